@@ -1,0 +1,86 @@
+// Package usb is the small USB interface that drivers stand on. Emulated
+// devices and the real transport implement it alike.
+package usb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// Setup is the fixed part of a control transfer (USB 2.0 §9.3). Bit 7 of
+// RequestType gives the direction of the data stage.
+type Setup struct {
+	RequestType uint8
+	Request     uint8
+	Value       uint16
+	Index       uint16
+}
+
+// In tells whether the data stage goes from device to host.
+func (s Setup) In() bool { return s.RequestType&0x80 != 0 }
+
+// String prints the transfer as the fact sheets and tests write it.
+func (s Setup) String() string {
+	dir := "OUT"
+	if s.In() {
+		dir = "IN"
+	}
+	return fmt.Sprintf("%s %02X %02X %04X %04X", dir, s.RequestType, s.Request, s.Value, s.Index)
+}
+
+// Conn is one opened device with one claimed interface. Transfers on different
+// endpoints may run at once; a Conn is safe for that. Each transfer ends with
+// ctx (ctx.Err()), after timeout (ErrTimeout; 0 means none), or when the
+// device leaves (reader.ErrGone).
+type Conn interface {
+	// Control does one control transfer; data is read into or written from,
+	// by direction. It returns the bytes moved in the data stage.
+	Control(ctx context.Context, s Setup, data []byte, timeout time.Duration) (int, error)
+	// Out writes p to a bulk or interrupt OUT endpoint as one transfer. A
+	// transfer that fills its last packet is followed by a zero-length packet
+	// only if zlp is set.
+	Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout time.Duration) (int, error)
+	// In reads one transfer from a bulk or interrupt IN endpoint (bit 7 set);
+	// it ends at len(p) bytes or with a short packet.
+	In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error)
+	// ClearHalt ends an endpoint's stall.
+	ClearHalt(ctx context.Context, ep uint8) error
+	// Reset resets the device's port; the claim survives or ErrGone is returned.
+	Reset(ctx context.Context) error
+	// Descriptors are the device descriptor followed by the active
+	// configuration descriptor, as the device sent them.
+	Descriptors() []byte
+	// String reads string descriptor i; "" where there is none.
+	String(i uint8) string
+	// Gone is closed when the device leaves.
+	Gone() <-chan struct{}
+	Close() error
+}
+
+var (
+	// ErrStall: the endpoint stalled (USB 2.0 §8.4.5).
+	ErrStall = errors.New("usb: endpoint stalled")
+	// ErrTimeout: the transfer did not end in its time.
+	ErrTimeout = fmt.Errorf("usb: transfer timed out: %w", reader.ErrTimeout)
+	// ErrOverflow: the device sent more than was asked for (babble).
+	ErrOverflow = errors.New("usb: device sent more than asked for")
+)
+
+// Opener opens a device and claims one interface of it. It is what
+// reader.Device.Link holds for USB devices.
+type Opener interface {
+	OpenUSB(ctx context.Context, iface uint8) (Conn, error)
+}
+
+// Open claims interface iface of dev.
+func Open(ctx context.Context, dev reader.Device, iface uint8) (Conn, error) {
+	o, ok := dev.Link.(Opener)
+	if !ok {
+		return nil, fmt.Errorf("%s %s: not a USB device: %w", dev.Driver, dev.Address, reader.ErrInvalid)
+	}
+	return o.OpenUSB(ctx, iface)
+}

@@ -1,0 +1,3 @@
+module github.com/cardfs/cardfs
+
+go 1.26

@@ -1,0 +1,42 @@
+package reader
+
+import (
+	"errors"
+
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// The errors that the rest of the program tells apart with errors.Is. A driver
+// or the core wraps them with what was tried and on what:
+//
+//	fmt.Errorf("ikey3k: fetch ATR: %d bytes announced, %d came: %w", k, n, reader.ErrProtocol)
+var (
+	// ErrGone: the device was unplugged, detached or its connection ended.
+	ErrGone = errors.New("the reader is gone")
+	// ErrNoCard: no card in the slot.
+	ErrNoCard = errors.New("no card in the slot")
+	// ErrMute: a card is there but sent no ATR, or none that can be used.
+	ErrMute = errors.New("the card does not answer to reset")
+	// ErrStale: the card was reset, changed or powered off since the session began.
+	ErrStale = errors.New("the card was reset, changed or powered off since this open")
+	// ErrLocked: another open holds the transaction.
+	ErrLocked = errors.New("another open holds the transaction")
+	// ErrTimeout: no answer within the time that the protocol allows.
+	ErrTimeout = iso7816.ErrTimeout
+	// ErrProtocol: the answer breaks the protocol.
+	ErrProtocol = iso7816.ErrProtocol
+	// ErrUnsupported: this reader or card cannot do that.
+	ErrUnsupported = errors.New("not supported by this reader")
+	// ErrInvalid: the caller's command is malformed; nothing was sent.
+	ErrInvalid = iso7816.ErrInvalid
+	// ErrNotReady: the driver is still initialising the reader.
+	ErrNotReady = errors.New("the reader is still starting")
+	// ErrFailed: the driver could not initialise the reader.
+	ErrFailed = errors.New("the reader failed to start")
+	// ErrInterrupted: the caller gave up before anything was sent.
+	ErrInterrupted = errors.New("interrupted before anything was sent")
+	// ErrNoPermission: the device is there but may not be opened.
+	ErrNoPermission = errors.New("no permission")
+	// ErrClaimed: another program has the device.
+	ErrClaimed = errors.New("the device is in use by another program")
+)

@@ -1,0 +1,68 @@
+// Package iso7816 holds the host's side of ISO/IEC 7816-3 and 7816-4 as pure
+// state machines: ATR, PPS, T=0, T=1, APDU. Nothing here does I/O or looks at a
+// clock: a machine is fed with what arrived and answers what to send and how
+// long to wait.
+package iso7816
+
+import (
+	"errors"
+	"time"
+)
+
+// The errors that callers tell apart with errors.Is.
+var (
+	// ErrTimeout: the card did not answer in the time the protocol allows.
+	ErrTimeout = errors.New("no answer in the time the protocol allows")
+	// ErrProtocol: what it answered breaks the protocol.
+	ErrProtocol = errors.New("the answer breaks the protocol")
+	// ErrInvalid: the caller's command is malformed; nothing was sent.
+	ErrInvalid = errors.New("malformed command")
+	// ErrUnsupported: the card does not offer that.
+	ErrUnsupported = errors.New("not supported")
+)
+
+// Params are the transmission parameters in force between IFD and ICC.
+type Params struct {
+	T   int  // protocol: 0 or 1
+	TA1 byte // F and D as TA1 and PPS1 code them; 0x11 by default
+	N   byte // extra guard time integer, as TC1 codes it; 0 by default
+
+	WI byte // T=0: waiting integer, TC2; 10 by default
+
+	IFSC     int  // T=1: 1..254, first TAi (i>2); 32 by default
+	BWI, CWI byte // T=1: first TBi (i>2); 4 and 13 by default
+	CRC      bool // T=1: EDC is a CRC instead of an LRC, first TCi (i>2)
+
+	ClockStop byte // first TAi (i>2) after T=15, bits 8 and 7: 0..3
+}
+
+// Step is what a machine wants next.
+type Step struct {
+	// Send goes to the card; it stays valid until the machine's next call.
+	// Empty: send nothing, only receive.
+	Send []byte
+	// Want is how many characters to receive, where the reader passes single
+	// characters (Character machines); 0 elsewhere: receive one message.
+	Want int
+	// Wait is how long the card may take until its answer begins: work
+	// waiting time, block waiting time (times a granted extension).
+	Wait time.Duration
+	// WTX is the multiplier granted by S(WTX response) for this answer; 0: none.
+	WTX int
+	// Done: the exchange is over. Err says how; the answer is with the machine.
+	Done bool
+	Err  error
+}
+
+// Machine is one exchange of a C-APDU against an R-APDU in steps.
+type Machine interface {
+	// Start begins an exchange. The response will be appended to dst. capdu
+	// must stay unchanged until the exchange is done.
+	Start(capdu, dst []byte) Step
+	// Next takes what arrived after the last step: the bytes, or the error in
+	// place of bytes. An error that is ErrTimeout counts as silence; any other
+	// counts as a block that arrived damaged.
+	Next(rx []byte, err error) Step
+	// Response is dst with the R-APDU appended, once Done without an error.
+	Response() []byte
+}

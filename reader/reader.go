@@ -1,0 +1,206 @@
+// Package reader is the core of cardfs: it gives every card slot of every
+// reader a number, keeps its power and protocol state, runs the transmission
+// protocols that the reader itself leaves to the host, and hands exchanges,
+// transactions and events to whoever serves them to programs.
+//
+// A driver sees the three interfaces of this file and nothing else: Driver,
+// Reader, Slot. What only some readers can do is an optional interface below
+// them, found by type assertion. The core sees no USB, no serial port, no FUSE.
+package reader
+
+import (
+	"context"
+	"time"
+
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// Driver serves one family of IFDs.
+type Driver interface {
+	// Name is the word that `ctl`, `status` and the log use: "ikey3k".
+	Name() string
+	// IDs lists what hotplug may match. Empty: the user names the device.
+	IDs() []ID
+	// Open initialises the device. It may take as long as the device needs and
+	// ends early with ctx. The slot directory is there before Open is called.
+	Open(ctx context.Context, dev Device) (Reader, error)
+}
+
+// ID is one kind of device that a driver serves.
+type ID struct {
+	Vendor, Product uint16
+	// Class, if not zero, matches a USB interface class instead of an ID pair
+	// (0x0B: CCID).
+	Class uint8
+	Model string // "Rainbow iKey 3000"
+}
+
+// Device is one device as hotplug or a person announced it, before a driver
+// opened it.
+type Device struct {
+	Driver  string            // name of the driver to open it with
+	Address string            // what `attach` was given, or "usb:3-1.2": unique while present
+	Bus     string            // "usb", "serial", "tcp", "sim" …: the first word of its by-id name
+	ID      ID                // zero where the bus has none
+	Serial  string            // "" where it has none
+	Port    string            // where it is plugged in; stands in for a missing serial number
+	Params  map[string]string // key=value pairs of `attach`
+	Slots   int               // how many slots the announcement shows; 0 means 1
+
+	// Link is how the driver reaches the device; its type belongs to the
+	// transport (drivers/usb: usb.Opener). Nil where Address is enough.
+	Link any
+	// Host is set by the Manager before Open.
+	Host Host
+}
+
+// Host is what the core offers to a driver beyond being called.
+type Host interface {
+	// Announce makes dev a reader of its own, as if it had just been plugged
+	// in: a hub's children, a connection to a listening port. It never waits
+	// for the device.
+	Announce(dev Device) error
+}
+
+// Reader is one open IFD.
+type Reader interface {
+	// Slots never changes while the Reader is open.
+	Slots() []Slot
+	// Gone is closed when the device left by itself: unplugged, or its
+	// connection ended. The core then calls Close.
+	Gone() <-chan struct{}
+	// Close ends everything under way in the reader and releases the device.
+	Close() error
+}
+
+// Slot is one ICC position. Its methods are called one at a time, by whoever
+// holds the slot's turn (see Bay). Each must end when ctx does, and soon after
+// the device left, with ErrGone.
+type Slot interface {
+	// Status asks whether a card is there. It must not disturb the card.
+	Status(ctx context.Context) (Status, error)
+	// PowerOn activates the card (or resets it) and returns its ATR as the
+	// card sent it, in direct convention, TS included.
+	// Errors: ErrNoCard, ErrMute, ErrGone.
+	PowerOn(ctx context.Context, how Reset) (atr []byte, err error)
+	PowerOff(ctx context.Context) error
+	// Traits says what the reader does by itself and what it leaves to the
+	// core. It may be asked again after each PowerOn.
+	Traits() Traits
+	// Exchange sends t.Out to the card at the slot's Level and appends the
+	// answer to dst. Errors: ErrNoCard, ErrTimeout, ErrProtocol, ErrGone.
+	Exchange(ctx context.Context, t Transfer, dst []byte) ([]byte, error)
+}
+
+// Status is the state of the contacts.
+type Status int
+
+const (
+	Absent  Status = iota // no card
+	Present               // a card, not powered
+	Powered               // a card, activated
+)
+
+// Reset says how PowerOn activates the card.
+type Reset int
+
+const (
+	// Cold takes the supply away and gives it again (ISO/IEC 7816-3:2006 §6.2.2).
+	Cold Reset = iota
+	// Warm pulls RST while the supply stays (§6.2.3). A reader that cannot
+	// does a cold reset.
+	Warm
+)
+
+// Level is what one Exchange carries (CCID 1.1 §5.1, dwFeatures, uses the same four).
+type Level int
+
+const (
+	// Character: raw characters; Transfer.Want of them are received.
+	Character Level = iota
+	// TPDU: a T=1 block with its EDC, or a T=0 TPDU: header and data out;
+	// data and SW1 SW2 back. PPS request and answer too, unless AutoPPS.
+	TPDU
+	// ShortAPDU: a whole C-APDU of a short case.
+	ShortAPDU
+	// ExtendedAPDU: any C-APDU.
+	ExtendedAPDU
+)
+
+// Traits is what a slot does by itself.
+type Traits struct {
+	Level Level
+	// AutoPPS: the reader negotiated parameters by itself or cannot do it at
+	// all; the core sends no PPS and assumes the ATR's first protocol.
+	AutoPPS bool
+	// AutoIFSD: the reader announced its IFSD to the card by itself.
+	AutoIFSD bool
+	// IFSD is the largest T=1 information field that the reader can receive;
+	// 0 means 254.
+	IFSD int
+	// IFSC caps the card's IFSC where the reader can send less; 0: no cap.
+	IFSC int
+	// ClockHz is the card's clock, for waiting times; 0 means 3,579,545 Hz.
+	ClockHz int
+	// Slack is added to every waiting time for the way to the reader.
+	Slack time.Duration
+	// Fixed: the card cannot be taken out (a token); nobody polls for it.
+	Fixed bool
+}
+
+// Transfer is one exchange on the wire to the card.
+type Transfer struct {
+	Out  []byte // what to send; may be empty at Character level
+	Want int    // Character level: how many characters to receive; else 0
+	// Wait is how long the card may take until its answer starts. A slot
+	// whose reader keeps the time itself may ignore it, but must end.
+	Wait time.Duration
+	// WTX is the multiplier that the card was granted for this answer by
+	// S(WTX), 0 for none (CCID: bBWI).
+	WTX int
+}
+
+// Notifier is a slot that knows by itself when a card may have come or gone.
+// A slot without it is polled.
+type Notifier interface {
+	// Changes carries a value after each possible change; a buffer of one is
+	// enough, as the core asks Status then.
+	Changes() <-chan struct{}
+}
+
+// ParamSetter is a slot that must be told the protocol and parameters that
+// were agreed with the card before they are used.
+type ParamSetter interface {
+	SetParams(ctx context.Context, p iso7816.Params) error
+}
+
+// ProtocolSelector is a slot whose reader does the PPS itself but lets the
+// host choose the protocol. It returns the parameters now in force.
+type ProtocolSelector interface {
+	SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816.Params, error)
+}
+
+// Ejector is a slot that can throw the card out.
+type Ejector interface {
+	Eject(ctx context.Context) error
+}
+
+// Escaper is a reader-specific command channel.
+type Escaper interface {
+	Escape(ctx context.Context, p []byte) ([]byte, error)
+}
+
+// Identifier is a Reader that can say what it is in words, once open.
+type Identifier interface {
+	// Identify gives the model ("Rainbow iKey 3000") and a firmware version or
+	// serial number where there is one, as "key value" pairs for `status`.
+	Identify() (model string, more map[string]string)
+}
+
+// Commander is a Driver with commands of its own in `ctl`:
+// `DRIVER N WORD…` calls Command with the device that has, or last had, slot N.
+type Commander interface {
+	Command(ctx context.Context, dev Device, words []string) error
+	// Usage is one line a command, for error messages and the man page.
+	Usage() []string
+}
