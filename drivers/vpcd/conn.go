@@ -1,0 +1,290 @@
+package vpcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+	"golang.org/x/sys/unix"
+)
+
+// conn is one virtual card's connection.
+//
+//	idle --ask--> waiting --answer--> idle
+//	  any state --end: closed, late, talkative, refused--> ended
+//
+// One goroutine reads, for as long as the connection lives: so its end is
+// noticed at once, and so is a card that speaks without being asked.
+type conn struct {
+	net     net.Conn
+	raw     syscall.RawConn // nil where the connection has none
+	peer    string
+	timeout time.Duration
+	done    chan struct{} // closed when the reading goroutine has ended
+
+	// Used by the asking side only.
+	out     []byte
+	expire  *time.Timer
+	writeFn func(fd uintptr) bool // c.tryWrite, made once
+	wrote   int
+
+	mu       sync.Mutex
+	waiting  bool
+	deadline time.Time
+	answer   []byte
+	err      error         // of the answer
+	ended    error         // why the connection ended
+	lost     error         // what a caller gets of that: ErrNoCard or ErrGone
+	onEnd    func()        // called once, without mu
+	wake     chan struct{} // buffer of one: the answer or its error is there
+}
+
+func newConn(nc net.Conn, timeout time.Duration) *conn {
+	c := &conn{
+		net: nc, peer: peerName(nc), timeout: timeout, done: make(chan struct{}),
+		wake: make(chan struct{}, 1), lost: reader.ErrNoCard,
+	}
+	if sc, ok := nc.(syscall.Conn); ok {
+		c.raw, _ = sc.SyscallConn()
+	}
+	if t, ok := nc.(*net.TCPConn); ok {
+		// Go's default, stated: a command is one small segment that must not
+		// wait for the acknowledgement of the one before.
+		_ = t.SetNoDelay(true)
+	}
+	c.writeFn = c.tryWrite
+	c.expire = time.AfterFunc(time.Hour, c.late)
+	c.expire.Stop()
+	return c
+}
+
+// peerName says who is at the other end.
+func peerName(nc net.Conn) string {
+	if u, ok := nc.(*net.UnixConn); ok {
+		if rc, err := u.SyscallConn(); err == nil {
+			var cred *unix.Ucred
+			_ = rc.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+			if err == nil && cred != nil {
+				return fmt.Sprintf("pid %d", cred.Pid)
+			}
+		}
+		return "a local process"
+	}
+	return nc.RemoteAddr().String()
+}
+
+// read is the goroutine that owns the connection's input.
+func (c *conn) read() {
+	defer close(c.done)
+	in := new(inbox)
+	for {
+		n, err := c.net.Read(in.space())
+		in.add(n)
+		if n > 0 && !c.received(in) {
+			return
+		}
+		if err != nil {
+			switch {
+			case in.n > 0:
+				c.end(fmt.Errorf("vpcd: card at %s: the connection ended inside a message, after %d bytes of it", c.peer, in.n))
+			case errors.Is(err, io.EOF):
+				c.end(fmt.Errorf("vpcd: card at %s: closed the connection", c.peer))
+			default:
+				c.end(fmt.Errorf("vpcd: card at %s: %w", c.peer, err))
+			}
+			return
+		}
+	}
+}
+
+// received looks at what came; false ends the connection.
+func (c *conn) received(in *inbox) bool {
+	c.mu.Lock()
+	if c.ended != nil {
+		c.mu.Unlock()
+		return false
+	}
+	if !c.waiting {
+		c.mu.Unlock()
+		c.end(fmt.Errorf("vpcd: card at %s: sent %d bytes that nobody asked for: %w", c.peer, in.n, reader.ErrProtocol))
+		return false
+	}
+	payload, extra, ok := in.message()
+	if !ok {
+		c.mu.Unlock()
+		return true
+	}
+	if extra > 0 {
+		c.mu.Unlock()
+		c.end(fmt.Errorf("vpcd: card at %s: sent %d bytes more than one answer: %w", c.peer, extra, reader.ErrProtocol))
+		return false
+	}
+	c.answer = append(c.answer, payload...)
+	in.reset()
+	c.deliver(nil)
+	c.mu.Unlock()
+	return true
+}
+
+// deliver ends the wait. The caller holds mu.
+func (c *conn) deliver(err error) {
+	c.waiting, c.err = false, err
+	c.wake <- struct{}{}
+}
+
+// end closes the connection for the reason why, once. A call under way gets
+// why if it says what went wrong, and otherwise that the card is away.
+func (c *conn) end(why error) {
+	c.mu.Lock()
+	if c.ended != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.ended = why
+	if c.waiting {
+		if errors.Is(why, reader.ErrTimeout) || errors.Is(why, reader.ErrProtocol) {
+			c.deliver(why)
+		} else {
+			c.deliver(fmt.Errorf("%w: %w", why, c.lost))
+		}
+	}
+	onEnd := c.onEnd
+	c.mu.Unlock()
+	_ = c.net.Close()
+	if errors.Is(why, reader.ErrTimeout) || errors.Is(why, reader.ErrProtocol) {
+		slog.Warn("virtual card disconnected", "driver", "vpcd", "reason", why)
+	}
+	if onEnd != nil {
+		onEnd()
+	}
+}
+
+// whenEnded has f called once when the connection ends, at once if it has.
+func (c *conn) whenEnded(f func()) {
+	c.mu.Lock()
+	ended := c.ended != nil
+	if !ended {
+		c.onEnd = f
+	}
+	c.mu.Unlock()
+	if ended {
+		f()
+	}
+}
+
+// late is the timer's: no answer in time.
+func (c *conn) late() {
+	c.mu.Lock()
+	// A timer that fired while its answer came may run during the next wait.
+	due := c.waiting && !time.Now().Before(c.deadline)
+	c.mu.Unlock()
+	if due {
+		c.end(fmt.Errorf("vpcd: card at %s: no answer within %v: %w", c.peer, c.timeout, reader.ErrTimeout))
+	}
+}
+
+// ask sends one message and appends its answer to dst.
+func (c *conn) ask(ctx context.Context, msg, dst []byte) ([]byte, error) {
+	if err := c.begin(ctx, dst, true); err != nil {
+		return dst, err
+	}
+	if err := c.send(ctx, msg); err != nil {
+		c.end(err)
+	}
+	var given error
+	select {
+	case <-c.wake:
+	case <-ctx.Done():
+		// The answer may still come, and then would look like the next one's.
+		given = fmt.Errorf("vpcd: card at %s: the exchange was given up: %w", c.peer, ctx.Err())
+		c.end(given)
+		<-c.wake
+	}
+	c.expire.Stop()
+	answer, err := c.answer, c.err
+	c.answer = nil
+	switch {
+	case err == nil:
+		return answer, nil
+	case given != nil:
+		return dst, given
+	}
+	return dst, err
+}
+
+// tell sends a message that has no answer.
+func (c *conn) tell(ctx context.Context, msg ...byte) error {
+	if err := c.begin(ctx, nil, false); err != nil {
+		return err
+	}
+	if err := c.send(ctx, msg); err != nil {
+		c.end(err)
+		return c.away()
+	}
+	return nil
+}
+
+func (c *conn) begin(ctx context.Context, dst []byte, answer bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil {
+		return fmt.Errorf("%w: %w", c.ended, c.lost)
+	}
+	c.waiting, c.answer, c.err = answer, dst, nil
+	if answer {
+		c.deadline = time.Now().Add(c.timeout)
+		c.expire.Reset(c.timeout)
+	}
+	return nil
+}
+
+// away is the error of a connection that ended.
+func (c *conn) away() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return fmt.Errorf("%w: %w", c.ended, c.lost)
+}
+
+// send writes one message in one write.
+func (c *conn) send(ctx context.Context, msg []byte) error {
+	c.out = appendFrame(c.out[:0], msg)
+	c.wrote = 0
+	if c.raw != nil {
+		// Nearly always there is room, and then nothing needs to watch ctx.
+		if err := c.raw.Write(c.writeFn); err != nil {
+			return fmt.Errorf("vpcd: card at %s: send: %w", c.peer, err)
+		}
+		if c.wrote == len(c.out) {
+			return nil
+		}
+	}
+	stuck := func() {
+		c.end(fmt.Errorf("vpcd: card at %s: took no more commands: %w", c.peer, reader.ErrTimeout))
+	}
+	defer context.AfterFunc(ctx, stuck)()
+	defer time.AfterFunc(c.timeout, stuck).Stop()
+	if _, err := c.net.Write(c.out[c.wrote:]); err != nil {
+		return fmt.Errorf("vpcd: card at %s: send: %w", c.peer, err)
+	}
+	return nil
+}
+
+// tryWrite writes what fits without waiting. Errors are left to the write that
+// follows when something is missing.
+func (c *conn) tryWrite(fd uintptr) bool {
+	n, err := unix.Write(int(fd), c.out)
+	if err == nil {
+		c.wrote = n
+	}
+	return true
+}

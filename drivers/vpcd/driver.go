@@ -1,0 +1,118 @@
+// Package vpcd is a reader for the virtual cards of other projects: they
+// connect over TCP or a UNIX socket and speak the vpcd protocol of vsmartcard.
+// cardfs takes the part of vsmartcard's own IFD handler, libifdvpcd.
+//
+// The protocol (vsmartcard, "Virtual Smart Card", section "Protocol between
+// vpcd and vpicc"; the details below are those of vpcd.c and of
+// VirtualSmartcard.py, release 3.3): each message is a length of two bytes, the
+// more significant one first, and so many bytes. The reader speaks first:
+//
+//	00 01 00          power off    no answer
+//	00 01 01          power on     no answer
+//	00 01 02          reset        no answer
+//	00 01 04          get ATR      answered with the ATR
+//	LL LL C-APDU      a command    answered with the R-APDU
+//
+// Nothing in it says which command an answer belongs to. So whatever the card
+// sends while nothing was asked, and any answer that did not come in time, ends
+// the connection: it can never be taken for the answer to a later command.
+//
+// A port is one reader with one slot that stands as long as it is attached. A
+// connection is a card in the slot, its end is the removal. While the slot is
+// occupied, each further connection becomes a reader of its own that leaves
+// with its connection.
+package vpcd
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+const (
+	// defaultTimeout bounds the wait for one answer. The protocol has no sign of
+	// life, and virtual cards generate RSA keys in interpreted languages.
+	defaultTimeout = time.Minute
+	// maxMessage is what two bytes of length can say.
+	maxMessage = 0xFFFF
+	// maxATR is TS and 32 more characters (ISO/IEC 7816-3:2006 §8.2.1).
+	maxATR = 33
+)
+
+// Driver opens listening ports. The zero value is ready.
+//
+//	attach vpcd                             127.0.0.1:35963
+//	attach vpcd 127.0.0.1:4000 timeout=5m
+//	attach vpcd unix:/run/user/1000/card.sock mode=0660
+//	attach vpcd 0.0.0.0:35963 public=yes
+type Driver struct{}
+
+var _ reader.Driver = Driver{}
+
+// Name is "vpcd".
+func (Driver) Name() string { return "vpcd" }
+
+// IDs is empty: ports are attached by hand.
+func (Driver) IDs() []reader.ID { return nil }
+
+// Open listens at dev.Address, or takes over the connection that a port
+// announced. Parameters:
+//
+//	timeout=DURATION  how long a card may take for an answer; 1m by default
+//	mode=OCTAL        permissions of a UNIX socket; 0600 by default
+//	public=yes        allows an address that other machines can reach
+func (Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	if c, ok := dev.Link.(*conn); ok {
+		return newGuest(c), nil
+	}
+	if dev.Link != nil {
+		return nil, fmt.Errorf("vpcd: %s is no virtual card's connection: %w", dev.Address, reader.ErrInvalid)
+	}
+	o, err := parseOptions(dev.Address, dev.Params)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := o.listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newPort(dev, o, ln), nil
+}
+
+// parseOptions reads the words of `attach vpcd`.
+func parseOptions(address string, params map[string]string) (options, error) {
+	o := options{timeout: defaultTimeout, mode: 0o600}
+	if err := o.parseAddress(address, params["public"]); err != nil {
+		return options{}, err
+	}
+	for _, k := range slices.Sorted(maps.Keys(params)) {
+		v := params[k]
+		switch {
+		case k == "public" && (v == "yes" || v == "no"):
+		case k == "public":
+			return options{}, fmt.Errorf("vpcd: public=%s: say yes or no: %w", v, reader.ErrInvalid)
+		case k == "timeout":
+			d, err := time.ParseDuration(v)
+			if err != nil || d <= 0 {
+				return options{}, fmt.Errorf("vpcd: timeout=%s: give a time above zero with its unit, as in timeout=90s: %w", v, reader.ErrInvalid)
+			}
+			o.timeout = d
+		case k == "mode" && o.network == "unix":
+			m, err := parseMode(v)
+			if err != nil {
+				return options{}, err
+			}
+			o.mode = m
+		case k == "mode":
+			return options{}, fmt.Errorf("vpcd: mode=%s: only a UNIX socket has permissions: %w", v, reader.ErrInvalid)
+		default:
+			return options{}, fmt.Errorf("vpcd: no parameter %q; there are %s: %w", k, strings.Join([]string{"timeout", "mode", "public"}, ", "), reader.ErrInvalid)
+		}
+	}
+	return o, nil
+}

@@ -1,0 +1,45 @@
+package vpcd
+
+import "encoding/binary"
+
+// header is the length in front of each message.
+const header = 2
+
+// appendFrame appends one message: its length, then the payload of at most
+// maxMessage bytes.
+func appendFrame(dst, payload []byte) []byte {
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(payload)))
+	return append(dst, payload...)
+}
+
+// inbox collects one message from a stream that may cut it anywhere. It has room
+// for the longest and a byte more, so that one read takes all that the card has
+// sent, and who sends more than an answer is noticed before the next command.
+// (Pages that no message reached cost no memory.)
+type inbox struct {
+	buf [header + maxMessage + 1]byte
+	n   int
+}
+
+// space is where the next bytes go. It is never empty while the message is
+// incomplete.
+func (b *inbox) space() []byte { return b.buf[b.n:] }
+
+// add says that n bytes were put into space.
+func (b *inbox) add(n int) { b.n += n }
+
+// message is the payload, once it is complete; extra counts the bytes that came
+// after it. The payload is valid until reset.
+func (b *inbox) message() (payload []byte, extra int, ok bool) {
+	if b.n < header {
+		return nil, 0, false
+	}
+	end := header + int(binary.BigEndian.Uint16(b.buf[:]))
+	if b.n < end {
+		return nil, 0, false
+	}
+	return b.buf[header:end], b.n - end, true
+}
+
+// reset makes room for the next message.
+func (b *inbox) reset() { b.n = 0 }

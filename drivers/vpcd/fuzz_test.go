@@ -1,0 +1,115 @@
+package vpcd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// Messages come out as they went in, however the stream cuts them.
+func FuzzInbox(f *testing.F) {
+	f.Add([]byte("\x00\x02\x90\x00\x00\x00\x00\x01\x90"), byte(1))
+	f.Add([]byte("\xFF\xFF\x90\x00"), byte(3))
+	f.Add(append([]byte{0x10, 0x00}, make([]byte, 0x1000)...), byte(200))
+	f.Fuzz(func(t *testing.T, stream []byte, cut byte) {
+		in := new(inbox)
+		rest := stream
+		for len(rest) > 0 {
+			// What the reference says of the stream from here on.
+			var want []byte
+			complete := len(rest) >= 2 && len(rest) >= 2+int(binary.BigEndian.Uint16(rest))
+			if complete {
+				want = rest[2 : 2+binary.BigEndian.Uint16(rest)]
+			}
+			came := 0
+			for {
+				p, extra, ok := in.message()
+				if ok {
+					if !complete || !bytes.Equal(p, want) {
+						t.Fatalf("message % X, want % X (%v)", p, want, complete)
+					}
+					rest = rest[came-extra:]
+					in.reset()
+					break
+				}
+				if came == len(rest) {
+					if complete {
+						t.Fatalf("no message after %d bytes, want % X", came, want)
+					}
+					return
+				}
+				space := in.space()
+				if len(space) == 0 {
+					t.Fatal("no space for an incomplete message")
+				}
+				n := copy(space[:min(len(space), int(cut)+1)], rest[came:])
+				in.add(n)
+				came += n
+			}
+		}
+	})
+}
+
+// A hostile card: whatever it sends after a command, the exchange ends, and an
+// answer is exactly the one message that came.
+func FuzzCard(f *testing.F) {
+	f.Add([]byte("\x00\x02\x90\x00"), true)
+	f.Add([]byte("\x00\x02\x90\x00"), false)
+	f.Add([]byte("\x00\x02\x90\x00\x00"), true)
+	f.Add([]byte("\x00\x01\x90"), true)
+	f.Add([]byte("\x00\x00"), true)
+	f.Add([]byte("\xFF\xFFxxxx"), true)
+	f.Fuzz(func(t *testing.T, stream []byte, closes bool) {
+		p, _ := attach(t, "unix:"+filepath.Join(t.TempDir(), "s"), map[string]string{"timeout": "20ms"})
+		s := p.Slots()[0]
+		nc := dial(t, p)
+		until(t, s, reader.Present)
+		go func() {
+			_ = play(nc, "> 00 01 01; > 00 01 04; < 00 02 3B 00; > 00 04 00 00 00 01")
+			_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
+			_, _ = nc.Write(stream)
+			if closes {
+				_ = nc.(*net.UnixConn).CloseWrite()
+			}
+		}()
+		if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+			t.Skip(err) // a slow machine
+		}
+		got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 01")}, nil)
+		if err != nil {
+			return
+		}
+		want := appendFrame(nil, got)
+		if !bytes.HasPrefix(stream, want) || len(got) < 2 {
+			t.Fatalf("answer % X to a card that sent % X", got, stream)
+		}
+		if _, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 02")}, nil); err == nil {
+			t.Fatalf("the card that sent % X once answered twice", stream)
+		}
+	})
+}
+
+// FuzzOptions: whatever `attach` is given, loopback stays the default.
+func FuzzOptions(f *testing.F) {
+	for _, s := range []string{"", "4000", ":4000", "0.0.0.0:1", "[::1%lo]:1", "unix:/x", "localhost:1", "[::ffff:1.2.3.4]:1"} {
+		f.Add(s, "timeout", "1s")
+	}
+	f.Fuzz(func(t *testing.T, address, key, value string) {
+		o, err := parseOptions(address, map[string]string{key: value})
+		if err != nil || o.network != "tcp" || key == "public" {
+			return
+		}
+		host, _, err := net.SplitHostPort(o.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() {
+			t.Fatalf("%q listens at %s without public=yes", address, o.address)
+		}
+	})
+}

@@ -1,0 +1,213 @@
+package vpcd
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// port is a listening address and the slot that stands there.
+type port struct {
+	dev  reader.Device
+	opts options
+	ln   net.Listener
+	slot *slot
+
+	gone    chan struct{}
+	closing chan struct{}
+	close   func() error
+	wg      sync.WaitGroup // the accepting goroutine and each connection's
+
+	mu     sync.Mutex
+	closed bool
+	conns  map[*conn]int // 1 is in the slot, the guests count from 2
+}
+
+var (
+	_ reader.Reader     = (*port)(nil)
+	_ reader.Identifier = (*port)(nil)
+)
+
+func newPort(dev reader.Device, o options, ln net.Listener) *port {
+	if o.network == "tcp" {
+		o.address = ln.Addr().String() // with the number that stands for port 0
+	}
+	p := &port{
+		dev: dev, opts: o, ln: ln, slot: newSlot(false),
+		gone: make(chan struct{}), closing: make(chan struct{}), conns: map[*conn]int{},
+	}
+	p.close = sync.OnceValue(p.shut)
+	p.wg.Add(1)
+	go p.accept()
+	return p
+}
+
+// Slots is the standing slot.
+func (p *port) Slots() []reader.Slot { return []reader.Slot{p.slot} }
+
+// Gone is closed if listening failed for good.
+func (p *port) Gone() <-chan struct{} { return p.gone }
+
+// Identify names the address, with the port number that the system chose where
+// 0 was asked for.
+func (p *port) Identify() (string, map[string]string) {
+	return "Virtual card port", map[string]string{"listen": p.opts.String()}
+}
+
+// Close ends listening and every card that came this way, in the slot or in a
+// reader of its own, as a hub takes its children along.
+func (p *port) Close() error { return p.close() }
+
+func (p *port) shut() error {
+	close(p.closing)
+	err := p.ln.Close()
+	p.mu.Lock()
+	p.closed = true
+	conns := make([]*conn, 0, len(p.conns))
+	for c := range p.conns {
+		conns = append(conns, c)
+	}
+	p.mu.Unlock()
+	for _, c := range conns {
+		c.end(fmt.Errorf("vpcd: %s was detached", p.opts))
+	}
+	p.wg.Wait()
+	return err
+}
+
+// accept is the goroutine that takes connections.
+func (p *port) accept() {
+	defer p.wg.Done()
+	const first, most = 5 * time.Millisecond, time.Second
+	pause := first
+	for {
+		nc, err := p.ln.Accept()
+		if err == nil {
+			pause = first
+			p.add(nc)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Too many open files, or a connection that ended before it was
+		// taken: it passes.
+		var ne net.Error
+		//lint:ignore SA1019 no other method tells EMFILE from a listener that is dead
+		if !errors.As(err, &ne) || !ne.Temporary() {
+			slog.Error("vpcd: listening ended", "address", p.opts.String(), "error", err)
+			close(p.gone)
+			return
+		}
+		slog.Warn("vpcd: accept", "address", p.opts.String(), "error", err, "again in", pause)
+		select {
+		case <-time.After(pause):
+			pause = min(2*pause, most)
+		case <-p.closing:
+			return
+		}
+	}
+}
+
+// add gives a new connection its place: the standing slot, or a reader of its own.
+func (p *port) add(nc net.Conn) {
+	c := newConn(nc, p.opts.timeout)
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		_ = nc.Close()
+		return
+	}
+	p.conns[c] = 1
+	p.wg.Add(1)
+	p.mu.Unlock()
+
+	standing := p.slot.offer(c)
+	if !standing {
+		c.lost = reader.ErrGone
+	}
+	go func() {
+		defer p.wg.Done()
+		c.read()
+		p.mu.Lock()
+		delete(p.conns, c)
+		p.mu.Unlock()
+	}()
+	if standing {
+		return
+	}
+	if err := p.announce(c); err != nil {
+		c.end(fmt.Errorf("vpcd: card at %s: no reader for it: %w", c.peer, err))
+		slog.Warn("vpcd: a further card was turned away", "address", p.opts.String(), "peer", c.peer, "error", err)
+	}
+}
+
+// announce makes c a reader of its own. Its name counts from 2 and takes the
+// lowest number that is free, so that the names of a set of cards come back.
+func (p *port) announce(c *conn) error {
+	if p.dev.Host == nil {
+		return fmt.Errorf("the slot is occupied: %w", reader.ErrUnsupported)
+	}
+	p.mu.Lock()
+	used := map[int]bool{}
+	for _, n := range p.conns {
+		used[n] = true
+	}
+	n := 2
+	for used[n] {
+		n++
+	}
+	p.conns[c] = n
+	p.mu.Unlock()
+
+	name := fmt.Sprintf("%s+%d", p.opts, n)
+	return p.dev.Host.Announce(reader.Device{
+		Driver: Driver{}.Name(), Address: name, Bus: p.opts.network, Port: name,
+		Params: p.dev.Params, Slots: 1, Link: c, Host: p.dev.Host,
+	})
+}
+
+// guest is a reader that is there as long as its card's connection.
+type guest struct {
+	slot *slot
+	conn *conn
+	gone chan struct{}
+}
+
+var (
+	_ reader.Reader     = (*guest)(nil)
+	_ reader.Identifier = (*guest)(nil)
+)
+
+func newGuest(c *conn) *guest {
+	g := &guest{slot: newSlot(true), conn: c, gone: make(chan struct{})}
+	g.slot.card = c
+	c.whenEnded(func() {
+		g.slot.remove(c)
+		close(g.gone)
+	})
+	return g
+}
+
+// Slots is the one slot.
+func (g *guest) Slots() []reader.Slot { return []reader.Slot{g.slot} }
+
+// Gone is closed when the connection ends.
+func (g *guest) Gone() <-chan struct{} { return g.gone }
+
+// Identify names the other end.
+func (g *guest) Identify() (string, map[string]string) {
+	return "Virtual card", map[string]string{"peer": g.conn.peer}
+}
+
+// Close ends the connection and waits for its goroutine.
+func (g *guest) Close() error {
+	g.conn.end(errors.New("vpcd: the reader was detached"))
+	<-g.conn.done
+	return nil
+}

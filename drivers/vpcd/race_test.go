@@ -1,0 +1,5 @@
+//go:build race
+
+package vpcd
+
+const raceEnabled = true

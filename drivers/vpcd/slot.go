@@ -1,0 +1,200 @@
+package vpcd
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// The one-byte messages, which the card takes for no command.
+const (
+	ctlOff   = 0x00
+	ctlOn    = 0x01
+	ctlReset = 0x02
+	ctlATR   = 0x04
+)
+
+// slot is an ICC position that a connection fills.
+//
+//	empty --connection--> occupied --its end--> left --Status says Absent--> empty
+//
+// In "left" a new connection already waits for its turn (next): a card that is
+// exchanged for another must be seen absent once, or nobody would know that it
+// is another card.
+type slot struct {
+	changes chan struct{}
+	fixed   bool // a guest's: the card cannot leave without the reader
+
+	mu      sync.Mutex
+	card    *conn
+	left    bool
+	next    *conn
+	powered bool
+}
+
+var (
+	_ reader.Slot     = (*slot)(nil)
+	_ reader.Notifier = (*slot)(nil)
+)
+
+func newSlot(fixed bool) *slot {
+	return &slot{changes: make(chan struct{}, 1), fixed: fixed}
+}
+
+// offer puts a new connection into the slot; false if it is occupied.
+func (s *slot) offer(c *conn) bool {
+	s.mu.Lock()
+	switch {
+	case s.card != nil || s.next != nil:
+		s.mu.Unlock()
+		return false
+	case s.left:
+		s.next = c
+	default:
+		s.card, s.powered = c, false
+	}
+	s.mu.Unlock()
+	s.changed()
+	c.whenEnded(func() { s.remove(c) })
+	return true
+}
+
+func (s *slot) remove(c *conn) {
+	s.mu.Lock()
+	switch c {
+	case s.card:
+		s.card, s.left, s.powered = nil, true, false
+	case s.next:
+		s.next = nil
+	}
+	s.mu.Unlock()
+	s.changed()
+}
+
+func (s *slot) changed() {
+	select {
+	case s.changes <- struct{}{}:
+	default:
+	}
+}
+
+// Changes carries a value after each insertion and removal.
+func (s *slot) Changes() <-chan struct{} { return s.changes }
+
+// Status costs no message to the card: the connection is the presence.
+func (s *slot) Status(context.Context) (reader.Status, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.left {
+		s.left = false
+		if s.next != nil {
+			s.card, s.next = s.next, nil
+			s.changed()
+		}
+		return reader.Absent, nil
+	}
+	switch {
+	case s.card == nil:
+		return reader.Absent, nil
+	case s.powered:
+		return reader.Powered, nil
+	}
+	return reader.Present, nil
+}
+
+// Traits: a message is a whole C-APDU of any case; protocols and parameters
+// below that do not exist.
+func (s *slot) Traits() reader.Traits {
+	return reader.Traits{Level: reader.ExtendedAPDU, AutoPPS: true, AutoIFSD: true, Fixed: s.fixed}
+}
+
+// PowerOn sends "power on" (a cold reset takes the power away first) or "reset",
+// and asks for the ATR.
+func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
+	c, powered, err := s.get()
+	if err != nil {
+		return nil, err
+	}
+	cmds := []byte{ctlOn}
+	switch {
+	case powered && how == reader.Warm:
+		cmds = []byte{ctlReset}
+	case powered:
+		cmds = []byte{ctlOff, ctlOn}
+	}
+	s.setPowered(c, false)
+	for _, b := range cmds {
+		if err := c.tell(ctx, b); err != nil {
+			return nil, err
+		}
+	}
+	atr, err := c.ask(ctx, []byte{ctlATR}, nil)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("get ATR: %w", err)
+	case len(atr) == 0:
+		return nil, fmt.Errorf("vpcd: card at %s: its ATR is empty: %w", c.peer, reader.ErrMute)
+	case len(atr) > maxATR:
+		return nil, fmt.Errorf("vpcd: card at %s: its ATR has %d bytes, more than the %d that are allowed: %w", c.peer, len(atr), maxATR, reader.ErrMute)
+	}
+	s.setPowered(c, true)
+	return atr, nil
+}
+
+// PowerOff sends "power off" to a card that has power.
+func (s *slot) PowerOff(ctx context.Context) error {
+	c, powered, err := s.get()
+	if err != nil || !powered {
+		return err
+	}
+	s.setPowered(c, false)
+	return c.tell(ctx, ctlOff)
+}
+
+// Exchange sends a C-APDU and appends the R-APDU. The connection's own timeout
+// holds, as t.Wait knows nothing of programs that play cards.
+func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
+	c, powered, err := s.get()
+	switch {
+	case err != nil:
+		return dst, err
+	case !powered:
+		return dst, fmt.Errorf("vpcd: card at %s: no power: %w", c.peer, reader.ErrMute)
+	case len(t.Out) < 4:
+		// One byte would be taken for "power off" and the like.
+		return dst, fmt.Errorf("vpcd: a command of %d bytes, shorter than its header of 4: %w", len(t.Out), reader.ErrInvalid)
+	case len(t.Out) > maxMessage:
+		return dst, fmt.Errorf("vpcd: a command of %d bytes; the vpcd protocol ends at %d: %w", len(t.Out), maxMessage, reader.ErrInvalid)
+	}
+	start := len(dst)
+	answer, err := c.ask(ctx, t.Out, dst)
+	if err != nil {
+		return dst, err
+	}
+	if n := len(answer) - start; n < 2 {
+		return dst, fmt.Errorf("vpcd: card at %s: an answer of %d bytes, without SW1 SW2: %w", c.peer, n, reader.ErrProtocol)
+	}
+	return answer, nil
+}
+
+func (s *slot) get() (*conn, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.card != nil:
+		return s.card, s.powered, nil
+	case s.fixed:
+		return nil, false, fmt.Errorf("vpcd: the connection has ended: %w", reader.ErrGone)
+	}
+	return nil, false, fmt.Errorf("vpcd: no virtual card is connected: %w", reader.ErrNoCard)
+}
+
+func (s *slot) setPowered(c *conn, on bool) {
+	s.mu.Lock()
+	if s.card == c {
+		s.powered = on
+	}
+	s.mu.Unlock()
+}

@@ -1,0 +1,773 @@
+package vpcd
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var atr = unhex("3B 80 80 01 01")
+
+func unhex(s string) []byte {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// host stands for the core: it opens what is announced.
+type host struct {
+	t    testing.TB
+	seen chan reader.Device
+	fail error
+}
+
+func (h *host) Announce(d reader.Device) error {
+	if h.fail != nil {
+		return h.fail
+	}
+	h.seen <- d
+	return nil
+}
+
+func (h *host) open() (reader.Device, reader.Reader) {
+	h.t.Helper()
+	d := await(h.t, h.seen, "announcement")
+	r, err := Driver{}.Open(h.t.Context(), d)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { _ = r.Close() })
+	return d, r
+}
+
+// await bounds every wait, so that a failure says which.
+func await[T any](t testing.TB, ch <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(20 * time.Second):
+		t.Fatalf("no %s", what)
+		panic("unreachable")
+	}
+}
+
+// attach opens a port as `attach vpcd ADDRESS key=value…` does.
+func attach(t testing.TB, address string, params map[string]string) (*port, *host) {
+	t.Helper()
+	h := &host{t: t, seen: make(chan reader.Device, 64)}
+	r, err := Driver{}.Open(t.Context(), reader.Device{Driver: "vpcd", Address: address, Params: params, Host: h})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return r.(*port), h
+}
+
+func dial(t testing.TB, p *port) net.Conn {
+	t.Helper()
+	nc, err := net.Dial(p.opts.network, p.opts.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = nc.Close() })
+	return nc
+}
+
+// until waits for a Status, asking after each notification as the core does.
+func until(t testing.TB, s reader.Slot, want reader.Status) {
+	t.Helper()
+	for {
+		st, err := s.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st == want {
+			return
+		}
+		await(t, s.(reader.Notifier).Changes(), fmt.Sprintf("change to state %d from %d", want, st))
+	}
+}
+
+// next reads one message, as a virtual card does.
+func next(r io.Reader) ([]byte, error) {
+	var h [2]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return nil, err
+	}
+	p := make([]byte, binary.BigEndian.Uint16(h[:]))
+	_, err := io.ReadFull(r, p)
+	return p, err
+}
+
+// serve plays a well-behaved card: the ATR, and each command echoed with 90 00.
+func serve(nc net.Conn) {
+	for {
+		m, err := next(nc)
+		if err != nil {
+			return
+		}
+		switch {
+		case len(m) == 1 && m[0] == ctlATR:
+			m = atr
+		case len(m) == 1:
+			continue
+		default:
+			m = append(m, 0x90, 0x00)
+		}
+		if _, err := nc.Write(appendFrame(nil, m)); err != nil {
+			return
+		}
+	}
+}
+
+// card connects a well-behaved card; the function disconnects it.
+func card(t testing.TB, p *port) (remove func()) {
+	nc := dial(t, p)
+	var wg sync.WaitGroup
+	wg.Go(func() { serve(nc) })
+	remove = func() { _ = nc.Close(); wg.Wait() }
+	t.Cleanup(remove)
+	return remove
+}
+
+func powerOn(t testing.TB, s reader.Slot) {
+	t.Helper()
+	got, err := s.PowerOn(t.Context(), reader.Cold)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, atr) {
+		t.Fatalf("ATR % X, want % X", got, atr)
+	}
+}
+
+func exchange(t testing.TB, s reader.Slot, cmd string) string {
+	t.Helper()
+	got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex(cmd)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("% X", got)
+}
+
+// Each line is one message: > from the reader, < from the card.
+func TestWire(t *testing.T) {
+	type step struct {
+		call string
+		wire string
+		want string // bytes, or the error
+	}
+	steps := []step{
+		{"cold", "> 00 01 01; > 00 01 04; < 00 05 3B 80 80 01 01", "3B 80 80 01 01"},
+		{"cold", "> 00 01 00; > 00 01 01; > 00 01 04; < 00 02 3B 00", "3B 00"}, // power is taken away first
+		{"warm", "> 00 01 02; > 00 01 04; < 00 02 3B 00", "3B 00"},
+		{"00 A4 00 0C 02 3F 00", "> 00 07 00 A4 00 0C 02 3F 00; < 00 02 90 00", "90 00"},
+		{"off", "> 00 01 00", ""},
+		{"off", "", ""},
+		{"00 84 00 00 08", "", "error " + reader.ErrMute.Error()},
+		{"warm", "> 00 01 01; > 00 01 04; < 00 02 3B 00", "3B 00"}, // a card without power is powered, not reset
+		// Answers that are none: the connection stays, as the framing is intact.
+		{"00 84 00 00 08", "> 00 05 00 84 00 00 08; < 00 00", "error " + reader.ErrProtocol.Error()},
+		{"00 84 00 00 08", "> 00 05 00 84 00 00 08; < 00 01 90", "error " + reader.ErrProtocol.Error()},
+		// A length in pieces, a payload in pieces.
+		{"00 84 00 00 02", "> 00 05 00 84 00 00 02; < 00; < 04 01; < 02 90; < 00", "01 02 90 00"},
+		// Never sent: the card would take a single byte for a control message.
+		{"01", "", "error " + reader.ErrInvalid.Error()},
+		{"00 A4 00", "", "error " + reader.ErrInvalid.Error()},
+		// An ATR that is none.
+		{"cold", "> 00 01 00; > 00 01 01; > 00 01 04; < 00 00", "error " + reader.ErrMute.Error()},
+		{"cold", "> 00 01 01; > 00 01 04; < 00 28" + strings.Repeat(" 3B", 40), "error " + reader.ErrMute.Error()},
+		{"cold", "> 00 01 01; > 00 01 04; < 00 21" + strings.Repeat(" 3B", 33), strings.TrimSpace(strings.Repeat(" 3B", 33))},
+	}
+
+	p, _ := attach(t, "127.0.0.1:0", nil)
+	s := p.Slots()[0]
+	nc := dial(t, p)
+	until(t, s, reader.Present)
+	for i, st := range steps {
+		wire := make(chan error, 1)
+		go func() { wire <- play(nc, st.wire) }()
+		var got []byte
+		var err error
+		switch st.call {
+		case "cold":
+			got, err = s.PowerOn(t.Context(), reader.Cold)
+		case "warm":
+			got, err = s.PowerOn(t.Context(), reader.Warm)
+		case "off":
+			err = s.PowerOff(t.Context())
+		default:
+			got, err = s.Exchange(t.Context(), reader.Transfer{Out: unhex(st.call)}, []byte("kept "))
+			if err == nil {
+				var ok bool
+				if got, ok = bytes.CutPrefix(got, []byte("kept ")); !ok {
+					t.Errorf("step %d: the answer was not appended: % X", i, got)
+				}
+			}
+		}
+		if werr := await(t, wire, "end of the wire trace"); werr != nil {
+			t.Fatalf("step %d, %s: on the wire: %v (call: %v)", i, st.call, werr, err)
+		}
+		what, wantErr := strings.CutPrefix(st.want, "error ")
+		switch {
+		case wantErr && (err == nil || !strings.Contains(err.Error(), what)):
+			t.Errorf("step %d, %s: error %v, want %q", i, st.call, err, what)
+		case !wantErr && err != nil:
+			t.Errorf("step %d, %s: %v", i, st.call, err)
+		case !wantErr && fmt.Sprintf("% X", got) != st.want:
+			t.Errorf("step %d, %s: % X, want %s", i, st.call, got, st.want)
+		}
+	}
+}
+
+func play(nc net.Conn, script string) error {
+	_ = nc.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for line := range strings.SplitSeq(script, ";") {
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		want := unhex(line[1:])
+		if line[0] == '<' {
+			if _, err := nc.Write(want); err != nil {
+				return err
+			}
+			continue
+		}
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(nc, got); err != nil {
+			return fmt.Errorf("%s: %w", line, err)
+		}
+		if !bytes.Equal(got, want) {
+			return fmt.Errorf("reader sent % X, want %s", got, line)
+		}
+	}
+	return nil
+}
+
+// "each connection is a card in a slot": its end is the removal, also in the
+// middle of an exchange.
+func TestInsertAndRemove(t *testing.T) {
+	p, _ := attach(t, "127.0.0.1:0", nil)
+	s := p.Slots()[0]
+	until(t, s, reader.Absent)
+	if _, err := s.PowerOn(t.Context(), reader.Cold); !errors.Is(err, reader.ErrNoCard) {
+		t.Errorf("power on without a card: %v, want ErrNoCard", err)
+	}
+	for range 3 {
+		remove := card(t, p)
+		until(t, s, reader.Present)
+		powerOn(t, s)
+		until(t, s, reader.Powered)
+		if got := exchange(t, s, "00 01 02 03"); got != "00 01 02 03 90 00" {
+			t.Errorf("answer %s", got)
+		}
+		remove()
+		until(t, s, reader.Absent)
+	}
+
+	nc := dial(t, p)
+	until(t, s, reader.Present)
+	go func() {
+		_ = play(nc, "> 00 01 01; > 00 01 04; < 00 02 3B 00; > 00 04 00 01 02 03")
+		_ = nc.Close()
+	}()
+	if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 01 02 03")}, nil); !errors.Is(err, reader.ErrNoCard) {
+		t.Errorf("card removed in an exchange: %v, want ErrNoCard", err)
+	}
+	until(t, s, reader.Absent)
+}
+
+// A card that is exchanged for another between two looks must be seen absent
+// once, with its power off, or nobody would notice.
+func TestSwapIsSeen(t *testing.T) {
+	p, h := attach(t, "127.0.0.1:0", nil)
+	s := p.Slots()[0]
+	first := dial(t, p)
+	until(t, s, reader.Present)
+	c, _, err := p.slot.get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Close()
+	await(t, c.done, "end of the first connection") // the slot knows of it
+	second := dial(t, p)
+	third := dial(t, p) // the place is promised to the second
+	d, _ := h.open()
+	if want := p.opts.String() + "+2"; d.Address != want {
+		t.Errorf("announced as %s, want %s", d.Address, want)
+	}
+	if st, _ := s.Status(t.Context()); st != reader.Absent {
+		t.Errorf("first look after the exchange: state %d, want absent", st)
+	}
+	until(t, s, reader.Present)
+	_ = second.Close()
+	_ = third.Close()
+	until(t, s, reader.Absent)
+}
+
+// "several at once": further cards are readers of their own that leave with
+// their connection, and the standing slot takes the next when it is free.
+func TestSeveral(t *testing.T) {
+	p, h := attach(t, "127.0.0.1:0", nil)
+	s := p.Slots()[0]
+	removeFirst := card(t, p)
+	until(t, s, reader.Present)
+
+	const guests = 20
+	var remove [guests]func()
+	var rs [guests]reader.Reader
+	for i := range guests {
+		remove[i] = card(t, p)
+		var d reader.Device
+		d, rs[i] = h.open()
+		if want := fmt.Sprintf("%s+%d", p.opts, i+2); d.Address != want || d.Driver != "vpcd" || d.Bus != "tcp" {
+			t.Errorf("announced %+v, want address %s", d, want)
+		}
+		powerOn(t, rs[i].Slots()[0])
+	}
+	powerOn(t, s)
+	var wg sync.WaitGroup
+	for i, r := range rs {
+		wg.Go(func() {
+			cmd := fmt.Sprintf("00 00 00 %02X", i)
+			for range 50 {
+				if got := exchange(t, r.Slots()[0], cmd); got != cmd+" 90 00" {
+					t.Errorf("guest %d: %s", i, got)
+				}
+			}
+		})
+	}
+	wg.Wait()
+
+	remove[4]()
+	await(t, rs[4].Gone(), "departure of a guest")
+	if _, err := rs[4].Slots()[0].Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 00")}, nil); !errors.Is(err, reader.ErrGone) {
+		t.Errorf("exchange after the departure: %v, want ErrGone", err)
+	}
+	if err := rs[4].Close(); err != nil {
+		t.Error(err)
+	}
+	card(t, p)
+	if d, _ := h.open(); d.Address != p.opts.String()+"+6" {
+		t.Errorf("the free name was not taken again: %s", d.Address)
+	}
+
+	removeFirst()
+	until(t, s, reader.Absent)
+	card(t, p)
+	until(t, s, reader.Present)
+	powerOn(t, s)
+
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	await(t, rs[0].Gone(), "departure of a guest with its port")
+	if err := p.Close(); err != nil {
+		t.Errorf("second close: %v", err)
+	}
+}
+
+// A guest may leave between its announcement and its Open.
+func TestGuestGoneBeforeOpen(t *testing.T) {
+	p, h := attach(t, "127.0.0.1:0", nil)
+	card(t, p)
+	until(t, p.Slots()[0], reader.Present)
+	remove := card(t, p)
+	d := await(t, h.seen, "announcement")
+	remove()
+	await(t, d.Link.(*conn).done, "end of the connection")
+	r, err := Driver{}.Open(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, r.Gone(), "departure")
+	if _, err := r.Slots()[0].PowerOn(t.Context(), reader.Cold); !errors.Is(err, reader.ErrGone) {
+		t.Errorf("power on: %v, want ErrGone", err)
+	}
+	_ = r.Close()
+}
+
+func TestTurnedAway(t *testing.T) {
+	p, h := attach(t, "127.0.0.1:0", nil)
+	h.fail = errors.New("shutting down")
+	card(t, p)
+	until(t, p.Slots()[0], reader.Present)
+	nc := dial(t, p)
+	if _, err := nc.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("read of a card without a reader: %v, want the end", err)
+	}
+}
+
+// What a hostile card may do, and what it gets. The rule behind all of it:
+// nothing that was not asked for is ever an answer.
+func TestHostile(t *testing.T) {
+	const poweredOn = "> 00 01 01; > 00 01 04; < 00 02 3B 00; "
+	for _, tc := range []struct {
+		name, wire string
+		params     map[string]string
+		want       error
+	}{
+		{"silent", poweredOn + "> 00 04 00 00 00 01", map[string]string{"timeout": "20ms"}, reader.ErrTimeout},
+		{"half an answer", poweredOn + "> 00 04 00 00 00 01; < 00 05 90", map[string]string{"timeout": "20ms"}, reader.ErrTimeout},
+		{"half an answer, then the end", poweredOn + "> 00 04 00 00 00 01; < FF FF 90; close", nil, reader.ErrNoCard},
+		{"two answers", poweredOn + "> 00 04 00 00 00 01; < 00 02 90 00 00 02 6A 82", nil, reader.ErrProtocol},
+		{"longer than it says", poweredOn + "> 00 04 00 00 00 01; < 00 02 90 00 FF", nil, reader.ErrProtocol},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, _ := attach(t, "127.0.0.1:0", tc.params)
+			s := p.Slots()[0]
+			nc := dial(t, p)
+			until(t, s, reader.Present)
+			wire := make(chan error, 1)
+			go func() {
+				script, end := strings.CutSuffix(tc.wire, "; close")
+				err := play(nc, script)
+				if end {
+					_ = nc.Close()
+				}
+				wire <- err
+			}()
+			if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+				t.Fatal(err)
+			}
+			_, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 01")}, nil)
+			if !errors.Is(err, tc.want) {
+				t.Errorf("error %v, want %v", err, tc.want)
+			}
+			if err := await(t, wire, "end of the wire trace"); err != nil {
+				t.Error(err)
+			}
+			until(t, s, reader.Absent) // the connection was ended
+			if _, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 02")}, nil); !errors.Is(err, reader.ErrNoCard) {
+				t.Errorf("next command: %v, want ErrNoCard", err)
+			}
+		})
+	}
+}
+
+// Bytes that nobody asked for end the connection, though idle.
+func TestUnsolicited(t *testing.T) {
+	p, _ := attach(t, "127.0.0.1:0", nil)
+	s := p.Slots()[0]
+	for _, early := range []string{"00", "00 02 90 00", "00 00"} {
+		nc := dial(t, p)
+		until(t, s, reader.Present)
+		if _, err := nc.Write(unhex(early)); err != nil {
+			t.Fatal(err)
+		}
+		until(t, s, reader.Absent)
+		_ = nc.Close()
+	}
+}
+
+// An exchange ends with its context; the answer that may still come ends the
+// connection rather than answer the next command.
+func TestCancel(t *testing.T) {
+	p, _ := attach(t, "127.0.0.1:0", nil)
+	s := p.Slots()[0]
+	nc := dial(t, p)
+	until(t, s, reader.Present)
+	asked := make(chan error, 1)
+	go func() { asked <- play(nc, "> 00 01 01; > 00 01 04; < 00 02 3B 00; > 00 04 00 00 00 01") }()
+	if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-asked
+		cancel()
+	}()
+	if _, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 00 00 01")}, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want Canceled", err)
+	}
+	until(t, s, reader.Absent)
+	if _, err := s.PowerOn(ctx, reader.Cold); err == nil {
+		t.Error("power on with an ended context and no card succeeded")
+	}
+}
+
+// A card that does not read must not hold up the exchange beyond its context.
+func TestCardThatDoesNotRead(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		params map[string]string
+		want   error
+	}{
+		{"context", nil, context.Canceled},
+		{"timeout", map[string]string{"timeout": "50ms"}, reader.ErrTimeout},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, _ := attach(t, "unix:"+filepath.Join(t.TempDir(), "s"), tc.params)
+			s := p.Slots()[0]
+			nc := dial(t, p)
+			until(t, s, reader.Present)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var stuck error
+			go func() { _ = play(nc, "> 00 01 01; > 00 01 04; < 00 02 3B 00") }()
+			if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+				t.Fatal(err)
+			}
+			c, _, err := p.slot.get()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.want == context.Canceled {
+				time.AfterFunc(50*time.Millisecond, cancel)
+			}
+			for stuck == nil {
+				if stuck = c.tell(ctx, make([]byte, maxMessage)...); ctx.Err() != nil && stuck == nil {
+					stuck = ctx.Err()
+				}
+			}
+			if tc.want == reader.ErrTimeout && !errors.Is(stuck, reader.ErrTimeout) && !errors.Is(stuck, reader.ErrNoCard) {
+				t.Errorf("error %v", stuck)
+			}
+			until(t, s, reader.Absent)
+		})
+	}
+}
+
+func TestLongest(t *testing.T) {
+	p, _ := attach(t, "127.0.0.1:0", nil)
+	s := p.Slots()[0]
+	card(t, p)
+	until(t, s, reader.Present)
+	powerOn(t, s)
+	cmd := bytes.Repeat([]byte{0xA5}, maxMessage-2)
+	got, err := s.Exchange(t.Context(), reader.Transfer{Out: cmd}, nil)
+	if err != nil || !bytes.Equal(got, append(cmd, 0x90, 0x00)) {
+		t.Errorf("%d bytes, %v; want %d bytes", len(got), err, maxMessage)
+	}
+	if _, err := s.Exchange(t.Context(), reader.Transfer{Out: make([]byte, maxMessage+1)}, nil); !errors.Is(err, reader.ErrInvalid) {
+		t.Errorf("a command that no length can announce: %v, want ErrInvalid", err)
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	for _, tc := range []struct {
+		address string
+		params  map[string]string
+		want    string // "" is ErrInvalid
+	}{
+		{"", nil, "127.0.0.1:35963"},
+		{"4000", nil, "127.0.0.1:4000"},
+		{":4000", nil, "127.0.0.1:4000"}, // not Go's every interface
+		{"localhost:4000", nil, "127.0.0.1:4000"},
+		{"127.9.9.9:4000", nil, "127.9.9.9:4000"},
+		{"[::1]:4000", nil, "[::1]:4000"},
+		{"[::ffff:127.0.0.1]:4000", nil, "[::ffff:127.0.0.1]:4000"},
+		{"0.0.0.0:4000", nil, ""},
+		{"[::]:4000", nil, ""},
+		{"192.0.2.1:4000", nil, ""},
+		{"192.0.2.1:4000", map[string]string{"public": "no"}, ""},
+		{"192.0.2.1:4000", map[string]string{"public": "yes"}, "192.0.2.1:4000"},
+		{"0.0.0.0:4000", map[string]string{"public": "yes"}, "0.0.0.0:4000"},
+		{"127.0.0.1:4000", map[string]string{"public": "true"}, ""},
+		{"example.org:4000", map[string]string{"public": "yes"}, ""},
+		{"127.0.0.1", nil, ""},
+		{"127.0.0.1:65536", nil, ""},
+		{"127.0.0.1:x", nil, ""},
+		{"70000", nil, ""},
+		{"127.0.0.1:4000", map[string]string{"mode": "0600"}, ""},
+		{"127.0.0.1:4000", map[string]string{"timeout": "0s"}, ""},
+		{"127.0.0.1:4000", map[string]string{"timeout": "30"}, ""},
+		{"127.0.0.1:4000", map[string]string{"tiemout": "30s"}, ""},
+		{"127.0.0.1:4000", map[string]string{"timeout": "5m"}, "127.0.0.1:4000"},
+		{"unix:/run/x.sock", nil, "unix:/run/x.sock"},
+		{"/run//x.sock", nil, "unix:/run/x.sock"},
+		{"unix:/run/x.sock", map[string]string{"mode": "0660"}, "unix:/run/x.sock"},
+		{"unix:/run/x.sock", map[string]string{"mode": "0999"}, ""},
+		{"unix:/run/x.sock", map[string]string{"mode": "4777"}, ""},
+		{"unix:x.sock", nil, ""},
+		{"unix:@x", nil, ""},
+		{"unix:/" + strings.Repeat("x", 108), nil, ""},
+	} {
+		o, err := parseOptions(tc.address, tc.params)
+		switch {
+		case tc.want == "" && !errors.Is(err, reader.ErrInvalid):
+			t.Errorf("%q %v: %v, error %v, want ErrInvalid", tc.address, tc.params, o, err)
+		case tc.want != "" && (err != nil || o.String() != tc.want):
+			t.Errorf("%q %v: %v, error %v, want %s", tc.address, tc.params, o, err, tc.want)
+		}
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	p, _ := attach(t, "127.0.0.1:0", nil)
+	_, err := Driver{}.Open(t.Context(), reader.Device{Address: p.opts.String()})
+	if !errors.Is(err, reader.ErrClaimed) {
+		t.Errorf("second listener: %v, want ErrClaimed", err)
+	}
+}
+
+func TestNoDelay(t *testing.T) {
+	p, _ := attach(t, "127.0.0.1:0", nil)
+	dial(t, p)
+	until(t, p.Slots()[0], reader.Present)
+	c, _, err := p.slot.get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, opt := range map[string][2]int{
+		"TCP_NODELAY":  {unix.IPPROTO_TCP, unix.TCP_NODELAY},
+		"SO_KEEPALIVE": {unix.SOL_SOCKET, unix.SO_KEEPALIVE},
+	} {
+		_ = c.raw.Control(func(fd uintptr) {
+			if v, err := unix.GetsockoptInt(int(fd), opt[0], opt[1]); v == 0 || err != nil {
+				t.Errorf("%s is %d, %v", name, v, err)
+			}
+		})
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	old := unix.Umask(0)
+	defer unix.Umask(old)
+	path := filepath.Join(t.TempDir(), "card.sock")
+	perm := func() os.FileMode {
+		t.Helper()
+		st, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Mode()
+	}
+
+	p, h := attach(t, "unix:"+path, nil)
+	if m := perm(); m != os.ModeSocket|0o600 {
+		t.Errorf("mode %v, want the owner's alone", m)
+	}
+	card(t, p)
+	until(t, p.Slots()[0], reader.Present)
+	powerOn(t, p.Slots()[0])
+	card(t, p)
+	if d, _ := h.open(); d.Bus != "unix" {
+		t.Errorf("bus %s", d.Bus)
+	}
+	if _, err := (Driver{}).Open(t.Context(), reader.Device{Address: path}); !errors.Is(err, reader.ErrClaimed) {
+		t.Errorf("a socket in use: %v, want ErrClaimed", err)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("the socket file is still there: %v", err)
+	}
+
+	// A killed daemon leaves the file behind.
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	_ = stale.Close()
+	unix.Umask(0o077)
+	p, _ = attach(t, path, map[string]string{"mode": "0660"})
+	if m := perm(); m != os.ModeSocket|0o660 {
+		t.Errorf("mode %v, want 0660 whatever the umask", m)
+	}
+
+	// Somebody else's file under the same name stays.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.Close()
+	if _, err := (Driver{}).Open(t.Context(), reader.Device{Address: path}); !errors.Is(err, reader.ErrInvalid) {
+		t.Errorf("a file in the way: %v, want ErrInvalid", err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {
+		t.Errorf("the file in the way: %q, %v", b, err)
+	}
+}
+
+// The exchange path takes no memory.
+func TestExchangeAllocates(t *testing.T) {
+	p, _ := attach(t, "unix:"+filepath.Join(t.TempDir(), "s"), nil)
+	s := p.Slots()[0]
+	nc := dial(t, p)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf, answer := make([]byte, 64), unhex("00 02 90 00")
+		_ = play(nc, "> 00 01 01; > 00 01 04; < 00 02 3B 00")
+		_ = nc.SetReadDeadline(time.Time{})
+		for {
+			if _, err := nc.Read(buf); err != nil {
+				return
+			}
+			if _, err := nc.Write(answer); err != nil {
+				return
+			}
+		}
+	}()
+	until(t, s, reader.Present)
+	if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cmd, dst := unhex("00 00 00 01"), make([]byte, 0, 64)
+	n := testing.AllocsPerRun(200, func() {
+		if _, err := s.Exchange(ctx, reader.Transfer{Out: cmd}, dst); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n > 0 && !raceEnabled {
+		t.Errorf("%v allocations an exchange", n)
+	}
+	_ = nc.Close()
+	<-done
+}
+
+func BenchmarkExchange(b *testing.B) {
+	for _, address := range []string{"127.0.0.1:0", "unix:" + filepath.Join(b.TempDir(), "s")} {
+		network, _, _ := strings.Cut(address, ":")
+		b.Run(network, func(b *testing.B) {
+			p, _ := attach(b, address, nil)
+			s := p.Slots()[0]
+			card(b, p)
+			until(b, s, reader.Present)
+			powerOn(b, s)
+			cmd, dst := unhex("00 00 00 01"), make([]byte, 0, 64)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.Exchange(b.Context(), reader.Transfer{Out: cmd}, dst); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
