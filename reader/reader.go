@@ -112,6 +112,13 @@ const (
 	Warm
 )
 
+func (r Reset) String() string {
+	if r == Warm {
+		return "warm"
+	}
+	return "cold"
+}
+
 // Level is what one Exchange carries (CCID 1.1 §5.1, dwFeatures, uses the same four).
 type Level int
 
@@ -174,6 +181,12 @@ type ParamSetter interface {
 	SetParams(ctx context.Context, p iso7816.Params) error
 }
 
+// RateLimiter is a slot that cannot do every rate a card may offer: Supports
+// tells whether it can do the F and D that ta1 codes (ISO/IEC 7816-3:2006 §8.3).
+type RateLimiter interface {
+	Supports(ta1 byte) bool
+}
+
 // ProtocolSelector is a slot whose reader does the PPS itself but lets the
 // host choose the protocol. It returns the parameters now in force.
 type ProtocolSelector interface {
@@ -195,6 +208,12 @@ type Identifier interface {
 	// Identify gives the model ("Rainbow iKey 3000") and a firmware version or
 	// serial number where there is one, as "key value" pairs for `status`.
 	Identify() (model string, more map[string]string)
+}
+
+// Attacher is a Driver that completes or refuses what `attach` says before the
+// device is announced: its identity, its model, how many slots it has.
+type Attacher interface {
+	Attach(dev Device) (Device, error)
 }
 
 // Commander is a Driver with commands of its own in `ctl`:

@@ -1,0 +1,53 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// errnos is the only place where the errors of the core become errno. The
+// first that matches counts.
+var errnos = []struct {
+	err   error
+	errno syscall.Errno
+}{
+	{reader.ErrInterrupted, syscall.EINTR},
+	{reader.ErrGone, syscall.ENODEV},
+	{reader.ErrNoCard, syscall.ENOMEDIUM},
+	{reader.ErrStale, syscall.ESTALE},
+	{reader.ErrLocked, syscall.EBUSY},
+	{reader.ErrNotReady, syscall.EAGAIN},
+	{reader.ErrInvalid, syscall.EINVAL},
+	{reader.ErrUnsupported, syscall.EOPNOTSUPP},
+	{reader.ErrNoPermission, syscall.EACCES},
+	{reader.ErrClaimed, syscall.EBUSY},
+	{reader.ErrFailed, syscall.EIO},
+	{reader.ErrTimeout, syscall.ETIMEDOUT},
+	{reader.ErrProtocol, syscall.EPROTO},
+	{reader.ErrMute, syscall.EIO},
+}
+
+// toErrno maps err; what it does not know is EIO, and `status` has the words.
+func toErrno(err error) syscall.Errno {
+	if err == nil {
+		return 0
+	}
+	for _, e := range errnos {
+		if errors.Is(err, e.err) {
+			return e.errno
+		}
+	}
+	return syscall.EIO
+}
+
+// waitErrno is toErrno for a call that waited with ctx: where the time given by
+// --open-timeout ended the waiting it was no signal.
+func waitErrno(ctx context.Context, err error) syscall.Errno {
+	if errors.Is(err, reader.ErrInterrupted) && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return syscall.ETIMEDOUT
+	}
+	return toErrno(err)
+}

@@ -1,0 +1,156 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// follower is one open of `event` or `trace`: lines that come as things happen.
+type follower struct {
+	file     *file
+	nonblock bool
+	leaving  context.Context
+	close    func()
+	// next gives the next line, waiting for it or not; ok is false when there
+	// is none yet.
+	next func(ctx context.Context, wait bool, dst []byte) (line []byte, ok bool, err error)
+
+	turn chan struct{} // one reader at a time
+	out  stream
+}
+
+var (
+	_ = (fs.FileReader)((*follower)(nil))
+	_ = (fs.FileReleaser)((*follower)(nil))
+	_ = (fs.FileSetlker)((*follower)(nil))
+	_ = (fs.FileSetlkwer)((*follower)(nil))
+)
+
+func newFollower(f *file, flags uint32) *follower {
+	return &follower{
+		file: f, leaving: f.mount.leaving,
+		nonblock: flags&syscall.O_NONBLOCK != 0,
+		turn:     make(chan struct{}, 1),
+	}
+}
+
+// feedNext adapts a feed; render writes an item as a line without its newline.
+func feedNext[T any](feed *reader.Feed[T], render func(dst []byte, item T, lost uint64) []byte) func(context.Context, bool, []byte) ([]byte, bool, error) {
+	return func(ctx context.Context, wait bool, dst []byte) ([]byte, bool, error) {
+		item, lost, ok, err := feed.TryNext()
+		if !ok && err == nil && wait {
+			item, lost, err = feed.Next(ctx)
+			ok = err == nil
+		}
+		if !ok {
+			return dst, false, err
+		}
+		return append(render(dst, item, lost), '\n'), true, nil
+	}
+}
+
+// openEvent follows a slot, or at the top all slots; it begins with how things
+// stand.
+func openEvent(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
+	w := newFollower(f, flags)
+	feed := (*reader.Feed[reader.Event])(nil)
+	if f.bay != nil {
+		feed = f.bay.Follow()
+	} else {
+		feed = f.mount.manager.Follow()
+	}
+	w.close = feed.Close
+	w.next = feedNext(feed, func(dst []byte, e reader.Event, lost uint64) []byte {
+		dst = e.Append(dst)
+		if lost > 0 {
+			dst = fmt.Appendf(dst, " lost=%d", lost)
+		}
+		return dst
+	})
+	return w, nil
+}
+
+// openTrace follows what crosses the slot.
+func openTrace(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
+	w := newFollower(f, flags)
+	feed := f.bay.FollowTrace()
+	w.close = func() { f.bay.CloseTrace(feed) }
+	w.next = feedNext(feed, func(dst []byte, line string, lost uint64) []byte {
+		if lost > 0 {
+			dst = fmt.Appendf(dst, "# lost=%d\n", lost)
+		}
+		return append(dst, line...)
+	})
+	return w, nil
+}
+
+// Read gives the lines that are there, as many as fit, and waits for one.
+func (w *follower) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	select {
+	case w.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, syscall.EINTR
+	}
+	defer func() { <-w.turn }()
+	if !w.out.seek(off) {
+		return fuse.ReadResultData(nil), 0
+	}
+	if w.out.ready() == 0 {
+		if errno := w.fill(ctx, len(dest)); errno != 0 {
+			return nil, errno
+		}
+	}
+	return fuse.ReadResultData(w.out.read(dest)), 0
+}
+
+func (w *follower) fill(ctx context.Context, size int) syscall.Errno {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(w.leaving, cancel)
+	defer stop()
+	w.out.grow()
+	for w.out.ready() < size {
+		first := w.out.ready() == 0
+		buf, ok, err := w.next(ctx, first && !w.nonblock, w.out.buf)
+		w.out.buf = buf
+		switch {
+		case ok:
+			continue
+		case !first:
+			return 0
+		case w.leaving.Err() != nil:
+			return syscall.ENODEV
+		case err != nil:
+			return toErrno(err)
+		default:
+			return syscall.EAGAIN
+		}
+	}
+	return 0
+}
+
+func (w *follower) Release(ctx context.Context) syscall.Errno {
+	w.close()
+	w.file.locks.unlock(w)
+	return 0
+}
+
+func (w *follower) lock(ctx context.Context, shared, wait bool) error {
+	return w.file.locks.lock(ctx, w, shared, wait)
+}
+
+func (w *follower) unlock() { w.file.locks.unlock(w) }
+
+func (w *follower) Setlk(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
+	return setlk(ctx, w, lk, flags, false)
+}
+
+func (w *follower) Setlkw(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
+	return setlk(ctx, w, lk, flags, true)
+}

@@ -1,0 +1,164 @@
+package fs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// The kernel brings every flock(2) in the mount to us (EnableLocks). On `apdu`
+// it is the slot's transaction; on the other files it is advisory as anywhere.
+
+// locker does what flock(2) asks. LOCK_SH is treated as the file says.
+type locker interface {
+	lock(ctx context.Context, shared, wait bool) error
+	unlock()
+}
+
+// setlk serves SETLK and SETLKW. fcntl(2) and lockf(3) locks are not for here.
+func setlk(ctx context.Context, l locker, lk *fuse.FileLock, flags uint32, wait bool) syscall.Errno {
+	if flags&fuse.FUSE_LK_FLOCK == 0 {
+		return syscall.EOPNOTSUPP
+	}
+	if lk.Typ == syscall.F_UNLCK {
+		l.unlock()
+		return 0
+	}
+	err := l.lock(ctx, lk.Typ == syscall.F_RDLCK, wait)
+	if err == reader.ErrLocked {
+		return syscall.EWOULDBLOCK // flock(1) knows it by this
+	}
+	return toErrno(err)
+}
+
+// advisory is the flock(2) of one file that has no other meaning.
+type advisory struct {
+	mu      sync.Mutex
+	holders map[any]bool // owner: shared
+	changed chan struct{}
+}
+
+func (a *advisory) lock(ctx context.Context, owner any, shared, wait bool) error {
+	for {
+		a.mu.Lock()
+		free := true
+		for other, theirs := range a.holders {
+			if other != owner && !(shared && theirs) {
+				free = false
+			}
+		}
+		if free {
+			if a.holders == nil {
+				a.holders = make(map[any]bool)
+			}
+			a.holders[owner] = shared
+			a.wake() // an exclusive lock may have become a shared one
+			a.mu.Unlock()
+			return nil
+		}
+		if a.changed == nil {
+			a.changed = make(chan struct{})
+		}
+		changed := a.changed
+		a.mu.Unlock()
+		if !wait {
+			return reader.ErrLocked
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return reader.ErrInterrupted
+		}
+	}
+}
+
+func (a *advisory) unlock(owner any) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, held := a.holders[owner]; held {
+		delete(a.holders, owner)
+		a.wake()
+	}
+}
+
+func (a *advisory) wake() {
+	if a.changed != nil {
+		close(a.changed)
+		a.changed = nil
+	}
+}
+
+// process is a process as /proc knows it: a pid alone may be another one later.
+type process struct {
+	tgid  int
+	start string // field 22 of /proc/PID/stat, clock ticks since boot
+}
+
+// processOf finds the process of a thread.
+func processOf(tid uint32) (process, error) {
+	tgid, _, err := procStatus(int(tid))
+	if err != nil {
+		return process{}, err
+	}
+	start, err := startTime(tgid)
+	return process{tgid, start}, err
+}
+
+// begat tells whether the thread tid belongs to p or to a descendant of p's.
+func (p process) begat(tid uint32) bool {
+	if start, err := startTime(p.tgid); err != nil || start != p.start {
+		return false
+	}
+	for pid, generations := int(tid), 0; pid > 1 && generations < 256; generations++ {
+		tgid, parent, err := procStatus(pid)
+		if err != nil {
+			return false
+		}
+		if tgid == p.tgid {
+			return true
+		}
+		pid = parent
+	}
+	return false
+}
+
+func procStatus(pid int) (tgid, ppid int, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range bytes.Lines(text) {
+		key, value, _ := bytes.Cut(line, []byte(":"))
+		switch string(key) {
+		case "Tgid":
+			tgid, err = strconv.Atoi(string(bytes.TrimSpace(value)))
+		case "PPid":
+			ppid, err = strconv.Atoi(string(bytes.TrimSpace(value)))
+		}
+		if err != nil {
+			return 0, 0, err
+		}
+	}
+	return tgid, ppid, nil
+}
+
+func startTime(pid int) (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", err
+	}
+	// The command name, field 2, is in parentheses and may hold blanks.
+	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	if len(fields) < 20 {
+		return "", fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
+	}
+	return string(fields[19]), nil
+}

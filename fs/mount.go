@@ -1,0 +1,242 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// Options of a mount.
+type Options struct {
+	// AllowOther lets other users in, as far as Mode goes.
+	AllowOther bool
+	// GID is the group of all files; -1: the mounting user's.
+	GID int
+	// Mode is the permission of files that may be read and written; the others
+	// get its read bits. 0 means 0600.
+	Mode uint32
+	// OpenTimeout bounds every waiting open; 0: none.
+	OpenTimeout time.Duration
+	Log         *slog.Logger
+	Debug       bool // log every request
+}
+
+// Server is a mounted tree.
+type Server struct {
+	dir    string
+	server *fuse.Server
+	mount  *mount
+	leave  context.CancelFunc
+}
+
+// fsType is what /proc/mounts calls a mount of ours, and tells a stale one by.
+const fsType = "cardfs"
+
+// Mount shows m's readers at dir. A stale mount that a killed daemon left there
+// is replaced. Errors say what to do.
+func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := usable(dir, o); err != nil {
+		return nil, err
+	}
+	uid, gid := owner()
+	if o.GID >= 0 {
+		gid = uint32(o.GID)
+	}
+	if o.Mode == 0 {
+		o.Mode = 0o600
+	}
+	mnt := &mount{
+		manager: m, uid: uid, gid: gid, mode: o.Mode & 0o666,
+		openTimeout: o.OpenTimeout, started: time.Now(),
+	}
+	s := &Server{dir: dir, mount: mnt}
+	mnt.leaving, s.leave = context.WithCancel(context.Background())
+
+	long, none := time.Hour, time.Duration(0)
+	options := &fs.Options{
+		MountOptions: fuse.MountOptions{
+			FsName: fsType, Name: fsType,
+			AllowOther: o.AllowOther,
+			// Without it the kernel asks nobody whether a mode allows what.
+			Options:           []string{"default_permissions"},
+			EnableLocks:       true,
+			DisableXAttrs:     true,
+			DirectMountStrict: os.Geteuid() == 0,
+			Debug:             o.Debug,
+			Logger:            log.New(logWriter{o.Log}, "", 0),
+		},
+		AttrTimeout:     &long,
+		EntryTimeout:    &none, // each Lookup says how long
+		NegativeTimeout: &none, // a cached "no such file" would hide an arrival
+		NullPermissions: true,
+		Logger:          log.New(logWriter{o.Log}, "", 0),
+	}
+	top := &root{mount: mnt}
+	m.OnLeave(func(b *reader.Bay) {
+		// The kernel may let go of what it knows of the directory.
+		top.NotifyEntry(strconv.Itoa(b.Number()))
+	})
+	if s.server, err = fs.Mount(dir, top, options); err != nil {
+		s.leave()
+		return nil, explain(dir, o, err)
+	}
+	closeOnExec()
+	return s, nil
+}
+
+// usable says what stands in the way of mounting at dir, and removes a stale
+// mount.
+func usable(dir string, o Options) error {
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return errors.New("/dev/fuse is missing: load the kernel's FUSE module (as root: modprobe fuse); in a container, give it the device (--device /dev/fuse)")
+	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
+		return errors.New("/dev/fuse is there but the kernel has no FUSE: as root: modprobe fuse")
+	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0:
+		return errors.New("no permission to open /dev/fuse: it should have mode 0666 (as root: chmod 666 /dev/fuse), or you should be in its group")
+	case err != nil:
+		return fmt.Errorf("open /dev/fuse: %w", err)
+	}
+	f.Close()
+	if os.Geteuid() != 0 {
+		if _, err := exec.LookPath("fusermount3"); err != nil {
+			return errors.New("fusermount3 is missing, which lets users mount: install the package fuse3 (Debian: apt-get install fuse3)")
+		}
+	}
+	ours, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		return i.Mountpoint != dir || i.FSType != "fuse."+fsType, false
+	})
+	if err != nil {
+		return fmt.Errorf("read the mount table: %w", err)
+	}
+	var st syscall.Stat_t
+	err = syscall.Stat(dir, &st)
+	if len(ours) > 0 {
+		if !errors.Is(err, syscall.ENOTCONN) && !errors.Is(err, syscall.ECONNABORTED) {
+			return fmt.Errorf("%s: a cardfs is already mounted here and alive; stop it, or choose another directory", dir)
+		}
+		for range ours {
+			if err := detach(dir); err != nil {
+				return fmt.Errorf("%s: a stale mount of a killed cardfs is here and cannot be removed: %w", dir, err)
+			}
+		}
+		err = syscall.Stat(dir, &st)
+	}
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		return fmt.Errorf("%s: no such directory; create it first: mkdir -p %s", dir, dir)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s: no permission to look there", dir)
+	case err != nil:
+		return fmt.Errorf("%s: %w", dir, err)
+	case st.Mode&syscall.S_IFMT != syscall.S_IFDIR:
+		return fmt.Errorf("%s: not a directory", dir)
+	}
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return fmt.Errorf("%s: not empty (%s …); mounting would hide what is in it: choose an empty directory", dir, entries[0].Name())
+	}
+	if os.Geteuid() != 0 && int(st.Uid) != os.Getuid() && unix.Access(dir, unix.W_OK) != nil {
+		return fmt.Errorf("%s: fusermount3 mounts only where you may write: choose a directory of your own", dir)
+	}
+	return nil
+}
+
+// explain adds what to do to an error of the mount itself.
+func explain(dir string, o Options, err error) error {
+	switch {
+	case o.AllowOther && os.Geteuid() != 0:
+		return fmt.Errorf("mount at %s: %w (letting others in takes the line user_allow_other in /etc/fuse.conf)", dir, err)
+	case errors.Is(err, syscall.EBUSY):
+		return fmt.Errorf("mount at %s: something is mounted or in use there: %w", dir, err)
+	case errors.Is(err, syscall.EPERM):
+		return fmt.Errorf("mount at %s: %w (root without CAP_SYS_ADMIN? in a container: --cap-add SYS_ADMIN)", dir, err)
+	}
+	return fmt.Errorf("mount at %s: %w", dir, err)
+}
+
+// detach takes a mount away, whoever is in it.
+func detach(dir string) error {
+	if os.Geteuid() == 0 {
+		return syscall.Unmount(dir, syscall.MNT_DETACH)
+	}
+	out, err := exec.Command("fusermount3", "-u", "-z", "--", dir).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("fusermount3 -u -z %s: %w: %s", dir, err, out)
+	}
+	return nil
+}
+
+// closeOnExec marks /dev/fuse, which a direct mount opens without: a child that
+// inherited it would keep the mount of a killed daemon hanging.
+func closeOnExec() {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range fds {
+		if target, _ := os.Readlink("/proc/self/fd/" + e.Name()); target == "/dev/fuse" {
+			if fd, err := strconv.Atoi(e.Name()); err == nil {
+				unix.CloseOnExec(fd)
+			}
+		}
+	}
+}
+
+// Done is closed when the mount is gone, by Close or by umount(8).
+func (s *Server) Done() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		s.server.Wait()
+		close(done)
+	}()
+	return done
+}
+
+// Leave refuses new opens and ends what follows events. Calls that wait for
+// a reader or card end with the manager's Close.
+func (s *Server) Leave() { s.leave() }
+
+// Close takes the mount away, whoever sits in it, and gives answers under way
+// patience to be delivered.
+func (s *Server) Close(patience time.Duration) error {
+	s.leave()
+	err := detach(s.dir)
+	if errors.Is(err, syscall.EINVAL) {
+		err = nil // it is gone already
+	}
+	select {
+	case <-s.Done():
+	case <-time.After(patience):
+	}
+	return err
+}
+
+// logWriter carries go-fuse's lines to slog.
+type logWriter struct{ log *slog.Logger }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	if w.log != nil {
+		w.log.Debug("fuse", "line", string(p))
+	}
+	return len(p), nil
+}

@@ -1,0 +1,170 @@
+// Package fs shows the readers of a reader.Manager as files. It knows no wire
+// bytes: it turns opens, reads, writes, ioctls and locks into what the core
+// offers, and the core's errors into errno.
+package fs
+
+import (
+	"context"
+	"os"
+	"sort"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// mount is what all nodes of one mount share.
+type mount struct {
+	manager     *reader.Manager
+	uid, gid    uint32
+	mode        uint32 // permission bits of files that may be written
+	openTimeout time.Duration
+	started     time.Time
+	leaving     context.Context // ended: no new opens, streams end
+}
+
+// dirMode lets into directories whom files let read.
+func (m *mount) dirMode() uint32 {
+	return m.mode&0o444 | m.mode&0o444>>2 | 0o700
+}
+
+func (m *mount) attr(out *fuse.Attr, mode uint32, size uint64, since time.Time) {
+	out.Mode = mode
+	out.Size = size
+	out.Uid, out.Gid = m.uid, m.gid
+	out.Nlink = 1
+	out.SetTimes(&since, &since, &since)
+}
+
+// opening is a context for an open that may wait: it ends with the caller's
+// interrupt, with the mount, or after --open-timeout.
+func (m *mount) opening(ctx context.Context) (context.Context, context.CancelFunc) {
+	if m.openTimeout <= 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, m.openTimeout)
+}
+
+// caller is who opens: the identity of the open, and the thread that asks.
+func caller(ctx context.Context, owner any, flags uint32) reader.Caller {
+	by := reader.Caller{Owner: owner, Wait: flags&syscall.O_NONBLOCK == 0}
+	if c, ok := fuse.FromContext(ctx); ok {
+		by.PID = c.Pid
+	}
+	return by
+}
+
+// root is the mount's top directory.
+type root struct {
+	fs.Inode
+	mount *mount
+}
+
+var (
+	_ = (fs.NodeLookuper)((*root)(nil))
+	_ = (fs.NodeReaddirer)((*root)(nil))
+	_ = (fs.NodeGetattrer)((*root)(nil))
+)
+
+// Inode numbers: a file's is its slot's serial and its place in the slot's
+// directory, so that what comes under an old number is a new inode.
+const (
+	inoEvent = 2 + iota
+	inoCtl
+	inoByID
+)
+
+func (r *root) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	r.mount.attr(&out.Attr, syscall.S_IFDIR|r.mount.dirMode(), 0, r.mount.started)
+	return 0
+}
+
+func (r *root) fixed() map[string]*file {
+	return map[string]*file{
+		"event": {mount: r.mount, spec: &specRootEvent},
+		"ctl":   {mount: r.mount, spec: &specCtl},
+	}
+}
+
+// Lookup finds a slot by its number. A slot's entry is not for the kernel to
+// keep (timeout 0): a reply on its way while the reader leaves would bring a
+// name back that stands for nothing any more.
+func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if name == "by-id" {
+		out.SetEntryTimeout(time.Hour)
+		r.mount.attr(&out.Attr, syscall.S_IFDIR|r.mount.dirMode(), 0, r.mount.started)
+		return r.NewInode(ctx, &byID{mount: r.mount}, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: inoByID}), 0
+	}
+	if f := r.fixed()[name]; f != nil {
+		out.SetEntryTimeout(time.Hour)
+		f.attr(&out.Attr)
+		ino := uint64(inoEvent)
+		if name == "ctl" {
+			ino = inoCtl
+		}
+		return r.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: ino}), 0
+	}
+	n, err := strconv.Atoi(name)
+	if err != nil || strconv.Itoa(n) != name {
+		return nil, syscall.ENOENT
+	}
+	b := r.mount.manager.Bay(n)
+	if b == nil {
+		return nil, syscall.ENOENT
+	}
+	d := newSlotDir(r.mount, b)
+	d.attr(&out.Attr)
+	return r.NewInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: b.Serial() << 8}), 0
+}
+
+func (r *root) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
+	list := []fuse.DirEntry{
+		{Name: "by-id", Mode: syscall.S_IFDIR, Ino: inoByID},
+		{Name: "ctl", Mode: syscall.S_IFREG, Ino: inoCtl},
+		{Name: "event", Mode: syscall.S_IFREG, Ino: inoEvent},
+	}
+	for _, b := range r.mount.manager.Bays() {
+		list = append(list, fuse.DirEntry{
+			Name: strconv.Itoa(b.Number()), Mode: syscall.S_IFDIR, Ino: b.Serial() << 8,
+		})
+	}
+	return fs.NewListDirStream(list), 0
+}
+
+// byID is the directory of names that survive replugging.
+type byID struct {
+	fs.Inode
+	mount *mount
+}
+
+func (d *byID) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	d.mount.attr(&out.Attr, syscall.S_IFDIR|d.mount.dirMode(), 0, d.mount.started)
+	return 0
+}
+
+func (d *byID) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	n, ok := d.mount.manager.IDs()[name]
+	if !ok {
+		return nil, syscall.ENOENT
+	}
+	link := &fs.MemSymlink{Data: []byte("../" + strconv.Itoa(n))}
+	d.mount.attr(&link.Attr, 0o777, uint64(len(link.Data)), d.mount.started)
+	out.Attr = link.Attr
+	return d.NewInode(ctx, link, fs.StableAttr{Mode: syscall.S_IFLNK}), 0
+}
+
+func (d *byID) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
+	var list []fuse.DirEntry
+	for name := range d.mount.manager.IDs() {
+		list = append(list, fuse.DirEntry{Name: name, Mode: syscall.S_IFLNK})
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
+	return fs.NewListDirStream(list), 0
+}
+
+// owner of the mount's files.
+func owner() (uid, gid uint32) { return uint32(os.Getuid()), uint32(os.Getgid()) }

@@ -1,0 +1,178 @@
+package fs
+
+import (
+	"context"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// slotDir is the directory of one slot. It stays the slot's even after the
+// reader left and another took the number: then all in it says ENODEV.
+type slotDir struct {
+	fs.Inode
+	mount *mount
+	bay   *reader.Bay
+	since time.Time
+}
+
+func newSlotDir(m *mount, b *reader.Bay) *slotDir {
+	return &slotDir{mount: m, bay: b, since: time.Now()}
+}
+
+func (d *slotDir) attr(out *fuse.Attr) {
+	d.mount.attr(out, syscall.S_IFDIR|d.mount.dirMode(), 0, d.since)
+}
+
+func (d *slotDir) gone() bool {
+	select {
+	case <-d.bay.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+func (d *slotDir) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	d.attr(&out.Attr)
+	return 0
+}
+
+func (d *slotDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if d.gone() {
+		return nil, syscall.ENODEV
+	}
+	for i := range slotFiles {
+		if s := &slotFiles[i]; s.name == name && s.fits(d.bay) {
+			f := &file{mount: d.mount, bay: d.bay, spec: s, since: d.since}
+			f.attr(&out.Attr)
+			out.SetEntryTimeout(time.Hour)
+			return d.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: d.ino(i)}), 0
+		}
+	}
+	return nil, syscall.ENOENT
+}
+
+func (d *slotDir) ino(i int) uint64 { return d.bay.Serial()<<8 | uint64(i+1) }
+
+func (d *slotDir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
+	if d.gone() {
+		return nil, syscall.ENODEV
+	}
+	var list []fuse.DirEntry
+	for i := range slotFiles {
+		if s := &slotFiles[i]; s.fits(d.bay) {
+			list = append(list, fuse.DirEntry{Name: s.name, Mode: syscall.S_IFREG, Ino: d.ino(i)})
+		}
+	}
+	return fs.NewListDirStream(list), 0
+}
+
+// spec is one kind of file.
+type spec struct {
+	name      string
+	write     bool // it may be written
+	ownerOnly bool // whatever --mode says, only the mounting user may open it
+	ownWrite  bool // only the mounting user may write
+	size      uint64
+	// applies tells whether a slot has such a file; nil: every slot.
+	applies func(*reader.Bay) bool
+	open    func(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
+}
+
+func (s *spec) fits(b *reader.Bay) bool { return s.applies == nil || s.applies(b) }
+
+// textSize is what text files claim: sendfile(2) stops at a file's size, and
+// sysfs uses the same.
+const textSize = 4096
+
+var slotFiles = []spec{
+	{name: "status", size: textSize, open: openStatus},
+	{name: "atr", size: textSize, open: openATR},
+	{name: "power", size: textSize, write: true, open: openPower},
+	{name: "apdu", write: true, open: openAPDU},
+	{name: "protocol", size: textSize, write: true, open: openProtocol},
+	{name: "event", open: openEvent},
+	{name: "trace", ownerOnly: true, open: openTrace},
+}
+
+var (
+	specRootEvent = spec{name: "event", open: openEvent}
+	specCtl       = spec{name: "ctl", size: textSize, write: true, ownWrite: true, open: openCtl}
+)
+
+// file is the node of one file; what an open does is in its handle.
+type file struct {
+	fs.Inode
+	mount   *mount
+	bay     *reader.Bay // nil at the top
+	spec    *spec
+	since   time.Time
+	locks   advisory
+	orphans atomic.Int32
+}
+
+var (
+	_ = (fs.NodeOpener)((*file)(nil))
+	_ = (fs.NodeGetattrer)((*file)(nil))
+	_ = (fs.NodeSetattrer)((*file)(nil))
+)
+
+func (f *file) attr(out *fuse.Attr) {
+	mode := f.mount.mode & 0o444
+	if f.spec.write {
+		mode = f.mount.mode & 0o666
+	}
+	switch {
+	case f.spec.ownerOnly:
+		mode &= 0o600
+	case f.spec.ownWrite:
+		mode &^= 0o022
+	}
+	since := f.since
+	if since.IsZero() {
+		since = f.mount.started
+	}
+	f.mount.attr(out, syscall.S_IFREG|mode, f.spec.size, since)
+}
+
+func (f *file) Getattr(ctx context.Context, h fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	f.attr(&out.Attr)
+	return 0
+}
+
+// Setattr accepts what `>` and touch(1) ask for, and changes nothing; a mode or
+// an owner is the mount's to give.
+func (f *file) Setattr(ctx context.Context, h fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+		return syscall.EPERM
+	}
+	f.attr(&out.Attr)
+	return 0
+}
+
+// Open waits as the contract of each file says.
+func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if f.mount.leaving.Err() != nil {
+		return nil, 0, syscall.ENODEV
+	}
+	if f.bay != nil {
+		select {
+		case <-f.bay.Done():
+			return nil, 0, syscall.ENODEV
+		default:
+		}
+	}
+	ctx, cancel := f.mount.opening(ctx)
+	defer cancel()
+	h, err := f.spec.open(ctx, f, flags)
+	if err != nil {
+		return nil, 0, waitErrno(ctx, err)
+	}
+	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
+}

@@ -1,0 +1,177 @@
+package fs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// textFile is one open of a file that is read as it was at the open, and whose
+// writes are commands in words.
+type textFile struct {
+	file    *file
+	content []byte
+	// do carries out one line; nil: read only. It may wait for the card.
+	do func(ctx context.Context, line string) error
+}
+
+var (
+	_ = (fs.FileReader)((*textFile)(nil))
+	_ = (fs.FileWriter)((*textFile)(nil))
+	_ = (fs.FileReleaser)((*textFile)(nil))
+	_ = (fs.FileSetlker)((*textFile)(nil))
+	_ = (fs.FileSetlkwer)((*textFile)(nil))
+)
+
+func (t *textFile) gone() bool {
+	if t.file.bay == nil {
+		return false
+	}
+	select {
+	case <-t.file.bay.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+func (t *textFile) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	if t.gone() {
+		return nil, syscall.ENODEV
+	}
+	if off >= int64(len(t.content)) {
+		return fuse.ReadResultData(nil), 0
+	}
+	return fuse.ReadResultData(t.content[off:min(int64(len(t.content)), off+int64(len(dest)))]), 0
+}
+
+// Write carries out the lines of one write in order. Where one fails after
+// others were done, the write is as long as these, and writing the rest says why.
+func (t *textFile) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	if t.gone() {
+		return 0, syscall.ENODEV
+	}
+	done := 0
+	for done < len(data) {
+		end := len(data)
+		if i := bytes.IndexByte(data[done:], '\n'); i >= 0 {
+			end = done + i + 1
+		}
+		line := strings.TrimSpace(string(data[done:end]))
+		if line != "" && !strings.HasPrefix(line, "#") {
+			if err := t.do(ctx, line); err != nil {
+				if done > 0 {
+					break
+				}
+				return 0, toErrno(err)
+			}
+		}
+		done = end
+	}
+	return uint32(done), 0
+}
+
+func (t *textFile) Release(ctx context.Context) syscall.Errno {
+	t.file.locks.unlock(t)
+	return 0
+}
+
+func (t *textFile) lock(ctx context.Context, shared, wait bool) error {
+	return t.file.locks.lock(ctx, t, shared, wait)
+}
+
+func (t *textFile) unlock() { t.file.locks.unlock(t) }
+
+func (t *textFile) Setlk(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
+	return setlk(ctx, t, lk, flags, false)
+}
+
+func (t *textFile) Setlkw(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
+	return setlk(ctx, t, lk, flags, true)
+}
+
+// openStatus never waits.
+func openStatus(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
+	return &textFile{file: f, content: f.bay.Info().Lines()}, nil
+}
+
+// openATR waits for a card and its power-up.
+func openATR(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
+	t := &textFile{file: f}
+	s, err := f.bay.Open(ctx, caller(ctx, t, flags))
+	if err != nil {
+		return nil, err
+	}
+	t.content = appendHex(nil, s.ATR())
+	return t, nil
+}
+
+// powerWords are what may be written to `power`.
+var powerWords = map[string]reader.Action{
+	"on": reader.PowerUp, "off": reader.PowerDown,
+	"reset": reader.ResetWarm, "cold": reader.ResetCold, "eject": reader.Eject,
+}
+
+// openPower waits for the reader to be ready.
+func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
+	t := &textFile{file: f, content: []byte("off\n")}
+	by := caller(ctx, t, flags)
+	if err := f.bay.WaitReady(ctx, by.Wait); err != nil {
+		return nil, err
+	}
+	if f.bay.Info().State == "powered" {
+		t.content = []byte("on\n")
+	}
+	t.do = func(ctx context.Context, word string) error {
+		action, ok := powerWords[word]
+		if !ok {
+			return fmt.Errorf("power %q: on, off, reset, cold or eject: %w", word, reader.ErrInvalid)
+		}
+		return f.bay.Power(ctx, action, by)
+	}
+	return t, nil
+}
+
+// openProtocol waits for the reader to be ready. It reads as "T=1 T=0": the
+// protocol in force, then what else the card offers; empty without power.
+func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
+	t := &textFile{file: f}
+	by := caller(ctx, t, flags)
+	if err := f.bay.WaitReady(ctx, by.Wait); err != nil {
+		return nil, err
+	}
+	if i := f.bay.Info(); i.State == "powered" {
+		t.content = fmt.Appendf(nil, "T=%d", i.Params.T)
+		for _, offered := range i.Offered {
+			if offered != i.Params.T {
+				t.content = fmt.Appendf(t.content, " T=%d", offered)
+			}
+		}
+		t.content = append(t.content, '\n')
+	}
+	t.do = func(ctx context.Context, word string) error {
+		switch word {
+		case "T=0":
+			return f.bay.SelectProtocol(ctx, 0, by)
+		case "T=1":
+			return f.bay.SelectProtocol(ctx, 1, by)
+		}
+		return fmt.Errorf("protocol %q: T=0 or T=1: %w", word, reader.ErrInvalid)
+	}
+	return t, nil
+}
+
+// openCtl: reading describes drivers and readers, a line written is a command.
+func openCtl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
+	m := f.mount.manager
+	return &textFile{file: f, content: m.Describe(), do: func(ctx context.Context, line string) error {
+		return m.Command(line)
+	}}, nil
+}

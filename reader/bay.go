@@ -1,0 +1,509 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// Bay is one card slot as programs know it: a number, a card or none, its
+// power and protocol, the transaction that somebody may hold.
+//
+//	          driver opened           card put in            first open
+//	starting ───────────────▶ empty ◀────────────▶ present ◀────────────▶ powered
+//	    │                                card out     │  off, idle, dead     │
+//	    ▼ driver failed                               └── each change of the │
+//	  failed                                              card's state is a  ▼
+//	any state ── the reader left ──▶ gone                 new epoch        reset
+//
+// The driver's Slot belongs to whoever holds the bay's turn. A goroutine of its
+// own for each slot would be the other way to have one owner; handing a command
+// to it and waking its caller again costs an eighth of a FUSE round trip, so the
+// caller that has the turn runs its exchange itself.
+type Bay struct {
+	manager *Manager
+	unit    *unit
+	number  int    // of the directory
+	serial  uint64 // no two bays of a Manager share it, as they may share a number
+	index   int    // of the slot in its reader
+	name    string // below by-id
+	log     *slog.Logger
+
+	ctx    context.Context // ends when the reader left
+	cancel context.CancelFunc
+	turn   chan struct{} // holds a token while somebody uses link
+	link   link          // owned by the holder of the turn
+
+	events source[Event]
+	traces source[string]
+	traced atomic.Int32 // followers of traces
+
+	mu       sync.Mutex
+	phase    phase
+	card     Status
+	epoch    uint64        // of the card's security state
+	changed  chan struct{} // closed and replaced at every change of the fields above and lock
+	powering *attempt
+	atr      []byte // nil unless powered
+	params   iso7816.Params
+	offered  []int // protocols that the ATR offers
+	lastErr  error
+	lock     *transaction
+	used     time.Time // end of the last exchange, for IdleOff
+}
+
+type phase int
+
+const (
+	starting phase = iota
+	ready
+	failed
+	gone
+)
+
+// attempt is one power-up under way; those who wait for it share its outcome.
+type attempt struct {
+	done chan struct{}
+	err  error
+}
+
+// powerLimit bounds an activation with everything that belongs to it: three
+// voltages with an ATR of 33 characters at 9600 etu each, PPS and S(IFS).
+const powerLimit = 30 * time.Second
+
+func newBay(m *Manager, u *unit, number, index int) *Bay {
+	b := &Bay{
+		manager: m, unit: u, number: number, index: index,
+		name:    lastingName(u.dev, index),
+		log:     m.log.With("slot", number, "driver", u.dev.Driver),
+		turn:    make(chan struct{}, 1),
+		changed: make(chan struct{}),
+	}
+	b.ctx, b.cancel = context.WithCancel(u.ctx)
+	return b
+}
+
+// Number is the name of the slot's directory.
+func (b *Bay) Number() int { return b.number }
+
+// Serial is different for every bay that there ever was, from 1 on.
+func (b *Bay) Serial() uint64 { return b.serial }
+
+// Done is closed when the reader left.
+func (b *Bay) Done() <-chan struct{} { return b.ctx.Done() }
+
+// touch tells everybody who waits that something changed. b.mu is held.
+func (b *Bay) touch() {
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+// acquire takes the turn. ctx ends only the waiting for it.
+func (b *Bay) acquire(ctx context.Context) error {
+	select {
+	case b.turn <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case b.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ErrInterrupted
+	case <-b.ctx.Done():
+		return ErrGone
+	case <-b.manager.leaving.Done():
+		return ErrGone
+	}
+}
+
+func (b *Bay) release() { <-b.turn }
+
+// wait waits for the next change; the caller passes the channel it saw.
+func (b *Bay) wait(ctx context.Context, changed <-chan struct{}) error {
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return ErrInterrupted
+	case <-b.manager.leaving.Done():
+		return ErrGone
+	}
+}
+
+// WaitReady waits until the driver initialised the reader. With wait false
+// it says ErrNotReady instead.
+func (b *Bay) WaitReady(ctx context.Context, wait bool) error {
+	for {
+		b.mu.Lock()
+		err, changed := b.readyErr(), b.changed
+		b.mu.Unlock()
+		if !errors.Is(err, ErrNotReady) || !wait {
+			return err
+		}
+		if err := b.wait(ctx, changed); err != nil {
+			return err
+		}
+	}
+}
+
+// readyErr is nil once commands to the reader make sense. b.mu is held.
+func (b *Bay) readyErr() error {
+	switch b.phase {
+	case starting:
+		return ErrNotReady
+	case failed:
+		return fmt.Errorf("%w: %w", ErrFailed, b.lastErr)
+	case gone:
+		return ErrGone
+	}
+	return nil
+}
+
+// start gives the bay its slot once the driver has opened the reader.
+func (b *Bay) start(s Slot) {
+	b.turn <- struct{}{}
+	b.link = link{bay: b, slot: s}
+	status, err := s.Status(b.ctx)
+	b.release()
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.phase != starting {
+		return
+	}
+	b.phase = ready
+	b.publish(Ready)
+	if err != nil {
+		b.noteError(fmt.Errorf("first status: %w", err))
+	}
+	b.setCard(status)
+	b.touch()
+}
+
+// fail ends the start with an error that stays.
+func (b *Bay) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.phase != starting {
+		return
+	}
+	b.phase = failed
+	b.noteError(err)
+	b.publish(Failed, "error", err.Error())
+	b.touch()
+}
+
+// leave makes the bay gone for ever.
+func (b *Bay) leave() {
+	b.mu.Lock()
+	if b.phase != gone {
+		b.phase = gone
+		b.card, b.atr, b.lock = Absent, nil, nil
+		b.epoch++
+		b.publish(Left)
+		b.touch()
+	}
+	b.mu.Unlock()
+	b.traces.end(ErrGone)
+	b.cancel()
+}
+
+func (b *Bay) publish(what What, pairs ...string) { b.manager.events.publish(b, what, pairs...) }
+
+// noteError keeps err for `status`. b.mu is held.
+func (b *Bay) noteError(err error) {
+	b.lastErr = err
+	if err != nil && !errors.Is(err, ErrGone) {
+		b.log.Warn("slot error", "error", err)
+	}
+}
+
+// setCard takes what the reader says of its contacts. b.mu is held.
+func (b *Bay) setCard(now Status) {
+	if b.phase == gone {
+		return
+	}
+	switch {
+	case now == Absent && b.card != Absent:
+		b.card, b.atr, b.lastErr = Absent, nil, nil
+		b.epoch++
+		b.publish(Removed)
+	case now != Absent && b.card == Absent:
+		// A reader that activates on insertion says Powered here; its ATR is
+		// still to be fetched, so that to us the card is not powered yet.
+		b.card, b.lastErr = Present, nil
+		b.epoch++
+		b.publish(Inserted)
+	case now == Present && b.card == Powered:
+		// It was powered and is not: it was out and in again between two
+		// looks, or the reader took the power away.
+		b.card, b.atr = Present, nil
+		b.epoch++
+		b.publish(Removed)
+		b.publish(Inserted)
+	default:
+		return
+	}
+	b.touch()
+}
+
+// setUnpowered records that the card has no power any more. b.mu is held.
+func (b *Bay) setUnpowered() {
+	if b.card == Powered {
+		b.card, b.atr = Present, nil
+		b.epoch++
+		b.publish(PowerSet, "power", "off")
+		b.touch()
+	}
+}
+
+// refresh asks the reader for the card. The caller holds the turn.
+func (b *Bay) refresh() {
+	if b.link.slot == nil {
+		return
+	}
+	now, err := b.link.slot.Status(b.ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case errors.Is(err, ErrGone):
+		b.unit.left()
+	case err != nil:
+		b.noteError(fmt.Errorf("status: %w", err))
+	default:
+		b.setCard(now)
+	}
+}
+
+// monitor follows the contacts: by the reader's own notification, or by polling
+// where it has none. It also takes the power off an idle card.
+func (b *Bay) monitor() {
+	var changes <-chan struct{}
+	if n, ok := b.link.slot.(Notifier); ok {
+		changes = n.Changes()
+	}
+	fixed := b.link.slot.Traits().Fixed
+	idleOff := b.manager.options.IdleOff
+	if fixed && idleOff == 0 {
+		return
+	}
+	var poll, idle <-chan time.Time
+	if changes == nil && !fixed {
+		t := time.NewTicker(b.manager.options.Poll)
+		defer t.Stop()
+		poll = t.C
+	}
+	if idleOff > 0 {
+		t := time.NewTicker(max(idleOff/4, 10*time.Millisecond))
+		defer t.Stop()
+		idle = t.C
+	}
+	for {
+		select {
+		case <-changes:
+		case <-poll:
+		case <-idle:
+			b.powerOffIdle(idleOff)
+			continue
+		case <-b.ctx.Done():
+			return
+		}
+		if b.acquire(b.ctx) != nil {
+			return
+		}
+		b.refresh()
+		b.release()
+	}
+}
+
+// stamp notes that the card was just used. b.mu is held.
+func (b *Bay) stamp() {
+	if b.manager.options.IdleOff > 0 {
+		b.used = time.Now()
+	}
+}
+
+func (b *Bay) powerOffIdle(after time.Duration) {
+	due := func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.card == Powered && b.lock == nil && time.Since(b.used) >= after
+	}
+	if !due() || b.acquire(b.ctx) != nil {
+		return
+	}
+	defer b.release()
+	if due() {
+		b.powerOff()
+	}
+}
+
+// powerOff deactivates the card. The caller holds the turn.
+func (b *Bay) powerOff() error {
+	err := b.link.powerOff(b.ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.setUnpowered()
+	if err != nil {
+		err = fmt.Errorf("power off: %w", err)
+		b.noteError(err)
+	}
+	return err
+}
+
+// powerUp activates the card, or resets one that is powered, and sets its
+// protocol up: want is 0 or 1, or -1 for the card's first offer. The caller
+// holds the turn.
+func (b *Bay) powerUp(how Reset, want int) error {
+	ctx, cancel := context.WithTimeout(b.ctx, powerLimit)
+	defer cancel()
+	b.mu.Lock()
+	was := b.card
+	b.mu.Unlock()
+	if was != Powered {
+		how = Cold
+	}
+	atr, params, offered, err := b.link.powerUp(ctx, how, want)
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.phase == gone {
+		return ErrGone
+	}
+	b.stamp()
+	if err != nil {
+		switch {
+		case errors.Is(err, ErrNoCard):
+			b.setCard(Absent)
+		case errors.Is(err, ErrGone):
+			b.unit.left()
+		default:
+			b.setUnpowered()
+			b.noteError(err)
+			b.publish(Failed, "error", err.Error())
+		}
+		return err
+	}
+	b.setCard(max(Present, b.card)) // where the reader had not noticed it yet
+	b.card, b.atr, b.params, b.offered, b.lastErr = Powered, atr, params, offered, nil
+	b.epoch++
+	if was == Powered {
+		b.publish(WasReset, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
+	} else {
+		b.publish(PowerSet, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
+	}
+	b.touch()
+	return nil
+}
+
+// Action is what a program may ask of a card's power.
+type Action int
+
+const (
+	PowerUp   Action = iota // activate, unless powered already
+	PowerDown               // deactivate
+	ResetWarm
+	ResetCold
+	Eject
+)
+
+// Power does a, and returns when the card did it. by may not be the one whose
+// transaction another holds: ErrLocked. ctx ends only the waiting for the turn.
+func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
+	if err := b.WaitReady(ctx, by.Wait); err != nil {
+		return err
+	}
+	if err := b.acquire(ctx); err != nil {
+		return err
+	}
+	defer b.release()
+	b.mu.Lock()
+	err, card, admitted := b.readyErr(), b.card, b.lock.admits(by)
+	b.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case a == PowerUp && card == Powered:
+		return nil
+	case !admitted:
+		return ErrLocked
+	case a == PowerDown && card != Powered:
+		return nil
+	case card == Absent:
+		// The reader may not have told us of the card yet.
+		if b.refresh(); !b.hasCard() {
+			return ErrNoCard
+		}
+	}
+	switch a {
+	case PowerUp, ResetCold:
+		return b.powerUp(Cold, -1)
+	case ResetWarm:
+		return b.powerUp(Warm, -1)
+	case PowerDown:
+		return b.powerOff()
+	case Eject:
+		e, ok := b.link.slot.(Ejector)
+		if !ok {
+			return fmt.Errorf("eject: %w", ErrUnsupported)
+		}
+		if err := b.powerOff(); err != nil {
+			return err
+		}
+		err := e.Eject(b.ctx)
+		b.refresh()
+		return err
+	}
+	return ErrInvalid
+}
+
+func (b *Bay) hasCard() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.card != Absent
+}
+
+// SelectProtocol makes T=t the protocol. Where that is not what is in force,
+// the card is reset and negotiated with anew, so that earlier sessions go stale.
+func (b *Bay) SelectProtocol(ctx context.Context, t int, by Caller) error {
+	if err := b.acquire(ctx); err != nil {
+		return err
+	}
+	defer b.release()
+	b.mu.Lock()
+	err, card, admitted := b.readyErr(), b.card, b.lock.admits(by)
+	inForce, offered := b.params.T, b.offered
+	b.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case card == Absent:
+		return ErrNoCard
+	case card == Powered && inForce == t:
+		return nil
+	case !admitted:
+		return ErrLocked
+	case card == Powered && !contains(offered, t):
+		return fmt.Errorf("T=%d: the card's ATR does not offer it: %w", t, ErrUnsupported)
+	}
+	return b.powerUp(Warm, t)
+}
+
+func contains(ts []int, t int) bool {
+	for _, x := range ts {
+		if x == t {
+			return true
+		}
+	}
+	return false
+}
+
+// Follow subscribes to the slot's events; its present state comes first.
+func (b *Bay) Follow() *Feed[Event] { return b.manager.events.follow(b) }

@@ -1,0 +1,177 @@
+package reader
+
+import (
+	"context"
+	"strconv"
+	"sync"
+)
+
+// Event is one thing that happened to a slot.
+type Event struct {
+	Seq  uint64 // counts from 1 for the life of the daemon
+	Slot int    // number of the slot's directory
+	What What
+	More string // " key=value key=value", or ""
+}
+
+// What says what happened.
+type What string
+
+const (
+	Arrived  What = "arrived"  // the device was announced; its directory is there
+	Ready    What = "ready"    // the driver initialised it
+	Failed   What = "failed"   // it could not, or the card could not be powered
+	Inserted What = "inserted" // a card is in the slot
+	PowerSet What = "powered"  // the card was activated, or (power=off) deactivated
+	WasReset What = "reset"    // the card was reset while powered
+	Removed  What = "removed"  // the card is gone
+	Left     What = "left"     // the reader is gone
+)
+
+// Append renders the event as a line without its newline.
+func (e Event) Append(dst []byte) []byte {
+	dst = strconv.AppendUint(dst, e.Seq, 10)
+	dst = append(dst, ' ')
+	dst = strconv.AppendInt(dst, int64(e.Slot), 10)
+	dst = append(dst, ' ')
+	dst = append(dst, e.What...)
+	return append(dst, e.More...)
+}
+
+// feedLen is how many events or trace lines wait for a slow reader before the
+// oldest are dropped.
+const feedLen = 1024
+
+// Feed is one follower of a stream: a bounded queue that never slows the
+// writer. T is what the stream carries.
+type Feed[T any] struct {
+	source *source[T]
+
+	mu    sync.Mutex
+	queue []T
+	head  int
+	limit int // of what waits
+	lost  uint64
+	err   error // set when the source ended; what is queued is delivered first
+	wake  chan struct{}
+}
+
+// Next returns the next item and how many were dropped before it. It waits for
+// one until ctx ends (ctx's error) or the source does (its error).
+func (f *Feed[T]) Next(ctx context.Context) (item T, lost uint64, err error) {
+	for {
+		item, lost, ok, err := f.TryNext()
+		if ok || err != nil {
+			return item, lost, err
+		}
+		select {
+		case <-f.wake:
+		case <-ctx.Done():
+			return item, 0, ErrInterrupted
+		}
+	}
+}
+
+// TryNext is Next without waiting; ok is false when nothing is there yet.
+func (f *Feed[T]) TryNext() (item T, lost uint64, ok bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.head < len(f.queue) {
+		var zero T
+		item, lost = f.queue[f.head], f.lost
+		f.queue[f.head] = zero
+		f.lost = 0
+		if f.head++; f.head == len(f.queue) {
+			f.queue, f.head = f.queue[:0], 0
+		}
+		return item, lost, true, nil
+	}
+	return item, 0, false, f.err
+}
+
+// Close ends the subscription.
+func (f *Feed[T]) Close() { f.source.remove(f) }
+
+func (f *Feed[T]) put(item T) {
+	f.mu.Lock()
+	if f.err == nil {
+		if len(f.queue)-f.head >= f.limit {
+			f.head++
+			f.lost++
+		}
+		// The dropped and delivered part in front is reused before growing.
+		if f.head > 0 && len(f.queue) == cap(f.queue) {
+			n := copy(f.queue, f.queue[f.head:])
+			clear(f.queue[n:])
+			f.queue, f.head = f.queue[:n], 0
+		}
+		f.queue = append(f.queue, item)
+	}
+	f.mu.Unlock()
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (f *Feed[T]) end(err error) {
+	f.mu.Lock()
+	f.err = err
+	f.mu.Unlock()
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// source is the writing end of feeds. Its zero value is ready.
+type source[T any] struct {
+	mu    sync.Mutex
+	feeds map[*Feed[T]]struct{}
+	err   error
+}
+
+// add subscribes; what snapshot returns comes first, with nothing lost or
+// doubled between it and what follows.
+func (s *source[T]) add(snapshot func() []T) *Feed[T] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := &Feed[T]{source: s, wake: make(chan struct{}, 1), err: s.err}
+	if snapshot != nil {
+		f.queue = snapshot()
+	}
+	f.limit = len(f.queue) + feedLen
+	if s.err == nil {
+		if s.feeds == nil {
+			s.feeds = make(map[*Feed[T]]struct{})
+		}
+		s.feeds[f] = struct{}{}
+	}
+	return f
+}
+
+func (s *source[T]) remove(f *Feed[T]) {
+	s.mu.Lock()
+	delete(s.feeds, f)
+	s.mu.Unlock()
+	f.end(ErrGone)
+}
+
+func (s *source[T]) put(item T) {
+	s.mu.Lock()
+	for f := range s.feeds {
+		f.put(item)
+	}
+	s.mu.Unlock()
+}
+
+// end delivers what is queued to each follower and then err for ever.
+func (s *source[T]) end(err error) {
+	s.mu.Lock()
+	s.err = err
+	for f := range s.feeds {
+		f.end(err)
+	}
+	clear(s.feeds)
+	s.mu.Unlock()
+}

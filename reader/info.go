@@ -1,0 +1,179 @@
+package reader
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// Info is what a slot is and how it stands, at one moment.
+type Info struct {
+	Number   int
+	State    string // "starting", "failed", "empty", "present", "powered", "gone"
+	Err      error  // the last error, nil if the last thing went well
+	Model    string
+	More     map[string]string // what the driver adds: firmware version …
+	Device   Device
+	ByID     string
+	Index    int   // of the slot in its reader
+	Siblings []int // numbers of all slots of the reader, by index
+	ATR      []byte
+	Params   iso7816.Params
+	Offered  []int // protocols that the ATR offers, its first choice first
+	Locked   bool  // somebody holds the transaction
+}
+
+// Info never waits for the device.
+func (b *Bay) Info() Info {
+	m := b.manager
+	m.mu.Lock()
+	i := Info{Number: b.number, ByID: b.name, Index: b.index, Device: b.unit.dev, Model: b.unit.model, More: b.unit.more}
+	for _, s := range b.unit.bays {
+		i.Siblings = append(i.Siblings, s.number)
+	}
+	m.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i.Err, i.Locked = b.lastErr, b.lock != nil
+	switch {
+	case b.phase == starting:
+		i.State = "starting"
+	case b.phase == failed:
+		i.State = "failed"
+	case b.phase == gone:
+		i.State = "gone"
+	case b.card == Absent:
+		i.State = "empty"
+	case b.card == Present:
+		i.State = "present"
+	default:
+		i.State = "powered"
+		i.ATR, i.Params, i.Offered = b.atr, b.params, b.offered
+	}
+	return i
+}
+
+// lastingName is a slot's name that survives replugging and reboot, in udev's
+// style: bus, model, serial number or port, and the slot in the reader.
+func lastingName(dev Device, index int) string {
+	where, bus := dev.Serial, dev.Bus
+	if where == "" {
+		where = dev.Port
+	}
+	if where == "" {
+		where = dev.Address
+	}
+	if bus == "" {
+		bus = dev.Driver
+	}
+	model := dev.ID.Model
+	if model != "" {
+		model += "_"
+	}
+	return fmt.Sprintf("%s-%s%s-slot%d", tame(bus), tame(model), tame(where), index)
+}
+
+// tame keeps what udev keeps in names: letters, digits and "#+-.:=@_"; a run of
+// anything else becomes one underscore.
+func tame(s string) string {
+	var out strings.Builder
+	for _, r := range strings.TrimSpace(s) {
+		switch {
+		case r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', strings.ContainsRune("#+-.:=@_", r):
+			out.WriteRune(r)
+		case !strings.HasSuffix(out.String(), "_"):
+			out.WriteByte('_')
+		}
+	}
+	return out.String()
+}
+
+// IDs maps the lasting names of the slots that are there to their numbers. Of
+// two slots with one name (clones without a serial number at one hub's port
+// cannot be, but a reader may lie) the later has its number behind the name.
+func (m *Manager) IDs() map[string]int {
+	ids := make(map[string]int)
+	for _, b := range m.Bays() {
+		name := b.name
+		if _, taken := ids[name]; taken {
+			name = fmt.Sprintf("%s-%d", name, b.number)
+		}
+		ids[name] = b.number
+	}
+	return ids
+}
+
+// Capable says which optional interfaces the slot has, once its reader is
+// ready: a file that makes no sense for a slot is absent.
+func (b *Bay) Capable(of func(Slot) bool) bool {
+	select {
+	case <-b.ctx.Done():
+		return false
+	default:
+	}
+	b.mu.Lock()
+	isReady := b.phase == ready
+	b.mu.Unlock()
+	return isReady && of(b.link.slot)
+}
+
+// Count is how many slots there are, by state.
+func (m *Manager) Count() map[string]int {
+	count := make(map[string]int)
+	for _, b := range m.Bays() {
+		count[b.Info().State]++
+	}
+	return count
+}
+
+// sortedKeys is for output that must not change from run to run.
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+
+// Lines renders the info as `status` shows it: "key value" lines, state first.
+func (i Info) Lines() []byte {
+	var out strings.Builder
+	line := func(key, format string, args ...any) {
+		text := strings.TrimSpace(fmt.Sprintf(format, args...))
+		if text != "" {
+			fmt.Fprintf(&out, "%s %s\n", key, strings.Map(oneLine, text))
+		}
+	}
+	line("state", "%s", i.State)
+	if i.Err != nil {
+		line("error", "%s", i.Err)
+	}
+	line("reader", "%s", i.Model)
+	line("driver", "%s", i.Device.Driver)
+	line("device", "%s", i.Device.Address)
+	line("bus", "%s", i.Device.Bus)
+	if i.Device.ID.Vendor != 0 || i.Device.ID.Product != 0 {
+		line("usb-id", "%04x:%04x", i.Device.ID.Vendor, i.Device.ID.Product)
+	}
+	line("serial", "%s", i.Device.Serial)
+	line("port", "%s", i.Device.Port)
+	line("by-id", "%s", i.ByID)
+	line("slot", "%d of %d", i.Index, max(1, len(i.Siblings)))
+	line("siblings", "%s", strings.Trim(fmt.Sprint(i.Siblings), "[]"))
+	for _, key := range sortedKeys(i.More) {
+		line(key, "%s", i.More[key])
+	}
+	if i.State == "powered" {
+		line("atr", "% X", i.ATR)
+		line("protocol", "T=%d", i.Params.T)
+		line("parameters", "%s", i.Params)
+	}
+	if i.Locked {
+		line("transaction", "held")
+	}
+	return []byte(out.String())
+}
+
+func oneLine(r rune) rune {
+	if r == '\n' || r == '\r' || r == 0 {
+		return ' '
+	}
+	return r
+}

@@ -1,0 +1,206 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Caller is who asks: one open of one file.
+type Caller struct {
+	// Owner is the identity of the open; any comparable value, usually a pointer.
+	Owner any
+	// PID is the process that opened it, for transactions that admit the
+	// holder's descendants; 0 if unknown.
+	PID uint32
+	// Wait: the caller waits for what is not ready, for a card, for the
+	// transaction of another. Without, it gets ErrNotReady, ErrNoCard, ErrLocked.
+	Wait bool
+}
+
+// Session is a program's hold on a powered card from one open to its close. It
+// ends with the card's security state: from then on it says ErrStale.
+type Session struct {
+	bay    *Bay
+	caller Caller
+	epoch  uint64
+	atr    []byte
+}
+
+// Open waits for the reader to be ready, for a card, and for its power-up, which
+// it starts where nobody did. All who wait for one power-up share its outcome.
+func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
+	for {
+		b.mu.Lock()
+		if err := b.readyErr(); err != nil && !(by.Wait && errors.Is(err, ErrNotReady)) {
+			b.mu.Unlock()
+			return nil, err
+		}
+		changed := b.changed
+		switch {
+		case b.card == Powered:
+			s := &Session{bay: b, caller: by, epoch: b.epoch, atr: b.atr}
+			b.stamp()
+			b.mu.Unlock()
+			return s, nil
+		case b.card == Present:
+			a := b.powering
+			if a == nil {
+				a = &attempt{done: make(chan struct{})}
+				b.powering = a
+				b.manager.spawn(func() { b.powerOnDemand(a) })
+			}
+			b.mu.Unlock()
+			if err := b.wait(ctx, a.done); err != nil {
+				return nil, err
+			}
+			// A card that was taken out meanwhile is waited for again.
+			if a.err != nil && !(by.Wait && errors.Is(a.err, ErrNoCard)) {
+				return nil, a.err
+			}
+			continue
+		case !by.Wait:
+			b.mu.Unlock()
+			return nil, ErrNoCard
+		}
+		b.mu.Unlock()
+		if err := b.wait(ctx, changed); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// powerOnDemand runs apart from who asked for it, so that one who gives up
+// does not take it from the others.
+func (b *Bay) powerOnDemand(a *attempt) {
+	err := b.acquire(b.ctx)
+	if err == nil {
+		b.mu.Lock()
+		card := b.card
+		b.mu.Unlock()
+		switch card {
+		case Present:
+			err = b.powerUp(Cold, -1)
+		case Absent:
+			err = ErrNoCard
+		}
+		b.release()
+	}
+	b.mu.Lock()
+	a.err = err
+	b.powering = nil
+	b.mu.Unlock()
+	close(a.done)
+}
+
+// Bay is the slot of the session.
+func (s *Session) Bay() *Bay { return s.bay }
+
+// ATR is the card's answer to the reset that began the session.
+func (s *Session) ATR() []byte { return s.atr }
+
+// Transmit sends a C-APDU and appends the R-APDU to dst. It waits for its turn,
+// and while another holds the transaction; ctx ends that waiting with
+// ErrInterrupted, and nothing was sent. Once the command is under way it
+// goes to its end, whatever happens to ctx: it is never sent twice and its answer never lost.
+func (s *Session) Transmit(ctx context.Context, capdu, dst []byte) ([]byte, error) {
+	return s.bay.use(ctx, s.caller, s.epoch, func(l *link) ([]byte, error) {
+		return l.transmit(capdu, dst)
+	})
+}
+
+// use runs do with the turn, for a caller that the transaction admits and, if
+// epoch is not 0, while the card is still what it was then.
+func (b *Bay) use(ctx context.Context, by Caller, epoch uint64, do func(*link) ([]byte, error)) ([]byte, error) {
+	for {
+		if err := b.acquire(ctx); err != nil {
+			return nil, err
+		}
+		b.mu.Lock()
+		err := b.usable(epoch)
+		if err == nil && !b.lock.admits(by) {
+			changed := b.changed
+			b.mu.Unlock()
+			b.release()
+			if !by.Wait {
+				return nil, ErrLocked
+			}
+			if err := b.wait(ctx, changed); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		b.mu.Unlock()
+		if err != nil {
+			b.release()
+			return nil, err
+		}
+		answer, err := do(&b.link)
+		b.settle(err)
+		b.release()
+		return answer, err
+	}
+}
+
+// usable says why a session of that epoch cannot go on. b.mu is held.
+func (b *Bay) usable(epoch uint64) error {
+	if err := b.readyErr(); err != nil {
+		return err
+	}
+	if epoch != 0 {
+		switch {
+		case b.card == Absent:
+			return ErrNoCard
+		case b.epoch != epoch:
+			return ErrStale
+		}
+	}
+	return nil
+}
+
+// settle draws the consequences of an exchange. The caller holds the turn.
+func (b *Bay) settle(err error) {
+	dead := b.link.dead
+	if err == nil && !dead {
+		if b.manager.options.IdleOff > 0 {
+			b.mu.Lock()
+			b.stamp()
+			b.mu.Unlock()
+		}
+		return
+	}
+	if dead {
+		// The protocol could not be brought back: the card must be reset
+		// (ISO/IEC 7816-3:2006 rule 6.4), which only a new open may ask for.
+		b.link.powerOff(b.ctx)
+	}
+	b.mu.Lock()
+	b.stamp()
+	switch {
+	case errors.Is(err, ErrGone):
+		b.unit.left()
+	case errors.Is(err, ErrNoCard):
+		b.setCard(Absent)
+	case errors.Is(err, ErrInvalid), errors.Is(err, ErrUnsupported):
+	case err != nil:
+		b.noteError(err)
+	}
+	if dead {
+		b.setUnpowered()
+	}
+	b.mu.Unlock()
+	if !dead && !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrUnsupported) {
+		b.refresh()
+	}
+}
+
+// Escape sends p to the reader itself.
+func (b *Bay) Escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
+	return b.use(ctx, by, 0, func(l *link) ([]byte, error) {
+		e, ok := l.slot.(Escaper)
+		if !ok {
+			return nil, fmt.Errorf("escape command: %w", ErrUnsupported)
+		}
+		return e.Escape(b.ctx, p)
+	})
+}

@@ -1,0 +1,79 @@
+package reader
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// FollowTrace subscribes to a decoded log of what crosses the slot, a line an
+// entry, from now on. Reference data (PINs) never enters it.
+func (b *Bay) FollowTrace() *Feed[string] {
+	b.traced.Add(1)
+	return b.traces.add(nil)
+}
+
+// CloseTrace ends a subscription of FollowTrace.
+func (b *Bay) CloseTrace(f *Feed[string]) {
+	b.traced.Add(-1)
+	f.Close()
+}
+
+// secret tells whether a command's data field, or what its parts on the wire
+// look like, may hold reference data: VERIFY, CHANGE REFERENCE DATA, RESET
+// RETRY COUNTER and their kin (ISO/IEC 7816-4:2013 table 4). The class does not
+// matter: cards use these INS in classes of their own.
+func secret(ins byte) bool {
+	switch ins {
+	case 0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D:
+		return true
+	}
+	return false
+}
+
+func (l *link) traced() bool { return l.bay.traced.Load() > 0 }
+
+func (l *link) tracef(format string, args ...any) {
+	if l.traced() {
+		l.bay.traces.put(time.Now().Format("15:04:05.000000 ") + fmt.Sprintf(format, args...))
+	}
+}
+
+// traceAPDU writes a command or an answer, and decides whether what belongs to
+// this exchange is masked.
+func (l *link) traceAPDU(dir byte, p []byte) {
+	if dir == '<' {
+		if n := len(p) - 2; l.masked && n > 0 {
+			l.tracef("< R-APDU [%d bytes masked] % X", n, p[n:])
+		} else {
+			l.tracef("< R-APDU % X", p)
+		}
+		return
+	}
+	l.masked = len(p) < 4 || secret(p[1])
+	switch {
+	case len(p) < 4:
+		l.tracef("> malformed C-APDU [%d bytes masked]", len(p))
+	case l.masked && len(p) > 4:
+		l.tracef("> C-APDU % X [%d bytes masked] %s", p[:4], len(p)-4, iso7816.CommandName(p[1]))
+	default:
+		l.tracef("> C-APDU % X %s", p, iso7816.CommandName(p[1]))
+	}
+}
+
+// traceWire writes what goes over the contacts below APDU level.
+func (l *link) traceWire(dir byte, p []byte) {
+	switch {
+	case len(p) == 0 && dir == '<':
+		l.tracef("<   (nothing)")
+	case l.t1 != nil && !l.masked:
+		l.tracef("%c   % X  %s", dir, p, iso7816.DescribeBlock(p))
+	case l.t1 != nil && len(p) >= 3:
+		l.tracef("%c   % X [%d bytes masked]  %s", dir, p[:3], len(p)-3, iso7816.DescribeBlock(p))
+	case l.masked:
+		l.tracef("%c   [%d bytes masked]", dir, len(p))
+	default:
+		l.tracef("%c   % X", dir, p)
+	}
+}
