@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"os/user"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cardfs/cardfs/drivers"
+	"github.com/cardfs/cardfs/fs"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// grace is how long a command on the wire may go on after SIGTERM.
+const grace = 10 * time.Second
+
+// mountOptions are the flags of `cardfs mount`.
+type mountOptions struct {
+	sims        []string
+	attach      []string
+	allowOther  bool
+	group       string
+	mode        string
+	openTimeout time.Duration
+	idleOff     time.Duration
+	verbose     int
+	logger      *slog.Logger
+}
+
+func newMount() *cobra.Command {
+	var o mountOptions
+	cmd := &cobra.Command{
+		Use:   "mount [flags] DIR",
+		Short: "Mount the readers at DIR and serve them in the foreground",
+		Long: `mount shows the readers as files at DIR until it gets SIGTERM or SIGINT; a second
+signal kills it. It is ready once the directories of what it was told to attach
+are there. A stale mount that a killed cardfs left at DIR is replaced.
+
+By default only you may enter, not even root. --allow-other lets others in as
+far as --mode and --group allow; for that a user other than root needs the line
+user_allow_other in /etc/fuse.conf.`,
+		Example: `  cardfs mount --sim ikey3k cards
+  cardfs mount --sim ikey3k --sim t0 --attach "vpcd 127.0.0.1:35963" cards
+  cardfs mount --allow-other --group scard --mode 0660 /mnt/cards`,
+		Args: exactArgs(1, "mount needs one directory"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.run(cmd.Context(), args[0], cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&o.sims, "sim", nil, "attach the simulated reader `DEVICE` (ikey3k, t0, …), may be repeated")
+	f.StringArrayVar(&o.attach, "attach", nil, "attach `\"DRIVER DEVICE key=value…\"` as ctl does, may be repeated")
+	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in, as far as --mode goes")
+	f.StringVar(&o.group, "group", "", "`GROUP` of all files, by name or number")
+	f.StringVar(&o.mode, "mode", "0600", "permissions of files that can be written, in octal; others get the read bits")
+	f.DurationVar(&o.openTimeout, "open-timeout", 0, "let a waiting open fail after `DURATION` (default: wait for ever)")
+	f.DurationVar(&o.idleOff, "idle-off", 0, "take the power off a card not used for `DURATION` (it forgets PINs; default: never)")
+	f.CountVarP(&o.verbose, "verbose", "v", "log more; -vv logs every file request")
+	return cmd
+}
+
+func exactArgs(n int, text string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usageError("%s; see cardfs %s --help", text, cmd.Name())
+		}
+		return nil
+	}
+}
+
+func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) error {
+	mode, err := strconv.ParseUint(o.mode, 8, 32)
+	if err != nil || mode&^0o666 != 0 {
+		return usageError("--mode %s: three octal digits of read and write bits are wanted, such as 0660", o.mode)
+	}
+	gid := -1
+	if o.group != "" {
+		if gid, err = lookupGroup(o.group); err != nil {
+			return usageError("--group %s: %w", o.group, err)
+		}
+	}
+	level := slog.LevelInfo
+	if o.verbose > 0 {
+		level = slog.LevelDebug
+	}
+	o.logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+
+	// From here on signals end the mount in order; the second one ends the program.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+
+	manager := reader.NewManager(reader.Options{
+		Drivers: drivers.All(), Log: o.logger, IdleOff: o.idleOff,
+	})
+	server, err := fs.Mount(dir, manager, fs.Options{
+		AllowOther: o.allowOther, GID: gid, Mode: uint32(mode),
+		OpenTimeout: o.openTimeout, Log: o.logger, Debug: o.verbose > 1,
+	})
+	if err != nil {
+		o.close(manager)
+		return err
+	}
+	unmounted := server.Done()
+	if err := o.attachAll(manager); err != nil {
+		server.Leave()
+		o.close(manager)
+		return errors.Join(err, server.Close(time.Second))
+	}
+	fmt.Fprintf(stderr, "cardfs: mounted at %s\n", dir)
+	o.hint(stderr, dir, manager)
+
+	select {
+	case <-signals:
+		go func() {
+			<-signals
+			signal.Reset(syscall.SIGTERM, syscall.SIGINT)
+			fmt.Fprintln(stderr, "cardfs: second signal, leaving at once")
+			os.Exit(exitError)
+		}()
+	case <-unmounted:
+		fmt.Fprintf(stderr, "cardfs: %s was unmounted\n", dir)
+	case <-ctx.Done():
+	}
+	server.Leave()
+	o.close(manager)
+	return server.Close(time.Second)
+}
+
+func (o *mountOptions) close(m *reader.Manager) {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	m.Close(ctx)
+}
+
+func (o *mountOptions) attachAll(m *reader.Manager) error {
+	for _, sim := range o.sims {
+		if err := m.Command("attach sim " + sim); err != nil {
+			return err
+		}
+	}
+	for _, line := range o.attach {
+		if err := m.Command("attach " + line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hint says what to type in a second terminal.
+func (o *mountOptions) hint(w io.Writer, dir string, m *reader.Manager) {
+	if len(m.Bays()) == 0 {
+		fmt.Fprintf(w, "cardfs: no reader yet; attach one with: echo attach sim ikey3k >%s/ctl\n", dir)
+		return
+	}
+	n := m.Bays()[0].Number()
+	fmt.Fprintf(w, `In a second terminal:
+  cat %[1]s/%[2]d/atr
+  echo reset >%[1]s/%[2]d/power
+  { echo 00A4000C023F00 >&3; cat <&3; } 3<>%[1]s/%[2]d/apdu
+  cardfs list
+Ctrl-C here unmounts.
+`, dir, n)
+}
+
+func lookupGroup(name string) (int, error) {
+	if gid, err := strconv.Atoi(name); err == nil {
+		return gid, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(g.Gid)
+}

@@ -1,0 +1,14 @@
+// Package drivers lists the drivers that cardfs has.
+package drivers
+
+import (
+	"github.com/cardfs/cardfs/drivers/vpcd"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// All is the list: a new driver is one line here.
+func All() []reader.Driver {
+	return []reader.Driver{
+		vpcd.Driver{},
+	}
+}
