@@ -257,6 +257,38 @@ func (c *Contact) Chars(ctx context.Context, tx []byte, want int) []byte {
 	return c.chars.exchange(ctx, c, tx, want)
 }
 
+// Hold lets d pass while the card is silent, as a reader does before it gives
+// the card up. It is false when it ended early: the card left, was inserted or
+// lost its power meanwhile, there is none with power, or ctx ended.
+func (c *Contact) Hold(ctx context.Context, d time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	gen := c.gen
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		if ctx.Err() != nil || c.gen != gen || !c.powered {
+			return false
+		}
+		if c.wake == nil {
+			c.wake = make(chan struct{})
+		}
+		wake := c.wake
+		c.mu.Unlock()
+		over := false
+		select {
+		case <-timer.C:
+			over = true
+		case <-wake:
+		case <-ctx.Done():
+		}
+		c.mu.Lock()
+		if over {
+			return c.gen == gen && ctx.Err() == nil
+		}
+	}
+}
+
 // listening tells whether the card has power and hears what is sent.
 func (c *Contact) listening() bool {
 	return c.powered && !c.muteATR && !c.faults.Mute

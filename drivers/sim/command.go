@@ -1,0 +1,217 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"strconv"
+	"strings"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/icc"
+)
+
+// usage is the table of commands; what follows a tab explains.
+var usage = []string{
+	"sim N unplug — the reader leaves",
+	"sim N plug — and comes back, as it was",
+	"sim N remove — take the card out",
+	"sim N insert [CARD] — put it back in, or a new one: " + cardNamesButNone(),
+	"sim N mute — the card answers nothing, no reset either",
+	"sim N slow DURATION — each command takes that much longer",
+	"sim N noisy [1/N] — one in N blocks arrives damaged, one in 8 if not said",
+	"sim N normal — no more of mute, slow, noisy",
+}
+
+func cardNamesButNone() string {
+	return strings.TrimSuffix(cardNames(), ", "+noCard)
+}
+
+// Usage lists the commands. For a reader with several slots, slot=K as the last
+// word chooses one; the first is slot=0.
+func (d *Driver) Usage() []string { return usage }
+
+// invalid is a command that cannot be done as it was said, or now.
+func invalid(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, reader.ErrInvalid)...)
+}
+
+// Command does one command of Usage, at once.
+func (d *Driver) Command(_ context.Context, dev reader.Device, words []string) error {
+	if len(words) == 0 {
+		return invalid("sim: a command must follow the number: unplug, plug, remove, insert, mute, slow, noisy or normal")
+	}
+	d.mu.Lock()
+	dv := d.devices[dev.Address]
+	d.mu.Unlock()
+	if dv == nil {
+		return invalid("sim %s: %s was detached; attach it again", words[0], dev.Address)
+	}
+	if err := dv.command(dev.Host, words); err != nil {
+		return fmt.Errorf("sim: %s %s: %w", dev.Address, words[0], err)
+	}
+	return nil
+}
+
+func (dv *device) command(host reader.Host, words []string) error {
+	word, args := words[0], words[1:]
+	slot, args, err := dv.slotOf(args)
+	if err != nil {
+		return err
+	}
+	most := 0
+	switch word {
+	case "insert", "slow", "noisy":
+		most = 1
+	}
+	if len(args) > most {
+		return invalid("%q is one word too many", args[most])
+	}
+	switch word {
+	case "unplug":
+		return dv.unplug()
+	case "plug":
+		return dv.plug(host)
+	case "remove":
+		return dv.remove(slot)
+	case "insert":
+		return dv.insert(slot, args)
+	case "mute":
+		return dv.change(slot, func(f *icc.Faults) { f.Mute = true })
+	case "slow":
+		if len(args) == 0 {
+			return invalid("a duration must follow, such as 300ms or 2s")
+		}
+		t, err := duration(args[0])
+		if err != nil {
+			return invalid("%q %w", args[0], err)
+		}
+		return dv.change(slot, func(f *icc.Faults) { f.Slow = t })
+	case "noisy":
+		every, err := oneIn(args)
+		if err != nil {
+			return err
+		}
+		seed := fnv.New64a()
+		seed.Write([]byte(dv.dev.Serial))
+		return dv.change(slot, func(f *icc.Faults) { f.Fraction, f.Seed = 1/float64(every), seed.Sum64() })
+	case "normal":
+		return dv.change(slot, func(f *icc.Faults) { *f = icc.Faults{} })
+	}
+	return invalid("is no command; there are unplug, plug, remove, insert, mute, slow, noisy and normal")
+}
+
+// slotOf takes slot=K off the end of args.
+func (dv *device) slotOf(args []string) (int, []string, error) {
+	if len(args) == 0 {
+		return 0, args, nil
+	}
+	last := len(args) - 1
+	value, ok := strings.CutPrefix(args[last], "slot=")
+	if !ok {
+		return 0, args, nil
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 0 || n >= len(dv.model.cards) {
+		return 0, nil, invalid("%s: the reader has slots 0 to %d", args[last], len(dv.model.cards)-1)
+	}
+	return n, args[:last], nil
+}
+
+// oneIn reads 1/N.
+func oneIn(args []string) (int, error) {
+	if len(args) == 0 {
+		return 8, nil
+	}
+	s, ok := strings.CutPrefix(args[0], "1/")
+	n, err := strconv.Atoi(s)
+	if !ok || err != nil || n < 1 {
+		return 0, invalid("%q is no fraction such as 1/8", args[0])
+	}
+	return n, nil
+}
+
+func (dv *device) unplug() error {
+	dv.mu.Lock()
+	defer dv.mu.Unlock()
+	switch {
+	case !dv.plugged:
+		return invalid("the reader is not plugged in")
+	case dv.replug:
+		dv.plugged, dv.replug = false, false
+		return nil
+	}
+	dv.plugged = false
+	close(dv.gone)
+	dv.hw.unplug()
+	return nil
+}
+
+// plug announces the device again. While the core still holds the reader that
+// was unplugged, the announcement waits for its Close.
+func (dv *device) plug(host reader.Host) error {
+	dv.mu.Lock()
+	switch {
+	case dv.plugged:
+		dv.mu.Unlock()
+		return invalid("the reader is plugged in already")
+	case host == nil:
+		dv.mu.Unlock()
+		return invalid("the reader was never announced")
+	}
+	dv.plugged, dv.gone, dv.dev.Host = true, make(chan struct{}), host
+	if dv.announced {
+		dv.replug = true
+		dv.mu.Unlock()
+		return nil
+	}
+	dv.announced = true
+	dev := dv.dev
+	dv.mu.Unlock()
+	return host.Announce(dev)
+}
+
+func (dv *device) remove(slot int) error {
+	dv.mu.Lock()
+	defer dv.mu.Unlock()
+	if dv.model.fixed {
+		return invalid("the card of a token cannot be taken out; unplug the token")
+	}
+	card := dv.hw.contacts()[slot].Remove()
+	if card == nil {
+		return invalid("there is no card in the slot")
+	}
+	dv.kept[slot] = card
+	return nil
+}
+
+func (dv *device) insert(slot int, args []string) error {
+	dv.mu.Lock()
+	defer dv.mu.Unlock()
+	contact := dv.hw.contacts()[slot]
+	card := dv.kept[slot]
+	switch {
+	case dv.model.fixed:
+		return invalid("a token has its card built in; plug the token")
+	case contact.Present():
+		return invalid("there is a card in the slot; remove it first")
+	case len(args) > 0:
+		kind, ok := findCard(args[0])
+		if !ok {
+			return invalid("no card %q; there are %s", args[0], cardNamesButNone())
+		}
+		card = kind.make(dv.dev.Serial)
+	case card == nil:
+		return invalid("no card was taken out; say which one to put in: %s", cardNamesButNone())
+	}
+	dv.kept[slot] = nil
+	return contact.Insert(card)
+}
+
+func (dv *device) change(slot int, f func(*icc.Faults)) error {
+	dv.mu.Lock()
+	defer dv.mu.Unlock()
+	f(&dv.faults[slot])
+	dv.hw.contacts()[slot].SetFaults(dv.faults[slot])
+	return nil
+}

@@ -1,0 +1,165 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/icc"
+)
+
+// manager is a core with this driver alone.
+func manager(t testing.TB) (*reader.Manager, *Driver) {
+	d := New()
+	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{d}})
+	t.Cleanup(func() { m.Close(t.Context()) })
+	return m, d
+}
+
+func ctl(t testing.TB, m *reader.Manager, line string) {
+	t.Helper()
+	if err := m.Command(line); err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+}
+
+func open(t testing.TB, m *reader.Manager, n int) *reader.Session {
+	t.Helper()
+	b := m.Bay(n)
+	if b == nil {
+		t.Fatalf("no slot %d", n)
+	}
+	s, err := b.Open(context.Background(), reader.Caller{Owner: t, Wait: true})
+	if err != nil {
+		t.Fatalf("open slot %d: %v", n, err)
+	}
+	return s
+}
+
+func transmit(t testing.TB, s *reader.Session, capdu string) string {
+	t.Helper()
+	r, err := s.Transmit(context.Background(), unhex(capdu), nil)
+	if err != nil {
+		t.Fatalf("%s: %v", capdu, err)
+	}
+	return fmt.Sprintf("% X", r)
+}
+
+func unhex(s string) []byte {
+	var b []byte
+	if _, err := fmt.Sscanf(strings.ReplaceAll(s, " ", ""), "%X", &b); err != nil {
+		panic(s + ": " + err.Error())
+	}
+	return b
+}
+
+// Every emulated reader with every card that its level carries, through the
+// core: the cards and the core's protocols were written apart.
+func TestThroughTheCore(t *testing.T) {
+	for _, m := range models {
+		for _, k := range cardKinds {
+			t.Run(m.name+"/"+k.name, func(t *testing.T) {
+				if m.name == "ikey3k" && (k.name == "t0" || k.name == "dual" || k.name == "crc") {
+					t.Skip("the token speaks T=1 with an LRC to its card")
+				}
+				mgr, _ := manager(t)
+				ctl(t, mgr, "attach sim "+m.name+" card="+k.name)
+				s := open(t, mgr, 0)
+				if want := k.make("").ATR(); !bytes.Equal(s.ATR(), want) {
+					t.Errorf("ATR % X, want % X", s.ATR(), want)
+				}
+				if k.name == "echo" {
+					return
+				}
+				for _, x := range []struct{ c, r string }{
+					{"00A4000C023F00", "90 00"},
+					{"00A40000020001", "6A 82"},
+					{"0020 0001", "63 C3"},
+					{"80EE0000 04 01020304 00", "01 02 03 04 90 00"},
+					{"80EE0000 04 01020304 04", "01 02 03 04 90 00"},
+					{"80EC0004 04", "00 01 02 03 90 00"},
+					{"80EC0004 00", "00 01 02 03 90 00"},
+					{"00A4040C 08 F063617264667301", "90 00"},
+					{"00B0850000", "PATTERN"},
+					{"00B0851003", "10 11 12 90 00"},
+					{"00B0810000", strings.Repeat("00 ", 256) + "90 00"},
+				} {
+					want := x.r
+					if want == "PATTERN" {
+						want = fmt.Sprintf("% X 90 00", masterFile().child(0x5000).child(0x5005).data[:256])
+					}
+					if got := transmit(t, s, x.c); got != want {
+						t.Errorf("%s: %s, want %s", x.c, got, want)
+					}
+				}
+				// Extended length, both ways.
+				data := make([]byte, 3000)
+				for i := range data {
+					data[i] = byte(i * 7)
+				}
+				c := append(append(unhex("80EE0000 00 0BB8"), data...), 0, 0)
+				r, err := s.Transmit(context.Background(), c, nil)
+				if err != nil || !bytes.Equal(r, append(bytes.Clone(data), 0x90, 0)) {
+					t.Errorf("echo of 3000 bytes: %d bytes, %v", len(r), err)
+				}
+			})
+		}
+	}
+}
+
+// The noise of the line is the protocol's to bear: no answer may be wrong.
+func TestNoisy(t *testing.T) {
+	for _, name := range []string{"ikey3k", "t1", "char-t1"} {
+		t.Run(name, func(t *testing.T) {
+			mgr, _ := manager(t)
+			ctl(t, mgr, "attach sim "+name)
+			s := open(t, mgr, 0)
+			ctl(t, mgr, "sim 0 noisy 1/10")
+			for i := range 500 {
+				n := 1 + i%200
+				want := make([]byte, n)
+				for j := range want {
+					want[j] = byte(i + j)
+				}
+				c := append(append([]byte{0x80, 0xEE, 0, 0, byte(n)}, want...), 0)
+				r, err := s.Transmit(context.Background(), c, nil)
+				if err != nil {
+					t.Logf("%d: %v", i, err)
+					ctl(t, mgr, "sim 0 normal")
+					s = open(t, mgr, 0)
+					if err := mgr.Bay(0).Power(context.Background(), reader.ResetWarm, reader.Caller{Owner: t, Wait: true}); err != nil {
+						t.Fatal(err)
+					}
+					s = open(t, mgr, 0)
+					ctl(t, mgr, "sim 0 noisy 1/10")
+					continue
+				}
+				if !bytes.Equal(r, append(want, 0x90, 0)) {
+					t.Fatalf("%d: % X", i, r)
+				}
+			}
+		})
+	}
+}
+
+var _ icc.Card = (*card)(nil)
+
+func BenchmarkExchange(b *testing.B) {
+	for _, m := range models {
+		b.Run(m.name, func(b *testing.B) {
+			mgr, _ := manager(b)
+			ctl(b, mgr, "attach sim "+m.name)
+			s := open(b, mgr, 0)
+			c, dst := unhex("00A4000C023F00"), make([]byte, 0, 300)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.Transmit(context.Background(), c, dst); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,68 @@
+// Package sim is the driver of readers that do not exist: emulated readers with
+// a virtual ISO 7816-4 card in them, to develop card scripts and programs
+// without hardware, and to try what happens when things go wrong.
+//
+// # Readers
+//
+// `attach sim DEVICE [key=value…]`, or `cardfs mount --sim DEVICE`:
+//
+//	ikey3k    Rainbow iKey 3000 at the level of its USB transfers, driver ikey3k
+//	t1        T=1 at TPDU level, card can be taken out
+//	t0        T=0 at TPDU level
+//	apdu      extended APDU level; answers at once
+//	char-t1   T=1 at character level
+//	char-t0   T=0 at character level
+//
+// Keys: card=CARD (what is in it at the start, `none` for nothing),
+// start=DURATION (how long the driver takes to open it), slow=DURATION (each
+// command takes that much longer), serial=WORD. Several readers of one DEVICE
+// may be attached; they are numbered.
+//
+// # Cards
+//
+//	token     T=1, ATR 3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1
+//	t0        T=0, ATR 3B 77 94 00 00 53 49 4D 54 30 90 00
+//	dual      T=0 first and T=1, negotiable
+//	crc       T=1 with a CRC instead of an LRC
+//	echo      T=1; answers any command with the command's data and 9000
+//
+// All but echo hold the same files:
+//
+//	3F00           MF
+//	  2F00         EF.DIR, linear fixed, 4 × 48, SFI 30: the application's template
+//	  2F02         EF.GDO, transparent, 12 bytes, SFI 2: 5A 0A and the serial number
+//	  1001         transparent, 128 bytes, SFI 1, anybody may write
+//	  5000         DF, AID F0 63 61 72 64 66 73 01
+//	    5001       transparent, 256 bytes, SFI 1; write: PIN 1
+//	    5002       linear fixed, 8 × 16, 4 records in use, SFI 2; write: PIN 1
+//	    5003       cyclic, 5 × 8, SFI 3, anybody may write
+//	    5004       transparent, 64 bytes, SFI 4; read: PIN 1; write: PIN 2
+//	    5005       transparent, 32,768 bytes, SFI 5, anybody may write; byte n is n mod 251
+//
+// PIN 1 is reference 01, "1234"; PIN 2 is reference 81, "5678", known in DF 5000
+// and verified until another DF is selected. Each allows 3 tries and is unblocked
+// by the PUK "12345678", 10 tries. They are 4 to 8 characters of ASCII, as they
+// are or filled up with FF to 8 bytes. What is written stays until the reader is
+// detached: taking the card out or unplugging does not erase it.
+//
+// # Commands
+//
+// ISO/IEC 7816-4:2013, CLA 00: SELECT by FID, AID (cut short too, first and next
+// occurrence), path, parent, with FCI, FCP or no answer; READ and UPDATE BINARY;
+// READ, UPDATE and APPEND RECORD; VERIFY (without data: the tries left), CHANGE
+// REFERENCE DATA, RESET RETRY COUNTER; GET CHALLENGE; GET DATA (005A serial
+// number, 5F52 historical bytes, 0101 commands since the card was made, four
+// bytes); in T=0 GET RESPONSE and ENVELOPE. An answer is given where Le asks for
+// one: 00A40000023F00 is answered 9000, 00A40000023F0000 with the FCI.
+//
+// CLA 80, for tests:
+//
+//	80EE0000 Lc data Le   echo: answers the data
+//	80ECnnnn [Le]         answers nnnn bytes 00 01 02 … FF 00 …; nnnn 0000: Le bytes
+//	80E8nnnn              takes nnnn times 10 ms
+//	80E6xxyy              answers SW1 SW2 = xxyy (61..6F, 90..9F)
+//
+// # Commands in ctl
+//
+// See Driver.Usage.
+package sim

@@ -1,0 +1,246 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/ikey3k"
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/icc"
+)
+
+// model is one line of the table of emulated readers.
+type model struct {
+	name  string // DEVICE in attach
+	id    reader.ID
+	cards []string // the card in each slot at the start
+	fixed bool     // cards cannot be taken out
+	// make builds the hardware, which outlives being unplugged.
+	make func(serial string) hardware
+}
+
+var models = []model{
+	{
+		name:  "ikey3k",
+		id:    ikey3k.Driver{}.IDs()[0],
+		cards: []string{"token"},
+		fixed: true,
+		make: func(serial string) hardware {
+			e := &ikey3k.Emulator{Serial: serial}
+			return &usbHardware{
+				driver: ikey3k.Driver{}, slots: []*icc.Contact{&e.Contact},
+				connect: func() (usb.Opener, func()) { c := e.Plug(); return c, c.Unplug },
+			}
+		},
+	},
+	plain("t1", "Simulated T=1 reader", "token", reader.TPDU),
+	plain("t0", "Simulated T=0 reader", "t0", reader.TPDU),
+	plain("apdu", "Simulated APDU reader", "token", reader.ExtendedAPDU),
+	plain("char-t1", "Simulated T=1 character reader", "token", reader.Character),
+	plain("char-t0", "Simulated T=0 character reader", "t0", reader.Character),
+}
+
+// plain is a reader without a bus of its own: one slot, one level.
+func plain(name, title, card string, level reader.Level) model {
+	return model{
+		name: name, id: reader.ID{Model: title}, cards: []string{card},
+		make: func(string) hardware { return &plainHardware{level: level} },
+	}
+}
+
+// hardware is an emulated reader as a thing: it keeps its cards while it is
+// unplugged.
+type hardware interface {
+	contacts() []*icc.Contact
+	// plug opens the reader through its driver, as one just plugged in.
+	plug(ctx context.Context, dev reader.Device) (reader.Reader, error)
+	// unplug ends what plug opened, if anything.
+	unplug()
+}
+
+// usbHardware is a reader that another driver serves, over an emulated device.
+type usbHardware struct {
+	driver  reader.Driver
+	slots   []*icc.Contact
+	connect func() (link usb.Opener, unplug func())
+	leave   func()
+}
+
+func (h *usbHardware) contacts() []*icc.Contact { return h.slots }
+
+func (h *usbHardware) plug(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	dev.Driver = h.driver.Name()
+	dev.Link, h.leave = h.connect()
+	return h.driver.Open(ctx, dev)
+}
+
+func (h *usbHardware) unplug() {
+	if h.leave != nil {
+		h.leave()
+		h.leave = nil
+	}
+}
+
+// plainHardware is a reader that needs no driver but this one.
+type plainHardware struct {
+	level   reader.Level
+	contact icc.Contact
+	open    *plainReader
+}
+
+func (h *plainHardware) contacts() []*icc.Contact { return []*icc.Contact{&h.contact} }
+
+func (h *plainHardware) plug(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	r := &plainReader{name: "sim " + dev.Address, level: h.level, contact: &h.contact,
+		gone: make(chan struct{}), changes: make(chan struct{}, 1)}
+	r.slots[0] = r
+	h.contact.OnChange(func() {
+		select {
+		case r.changes <- struct{}{}:
+		default:
+		}
+	})
+	h.open = r
+	return r, nil
+}
+
+// unplug ends what is under way: taking the power away ends the waiting for the
+// card.
+func (h *plainHardware) unplug() {
+	if h.open != nil {
+		close(h.open.gone)
+		h.open = nil
+		h.contact.OnChange(nil)
+		h.contact.Deactivate()
+	}
+}
+
+// plainReader is a Reader and its only Slot, straight on the contacts.
+type plainReader struct {
+	name    string
+	level   reader.Level
+	contact *icc.Contact
+	slots   [1]reader.Slot
+	gone    chan struct{} // unplugged or closed
+	changes chan struct{}
+}
+
+var (
+	_ reader.Slot     = (*plainReader)(nil)
+	_ reader.Notifier = (*plainReader)(nil)
+)
+
+func (r *plainReader) Slots() []reader.Slot     { return r.slots[:] }
+func (r *plainReader) Gone() <-chan struct{}    { return r.gone }
+func (r *plainReader) Close() error             { return nil } // see session.Close
+func (r *plainReader) Changes() <-chan struct{} { return r.changes }
+func (r *plainReader) Traits() reader.Traits    { return reader.Traits{Level: r.level} }
+
+func (r *plainReader) Status(ctx context.Context) (reader.Status, error) {
+	switch {
+	case r.left():
+		return reader.Absent, r.fail("status", reader.ErrGone)
+	case ctx.Err() != nil:
+		return reader.Absent, r.fail("status", ctx.Err())
+	case !r.contact.Present():
+		return reader.Absent, nil
+	case !r.contact.Powered():
+		return reader.Present, nil
+	}
+	return reader.Powered, nil
+}
+
+func (r *plainReader) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
+	if r.left() {
+		return nil, r.fail("power on", reader.ErrGone)
+	}
+	atr, err := r.contact.Activate(ctx, how == reader.Warm)
+	switch {
+	case errors.Is(err, icc.ErrNoCard):
+		err = reader.ErrNoCard
+	case errors.Is(err, icc.ErrMute):
+		err = reader.ErrMute
+	}
+	if err != nil {
+		return nil, r.fail("power on", err)
+	}
+	return atr, nil
+}
+
+func (r *plainReader) PowerOff(ctx context.Context) error {
+	if r.left() {
+		return r.fail("power off", reader.ErrGone)
+	}
+	r.contact.Deactivate()
+	return nil
+}
+
+func (r *plainReader) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return dst, r.fail("exchange", err)
+	}
+	if r.left() {
+		return dst, r.fail("exchange", reader.ErrGone)
+	}
+	var rx []byte
+	switch r.level {
+	case reader.Character:
+		rx = r.contact.Chars(ctx, t.Out, t.Want)
+		if len(rx) == t.Want {
+			return append(dst, rx...), nil
+		}
+		dst = append(dst, rx...)
+	case reader.TPDU:
+		rx = r.contact.TPDU(ctx, t.Out)
+	default:
+		rx = r.contact.APDU(ctx, t.Out)
+	}
+	if rx != nil && r.level != reader.Character {
+		return append(dst, rx...), nil
+	}
+	return dst, r.silence(ctx, t, len(rx))
+}
+
+// silence waits for a card that does not answer, or not with all characters.
+func (r *plainReader) silence(ctx context.Context, t reader.Transfer, got int) error {
+	wait := t.Wait
+	if wait <= 0 {
+		wait = defaultWait
+	}
+	over := r.contact.Hold(ctx, wait)
+	switch {
+	case r.left():
+		return r.fail("exchange", reader.ErrGone)
+	case !r.contact.Present():
+		return r.fail("exchange", reader.ErrNoCard)
+	case ctx.Err() != nil:
+		return r.fail("exchange", ctx.Err())
+	case !over:
+		return r.fail("exchange", fmt.Errorf("the card lost its power: %w", reader.ErrProtocol))
+	case t.Want > 0:
+		return r.fail("exchange", fmt.Errorf("%d of %d characters came: %w", got, t.Want, reader.ErrTimeout))
+	}
+	return r.fail("exchange", fmt.Errorf("no answer to % X… within %v: %w", head(t.Out), wait, reader.ErrTimeout))
+}
+
+// head is what an error may show of a message: never data, which may be a PIN.
+func head(p []byte) []byte { return p[:min(len(p), 4)] }
+
+// defaultWait is how long a reader that keeps the time itself waits.
+const defaultWait = 10 * time.Second
+
+func (r *plainReader) left() bool {
+	select {
+	case <-r.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+func (r *plainReader) fail(what string, err error) error {
+	return fmt.Errorf("%s: %s: %w", r.name, what, err)
+}
