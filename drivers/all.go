@@ -2,6 +2,8 @@
 package drivers
 
 import (
+	"github.com/cardfs/cardfs/drivers/ikey3k"
+	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/drivers/vpcd"
 	"github.com/cardfs/cardfs/reader"
 )
@@ -9,6 +11,8 @@ import (
 // All is the list: a new driver is one line here.
 func All() []reader.Driver {
 	return []reader.Driver{
+		ikey3k.Driver{},
+		sim.New(),
 		vpcd.Driver{},
 	}
 }
