@@ -381,8 +381,6 @@ func (t *T0) broken(cause error, why string) Step {
 func (t *T0) fatal(cause error, why string) error {
 	err := fmt.Errorf("T=0: %s: %w", why, cause)
 	switch {
-	case t.kind == t0GetResponse:
-		return fmt.Errorf("%w; the card executed the command, its response is lost: %w", err, ErrInDoubt)
 	case t.sent < len(t.out), t.kind == t0Envelope && t.env < len(t.capdu):
 		return fmt.Errorf("%w; the command was not executed", err)
 	}

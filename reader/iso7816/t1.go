@@ -6,9 +6,11 @@ import (
 	"time"
 )
 
-// ErrInDoubt marks the end of an exchange after which nobody can say whether
-// the card executed the command. It is wrapped beside ErrTimeout or ErrProtocol.
-var ErrInDoubt = errors.New("the command may or may not have been executed")
+// ErrInDoubt marks the end of an exchange that brought no answer although the
+// card had, or may have had, the whole command: whoever repeats it may have it
+// executed twice. It is wrapped beside ErrTimeout or ErrProtocol. An error
+// without it means that the command was not executed.
+var ErrInDoubt = errors.New("the card may have executed the command")
 
 // T1Config is what a T1 needs to know about card and reader.
 type T1Config struct {

@@ -71,11 +71,11 @@ func (t *T1) iBlock(pcb byte, inf []byte) Step {
 	more := pcb&pcbMore != 0
 	if len(inf) == 0 && more {
 		if t.idle = idle + 1; t.idle > maxIdle {
-			return t.sendAbort(fmt.Errorf("T=1: the card sends a chain of empty blocks; aborted: %w", ErrProtocol))
+			return t.sendAbort(t.fatal("T=1: the card sends a chain of empty blocks: %w", ErrProtocol))
 		}
 	}
 	if len(t.dst)-t.base+len(inf) > t.cfg.MaxResponse {
-		err := fmt.Errorf("T=1: the response is longer than %d bytes: %w", t.cfg.MaxResponse, ErrProtocol)
+		err := t.fatal("T=1: the response is longer than %d bytes: %w", t.cfg.MaxResponse, ErrProtocol)
 		if more {
 			return t.sendAbort(err)
 		}
@@ -84,11 +84,11 @@ func (t *T1) iBlock(pcb byte, inf []byte) Step {
 	t.dst = append(t.dst, inf...)
 	switch {
 	case !more && len(t.dst)-t.base < 2:
-		return t.done(fmt.Errorf("T=1: the response has %d bytes; SW1 SW2 are the least: %w", len(t.dst)-t.base, ErrProtocol))
+		return t.done(t.fatal("T=1: the response has %d bytes; SW1 SW2 are the least: %w", len(t.dst)-t.base, ErrProtocol))
 	case !more:
 		return t.done(nil)
 	case t.abort:
-		return t.sendAbort(errAborted(true))
+		return t.sendAbort(t.fatal("%w", errAbort))
 	}
 	return t.sendR(0)
 }
@@ -118,7 +118,7 @@ func (t *T1) rBlock(pcb byte, inf []byte) Step {
 		t.ns ^= 1
 		t.progress()
 		if t.abort {
-			return t.sendAbort(errAborted(false))
+			return t.sendAbort(t.fatal("%w", errAbort))
 		}
 		return t.sendI()
 	case t1Response:
@@ -168,13 +168,13 @@ func (t *T1) sBlock(pcb byte, inf []byte) Step {
 	case kind == sResync: // rule 6: only the interface device may
 		return t.failed(2, "S(RESYNCH request) from the card")
 	case kind == sAbort && (exchanging || t.state == t1Aborted):
-		t.valid = true
-		t.fails = 0
 		if t.idle++; t.idle > maxIdle {
 			return t.failed(2, "S(ABORT request) without end")
 		}
+		t.valid = true
+		t.fails = 0
 		if exchanging {
-			t.end = t.cardAborted()
+			t.end = t.fatal("T=1: the card aborted the exchange: %w", ErrProtocol)
 			t.state = t1Aborted
 		}
 		return t.sendS(pcbS|pcbReply|sAbort, nil, sentResponse)
@@ -278,7 +278,7 @@ func (t *T1) recover() Step {
 		}
 		return t.done(fmt.Errorf("%w; the card must be reset", err))
 	case t.end == nil && !t.mayRestart():
-		t.end = t.fatal("T=1: %s; three attempts failed, the card was resynchronised: %w", t.why, t.cause())
+		t.end = t.fatal("T=1: %s; three attempts failed and RESYNCH was needed: %w", t.why, t.cause())
 	}
 	return t.sendResync() // rule 7.4.2
 }
@@ -318,29 +318,13 @@ func (t *T1) fatal(format string, args ...any) error {
 	switch {
 	case t.setup:
 		return err
-	case t.state == t1Response:
-		return fmt.Errorf("%w; the card executed the command, its response is lost: %w", err, ErrInDoubt)
 	case t.exposed:
 		return fmt.Errorf("%w; %w", err, ErrInDoubt)
 	}
 	return fmt.Errorf("%w; the command was not executed", err)
 }
 
-func (t *T1) cardAborted() error {
-	if t.exposed {
-		return fmt.Errorf("T=1: the card aborted its response: %w; %w", ErrProtocol, ErrInDoubt)
-	}
-	return fmt.Errorf("T=1: the card aborted the command before it was complete: %w; it was not executed", ErrProtocol)
-}
-
 var errAbort = errors.New("T=1: aborted on request")
-
-func errAborted(exposed bool) error {
-	if exposed {
-		return fmt.Errorf("%w in the middle of the response; %w", errAbort, ErrInDoubt)
-	}
-	return fmt.Errorf("%w before the command was complete; it was not executed", errAbort)
-}
 
 func (t *T1) done(err error) Step {
 	t.state = t1Idle

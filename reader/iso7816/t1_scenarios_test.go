@@ -349,7 +349,7 @@ var scenarios = []scenario{
 		name:        "S26 Interface device aborts a response chain",
 		rule:        "rule 9: we abort the chain of the card",
 		maxResponse: 15,
-		ops:         []op{failure("00B0000017", ErrProtocol), exchange("0084000008", "11223344556677889000")},
+		ops:         []op{failure("00B0000017", ErrProtocol, ErrInDoubt), exchange("0084000008", "11223344556677889000")},
 		trace: `
 			> 00 00 05 00 B0 00 00 17 A2
 			< 00 20 10 A0 A1 A2 A3 A4 A5 A6 A7 A8 A9 AA AB AC AD AE AF 30
