@@ -1,0 +1,364 @@
+package ccid
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// Features is dwFeatures of the class descriptor (CCID 1.1 §5.1).
+type Features uint32
+
+const (
+	AutoParamsATR Features = 0x00000002 // parameters are configured from the ATR
+	AutoActivate  Features = 0x00000004 // the card is activated on insertion
+	AutoVoltage   Features = 0x00000008
+	AutoClock     Features = 0x00000010 // the clock follows the parameters
+	AutoBaud      Features = 0x00000020 // the baud rate follows clock, F and D
+	AutoNegotiate Features = 0x00000040 // parameters by the reader's own algorithm
+	AutoPPS       Features = 0x00000080 // PPS according to the parameters in force
+	ClockStop     Features = 0x00000100
+	AnyNAD        Features = 0x00000200 // NAD other than 00 (T=1)
+	AutoIFSD      Features = 0x00000400 // S(IFS) as the first exchange (T=1)
+	Token         Features = 0x00000800 // ICCD: the card cannot be taken out
+	LevelTPDU     Features = 0x00010000
+	LevelShort    Features = 0x00020000
+	LevelExtended Features = 0x00040000
+	Wakeup        Features = 0x00100000 // USB wake-up on insertion and removal
+
+	levelMask = LevelTPDU | LevelShort | LevelExtended
+)
+
+// Level is how an exchange is handed to the reader. With no level bit it is
+// single characters.
+func (f Features) Level() reader.Level {
+	switch {
+	case f&LevelExtended != 0:
+		return reader.ExtendedAPDU
+	case f&LevelShort != 0:
+		return reader.ShortAPDU
+	case f&LevelTPDU != 0:
+		return reader.TPDU
+	}
+	return reader.Character
+}
+
+// Descriptor is the class descriptor (CCID 1.1 table 5.1-1), 54 bytes. Parse
+// leaves only values in it that a host can work with; what it corrected is in
+// Interface.Notes.
+type Descriptor struct {
+	Release        uint16 // bcdCCID
+	MaxSlotIndex   uint8
+	VoltageSupport uint8 // 01 5 V, 02 3 V, 04 1.8 V
+	Protocols      uint32
+	DefaultClock   uint32 // kHz
+	MaximumClock   uint32 // kHz
+	NumClocks      uint8  // entries of GET_CLOCK_FREQUENCIES; 0: DefaultClock only
+	DataRate       uint32 // bit/s
+	MaxDataRate    uint32 // bit/s
+	NumDataRates   uint8  // entries of GET_DATA_RATES
+	MaxIFSD        uint32
+	SynchProtocols uint32
+	Mechanical     uint32 // 01 accept, 02 eject, 04 capture, 08 lock
+	Features       Features
+	MaxMessage     uint32 // dwMaxCCIDMessageLength, the header included
+	ClassGetResp   uint8  // FF: as the command's
+	ClassEnvelope  uint8  // FF: as the command's
+	LCDLayout      uint16 // lines << 8 | columns; 0: no display
+	PINSupport     uint8  // 01 verify, 02 modify
+	MaxBusySlots   uint8
+}
+
+// Protocols of Interface.Protocol.
+const (
+	ProtocolCCID  = 0 // bulk transfers
+	ProtocolICCDA = 1 // control transfers, T=0 TPDUs
+	ProtocolICCDB = 2 // control transfers, messages
+)
+
+// Endpoint is one endpoint of an interface; Address 0 means there is none.
+type Endpoint struct {
+	Address    uint8
+	PacketSize uint16
+}
+
+// Interface is one CCID or ICCD interface of a device.
+type Interface struct {
+	Number        uint8
+	Class         uint8 // 0B, or FF of readers older than the class
+	Protocol      uint8 // ProtocolCCID …
+	Name          uint8 // iInterface
+	In, Out, Intr Endpoint
+	Descriptor
+	// Notes say what in the descriptor could not be true, and what is taken instead.
+	Notes []string
+}
+
+// Device is what identifies the device that the interfaces belong to.
+type Device struct {
+	Vendor, Product             uint16
+	Release                     uint16 // bcdDevice
+	Manufacturer, Name, Serials uint8  // string descriptors
+}
+
+const (
+	descDevice    = 0x01
+	descConfig    = 0x02
+	descInterface = 0x04
+	descEndpoint  = 0x05
+	descClass     = 0x21
+
+	classLen      = 54
+	classCCID     = 0x0B
+	classVendor   = 0xFF
+	headerLen     = 10
+	maxMessageLen = headerLen + 65544 // the longest C-APDU: header, 3 of Lc, 65535, 2 of Le
+)
+
+// Parse reads a device descriptor followed by a configuration descriptor, as
+// usb.Conn.Descriptors gives them, and returns every CCID and ICCD interface in
+// it. An interface that cannot be driven is an error if there is no other.
+//
+// A class descriptor has its place behind the interface descriptor (CCID 1.1
+// §5); O2Micro Oz776 and old REINER SCT readers have it behind the last
+// endpoint. Interfaces of class FF are taken when exactly 54 bytes of class
+// descriptor belong to them, as readers older than the class number have it.
+func Parse(b []byte) (Device, []Interface, error) {
+	var dev Device
+	if len(b) < 18 || b[0] < 18 || int(b[0]) > len(b) || b[1] != descDevice {
+		return dev, nil, fmt.Errorf("ccid: device descriptor of %d bytes: %w", len(b), reader.ErrProtocol)
+	}
+	le := binary.LittleEndian
+	dev = Device{
+		Vendor: le.Uint16(b[8:]), Product: le.Uint16(b[10:]), Release: le.Uint16(b[12:]),
+		Manufacturer: b[14], Name: b[15], Serials: b[16],
+	}
+	var (
+		found []Interface
+		cur   *rawInterface
+		bad   error
+	)
+	finish := func() {
+		if cur == nil || !cur.candidate() {
+			cur = nil
+			return
+		}
+		i, err := cur.interpret()
+		switch {
+		case err == nil:
+			found = append(found, i)
+		case bad == nil:
+			bad = fmt.Errorf("ccid: interface %d: %w", cur.Number, err)
+		}
+		cur = nil
+	}
+	for b = b[b[0]:]; len(b) >= 2; b = b[b[0]:] {
+		n := int(b[0])
+		if n < 2 || n > len(b) {
+			if bad == nil {
+				bad = fmt.Errorf("ccid: descriptor type %02X says %d bytes, %d are left: %w", b[1], n, len(b), reader.ErrProtocol)
+			}
+			break
+		}
+		d := b[:n]
+		switch {
+		case d[1] == descInterface && n >= 9:
+			finish()
+			// Alternate settings above 0 are never selected.
+			if d[3] == 0 {
+				cur = &rawInterface{Interface: Interface{Number: d[2], Class: d[5], Protocol: d[7], Name: d[8]}}
+			}
+		case cur == nil || d[1] == descConfig:
+		case d[1] == descEndpoint && n >= 7:
+			cur.endpoint(d)
+		case d[1] == descEndpoint || d[1] == descInterface:
+			// Shorter than its fields: as if it were not there.
+		default:
+			cur.extra += n
+			if n == classLen && cur.class == nil && (d[1] == descClass || d[1] == classVendor) {
+				cur.class = d
+			}
+		}
+	}
+	finish()
+	if len(found) == 0 {
+		if bad == nil {
+			bad = fmt.Errorf("ccid: %04X:%04X has no CCID interface: %w", dev.Vendor, dev.Product, reader.ErrUnsupported)
+		}
+		return dev, nil, bad
+	}
+	return dev, found, nil
+}
+
+// SlotCount is how many slots a device with these descriptors has; 0 if it is
+// not for this driver. Hotplug asks it before the device is opened.
+func SlotCount(descriptors []byte) int {
+	dev, ifs, err := Parse(descriptors)
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, i := range usable(ifs, lookup(dev)) {
+		n += int(i.MaxSlotIndex) + 1
+	}
+	return n
+}
+
+// rawInterface collects what belongs to one interface descriptor.
+type rawInterface struct {
+	Interface
+	class []byte // the class descriptor
+	extra int    // bytes of descriptors that are no endpoints
+}
+
+func (r *rawInterface) candidate() bool {
+	return r.Class == classCCID || r.Class == classVendor && r.class != nil && r.extra == classLen
+}
+
+func (r *rawInterface) endpoint(d []byte) {
+	e := Endpoint{Address: d[2], PacketSize: binary.LittleEndian.Uint16(d[4:]) & 0x07FF}
+	var into *Endpoint
+	switch kind, in := d[3]&3, d[2]&0x80 != 0; {
+	case kind == 2 && in:
+		into = &r.In
+	case kind == 2:
+		into = &r.Out
+	case kind == 3 && in:
+		into = &r.Intr
+	default:
+		return
+	}
+	if into.Address == 0 && e.Address&0x0F != 0 {
+		*into = e
+	}
+}
+
+// interpret checks what was collected.
+func (r *rawInterface) interpret() (Interface, error) {
+	if r.class == nil {
+		return Interface{}, fmt.Errorf("no class descriptor of 54 bytes: %w", reader.ErrProtocol)
+	}
+	switch r.Protocol {
+	case ProtocolCCID:
+		if r.In.Address == 0 || r.Out.Address == 0 {
+			return Interface{}, fmt.Errorf("no pair of bulk endpoints: %w", reader.ErrProtocol)
+		}
+	case ProtocolICCDA, ProtocolICCDB:
+	default:
+		return Interface{}, fmt.Errorf("bInterfaceProtocol %02X is not defined: %w", r.Protocol, reader.ErrUnsupported)
+	}
+	r.Descriptor = decodeClass(r.class)
+	err := r.correct()
+	return r.Interface, err
+}
+
+func decodeClass(c []byte) Descriptor {
+	le := binary.LittleEndian
+	return Descriptor{
+		Release:        le.Uint16(c[2:]),
+		MaxSlotIndex:   c[4],
+		VoltageSupport: c[5],
+		Protocols:      le.Uint32(c[6:]),
+		DefaultClock:   le.Uint32(c[10:]),
+		MaximumClock:   le.Uint32(c[14:]),
+		NumClocks:      c[18],
+		DataRate:       le.Uint32(c[19:]),
+		MaxDataRate:    le.Uint32(c[23:]),
+		NumDataRates:   c[27],
+		MaxIFSD:        le.Uint32(c[28:]),
+		SynchProtocols: le.Uint32(c[32:]),
+		Mechanical:     le.Uint32(c[36:]),
+		Features:       Features(le.Uint32(c[40:])),
+		MaxMessage:     le.Uint32(c[44:]),
+		ClassGetResp:   c[48],
+		ClassEnvelope:  c[49],
+		LCDLayout:      le.Uint16(c[50:]),
+		PINSupport:     c[52],
+		MaxBusySlots:   c[53],
+	}
+}
+
+// Bounds of what a descriptor may say. The clock's are wide: readers in use
+// announce 250 kHz and 13.56 MHz.
+const (
+	minMessageLen = headerLen + 5 // a T=0 header
+	maxClockKHz   = 40_000
+	maxIFSD       = 254 // ISO/IEC 7816-3:2006 §11.4.2
+)
+
+// correct replaces values that cannot be true by ones that are safe, and refuses
+// the interface where there is no safe value.
+func (r *rawInterface) correct() error {
+	note := func(format string, a ...any) { r.Notes = append(r.Notes, fmt.Sprintf(format, a...)) }
+	if r.MaxMessage < minMessageLen {
+		return fmt.Errorf("dwMaxCCIDMessageLength %d does not hold a header and a command: %w", r.MaxMessage, reader.ErrProtocol)
+	}
+	if r.MaxMessage > maxMessageLen {
+		note("dwMaxCCIDMessageLength %d: %d is enough for any APDU", r.MaxMessage, maxMessageLen)
+		r.MaxMessage = maxMessageLen
+	}
+	if n := r.Features & levelMask; n&(n-1) != 0 {
+		note("dwFeatures %08X has more than one exchange level: the highest", uint32(r.Features))
+		for _, l := range []Features{LevelExtended, LevelShort} {
+			if r.Features&l != 0 {
+				r.Features = r.Features&^levelMask | l
+				break
+			}
+		}
+	}
+	if r.VoltageSupport&7 == 0 {
+		note("bVoltageSupport %02X has no voltage: any", r.VoltageSupport)
+		r.VoltageSupport = 7
+	}
+	if p := r.Protocols; p&3 == 0 {
+		// One reader (09BE:0002) has its double words one byte too high.
+		if r.Protocols = p >> 8 & 3; r.Protocols == 0 {
+			r.Protocols = 3
+		}
+		note("dwProtocols %08X has neither T=0 nor T=1: %02X", p, r.Protocols)
+	}
+	if r.DefaultClock == 0 || r.DefaultClock > maxClockKHz {
+		was := r.DefaultClock
+		r.DefaultClock = 3580
+		for _, kHz := range []uint32{was >> 8, was / 1000} { // shifted as above; given in Hz
+			if kHz >= 1000 && kHz <= 20_000 {
+				r.DefaultClock = kHz
+				break
+			}
+		}
+		note("dwDefaultClock %d kHz: %d", was, r.DefaultClock)
+	}
+	if r.MaxIFSD > maxIFSD || r.MaxIFSD == 0 {
+		if r.Protocols&2 != 0 && r.Features.Level() < reader.ShortAPDU {
+			note("dwMaxIFSD %d: %d", r.MaxIFSD, maxIFSD)
+		}
+		r.MaxIFSD = maxIFSD
+	}
+	if r.MaxDataRate < r.DataRate {
+		note("dwMaxDataRate %d is below dwDataRate %d: the latter", r.MaxDataRate, r.DataRate)
+		r.MaxDataRate = r.DataRate
+	}
+	if r.Mechanical&^0x0F != 0 {
+		note("dwMechanical %08X has undefined bits: ignored", r.Mechanical)
+		r.Mechanical &= 0x0F
+	}
+	switch slots := int(r.MaxSlotIndex) + 1; {
+	case r.Protocol != ProtocolCCID && slots > 1:
+		note("bMaxSlotIndex %d: an ICCD has one card", r.MaxSlotIndex)
+		r.MaxSlotIndex, r.MaxBusySlots = 0, 1
+	case r.MaxBusySlots == 0:
+		note("bMaxCCIDBusySlots 0: 1")
+		r.MaxBusySlots = 1
+	case int(r.MaxBusySlots) > slots:
+		note("bMaxCCIDBusySlots %d of %d slots: %d", r.MaxBusySlots, slots, slots)
+		r.MaxBusySlots = uint8(slots)
+	}
+	for _, e := range []*Endpoint{&r.In, &r.Out, &r.Intr} {
+		if e.Address != 0 && e.PacketSize == 0 {
+			note("endpoint %02X has packets of 0 bytes: 64", e.Address)
+			e.PacketSize = 64
+		}
+	}
+	return nil
+}

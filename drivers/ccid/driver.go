@@ -1,0 +1,319 @@
+// Package ccid drives every reader of the USB smart card class: CCID 1.1 (USB
+// Device Class: Smart Card, Integrated Circuit(s) Cards Interface Devices,
+// revision 1.1, 2005) over bulk transfers, and ICCD 1.0 versions A and B over
+// control transfers.
+//
+//	usb.Conn --- function --- pipe (bulk) --- lane --- slot
+//	                    \---- iccd (control) --------- slot
+//
+// A device may have several interfaces of the class; each is a function with
+// one slot or more, and all their slots are one reader.
+package ccid
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// Driver serves USB CCID and ICCD devices.
+type Driver struct {
+	// Log, if not nil, takes what the driver has to say beside its errors.
+	Log *slog.Logger
+}
+
+var _ reader.Driver = Driver{}
+
+// Name is "ccid".
+func (Driver) Name() string { return "ccid" }
+
+// IDs is the interface class, and the readers whose interface is of class FF.
+func (Driver) IDs() []reader.ID {
+	return append([]reader.ID{{Class: classCCID, Model: "CCID reader"}}, known...)
+}
+
+// Open claims the interfaces of the class and brings the reader to where it
+// takes commands. dev.Link is a usb.Opener; if it has the method
+//
+//	Descriptors() []byte
+//
+// (as usb.Conn's), the driver knows before it claims anything which interfaces
+// are its own. Parameters: interface=N takes only that one; firmware=any takes
+// readers whose firmware is refused as too old.
+func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	log := d.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	only := -1
+	if p, ok := dev.Params["interface"]; ok {
+		n, err := strconv.ParseUint(p, 0, 8)
+		if err != nil {
+			return nil, fmt.Errorf("ccid: interface=%s is no interface number: %w", p, reader.ErrInvalid)
+		}
+		only = int(n)
+	}
+	descriptors, err := descriptors(ctx, dev, uint8(max(only, 0)))
+	if err != nil {
+		return nil, err
+	}
+	info, ifs, err := Parse(descriptors)
+	if err != nil {
+		return nil, err
+	}
+	r := &ifd{info: info, model: dev.ID.Model, log: log, effects: lookup(info), gone: make(chan struct{})}
+	if info.Release < r.minFirmware && dev.Params["firmware"] != "any" {
+		return nil, fmt.Errorf("ccid: %04X:%04X has firmware %s; below %s it has known defects (firmware=any takes it all the same): %w",
+			info.Vendor, info.Product, bcd(info.Release), bcd(r.minFirmware), reader.ErrUnsupported)
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if r.startDelay > 0 {
+		if err := sleep(ctx, r.startDelay); err != nil {
+			return nil, err
+		}
+	}
+	for _, i := range usable(ifs, r.effects) {
+		if only >= 0 && int(i.Number) != only {
+			continue
+		}
+		if err := r.open(ctx, dev, i); err != nil {
+			r.Close()
+			return nil, err
+		}
+	}
+	if len(r.slots) == 0 {
+		return nil, fmt.Errorf("ccid: interface %d is not of the class: %w", only, reader.ErrInvalid)
+	}
+	for _, f := range r.functions {
+		r.work.Go(f.watch)
+	}
+	return r, nil
+}
+
+// descriptors fetches what Parse reads.
+func descriptors(ctx context.Context, dev reader.Device, iface uint8) ([]byte, error) {
+	if l, ok := dev.Link.(interface{ Descriptors() []byte }); ok {
+		if b := l.Descriptors(); len(b) > 0 {
+			return b, nil
+		}
+	}
+	conn, err := usb.Open(ctx, dev, iface)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.Descriptors(), nil
+}
+
+// ifd is one open device.
+type ifd struct {
+	info    Device
+	model   string
+	log     *slog.Logger
+	effects // quirks
+
+	functions []*function
+	slots     []reader.Slot
+
+	gone   chan struct{}
+	once   sync.Once
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	selected atomic.Pointer[function] // where a quirk says that only one may be in use
+}
+
+var (
+	_ reader.Reader     = (*ifd)(nil)
+	_ reader.Identifier = (*ifd)(nil)
+)
+
+// function is one interface.
+type function struct {
+	*ifd
+	Interface
+	conn     usb.Conn
+	rates    []uint32 // GET_DATA_RATES; nil: no table
+	pipe     *pipe    // nil: ICCD
+	notifies []chan struct{}
+	own      []*slot
+}
+
+func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
+	conn, err := usb.Open(ctx, dev, i.Number)
+	if err != nil {
+		return fmt.Errorf("ccid: claim interface %d: %w", i.Number, err)
+	}
+	r.apply(&i)
+	for _, n := range i.Notes {
+		r.log.Info("descriptor corrected", "interface", i.Number, "what", n)
+	}
+	f := &function{ifd: r, Interface: i, conn: conn}
+	r.functions = append(r.functions, f)
+	if i.Intr.Address != 0 {
+		for range int(i.MaxSlotIndex) + 1 {
+			f.notifies = append(f.notifies, make(chan struct{}, 1))
+		}
+	}
+	if i.Protocol != ProtocolCCID {
+		s, err := f.openICCD(ctx)
+		if err != nil {
+			return err
+		}
+		r.slots = append(r.slots, s)
+		return nil
+	}
+	f.pipe = newPipe(conn, &i, r.log)
+	if r.exclusive && len(r.functions) > 1 {
+		f.pipe.busy = r.functions[0].pipe.busy
+	} else if r.exclusive {
+		f.pipe.busy = make(chan struct{}, 1)
+	}
+	for _, l := range f.pipe.lanes {
+		s := &slot{function: f, lane: l, voltage: -1}
+		f.own = append(f.own, s)
+		r.slots = append(r.slots, s)
+	}
+	if err := f.contact(ctx); err != nil {
+		return fmt.Errorf("ccid: interface %d: first contact: %w", i.Number, err)
+	}
+	return f.fetchRates(ctx)
+}
+
+// contact is the first command: what an earlier user of the reader left in it
+// is read over, or aborted.
+func (f *function) contact(ctx context.Context) error {
+	limit := syncLimit * time.Duration(f.openFactor*f.factor)
+	_, err := f.pipe.lanes[0].do(ctx, command{kind: cmdSlotStatus}, nil, limit)
+	if failed := (*Error)(nil); err == nil || errors.As(err, &failed) || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, reader.ErrGone) {
+		return err
+	}
+	_, err = f.pipe.lanes[0].do(ctx, command{kind: cmdSlotStatus}, nil, limit)
+	if failed := (*Error)(nil); errors.As(err, &failed) {
+		return nil
+	}
+	return err
+}
+
+// watch waits for the device to leave, and follows its interrupt endpoint.
+func (f *function) watch() {
+	if f.Intr.Address != 0 {
+		f.work.Go(f.listen)
+	}
+	var died <-chan struct{}
+	if f.pipe != nil {
+		died = f.pipe.died
+	}
+	select {
+	case <-f.conn.Gone():
+	case <-died:
+	case <-f.ctx.Done():
+		return
+	}
+	f.once.Do(func() { close(f.ifd.gone) })
+}
+
+// Slots of all interfaces in the order of their numbers.
+func (r *ifd) Slots() []reader.Slot { return r.slots }
+
+// Gone is closed when the device was unplugged, or answers nothing any more.
+func (r *ifd) Gone() <-chan struct{} { return r.gone }
+
+// Close releases the interfaces.
+func (r *ifd) Close() error {
+	r.cancel()
+	var errs []error
+	for _, f := range r.functions {
+		if err := f.conn.Close(); err != nil && !errors.Is(err, reader.ErrGone) {
+			errs = append(errs, fmt.Errorf("ccid: close interface %d: %w", f.Number, err))
+		}
+	}
+	r.work.Wait()
+	return errors.Join(errs...)
+}
+
+// Identify names the reader by its own strings, and says what was made of its descriptor.
+func (r *ifd) Identify() (string, map[string]string) {
+	f := r.functions[0]
+	name := r.model
+	maker, product := strings.TrimSpace(f.conn.String(r.info.Manufacturer)), strings.TrimSpace(f.conn.String(r.info.Name))
+	if product != "" {
+		name = product
+		if maker != "" && !strings.HasPrefix(strings.ToLower(product), strings.ToLower(maker)) {
+			name = maker + " " + product
+		}
+	}
+	if name == "" {
+		name = fmt.Sprintf("CCID reader %04X:%04X", r.info.Vendor, r.info.Product)
+	}
+	more := map[string]string{
+		"firmware": bcd(r.info.Release),
+		"level":    f.levelName(),
+	}
+	if serial := f.conn.String(r.info.Serials); serial != "" {
+		more["serial"] = serial
+	}
+	if f.PINSupport&3 != 0 {
+		more["pinpad"] = [...]string{1: "verify", 2: "modify", 3: "verify, modify"}[f.PINSupport&3]
+	}
+	var notes []string
+	for _, f := range r.functions {
+		notes = append(notes, f.Notes...)
+	}
+	for i := range quirks {
+		if quirks[i].matches(r.info) && quirks[i].wrong != "" {
+			notes = append(notes, quirks[i].wrong+": "+quirks[i].does)
+		}
+	}
+	if len(notes) > 0 {
+		more["quirks"] = strings.Join(notes, "; ")
+	}
+	return name, more
+}
+
+func (f *function) levelName() string {
+	name := [...]string{"character", "TPDU", "short APDU", "extended APDU"}[f.level()]
+	switch f.Protocol {
+	case ProtocolICCDA:
+		name += ", ICCD A"
+	case ProtocolICCDB:
+		name += ", ICCD B"
+	}
+	return name
+}
+
+// level is what one exchange carries. ICCD devices that name no level take TPDUs.
+func (f *function) level() reader.Level {
+	l := f.Features.Level()
+	if f.Protocol != ProtocolCCID && l == reader.Character || f.Protocol == ProtocolICCDA {
+		return reader.TPDU
+	}
+	return l
+}
+
+// bcd prints bcdDevice.
+func bcd(v uint16) string { return fmt.Sprintf("%X.%02X", v>>8, v&0xFF) }
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

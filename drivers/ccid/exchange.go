@@ -1,0 +1,157 @@
+package ccid
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// bChainParameter and wLevelParameter at extended APDU level (CCID 1.1 §6.1.4, §6.2.1).
+const (
+	chainWhole  = 0x00
+	chainFirst  = 0x01
+	chainLast   = 0x02
+	chainMiddle = 0x03
+	chainEmpty  = 0x10 // no data: the other side goes on
+)
+
+// maxResponse is the longest R-APDU: 65536 bytes and SW1 SW2.
+const maxResponse = 65538
+
+// Exchange is XfrBlock, or as many as chaining takes.
+func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
+	limit := s.limit
+	if limit == 0 {
+		limit = time.Minute
+	}
+	if t.WTX > 1 {
+		limit *= time.Duration(t.WTX)
+	}
+	limit = max(limit, t.Wait+time.Second)
+	switch level := s.level(); {
+	case level == reader.Character:
+		return s.characters(ctx, t, dst, limit)
+	case level == reader.ExtendedAPDU, s.chains:
+		room := int(s.MaxMessage) - headerLen
+		return chained(ctx, s, room, t.Out, dst, limit)
+	}
+	if err := s.fits("command", len(t.Out)); err != nil {
+		return nil, err
+	}
+	a, err := s.xfr(ctx, t.WTX, chainWhole, t.Out, limit)
+	if err != nil {
+		return nil, err
+	}
+	if a.param != chainFirst || s.level() != reader.ShortAPDU {
+		return append(dst, a.data...), nil
+	}
+	// A reader that chains, which its level does not know of.
+	return collect(ctx, s, a, dst, limit)
+}
+
+// xfr is XfrBlock.
+func (s *slot) xfr(ctx context.Context, bwi int, level uint16, data []byte, limit time.Duration) (answer, error) {
+	return s.do(ctx, withLevel(cmdXfrBlock, bwi, level), data, limit)
+}
+
+// mover carries one part of a command and brings one part of a response back.
+type mover interface {
+	xfr(ctx context.Context, bwi int, level uint16, data []byte, limit time.Duration) (answer, error)
+}
+
+// characters sends t.Out and receives t.Want characters (CCID 1.1 §3.2.4:
+// wLevelParameter is how many the answer shall have).
+func (s *slot) characters(ctx context.Context, t reader.Transfer, dst []byte, limit time.Duration) ([]byte, error) {
+	out, want := t.Out, t.Want
+	room := int(s.MaxMessage) - headerLen
+	if s.long {
+		room = max(room, len(out))
+	}
+	for first := true; first || want > 0; first = false {
+		part, n := out, min(want, room)
+		if len(part) > room {
+			part, n = part[:room], 0
+		}
+		if s.split64 && n > 1 && (headerLen+n)%64 == 0 {
+			n = 1
+		}
+		a, err := s.xfr(ctx, t.WTX, uint16(n), part, limit)
+		if err != nil {
+			return nil, err
+		}
+		if out = out[len(part):]; len(out) > 0 {
+			first = true
+			continue
+		}
+		if len(a.data) > want {
+			return nil, fmt.Errorf("ccid: XfrBlock: %d characters came, %d were asked for: %w", len(a.data), n, reader.ErrProtocol)
+		}
+		dst = append(dst, a.data...)
+		want -= len(a.data)
+		if len(a.data) < n {
+			break // the card sent no more
+		}
+	}
+	return dst, nil
+}
+
+// chained sends a C-APDU of any length in parts that the reader can take, and
+// collects the R-APDU (CCID 1.1 §6.1.4):
+//
+//	> 01 data   < 10      > 03 data   < 10      > 02 data   < 01 data
+//	                                            > 10        < 03 data
+//	                                            > 10        < 02 data
+func chained(ctx context.Context, m mover, room int, capdu, dst []byte, limit time.Duration) ([]byte, error) {
+	level := uint16(chainWhole)
+	for rest, first := capdu, true; ; first = false {
+		part := rest
+		if len(rest) > room {
+			part = rest[:room]
+			if level = chainMiddle; first {
+				level = chainFirst
+			}
+		} else if !first {
+			level = chainLast
+		}
+		rest = rest[len(part):]
+		a, err := m.xfr(ctx, 0, level, part, limit)
+		if err != nil {
+			return nil, err
+		}
+		if len(rest) == 0 {
+			return collect(ctx, m, a, dst, limit)
+		}
+		if a.param != chainEmpty || len(a.data) > 0 {
+			return nil, fmt.Errorf("ccid: XfrBlock: %d bytes with bChainParameter %02X where the next part of the command is due; this reader does not take commands of more than %d bytes: %w",
+				len(a.data), a.param, room, reader.ErrProtocol)
+		}
+	}
+}
+
+// collect appends a response that came whole, or begins with a.
+func collect(ctx context.Context, m mover, a answer, dst []byte, limit time.Duration) ([]byte, error) {
+	for start, empty := len(dst), 0; ; {
+		dst = append(dst, a.data...)
+		switch a.param {
+		case chainWhole, chainLast:
+			return dst, nil
+		case chainFirst, chainMiddle, chainEmpty:
+		default:
+			return nil, fmt.Errorf("ccid: XfrBlock: bChainParameter %02X is not defined: %w", a.param, reader.ErrProtocol)
+		}
+		if len(a.data) == 0 {
+			empty++
+		} else {
+			empty = 0
+		}
+		if len(dst)-start > maxResponse || empty > noiseLimit {
+			return nil, fmt.Errorf("ccid: XfrBlock: %d bytes and no end of the response: %w", len(dst)-start, reader.ErrProtocol)
+		}
+		var err error
+		if a, err = m.xfr(ctx, 0, chainEmpty, nil, limit); err != nil {
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,223 @@
+package ccid
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// fetchRates is GET_DATA_RATES (CCID 1.1 §5.3.3), for readers whose host does the
+// PPS and must know what it may ask for. A reader that announces a table and has
+// none is as one without.
+func (f *function) fetchRates(ctx context.Context) error {
+	if f.NumDataRates == 0 || f.Features&AutoNegotiate != 0 || f.noPPS {
+		return nil
+	}
+	buf := make([]byte, 4*int(f.NumDataRates))
+	s := usb.Setup{RequestType: fromInterface, Request: reqGetDataRates, Index: uint16(f.Number)}
+	n, err := f.conn.Control(ctx, s, buf, statusLimit)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, reader.ErrGone):
+		return err
+	case err != nil, n%4 != 0:
+		f.log.Info("no table of data rates", "interface", f.Number, "bytes", n, "error", err)
+		return nil
+	}
+	for b := buf[:n]; len(b) > 0; b = b[4:] {
+		rate := binary.LittleEndian.Uint32(b)
+		if rate > 0 && !(f.dropRates && rate > f.maxRate) { // many tables end with zeros
+			f.rates = append(f.rates, rate)
+		}
+	}
+	return nil
+}
+
+// rate is the bit rate that ta1 codes, with the reader's default clock.
+func (f *function) rate(ta1 byte) (bitPerSecond uint32, ok bool) {
+	factorF, d, _, ok := iso7816.Params{TA1: ta1}.FD()
+	if !ok {
+		return 0, false
+	}
+	return uint32(uint64(f.DefaultClock) * 1000 * uint64(d) / uint64(factorF)), true
+}
+
+// Supports tells whether the slot can do the rate of ta1: between dwDataRate and
+// dwMaxDataRate and, where there is a table of rates, in it.
+func (s *slot) Supports(ta1 byte) bool {
+	if ta1 == iso7816.DefaultTA1 {
+		return true
+	}
+	rate, ok := s.rate(ta1)
+	if !ok || rate <= s.DataRate || rate > s.MaxDataRate+2 {
+		return false
+	}
+	rates := s.rates
+	if s.lane.slot > 0 && s.slotRates != nil {
+		rates = s.slotRates
+	}
+	if rates == nil {
+		return true
+	}
+	for _, r := range rates {
+		if d := int64(r) - int64(rate); d >= -1 && d <= 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// parameterBlock is abProtocolDataStructure (CCID 1.1 §6.1.7).
+func parameterBlock(p iso7816.Params, inverse bool) (protocol byte, data []byte) {
+	var convention byte
+	if inverse {
+		convention = 0x02
+	}
+	if p.T == 0 {
+		return 0, []byte{p.TA1, convention, p.N, p.WI, p.ClockStop}
+	}
+	checksum := byte(0x10)
+	if p.CRC {
+		checksum |= 1
+	}
+	return 1, []byte{p.TA1, checksum | convention, p.N, p.BWI<<4 | p.CWI, p.ClockStop, byte(p.IFSC), 0}
+}
+
+// SetParams tells the reader what was agreed with the card (SetParameters), and
+// the clock and rate where the reader does not derive them.
+func (s *slot) SetParams(ctx context.Context, p iso7816.Params) error {
+	if _, err := s.setParameters(ctx, p); err != nil {
+		return err
+	}
+	if s.Features&AutoBaud == 0 && p.TA1 != iso7816.DefaultTA1 {
+		if err := s.setRate(ctx, p.TA1); err != nil {
+			return err
+		}
+	}
+	s.limit = s.limitFor(p)
+	return nil
+}
+
+// setParameters returns what the reader says is in force now.
+func (s *slot) setParameters(ctx context.Context, p iso7816.Params) (answer, error) {
+	protocol, data := parameterBlock(p, len(s.atr) > 0 && s.atr[0] == 0x3F)
+	c := command{kind: cmdSetParameters, param: [3]byte{protocol}}
+	a, err := s.patient(ctx, c, data, statusLimit+s.limitFor(p))
+	var failed *Error
+	switch {
+	case err == nil || !errors.As(err, &failed) || errors.Is(err, reader.ErrNoCard):
+		return a, err
+	case s.forgive:
+		// See the quirk: two more activations, and it works with what it has.
+		for range 2 {
+			if _, err := s.activate(ctx, byte(max(0, s.voltage))); err != nil {
+				return answer{}, err
+			}
+		}
+		return answer{}, nil
+	case failed.Code == codeUnsupported:
+		if s.Features&AutoParamsATR != 0 {
+			return answer{}, nil // it knows them from the ATR
+		}
+	case failed.Code < 0x80:
+		// Readers that find fault with one parameter work all the same.
+		s.log.Info("a parameter was not accepted", "slot", s.lane.slot, "error", err)
+		return answer{}, nil
+	}
+	return a, err
+}
+
+// setRate is SetDataRateAndClockFrequency (CCID 1.1 §6.1.14).
+func (s *slot) setRate(ctx context.Context, ta1 byte) error {
+	rate, _ := s.rate(ta1)
+	data := binary.LittleEndian.AppendUint32(nil, s.DefaultClock)
+	data = binary.LittleEndian.AppendUint32(data, rate)
+	a, err := s.patient(ctx, command{kind: cmdSetRate}, data, statusLimit)
+	var failed *Error
+	switch {
+	case errors.As(err, &failed) && failed.Code == codeUnsupported:
+		// Then it follows the parameters, though its descriptor does not say so.
+		return nil
+	case err != nil:
+		return err
+	}
+	if len(a.data) == 8 {
+		if got := binary.LittleEndian.Uint32(a.data[4:]); got > rate+rate/100 || got < rate-rate/100 {
+			return fmt.Errorf("ccid: SetDataRateAndClockFrequency: %d bit/s asked for, %d set: %w", rate, got, reader.ErrProtocol)
+		}
+	}
+	return nil
+}
+
+// SelectProtocol is for readers that do the PPS, or all of the negotiation, by
+// themselves.
+func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816.Params, error) {
+	atr, err := iso7816.ParseATR(s.atr)
+	if err != nil {
+		return want, fmt.Errorf("ccid: ATR % X: %w: %w", s.atr, err, reader.ErrProtocol)
+	}
+	_, _, specific := atr.Specific()
+	first := atr.Default()
+	switch {
+	case s.Features&AutoNegotiate != 0:
+		want, err = s.negotiated(ctx, atr, want, first)
+	case s.noPPS:
+		if want.T != first {
+			return want, fmt.Errorf("ccid: T=%d: this reader can do no PPS, the card's first protocol is T=%d: %w", want.T, first, reader.ErrUnsupported)
+		}
+		want.TA1 = iso7816.DefaultTA1
+		_, err = s.setParameters(ctx, want)
+	default:
+		if !specific && (s.Features&AutoPPS == 0 || !s.Supports(want.TA1)) {
+			want.TA1 = iso7816.DefaultTA1
+		}
+		var a answer
+		a, err = s.setParameters(ctx, want)
+		var failed *Error
+		if errors.As(err, &failed) && failed.Code == codeUnsupported && want.T == first {
+			err = nil
+		}
+		if err == nil && int(a.param) == want.T && len(a.data) >= 5 {
+			want.TA1 = a.data[0]
+		}
+	}
+	if err != nil {
+		return want, err
+	}
+	s.limit = max(s.limit, s.limitFor(want))
+	return want, nil
+}
+
+// negotiated finds out what a reader chose that lets nobody choose (dwFeatures
+// 40: "the host shall not try to change FI, DI and the protocol").
+func (s *slot) negotiated(ctx context.Context, atr *iso7816.ATR, want iso7816.Params, first int) (iso7816.Params, error) {
+	if want.T == first && s.level() >= reader.ShortAPDU {
+		return want, nil // nobody needs to know more
+	}
+	a, err := s.patient(ctx, command{kind: cmdGetParameters}, nil, statusLimit)
+	var failed *Error
+	t := int(a.param)
+	if errors.As(err, &failed) && !errors.Is(err, reader.ErrNoCard) || err == nil && (t > 1 || len(a.data) < 5) {
+		t, err = first, nil // it does not tell: the card's first offer
+	}
+	switch {
+	case err != nil:
+		return want, err
+	case t != want.T && want.T != first:
+		return want, fmt.Errorf("ccid: T=%d: the reader negotiates by itself and chose T=%d: %w", want.T, t, reader.ErrUnsupported)
+	case t != want.T:
+		if want, err = atr.Params(t); err != nil {
+			return want, fmt.Errorf("ccid: the reader chose T=%d: %w", t, err)
+		}
+	}
+	if len(a.data) >= 5 && int(a.param) == want.T {
+		want.TA1 = a.data[0]
+	}
+	return want, nil
+}

@@ -1,0 +1,458 @@
+package ccid
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// Limits of the wire. CCID 1.1 gives none; these are what libccid has found to
+// suit readers in use, except where a reason is named.
+const (
+	writeLimit  = 5 * time.Second
+	statusLimit = 3 * time.Second
+	syncLimit   = time.Second // for an idle reader to answer while it is being brought back
+
+	// extensionLimit is how long a reader may ask for more time in all: an RSA
+	// key pair made on a card takes up to some minutes. extensionCount keeps one
+	// that asks without a pause from being read at full speed for as long.
+	extensionLimit = 5 * time.Minute
+	extensionCount = 3000
+
+	// noiseLimit is how many messages that answer nothing are read over in one
+	// command: what an earlier command left behind, empty packets.
+	noiseLimit = 32
+)
+
+// pipe is the pair of bulk endpoints that the slots of one interface share. Each
+// slot has one command under way at most (CCID 1.1 §6).
+//
+// Whoever waits for an answer and finds nobody reading, reads; a message for
+// another slot is handed over. So a reader with one slot, or one used slot, costs
+// no goroutine and no wake-up, and nothing is read while nothing is awaited.
+type pipe struct {
+	conn    usb.Conn
+	in, out uint8
+	iface   uint8
+	size    int // of a read: more than the longest message, whole packets
+	log     *slog.Logger
+
+	lanes   []*lane
+	busy    chan struct{} // a token for each command under way; nil: as many as slots
+	sending chan struct{} // held while a message goes out
+	turn    chan struct{} // held by whoever reads
+
+	mu     sync.Mutex
+	seq    byte // bSeq of the next command; one counter for all slots
+	active int  // lanes that wait for an answer
+	dead   error
+	died   chan struct{} // closed with dead set
+}
+
+// lane is one slot's way through the pipe. Its commands come one at a time.
+type lane struct {
+	pipe *pipe
+	slot byte
+	tx   []byte
+	rx   []byte // what this lane reads itself, or took from box
+
+	dirty    bool // the last command was given up and the reader not brought back
+	hardware atomic.Uint32
+
+	// Under pipe.mu.
+	waiting bool
+	seq     byte   // of the command under way
+	box     []byte // its answer, read by another lane
+	full    bool
+	ready   chan struct{}
+}
+
+func newPipe(conn usb.Conn, i *Interface, log *slog.Logger) *pipe {
+	slots := int(i.MaxSlotIndex) + 1
+	const chunk = 1024 // a multiple of every bulk packet size
+	p := &pipe{
+		conn: conn, in: i.In.Address, out: i.Out.Address, iface: i.Number, log: log,
+		size:    (int(i.MaxMessage)/chunk + 1) * chunk,
+		sending: make(chan struct{}, 1),
+		turn:    make(chan struct{}, 1),
+		died:    make(chan struct{}),
+	}
+	if int(i.MaxBusySlots) < slots {
+		p.busy = make(chan struct{}, i.MaxBusySlots)
+	}
+	for n := range slots {
+		p.lanes = append(p.lanes, &lane{pipe: p, slot: byte(n), ready: make(chan struct{}, 1)})
+	}
+	return p
+}
+
+// die marks the reader as beyond help.
+func (p *pipe) die(err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dead == nil {
+		p.dead = err
+		close(p.died)
+	}
+	return p.dead
+}
+
+// take waits for a token's place in c.
+func (p *pipe) take(ctx context.Context, c chan struct{}) error {
+	select {
+	case c <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case c <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.died:
+		return p.dead
+	}
+}
+
+// do sends a command and returns its answer, whose data is valid until the
+// lane's next command. limit is how long the answer may take; the reader may ask
+// for more. A command that the reader failed is an *Error, beside the answer.
+// After any other error the reader has been brought back to where it takes the
+// next command, or is dead: reader.ErrGone.
+func (l *lane) do(ctx context.Context, c command, data []byte, limit time.Duration) (answer, error) {
+	p := l.pipe
+	if p.busy != nil {
+		if err := p.take(ctx, p.busy); err != nil {
+			return answer{}, err
+		}
+		defer func() { <-p.busy }()
+	}
+	if l.dirty {
+		if err := l.recover(ctx, true, errors.New("an earlier command was given up")); err != nil {
+			return answer{}, err
+		}
+	}
+	a, err := l.roundTrip(ctx, c, data, limit, false)
+	if err == nil {
+		return a, nil
+	}
+	var failed *Error
+	if errors.As(err, &failed) {
+		return a, err
+	}
+	err = fmt.Errorf("ccid: %s: %w", commandName(c.kind), err)
+	if errors.Is(err, reader.ErrGone) || errors.Is(err, errNotSent) {
+		return answer{}, err
+	}
+	if dead := l.recover(ctx, !errors.Is(err, errAnswered), err); dead != nil {
+		return answer{}, dead
+	}
+	return answer{}, err
+}
+
+// errAnswered is in errors after which the reader is idle: it did answer, but wrongly.
+var errAnswered = errors.New("wrong answer")
+
+// errNotSent is in errors after which the reader does not know of the command.
+var errNotSent = errors.New("nothing was sent")
+
+// roundTrip is one command and its answer. Tolerant, as while bringing the reader
+// back, it reads over what nobody can make sense of.
+func (l *lane) roundTrip(ctx context.Context, c command, data []byte, limit time.Duration, tolerant bool) (answer, error) {
+	p := l.pipe
+	seq, err := l.begin()
+	if err != nil {
+		return answer{}, err
+	}
+	defer l.end()
+	if c.kind == cmdAbort {
+		// CCID 1.1 §5.3.1: the control request stops what the slot is doing, the
+		// bulk message with the same bSeq ends the abort. A reader that does not
+		// know the request still gets the message.
+		s := usb.Setup{RequestType: toInterface, Request: reqAbort,
+			Value: uint16(seq)<<8 | uint16(l.slot), Index: uint16(p.iface)}
+		if _, err := p.conn.Control(ctx, s, nil, syncLimit); errors.Is(err, reader.ErrGone) {
+			return answer{}, err
+		}
+	}
+	if err := l.send(ctx, c, seq, data); err != nil {
+		return answer{}, err
+	}
+	start := time.Now()
+	deadline := start.Add(limit)
+	for extensions := 0; ; {
+		a, err := l.receive(ctx, seq, deadline, tolerant)
+		switch {
+		case err != nil:
+			return a, err
+		case a.extension():
+			now := time.Now()
+			extensions++
+			if extensions > extensionCount || now.Sub(start) > extensionLimit {
+				return a, fmt.Errorf("%d time extensions in %v: %w", extensions, now.Sub(start).Round(time.Second), reader.ErrTimeout)
+			}
+			deadline = now.Add(limit * time.Duration(max(1, a.code)))
+			if last := start.Add(extensionLimit + limit); deadline.After(last) {
+				deadline = last
+			}
+			continue
+		case a.err != nil:
+			return a, fmt.Errorf("%w: %w", errAnswered, a.err)
+		case a.failed():
+			return a, &Error{Command: c.kind, Status: a.status, Code: a.code, Hardware: byte(l.hardware.Swap(0))}
+		case a.kind != answerOf(c.kind):
+			return a, fmt.Errorf("%w: message %02X, %02X is due: %w", errAnswered, a.kind, answerOf(c.kind), reader.ErrProtocol)
+		}
+		return a, nil
+	}
+}
+
+// begin takes the next bSeq for the lane's command.
+func (l *lane) begin() (byte, error) {
+	p := l.pipe
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dead != nil {
+		return 0, p.dead
+	}
+	l.seq, l.waiting, l.full = p.seq, true, false
+	p.seq++
+	p.active++
+	return l.seq, nil
+}
+
+func (l *lane) end() {
+	p := l.pipe
+	p.mu.Lock()
+	l.waiting = false
+	p.active--
+	p.mu.Unlock()
+	select { // a message that came too late
+	case <-l.ready:
+	default:
+	}
+}
+
+func (l *lane) send(ctx context.Context, c command, seq byte, data []byte) error {
+	p := l.pipe
+	if err := p.take(ctx, p.sending); err != nil {
+		return fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	defer func() { <-p.sending }()
+	l.tx = appendCommand(l.tx[:0], c, l.slot, seq, data)
+	n, err := p.conn.Out(ctx, p.out, l.tx, false, writeLimit)
+	switch {
+	case errors.Is(err, usb.ErrStall):
+		if err := p.conn.ClearHalt(ctx, p.out); err != nil {
+			return fmt.Errorf("clear the halt of the bulk-OUT endpoint: %w", err)
+		}
+		return fmt.Errorf("the reader refused the message: %w: %w", err, reader.ErrProtocol)
+	case err != nil:
+		return err
+	case n < len(l.tx):
+		return fmt.Errorf("%d bytes of %d went out: %w", n, len(l.tx), reader.ErrProtocol)
+	}
+	return nil
+}
+
+// receive waits for a message to this lane's command.
+func (l *lane) receive(ctx context.Context, seq byte, deadline time.Time, tolerant bool) (answer, error) {
+	p := l.pipe
+	select {
+	case p.turn <- struct{}{}:
+		a, err := l.read(ctx, seq, deadline, tolerant)
+		<-p.turn
+		return a, err
+	default:
+	}
+	// Another slot's command is being read for.
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	for {
+		select {
+		case p.turn <- struct{}{}:
+			a, err := l.read(ctx, seq, deadline, tolerant)
+			<-p.turn
+			return a, err
+		case <-l.ready:
+			if a, ok, err := l.unbox(); ok {
+				return a, err
+			}
+		case <-ctx.Done():
+			return answer{}, ctx.Err()
+		case <-timer.C:
+			return answer{}, reader.ErrTimeout
+		case <-p.died:
+			return answer{}, p.dead
+		}
+	}
+}
+
+// unbox takes the message that another lane put into the box.
+func (l *lane) unbox() (answer, bool, error) {
+	l.pipe.mu.Lock()
+	defer l.pipe.mu.Unlock()
+	if !l.full {
+		return answer{}, false, nil
+	}
+	l.full = false
+	l.rx, l.box = l.box, l.rx
+	a, err := parseAnswer(l.rx)
+	return a, true, err
+}
+
+// read reads until this lane's message comes. The caller holds the turn.
+func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant bool) (answer, error) {
+	p := l.pipe
+	for noise := 0; noise <= noiseLimit; {
+		select {
+		case <-l.ready: // came while the turn was passed on
+			if a, ok, err := l.unbox(); ok {
+				return a, err
+			}
+		default:
+		}
+		left := time.Until(deadline)
+		if left <= 0 {
+			return answer{}, reader.ErrTimeout
+		}
+		if cap(l.rx) < p.size {
+			l.rx = make([]byte, p.size)
+		}
+		n, err := p.conn.In(ctx, p.in, l.rx[:p.size], left)
+		switch {
+		case errors.Is(err, usb.ErrStall):
+			if err := p.conn.ClearHalt(ctx, p.in); err != nil {
+				return answer{}, fmt.Errorf("clear the halt of the bulk-IN endpoint: %w", err)
+			}
+			noise += noiseLimit / 4
+			continue
+		case errors.Is(err, usb.ErrOverflow) && (tolerant || !p.alone()):
+			noise++
+			continue
+		case errors.Is(err, usb.ErrOverflow):
+			return answer{}, fmt.Errorf("more than %d bytes: %w: %w", p.size, err, reader.ErrProtocol)
+		case err != nil:
+			return answer{}, err
+		case n == 0:
+			// The end of a message of whole packets, sent apart by readers on
+			// USB 3 host controllers.
+			noise++
+			continue
+		}
+		a, err := parseAnswer(l.rx[:n])
+		switch {
+		case err == nil && a.slot == l.slot && a.seq == seq:
+			return a, nil
+		case err == nil && p.deliver(&a, l.rx[:n]):
+			continue
+		case err != nil && !tolerant && p.alone():
+			return answer{}, fmt.Errorf("%w: %d bytes, %w: %w", errAnswered, n, err, reader.ErrProtocol)
+		}
+		noise++
+		p.log.Debug("answer to no command", "slot", a.slot, "seq", a.seq, "bytes", n)
+	}
+	return answer{}, fmt.Errorf("the reader sends what answers nothing: %w", reader.ErrProtocol)
+}
+
+// alone tells whether only one command is under way.
+func (p *pipe) alone() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.active == 1
+}
+
+// deliver hands a message to the lane that waits for it. A later message to the
+// same command takes the place of an earlier one, which can only be a time
+// extension that the later one makes idle.
+func (p *pipe) deliver(a *answer, msg []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if int(a.slot) >= len(p.lanes) {
+		return false
+	}
+	l := p.lanes[a.slot]
+	if !l.waiting || l.seq != a.seq {
+		return false
+	}
+	l.box = append(l.box[:0], msg...)
+	l.full = true
+	select {
+	case l.ready <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// recover brings the reader to where it takes the slot's next command, by ever
+// harder means: the abort pair (CCID 1.1 §5.3.1) if a command may still be under
+// way, or a GetSlotStatus whose answer ends what was left over; ending the halt
+// of both endpoints; a reset of its port. If nothing helps the reader is dead.
+//
+//	command given up --Abort--> answered ............ idle
+//	                     | no answer
+//	                     v
+//	           ClearHalt, GetSlotStatus --> answered . idle
+//	                     | no answer
+//	                     v
+//	             Reset, GetSlotStatus ----> answered . idle (all cards off)
+//	                     | no answer
+//	                     v
+//	                    dead
+func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
+	p := l.pipe
+	given := ctx.Err() != nil
+	ctx = context.WithoutCancel(ctx)
+	try := func(c command, limit time.Duration) bool {
+		_, err := l.roundTrip(ctx, c, nil, limit, true)
+		var failed *Error
+		return err == nil || errors.As(err, &failed)
+	}
+	status := command{kind: cmdSlotStatus}
+	first := status
+	if abort {
+		first.kind = cmdAbort
+	}
+	l.dirty = !try(first, syncLimit)
+	if !l.dirty {
+		return nil
+	}
+	if given {
+		return nil // whoever gave up does not wait; the next command goes on here
+	}
+	p.log.Warn("reader does not answer", "slot", l.slot, "after", cause)
+	if p.isGone() {
+		return p.die(fmt.Errorf("%w: %w", cause, reader.ErrGone))
+	}
+	p.conn.ClearHalt(ctx, p.in)
+	p.conn.ClearHalt(ctx, p.out)
+	if try(status, syncLimit) {
+		l.dirty = false
+		return nil
+	}
+	err := p.conn.Reset(ctx)
+	if err == nil && try(status, statusLimit) {
+		p.log.Warn("reader was reset", "slot", l.slot, "after", cause)
+		l.dirty = false
+		return nil
+	}
+	return p.die(fmt.Errorf("%w; the reader does not answer after a USB reset either: %w", cause, reader.ErrGone))
+}
+
+func (p *pipe) isGone() bool {
+	select {
+	case <-p.conn.Gone():
+		return true
+	case <-p.died:
+		return true
+	default:
+		return false
+	}
+}
