@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#define _GNU_SOURCE
+#include "card.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "file.h"
+
+/* The mount is between two states: a reader is starting, somebody holds the
+ * transaction. Nothing was done, and to ask again soon is right. */
+static bool passing(int result)
+{
+	return result == -EAGAIN || result == -EBUSY;
+}
+
+static int write_power(struct cf_slot *s, const char *word)
+{
+	struct cf_wait w = cf_wait_for(CF_SOON_MS);
+	char path[PATH_MAX];
+	int result;
+
+	do {
+		if (!cf_path(s, "power", path, sizeof path))
+			return -ENODEV;
+		result = cf_write(AT_FDCWD, path, word);
+	} while (passing(result) && cf_pause(&w));
+	return result;
+}
+
+/* begin opens the card. Never with a wait in open(2): that would be for a
+ * card that may not be there. */
+static int begin(struct cf_slot *s)
+{
+	struct cf_wait w = cf_wait_for(CF_SOON_MS);
+	char path[PATH_MAX];
+	int fd;
+
+	cf_close(&s->apdu);
+	do {
+		if (!cf_path(s, "apdu", path, sizeof path))
+			return -ENODEV;
+		fd = cf_channel(AT_FDCWD, path, O_NONBLOCK);
+	} while (passing(fd) && cf_pause(&w));
+	if (fd < 0)
+		return fd;
+	s->apdu = fd;
+	return 0;
+}
+
+static int read_atr(struct cf_slot *s)
+{
+	char path[PATH_MAX], text[CF_TEXT_MAX + 1];
+	uint8_t atr[CF_ATR_MAX];
+	ssize_t n;
+
+	s->natr = 0;
+	if (!cf_path(s, "atr", path, sizeof path))
+		return -ENODEV;
+	n = cf_read(AT_FDCWD, path, text, sizeof text);
+	if (n < 0)
+		return (int)n;
+	n = cf_hex(text, atr, sizeof atr);
+	if (n < 0)
+		return CF_BROKEN;
+	memcpy(s->atr, atr, (size_t)n);
+	s->natr = (unsigned)n;
+	return 0;
+}
+
+ssize_t cf_power_up(struct cf_slot *s, bool reset, uint8_t *atr)
+{
+	ssize_t result = 0;
+
+	pthread_mutex_lock(&s->io);
+	cf_close(&s->apdu);
+	if (s->owes_reset)
+		result = write_power(s, "cold");
+	else if (reset)
+		result = write_power(s, "reset");
+	if (result == 0) {
+		s->owes_reset = false;
+		/* The session first: what changes after it ends it. */
+		result = begin(s);
+	}
+	if (result == 0)
+		result = read_atr(s);
+	if (result == 0) {
+		result = s->natr;
+		memcpy(atr, s->atr, s->natr);
+	} else {
+		cf_close(&s->apdu);
+		s->natr = 0;
+	}
+	pthread_mutex_unlock(&s->io);
+	return result;
+}
+
+static bool shared(struct cf_slot *s)
+{
+	char text[CF_TEXT_MAX + 1], value[16];
+
+	return cf_status(s, text, sizeof text) &&
+	       cf_value(text, "sessions", value, sizeof value) && atoi(value) > 0;
+}
+
+int cf_power_down(struct cf_slot *s)
+{
+	int result;
+
+	pthread_mutex_lock(&s->io);
+	cf_close(&s->apdu);
+	s->natr = 0;
+	/* pcscd does this to every card that it does not use, 5 seconds after it
+	 * was put in. Programs on the mount would lose theirs by it. */
+	s->owes_reset = shared(s);
+	result = s->owes_reset ? 0 : write_power(s, "off");
+	if (result == -EBUSY)
+		s->owes_reset = true;
+	if (result == -ENODEV || result == -ENOENT || result == -ENOTCONN ||
+	    result == -ENOMEDIUM || result == -EAGAIN)
+		result = 0; /* no card, no power */
+	pthread_mutex_unlock(&s->io);
+	return result;
+}
+
+/* offers finds a protocol in the text of the protocol file: 0 not, 1 active
+ * (it is the first), 2 offered. */
+static int offers(const char *text, int t)
+{
+	int rank = 1;
+	char word[16];
+	int used;
+
+	for (; sscanf(text, " %15s%n", word, &used) == 1; text += used, rank = 2)
+		if (word[0] == 'T' && word[1] == '=' && word[2] == '0' + t && word[3] == '\0')
+			return rank;
+	return 0;
+}
+
+int cf_protocol(struct cf_slot *s, int t)
+{
+	char path[PATH_MAX], text[CF_TEXT_MAX + 1];
+	struct cf_wait w = cf_wait_for(CF_SOON_MS);
+	int result = -ENODEV;
+
+	pthread_mutex_lock(&s->io);
+	if (s->apdu >= 0 && cf_path(s, "protocol", path, sizeof path)) {
+		ssize_t n = cf_read(AT_FDCWD, path, text, sizeof text);
+		int rank = n < 0 ? 0 : offers(text, t);
+
+		if (n == -ENOENT || (n >= 0 && rank == 0))
+			result = -ENOTSUP;
+		else if (n < 0)
+			result = (int)n;
+		else if (rank == 1)
+			result = 0;
+		else {
+			snprintf(text, sizeof text, "T=%d", t);
+			do
+				result = cf_write(AT_FDCWD, path, text);
+			while (passing(result) && cf_pause(&w));
+			/* PPS follows a reset (ISO/IEC 7816-3:2006 6.3.1): ours. */
+			if (result == 0)
+				result = begin(s);
+		}
+	}
+	pthread_mutex_unlock(&s->io);
+	return result;
+}
+
+ssize_t cf_transmit(struct cf_slot *s, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx)
+{
+	ssize_t n;
+
+	pthread_mutex_lock(&s->io);
+	if (s->apdu < 0) {
+		n = cf_state_of(s) == CF_CARD ? -ESTALE : -ENOMEDIUM;
+	} else {
+		n = cf_patient(s->apdu, tx, ntx, rx, nrx);
+		if (n == 0 || n == 1) /* without SW1 SW2 */
+			n = CF_BROKEN;
+		switch (n) {
+		case -ESTALE:
+		case CF_BROKEN: /* what the next answer would be is not known */
+			cf_changed(s);
+			cf_close(&s->apdu);
+			break;
+		case -ENOMEDIUM:
+		case -ENODEV:
+		case -ENOTCONN:
+		case -ECONNABORTED:
+			cf_close(&s->apdu);
+			break;
+		}
+	}
+	pthread_mutex_unlock(&s->io);
+	return n;
+}
+
+ssize_t cf_control(struct cf_slot *s, uint32_t code, const uint8_t *tx, size_t ntx,
+		   uint8_t *rx, size_t nrx)
+{
+	struct cf_wait w = cf_wait_for(CF_SOON_MS);
+	char path[PATH_MAX];
+	uint8_t *command;
+	ssize_t n;
+	int fd;
+
+	if (ntx > CF_COMMAND_MAX)
+		return -EINVAL;
+	/* Not on the io lock: a person may be typing a PIN. pcscd's own lock
+	 * keeps others off the reader. The open waits only for a reader that is
+	 * starting, and such a one is waited for without blocking first. */
+	do {
+		if (!cf_path(s, "control", path, sizeof path))
+			return -ENODEV;
+		fd = cf_open(AT_FDCWD, path, O_RDWR | O_NONBLOCK);
+	} while (passing(fd) && cf_pause(&w));
+	if (fd < 0)
+		return fd;
+	cf_close(&fd);
+	fd = cf_channel(AT_FDCWD, path, 0);
+	if (fd < 0)
+		return fd;
+	command = malloc(4 + ntx);
+	if (command == NULL) {
+		cf_close(&fd);
+		return -ENOMEM;
+	}
+	command[0] = (uint8_t)(code >> 24);
+	command[1] = (uint8_t)(code >> 16);
+	command[2] = (uint8_t)(code >> 8);
+	command[3] = (uint8_t)code;
+	if (ntx > 0)
+		memcpy(command + 4, tx, ntx);
+	n = cf_converse(fd, command, 4 + ntx, rx, nrx);
+	explicit_bzero(command, 4 + ntx);
+	free(command);
+	cf_close(&fd);
+	return n;
+}
+
+ssize_t cf_atr(struct cf_slot *s, uint8_t *atr)
+{
+	ssize_t n;
+
+	pthread_mutex_lock(&s->io);
+	n = s->natr;
+	memcpy(atr, s->atr, s->natr);
+	pthread_mutex_unlock(&s->io);
+	return n;
+}
+
+void cf_leave(struct cf_slot *s)
+{
+	/* pcscd closes a channel without its lock if a command is under way. */
+	if (pthread_mutex_trylock(&s->io) != 0)
+		return;
+	if (s->apdu >= 0) {
+		pthread_mutex_unlock(&s->io);
+		cf_power_down(s);
+		return;
+	}
+	pthread_mutex_unlock(&s->io);
+}
