@@ -3,10 +3,8 @@ package fs
 import (
 	"context"
 	"sync"
-	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fs"
-	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
@@ -15,6 +13,7 @@ import (
 // apduFile is one open of `apdu`: a session with the card, a channel, and what
 // flock(2) makes the slot's transaction.
 type apduFile struct {
+	flocked
 	*channel
 	by      reader.Caller
 	session *reader.Session
@@ -33,6 +32,7 @@ var (
 func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	a := &apduFile{}
 	a.by = caller(ctx, a, flags)
+	a.flocked = flocked{a}
 	a.channel = newChannel(a, flags, &f.orphans, a.unlock)
 	var err error
 	a.session, err = f.bay.Open(ctx, a.by)
@@ -75,11 +75,3 @@ func (a *apduFile) lock(ctx context.Context, shared, wait bool) error {
 }
 
 func (a *apduFile) unlock() { a.session.Bay().Unlock(a) }
-
-func (a *apduFile) Setlk(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
-	return setlk(ctx, a, lk, flags, false)
-}
-
-func (a *apduFile) Setlkw(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
-	return setlk(ctx, a, lk, flags, true)
-}

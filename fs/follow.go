@@ -13,7 +13,7 @@ import (
 
 // follower is one open of `event` or `trace`: lines that come as things happen.
 type follower struct {
-	file     *file
+	flocked
 	nonblock bool
 	leaving  context.Context
 	close    func()
@@ -33,11 +33,13 @@ var (
 )
 
 func newFollower(f *file, flags uint32) *follower {
-	return &follower{
-		file: f, leaving: f.mount.leaving,
+	w := &follower{
+		leaving:  f.mount.leaving,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		turn:     make(chan struct{}, 1),
 	}
+	w.flocked = flocked{byOwner{&f.locks, w}}
+	return w
 }
 
 // feedNext adapts a feed; render writes an item as a line without its newline.
@@ -137,20 +139,6 @@ func (w *follower) fill(ctx context.Context, size int) syscall.Errno {
 
 func (w *follower) Release(ctx context.Context) syscall.Errno {
 	w.close()
-	w.file.locks.unlock(w)
+	w.unlock()
 	return 0
-}
-
-func (w *follower) lock(ctx context.Context, shared, wait bool) error {
-	return w.file.locks.lock(ctx, w, shared, wait)
-}
-
-func (w *follower) unlock() { w.file.locks.unlock(w) }
-
-func (w *follower) Setlk(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
-	return setlk(ctx, w, lk, flags, false)
-}
-
-func (w *follower) Setlkw(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
-	return setlk(ctx, w, lk, flags, true)
 }

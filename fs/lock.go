@@ -39,6 +39,29 @@ func setlk(ctx context.Context, l locker, lk *fuse.FileLock, flags uint32, wait 
 	return toErrno(err)
 }
 
+// flocked gives a handle the two methods by which the kernel locks.
+type flocked struct{ locker }
+
+func (f flocked) Setlk(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
+	return setlk(ctx, f.locker, lk, flags, false)
+}
+
+func (f flocked) Setlkw(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
+	return setlk(ctx, f.locker, lk, flags, true)
+}
+
+// byOwner is one open's part in an advisory lock.
+type byOwner struct {
+	*advisory
+	owner any
+}
+
+func (b byOwner) lock(ctx context.Context, shared, wait bool) error {
+	return b.advisory.lock(ctx, b.owner, shared, wait)
+}
+
+func (b byOwner) unlock() { b.advisory.unlock(b.owner) }
+
 // advisory is the flock(2) of one file that has no other meaning.
 type advisory struct {
 	mu      sync.Mutex

@@ -96,6 +96,7 @@ var slotFiles = []spec{
 	{name: "atr", size: textSize, open: openATR},
 	{name: "power", size: textSize, write: true, open: openPower},
 	{name: "apdu", write: true, open: openAPDU},
+	{name: "control", write: true, open: openControl},
 	{name: "protocol", size: textSize, write: true, open: openProtocol},
 	{name: "event", open: openEvent},
 	{name: "trace", ownerOnly: true, open: openTrace},

@@ -16,6 +16,7 @@ import (
 // textFile is one open of a file that is read as it was at the open, and whose
 // writes are commands in words.
 type textFile struct {
+	flocked
 	file    *file
 	content []byte
 	// do carries out one line; nil: read only. It may wait for the card.
@@ -78,33 +79,25 @@ func (t *textFile) Write(ctx context.Context, data []byte, off int64) (uint32, s
 	return uint32(done), 0
 }
 
+func newTextFile(f *file, content []byte) *textFile {
+	t := &textFile{file: f, content: content}
+	t.flocked = flocked{byOwner{&f.locks, t}}
+	return t
+}
+
 func (t *textFile) Release(ctx context.Context) syscall.Errno {
-	t.file.locks.unlock(t)
+	t.unlock()
 	return 0
-}
-
-func (t *textFile) lock(ctx context.Context, shared, wait bool) error {
-	return t.file.locks.lock(ctx, t, shared, wait)
-}
-
-func (t *textFile) unlock() { t.file.locks.unlock(t) }
-
-func (t *textFile) Setlk(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
-	return setlk(ctx, t, lk, flags, false)
-}
-
-func (t *textFile) Setlkw(ctx context.Context, owner uint64, lk *fuse.FileLock, flags uint32) syscall.Errno {
-	return setlk(ctx, t, lk, flags, true)
 }
 
 // openStatus never waits.
 func openStatus(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	return &textFile{file: f, content: f.bay.Info().Lines()}, nil
+	return newTextFile(f, f.bay.Info().Lines()), nil
 }
 
 // openATR waits for a card and its power-up.
 func openATR(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := &textFile{file: f}
+	t := newTextFile(f, nil)
 	s, err := f.bay.Open(ctx, caller(ctx, t, flags))
 	if err != nil {
 		return nil, err
@@ -121,7 +114,7 @@ var powerWords = map[string]reader.Action{
 
 // openPower waits for the reader to be ready.
 func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := &textFile{file: f, content: []byte("off\n")}
+	t := newTextFile(f, []byte("off\n"))
 	by := caller(ctx, t, flags)
 	if err := f.bay.WaitReady(ctx, by.Wait); err != nil {
 		return nil, err
@@ -142,7 +135,7 @@ func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 // openProtocol waits for the reader to be ready. It reads as "T=1 T=0": the
 // protocol in force, then what else the card offers; empty without power.
 func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := &textFile{file: f}
+	t := newTextFile(f, nil)
 	by := caller(ctx, t, flags)
 	if err := f.bay.WaitReady(ctx, by.Wait); err != nil {
 		return nil, err
@@ -171,7 +164,7 @@ func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, er
 // openCtl: reading describes drivers and readers, a line written is a command.
 func openCtl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	m := f.mount.manager
-	return &textFile{file: f, content: m.Describe(), do: func(ctx context.Context, line string) error {
-		return m.Command(line)
-	}}, nil
+	t := newTextFile(f, m.Describe())
+	t.do = func(ctx context.Context, line string) error { return m.Command(line) }
+	return t, nil
 }

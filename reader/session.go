@@ -3,7 +3,6 @@ package reader
 import (
 	"context"
 	"errors"
-	"fmt"
 )
 
 // Caller is who asks: one open of one file.
@@ -192,15 +191,4 @@ func (b *Bay) settle(err error) {
 	if !dead && !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrUnsupported) {
 		b.refresh()
 	}
-}
-
-// Escape sends p to the reader itself.
-func (b *Bay) Escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
-	return b.use(ctx, by, 0, func(l *link) ([]byte, error) {
-		e, ok := l.slot.(Escaper)
-		if !ok {
-			return nil, fmt.Errorf("escape command: %w", ErrUnsupported)
-		}
-		return e.Escape(b.ctx, p)
-	})
 }

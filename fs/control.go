@@ -1,0 +1,56 @@
+package fs
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// controlFile is one open of `control`: a command is a control code of four
+// bytes, big endian, and its data; the answer is what SCardControl gives.
+//
+//	42 00 0D 48                  list the PC/SC part 10 features and their codes
+//	42 00 00 01 data…            escape: data to the reader as they are
+//	42 33 00 06 PIN_VERIFY       have a PIN entered at the reader
+type controlFile struct {
+	flocked
+	*channel
+	file *file
+	by   reader.Caller
+}
+
+var (
+	_ = (fs.FileReader)((*controlFile)(nil))
+	_ = (fs.FileWriter)((*controlFile)(nil))
+	_ = (fs.FileReleaser)((*controlFile)(nil))
+	_ = (fs.FileIoctler)((*controlFile)(nil))
+	_ = (fs.FileSetlker)((*controlFile)(nil))
+	_ = (fs.FileSetlkwer)((*controlFile)(nil))
+)
+
+// openControl waits for the reader to be ready.
+func openControl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
+	c := &controlFile{file: f}
+	c.by = caller(ctx, c, flags)
+	c.flocked = flocked{byOwner{&f.locks, c}}
+	c.channel = newChannel(c, flags, &f.orphans, c.unlock)
+	return c, f.bay.WaitReady(ctx, c.by.Wait)
+}
+
+const controlCode = 4 // bytes
+
+func (c *controlFile) check(command []byte) error {
+	if len(command) < controlCode {
+		return fmt.Errorf("control: a code of four bytes must come first, here are %d: %w", len(command), reader.ErrInvalid)
+	}
+	return nil
+}
+
+func (c *controlFile) exchange(ctx context.Context, command, dst []byte) ([]byte, error) {
+	answer, err := c.file.bay.Control(ctx, binary.BigEndian.Uint32(command), command[controlCode:], c.by)
+	return append(dst, answer...), err
+}

@@ -1,0 +1,237 @@
+package reader
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Control codes, as PC/SC programs on Linux know them from pcsc-lite's
+// reader.h and libccid.
+const (
+	// CtlEscape sends its data to the reader as it is: SCARD_CTL_CODE(1).
+	CtlEscape = 0x42000001
+	// CtlGetFeatures is CM_IOCTL_GET_FEATURE_REQUEST (PC/SC part 10 §2.2):
+	// SCARD_CTL_CODE(3400).
+	CtlGetFeatures = 0x42000D48
+	// ctlGetFeaturesWindows is its value on Windows, which programs send, too.
+	ctlGetFeaturesWindows = 0x00313520
+	// ctlFeature plus the number of a feature is the code that does it.
+	ctlFeature = 0x42330000
+)
+
+// Features of PC/SC part 10 §2.3.
+const (
+	featureVerifyPINDirect  = 0x06
+	featureModifyPINDirect  = 0x07
+	featureIFDPINProperties = 0x0A
+	featureTLVProperties    = 0x12
+	featureCCIDEscape       = 0x13
+)
+
+// Control sends a command to the reader itself: code says which. The answer is
+// what SCardControl gives. Errors: ErrUnsupported for a code that this reader
+// does not have, ErrInvalid for data that do not fit it, and those of exchanges.
+func (b *Bay) Control(ctx context.Context, code uint32, data []byte, by Caller) ([]byte, error) {
+	switch code {
+	case CtlGetFeatures, ctlGetFeaturesWindows:
+		return b.features(), nil
+	case ctlFeature + featureTLVProperties:
+		return b.tlvProperties(), nil
+	case ctlFeature + featureIFDPINProperties:
+		if s := b.pinSupport(); s.Verify || s.Modify {
+			// PIN_PROPERTIES_STRUCTURE: wLcdLayout, bEntryValidationCondition
+			// (07: the host may choose any), bTimeOut2.
+			return []byte{byte(s.Columns), byte(s.Lines), 0x07, 0x00}, nil
+		}
+	case ctlFeature + featureVerifyPINDirect:
+		v, err := ParsePINVerify(data)
+		if err != nil {
+			return nil, err
+		}
+		return b.VerifyPIN(ctx, v, by)
+	case ctlFeature + featureModifyPINDirect:
+		m, err := ParsePINModify(data)
+		if err != nil {
+			return nil, err
+		}
+		return b.ModifyPIN(ctx, m, by)
+	case CtlEscape, ctlFeature + featureCCIDEscape:
+		return b.escape(ctx, data, by)
+	}
+	return nil, fmt.Errorf("control code %08X: %w", code, ErrUnsupported)
+}
+
+// features lists what the reader can do: tag, length 4, code big endian
+// (PC/SC part 10 §2.2).
+func (b *Bay) features() []byte {
+	var list []byte
+	add := func(feature byte) {
+		list = append(list, feature, 4)
+		list = binary.BigEndian.AppendUint32(list, ctlFeature+uint32(feature))
+	}
+	s := b.pinSupport()
+	if s.Verify {
+		add(featureVerifyPINDirect)
+	}
+	if s.Modify {
+		add(featureModifyPINDirect)
+	}
+	if s.Verify || s.Modify {
+		add(featureIFDPINProperties)
+	}
+	add(featureTLVProperties)
+	if b.Capable(func(s Slot) bool { _, ok := s.(Escaper); return ok }) {
+		add(featureCCIDEscape)
+	}
+	return list
+}
+
+// tlvProperties is the answer to GET_TLV_PROPERTIES (PC/SC part 10 §2.6.14);
+// values are little endian.
+func (b *Bay) tlvProperties() []byte {
+	var list []byte
+	add := func(tag byte, value ...byte) { list = append(append(list, tag, byte(len(value))), value...) }
+	info := b.Info()
+	if s := b.pinSupport(); s.Verify || s.Modify {
+		add(1, byte(s.Columns), byte(s.Lines)) // wLcdLayout
+		add(2, 0x07)                           // bEntryValidationCondition
+		add(3, 0x00)                           // bTimeOut2
+		add(4, byte(s.Columns), 0)             // wLcdMaxCharacters
+		add(5, byte(s.Lines), 0)               // wLcdMaxLines
+	}
+	if v := info.More["version"]; v != "" {
+		add(8, []byte(v[:min(len(v), 64)])...) // sFirmwareID
+	}
+	add(9, 0) // bPPDUSupport: none
+	maxData := []byte{0, 0, 1, 0}
+	if b.Capable(func(s Slot) bool { return s.Traits().Level == ShortAPDU }) && info.Params.T == 1 {
+		maxData = []byte{0, 0, 0, 0}
+	}
+	add(10, maxData...) // dwMaxAPDUDataSize: 10000 extended, 0 short
+	if id := info.Device.ID; id.Vendor != 0 {
+		add(11, byte(id.Vendor), byte(id.Vendor>>8))
+		add(12, byte(id.Product), byte(id.Product>>8))
+	}
+	return list
+}
+
+// pinSupport is what the slot's PIN pad can do; nothing where it has none.
+func (b *Bay) pinSupport() (s PINSupport) {
+	b.Capable(func(slot Slot) bool {
+		if p, ok := slot.(PINPad); ok {
+			s = p.PINSupport()
+		}
+		return true
+	})
+	return s
+}
+
+// PINSupport is what the slot's PIN pad can do, once the reader is ready.
+func (b *Bay) PINSupport() PINSupport { return b.pinSupport() }
+
+func (b *Bay) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
+	return b.use(ctx, by, 0, func(l *link) ([]byte, error) {
+		e, ok := l.slot.(Escaper)
+		if !ok {
+			return nil, fmt.Errorf("escape command: %w", ErrUnsupported)
+		}
+		l.tracef("> escape [%d bytes]", len(p))
+		answer, err := e.Escape(b.ctx, p)
+		l.tracef("< escape [%d bytes] %v", len(answer), err)
+		return answer, err
+	})
+}
+
+// VerifyPIN has the reader ask for a PIN and send v.APDU with it. The answer is
+// the card's R-APDU, 64 00 after the time for the entry, 64 01 if it was cancelled.
+func (b *Bay) VerifyPIN(ctx context.Context, v *PINVerify, by Caller) ([]byte, error) {
+	return b.usePIN(ctx, by, v.APDU, func(p PINPad, prologue [3]byte, dst []byte) ([]byte, error) {
+		if !p.PINSupport().Verify {
+			return nil, fmt.Errorf("PIN verification at the reader: %w", ErrUnsupported)
+		}
+		with := *v
+		with.Prologue = prologue
+		return p.VerifyPIN(b.ctx, &with, dst)
+	})
+}
+
+// ModifyPIN is VerifyPIN for a change of the PIN.
+func (b *Bay) ModifyPIN(ctx context.Context, m *PINModify, by Caller) ([]byte, error) {
+	return b.usePIN(ctx, by, m.APDU, func(p PINPad, prologue [3]byte, dst []byte) ([]byte, error) {
+		if !p.PINSupport().Modify {
+			return nil, fmt.Errorf("PIN modification at the reader: %w", ErrUnsupported)
+		}
+		with := *m
+		with.Prologue = prologue
+		return p.ModifyPIN(b.ctx, &with, dst)
+	})
+}
+
+func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func(PINPad, [3]byte, []byte) ([]byte, error)) ([]byte, error) {
+	return b.use(ctx, by, 0, func(l *link) ([]byte, error) {
+		pad, ok := l.slot.(PINPad)
+		if !ok {
+			return nil, fmt.Errorf("this reader has no PIN pad: %w", ErrUnsupported)
+		}
+		if !l.active {
+			return nil, fmt.Errorf("the card is not powered: %w", ErrNoCard)
+		}
+		if len(template) < 4 {
+			return nil, fmt.Errorf("PIN command of %d bytes: %w", len(template), ErrInvalid)
+		}
+		l.tracef("> PIN pad: % X …", template[:4])
+		answer, err := l.enterPIN(template, func(prologue [3]byte, dst []byte) ([]byte, error) {
+			return enter(pad, prologue, dst)
+		})
+		if err == nil && len(answer) >= 2 {
+			l.tracef("< PIN pad: SW % X", answer[len(answer)-2:])
+		}
+		return answer, err
+	})
+}
+
+// enterPIN runs the exchange whose command the reader completes. Under T=1 at
+// TPDU level the block's prologue is ours and the card's block comes back, so
+// that the machine's sequence numbers go on.
+func (l *link) enterPIN(template []byte, enter func(prologue [3]byte, dst []byte) ([]byte, error)) ([]byte, error) {
+	l.masked = true
+	defer func() { l.masked = false }()
+	if l.t1 == nil {
+		return enter([3]byte{}, nil)
+	}
+	step := l.t1.Start(template, nil)
+	if step.Done {
+		return nil, step.Err
+	}
+	if len(step.Send) < 3 || step.Send[1]&0xA0 != 0 {
+		// Chained, or an S-block comes first: the reader completes one I-block.
+		l.dead = true
+		return nil, fmt.Errorf("PIN command of %d bytes does not fit one block of the card: %w", len(template), ErrUnsupported)
+	}
+	rx, err := enter([3]byte(step.Send[:3]), l.rx[:0])
+	if err == nil && len(rx) == 2 && rx[0] == 0x64 {
+		// No PIN was entered; the card knows of no block.
+		l.t1.Withdraw()
+		return rx, nil
+	}
+	if err != nil && (errors.Is(err, ErrGone) || errors.Is(err, ErrNoCard) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrInvalid)) {
+		l.t1.Withdraw()
+		return nil, err
+	}
+	for step = l.t1.Next(rx, err); !step.Done; step = l.t1.Next(rx, err) {
+		if len(step.Send) > 1 && step.Send[1]&0x80 == 0 {
+			// What it would repeat is the template without the PIN: a wrong
+			// PIN to the card, and one try less.
+			l.dead = true
+			return nil, fmt.Errorf("the card wants the PIN command again: %w", ErrProtocol)
+		}
+		rx, err = l.slot.Exchange(l.bay.ctx, Transfer{Out: step.Send, Want: step.Want, Wait: step.Wait + l.traits.Slack, WTX: step.WTX}, l.rx[:0])
+	}
+	l.dead = l.t1.Dead()
+	if step.Err != nil {
+		return nil, step.Err
+	}
+	return l.t1.Response(), nil
+}
