@@ -1,0 +1,399 @@
+package iso7816
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// t0Trace is an exchange and what crosses the line meanwhile: > to the card,
+// < from the card, -- silence. In Character mode < holds all that the card
+// sends until it waits again.
+type t0Trace struct {
+	name, rule string
+	mode       T0Mode
+	extended   bool
+	apdu, want string
+	errs       []error
+	alive      bool // after an error
+	trace      string
+}
+
+func (c t0Trace) run(t *testing.T) {
+	t.Log(c.rule)
+	p := DefaultParams(0)
+	m := NewT0(T0Config{Params: p, Mode: c.mode, Extended: c.extended, MaxWait: 5 * p.WWT(0)})
+	var lines []line
+	for s := range strings.Lines(c.trace) {
+		s = strings.TrimSpace(s)
+		body, _, _ := strings.Cut(s, ";")
+		dir, body, _ := strings.Cut(strings.TrimSpace(body), " ")
+		if dir == "" {
+			continue
+		}
+		l := line{text: s, toCard: dir == ">"}
+		if strings.TrimSpace(body) == "--" {
+			l.silent = true
+		} else {
+			l.b = unhex(t, body)
+		}
+		lines = append(lines, l)
+	}
+	prefix := []byte{7}
+	s := m.Start(unhex(t, c.apdu), prefix)
+	var pending []byte
+	for !s.Done {
+		if (s.Want > 0) != (c.mode == T0Character) {
+			t.Fatalf("%+v", s)
+		}
+		if len(s.Send) > 0 {
+			if len(pending) > 0 {
+				t.Fatalf("sending % X while the card still sends % X", s.Send, pending)
+			}
+			if len(lines) < 2 {
+				t.Fatalf("% X sent after the end of the trace", s.Send)
+			}
+			if l := lines[0]; !l.toCard || !bytes.Equal(l.b, s.Send) {
+				t.Fatalf("sent % X at the line %q", s.Send, l.text)
+			}
+			if l := lines[1]; !l.silent {
+				pending = l.b
+				if c.mode != T0Character {
+					pending = nil
+					lines = lines[2:]
+					s = m.Next(l.b, nil)
+					continue
+				}
+			}
+			lines = lines[2:]
+		}
+		if len(pending) == 0 {
+			s = m.Next(nil, ErrTimeout)
+			continue
+		}
+		n := min(max(s.Want/2, 1), len(pending)) // in pieces
+		b := pending[:n]
+		pending = pending[n:]
+		s = m.Next(b, nil)
+	}
+	if len(pending) > 0 {
+		t.Errorf("not read: % X", pending)
+	}
+	for _, l := range lines {
+		t.Errorf("not played: %s", l.text)
+	}
+	if c.errs != nil {
+		t.Log(s.Err)
+		for _, e := range c.errs {
+			if !errors.Is(s.Err, e) {
+				t.Errorf("error %q is not %q", s.Err, e)
+			}
+		}
+		if inDoubt := errors.Is(s.Err, ErrInDoubt); inDoubt != (c.errs[len(c.errs)-1] == ErrInDoubt) {
+			t.Errorf("error %q: in doubt %v", s.Err, inDoubt)
+		}
+		if m.Dead() == c.alive {
+			t.Errorf("Dead is %v", m.Dead())
+		}
+		return
+	}
+	if s.Err != nil {
+		t.Fatal(s.Err)
+	}
+	if got, want := m.Response(), append(prefix, unhex(t, c.want)...); !bytes.Equal(got, want) {
+		t.Errorf("response % X, want % X", got, want)
+	}
+	if m.Dead() {
+		t.Error("Dead")
+	}
+}
+
+// ISO/IEC 7816-3:2006 §10.3.3, procedure bytes.
+func TestT0Character(t *testing.T) {
+	for _, c := range []t0Trace{
+		{name: "case 1", rule: "SW1 SW2 directly", apdu: "00A40000", want: "9000",
+			trace: "> 00 A4 00 00 00\n< 90 00"},
+		{name: "case 1, acknowledged", rule: "tolerated: an ACK for no data", apdu: "00A40000", want: "9000",
+			trace: "> 00 A4 00 00 00\n< A4 90 00"},
+		{name: "case 2", rule: "INS: all data", apdu: "0084000004", want: "01020304 9000",
+			trace: "> 00 84 00 00 04\n< 84 01 02 03 04 90 00"},
+		{name: "case 2, 256 bytes", rule: "P3 = 00 means 256", apdu: "00B0000000", want: fill(256) + "9000",
+			trace: "> 00 B0 00 00 00\n< B0 " + fill(256) + " 90 00"},
+		{name: "case 2 byte by byte", rule: "INS^FF: one byte", apdu: "0084000004", want: "01020304 9000",
+			trace: "> 00 84 00 00 04\n< 7B 01 7B 02 84 03 04 90 00"},
+		{name: "case 2 with programming voltage", rule: "INS^01 as INS, INS^FE as INS^FF (1989 edition)", apdu: "0084000004", want: "01020304 9000",
+			trace: "> 00 84 00 00 04\n< 7A 01 85 02 03 04 90 00"},
+		{name: "NULL everywhere", rule: "60 restarts the waiting time", apdu: "0084000002", want: "6060 9000",
+			trace: "> 00 84 00 00 02\n< 60 60 84 60 60 60 90 00"},
+		{name: "SW2 60", rule: "after SW1 comes SW2, whatever it is", apdu: "00A40000", want: "9060",
+			trace: "> 00 A4 00 00 00\n< 90 60"},
+		{name: "case 3", rule: "INS: send all", apdu: "00D6000003010203", want: "9000",
+			trace: "> 00 D6 00 00 03\n< D6\n> 01 02 03\n< 90 00"},
+		{name: "case 3 byte by byte", rule: "INS^FF: send one", apdu: "00D6000003010203", want: "6A80",
+			trace: "> 00 D6 00 00 03\n< 60 29\n> 01\n< 60 29\n> 02\n< D6\n> 03\n< 60 6A 80"},
+		{name: "case 3 refused early", rule: "SW1 SW2 in place of the ACK", apdu: "00D6000003010203", want: "6982",
+			trace: "> 00 D6 00 00 03\n< 69 82"},
+		{name: "case 3, 61xx", rule: "contract: passed up", apdu: "00A40000023F00", want: "6110",
+			trace: "> 00 A4 00 00 02\n< A4\n> 3F 00\n< 61 10"},
+		{name: "case 4", rule: "61xx: GET RESPONSE", apdu: "00A40000023F0000", want: "AABB 9000",
+			trace: "> 00 A4 00 00 02\n< A4\n> 3F 00\n< 61 02\n> 00 C0 00 00 02\n< C0 AA BB 90 00"},
+		{name: "case 2 with the wrong Le", rule: "6Cxx: once more with P3 = xx", apdu: "00B0000000", want: "AABB 9000",
+			trace: "> 00 B0 00 00 00\n< 6C 02\n> 00 B0 00 00 02\n< B0 AA BB 90 00"},
+		{name: "data broken off by SW1", rule: "the status word ends the command", apdu: "0084000004", want: "01 6F00",
+			trace: "> 00 84 00 00 04\n< 7B 01 6F 00"},
+
+		{name: "silence", rule: "WWT", apdu: "0084000004", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 84 00 00 04\n< --"},
+		{name: "silence before the data were sent", rule: "WWT; the card lacks the data", apdu: "00D6000003010203", errs: []error{ErrTimeout},
+			trace: "> 00 D6 00 00 03\n< --"},
+		{name: "silence after the data were sent", rule: "WWT", apdu: "00D6000003010203", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 D6 00 00 03\n< D6\n> 01 02 03\n< --"},
+		{name: "silence within the data", rule: "WWT", apdu: "0084000004", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 84 00 00 04\n< 84 01 02"},
+		{name: "silence in place of SW2", rule: "WWT", apdu: "0084000004", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 84 00 00 04\n< 90"},
+		{name: "unknown procedure byte", rule: "neither NULL, ACK nor SW1", apdu: "0084000004", errs: []error{ErrProtocol, ErrInDoubt},
+			trace: "> 00 84 00 00 04\n< 12"},
+		{name: "ACK once too often", rule: "all data are there", apdu: "0084000001", errs: []error{ErrProtocol, ErrInDoubt},
+			trace: "> 00 84 00 00 01\n< 84 01 84"},
+		{name: "NULL for ever", rule: "policy: MaxWait", apdu: "0084000001", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 84 00 00 01\n< 60 60 60 60 60 60"},
+		{name: "ACK for nothing for ever", rule: "policy: MaxWait", apdu: "00A40000", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 A4 00 00 00\n< A4 A4 A4 A4 A4 A4"},
+	} {
+		c.mode = T0Character
+		t.Run(c.name, c.run)
+	}
+}
+
+// ISO/IEC 7816-3:2006 §12.2, the mapping of APDUs to TPDUs.
+func TestT0TPDU(t *testing.T) {
+	long := unhex(t, "10DB3FFF"+"00 012C"+fill(300)+"0000")
+	for _, c := range []t0Trace{
+		{name: "case 1", rule: "P3 = 00", apdu: "00A40000", want: "9000",
+			trace: "> 00 A4 00 00 00\n< 90 00"},
+		{name: "case 1, 61xx", rule: "contract: passed up", apdu: "00A40000", want: "6112",
+			trace: "> 00 A4 00 00 00\n< 61 12"},
+		{name: "case 2S", rule: "Le accepted", apdu: "0084000002", want: "AABB9000",
+			trace: "> 00 84 00 00 02\n< AA BB 90 00"},
+		{name: "case 2S, refused", rule: "6700 is passed up", apdu: "0084000002", want: "6700",
+			trace: "> 00 84 00 00 02\n< 67 00"},
+		{name: "case 2S, 6Cxx", rule: "repeat with P3 = xx", apdu: "00B0000000", want: "AABBCC9000",
+			trace: "> 00 B0 00 00 00\n< 6C 03\n> 00 B0 00 00 03\n< AA BB CC 90 00"},
+		{name: "case 2S, 6Cxx above Le", rule: "cut to Le", apdu: "00B0000002", want: "AABB9000",
+			trace: "> 00 B0 00 00 02\n< 6C 03\n> 00 B0 00 00 03\n< AA BB CC 90 00"},
+		{name: "case 2S, 6C00", rule: "00 means 256", apdu: "00B0000002", want: "ABAB9000",
+			trace: "> 00 B0 00 00 02\n< 6C 00\n> 00 B0 00 00 00\n< " + fill(256) + " 90 00"},
+		{name: "case 2S, 6Cxx twice", rule: "policy: a second in a row is passed up", apdu: "00B0000000", want: "6C04",
+			trace: "> 00 B0 00 00 00\n< 6C 03\n> 00 B0 00 00 03\n< 6C 04"},
+		{name: "case 2S, 61xx", rule: "GET RESPONSE, append, until Ne", apdu: "00CA000000", want: "AABBCCDD9000",
+			trace: "> 00 CA 00 00 00\n< AA BB 61 05\n> 00 C0 00 00 05\n< CC 61 01\n> 00 C0 00 00 01\n< DD 90 00"},
+		{name: "case 2S, Ne reached and 61xx", rule: "nothing is lost: the caller sees that there is more", apdu: "00CA000002", want: "AABB6105",
+			trace: "> 00 CA 00 00 02\n< AA BB 61 05"},
+		{name: "case 3S", rule: "the status word is the response", apdu: "00D600000101", want: "9000",
+			trace: "> 00 D6 00 00 01 01\n< 90 00"},
+		{name: "case 3S, 61xx", rule: "contract: passed up", apdu: "00D600000101", want: "6101",
+			trace: "> 00 D6 00 00 01 01\n< 61 01"},
+		{name: "case 3S, 6Cxx", rule: "only a command that expects data is repeated", apdu: "00D600000101", want: "6C01",
+			trace: "> 00 D6 00 00 01 01\n< 6C 01"},
+		{name: "case 4S, 61xx", rule: "GET RESPONSE with the smaller of Le and xx", apdu: "00A40400 02A000 05", want: "AABB9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 02\n> 00 C0 00 00 02\n< AA BB 90 00"},
+		{name: "case 4S, 61xx above Le", rule: "GET RESPONSE with the smaller of Le and xx", apdu: "00A40400 02A000 01", want: "AA9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 02\n> 00 C0 00 00 01\n< AA 90 00"},
+		{name: "case 4S, 6100", rule: "00 means 256", apdu: "00A40400 02A000 00", want: fill(256) + "9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 00\n> 00 C0 00 00 00\n< " + fill(256) + " 90 00"},
+		{name: "case 4S, loops", rule: "while 61xx", apdu: "00A40400 02A000 00", want: "AABBCC9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 01\n> 00 C0 00 00 01\n< AA 61 02\n> 00 C0 00 00 02\n< BB CC 90 00"},
+		{name: "case 4S, GET RESPONSE corrected", rule: "6Cxx to GET RESPONSE", apdu: "00A40400 02A000 00", want: "AA9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 09\n> 00 C0 00 00 09\n< 6C 01\n> 00 C0 00 00 01\n< AA 90 00"},
+		{name: "case 4S, GET RESPONSE corrected twice", rule: "policy", apdu: "00A40400 02A000 00", want: "6C02",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 09\n> 00 C0 00 00 09\n< 6C 01\n> 00 C0 00 00 01\n< 6C 02"},
+		{name: "case 4S, GET RESPONSE brings nothing but 61xx", rule: "policy: not for ever", apdu: "00A40400 02A000 00", want: "6109",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 09\n> 00 C0 00 00 09\n< 61 09"},
+		{name: "case 4S, 9000", rule: "no GET RESPONSE that nobody announced", apdu: "00A40400 02A000 00", want: "9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 90 00"},
+		{name: "case 4S, error", rule: "the status word is the response", apdu: "00A40400 02A000 00", want: "6A82",
+			trace: "> 00 A4 04 00 02 A0 00\n< 6A 82"},
+		{name: "case 4S, 6Cxx", rule: "a command with data is not sent twice", apdu: "00A40400 02A000 00", want: "6C02",
+			trace: "> 00 A4 04 00 02 A0 00\n< 6C 02"},
+		{name: "logical channel and chaining", rule: "class of the command, without the chaining bit", apdu: "11A40400 02A000 00", want: "AA9000",
+			trace: "> 11 A4 04 00 02 A0 00\n< 61 01\n> 01 C0 00 00 01\n< AA 90 00"},
+		{name: "proprietary class", rule: "bit 5 is not chaining there", apdu: "90A40400 02A000 00", want: "AA9000",
+			trace: "> 90 A4 04 00 02 A0 00\n< 61 01\n> 90 C0 00 00 01\n< AA 90 00"},
+		{name: "case 2E, short", rule: "as 2S", apdu: "00B00000000002", want: "AABB9000",
+			trace: "> 00 B0 00 00 02\n< AA BB 90 00"},
+		{name: "case 2E, long", rule: "P3 = 00, then 61xx", apdu: "00B0000000012C", want: fill(300) + "9000",
+			trace: "> 00 B0 00 00 00\n< " + fill(256) + " 61 00\n> 00 C0 00 00 2C\n< " + fill(44) + " 90 00"},
+		{name: "case 2E, the card has less", rule: "the response is shorter than Ne", apdu: "00B00000000000", want: "AA9000",
+			trace: "> 00 B0 00 00 00\n< 6C 01\n> 00 B0 00 00 01\n< AA 90 00"},
+		{name: "case 3E, short", rule: "as 3S", apdu: "00D6000000000101", want: "9000",
+			trace: "> 00 D6 00 00 01 01\n< 90 00"},
+		{name: "case 4E, ENVELOPE", rule: "the C-APDU in pieces of up to 255 bytes; then as 4S", apdu: fmt.Sprintf("%X", long), want: "AABB9000",
+			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< 90 00\n> 00 C2 00 00 36 % X\n< 61 02\n> 00 C0 00 00 02\n< AA BB 90 00", long[:255], long[255:])},
+		{name: "case 3E, ENVELOPE", rule: "the last answer is the response, 61xx included", apdu: fmt.Sprintf("%X", long[:307]), want: "6102",
+			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< 90 00\n> 00 C2 00 00 34 % X\n< 61 02", long[:255], long[255:307])},
+		{name: "ENVELOPE refused", rule: "every piece must be answered 90xx", apdu: fmt.Sprintf("%X", long), want: "6D00",
+			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< 6D 00", long[:255])},
+		{name: "silence within ENVELOPE", rule: "the card has not the whole command", apdu: fmt.Sprintf("%X", long), errs: []error{ErrTimeout},
+			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< --", long[:255])},
+		{name: "silence", rule: "the reader gave up", apdu: "0084000002", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 84 00 00 02\n< --"},
+		{name: "an answer of one byte", rule: "SW1 SW2 are the least", apdu: "0084000002", errs: []error{ErrProtocol, ErrInDoubt}, alive: true,
+			trace: "> 00 84 00 00 02\n< 90"},
+		{name: "more data than asked for", rule: "P3 is the most", apdu: "0084000002", errs: []error{ErrProtocol, ErrInDoubt}, alive: true,
+			trace: "> 00 84 00 00 02\n< 01 02 03 90 00"},
+	} {
+		t.Run(c.name, c.run)
+	}
+}
+
+// A carrier of short APDUs behind which a T=0 card answers 61xx and 6Cxx.
+func TestT0APDU(t *testing.T) {
+	long := unhex(t, "00DB3FFF"+"00 012C"+fill(300)+"0000")
+	for _, c := range []t0Trace{
+		{name: "case 1", rule: "four bytes", apdu: "00A40000", want: "9000",
+			trace: "> 00 A4 00 00\n< 90 00"},
+		{name: "case 4, all done", rule: "Le goes along", apdu: "00A40000023F0000", want: "AA9000",
+			trace: "> 00 A4 00 00 02 3F 00 00\n< AA 90 00"},
+		{name: "case 4, 61xx", rule: "GET RESPONSE", apdu: "00A40000023F0000", want: "AA9000",
+			trace: "> 00 A4 00 00 02 3F 00 00\n< 61 01\n> 00 C0 00 00 01\n< AA 90 00"},
+		{name: "case 2, 6Cxx", rule: "once more", apdu: "00B0000000", want: "AA9000",
+			trace: "> 00 B0 00 00 00\n< 6C 01\n> 00 B0 00 00 01\n< AA 90 00"},
+		{name: "more than Ne", rule: "what the carrier answers is passed on", apdu: "00B0000001", want: "AABB9000",
+			trace: "> 00 B0 00 00 01\n< AA BB 90 00"},
+		{name: "INS 6x", rule: "no procedure bytes, no restriction", apdu: "006000000100", want: "9000",
+			trace: "> 00 60 00 00 01 00\n< 90 00"},
+		{name: "extended, carried", rule: "sent as it is", extended: true, apdu: fmt.Sprintf("%X", long), want: "AA9000",
+			trace: fmt.Sprintf("> % X\n< 61 01\n> 00 C0 00 00 01\n< AA 90 00", long)},
+		{name: "extended, not carried", rule: "ENVELOPE", apdu: fmt.Sprintf("%X", long), want: "9000",
+			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< 90 00\n> 00 C2 00 00 36 % X\n< 90 00", long[:255], long[255:])},
+		{name: "case 2E, not carried", rule: "as 2S", apdu: "00B00000000000", want: "AA9000",
+			trace: "> 00 B0 00 00 00\n< AA 90 00"},
+	} {
+		c.mode = T0APDU
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestT0Refused(t *testing.T) {
+	for _, c := range []struct {
+		apdu string
+		mode T0Mode
+	}{
+		{"00600000", T0TPDU}, {"006F0000", T0Character}, {"00900000", T0TPDU}, {"009F000000", T0Character},
+		{"FFCA000000", T0Character}, {"00A400000301", T0TPDU}, {"00", T0APDU},
+	} {
+		m := NewT0(T0Config{Params: DefaultParams(0), Mode: c.mode})
+		s := m.Start(unhex(t, c.apdu), nil)
+		if !s.Done || !errors.Is(s.Err, ErrInvalid) || len(s.Send) != 0 || m.Dead() {
+			t.Errorf("%s: %+v", c.apdu, s)
+		}
+	}
+}
+
+// T=0 cannot tell a late answer from another, so nothing is sent until a reset.
+func TestT0Dead(t *testing.T) {
+	for _, abandon := range []bool{false, true} {
+		m := NewT0(T0Config{Params: DefaultParams(0)})
+		m.Start([]byte{0, 0x84, 0, 0, 8}, nil)
+		if !abandon {
+			m.Next(nil, ErrTimeout)
+		}
+		s := m.Start([]byte{0, 0x84, 0, 0, 8}, nil)
+		if !s.Done || !errors.Is(s.Err, ErrProtocol) || len(s.Send) != 0 || !m.Dead() {
+			t.Errorf("abandon %v: %+v", abandon, s)
+		}
+		if s := m.Next([]byte{0x90, 0}, nil); !s.Done || s.Err == nil {
+			t.Errorf("abandon %v: Next: %+v", abandon, s)
+		}
+	}
+}
+
+func TestT0Allocations(t *testing.T) {
+	answers := [][]byte{{0x61, 0x04}, {1, 2, 3, 4, 0x90, 0x00}}
+	m := NewT0(T0Config{Params: DefaultParams(0)})
+	capdu := []byte{0, 0xA4, 4, 0, 2, 0x3F, 0, 0}
+	dst := make([]byte, 0, 300)
+	if n := testing.AllocsPerRun(100, func() {
+		s := m.Start(capdu, dst)
+		for i := 0; !s.Done; i++ {
+			s = m.Next(answers[i], nil)
+		}
+		if s.Err != nil || len(m.Response()) != 6 {
+			t.Fatal(s.Err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations in an exchange", n)
+	}
+}
+
+func BenchmarkT0(b *testing.B) {
+	answers := [][]byte{{0x61, 0x04}, {1, 2, 3, 4, 0x90, 0x00}}
+	m := NewT0(T0Config{Params: DefaultParams(0)})
+	capdu := []byte{0, 0xA4, 4, 0, 2, 0x3F, 0, 0}
+	dst := make([]byte, 0, 300)
+	b.ReportAllocs()
+	for b.Loop() {
+		s := m.Start(capdu, dst)
+		for i := 0; !s.Done; i++ {
+			s = m.Next(answers[i], nil)
+		}
+	}
+}
+
+// FuzzT0 plays a card that sends whatever the fuzzer wants, over and over.
+// Run with: go test -fuzz FuzzT0 ./reader/iso7816
+func FuzzT0(f *testing.F) {
+	for mode := range byte(3) {
+		f.Add(mode, unhex(f, "00A40400023F0000"), unhex(f, "02 6102 04 AABB9000"))
+		f.Add(mode, unhex(f, "00B0000000"), unhex(f, "02 6C02 04 AABB9000"))
+		f.Add(mode, unhex(f, "00D6000003010203"), unhex(f, "03 60D690 01 00"))
+		f.Add(mode, unhex(f, "0084000002"), unhex(f, "06 7B017B029000"))
+		f.Add(mode, unhex(f, "00D6000000012C"+fill(300)), unhex(f, "02 9000 FF"))
+	}
+	f.Fuzz(func(t *testing.T, mode byte, capdu, in []byte) {
+		if len(in) == 0 {
+			return
+		}
+		p := DefaultParams(0)
+		m := NewT0(T0Config{Params: p, Mode: T0Mode(mode % 3), Extended: mode&4 != 0, MaxWait: 50 * p.WWT(0)})
+		cmd, perr := ParseCommand(capdu)
+		pos := 0
+		take := func(n int) []byte {
+			b := make([]byte, n)
+			for i := range b {
+				b[i] = in[pos%len(in)]
+				pos++
+			}
+			return b
+		}
+		s := m.Start(capdu, nil)
+		if perr != nil && !errors.Is(s.Err, ErrInvalid) {
+			t.Fatalf("malformed, but %+v", s)
+		}
+		// The longest: 65536 bytes in TPDUs of one, each with 6Cxx and the
+		// procedure bytes around, and the waiting time.
+		for n := 0; !s.Done; n++ {
+			if n > 600_000 {
+				t.Fatal("no end")
+			}
+			if s.Wait <= 0 || (s.Want > 0) != (T0Mode(mode%3) == T0Character) {
+				t.Fatalf("%+v", s)
+			}
+			want := s.Want
+			if want == 0 {
+				want = int(take(1)[0])
+				if want == 0xFF {
+					s = m.Next(nil, ErrTimeout)
+					continue
+				}
+			}
+			s = m.Next(take(want), nil)
+		}
+		if s.Err == nil && T0Mode(mode%3) != T0APDU && len(m.Response()) > cmd.Ne+2 {
+			t.Fatalf("a response of %d bytes to Ne %d", len(m.Response()), cmd.Ne)
+		}
+	})
+}
