@@ -1,0 +1,258 @@
+// Package pcscd runs Debian's pcscd for tests and benchmarks: any number of
+// them at once, next to the system's own, each with its own reader.conf.
+//
+// The path of pcscd's socket is compiled in, but a pcscd that is started by
+// socket activation (sd_listen_fds(3)) takes the socket it is given, looks at no
+// other and needs no privileges. The clients' library takes the path from
+// PCSCLITE_CSOCK_NAME. The socket belongs to the test, not to the pcscd, so a
+// client can connect before pcscd runs, and while it is restarted.
+package pcscd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ready is what pcscd logs, at level info, when it starts to serve.
+const ready = "daemon ready"
+
+// runDir is compiled into pcscd, which wants to be able to create it.
+const runDir = "/run/pcscd"
+
+// Server is one private pcscd.
+type Server struct {
+	socket   string
+	conf     string
+	env      []string
+	args     []string
+	listener *os.File
+
+	mu    sync.Mutex
+	log   []string
+	more  chan struct{} // closed and replaced with each line of the log
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when cmd has ended and its log is read
+	err   error         // of cmd, once ended
+}
+
+// Option changes how a Server is started.
+type Option func(*Server)
+
+// Env adds "NAME=value" pairs to pcscd's environment.
+func Env(pairs ...string) Option {
+	return func(s *Server) { s.env = append(s.env, pairs...) }
+}
+
+// Debug has pcscd log at debug level, all APDUs included, instead of info.
+func Debug() Option {
+	return func(s *Server) { s.args = append(s.args, "--debug", "--apdu") }
+}
+
+// Start runs pcscd with the text of a reader.conf. dir, which must exist, gets
+// the configuration and the socket. The server is ready when Start returns.
+func Start(ctx context.Context, dir, readerConf string, opts ...Option) (*Server, error) {
+	s := &Server{
+		socket: filepath.Join(dir, "pcscd.comm"), conf: filepath.Join(dir, "reader.conf"),
+		args: []string{"--foreground", "--info"}, more: make(chan struct{}),
+	}
+	for _, o := range opts {
+		o(s)
+	}
+	if err := os.Mkdir(runDir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("pcscd wants the directory %s: make it as root: %w", runDir, err)
+	}
+	if err := os.WriteFile(s.conf, []byte(readerConf), 0o644); err != nil {
+		return nil, err
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("pcscd's socket: %w", err)
+	}
+	ln.SetUnlinkOnClose(false)
+	s.listener, err = ln.File()
+	_ = ln.Close()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Restart(ctx); err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Restart runs pcscd (again), on the same socket and configuration, after
+// ending one that still runs. It returns when pcscd is ready.
+func (s *Server) Restart(ctx context.Context) error {
+	if err := s.Stop(); err != nil {
+		return err
+	}
+	// LISTEN_PID must be pcscd's own, which only a shell can know beforehand.
+	cmd := exec.Command("/bin/sh", append([]string{"-c", `export LISTEN_PID=$$ LISTEN_FDS=1; exec pcscd "$@"`, "pcscd", "--config", s.conf}, s.args...)...)
+	cmd.Env = append(os.Environ(), s.env...)
+	cmd.ExtraFiles = []*os.File{s.listener} // descriptor 3, SD_LISTEN_FDS_START
+	// A ctrl-C at the test is not for pcscd; the test's sudden death is.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	out, in, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd.Stdout, cmd.Stderr = in, in
+	err = cmd.Start()
+	_ = in.Close()
+	if err != nil {
+		_ = out.Close()
+		return fmt.Errorf("pcscd: %w (apt-get install pcscd)", err)
+	}
+	ended := make(chan struct{})
+	s.mu.Lock()
+	s.cmd, s.ended, s.err = cmd, ended, nil
+	from := len(s.log)
+	s.mu.Unlock()
+	go func() {
+		s.read(out)
+		err := cmd.Wait()
+		s.mu.Lock()
+		s.err = err
+		s.mu.Unlock()
+		close(ended)
+	}()
+	return s.waitLog(ctx, ready, from)
+}
+
+func (s *Server) read(r io.ReadCloser) {
+	defer r.Close()
+	in := bufio.NewScanner(r)
+	in.Buffer(nil, 1<<20) // a line with the longest APDU in hex
+	for in.Scan() {
+		s.mu.Lock()
+		s.log = append(s.log, in.Text())
+		close(s.more)
+		s.more = make(chan struct{})
+		s.mu.Unlock()
+	}
+}
+
+// WaitLog waits until pcscd has logged a line that contains text; lines that
+// came before count.
+func (s *Server) WaitLog(ctx context.Context, text string) error { return s.waitLog(ctx, text, 0) }
+
+func (s *Server) waitLog(ctx context.Context, text string, from int) error {
+	for {
+		s.mu.Lock()
+		found := slices.ContainsFunc(s.log[from:], func(l string) bool { return strings.Contains(l, text) })
+		more, ended := s.more, s.ended
+		s.mu.Unlock()
+		if found {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ended:
+			return fmt.Errorf("pcscd ended and never said %q:\n%s", text, s.Log())
+		case <-ctx.Done():
+			return fmt.Errorf("pcscd did not say %q: %w\n%s", text, ctx.Err(), s.Log())
+		}
+	}
+}
+
+// Log is what pcscd has logged so far, through all restarts.
+func (s *Server) Log() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.log, "\n")
+}
+
+// Pid is the running pcscd's, 0 if none runs.
+func (s *Server) Pid() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd == nil {
+		return 0
+	}
+	return s.cmd.Process.Pid
+}
+
+// Alive tells whether pcscd runs.
+func (s *Server) Alive() bool {
+	s.mu.Lock()
+	ended := s.ended
+	s.mu.Unlock()
+	if ended == nil {
+		return false
+	}
+	select {
+	case <-ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// Env is what makes a client find this server.
+func (s *Server) Env() []string { return []string{"PCSCLITE_CSOCK_NAME=" + s.socket} }
+
+// Command is a client of this server.
+func (s *Server) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), s.Env()...)
+	return cmd
+}
+
+// Stop ends pcscd as SIGTERM does: at once, without IFDHCloseChannel. It is an
+// error if pcscd had ended by itself before.
+func (s *Server) Stop() error { return s.end(syscall.SIGTERM) }
+
+// Shutdown ends pcscd as SIGINT does: readers are closed first.
+func (s *Server) Shutdown() error { return s.end(syscall.SIGINT) }
+
+// Kill ends pcscd with SIGKILL.
+func (s *Server) Kill() error { return s.end(syscall.SIGKILL) }
+
+func (s *Server) end(sig syscall.Signal) error {
+	s.mu.Lock()
+	cmd, ended := s.cmd, s.ended
+	s.mu.Unlock()
+	if cmd == nil {
+		return nil
+	}
+	died := !s.Alive()
+	if !died {
+		_ = cmd.Process.Signal(sig)
+	}
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		_ = cmd.Process.Kill()
+		<-ended
+		return fmt.Errorf("pcscd did not end with %v:\n%s", sig, s.Log())
+	}
+	s.mu.Lock()
+	err := s.err
+	s.cmd, s.ended = nil, nil
+	s.mu.Unlock()
+	if died {
+		return fmt.Errorf("pcscd ended by itself: %v\n%s", err, s.Log())
+	}
+	return nil
+}
+
+// Close ends pcscd, if it still runs, and removes the socket.
+func (s *Server) Close() error {
+	err := s.Stop()
+	_ = s.listener.Close()
+	_ = os.Remove(s.socket)
+	return err
+}
