@@ -81,7 +81,7 @@ func renderPairs(pairs []string) string {
 		s.WriteString(pairs[i])
 		s.WriteByte('=')
 		s.WriteString(strings.Map(func(r rune) rune {
-			if r <= ' ' || r == 0x7f || r == '=' {
+			if r <= ' ' || r == 0x7f {
 				return '_'
 			}
 			return r

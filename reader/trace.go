@@ -8,7 +8,7 @@ import (
 )
 
 // FollowTrace subscribes to a decoded log of what crosses the slot, a line an
-// entry, from now on. Reference data (PINs) never enters it.
+// entry, from now on. Reference data (PINs) never enters it, nor its length.
 func (b *Bay) FollowTrace() *Feed[string] {
 	b.traced.Add(1)
 	return b.traces.add(nil)
@@ -45,7 +45,7 @@ func (l *link) tracef(format string, args ...any) {
 func (l *link) traceAPDU(dir byte, p []byte) {
 	if dir == '<' {
 		if n := len(p) - 2; l.masked && n > 0 {
-			l.tracef("< R-APDU [%d bytes masked] % X", n, p[n:])
+			l.tracef("< R-APDU [masked] % X", p[n:])
 		} else {
 			l.tracef("< R-APDU % X", p)
 		}
@@ -54,9 +54,9 @@ func (l *link) traceAPDU(dir byte, p []byte) {
 	l.masked = len(p) < 4 || secret(p[1])
 	switch {
 	case len(p) < 4:
-		l.tracef("> malformed C-APDU [%d bytes masked]", len(p))
+		l.tracef("> malformed C-APDU [masked]")
 	case l.masked && len(p) > 4:
-		l.tracef("> C-APDU % X [%d bytes masked] %s", p[:4], len(p)-4, iso7816.CommandName(p[1]))
+		l.tracef("> C-APDU % X [masked] %s", p[:4], iso7816.CommandName(p[1]))
 	default:
 		l.tracef("> C-APDU % X %s", p, iso7816.CommandName(p[1]))
 	}
@@ -70,9 +70,9 @@ func (l *link) traceWire(dir byte, p []byte) {
 	case l.t1 != nil && !l.masked:
 		l.tracef("%c   % X  %s", dir, p, iso7816.DescribeBlock(p))
 	case l.t1 != nil && len(p) >= 3:
-		l.tracef("%c   % X [%d bytes masked]  %s", dir, p[:3], len(p)-3, iso7816.DescribeBlock(p))
+		l.tracef("%c   % X [masked]  %s", dir, p[:2], iso7816.DescribeBlock(p))
 	case l.masked:
-		l.tracef("%c   [%d bytes masked]", dir, len(p))
+		l.tracef("%c   [masked]", dir)
 	default:
 		l.tracef("%c   % X", dir, p)
 	}
