@@ -52,13 +52,27 @@ const (
 //	attach vpcd 0.0.0.0:35963 public=yes
 type Driver struct{}
 
-var _ reader.Driver = Driver{}
+var (
+	_ reader.Driver   = Driver{}
+	_ reader.Attacher = Driver{}
+)
 
 // Name is "vpcd".
 func (Driver) Name() string { return "vpcd" }
 
 // IDs is empty: ports are attached by hand.
 func (Driver) IDs() []reader.ID { return nil }
+
+// Attach checks the address and the parameters. The address in full is the
+// reader's name, and where it is plugged in.
+func (Driver) Attach(dev reader.Device) (reader.Device, error) {
+	o, err := parseOptions(dev.Address, dev.Params)
+	if err != nil {
+		return dev, err
+	}
+	dev.Address, dev.Port, dev.Bus, dev.Slots = o.String(), o.String(), o.network, 1
+	return dev, nil
+}
 
 // Open listens at dev.Address, or takes over the connection that a port
 // announced. Parameters:

@@ -622,6 +622,16 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
+func TestAttach(t *testing.T) {
+	got, err := Driver{}.Attach(reader.Device{Driver: "vpcd", Params: map[string]string{"timeout": "5m"}})
+	if err != nil || got.Address != "127.0.0.1:35963" || got.Port != got.Address || got.Bus != "tcp" || got.Slots != 1 {
+		t.Errorf("attach without an address: %+v, %v", got, err)
+	}
+	if _, err := (Driver{}).Attach(reader.Device{Driver: "vpcd", Address: "0.0.0.0:1"}); !errors.Is(err, reader.ErrInvalid) {
+		t.Errorf("a public address: %v, want ErrInvalid", err)
+	}
+}
+
 func TestPortInUse(t *testing.T) {
 	p, _ := attach(t, "127.0.0.1:0", nil)
 	_, err := Driver{}.Open(t.Context(), reader.Device{Address: p.opts.String()})
