@@ -147,11 +147,11 @@ func (d *byID) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) 
 }
 
 func (d *byID) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	n, ok := d.mount.manager.IDs()[name]
-	if !ok {
+	b := d.mount.manager.Named(name)
+	if b == nil {
 		return nil, syscall.ENOENT
 	}
-	link := &fs.MemSymlink{Data: []byte("../" + strconv.Itoa(n))}
+	link := &fs.MemSymlink{Data: []byte("../" + strconv.Itoa(b.Number()))}
 	d.mount.attr(&link.Attr, 0o777, uint64(len(link.Data)), d.mount.started)
 	out.Attr = link.Attr
 	return d.NewInode(ctx, link, fs.StableAttr{Mode: syscall.S_IFLNK}), 0
@@ -159,7 +159,7 @@ func (d *byID) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 
 func (d *byID) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 	var list []fuse.DirEntry
-	for name := range d.mount.manager.IDs() {
+	for name := range d.mount.manager.ByID() {
 		list = append(list, fuse.DirEntry{Name: name, Mode: syscall.S_IFLNK})
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })

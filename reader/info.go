@@ -91,19 +91,18 @@ func tame(s string) string {
 	return out.String()
 }
 
-// IDs maps the lasting names of the slots that are there to their numbers. Of
-// two slots with one name (clones without a serial number at one hub's port
-// cannot be, but a reader may lie) the later has its number behind the name.
-func (m *Manager) IDs() map[string]int {
-	ids := make(map[string]int)
-	for _, b := range m.Bays() {
-		name := b.name
-		if _, taken := ids[name]; taken {
-			name = fmt.Sprintf("%s-%d", name, b.number)
-		}
-		ids[name] = b.number
-	}
-	return ids
+// ByID maps the lasting names of the slots that are there to the slots.
+func (m *Manager) ByID() map[string]*Bay {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.names)
+}
+
+// Named is the slot with that lasting name, nil if there is none.
+func (m *Manager) Named(name string) *Bay {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.names[name]
 }
 
 // Capable says which optional interfaces the slot has, once its reader is

@@ -42,6 +42,7 @@ type Manager struct {
 	serial  uint64           // of the newest bay
 	units   map[string]*unit // present readers by identity
 	bays    map[int]*Bay
+	names   map[string]*Bay // by lasting name
 	homes   map[string][]int // numbers that an identity had
 	last    map[int]Device   // the device that has, or last had, a number
 	onLeave func(*Bay)
@@ -75,7 +76,7 @@ func NewManager(o Options) *Manager {
 	}
 	m := &Manager{
 		options: o, log: o.Log,
-		units: make(map[string]*unit), bays: make(map[int]*Bay),
+		units: make(map[string]*unit), bays: make(map[int]*Bay), names: make(map[string]*Bay),
 		homes: make(map[string][]int), last: make(map[int]Device),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -204,6 +205,11 @@ func (m *Manager) addBay(u *unit, id string) {
 	b.serial = m.serial
 	u.bays = append(u.bays, b)
 	m.bays[number] = b
+	if m.names[b.name] != nil {
+		// Clones that share a serial number: the later has its number behind the name.
+		b.name = fmt.Sprintf("%s-%d", b.name, number)
+	}
+	m.names[b.name] = b
 	m.last[number] = u.dev
 	b.mu.Lock()
 	b.publish(Arrived, "driver", u.dev.Driver, "device", u.dev.Address, "reader", u.model)
@@ -334,6 +340,9 @@ func (u *unit) remove(bays []*Bay) {
 	for _, b := range bays {
 		if m.bays[b.number] == b {
 			delete(m.bays, b.number)
+		}
+		if m.names[b.name] == b {
+			delete(m.names, b.name)
 		}
 	}
 	onLeave := m.onLeave
