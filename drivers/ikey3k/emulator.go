@@ -280,27 +280,55 @@ func (c *Conn) Control(ctx context.Context, s usb.Setup, data []byte, timeout ti
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	tctx := ctx
-	if s == setupFetch && timeout > 0 {
-		// Only a fetch waits for the card.
-		var cancel context.CancelFunc
-		tctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
-	n, err := c.e.transfer(tctx, s, data)
+	timed := deadline{Context: ctx, timeout: timeout}
+	defer timed.end()
+	n, err := c.e.transfer(&timed, s, data)
 	if err != errSilent {
 		return n, err
 	}
 	select {
 	case <-c.gone:
 	case <-c.closed:
-	case <-tctx.Done():
+	case <-timed.Done():
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
 		return 0, usb.ErrTimeout
 	}
 	return 0, reader.ErrGone
+}
+
+// deadline is ctx with a time-out whose timer starts when somebody waits: most
+// transfers are answered at once, and a timer costs more than they do. One
+// goroutine uses it.
+type deadline struct {
+	context.Context
+	timeout time.Duration
+	timed   context.Context
+	cancel  context.CancelFunc
+}
+
+func (d *deadline) Done() <-chan struct{} {
+	if d.timeout <= 0 {
+		return d.Context.Done()
+	}
+	if d.timed == nil {
+		d.timed, d.cancel = context.WithTimeout(d.Context, d.timeout)
+	}
+	return d.timed.Done()
+}
+
+func (d *deadline) Err() error {
+	if d.timed != nil {
+		return d.timed.Err()
+	}
+	return d.Context.Err()
+}
+
+func (d *deadline) end() {
+	if d.cancel != nil {
+		d.cancel()
+	}
 }
 
 // Out is usb.Conn; the token has no such endpoint.
