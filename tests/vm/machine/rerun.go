@@ -1,0 +1,61 @@
+package machine
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// RunSelf runs those tests of the calling test binary that match pattern in a
+// machine, as one test of the host: their output is logged, their failure is
+// its failure. The tests begin with NeedGuest.
+func RunSelf(t *testing.T, pattern string, c Config) {
+	t.Helper()
+	if Inside() {
+		t.Skip("this is the machine already")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Command = []string{self, "-test.run=" + pattern, "-test.v", "-test.timeout=5m"}
+	if testing.Short() {
+		c.Command = append(c.Command, "-test.short")
+	}
+	var out bytes.Buffer
+	c.Stdout, c.Stderr = &out, &out
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	defer cancel()
+	begin := time.Now()
+	m, err := Start(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := m.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("in the machine, %v with booting:\n%s", time.Since(begin).Round(100*time.Millisecond), out.String())
+	if code != 0 {
+		t.Errorf("exit code %d in the machine; its console's last lines:\n%s", code, m.console.tail(10))
+	}
+	if !strings.Contains(out.String(), "--- PASS") && code == 0 {
+		t.Errorf("no test of this binary matches %q", pattern)
+	}
+}
+
+// NeedGuest skips a test that was not started by RunSelf or `vm exec`.
+func NeedGuest(t *testing.T) *Guest {
+	t.Helper()
+	if !Inside() {
+		t.Skip("runs in the machine, by the test that calls machine.RunSelf")
+	}
+	g, err := Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}

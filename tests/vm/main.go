@@ -1,0 +1,150 @@
+// Command vm runs a command, a test binary or a shell in a virtual machine that
+// has USB: see package machine.
+//
+//	go run ./tests/vm shell ccid keyboard     a shell, with these devices plugged in
+//	go run ./tests/vm exec -- lsusb           one command
+//	go test -exec "$PWD/build/vm exec --" ./drivers/usb
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cardfs/cardfs/tests/vm/machine"
+)
+
+const usage = `usage: vm COMMAND [FLAGS] [ARGS]
+
+  exec [FLAGS] [--] CMD ARG...  run a command in a new machine; its exit code is ours
+  shell [FLAGS] [KIND...]       an interactive shell in a new machine
+  fetch                         make the machine's image anew, with the current kernel
+
+in a machine:
+  plug KIND ID                  plug a device in
+  insert READER ID              put a card into a reader
+  unplug ID                     take a device or a card out
+
+flags: -device KIND (repeatable), -m MiB, -no-udev, -xhci, -v (the kernel's console too)
+kinds: %s
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	code, err := run(ctx, os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+	}
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string) (int, error) {
+	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
+		fmt.Fprintf(os.Stderr, usage, strings.Join(machine.KindNames(), " "))
+		return 2, nil
+	}
+	verb, args := args[0], args[1:]
+	c := machine.Config{Stdout: os.Stdout, Stderr: os.Stderr}
+	fl := flag.NewFlagSet(verb, flag.ContinueOnError)
+	fl.Func("device", "plug in a device of this `kind`", func(s string) error {
+		c.Devices = append(c.Devices, s)
+		return nil
+	})
+	fl.IntVar(&c.Memory, "m", 0, "memory in MiB")
+	fl.BoolVar(&c.NoUdev, "no-udev", false, "do not start udevd")
+	fl.BoolVar(&c.XHCI, "xhci", false, "an xHCI controller too")
+	verbose := fl.Bool("v", false, "show the kernel's console and what is started")
+	if err := fl.Parse(args); err != nil {
+		return 2, nil // flag has said why
+	}
+	args = fl.Args()
+	level := slog.LevelInfo
+	if *verbose {
+		level = slog.LevelDebug
+		c.Console = os.Stderr
+	}
+	c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+
+	switch verb {
+	case "exec":
+		if len(args) == 0 {
+			return 2, errors.New("exec: no command")
+		}
+		c.Command = args
+		return boot(ctx, c)
+	case "shell":
+		c.Devices = append(c.Devices, args...)
+		c.Command = []string{"/bin/sh", "-c", shellScript()}
+		c.TTY = true
+		return boot(ctx, c)
+	case "fetch":
+		_, err := machine.Fetch(ctx, true, c.Log)
+		return exitCode(err), err
+	case "plug", "insert", "unplug":
+		err := control(ctx, verb, args)
+		return exitCode(err), err
+	}
+	return 2, fmt.Errorf("no command %q (vm help)", verb)
+}
+
+func boot(ctx context.Context, c machine.Config) (int, error) {
+	m, err := machine.Start(ctx, c)
+	if err != nil {
+		return 125, err
+	}
+	code, err := m.Wait()
+	if err != nil {
+		return 125, err
+	}
+	return code, nil
+}
+
+// shellScript prepares an interactive shell: `vm` is this program, and the
+// host's terminal size is known.
+func shellScript() string {
+	return `mkdir -p /run/bin && ln -sf "$CARDFS_VM_SELF" /run/bin/vm && PATH=/run/bin:$PATH
+export PS1='vm:\w# '
+echo 'A machine with USB. "vm plug ccid r1", "vm unplug r1", "vm help"; the host'"'"'s root is read-only; ctrl-D ends it.'
+for d in /sys/bus/usb/devices/*-*; do
+	[ -r $d/idVendor ] && echo "${d##*/}: $(cat $d/idVendor):$(cat $d/idProduct) $(cat $d/product 2>/dev/null)"
+done
+[ -x /bin/bash ] && exec /bin/bash --norc -i
+exec /bin/sh -i`
+}
+
+func control(ctx context.Context, verb string, args []string) error {
+	want := map[string]int{"plug": 2, "insert": 2, "unplug": 1}[verb]
+	if len(args) != want {
+		return fmt.Errorf("%s: %d arguments wanted, %d given (vm help)", verb, want, len(args))
+	}
+	g, err := machine.Dial()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	switch verb {
+	case "plug":
+		return machine.Plug(ctx, g, args[0], args[1])
+	case "insert":
+		return machine.InsertCard(ctx, g, args[0], args[1])
+	default:
+		return machine.Unplug(ctx, g, args[0])
+	}
+}
+
+func exitCode(err error) int {
+	if err != nil {
+		return 1
+	}
+	return 0
+}
