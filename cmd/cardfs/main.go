@@ -11,21 +11,23 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Exit codes, also in `cardfs help`.
+// Exit codes, also in `cardfs help exit-codes`.
 const (
-	exitOK    = 0
-	exitError = 1 // what was asked for could not be done; stderr says why
-	exitUsage = 2 // the command line makes no sense
-	exitNone  = 3 // no such reader, or no card
+	exitOK      = 0
+	exitError   = 1 // what was asked for could not be done; stderr says why
+	exitUsage   = 2 // the command line or the input makes no sense
+	exitNone    = 3 // no such reader, or no card
+	exitRefused = 4 // send --ok: the card answered with an error
 )
 
-// exitStatus is an error that carries its exit code.
+// exitStatus is an error that carries its exit code. err is nil if stderr has
+// said everything.
 type exitStatus struct {
 	code int
 	err  error
 }
 
-func (e exitStatus) Error() string { return e.err.Error() }
+func (e exitStatus) Error() string { return fmt.Sprint(e.err) }
 func (e exitStatus) Unwrap() error { return e.err }
 
 func usageError(format string, args ...any) error {
@@ -47,12 +49,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintf(stderr, "cardfs: %v\n", err)
-	var status exitStatus
-	if errors.As(err, &status) {
-		return status.code
+	status := exitStatus{exitError, err}
+	errors.As(err, &status)
+	if status.err != nil {
+		fmt.Fprintf(stderr, "cardfs: %v\n", err)
 	}
-	return exitError
+	return status.code
 }
 
 func newRoot() *cobra.Command {
@@ -60,19 +62,50 @@ func newRoot() *cobra.Command {
 		Use:   "cardfs",
 		Short: "Smart-card readers as files",
 		Long: `cardfs mounts smart-card readers as files: one directory per card slot, with
-status, atr, power and apdu in it.
+status, atr, power and apdu in it. The other commands are clients of these files:
+what they do, cat, echo and any program can do as well (cardfs help files).
 
 Exit codes: 0 done; 1 it could not be done, and stderr says why; 2 the command
-line makes no sense; 3 there is no such reader, or no card in it.`,
+line or the input makes no sense; 3 there is no such reader, or no card in it;
+4 send --ok: the card refused a command.`,
 		Example: `  mkdir cards && cardfs mount --sim ikey3k cards
   cat cards/0/atr
+  cardfs list
   cardfs send 0 00A4000C023F00`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError("no command %q; cardfs help lists them%s", args[0], suggestion(cmd, args[0]))
+			}
+			return nil
+		},
+		RunE:          func(cmd *cobra.Command, args []string) error { return cmd.Help() },
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError("%w; see cardfs %s --help", err, cmd.Name())
+		return usageError("%w; see %s --help", err, cmd.CommandPath())
 	})
-	root.AddCommand(newMount())
+	root.AddCommand(
+		newMount(), newList(), newSend(), newWatch(), newATR(), newAttach(), newDetach(), newVersion(),
+		helpFiles(), helpEvents(), helpExitCodes(),
+	)
 	return root
+}
+
+func suggestion(cmd *cobra.Command, word string) string {
+	if s := cmd.SuggestionsFor(word); len(s) > 0 {
+		return fmt.Sprintf(" (did you mean %s?)", s[0])
+	}
+	return ""
+}
+
+// args checks the number of arguments; most < 0 means any number.
+func args(least, most int, text string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || most >= 0 && len(args) > most {
+			return usageError("%s; see %s --help", text, cmd.CommandPath())
+		}
+		return nil
+	}
 }

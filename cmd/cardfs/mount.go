@@ -51,7 +51,13 @@ user_allow_other in /etc/fuse.conf.`,
 		Example: `  cardfs mount --sim ikey3k cards
   cardfs mount --sim ikey3k --sim t0 --attach "vpcd 127.0.0.1:35963" cards
   cardfs mount --allow-other --group scard --mode 0660 /mnt/cards`,
-		Args: exactArgs(1, "mount needs one directory"),
+		Args: args(1, 1, "mount needs one directory"),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, noFiles
+			}
+			return nil, cobra.ShellCompDirectiveFilterDirs
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd.Context(), args[0], cmd.ErrOrStderr())
 		},
@@ -65,16 +71,8 @@ user_allow_other in /etc/fuse.conf.`,
 	f.DurationVar(&o.openTimeout, "open-timeout", 0, "let a waiting open fail after `DURATION` (default: wait for ever)")
 	f.DurationVar(&o.idleOff, "idle-off", 0, "take the power off a card not used for `DURATION` (it forgets PINs; default: never)")
 	f.CountVarP(&o.verbose, "verbose", "v", "log more; -vv logs every file request")
+	cmd.RegisterFlagCompletionFunc("sim", completeSim)
 	return cmd
-}
-
-func exactArgs(n int, text string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != n {
-			return usageError("%s; see cardfs %s --help", text, cmd.Name())
-		}
-		return nil
-	}
 }
 
 func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) error {

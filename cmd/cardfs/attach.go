@@ -1,0 +1,222 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// attachWait is how long attach and detach wait unless told otherwise: longer
+// than a reader takes that powers up and tests itself.
+const attachWait = 30 * time.Second
+
+func newAttach() *cobra.Command {
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "attach [flags] DRIVER DEVICE [KEY=VALUE…]",
+		Short: "Add a reader and print its number",
+		Long: `attach adds a reader that nothing announces by itself, waits until its driver has
+initialised it, and prints the number of its slot, a line a slot.
+
+  sim DEVICE           a simulated reader with a card: ikey3k, t1, t0, apdu, char-t1,
+                       char-t0; keys card=CARD start=DURATION slow=DURATION serial=WORD
+  vpcd HOST:PORT       virtual cards of other projects connect there; keys
+                       timeout=DURATION public=yes
+  vpcd unix:PATH       the same over a UNIX socket; keys timeout=DURATION mode=OCTAL
+
+If the reader fails to start, attach exits 1 with the reason, and the reader stays,
+failed, until it is detached. The same without this command: write the line
+"attach DRIVER DEVICE KEY=VALUE" to ctl, and read event.`,
+		Example: `  cardfs attach sim ikey3k
+  n=$(cardfs attach sim t1 card=dual) && cardfs send $n 00A4000C023F00
+  cardfs attach vpcd 127.0.0.1:35963`,
+		Args:              args(2, -1, "attach needs a driver and a device"),
+		ValidArgsFunction: completeAttach,
+	}
+	dir := mountFlag(cmd)
+	cmd.Flags().DurationVar(&wait, "wait", attachWait, "how long to wait until the reader is ready, 0 for not at all")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := oneWordEach(args); err != nil {
+			return err
+		}
+		c, err := newClient(*dir)
+		if err != nil {
+			return err
+		}
+		numbers, err := c.attach(args, wait)
+		for _, n := range numbers {
+			fmt.Fprintln(cmd.OutOrStdout(), n)
+		}
+		return err
+	}
+	return cmd
+}
+
+func oneWordEach(args []string) error {
+	for _, arg := range args {
+		if len(strings.Fields(arg)) != 1 || strings.ContainsRune(arg, '\n') {
+			return usageError("%q: ctl takes words without blanks", arg)
+		}
+	}
+	return nil
+}
+
+// attach adds a reader and gives the numbers of its slots.
+func (c *client) attach(words []string, wait time.Duration) ([]int, error) {
+	ctl, err := c.openCtl()
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.Close()
+	events, last, err := c.followNew()
+	if err != nil {
+		return nil, err
+	}
+	defer events.Close()
+	if err := c.writeCtl(ctl, "attach "+strings.Join(words, " ")); err != nil {
+		return nil, err
+	}
+
+	// Its arrival was published before the write returned. A driver may have
+	// made the device's name unique: ikey3k became ikey3k-1.
+	first := -1
+	_, err = events.each(attachWait, func(e event) (bool, error) {
+		device := e.More["device"]
+		if e.Seq > last && e.Event == "arrived" && e.More["driver"] == words[0] &&
+			(device == words[1] || strings.HasPrefix(device, words[1]+"-")) {
+			first = e.Slot
+		}
+		return first >= 0, nil
+	})
+	ctl.Close() // others may go on
+	switch {
+	case errors.Is(err, errTimeout):
+		return nil, fmt.Errorf("attach: done, but no event tells its number; see cardfs list")
+	case err != nil:
+		return nil, err
+	}
+	if wait == 0 {
+		return []int{first}, nil
+	}
+	return c.waitReady(first, wait)
+}
+
+// waitReady waits until the reader of slot n is ready or failed, and gives the
+// numbers of its slots.
+func (c *client) waitReady(n int, wait time.Duration) ([]int, error) {
+	f, err := c.follow(n)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	failed := ""
+	settled, err := f.each(wait, func(e event) (bool, error) {
+		if e.Event == "failed" {
+			failed = strings.ReplaceAll(e.More["error"], "_", " ")
+		}
+		return e.Event == "ready" || e.Event == "failed", nil
+	})
+	switch {
+	case errors.Is(err, errTimeout):
+		return []int{n}, fmt.Errorf("reader %d is still starting after %v", n, wait)
+	case err != nil:
+		return nil, err
+	case !settled:
+		return nil, exitStatus{exitNone, fmt.Errorf("reader %d left while it started", n)}
+	}
+	s, err := c.status(n)
+	if err != nil {
+		return nil, c.explainSlot(n, err)
+	}
+	if failed != "" {
+		if reason := s.value("error"); reason != "" {
+			failed = reason // status keeps the blanks
+		}
+		return nil, fmt.Errorf("reader %d failed to start: %s (cardfs detach %d removes it)", n, failed, n)
+	}
+	numbers := s.siblings()
+	if !slices.Contains(numbers, n) {
+		numbers = append(numbers, n)
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+// followNew follows the events of all slots; those up to last are old.
+func (c *client) followNew() (f *following, last uint64, err error) {
+	if f, err = c.follow(-1); err != nil {
+		return nil, 0, err
+	}
+	now, err := c.snapshot(-1)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, e := range now {
+		last = max(last, e.Seq)
+	}
+	return f, last, nil
+}
+
+func newDetach() *cobra.Command {
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "detach [flags] N",
+		Short: "Remove the reader that has slot N",
+		Long: `detach makes a reader leave, with all its slots: calls that wait in them end, a
+command on the wire finishes first. It returns when the directory is gone. A USB
+reader that is still plugged in comes back with rescan.
+
+The same without this command: write the line "detach N" to ctl.`,
+		Example:           `  cardfs detach 0`,
+		Args:              args(1, 1, "detach needs a slot number"),
+		ValidArgsFunction: completeSlot,
+	}
+	dir := mountFlag(cmd)
+	cmd.Flags().DurationVar(&wait, "wait", attachWait, "how long to wait until it is gone, 0 for not at all")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		n, err := slotNumber(args[0])
+		if err != nil {
+			return err
+		}
+		c, err := newClient(*dir)
+		if err != nil {
+			return err
+		}
+		return c.detach(n, wait)
+	}
+	return cmd
+}
+
+func (c *client) detach(n int, wait time.Duration) error {
+	ctl, err := c.openCtl()
+	if err != nil {
+		return err
+	}
+	defer ctl.Close()
+	// The events of the slot, not of the number: another may take it at once.
+	events, err := c.follow(n)
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	if _, err := os.Stat(c.path(strconv.Itoa(n))); err != nil {
+		return c.explainSlot(n, err)
+	}
+	if err := c.writeCtl(ctl, "detach "+strconv.Itoa(n)); err != nil {
+		return err
+	}
+	if wait == 0 {
+		return nil
+	}
+	_, err = events.each(wait, func(e event) (bool, error) { return e.Event == "left", nil })
+	if errors.Is(err, errTimeout) {
+		return fmt.Errorf("reader %d is still there after %v", n, wait)
+	}
+	return err
+}

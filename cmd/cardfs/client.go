@@ -1,0 +1,270 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/spf13/cobra"
+)
+
+// defaultMount is where cardfs is looked for when nothing else says where.
+const defaultMount = "/mnt/cards"
+
+// mountEnv names a mount for the client commands.
+const mountEnv = "CARDFS_MOUNT"
+
+// client uses a mounted cardfs by its files, as any program can.
+type client struct {
+	dir string // the mount point
+}
+
+// mountFlag adds --mount to a client command; its value is where the command's
+// client will be found.
+func mountFlag(cmd *cobra.Command) *string {
+	dir := cmd.Flags().StringP("mount", "m", "", "`DIR` where cardfs is mounted (default: $"+mountEnv+", else the one in the mount table, else "+defaultMount+")")
+	cmd.RegisterFlagCompletionFunc("mount", completeMount)
+	return dir
+}
+
+// newClient finds the mount: dir if not empty, else $CARDFS_MOUNT, else the one
+// cardfs in the mount table that this user may enter, else /mnt/cards.
+func newClient(dir string) (*client, error) {
+	said := true
+	if dir == "" {
+		dir = os.Getenv(mountEnv)
+	}
+	if dir == "" {
+		said = false
+		var err error
+		if dir, err = theMount(); err != nil {
+			return nil, err
+		}
+	}
+	c := &client{dir: dir}
+	_, err := os.Lstat(filepath.Join(dir, "ctl"))
+	switch {
+	case err == nil:
+		return c, nil
+	case errors.Is(err, os.ErrNotExist) && !said:
+		return nil, fmt.Errorf("no cardfs is mounted; start one, as in: cardfs mount --sim ikey3k DIR")
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return nil, fmt.Errorf("%s: no cardfs is mounted there", dir)
+	}
+	return nil, c.explain(err)
+}
+
+// mounted is a cardfs in the mount table.
+type mounted struct {
+	dir string
+	uid string // of the user who mounted it
+	err error  // why it cannot be used
+}
+
+// mounts lists the cardfs mounts of this mount namespace.
+func mounts() ([]mounted, error) {
+	infos, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("fuse.cardfs"))
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	var list []mounted
+	for _, i := range infos {
+		if slices.ContainsFunc(list, func(m mounted) bool { return m.dir == i.Mountpoint }) {
+			continue // mounted over: the path leads to the newest
+		}
+		m := mounted{dir: i.Mountpoint}
+		for option := range strings.SplitSeq(i.VFSOptions, ",") {
+			if uid, ok := strings.CutPrefix(option, "user_id="); ok {
+				m.uid = uid
+			}
+		}
+		_, m.err = os.Lstat(filepath.Join(m.dir, "ctl"))
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// theMount is the only mount that can be used, or /mnt/cards if there is none
+// at all. Several, or only useless ones, are an error that names them.
+func theMount() (string, error) {
+	all, err := mounts()
+	if err != nil {
+		return "", err
+	}
+	var usable []string
+	for _, m := range all {
+		if m.err == nil {
+			usable = append(usable, m.dir)
+		}
+	}
+	switch {
+	case len(usable) == 1:
+		return usable[0], nil
+	case len(usable) > 1:
+		return "", usageError("cardfs is mounted at %s; say which with --mount or $%s", strings.Join(usable, ", "), mountEnv)
+	case len(all) > 0:
+		c := client{dir: all[0].dir}
+		return "", c.explain(all[0].err)
+	}
+	return defaultMount, nil
+}
+
+// owner is the name of the user whose mount it is.
+func (c *client) owner() string {
+	dir, _ := filepath.Abs(c.dir)
+	all, _ := mounts()
+	for _, m := range all {
+		if m.dir != dir {
+			continue
+		}
+		if u, err := user.LookupId(m.uid); err == nil {
+			return u.Username
+		}
+		return "user " + m.uid
+	}
+	return "another user"
+}
+
+// path of a file of the mount.
+func (c *client) path(name ...string) string {
+	return filepath.Join(append([]string{c.dir}, name...)...)
+}
+
+// numbers lists the slots that are there.
+func (c *client) numbers() ([]int, error) {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	var list []int
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil && e.IsDir() {
+			list = append(list, n)
+		}
+	}
+	slices.Sort(list)
+	return list, nil
+}
+
+// slotNumber reads an argument that names a slot: its number.
+func slotNumber(arg string) (int, error) {
+	n, err := strconv.Atoi(arg)
+	if err != nil || n < 0 {
+		return 0, usageError("%q is not the number of a slot; cardfs list shows the numbers", arg)
+	}
+	return n, nil
+}
+
+// explain says what err, from a file of the mount itself, means to a person.
+func (c *client) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):
+		return fmt.Errorf("the cardfs that served %s is dead; start it again: cardfs mount %s", c.dir, c.dir)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%s: the mount belongs to %s, who may let others in with cardfs mount --allow-other --group --mode", c.dir, c.owner())
+	case errors.Is(err, syscall.ENODEV):
+		return fmt.Errorf("the cardfs that served %s has left", c.dir)
+	}
+	return err
+}
+
+// explainSlot says what err, from a file of slot n, means to a person.
+func (c *client) explainSlot(n int, err error) error {
+	none := func(format string, args ...any) error {
+		return exitStatus{exitNone, fmt.Errorf(format, args...)}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrNotExist):
+		return none("no reader %d; %s", n, c.there())
+	case errors.Is(err, syscall.ENODEV):
+		return none("reader %d is gone", n)
+	case errors.Is(err, syscall.ENOMEDIUM):
+		return none("no card in slot %d", n)
+	case errors.Is(err, syscall.ESTALE):
+		return fmt.Errorf("slot %d: the card was reset, changed or powered off meanwhile, so its security state is lost; begin again", n)
+	case errors.Is(err, syscall.EBUSY):
+		return fmt.Errorf("slot %d: another program holds the transaction", n)
+	case errors.Is(err, syscall.ETIMEDOUT):
+		return fmt.Errorf("slot %d: no answer in the time the protocol allows%s", n, c.reason(n))
+	case errors.Is(err, syscall.EPROTO):
+		return fmt.Errorf("slot %d: the answer breaks the protocol%s", n, c.reason(n))
+	case errors.Is(err, syscall.EOPNOTSUPP):
+		return fmt.Errorf("slot %d: this reader or card cannot do that", n)
+	case errors.Is(err, syscall.EAGAIN):
+		return fmt.Errorf("slot %d: the reader is still starting", n)
+	case errors.Is(err, syscall.EIO):
+		return fmt.Errorf("slot %d: it failed%s", n, c.reason(n))
+	}
+	return c.explain(err)
+}
+
+// there says which readers there are.
+func (c *client) there() string {
+	list, err := c.numbers()
+	switch {
+	case err != nil:
+		return err.Error()
+	case len(list) == 0:
+		return "there is none at all; attach one, as in: cardfs attach sim ikey3k"
+	case len(list) == 1:
+		return fmt.Sprintf("there is %d", list[0])
+	}
+	return "there are " + strings.Trim(strings.ReplaceAll(fmt.Sprint(list), " ", ", "), "[]")
+}
+
+// reason is the error in words that `status` keeps, or nothing.
+func (c *client) reason(n int) string {
+	s, err := c.status(n)
+	if err != nil || s.value("error") == "" {
+		return ""
+	}
+	return ": " + s.value("error")
+}
+
+// status is what a slot's status file says: its lines as key and value, in order.
+type status [][2]string
+
+func (c *client) status(n int) (status, error) {
+	text, err := os.ReadFile(c.path(strconv.Itoa(n), "status"))
+	if err != nil {
+		return nil, err
+	}
+	var s status
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		s = append(s, [2]string{key, value})
+	}
+	return s, nil
+}
+
+// value is "" for a key that is not there.
+func (s status) value(key string) string {
+	for _, pair := range s {
+		if pair[0] == key {
+			return pair[1]
+		}
+	}
+	return ""
+}
+
+// siblings are the numbers of all slots of the same reader.
+func (s status) siblings() []int {
+	list := []int{}
+	for word := range strings.FieldsSeq(s.value("siblings")) {
+		if n, err := strconv.Atoi(word); err == nil {
+			list = append(list, n)
+		}
+	}
+	return list
+}

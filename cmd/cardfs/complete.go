@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cardfs/cardfs/drivers"
+	"github.com/cardfs/cardfs/drivers/sim"
+)
+
+// Completions never fail: what cannot be known is left out.
+
+const noFiles = cobra.ShellCompDirectiveNoFileComp
+
+// completeSlot offers the slots' numbers as the first argument.
+func completeSlot(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, noFiles
+	}
+	c, err := newClient(cmd.Flag("mount").Value.String())
+	if err != nil {
+		return nil, noFiles
+	}
+	slots, _ := c.list()
+	var words []string
+	for _, s := range slots {
+		words = append(words, fmt.Sprintf("%d\t%s, %s", s.Number, s.Reader, s.State))
+	}
+	return words, noFiles
+}
+
+// completeMount offers the mounts that are there, or any directory.
+func completeMount(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	all, _ := mounts()
+	var words []string
+	for _, m := range all {
+		if m.err == nil {
+			words = append(words, m.dir)
+		}
+	}
+	if len(words) == 0 {
+		return nil, cobra.ShellCompDirectiveFilterDirs
+	}
+	return words, noFiles
+}
+
+// completeAttach offers the drivers that do not find their devices themselves,
+// and for sim its readers and keys.
+func completeAttach(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var words []string
+	switch {
+	case len(args) == 0:
+		for _, d := range drivers.All() {
+			if len(d.IDs()) == 0 {
+				words = append(words, d.Name())
+			}
+		}
+	case args[0] == "sim" && len(args) == 1:
+		return sim.Devices(), noFiles
+	case args[0] == "sim":
+		return []string{"card=", "start=", "slow=", "serial="}, noFiles | cobra.ShellCompDirectiveNoSpace
+	case args[0] == "vpcd" && len(args) == 1:
+		words = []string{"127.0.0.1:35963", "unix:"}
+	case args[0] == "vpcd":
+		return []string{"timeout=", "mode=", "public="}, noFiles | cobra.ShellCompDirectiveNoSpace
+	}
+	return words, noFiles
+}
+
+// completeSim offers the simulated readers for --sim.
+func completeSim(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if strings.Contains(typed, " ") {
+		return nil, noFiles
+	}
+	return sim.Devices(), noFiles
+}

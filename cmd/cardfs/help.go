@@ -1,0 +1,111 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// Help topics: commands that do nothing but be read.
+
+func helpFiles() *cobra.Command {
+	return &cobra.Command{
+		Use:   "files",
+		Short: "The files of a mount and the errors they give",
+		Long: `A mounted cardfs holds a directory for each card slot, named by its number.
+
+  N/status     read: "key value" lines, state first: starting, failed, empty, present
+               (a card without power), powered; error is the last error in words
+  N/atr        read: the ATR in hex
+  N/power      read: on or off; write: on, off, reset (warm), cold, eject
+  N/apdu       C-APDUs in, R-APDUs out, in hex
+  N/protocol   read: T=1 T=0, the protocol in force first, then what else the card
+               offers; write T=0 or T=1: the card is reset and negotiated with
+  N/event      read: what happens to the slot, a line an event, for ever
+  N/trace      read: what crosses the slot from now on, PINs masked; owner only
+  event        read: what happens to all slots
+  ctl          read: drivers and readers; write, owner only: attach DRIVER DEVICE
+               [KEY=VALUE...], detach N, rescan, DRIVER N COMMAND
+  by-id/NAME   links to N, with names that survive unplugging and reboot
+
+A write to power and protocol returns when the card did it. A write to ctl only
+starts it: what comes of it is in event and ctl.
+
+Opening power and protocol waits until the driver has initialised the reader,
+opening atr and apdu until a card is there and powered; nothing else waits. Opened
+with O_NONBLOCK they say EAGAIN (starting) or ENOMEDIUM (no card) instead. The
+first open that needs the card powers it, and it stays powered.
+
+apdu: each open is a channel of its own. A line of hex is a command: blanks
+anywhere, case free, # begins a comment. Several lines in one write are several
+commands, answered in order; if one is malformed none is sent. Without a newline a
+line counts when its answer is read. write hands over, read waits; a channel holds
+at most 64 unread answers. After the last answer read says end of file:
+
+  { echo 00A4000C023F00 >&3; cat <&3; } 3<>cards/0/apdu
+
+The ioctls of cardfs.h exchange bytes in one call, or turn an open to raw bytes.
+
+A card's SW1 SW2 is data. Errors are errno:
+
+  ENOMEDIUM    no card
+  ENODEV       the reader is gone, or the mount is ending
+  ESTALE       the card was reset, changed or powered off since the open: reopen
+  EBUSY        another holds the transaction, and this open may not wait, or this
+               is a reset; nothing was sent
+  ETIMEDOUT    no answer in the time the protocol allows; for an open: --open-timeout
+  EPROTO       what the card or reader answered breaks the protocol
+  EOPNOTSUPP   this reader or card cannot do that
+  EINVAL       the command is malformed; nothing was sent
+  ENOBUFS      64 answers are unread
+  EAGAIN       O_NONBLOCK: the reader is starting, or the answer has not come
+  EBADF        an ioctl on an open that is not for reading and writing
+  EIO          anything else; status carries error with the reason in words
+  ENOTCONN     the cardfs that served the mount is dead
+
+flock(2) on apdu is the transaction: commands of other opens wait until it ends,
+resets by others fail. LOCK_SH is taken as LOCK_EX. Two ways:
+
+  exec 9<>cards/0/apdu; flock 9; echo 00A4000C023F00 >&9; head -n 1 <&9
+  flock cards/0/apdu ./script      # the script and its children may use the slot`,
+	}
+}
+
+func helpEvents() *cobra.Command {
+	return &cobra.Command{
+		Use:   "events",
+		Short: "The lines of the event files",
+		Long: `Whoever opens event first reads how things stand, as the events that led there, then
+every event as it comes, without a gap. A line is:
+
+  SEQUENCE SLOT EVENT KEY=VALUE...
+
+  arrived    a reader was announced; its directory is there  driver device reader
+  ready      its driver has initialised it
+  failed     it could not, or the card could not be powered  error
+  inserted   a card is in the slot
+  powered    the card was activated                          atr protocol
+             or deactivated                                  power=off
+  reset      the card was reset while powered                atr protocol
+  removed    the card is gone
+  left       the reader is gone
+
+SEQUENCE counts from 1 while cardfs runs. In a value, blanks are underscores. To
+whoever reads too slowly, lost=N says how many events before the line were dropped.
+
+A read waits for the next event; with O_NONBLOCK it says EAGAIN. cat, head -n and
+while read follow; tail -f does not. With a timeout: timeout 5 head -n 1 event, or
+cardfs watch --until EVENT --timeout 5s.`,
+	}
+}
+
+func helpExitCodes() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "The exit codes of the commands",
+		Long: `  0  done. mount: it was ended by SIGTERM, SIGINT or umount
+  1  it could not be done; stderr says why
+  2  the command line or the input makes no sense; nothing was done with it
+  3  there is no such reader, or no card in it
+  4  send --ok: the card answered neither 9000 nor 61xx; the answer was printed
+
+The commands but mount find the mount by --mount, else $CARDFS_MOUNT, else in the
+mount table (the only one that you may enter), else at /mnt/cards.`,
+	}
+}
