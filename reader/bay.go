@@ -89,6 +89,9 @@ func newBay(m *Manager, u *unit, number, index int) *Bay {
 	return b
 }
 
+// Siblings are all slots of the same reader, by their place in it.
+func (b *Bay) Siblings() []*Bay { return b.unit.list() }
+
 // Number is the name of the slot's directory.
 func (b *Bay) Number() int { return b.number }
 
@@ -273,6 +276,7 @@ func (b *Bay) refresh() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
+	case b.ctx.Err() != nil:
 	case errors.Is(err, ErrGone):
 		b.unit.left()
 	case err != nil:
@@ -374,7 +378,7 @@ func (b *Bay) powerUp(how Reset, want int) error {
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.phase == gone {
+	if b.phase == gone || b.ctx.Err() != nil {
 		return ErrGone
 	}
 	b.stamp()

@@ -42,7 +42,7 @@ type Manager struct {
 	serial  uint64           // of the newest bay
 	units   map[string]*unit // present readers by identity
 	bays    map[int]*Bay
-	names   map[string]*Bay // by lasting name
+	names   map[string]*Bay  // by lasting name
 	homes   map[string][]int // numbers that an identity had
 	last    map[int]Device   // the device that has, or last had, a number
 	onLeave func(*Bay)

@@ -3,6 +3,7 @@ package reader
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // Caller is who asks: one open of one file.
@@ -135,6 +136,9 @@ func (b *Bay) use(ctx context.Context, by Caller, epoch uint64, do func(*link) (
 			return nil, err
 		}
 		answer, err := do(&b.link)
+		if err != nil && b.ctx.Err() != nil && !errors.Is(err, ErrGone) {
+			err = fmt.Errorf("%w: %w", ErrGone, err) // that ended what was under way
+		}
 		b.settle(err)
 		b.release()
 		return answer, err
