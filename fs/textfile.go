@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fs"
@@ -14,13 +15,16 @@ import (
 )
 
 // textFile is one open of a file that is read as it was at the open, and whose
-// writes are commands in words.
+// writes are commands in words. After a write that failed, the same open reads
+// why, a line "error …": an errno alone does not tell which word was wrong.
 type textFile struct {
 	flocked
-	file    *file
-	content []byte
+	file *file
 	// do carries out one line; nil: read only. It may wait for the card.
 	do func(ctx context.Context, line string) error
+
+	mu      sync.Mutex // the kernel lets reads go on during a write
+	content []byte
 }
 
 var (
@@ -47,10 +51,20 @@ func (t *textFile) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadR
 	if t.gone() {
 		return nil, syscall.ENODEV
 	}
-	if off >= int64(len(t.content)) {
+	t.mu.Lock()
+	content := t.content // replaced, never changed
+	t.mu.Unlock()
+	if off >= int64(len(content)) {
 		return fuse.ReadResultData(nil), 0
 	}
-	return fuse.ReadResultData(t.content[off:min(int64(len(t.content)), off+int64(len(dest)))]), 0
+	return fuse.ReadResultData(content[off:min(int64(len(content)), off+int64(len(dest)))]), 0
+}
+
+// refuse keeps why a write failed.
+func (t *textFile) refuse(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.content = []byte("error " + strings.Join(strings.Fields(err.Error()), " ") + "\n")
 }
 
 // Write carries out the lines of one write in order. Where one fails after
@@ -68,6 +82,7 @@ func (t *textFile) Write(ctx context.Context, data []byte, off int64) (uint32, s
 		line := strings.TrimSpace(string(data[done:end]))
 		if line != "" && !strings.HasPrefix(line, "#") {
 			if err := t.do(ctx, line); err != nil {
+				t.refuse(err)
 				if done > 0 {
 					break
 				}
