@@ -97,6 +97,7 @@ var slotFiles = []spec{
 	{name: "power", size: textSize, write: true, open: openPower},
 	{name: "apdu", write: true, open: openAPDU},
 	{name: "control", write: true, open: openControl},
+	{name: "ctbcs", write: true, open: openCTBCS},
 	{name: "protocol", size: textSize, write: true, open: openProtocol},
 	{name: "event", open: openEvent},
 	{name: "trace", ownerOnly: true, open: openTrace},

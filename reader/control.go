@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Control codes, as PC/SC programs on Linux know them from pcsc-lite's
@@ -141,6 +142,29 @@ func (b *Bay) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
 		answer, err := e.Escape(b.ctx, p)
 		l.tracef("< escape [%d bytes] %v", len(answer), err)
 		return answer, err
+	})
+}
+
+// Show shows a text on the reader's display.
+func (b *Bay) Show(ctx context.Context, text string, d time.Duration, by Caller) error {
+	_, err := b.use(ctx, by, 0, func(l *link) ([]byte, error) {
+		display, ok := l.slot.(Display)
+		if !ok {
+			return nil, fmt.Errorf("this reader has no display: %w", ErrUnsupported)
+		}
+		return nil, display.Show(b.ctx, text, d)
+	})
+	return err
+}
+
+// Input asks the reader's keypad for digits.
+func (b *Bay) Input(ctx context.Context, in KeyInput, by Caller) ([]byte, error) {
+	return b.use(ctx, by, 0, func(l *link) ([]byte, error) {
+		keypad, ok := l.slot.(Keypad)
+		if !ok {
+			return nil, fmt.Errorf("this reader has no keypad: %w", ErrUnsupported)
+		}
+		return keypad.Input(b.ctx, in)
 	})
 }
 

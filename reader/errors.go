@@ -35,6 +35,8 @@ var (
 	ErrFailed = errors.New("the reader failed to start")
 	// ErrInterrupted: the caller gave up before anything was sent.
 	ErrInterrupted = errors.New("interrupted before anything was sent")
+	// ErrCancelled: the card holder pressed cancel.
+	ErrCancelled = errors.New("cancelled at the reader")
 	// ErrNoPermission: the device is there but may not be opened.
 	ErrNoPermission = errors.New("no permission")
 	// ErrClaimed: another program has the device.

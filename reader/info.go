@@ -56,6 +56,21 @@ func (b *Bay) Info() Info {
 	return i
 }
 
+// Historical are the historical bytes of the ATR (ISO/IEC 7816-3:2006 §8.2.4).
+func (i Info) Historical() []byte {
+	atr, err := iso7816.ParseATR(i.ATR)
+	if err != nil {
+		return nil
+	}
+	return atr.Historical()
+}
+
+// Synchronous tells whether the card has a memory card's ATR: four bytes H1 to
+// H4 (ISO/IEC 7816-10:1999 §5), not TS.
+func (i Info) Synchronous() bool {
+	return len(i.ATR) == 4 && i.ATR[0] != 0x3B && i.ATR[0] != 0x3F
+}
+
 // lastingName is a slot's name that survives replugging and reboot, in udev's
 // style: bus, model, serial number or port, and the slot in the reader.
 func lastingName(dev Device, index int) string {

@@ -203,6 +203,36 @@ type Escaper interface {
 	Escape(ctx context.Context, p []byte) ([]byte, error)
 }
 
+// Display is a slot whose reader can show a text, in T.50 (7-bit) characters.
+type Display interface {
+	// Show shows text for d; 0: until something else is shown.
+	Show(ctx context.Context, text string, d time.Duration) error
+}
+
+// Echo is what a keypad's display shows for a key.
+type Echo int
+
+const (
+	EchoNothing Echo = iota
+	EchoDigits
+	EchoStars
+)
+
+// KeyInput is what to ask a keypad for.
+type KeyInput struct {
+	Prompt string // "": the reader's own
+	Max    int    // number of keys
+	Raw    bool   // key codes, 0A cancel and 0B OK included, instead of ASCII digits until OK
+	Echo   Echo
+	First  time.Duration // for the first key
+}
+
+// Keypad is a slot whose reader gives digits to the host: never for PINs, for
+// which there is PINPad. Errors: ErrTimeout, ErrCancelled.
+type Keypad interface {
+	Input(ctx context.Context, in KeyInput) ([]byte, error)
+}
+
 // Identifier is a Reader that can say what it is in words, once open.
 type Identifier interface {
 	// Identify gives the model ("Rainbow iKey 3000") and a firmware version or
