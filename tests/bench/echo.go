@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// echoFile is the least that a go-fuse server can do for write+read: an open
+// remembers what was written to it, and reads give that back.
+type echoFile struct{ fs.Inode }
+
+type echoHandle struct{ last []byte }
+
+var (
+	_ fs.NodeOpener    = (*echoFile)(nil)
+	_ fs.NodeGetattrer = (*echoFile)(nil)
+	_ fs.FileReader    = (*echoHandle)(nil)
+	_ fs.FileWriter    = (*echoHandle)(nil)
+)
+
+func (*echoFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	out.Mode = 0o600
+	return 0
+}
+
+func (*echoFile) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	return &echoHandle{}, fuse.FOPEN_DIRECT_IO, 0
+}
+
+func (h *echoHandle) Write(_ context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
+	h.last = append(h.last[:0], data...)
+	return uint32(len(data)), 0
+}
+
+func (h *echoHandle) Read(context.Context, []byte, int64) (fuse.ReadResult, syscall.Errno) {
+	return fuse.ReadResultData(h.last), 0
+}
+
+// echo mounts a directory with one such file, until SIGTERM.
+func echo(dir string) error {
+	root := &fs.Inode{}
+	server, err := fs.Mount(dir, root, &fs.Options{
+		MountOptions: fuse.MountOptions{FsName: "echo", DirectMountStrict: os.Geteuid() == 0, DisableXAttrs: true},
+		OnAdd: func(ctx context.Context) {
+			root.AddChild("echo", root.NewPersistentInode(ctx, &echoFile{}, fs.StableAttr{Mode: fuse.S_IFREG}), false)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "mounted at", dir)
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	<-stop
+	return server.Unmount()
+}

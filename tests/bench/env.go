@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/pcscd"
+)
+
+// apdu is SELECT of the MF without an answer: all cards here say 90 00.
+const apdu = "00A4000C023F00"
+
+// subject is one thing to measure.
+type subject struct {
+	name string
+	show func(float64) string
+	take func(context.Context) ([]float64, error)
+}
+
+// env is all that runs while it is measured.
+type env struct {
+	options
+	dir      string
+	subjects []subject // in every round
+	once     []subject // after the rounds
+	missing  string    // why rows are left out
+	closers  []func() error
+	logs     []func() string
+}
+
+func (e *env) path(name string) string { return filepath.Join(e.dir, name) }
+
+func (e *env) close() error {
+	var errs []error
+	for i := len(e.closers) - 1; i >= 0; i-- {
+		errs = append(errs, e.closers[i]())
+	}
+	if e.verbose {
+		for _, l := range e.logs {
+			fmt.Fprintln(os.Stderr, l())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func newEnv(ctx context.Context, o options) (*env, error) {
+	e := &env{options: o}
+	for _, f := range []func(context.Context) error{e.build, e.mounts, e.pcscds, e.library} {
+		if err := f(ctx); err != nil {
+			return e, err
+		}
+	}
+	return e, nil
+}
+
+func (e *env) build(ctx context.Context) (err error) {
+	if _, err := os.Stat(e.cardfs); err != nil {
+		return fmt.Errorf("%w (make build)", err)
+	}
+	if e.dir, err = os.MkdirTemp("", "cardfs-bench-"); err != nil {
+		return err
+	}
+	e.closers = append(e.closers, func() error { return os.RemoveAll(e.dir) })
+	for _, t := range []struct {
+		name   string
+		target cc.Target
+	}{
+		{"filebench", cc.Target{Sources: []string{"tests/bench/c/filebench.c"}, Include: []string{"ctapi/clib"}}},
+		{"instantcard", cc.Target{Sources: []string{"tests/bench/c/instantcard.c"}}},
+		{"scbench", cc.Target{Sources: []string{"tests/bench/c/scbench.c"}, Packages: []string{"libpcsclite"}}},
+		{"nullifd.so", cc.Target{Sources: []string{"tests/bench/c/nullifd.c"}, Packages: []string{"libpcsclite"}, Shared: true}},
+	} {
+		if err := cc.Build(ctx, e.path(t.name), t.target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run starts a server that ends with the environment.
+func (e *env) run(ctx context.Context, ready, name string, args ...string) (*proc, error) {
+	p, err := start(ctx, ready, name, args...)
+	if err != nil {
+		return nil, err
+	}
+	e.closers = append(e.closers, p.stop)
+	e.logs = append(e.logs, p.output)
+	return p, nil
+}
+
+func (e *env) mount(ctx context.Context, name string, args ...string) (*proc, error) {
+	dir := e.path(name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return e.run(ctx, "mounted at", e.cardfs, append(append([]string{"mount"}, args...), dir)...)
+}
+
+func (e *env) add(name string, show func(float64) string, take func(context.Context) ([]float64, error)) {
+	e.subjects = append(e.subjects, subject{name, show, take})
+}
+
+func (e *env) filebench(mode string, count int, more ...string) func(context.Context) ([]float64, error) {
+	args := append([]string{mode, strconv.Itoa(count), apdu}, more...)
+	return func(ctx context.Context) ([]float64, error) {
+		return samples(exec.CommandContext(ctx, e.path("filebench"), args...))
+	}
+}
+
+// mounts starts three cardfs and the echo server: one with one reader, one with
+// many, one with a port for a virtual card, so that none gains from another.
+func (e *env) mounts(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(e.path("echo"), 0o755); err != nil {
+		return err
+	}
+	if _, err := e.run(ctx, "mounted at", self, "echo", e.path("echo")); err != nil {
+		return err
+	}
+	one, err := e.mount(ctx, "one", "--sim", "apdu")
+	if err != nil {
+		return err
+	}
+	var sims []string
+	for range e.readers {
+		sims = append(sims, "--sim", "apdu")
+	}
+	many, err := e.mount(ctx, "many", sims...)
+	if err != nil {
+		return err
+	}
+	port, err := freePorts(1)
+	if err != nil {
+		return err
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	if _, err := e.mount(ctx, "vpcd", "--attach", "vpcd "+address); err != nil {
+		return err
+	}
+	if _, err := e.run(ctx, "", e.path("instantcard"), address); err != nil {
+		return err
+	}
+	if err := waitCard(ctx, e.path("vpcd/0")); err != nil {
+		return err
+	}
+
+	e.add(ioctlSim, nanoseconds, e.filebench("ioctl", 2000, e.path("one/0/apdu")))
+	e.add(textSim, nanoseconds, e.filebench("text", 2000, e.path("one/0/apdu")))
+	e.add(textEcho, nanoseconds, e.filebench("text", 2000, e.path("echo/echo")))
+	e.add(ioctlVpcd, nanoseconds, e.filebench("ioctl", 1000, e.path("vpcd/0/apdu")))
+	e.add(openOne, nanoseconds, e.filebench("open", 200, e.path("one/0")))
+	e.add(openMany, nanoseconds, e.filebench("open", 200, e.path("many/0")))
+	n := strconv.Itoa(e.readers)
+	e.add(rateOne, perSecond, e.filebench("many", 500, e.path("many"), "1"))
+	e.add(rateMany, perSecond, e.filebench("many", 500, e.path("many"), n))
+
+	// Every card is powered once before memory is looked at; it is looked at
+	// before and after the rounds, and the worse counts.
+	for i := range e.readers {
+		if _, err := os.ReadFile(e.path(fmt.Sprintf("many/%d/atr", i))); err != nil {
+			return err
+		}
+	}
+	if _, err := os.ReadFile(e.path("one/0/atr")); err != nil {
+		return err
+	}
+	perReader := func() (float64, error) {
+		a, err := many.resident()
+		if err != nil {
+			return 0, err
+		}
+		b, err := one.resident()
+		return (a - b) / float64(e.readers-1), err
+	}
+	fresh, err := perReader()
+	if err != nil {
+		return err
+	}
+	e.once = append(e.once, subject{memory, kibibytes, func(context.Context) ([]float64, error) {
+		used, err := perReader()
+		return []float64{max(fresh, used)}, err
+	}})
+	return nil
+}
+
+func (e *env) scbench(s *pcscd.Server, reader string, count int) func(context.Context) ([]float64, error) {
+	return func(ctx context.Context) ([]float64, error) {
+		return samples(s.Command(ctx, e.path("scbench"), reader, strconv.Itoa(count), apdu))
+	}
+}
+
+// pcscd starts a private pcscd with these readers.
+func (e *env) pcscd(ctx context.Context, name string, conf string) (*pcscd.Server, error) {
+	dir := e.path("pcscd-" + name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	s, err := pcscd.Start(ctx, dir, conf)
+	if err != nil {
+		return nil, err
+	}
+	e.closers = append(e.closers, s.Close)
+	e.logs = append(e.logs, s.Log)
+	return s, nil
+}
+
+func conf(name, library, device string) string {
+	return fmt.Sprintf("%s\nLIBPATH %s\nFRIENDLYNAME %q\n", device, library, name)
+}
+
+const libifdvpcd = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so"
+
+// pcscds starts what cardfs is compared with.
+func (e *env) pcscds(ctx context.Context) error {
+	null, err := e.pcscd(ctx, "null", conf("Null", e.path("nullifd.so"), "DEVICENAME null:0"))
+	if err != nil {
+		return err
+	}
+	port, err := freePorts(2)
+	if err != nil {
+		return err
+	}
+	vpcd, err := e.pcscd(ctx, "vpcd", conf("Virtual PCD", libifdvpcd, fmt.Sprintf("CHANNELID 0x%X", port)))
+	if err != nil {
+		return err
+	}
+	if _, err := e.run(ctx, "", e.path("instantcard"), fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+		return err
+	}
+	e.add(scNull, nanoseconds, e.scbench(null, "Null", 2000))
+	e.add(scVpcd, nanoseconds, e.scbench(vpcd, "Virtual PCD", 20))
+	return nil
+}
+
+// library adds what goes through libifdcardfs, if it was built.
+func (e *env) library(ctx context.Context) error {
+	if _, err := os.Stat(e.ifd); err != nil {
+		e.missing = "no " + filepath.Base(e.ifd)
+		return nil
+	}
+	return e.throughLibrary(ctx)
+}
+
+// freePorts finds n TCP ports in a row that nobody uses at the moment.
+func freePorts(n int) (int, error) {
+	for range 100 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, err
+		}
+		first, open := ln.Addr().(*net.TCPAddr).Port, []net.Listener{ln}
+		for i := 1; i < n; i++ {
+			next, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+i))
+			if err != nil {
+				break
+			}
+			open = append(open, next)
+		}
+		for _, l := range open {
+			_ = l.Close()
+		}
+		if len(open) == n {
+			return first, nil
+		}
+	}
+	return 0, errors.New("no free ports")
+}
+
+// waitCard follows a slot's events until a card is in.
+func waitCard(ctx context.Context, slot string) error {
+	f, err := os.Open(filepath.Join(slot, "event"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	defer context.AfterFunc(ctx, func() { _ = f.Close() })()
+	buf := make([]byte, 4096)
+	for {
+		n, err := f.Read(buf)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.Name(), errors.Join(err, ctx.Err()))
+		}
+		for line := range strings.Lines(string(buf[:n])) {
+			if w := strings.Fields(line); len(w) > 2 && (w[2] == "inserted" || w[2] == "powered") {
+				return nil
+			}
+		}
+	}
+}
