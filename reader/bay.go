@@ -135,6 +135,8 @@ func (b *Bay) wait(ctx context.Context, changed <-chan struct{}) error {
 		return nil
 	case <-ctx.Done():
 		return ErrInterrupted
+	case <-b.ctx.Done():
+		return ErrGone
 	case <-b.manager.leaving.Done():
 		return ErrGone
 	}
@@ -171,7 +173,9 @@ func (b *Bay) readyErr() error {
 
 // start gives the bay its slot once the driver has opened the reader.
 func (b *Bay) start(s Slot) {
-	b.turn <- struct{}{}
+	if b.acquire(b.ctx) != nil {
+		return
+	}
 	b.link = link{bay: b, slot: s}
 	status, err := s.Status(b.ctx)
 	b.release()
@@ -293,7 +297,11 @@ func (b *Bay) monitor() {
 	if n, ok := b.link.slot.(Notifier); ok {
 		changes = n.Changes()
 	}
+	if b.acquire(b.ctx) != nil {
+		return
+	}
 	fixed := b.link.slot.Traits().Fixed
+	b.release()
 	idleOff := b.manager.options.IdleOff
 	if fixed && idleOff == 0 {
 		return
