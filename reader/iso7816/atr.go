@@ -156,7 +156,7 @@ func (a *ATR) findOddities() {
 	g := a.groups[0]
 	if g.Has&HasTA != 0 {
 		if _, _, _, ok := decodeFD(g.TA); !ok {
-			a.oddity("TA1 is %02X: reserved F or D; 11 is used", g.TA)
+			a.oddity("TA1 is %02X: reserved F or D, not used", g.TA)
 		}
 	}
 	if t, _, ok := a.Specific(); ok {

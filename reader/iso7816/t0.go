@@ -218,15 +218,20 @@ func (t *T0) message(b []byte) Step {
 }
 
 // Next takes the message or the characters that came, or an error. T=0 knows
-// no repetition above the single character, so any error ends the exchange.
+// no repetition above the single character, so any error ends the exchange. An
+// ErrInvalid says that the carrier refused the message and sent nothing.
 func (t *T0) Next(rx []byte, err error) Step {
 	switch {
 	case t.state == t0Idle:
 		return Step{Done: true, Err: fmt.Errorf("T=0: no exchange is under way: %w", ErrInvalid)}
-	case err != nil && errors.Is(err, ErrTimeout):
+	case errors.Is(err, ErrTimeout):
 		return t.broken(ErrTimeout, "no answer within the work waiting time")
+	case errors.Is(err, ErrInvalid): // refused before anything was sent
+		return t.done(err)
+	case errors.Is(err, ErrProtocol):
+		return t.broken(err, "damaged answer")
 	case err != nil:
-		return t.broken(ErrProtocol, "damaged characters")
+		return t.broken(fmt.Errorf("%w: %w", err, ErrProtocol), "damaged answer")
 	case t.state == t0Message:
 		return t.answer(rx)
 	case len(rx) == 0:

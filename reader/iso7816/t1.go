@@ -268,7 +268,7 @@ func (t *T1) Next(rx []byte, err error) Step {
 	case errors.Is(err, ErrTimeout):
 		return t.silence()
 	}
-	return t.failed(1, "damaged block")
+	return t.failed(1, "damaged block: "+err.Error())
 }
 
 // nextChars collects a block from characters.
@@ -284,7 +284,7 @@ func (t *T1) nextChars(rx []byte, err error) Step {
 		if errors.Is(err, ErrTimeout) {
 			return t.silence()
 		}
-		return t.drained(1, "damaged characters")
+		return t.drained(1, "damaged characters: "+err.Error())
 	}
 	want := t.want()
 	if len(rx) == 0 {

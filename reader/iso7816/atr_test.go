@@ -1,0 +1,348 @@
+package iso7816
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func mustATR(t *testing.T, s string) *ATR {
+	t.Helper()
+	a, err := ParseATR(unhex(t, s))
+	if err != nil {
+		t.Fatalf("%s: %v", s, err)
+	}
+	return a
+}
+
+// ISO/IEC 7816-3:2006 §8.2: what makes an ATR unusable.
+func TestParseATRRefused(t *testing.T) {
+	for _, c := range []struct {
+		in     string
+		reason ATRReason
+		words  string
+	}{
+		{"", ATREmpty, "0 bytes"},
+		{"3B", ATREmpty, "TS and T0"},
+		{"3A 00", ATRBadTS, "3A"},
+		{"03 00", ATRBadTS, "inverse"},
+		{"3B 10", ATRMissing, "TA1 is announced"},
+		{"3B 80", ATRMissing, "TD1 is announced"},
+		{"3B 80 01", ATRMissing, "TCK is missing"},
+		{"3B 80 80", ATRMissing, "TD2 is announced"},
+		{"3B 80 F0 11", ATRMissing, "TB2 is announced"},
+		{"3B 02 41", ATRMissing, "2 historical bytes are announced, 1 are there"},
+		{"3B 02 41 42 43", ATRLeftOver, "4 bytes announced, 5 are there"},
+		{"3B 02 41 42 00 00", ATRLeftOver, "6 are there"},
+		{"3B 80 01 81 00", ATRLeftOver, "4 bytes announced"},
+		{"3B 80 01 80", ATRBadTCK, "80 instead of 81"},
+		{"3B 80 1F 00 9F", ATRT15First, "T=15"},
+		{"3B 80 0F 8F", ATRT15First, "T=15"},
+		{"3B " + strings.Repeat("80 ", 33), ATRTooLong, "34 bytes"},
+		// "3B 88 01 31"-like strings: bytes that are announced and not there.
+		{"3B 88 01 31", ATRMissing, "8 historical bytes are announced, 1 are there"},
+	} {
+		_, err := ParseATR(unhex(t, c.in))
+		var e *ATRError
+		if !errors.As(err, &e) || e.Reason != c.reason || !strings.Contains(err.Error(), c.words) || !errors.Is(err, ErrProtocol) {
+			t.Errorf("%s: error %v, want %q with %q", c.in, err, c.reason, c.words)
+		}
+	}
+}
+
+func TestATRFields(t *testing.T) {
+	// T=0 and T=1, everything there, T=15 at the end.
+	a := mustATR(t, "3F D2 96 FF 81 B1 FE 45 1F 43 41 42 6F")
+	if !a.Inverse() {
+		t.Error("TS 3F is the inverse convention")
+	}
+	want := []Group{
+		{T: 0, Has: HasTA | HasTC | HasTD, TA: 0x96, TC: 0xFF, TD: 0x81},
+		{T: 1, Has: HasTD, TD: 0xB1},
+		{T: 1, Has: HasTA | HasTB | HasTD, TA: 0xFE, TB: 0x45, TD: 0x1F},
+		{T: 15, Has: HasTA, TA: 0x43},
+	}
+	if got := a.Groups(); !slices.Equal(got, want) {
+		t.Errorf("groups %+v", got)
+	}
+	if string(a.Historical()) != "AB" || !slices.Equal(a.Protocols(), []int{1}) || a.Default() != 1 {
+		t.Errorf("historical %q, protocols %v, default %d", a.Historical(), a.Protocols(), a.Default())
+	}
+	p, err := a.Params(1)
+	if want := (Params{T: 1, TA1: 0x11, N: 0xFF, WI: 10, IFSC: 254, BWI: 4, CWI: 5, ClockStop: 1}); err != nil || p != want {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if p, err := a.Best(1, nil); err != nil || p.TA1 != 0x96 || !a.NeedsPPS(p) {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if _, err := a.Params(0); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("T=0 is not offered: %v", err)
+	}
+}
+
+// The parameters in force without a PPS, and those worth one.
+func TestATRParams(t *testing.T) {
+	for _, c := range []struct {
+		name, atr string
+		protocols []int
+		t         int
+		force     string // Params.String, or the words of an error
+		best      byte   // 0: no PPS needed
+	}{
+		{"no TD1: T=0 only", "3B 02 41 42", []int{0}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
+		{"TA1 is an offer in negotiable mode", "3B 10 95", []int{0}, 0, "T=0 F=372 D=1 N=0 WI=10", 0x95},
+		{"TA1 11 is no offer", "3B 10 11", []int{0}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
+		{"TA1 reserved is not used", "3B 10 7F", []int{0}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
+		{"TC1, TC2", "3B C0 05 40 14", []int{0}, 0, "T=0 F=372 D=1 N=5 WI=20", 0},
+		{"TC2 00 is reserved", "3B 80 40 00", []int{0}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
+		{"specific mode: TA1 holds", "3B 90 95 10 00", []int{0}, 0, "T=0 F=512 D=16 N=0 WI=10", 0},
+		{"specific mode, F and D implicit", "3B 90 95 10 10", []int{0}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
+		{"specific mode without TA1", "3B 80 10 00", []int{0}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
+		{"specific mode, the other protocol", "3B 90 95 91 01 31 20 45 C1", []int{1}, 0, "specific mode with T=1", 0},
+		{"specific mode, reserved TA1", "3B 90 7F 10 00", []int{0}, 0, "reserved F or D", 0},
+		{"both protocols, T=0", "3B 80 80 01 01", []int{0, 1}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
+		{"both protocols, T=1 needs a PPS", "3B 80 80 01 01", []int{0, 1}, 1, "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", 0x11},
+		{"T=1 in TD1 alone: TA2 is no IFSC", "3B 80 01 81", []int{1}, 1, "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", 0},
+		{"T=1, CRC", "3B 80 81 F1 40 75 01 00 C4", []int{1, 0}, 1, "T=1 F=372 D=1 N=0 IFSC=64 BWI=7 CWI=5 CRC", 0},
+		{"only the first TA for T=1 counts", "3B 80 81 91 40 11 80 41", []int{1}, 1, "T=1 F=372 D=1 N=0 IFSC=64 BWI=4 CWI=13 LRC", 0},
+		{"IFSC FF is reserved", "3B 80 81 11 FF EF", []int{1}, 1, "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", 0},
+		{"BWI 15 is reserved", "3B 80 81 21 F2 D2", []int{1}, 1, "T=1 F=372 D=1 N=0 IFSC=32 BWI=9 CWI=2 LRC", 0},
+		{"T=15 is not offered", "3B 80 80 1F 03 1C", []int{0}, 15, "offers T=[0], not T=15", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := unhex(t, c.atr)
+			if x := LRC(b[1:]); x != 0 && slices.Max(c.protocols) > 0 {
+				t.Fatalf("TCK should be %02X", b[len(b)-1]^x)
+			}
+			a, err := ParseATR(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := a.Protocols(); !slices.Equal(got, c.protocols) {
+				t.Errorf("protocols %v", got)
+			}
+			p, err := a.Params(c.t)
+			if err != nil {
+				if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), c.force) {
+					t.Errorf("error %v, want %q", err, c.force)
+				}
+				return
+			}
+			if p.String() != c.force {
+				t.Errorf("in force %v, want %s", p, c.force)
+			}
+			best, err := a.Best(c.t, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a.NeedsPPS(best) != (c.best != 0) || c.best != 0 && best.TA1 != c.best {
+				t.Errorf("best %v, PPS %v", best, a.NeedsPPS(best))
+			}
+		})
+	}
+}
+
+func TestATRSpecific(t *testing.T) {
+	a := mustATR(t, "3B 90 95 10 90")
+	if tt, implicit, ok := a.Specific(); tt != 0 || !implicit || !ok || a.Changeable() {
+		t.Errorf("%d %v %v, changeable %v", tt, implicit, ok, a.Changeable())
+	}
+	if a = mustATR(t, "3B 80 10 00"); !a.Changeable() {
+		t.Error("bit 8 of TA2 is clear: changeable")
+	}
+	if a = mustATR(t, "3B 00"); a.Changeable() {
+		t.Error("negotiable mode is not specific mode")
+	}
+}
+
+// A reader that cannot use the offer gets the next slower D of the same F, then 11.
+func TestATRBest(t *testing.T) {
+	a := mustATR(t, "3B 10 18") // F 372, D 12
+	for _, c := range []struct {
+		usable []byte
+		want   byte
+	}{
+		{[]byte{0x18, 0x14}, 0x18}, {[]byte{0x14, 0x12}, 0x14}, {[]byte{0x12}, 0x12}, {nil, 0x11}, {[]byte{0x95}, 0x11},
+	} {
+		p, err := a.Best(0, func(ta1 byte) bool { return slices.Contains(c.usable, ta1) })
+		if err != nil || p.TA1 != c.want {
+			t.Errorf("usable % X: %02X, %v; want %02X", c.usable, p.TA1, err, c.want)
+		}
+	}
+}
+
+// Reserved values that real cards send do not make the card unusable.
+func TestATROddities(t *testing.T) {
+	for _, c := range []struct{ atr, words string }{
+		{"3B 10 7F", "TA1 is 7F"},
+		{"3B 02 41 42 01", "TCK, which does not belong there"},
+		{"3B 80 40 00", "TC2 is 00"},
+		{"3B 80 10 60", "TA2 is 60"},
+		{"3B 80 10 01", "TA2 fixes T=1"},
+		{"3B 80 81 11 FF EF", "IFSC is FF"},
+		{"3B 80 81 21 F2 D2", "BWI is 15"},
+		{"3B 80 81 41 03 43", "reserved bits"},
+		{"3B 80 81 80 01 80", "should ascend"},
+	} {
+		a := mustATR(t, c.atr)
+		if !strings.Contains(strings.Join(a.Oddities(), "\n"), c.words) {
+			t.Errorf("%s: %q, want %q", c.atr, a.Oddities(), c.words)
+		}
+	}
+	if o := mustATR(t, "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1").Oddities(); o != nil {
+		t.Errorf("%q", o)
+	}
+}
+
+// rebuild writes an ATR from its parts.
+func rebuild(a *ATR) []byte {
+	b := []byte{a.raw[0], a.groups[0].Has<<4 | byte(len(a.hist))}
+	for _, g := range a.groups {
+		for j, v := range [...]byte{g.TA, g.TB, g.TC, g.TD} {
+			if g.Has&(1<<j) != 0 {
+				b = append(b, v)
+			}
+		}
+	}
+	b = append(b, a.hist...)
+	if a.tck {
+		b = append(b, LRC(b[1:]))
+	}
+	return b
+}
+
+// checkATR holds a parsed ATR to what is true of all of them.
+func checkATR(a *ATR) error {
+	b := rebuild(a)
+	if !bytes.Equal(b, a.raw) && !bytes.Equal(append(b, LRC(b[1:])), a.raw) { // a TCK too many
+		return fmt.Errorf("rebuilt as % X", b)
+	}
+	ts := a.Protocols()
+	if len(ts) == 0 || slices.Contains(ts, 15) {
+		return fmt.Errorf("protocols %v", ts)
+	}
+	for _, t := range ts {
+		p, err := a.Params(t)
+		if err != nil {
+			if !errors.Is(err, ErrUnsupported) {
+				return err
+			}
+			continue
+		}
+		if _, _, _, ok := p.FD(); !ok || p.IFSC < 1 || p.IFSC > 254 || p.BWI > 9 || p.WI == 0 {
+			return fmt.Errorf("parameters %+v", p)
+		}
+		if p.WWT(0) <= 0 || p.BWT(0) <= 0 || p.CWT(0) <= 0 {
+			return fmt.Errorf("waiting times of %v", p)
+		}
+		best, err := a.Best(t, nil)
+		if err != nil {
+			return err
+		}
+		if req := PPSRequest(t, best.TA1); a.NeedsPPS(best) && len(req) < 3 {
+			return fmt.Errorf("PPS % X", req)
+		}
+	}
+	var sb strings.Builder
+	if err := a.Describe(&sb); err != nil {
+		return err
+	}
+	if strings.Contains(sb.String(), "%!") {
+		return fmt.Errorf("description:\n%s", sb.String())
+	}
+	return nil
+}
+
+// TestATRDescribe compares with testdata/atr; go test -run ATRDescribe -update
+// writes it.
+func TestATRDescribe(t *testing.T) {
+	for name, s := range map[string]string{
+		"ikey3000":    "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1",
+		"t1-t15":      "3B D2 96 FF 81 B1 FE 45 1F 03 41 42 2F",
+		"rutoken":     "3B 6F 00 FF 00 56 72 75 54 6F 6B 6E 73 30 20 00 00 90 00",
+		"uicc":        "3B 9F 95 80 1F 42 80 31 A0 73 BE 21 15 67 41 42 43 44 82 90 00 4E",
+		"least":       "3B 00",
+		"inverse":     "3F 65 25 00 2C 09 69 90 00",
+		"specific":    "3B 90 95 91 81 31 20 45 41",
+		"implicit":    "3B 90 95 10 10",
+		"odd":         "3B F0 7F 25 05 F1 62 25 00 F1 FF F2 03 8E 7F C8 15 01 CB",
+		"tck":         "3B 02 41 42 01",
+		"broken-tlv":  "3B 05 80 31 A0 73 BE",
+		"objects":     "3B 0F 80 12 49 9F 22 12 34 43 00 A4 04 51 41 81 07",
+		"spu":         "3B 80 80 3F C7 81 79",
+		"short-00":    "3B 02 00 41",
+		"dir":         "3B 04 10 01 41 42",
+		"unusable-ta": "3B 90 7F 10 80",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := unhex(t, s)
+			a, err := ParseATR(b)
+			if err != nil {
+				t.Fatalf("%v (XOR %02X)", err, LRC(b[1:]))
+			}
+			if err := checkATR(a); err != nil {
+				t.Fatal(err)
+			}
+			var got bytes.Buffer
+			fmt.Fprintf(&got, "%s\n\n", s)
+			if err := a.Describe(&got); err != nil {
+				t.Fatal(err)
+			}
+			golden := filepath.Join("testdata", "atr", name+".txt")
+			if *update {
+				os.MkdirAll(filepath.Dir(golden), 0o755)
+				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got.Bytes(), want) {
+				t.Errorf("got\n%s\nwant\n%s", &got, want)
+			}
+		})
+	}
+}
+
+// FuzzATR: go test -fuzz FuzzATR ./reader/iso7816
+func FuzzATR(f *testing.F) {
+	for _, s := range []string{
+		"3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1", "3B D2 96 FF 81 B1 FE 45 1F 03 41 42 2F",
+		"3B 00", "3F 65 25 00 2C 09 69 90 00", "3B 90 95 91 81 31 20 45 41", "3B 80 1F 00 9F",
+		"3B 0F 80 12 49 9F 22 12 34 43 00 A4 04 51 41 81 07",
+		"3B 9F 95 80 1F 42 80 31 A0 73 BE 21 15 67 41 42 43 44 82 90 00 4E",
+	} {
+		f.Add(unhex(f, s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := ParseATR(b)
+		if err != nil {
+			var e *ATRError
+			if !errors.As(err, &e) {
+				t.Fatalf("% X: %v", b, err)
+			}
+			// A wrong TCK hides what lies behind it.
+			if e.Reason == ATRBadTCK {
+				b[len(b)-1] ^= LRC(b[1:])
+				if a, err = ParseATR(b); err != nil {
+					return
+				}
+			} else {
+				return
+			}
+		}
+		if err := checkATR(a); err != nil {
+			t.Fatalf("% X: %v", b, err)
+		}
+	})
+}
