@@ -171,7 +171,9 @@ func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816
 		if want.T != first {
 			return want, fmt.Errorf("ccid: T=%d: this reader can do no PPS, the card's first protocol is T=%d: %w", want.T, first, reader.ErrUnsupported)
 		}
-		want.TA1 = iso7816.DefaultTA1
+		if !specific {
+			want.TA1 = iso7816.DefaultTA1
+		}
 		_, err = s.setParameters(ctx, want)
 	default:
 		if !specific && (s.Features&AutoPPS == 0 || !s.Supports(want.TA1)) {

@@ -1,0 +1,236 @@
+package ccid
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/icc"
+)
+
+// testCard echoes and counts.
+//
+//	00 84 00 00 Le     Le bytes 00 01 02 …
+//	80 EE 00 00 Lc … Le  the data
+//	00 20 00 01 Lc …   keeps the data in pin
+//	80 E8 00 n         takes n·100 ms
+//	00 A4 …            9000
+type testCard struct {
+	atr []byte
+
+	mu    sync.Mutex
+	pin   []byte
+	busy  time.Duration
+	calls int
+	last  []byte
+}
+
+func (c *testCard) ATR() []byte { return c.atr }
+func (c *testCard) Reset(bool)  {}
+
+func (c *testCard) Busy(capdu []byte) time.Duration {
+	if len(capdu) >= 4 && capdu[1] == 0xE8 {
+		return time.Duration(capdu[3]) * 100 * time.Millisecond
+	}
+	return 0
+}
+
+func (c *testCard) Incoming(cla, ins byte) bool {
+	return ins == 0xEE || ins == 0x20 || ins == 0x24 || ins == 0xA4
+}
+
+func (c *testCard) Process(capdu []byte) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls++
+	c.last = append(c.last[:0], capdu...)
+	var data []byte
+	le := 0
+	switch n := len(capdu); {
+	case n == 5:
+		if le = int(capdu[4]); le == 0 {
+			le = 256
+		}
+	case n > 5 && capdu[4] != 0:
+		data = capdu[5 : 5+int(capdu[4])]
+	case n == 7:
+		if le = int(capdu[5])<<8 | int(capdu[6]); le == 0 {
+			le = 65536
+		}
+	case n > 7:
+		data = capdu[7 : 7+int(capdu[5])<<8+int(capdu[6])]
+	}
+	switch capdu[1] {
+	case 0x84:
+		r := make([]byte, le, le+2)
+		for i := range r {
+			r[i] = byte(i)
+		}
+		return append(r, 0x90, 0)
+	case 0xEE:
+		return append(append([]byte(nil), data...), 0x90, 0)
+	case 0x20, 0x24:
+		c.pin = append([]byte(nil), data...)
+		return []byte{0x90, 0}
+	case 0xA4, 0xE8:
+		return []byte{0x90, 0}
+	}
+	return []byte{0x6D, 0}
+}
+
+func (c *testCard) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calls
+}
+
+// ATRs, each with what it is for.
+var (
+	atrT0       = unhex("3B 02 14 50")                            // T=0, default rate
+	atrT0Fast   = unhex("3B 12 95 14 50")                         // T=0, F 512 D 16
+	atrT1       = unhex("3B 80 81 01 00")                         // T=1, IFSC 32 by default
+	atrT1IFSC   = unhex("3B 80 81 21 FE DE")                      // T=1, IFSC 254
+	atrT1CRC    = unhex("3B 80 81 71 40 4D 01 7C")                // T=1 with CRC, IFSC 64
+	atrT1Fast   = unhex("3B D2 96 FF 81 B1 FE 45 1F 03 41 42 2F") // T=1, F 512 D 32
+	atrBoth     = unhex("3B 90 95 80 01 84")                      // T=0 and T=1, F 512 D 16
+	atrSpecific = unhex("3B 90 95 91 81 21 FE 4A")                // T=1, specific mode with TA1
+	atrInverse  = unhex("3F 02 14 50")
+)
+
+func init() {
+	for _, a := range [][]byte{atrT1, atrT1IFSC, atrT1CRC, atrBoth, atrSpecific} {
+		var tck byte
+		for _, b := range a[1 : len(a)-1] {
+			tck ^= b
+		}
+		a[len(a)-1] = tck
+	}
+}
+
+func unhex(s string) []byte {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// open opens the emulator's reader with the driver alone.
+func open(t *testing.T, e *Emulator, params ...string) *ifd {
+	t.Helper()
+	dev := reader.Device{Driver: "ccid", Address: "emulator", Link: e, Params: map[string]string{}}
+	for _, p := range params {
+		k, v, _ := strings.Cut(p, "=")
+		dev.Params[k] = v
+	}
+	r, err := Driver{}.Open(context.Background(), dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		r.Close()
+		e.Unplug()
+	})
+	return r.(*ifd)
+}
+
+// bench is a reader behind the core, as programs see it.
+type bench struct {
+	t *testing.T
+	e *Emulator
+	m *reader.Manager
+}
+
+func plug(t *testing.T, cfg Config, cards ...icc.Card) *bench {
+	t.Helper()
+	e := NewEmulator(cfg)
+	for n, c := range cards {
+		if c != nil {
+			if err := e.Contact(n).Insert(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{Driver{}}})
+	if err := m.Announce(reader.Device{Driver: "ccid", Address: "emulator", Link: e, Slots: SlotCount(e.Descriptors())}); err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t, e, m}
+	t.Cleanup(func() {
+		m.Close(context.Background())
+		e.Unplug()
+	})
+	return b
+}
+
+func (b *bench) session(n int) *reader.Session {
+	b.t.Helper()
+	s, err := b.open(n)
+	if err != nil {
+		b.t.Fatalf("open slot %d: %v", n, err)
+	}
+	return s
+}
+
+func (b *bench) open(n int) (*reader.Session, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	return b.m.Bay(n).Open(ctx, reader.Caller{Owner: b.t, Wait: true})
+}
+
+// transmit checks one exchange.
+func transmit(t *testing.T, s *reader.Session, capdu, want []byte) {
+	t.Helper()
+	got, err := s.Transmit(context.Background(), capdu, nil)
+	if err != nil {
+		t.Fatalf("> %s: %v", brief(capdu), err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatalf("> %s\n< %s\nwant %s", brief(capdu), brief(got), brief(want))
+	}
+}
+
+func brief(b []byte) string {
+	if len(b) <= 24 {
+		return fmt.Sprintf("% X", b)
+	}
+	return fmt.Sprintf("% X … %d bytes", b[:20], len(b))
+}
+
+// exercise runs APDUs of every case and the lengths where things break.
+func exercise(t *testing.T, s *reader.Session, extended bool) {
+	t.Helper()
+	sw := []byte{0x90, 0x00}
+	transmit(t, s, unhex("80 E8 00 00"), sw)                   // case 1
+	transmit(t, s, unhex("00 A4 00 00 02 3F 00"), sw)          // case 3
+	for _, le := range []int{1, 44, 53, 54, 55, 118, 182, 255, 256} { // 54+10 bytes fill a packet
+		transmit(t, s, []byte{0, 0x84, 0, 0, byte(le)}, append(pattern(le), sw...)) // case 2
+	}
+	for _, n := range []int{1, 31, 32, 33, 49, 54, 113, 250, 251, 252, 253, 254, 255} {
+		capdu := append(append([]byte{0x80, 0xEE, 0, 0, byte(n)}, pattern(n)...), 0) // case 4
+		transmit(t, s, capdu, append(pattern(n), sw...))
+	}
+	if !extended {
+		return
+	}
+	for _, n := range []int{256, 1014, 1024, 1025, 4000, 20000, 65535} {
+		capdu := append([]byte{0x80, 0xEE, 0, 0, 0, byte(n >> 8), byte(n)}, pattern(n)...)
+		capdu = append(capdu, 0, 0)
+		transmit(t, s, capdu, append(pattern(n), sw...))
+	}
+	transmit(t, s, []byte{0, 0x84, 0, 0, 0, 0, 0}, append(pattern(65536), sw...))
+}
+
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i)
+	}
+	return b
+}

@@ -1,0 +1,181 @@
+package ccid
+
+import (
+	"encoding/binary"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+)
+
+// FaultKind is one way to misbehave.
+type FaultKind int
+
+const (
+	_ FaultKind = iota
+	// StallIn halts the bulk-IN endpoint instead of the answer, which is lost.
+	StallIn
+	// StallInLate halts the bulk-IN endpoint and sends the answer after that.
+	StallInLate
+	// StallOut halts the bulk-OUT endpoint; the command is not taken.
+	StallOut
+	// StallControl stalls a control request; On is bRequest.
+	StallControl
+	// Runt is an answer of three bytes.
+	Runt
+	// Truncated is an answer that lacks its last byte, header's or data's.
+	Truncated
+	// Long is an answer with bytes behind what dwLength announces.
+	Long
+	// LengthLie is an answer whose dwLength is FFFFFFF0.
+	LengthLie
+	// StaleFirst sends an answer to the command before, and then the right one.
+	StaleFirst
+	// WrongSeq gives the answer another bSeq.
+	WrongSeq
+	// WrongSlot gives the answer a bSlot that the reader does not have.
+	WrongSlot
+	// WrongType gives the answer another bMessageType.
+	WrongType
+	// Babble sends more than the host asked for.
+	Babble
+	// Flood sends messages that answer nothing, without end.
+	Flood
+	// Empty sends a zero-length packet before the answer.
+	Empty
+	// Silence loses the answer.
+	Silence
+	// Hang answers nothing at all until the port is reset.
+	Hang
+	// Stone answers nothing, not even after that.
+	Stone
+	// Endless asks for more time, again and again, until the command is aborted.
+	Endless
+	// Fail answers with bError Code.
+	Fail
+	// Detach unplugs the device instead of the answer.
+	Detach
+)
+
+// Fault is something that goes wrong with one command or more.
+type Fault struct {
+	Kind FaultKind
+	// On is the bMessageType of the commands that it befalls; 0: any.
+	On byte
+	// Skip lets that many such commands pass before.
+	Skip int
+	// Count is how many it befalls; 0 means one, -1 every one.
+	Count int
+	Code  byte // Fail: bError
+}
+
+// Inject adds faults to come.
+func (e *Emulator) Inject(faults ...Fault) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, f := range faults {
+		if f.Count == 0 {
+			f.Count = 1
+		}
+		e.faults = append(e.faults, &f)
+	}
+}
+
+// Heal takes back what Inject added.
+func (e *Emulator) Heal() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.faults, e.dead, e.stone = nil, false, false
+	e.stir()
+}
+
+// HardwareError sends the interrupt message for it (CCID 1.1 §6.3.2).
+func (e *Emulator) HardwareError(slot int, code byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.intr = append(e.intr, transfer{data: []byte{0x51, byte(slot), 0, code}})
+	e.stir()
+}
+
+// Interrupt sends any interrupt message; nil halts the endpoint.
+func (e *Emulator) Interrupt(b []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t := transfer{data: b}
+	if b == nil {
+		t.err = usb.ErrStall
+	}
+	e.intr = append(e.intr, t)
+	e.stir()
+}
+
+// fault takes the fault of that kind that befalls message m, if any; kind 0: any
+// that spoils an answer. e.mu is held.
+func (e *Emulator) fault(kind FaultKind, m []byte) *Fault {
+	early := func(k FaultKind) bool { return k == StallOut || k == StallControl }
+	for i, f := range e.faults {
+		if len(m) == 0 || f.On != 0 && f.On != m[0] || kind != 0 && f.Kind != kind || kind == 0 && early(f.Kind) {
+			continue
+		}
+		if f.Skip > 0 {
+			f.Skip--
+			continue
+		}
+		if f.Count > 0 {
+			if f.Count--; f.Count == 0 {
+				e.faults = append(e.faults[:i:i], e.faults[i+1:]...)
+			}
+		}
+		return f
+	}
+	return nil
+}
+
+// spoil sends answer as the fault has it.
+func (e *Emulator) spoil(f *Fault, answer []byte) {
+	switch f.Kind {
+	case StallIn:
+		e.send(transfer{err: usb.ErrStall})
+		return
+	case StallInLate:
+		e.send(transfer{err: usb.ErrStall})
+	case Runt:
+		answer = answer[:3]
+	case Truncated:
+		answer = answer[:len(answer)-1]
+	case Long:
+		answer = append(answer, 0xDE, 0xAD)
+	case LengthLie:
+		binary.LittleEndian.PutUint32(answer[1:], 0xFFFFFFF0)
+	case StaleFirst:
+		stale := append([]byte(nil), answer...)
+		stale[6]--
+		e.send(transfer{data: stale})
+	case WrongSeq:
+		answer[6] += 100
+	case WrongSlot:
+		answer[5] = byte(e.cfg.Slots) + 3
+	case WrongType:
+		answer[0] = 0x84
+	case Babble:
+		e.send(transfer{err: usb.ErrOverflow})
+		return
+	case Flood:
+		answer[6] += 100
+		for range 200 {
+			e.send(transfer{data: answer})
+		}
+		return
+	case Empty:
+		e.send(transfer{})
+	case Silence:
+		return
+	case Hang, Stone:
+		e.mu.Lock()
+		e.dead, e.stone = true, f.Kind == Stone
+		e.mu.Unlock()
+		return
+	case Detach:
+		e.stop()
+		return
+	}
+	e.send(transfer{data: answer})
+}

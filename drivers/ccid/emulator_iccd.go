@@ -1,0 +1,245 @@
+package ccid
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// iccdState is the one slot of an emulated ICCD.
+type iccdState struct {
+	mu     sync.Mutex
+	op     int
+	busy   bool
+	cancel context.CancelFunc
+	header []byte // A: T=0 header whose data is to come
+	data   []byte // A: data for the host
+	sw     []byte // A: SW1 SW2 for the host
+	mute   bool
+	ready  bool   // A: wants or has data
+	answer []byte // B: what DATA_BLOCK gives next
+}
+
+// classICCD answers the requests of ICCD 1.0.
+func (e *Emulator) classICCD(ctx context.Context, s usb.Setup, data []byte) (int, error) {
+	e.mu.Lock()
+	f := e.fault(0, []byte{s.Request})
+	e.mu.Unlock()
+	if f != nil {
+		switch f.Kind {
+		case Silence, Hang, Stone:
+			if f.Kind != Silence {
+				e.mu.Lock()
+				e.dead, e.stone = true, f.Kind == Stone
+				e.mu.Unlock()
+			}
+			return 0, e.hang(ctx, time.Second)
+		case Detach:
+			e.stop()
+			return 0, reader.ErrGone
+		case Runt:
+			n, err := e.request(s, data)
+			return min(n, 1), err
+		case Babble:
+			return 0, usb.ErrOverflow
+		case Fail:
+			e.iccd.mu.Lock()
+			e.iccd.answer = []byte{0x40, 0x40, f.Code}
+			e.iccd.mu.Unlock()
+			return 0, nil
+		case Endless:
+			e.iccd.mu.Lock()
+			e.iccd.busy = true
+			e.iccd.op++
+			e.iccd.mu.Unlock()
+			return 0, nil
+		}
+		return 0, usb.ErrStall
+	}
+	return e.request(s, data)
+}
+
+func (e *Emulator) request(s usb.Setup, data []byte) (int, error) {
+	c := &e.iccd
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	versionA := e.cfg.Protocol == ProtocolICCDA
+	slot := e.slots[0]
+	switch {
+	case s.RequestType == 0x21 && s.Request == 0x63: // ICC_POWER_OFF
+		c.stop()
+		slot.contact.Deactivate()
+		return 0, nil
+	case s.Request == 0x62 && s.RequestType == 0xA1 == versionA: // ICC_POWER_ON
+		c.stop()
+		atr, err := slot.contact.Activate(e.ctx, false)
+		if versionA {
+			if err != nil {
+				return 0, usb.ErrStall
+			}
+			return copy(data, atr), nil
+		}
+		c.answer = append([]byte{0}, atr...)
+		if err != nil {
+			c.answer = []byte{0x40, 0x40 | slot.icc(), 0xFE}
+		}
+		return 0, nil
+	case s.RequestType == 0x21 && s.Request == 0x65 && versionA:
+		return e.headerOrData(data)
+	case s.RequestType == 0x21 && s.Request == 0x65:
+		return e.xfrBlockB(s.Value>>8, data)
+	case s.RequestType == 0xA1 && s.Request == 0x6F && versionA: // DATA_BLOCK
+		switch {
+		case c.busy:
+			return 0, usb.ErrStall
+		case len(c.data) > 0:
+			n := copy(data, c.data)
+			c.data, c.ready = c.data[n:], len(c.data) > n
+			return n, nil
+		case len(c.sw) > 0:
+			n := copy(data, c.sw)
+			c.sw = nil
+			return n, nil
+		}
+		return 0, usb.ErrStall
+	case s.RequestType == 0xA1 && s.Request == 0x6F:
+		if c.busy {
+			return copy(data, []byte{0x80, 1, 0}), nil
+		}
+		if c.answer == nil {
+			return 0, usb.ErrStall
+		}
+		n := copy(data, c.answer)
+		c.answer = nil
+		return n, nil
+	case s.RequestType == 0xA1 && s.Request == 0xA0 && versionA: // GET_ICC_STATUS
+		var b byte
+		switch {
+		case c.mute:
+			b = 0x80
+		case c.busy:
+			b = 0x40
+		case c.ready:
+			b = 0x10
+		case len(c.sw) > 0:
+			b = 0x20
+		}
+		return copy(data, []byte{b}), nil
+	case s.RequestType == 0xA1 && s.Request == 0x81 && !versionA: // SLOT_STATUS
+		return copy(data, []byte{0x40, slot.icc(), 0}), nil
+	}
+	return 0, usb.ErrStall
+}
+
+// stop drops what is under way. c.mu is held.
+func (c *iccdState) stop() {
+	c.op++
+	if c.cancel != nil {
+		c.cancel()
+	}
+	c.busy, c.cancel, c.header, c.data, c.sw, c.answer = false, nil, nil, nil, nil, nil
+	c.mute, c.ready = false, false
+}
+
+// start runs f apart from the transfer that asked for it. c.mu is held.
+func (e *Emulator) start(f func(context.Context) []byte, done func([]byte)) {
+	c := &e.iccd
+	c.op++
+	op := c.op
+	ctx, cancel := context.WithCancel(e.ctx)
+	c.busy, c.cancel = true, cancel
+	e.work.Go(func() {
+		defer cancel()
+		rx := f(ctx)
+		if rx == nil {
+			e.slots[0].silence(ctx)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.op == op {
+			c.busy = false
+			done(rx)
+		}
+	})
+}
+
+// headerOrData is XFR_BLOCK of version A. Like the header of T=0 it does not
+// say which way the data goes: the card's instruction does.
+func (e *Emulator) headerOrData(p []byte) (int, error) {
+	c := &e.iccd
+	slot := e.slots[0]
+	if c.busy || !slot.contact.Powered() {
+		return 0, usb.ErrStall
+	}
+	tpdu := append([]byte(nil), p...)
+	if c.header != nil {
+		tpdu = append(c.header, tpdu...)
+		c.header, c.ready = nil, false
+	} else {
+		if len(p) != 5 {
+			return 0, usb.ErrStall
+		}
+		c.data, c.sw, c.mute = nil, nil, false
+		if p[4] > 0 && iccdIncoming(p[1]) {
+			c.header, c.ready = tpdu, true
+			return len(p), nil
+		}
+	}
+	e.start(func(ctx context.Context) []byte { return slot.contact.TPDU(ctx, tpdu) }, func(rx []byte) {
+		if len(rx) < 2 {
+			c.mute = true
+			return
+		}
+		c.data = append([]byte(nil), rx[:len(rx)-2]...)
+		c.sw = append([]byte(nil), rx[len(rx)-2:]...)
+		c.ready = len(c.data) > 0
+	})
+	return len(p), nil
+}
+
+// iccdIncoming lists the instructions that bring data (ISO/IEC 7816-4:2013 table 4).
+func iccdIncoming(ins byte) bool {
+	switch ins {
+	case 0x20, 0x24, 0x2C, 0x22, 0x2A, 0x82, 0x88, 0xA4, 0xC2, 0xD0, 0xD2, 0xD6, 0xDA, 0xDC, 0xE0, 0xE2, 0xEE:
+		return true
+	}
+	return false
+}
+
+// xfrBlockB is XFR_BLOCK of version B.
+func (e *Emulator) xfrBlockB(level uint16, p []byte) (int, error) {
+	c := &e.iccd
+	slot := e.slots[0]
+	if c.busy {
+		return 0, usb.ErrStall
+	}
+	if slot.icc() != 0 {
+		c.answer = []byte{0x40, 0x40 | slot.icc(), 0xFE}
+		return len(p), nil
+	}
+	data := append([]byte(nil), p...)
+	var r emuReply
+	e.start(func(ctx context.Context) []byte {
+		if e.cfg.Level == reader.TPDU || e.cfg.Level == reader.Character {
+			return slot.contact.TPDU(ctx, data)
+		}
+		r = slot.part(ctx, level, data)
+		return []byte{}
+	}, func(rx []byte) {
+		switch {
+		case rx == nil:
+			r = replyFail(0xFE)
+		case len(rx) > 0:
+			r = emuReply{data: rx}
+		}
+		if r.fail {
+			c.answer = []byte{0x40, 0x40 | slot.icc(), r.code}
+			return
+		}
+		c.answer = append([]byte{r.param}, r.data...)
+	})
+	return len(p), nil
+}
