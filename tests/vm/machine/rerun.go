@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"strings"
@@ -25,7 +24,7 @@ func RunSelf(t *testing.T, pattern string, c Config) {
 	if testing.Short() {
 		c.Command = append(c.Command, "-test.short")
 	}
-	var out bytes.Buffer
+	var out lockedBuffer
 	c.Stdout, c.Stderr = &out, &out
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
