@@ -107,23 +107,27 @@ func (b *Bay) touch() {
 	b.changed = make(chan struct{})
 }
 
-// acquire takes the turn. ctx ends only the waiting for it.
+// acquire takes the turn. ctx ends only the waiting for it. Once the reader
+// left, or the manager is closing, nobody gets it any more.
 func (b *Bay) acquire(ctx context.Context) error {
 	select {
 	case b.turn <- struct{}{}:
-		return nil
 	default:
+		select {
+		case b.turn <- struct{}{}:
+		case <-ctx.Done():
+			return ErrInterrupted
+		case <-b.ctx.Done():
+			return ErrGone
+		case <-b.manager.leaving.Done():
+			return ErrGone
+		}
 	}
-	select {
-	case b.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ErrInterrupted
-	case <-b.ctx.Done():
-		return ErrGone
-	case <-b.manager.leaving.Done():
+	if b.ctx.Err() != nil || b.manager.leaving.Err() != nil {
+		b.release()
 		return ErrGone
 	}
+	return nil
 }
 
 func (b *Bay) release() { <-b.turn }

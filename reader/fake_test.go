@@ -26,9 +26,10 @@ func hexb(s string) []byte {
 	return b
 }
 
+// fakeDriver opens a device by its Link, a function.
 type fakeDriver struct {
 	name string
-	open func(ctx context.Context, dev Device) (Reader, error)
+	open func(context.Context, Device) (Reader, error) // for the next that is announced
 
 	mu    sync.Mutex
 	opens int
@@ -41,7 +42,7 @@ func (d *fakeDriver) Open(ctx context.Context, dev Device) (Reader, error) {
 	d.mu.Lock()
 	d.opens++
 	d.mu.Unlock()
-	return d.open(ctx, dev)
+	return dev.Link.(func(context.Context, Device) (Reader, error))(ctx, dev)
 }
 
 type fakeReader struct {
@@ -299,7 +300,7 @@ func (r *rig) announce(dev Device) *Bay {
 	for _, b := range r.Bays() {
 		before[b] = true
 	}
-	dev.Driver = "fake"
+	dev.Driver, dev.Link = "fake", r.driver.open
 	if dev.Address == "" {
 		dev.Address = "a"
 	}

@@ -187,15 +187,17 @@ func (m *Manager) Announce(dev Device) error {
 // addBay gives u one more slot, with the number it had before if that is
 // free, else the lowest free one. m.mu is held.
 func (m *Manager) addBay(u *unit, id string) {
-	index := len(u.bays)
-	number := -1
-	if home := m.homes[id]; index < len(home) && m.bays[home[index]] == nil {
+	index, home := len(u.bays), m.homes[id]
+	number := 0
+	if index < len(home) && m.bays[home[index]] == nil {
 		number = home[index]
 	} else {
-		for number = 0; m.bays[number] != nil; number++ {
+		// A number that another slot of this reader had is left for that one.
+		for m.bays[number] != nil || slices.Contains(home[min(index, len(home)):], number) {
+			number++
 		}
 	}
-	if home := m.homes[id]; index < len(home) {
+	if index < len(home) {
 		home[index] = number
 	} else {
 		m.homes[id] = append(home, number)
@@ -237,6 +239,8 @@ func (u *unit) run(id string, before *unit) {
 		select {
 		case <-before.closed:
 		case <-u.gone:
+			u.dropBays()
+			<-before.closed // whoever comes after this one waits for it alone
 			return
 		}
 	}
@@ -312,8 +316,12 @@ func (u *unit) begin(id string, r Reader) {
 	m.mu.Unlock()
 	u.remove(surplus)
 	for i, b := range u.list() {
-		b.start(slots[i])
-		m.spawn(b.monitor)
+		// Apart, as a slot may take its time: its siblings work meanwhile, and
+		// the reader may leave.
+		m.spawn(func() {
+			b.start(slots[i])
+			b.monitor()
+		})
 	}
 }
 

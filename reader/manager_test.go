@@ -1,0 +1,507 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func (r *rig) numbers() string {
+	var n []string
+	for _, b := range r.Bays() {
+		n = append(n, fmt.Sprint(b.Number()))
+	}
+	return strings.Join(n, " ")
+}
+
+// "A new reader takes the lowest free number. A reader that comes back takes its
+// old number again while the daemon lives, if it is free."
+func TestNumbers(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		here := make(map[string]*fakeReader)
+		plug := func(serial string, slots int, want ...int) {
+			t.Helper()
+			dev := Device{Address: "at " + serial, Serial: serial, Slots: slots}
+			var fakes []*fakeSlot
+			for range slots {
+				fakes = append(fakes, newFakeSlot(t))
+			}
+			fake := newFakeReader(fakes...)
+			first := r.plugReader(dev, fake)
+			synctest.Wait()
+			here[serial] = fake
+			if got := first.Info().Siblings; !slices.Equal(got, want) {
+				t.Errorf("%s took %v, want %v", serial, got, want)
+			}
+		}
+		unplug := func(serial string) {
+			here[serial].unplug()
+			synctest.Wait()
+		}
+		plug("A", 1, 0)
+		plug("B", 2, 1, 2)
+		plug("C", 1, 3)
+		unplug("A")
+		plug("A", 1, 0) // back at its own
+		unplug("A")
+		plug("D", 1, 0) // the lowest free one
+		plug("A", 1, 4) // its old one is taken
+		unplug("D")
+		unplug("A")
+		plug("A", 1, 4) // the one it had last
+		unplug("B")
+		plug("E", 1, 0)
+		plug("F", 1, 1)
+		plug("B", 2, 5, 2) // of its two numbers one is free
+		if r.numbers() != "0 1 2 3 4 5" {
+			t.Errorf("numbers: %s", r.numbers())
+		}
+	})
+}
+
+// What was opened before a reader left "answers ENODEV for ever, even after
+// another reader took the number".
+func TestNothingWorksAfterDeparture(t *testing.T) {
+	bg := context.Background()
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		first, old := r.plug(Device{}, newFakeSlot(t))
+		s := mustOpen(t, old, someone())
+		events := old.Follow()
+		defer events.Close()
+		first.unplug()
+		synctest.Wait()
+		second := newFakeSlot(t)
+		_, b := r.plug(Device{}, second)
+		if b == old || b.Number() != old.Number() || b.Serial() == old.Serial() {
+			t.Fatalf("bay %d serial %d came after %d serial %d", b.Number(), b.Serial(), old.Number(), old.Serial())
+		}
+		mustOpen(t, b, someone())
+		calls := len(second.calls())
+		_, err := s.Transmit(bg, hexb("00 01 00 00"), nil)
+		wantErr(t, "an old session's command", err, ErrGone)
+		wantErr(t, "a reset through the old directory", old.Power(bg, ResetWarm, someone()), ErrGone)
+		_, err = old.Open(bg, someone())
+		wantErr(t, "an open through the old directory", err, ErrGone)
+		if len(second.calls()) != calls {
+			t.Errorf("it reached the new reader: %q", second.calls()[calls:])
+		}
+		var last Event
+		for {
+			e, _, err := events.Next(bg)
+			if err != nil {
+				wantErr(t, "the old slot's events", err, ErrGone)
+				break
+			}
+			last = e
+		}
+		if last.What != Left {
+			t.Errorf("the old slot's last event is %s", last.What)
+		}
+	})
+}
+
+// "The directory appears as soon as the device is announced": a slow Open holds
+// up nobody, and its departure ends it and who waits.
+func TestSlowOpen(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		ended := make(chan error, 1)
+		r.driver.open = func(ctx context.Context, _ Device) (Reader, error) {
+			<-ctx.Done()
+			ended <- ctx.Err()
+			return nil, ctx.Err()
+		}
+		slow := r.announce(Device{Address: "slow"})
+		_, quick := r.plug(Device{Address: "quick"}, newFakeSlot(t))
+		mustOpen(t, quick, someone())
+		o := asyncOpen(slow, context.Background(), someone())
+		synctest.Wait()
+		if !o.pending() || slow.Info().State != "starting" {
+			t.Fatalf("state %s", slow.Info().State)
+		}
+		if err := r.Detach(slow.Number()); err != nil {
+			t.Fatal(err)
+		}
+		_, err := o.get()
+		wantErr(t, "open", err, ErrGone)
+		<-ended
+		synctest.Wait()
+		if r.numbers() != "1" {
+			t.Errorf("numbers: %s", r.numbers())
+		}
+	})
+}
+
+// A driver that finishes opening after the device left: the reader is closed.
+func TestOpenFinishesAfterDeparture(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		fake, finish := newFakeReader(newFakeSlot(t)), make(chan struct{})
+		r.driver.open = func(context.Context, Device) (Reader, error) { <-finish; return fake, nil }
+		b := r.announce(Device{})
+		r.Detach(b.Number())
+		synctest.Wait()
+		if r.numbers() != "" {
+			t.Error("the directory waits for the driver")
+		}
+		close(finish)
+		synctest.Wait()
+		if n := fake.closes.Load(); n != 1 {
+			t.Errorf("Close was called %d times", n)
+		}
+	})
+}
+
+// A failing Open leaves a directory that says why, until the device leaves.
+func TestFailingOpen(t *testing.T) {
+	bg := context.Background()
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		r.driver.open = func(context.Context, Device) (Reader, error) {
+			return nil, fmt.Errorf("claim interface 0: %w", ErrClaimed)
+		}
+		b := r.announce(Device{})
+		_, err := b.Open(bg, someone())
+		wantErr(t, "open", err, ErrFailed)
+		wantErr(t, "open", err, ErrClaimed)
+		wantErr(t, "power", b.Power(bg, PowerUp, someone()), ErrFailed)
+		if s := string(b.Info().Lines()); !strings.HasPrefix(s, "state failed\nerror fake a: claim interface 0: the device is in use") {
+			t.Errorf("status:\n%s", s)
+		}
+		if err := r.Detach(b.Number()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		_, err = b.Open(bg, someone())
+		wantErr(t, "open", err, ErrGone)
+		if r.numbers() != "" {
+			t.Errorf("numbers: %s", r.numbers())
+		}
+		wantErr(t, "detach of nothing", r.Detach(b.Number()), ErrInvalid)
+		_, again := r.plug(Device{}, newFakeSlot(t))
+		mustOpen(t, again, someone())
+	})
+}
+
+// A driver that finds the device gone, or no slot in it.
+func TestOpenFindsNothing(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		r.driver.open = func(context.Context, Device) (Reader, error) { return nil, fmt.Errorf("open: %w", ErrGone) }
+		r.announce(Device{})
+		synctest.Wait()
+		if r.numbers() != "" {
+			t.Errorf("a device that left while it was opened is still there: %s", r.numbers())
+		}
+		empty := newFakeReader()
+		b := r.plugReader(Device{}, empty)
+		_, err := b.Open(context.Background(), someone())
+		wantErr(t, "open", err, ErrFailed)
+		if n := empty.closes.Load(); n != 1 {
+			t.Errorf("Close was called %d times", n)
+		}
+	})
+}
+
+// Unplugged and plugged in again at once: the new reader is there at once, opens
+// of it wait until the old one let go, and the driver never has both.
+func TestReplugAtOnce(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		first, letGo := newFakeReader(newFakeSlot(t)), make(chan struct{})
+		first.close = func() error { <-letGo; return errors.New("it hung a while") }
+		old := r.plugReader(Device{}, first)
+		synctest.Wait()
+		if err := r.Detach(old.Number()); err != nil {
+			t.Fatal(err)
+		}
+		// Twice, before anything else could happen in between.
+		second := newFakeReader(newFakeSlot(t))
+		b := r.plugReader(Device{}, second)
+		if r.Announce(b.unit.dev) == nil {
+			t.Error("the same device was announced twice")
+		}
+		o := asyncOpen(b, context.Background(), someone())
+		synctest.Wait()
+		if !o.pending() || r.driver.opens != 1 {
+			t.Errorf("the driver opened the device %d times while it still closes it", r.driver.opens)
+		}
+		close(letGo)
+		if _, err := o.get(); err != nil {
+			t.Error(err)
+		}
+		if r.driver.opens != 2 {
+			t.Errorf("the driver opened the device %d times", r.driver.opens)
+		}
+	})
+}
+
+// The same again, and the second leaves before the first let go.
+func TestReplugAndLeaveWhileClosing(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		first, letGo := newFakeReader(newFakeSlot(t)), make(chan struct{})
+		first.close = func() error { <-letGo; return nil }
+		old := r.plugReader(Device{}, first)
+		synctest.Wait()
+		r.Detach(old.Number())
+		second := newFakeReader(newFakeSlot(t))
+		b := r.plugReader(Device{}, second)
+		o := asyncOpen(b, context.Background(), someone())
+		r.Detach(b.Number())
+		_, err := o.get()
+		wantErr(t, "open", err, ErrGone)
+		third := newFakeReader(newFakeSlot(t))
+		c := r.plugReader(Device{}, third)
+		synctest.Wait()
+		if r.driver.opens != 1 {
+			t.Errorf("the driver opened the device %d times while the first still closes it", r.driver.opens)
+		}
+		close(letGo)
+		mustOpen(t, c, someone())
+		if r.driver.opens != 2 || second.closes.Load() != 0 {
+			t.Errorf("opened %d times; the one that was never opened was closed %d times", r.driver.opens, second.closes.Load())
+		}
+	})
+}
+
+// Clones with one serial number are told apart by their port.
+func TestClones(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		_, a := r.plug(Device{Address: "usb:1-1", Port: "1-1", Serial: "0"}, newFakeSlot(t))
+		two, b := r.plug(Device{Address: "usb:1-2", Port: "1-2", Serial: "0"}, newFakeSlot(t))
+		if a.Number() != 0 || b.Number() != 1 {
+			t.Errorf("numbers %d and %d", a.Number(), b.Number())
+		}
+		if len(r.ByID()) != 2 {
+			t.Errorf("by-id names: %v", r.ByID())
+		}
+		two.unplug()
+		synctest.Wait()
+		_, b = r.plug(Device{Address: "usb:1-2", Port: "1-2", Serial: "0"}, newFakeSlot(t))
+		if b.Number() != 1 {
+			t.Errorf("the clone came back as %d", b.Number())
+		}
+		if len(r.ByID()) != 2 {
+			t.Errorf("by-id names: %v", r.ByID())
+		}
+	})
+}
+
+// A reader may have more slots than were announced, or fewer; its slots are
+// apart from each other.
+func TestMultiSlot(t *testing.T) {
+	bg := context.Background()
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		var slots []*fakeSlot
+		for range 3 {
+			slots = append(slots, newFakeSlot(t))
+		}
+		fake, b := r.plug(Device{Slots: 2}, slots...)
+		if got := b.Info().Siblings; !slices.Equal(got, []int{0, 1, 2}) {
+			t.Fatalf("slots %v", got)
+		}
+		slots[1].exchange = func(_ context.Context, _ Transfer, dst []byte) ([]byte, error) { <-slots[1].gone; return dst, ErrGone }
+		stuck := asyncTransmit(mustOpen(t, r.Bay(1), someone()), bg, "00 01 00 00")
+		synctest.Wait()
+		wantAnswer(t, mustOpen(t, r.Bay(0), someone()), "00 02 00 00", "00 02 00 00 90 00")
+		wantAnswer(t, mustOpen(t, r.Bay(2), someone()), "00 02 00 00", "00 02 00 00 90 00")
+		if !stuck.pending() {
+			t.Fatal(stuck.err)
+		}
+		fake.unplug()
+		_, err := stuck.get()
+		wantErr(t, "transmit", err, ErrGone)
+		synctest.Wait()
+		if r.numbers() != "" || fake.closes.Load() != 1 {
+			t.Errorf("numbers %q, closed %d times", r.numbers(), fake.closes.Load())
+		}
+		_, b = r.plug(Device{Slots: 2}, newFakeSlot(t))
+		if got := b.Info().Siblings; !slices.Equal(got, []int{0}) {
+			t.Errorf("a reader announced with 2 slots that has 1 shows %v", got)
+		}
+	})
+}
+
+// A slot that hangs when it is first asked for its state keeps neither its
+// siblings from being used nor the reader from leaving.
+func TestFirstStatusHangs(t *testing.T) {
+	bg := context.Background()
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		hung, fine := newFakeSlot(t), newFakeSlot(t)
+		hung.state = func(ctx context.Context) (Status, error) { <-ctx.Done(); return Absent, ctx.Err() }
+		fake := newFakeReader(hung, fine)
+		b := r.plugReader(Device{Slots: 2}, fake)
+		o := asyncOpen(b, bg, someone())
+		mustOpen(t, r.Bay(1), someone())
+		fake.unplug()
+		_, err := o.get()
+		wantErr(t, "open", err, ErrGone)
+	})
+}
+
+// The methods of a Slot are called one at a time (the fake sees to it): Traits
+// too, while the first clients come.
+func TestClientsComeWithTheReader(t *testing.T) {
+	bubble(t, Options{IdleOff: time.Hour}, func(t *testing.T, r *rig) {
+		for i := range 50 {
+			slot, powered := newFakeSlot(t), make(chan struct{})
+			slot.power = func(context.Context, Reset) ([]byte, error) { <-powered; return atrT1, nil }
+			b := r.plugReader(Device{Address: fmt.Sprint(i)}, newFakeReader(slot))
+			o := asyncOpen(b, context.Background(), someone())
+			synctest.Wait()
+			close(powered)
+			if _, err := o.get(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// "SIGTERM: no new opens, waiting calls end, commands on the wire finish or time
+// out, cards are powered off."
+func TestClose(t *testing.T) {
+	bg := context.Background()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		busy, empty, starting := newFakeSlot(t), newFakeSlot(t), newFakeSlot(t)
+		finish := make(chan struct{})
+		busy.exchange = func(_ context.Context, x Transfer, dst []byte) ([]byte, error) {
+			<-finish
+			return append(dst, 0x90, 0x00), nil
+		}
+		empty.status = Absent
+		one, b := r.plug(Device{Address: "busy"}, busy)
+		two, e := r.plug(Device{Address: "empty"}, empty)
+		r.driver.open = func(ctx context.Context, _ Device) (Reader, error) {
+			<-ctx.Done()
+			return newFakeReader(starting), nil
+		}
+		s := r.announce(Device{Address: "starting"})
+		session := mustOpen(t, b, someone())
+		command := asyncTransmit(session, bg, "00 01 00 00")
+		synctest.Wait()
+		var waiting []*outcome[*Session]
+		for range 500 {
+			waiting = append(waiting, asyncOpen(e, bg, someone()), asyncOpen(s, bg, someone()))
+		}
+		queued := asyncTransmit(session, bg, "00 02 00 00")
+		events := r.Follow()
+		synctest.Wait()
+
+		closed := async(func() (int, error) { r.Close(bg); return 0, nil })
+		for _, o := range waiting {
+			_, err := o.get()
+			wantErr(t, "waiting open", err, ErrGone)
+		}
+		_, err := queued.get()
+		wantErr(t, "waiting command", err, ErrGone)
+		synctest.Wait()
+		if !command.pending() || !closed.pending() {
+			t.Fatal("Close did not wait for the command on the wire")
+		}
+		close(finish)
+		if answer, err := command.get(); err != nil || len(answer) != 2 {
+			t.Errorf("the command on the wire: % X, %v", answer, err)
+		}
+		closed.get()
+		if got := busy.calls(); got[len(got)-1] != "power off" {
+			t.Errorf("the card was left powered: %q", got)
+		}
+		if one.closes.Load() != 1 || two.closes.Load() != 1 {
+			t.Errorf("closed %d and %d times", one.closes.Load(), two.closes.Load())
+		}
+		_, err = b.Open(bg, someone())
+		wantErr(t, "open", err, ErrGone)
+		wantErr(t, "announce", r.Announce(Device{Driver: "fake", Address: "late"}), ErrGone)
+		left := 0
+		for {
+			e, _, err := events.Next(bg)
+			if err != nil {
+				break
+			}
+			if e.What == Left {
+				left++
+			}
+		}
+		if left != 3 {
+			t.Errorf("%d readers were said to leave, of 3", left)
+		}
+	})
+}
+
+// A command that outlasts the grace is cut off.
+func TestCloseCutsOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		slot := newFakeSlot(t)
+		slot.exchange = func(ctx context.Context, _ Transfer, dst []byte) ([]byte, error) {
+			<-ctx.Done()
+			return dst, ctx.Err()
+		}
+		_, b := r.plug(Device{}, slot)
+		o := asyncTransmit(mustOpen(t, b, someone()), context.Background(), "00 01 00 00")
+		synctest.Wait()
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		begin := time.Now()
+		r.Close(grace)
+		if d := time.Since(begin); d != 10*time.Second {
+			t.Errorf("Close took %v", d)
+		}
+		_, err := o.get()
+		wantErr(t, "transmit", err, ErrGone)
+	})
+}
+
+// Nothing goes to a card once Close took its power off.
+func TestNothingIsPoweredDuringClose(t *testing.T) {
+	bg := context.Background()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		quick, slow := newFakeSlot(t), newFakeSlot(t)
+		finish := make(chan struct{})
+		slow.exchange = func(_ context.Context, x Transfer, dst []byte) ([]byte, error) {
+			<-finish
+			return append(dst, 0x90, 0x00), nil
+		}
+		_, q := r.plug(Device{Address: "quick"}, quick)
+		_, s := r.plug(Device{Address: "slow"}, slow)
+		old := mustOpen(t, q, someone())
+		o := asyncTransmit(mustOpen(t, s, someone()), bg, "00 01 00 00")
+		synctest.Wait()
+		closed := async(func() (int, error) { r.Close(bg); return 0, nil })
+		synctest.Wait()
+		if quick.count("power off") != 1 {
+			t.Fatalf("calls %q", quick.calls())
+		}
+		_, err := q.Open(bg, someone())
+		wantErr(t, "open", err, ErrGone)
+		wantErr(t, "power", q.Power(bg, PowerUp, someone()), ErrGone)
+		_, err = old.Transmit(bg, hexb("00 01 00 00"), nil)
+		wantErr(t, "transmit", err, ErrGone)
+		close(finish)
+		o.get()
+		closed.get()
+		if got := quick.calls(); got[len(got)-1] != "power off" {
+			t.Errorf("calls after Close took the power off: %q", got)
+		}
+	})
+}
+
+// Attach and detach a reader many times: nothing stays.
+func TestNothingPilesUp(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		var left int
+		r.OnLeave(func(*Bay) { left++ })
+		for range 200 {
+			fake, b := r.plug(Device{}, newFakeSlot(t))
+			mustOpen(t, b, someone())
+			fake.unplug()
+			synctest.Wait()
+		}
+		if left != 200 || len(r.units) != 0 || len(r.bays) != 0 || len(r.homes) != 1 || len(r.last) != 1 || len(r.events.state) != 0 {
+			t.Errorf("left %d; kept %d units, %d bays, %d homes, %d last, %d states",
+				left, len(r.units), len(r.bays), len(r.homes), len(r.last), len(r.events.state))
+		}
+	})
+}
