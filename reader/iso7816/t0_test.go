@@ -188,6 +188,8 @@ func TestT0TPDU(t *testing.T) {
 			trace: "> 00 B0 00 00 02\n< 6C 00\n> 00 B0 00 00 00\n< " + fill(256) + " 90 00"},
 		{name: "case 2S, 6Cxx twice", rule: "policy: a second in a row is passed up", apdu: "00B0000000", want: "6C04",
 			trace: "> 00 B0 00 00 00\n< 6C 03\n> 00 B0 00 00 03\n< 6C 04"},
+		{name: "case 2S, 6Cxx, then 61xx and 6Cxx again", rule: "in a row means: to the same TPDU", apdu: "00B0000000", want: "AABB9000",
+			trace: "> 00 B0 00 00 00\n< 6C 01\n> 00 B0 00 00 01\n< AA 61 05\n> 00 C0 00 00 05\n< 6C 01\n> 00 C0 00 00 01\n< BB 90 00"},
 		{name: "case 2S, 61xx", rule: "GET RESPONSE, append, until Ne", apdu: "00CA000000", want: "AABBCCDD9000",
 			trace: "> 00 CA 00 00 00\n< AA BB 61 05\n> 00 C0 00 00 05\n< CC 61 01\n> 00 C0 00 00 01\n< DD 90 00"},
 		{name: "case 2S, Ne reached and 61xx", rule: "nothing is lost: the caller sees that there is more", apdu: "00CA000002", want: "AABB6105",
@@ -307,6 +309,25 @@ func TestT0Dead(t *testing.T) {
 		}
 		if s := m.Next([]byte{0x90, 0}, nil); !s.Done || s.Err == nil {
 			t.Errorf("abandon %v: Next: %+v", abandon, s)
+		}
+	}
+}
+
+// What the carrier says about a failure is not lost.
+func TestT0CarrierErrors(t *testing.T) {
+	for _, c := range []struct {
+		err, is     error
+		dead, doubt bool
+	}{
+		{fmt.Errorf("261 bytes are too many for this reader: %w", ErrInvalid), ErrInvalid, false, false},
+		{fmt.Errorf("parity error in SW2: %w", ErrProtocol), ErrProtocol, true, true},
+		{errors.New("overrun"), ErrProtocol, true, true},
+	} {
+		m := NewT0(T0Config{Params: DefaultParams(0)})
+		m.Start([]byte{0, 0x84, 0, 0, 8}, nil)
+		s := m.Next(nil, c.err)
+		if !s.Done || !errors.Is(s.Err, c.err) || !errors.Is(s.Err, c.is) || errors.Is(s.Err, ErrInDoubt) != c.doubt || m.Dead() != c.dead {
+			t.Errorf("%v: dead %v, %+v", c.err, m.Dead(), s)
 		}
 	}
 }

@@ -33,7 +33,7 @@ type T1Config struct {
 	// READ BINARY, not a VERIFY). Nil: nothing may.
 	Repeatable func(capdu []byte) bool
 	// MaxWTXTotal is how much waiting time a card may ask for in one
-	// exchange, as the sum of what was granted; 0 means five minutes.
+	// exchange, as the sum of what was granted; 0 means ten minutes.
 	MaxWTXTotal time.Duration
 	// MaxResponse is the longest R-APDU accepted; a longer chain is aborted.
 	// 0 means MaxResponse (65538 bytes).
@@ -52,7 +52,7 @@ const (
 	// maxRestarts bounds how often one command begins again after RESYNCH. Policy.
 	maxRestarts = 3
 
-	defaultMaxWTX = 5 * time.Minute
+	defaultMaxWTX = 10 * time.Minute
 )
 
 // T1 is the interface device's side of the block protocol T=1, ISO/IEC
@@ -98,8 +98,10 @@ type T1 struct {
 	// executed it, whatever it says or fails to say afterwards.
 	exposed bool
 	abort   bool // Abort was called
-	dst     []byte
-	base    int // dst[base:] is the R-APDU
+	// abandoned: the exchange before this one was left without its answer.
+	abandoned bool
+	dst       []byte
+	base      int // dst[base:] is the R-APDU
 
 	fails    int // failures in a row, reset by every valid block
 	repeats  int // times the same block was asked for again
@@ -218,12 +220,21 @@ func (t *T1) Start(capdu, dst []byte) Step {
 	if len(capdu) < 4 || len(capdu) > MaxCommand {
 		return Step{Done: true, Err: invalid("%d bytes are not a command", len(capdu))}
 	}
-	abandoned := t.state != t1Idle
+	t.abandoned = t.state != t1Idle
 	t.begin(capdu, dst)
-	if abandoned {
+	if t.abandoned {
 		return t.sendResync()
 	}
 	return t.sendI()
+}
+
+// Withdraw takes back a Start whose first block was never sent: a PIN pad whose
+// user cancelled. Card and machine are as before.
+func (t *T1) Withdraw() {
+	if !t.abandoned { // else the next Start still has to begin with S(RESYNCH)
+		t.state = t1Idle
+	}
+	t.capdu = nil
 }
 
 func (t *T1) begin(capdu, dst []byte) {

@@ -121,6 +121,49 @@ func TestT1Limits(t *testing.T) {
 				< 00 00 0A 11 22 33 44 55 66 77 88 90 00 12`,
 		},
 		{
+			name: "the card changes IFSC twice in the middle of our chain",
+			rule: "rule 4: the next block already keeps to the new size",
+			ifsc: 16,
+			ops:  []op{exchange("00D600003C0102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F202122232425262728292A2B2C2D2E2F303132333435363738393A3B3C", "9000")},
+			trace: `> 00 20 10 00 D6 00 00 3C 01 02 03 04 05 06 07 08 09 0A 0B DA
+				< 00 C1 01 20 E0
+				> 00 E1 01 20 C0
+				< 00 90 00 90
+				> 00 60 20 0C 0D 0E 0F 10 11 12 13 14 15 16 17 18 19 1A 1B 1C 1D 1E 1F 20 21 22 23 24 25 26 27 28 29 2A 2B 40
+				< 00 C1 01 0A CA
+				> 00 E1 01 0A EA
+				< 00 80 00 80
+				> 00 20 0A 2C 2D 2E 2F 30 31 32 33 34 35 2B
+				< 00 90 00 90
+				> 00 40 07 36 37 38 39 3A 3B 3C 7A
+				< 00 00 02 90 00 92`,
+		},
+		{
+			name: "an I-block in the middle of our chain",
+			rule: "rule 5: the receiver of a chain sends R-blocks only",
+			ifsc: 16,
+			ops:  []op{exchange("00D60000140102030405060708090A0B0C0D0E0F1011121314", "9000")},
+			trace: `> 00 20 10 00 D6 00 00 14 01 02 03 04 05 06 07 08 09 0A 0B F2
+				<! 00 00 02 90 00 92
+				> 00 82 00 82
+				< 00 90 00 90
+				> 00 40 09 0C 0D 0E 0F 10 11 12 13 14 5D
+				< 00 00 02 90 00 92`,
+		},
+		{
+			name: "an R-block with an error code is asked for again",
+			rule: "rule 7.2: the same R-block, its error code included",
+			ops:  []op{exchange("00B0000017", "A0A1A2A3A4A5A6A7A8A9AAABACADAEAFB0B1B2B3B4B5B69000")},
+			trace: `> 00 00 05 00 B0 00 00 17 A2
+				< 00 20 10 A0 A1 A2 A3 A4 A5 A6 A7 A8 A9 AA AB AC AD AE AF 30
+				> 00 90 00 90
+				<! 00 40 09 B0 B1 B2 B3 B4 B5 B6 90 00 6F
+				> 00 91 00 91
+				< 00 91 00 91
+				> 00 91 00 91
+				< 00 40 09 B0 B1 B2 B3 B4 B5 B6 90 00 6E`,
+		},
+		{
 			name: "an I-block longer than IFSD",
 			rule: "IFSD is 32 until the card confirmed more",
 			ops:  []op{exchange(gc, gcAnswer)},
@@ -292,6 +335,25 @@ func TestT1Refused(t *testing.T) {
 	}
 }
 
+// A command withdrawn before its block was sent leaves no trace, not even of
+// the S(RESYNCH request) that an exchange abandoned before it calls for.
+func TestT1Withdraw(t *testing.T) {
+	capdu := []byte{0, 0x20, 0, 1}
+	m := NewT1(T1Config{Params: DefaultParams(1)})
+	m.Start(capdu, nil)
+	m.Withdraw()
+	if s := m.Start(capdu, nil); s.Done || s.Send[1] != 0x00 {
+		t.Errorf("after Withdraw: %+v", s)
+	}
+	if s := m.Start(capdu, nil); s.Done || s.Send[1] != 0xC0 {
+		t.Errorf("after an abandoned exchange: %+v", s)
+	}
+	m.Withdraw()
+	if s := m.Start(capdu, nil); s.Done || s.Send[1] != 0xC0 {
+		t.Errorf("after an abandoned exchange and Withdraw: %+v", s)
+	}
+}
+
 // Character mode: characters may come in any pieces; too many are an error.
 func TestT1CharacterPieces(t *testing.T) {
 	p := DefaultParams(1)
@@ -335,11 +397,10 @@ func TestT1ErrorWords(t *testing.T) {
 	}
 }
 
-// drive runs one exchange with a card in the other hand, without allocating.
+// echo1 answers each I-block with the same response, without allocating.
 type echo1 struct {
-	seq byte
-	tx  [300]byte
-	r   []byte
+	tx [300]byte
+	r  []byte
 }
 
 func (e *echo1) answer(out []byte) []byte {
