@@ -152,7 +152,7 @@ func (c *conn) end(why error) {
 		if errors.Is(why, reader.ErrTimeout) || errors.Is(why, reader.ErrProtocol) {
 			c.deliver(why)
 		} else {
-			c.deliver(fmt.Errorf("%w: %w", why, c.lost))
+			c.deliver(c.away())
 		}
 	}
 	onEnd := c.onEnd
@@ -226,6 +226,8 @@ func (c *conn) tell(ctx context.Context, msg ...byte) error {
 	}
 	if err := c.send(ctx, msg); err != nil {
 		c.end(err)
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		return c.away()
 	}
 	return nil
@@ -238,7 +240,7 @@ func (c *conn) begin(ctx context.Context, dst []byte, answer bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended != nil {
-		return fmt.Errorf("%w: %w", c.ended, c.lost)
+		return c.away()
 	}
 	c.waiting, c.answer, c.err = answer, dst, nil
 	if answer {
@@ -248,11 +250,14 @@ func (c *conn) begin(ctx context.Context, dst []byte, answer bool) error {
 	return nil
 }
 
-// away is the error of a connection that ended.
+// away is the error of a connection that ended: what happened, and that the
+// card, or the reader, is not there. The caller holds mu.
 func (c *conn) away() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return fmt.Errorf("%w: %w", c.ended, c.lost)
+	if errors.Is(c.ended, reader.ErrGone) {
+		return c.ended
+	}
+	// What it died of is no error of the call that comes later.
+	return fmt.Errorf("%v: %w", c.ended, c.lost)
 }
 
 // send writes one message in one write.

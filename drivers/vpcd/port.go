@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,18 +68,21 @@ func (p *port) Close() error { return p.close() }
 func (p *port) shut() error {
 	close(p.closing)
 	err := p.ln.Close()
-	p.mu.Lock()
-	p.closed = true
-	conns := make([]*conn, 0, len(p.conns))
-	for c := range p.conns {
-		conns = append(conns, c)
-	}
-	p.mu.Unlock()
-	for _, c := range conns {
-		c.end(fmt.Errorf("vpcd: %s was detached", p.opts))
-	}
+	p.leave(fmt.Errorf("vpcd: %s was detached: %w", p.opts, reader.ErrGone))
 	p.wg.Wait()
 	return err
+}
+
+// leave ends all cards and takes no more.
+func (p *port) leave(why error) {
+	p.mu.Lock()
+	p.closed = true
+	conns := slices.Collect(maps.Keys(p.conns))
+	p.mu.Unlock()
+	p.slot.leave()
+	for _, c := range conns {
+		c.end(why)
+	}
 }
 
 // accept is the goroutine that takes connections.
@@ -101,6 +106,7 @@ func (p *port) accept() {
 		//lint:ignore SA1019 no other method tells EMFILE from a listener that is dead
 		if !errors.As(err, &ne) || !ne.Temporary() {
 			slog.Error("vpcd: listening ended", "address", p.opts.String(), "error", err)
+			p.leave(fmt.Errorf("vpcd: listen at %s: %w: %w", p.opts, err, reader.ErrGone))
 			close(p.gone)
 			return
 		}
@@ -207,7 +213,7 @@ func (g *guest) Identify() (string, map[string]string) {
 
 // Close ends the connection and waits for its goroutine.
 func (g *guest) Close() error {
-	g.conn.end(errors.New("vpcd: the reader was detached"))
+	g.conn.end(fmt.Errorf("vpcd: the reader was detached: %w", reader.ErrGone))
 	<-g.conn.done
 	return nil
 }

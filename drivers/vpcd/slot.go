@@ -32,6 +32,7 @@ type slot struct {
 	left    bool
 	next    *conn
 	powered bool
+	gone    bool // the reader has left
 }
 
 var (
@@ -114,6 +115,9 @@ func (s *slot) Traits() reader.Traits {
 // and asks for the ATR.
 func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 	c, powered, err := s.get()
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -149,8 +153,11 @@ func (s *slot) PowerOff(ctx context.Context) error {
 	if err != nil || !powered {
 		return err
 	}
+	if err := c.tell(ctx, ctlOff); err != nil {
+		return err
+	}
 	s.setPowered(c, false)
-	return c.tell(ctx, ctlOff)
+	return nil
 }
 
 // Exchange sends a C-APDU and appends the R-APDU. The connection's own timeout
@@ -183,12 +190,19 @@ func (s *slot) get() (*conn, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.card != nil:
+	case s.card != nil && !s.gone:
 		return s.card, s.powered, nil
-	case s.fixed:
-		return nil, false, fmt.Errorf("vpcd: the connection has ended: %w", reader.ErrGone)
+	case s.fixed || s.gone:
+		return nil, false, fmt.Errorf("vpcd: the connection or its port has ended: %w", reader.ErrGone)
 	}
 	return nil, false, fmt.Errorf("vpcd: no virtual card is connected: %w", reader.ErrNoCard)
+}
+
+// leave has every later call say ErrGone.
+func (s *slot) leave() {
+	s.mu.Lock()
+	s.gone = true
+	s.mu.Unlock()
 }
 
 func (s *slot) setPowered(c *conn, on bool) {
