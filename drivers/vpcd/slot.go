@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
 // The one-byte messages, which the card takes for no command.
@@ -36,8 +37,9 @@ type slot struct {
 }
 
 var (
-	_ reader.Slot     = (*slot)(nil)
-	_ reader.Notifier = (*slot)(nil)
+	_ reader.Slot             = (*slot)(nil)
+	_ reader.Notifier         = (*slot)(nil)
+	_ reader.ProtocolSelector = (*slot)(nil)
 )
 
 func newSlot(fixed bool) *slot {
@@ -109,6 +111,15 @@ func (s *slot) Status(context.Context) (reader.Status, error) {
 // below that do not exist.
 func (s *slot) Traits() reader.Traits {
 	return reader.Traits{Level: reader.ExtendedAPDU, AutoPPS: true, AutoIFSD: true, Fixed: s.fixed}
+}
+
+// SelectProtocol agrees to any protocol that the ATR offers, as libifdvpcd does:
+// nothing is transmitted below the APDU, so none can be wrong.
+func (s *slot) SelectProtocol(_ context.Context, want iso7816.Params) (iso7816.Params, error) {
+	if _, _, err := s.get(); err != nil {
+		return iso7816.Params{}, err
+	}
+	return want, nil
 }
 
 // PowerOn sends "power on" (a cold reset takes the power away first) or "reset",

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
@@ -637,6 +638,21 @@ func TestPortInUse(t *testing.T) {
 	_, err := Driver{}.Open(t.Context(), reader.Device{Address: p.opts.String()})
 	if !errors.Is(err, reader.ErrClaimed) {
 		t.Errorf("second listener: %v, want ErrClaimed", err)
+	}
+}
+
+func TestSelectProtocol(t *testing.T) {
+	p, _ := attach(t, "127.0.0.1:0", nil)
+	sel := p.Slots()[0].(reader.ProtocolSelector)
+	if _, err := sel.SelectProtocol(t.Context(), iso7816.Params{T: 1}); !errors.Is(err, reader.ErrNoCard) {
+		t.Errorf("without a card: %v, want ErrNoCard", err)
+	}
+	card(t, p)
+	until(t, p.Slots()[0], reader.Present)
+	for _, want := range []iso7816.Params{{T: 0, TA1: 0x11}, {T: 1, TA1: 0x96}} {
+		if got, err := sel.SelectProtocol(t.Context(), want); got != want || err != nil {
+			t.Errorf("%+v, %v; want %+v", got, err, want)
+		}
 	}
 }
 
