@@ -255,7 +255,7 @@ func checkATR(a *ATR) error {
 	if err := a.Describe(&sb); err != nil {
 		return err
 	}
-	if strings.Contains(sb.String(), "%!") {
+	if strings.Contains(sb.String(), "%!") && !bytes.Contains(a.hist, []byte("%!")) {
 		return fmt.Errorf("description:\n%s", sb.String())
 	}
 	return nil
