@@ -4,7 +4,8 @@
  *
  *   scbench READER COUNT APDU    COUNT exchanges with the first reader whose name
  *                                contains READER, after a tenth as many unmeasured
- *   scbench READER wait          connected and idle until stdin ends
+ *   scbench READER watch         a line "1 NS" or "0 NS" when SCardGetStatusChange tells
+ *                                that a card came or went, NS being CLOCK_MONOTONIC
  *
  * PCSCLITE_CSOCK_NAME says which pcscd is meant. A reader or card that is not
  * there yet is waited for, 20 seconds long.
@@ -21,8 +22,8 @@ static void check(LONG rv, const char *what)
 	exit(1);
 }
 
-/* The name of the first reader that contains part, once its card is in. */
-static char *find(SCARDCONTEXT ctx, const char *part)
+/* The name of the first reader that contains part; with_card: once one is in. */
+static char *find(SCARDCONTEXT ctx, const char *part, int with_card)
 {
 	int64_t deadline = now() + INT64_C(20000000000);
 	while (now() < deadline) {
@@ -38,24 +39,42 @@ static char *find(SCARDCONTEXT ctx, const char *part)
 		/* Without a reader: wait until the list of readers changes. */
 		SCARD_READERSTATE st = {.szReader = found ? found : "\\\\?PnP?\\Notification"};
 		SCardGetStatusChange(ctx, 0, &st, 1);
+		if (found && !with_card)
+			return found;
 		if (found && (st.dwEventState & SCARD_STATE_PRESENT) && !(st.dwEventState & SCARD_STATE_MUTE))
 			return found;
 		st.dwCurrentState = st.dwEventState & ~(DWORD)SCARD_STATE_CHANGED;
 		SCardGetStatusChange(ctx, 1000, &st, 1);
 		free(found);
 	}
-	fprintf(stderr, "scbench: no card in a reader named %s\n", part);
+	fprintf(stderr, "scbench: no %s named %s\n", with_card ? "card in a reader" : "reader", part);
 	exit(1);
+}
+
+static void watch(SCARDCONTEXT ctx, const char *name)
+{
+	SCARD_READERSTATE st = {.szReader = name};
+	int was = -1;
+	for (;;) {
+		check(SCardGetStatusChange(ctx, INFINITE, &st, 1), "SCardGetStatusChange");
+		int64_t t = now();
+		int is = (st.dwEventState & SCARD_STATE_PRESENT) != 0;
+		if (is != was)
+			printf("%d %lld\n", is, (long long)t);
+		fflush(stdout);
+		was = is;
+		st.dwCurrentState = st.dwEventState & ~(DWORD)SCARD_STATE_CHANGED;
+	}
 }
 
 int main(int argc, char **argv)
 {
 	uint8_t apdu[300], answer[300];
-	int idle = argc == 3 && strcmp(argv[2], "wait") == 0;
+	int watching = argc == 3 && strcmp(argv[2], "watch") == 0;
 	int count = argc == 4 ? atoi(argv[2]) : 0;
 	int len = argc == 4 ? unhex(argv[3], apdu, sizeof apdu) : 0;
-	if (!idle && (count <= 0 || len < 4)) {
-		fprintf(stderr, "usage: scbench READER COUNT APDU | READER wait\n");
+	if (!watching && (count <= 0 || len < 4)) {
+		fprintf(stderr, "usage: scbench READER COUNT APDU | READER watch\n");
 		return 2;
 	}
 
@@ -63,16 +82,12 @@ int main(int argc, char **argv)
 	SCARDHANDLE card;
 	DWORD protocol;
 	check(SCardEstablishContext(SCARD_SCOPE_SYSTEM, NULL, NULL, &ctx), "SCardEstablishContext");
-	char *name = find(ctx, argv[1]);
+	char *name = find(ctx, argv[1], !watching);
+	if (watching)
+		watch(ctx, name);
 	check(SCardConnect(ctx, name, SCARD_SHARE_SHARED, SCARD_PROTOCOL_T0 | SCARD_PROTOCOL_T1, &card,
 	                   &protocol),
 	      "SCardConnect");
-	if (idle) {
-		puts("connected");
-		fflush(stdout);
-		while (getchar() != EOF)
-			;
-	}
 	const SCARD_IO_REQUEST *pci = protocol == SCARD_PROTOCOL_T0 ? SCARD_PCI_T0 : SCARD_PCI_T1;
 	int64_t *ns = calloc((size_t)count + 1, sizeof *ns);
 	for (int i = -count / 10; i < count; i++) {
