@@ -29,17 +29,23 @@ type link struct {
 // card's first offer) and its parameters, and returns the ATR.
 func (l *link) powerUp(ctx context.Context, how Reset, want int) (atr []byte, p iso7816.Params, offered []int, err error) {
 	l.machine, l.t1, l.dead = nil, nil, false
-	atr, p, offered, err = l.activate(ctx, how, want, true)
-	var refused *negotiationError
-	switch {
-	case errors.As(err, &refused):
-		// ISO/IEC 7816-3:2006 §9: after a failed PPS the card is reset; it then
-		// speaks its first protocol at the default rate.
-		atr, p, offered, err = l.activate(ctx, Cold, want, false)
-	case errors.Is(err, ErrMute), errors.Is(err, ErrProtocol), errors.Is(err, ErrTimeout):
-		// §6.2.3 allows up to three attempts before the card is rejected; a cold
-		// one as the second is what revives most.
-		atr, p, offered, err = l.activate(ctx, Cold, want, true)
+	// ISO/IEC 7816-3:2006 §6.2.3 allows up to three attempts before the card is
+	// rejected: a cold one as the second is what revives most.
+	negotiate, mayRetry := true, true
+	for {
+		atr, p, offered, err = l.activate(ctx, how, want, negotiate)
+		var refused *negotiationError
+		switch {
+		case errors.As(err, &refused):
+			// §9: after a failed PPS the card is reset; it then speaks its first
+			// protocol at the default rate.
+			how, negotiate = Cold, false
+			continue
+		case mayRetry && (errors.Is(err, ErrMute) || errors.Is(err, ErrProtocol) || errors.Is(err, ErrTimeout)):
+			how, mayRetry = Cold, false
+			continue
+		}
+		break
 	}
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -155,7 +161,8 @@ func (l *link) agree(ctx context.Context, p *iso7816.Params, pps bool, first int
 // pps asks for protocol t at the rate ta1 (§9) and returns the rate agreed on.
 func (l *link) pps(ctx context.Context, t int, ta1 byte) (byte, error) {
 	request := iso7816.PPSRequest(t, ta1)
-	x := Transfer{Out: request, Wait: l.params.WWT(l.traits.ClockHz) + l.traits.Slack}
+	// The initial waiting time, 9600 etu, holds for the response too (§9.2).
+	x := Transfer{Out: request, Wait: iso7816.DefaultParams(0).WWT(l.traits.ClockHz) + l.traits.Slack}
 	if l.traits.Level == Character {
 		x.Want = 2 // PPSS and PPS0 say how many follow
 	}
@@ -236,6 +243,8 @@ func (l *link) run(ctx context.Context, step iso7816.Step) error {
 
 // transmit exchanges a C-APDU for an R-APDU, which it appends to dst.
 func (l *link) transmit(capdu, dst []byte) ([]byte, error) {
+	// Whether or not anybody follows the trace: one may begin in the middle.
+	l.masked = len(capdu) < 4 || secret(capdu[1])
 	if l.traced() {
 		l.traceAPDU('>', capdu)
 	}
@@ -246,8 +255,8 @@ func (l *link) transmit(capdu, dst []byte) ([]byte, error) {
 		} else {
 			l.traceAPDU('<', answer[len(dst):])
 		}
-		l.masked = false
 	}
+	l.masked = false
 	return answer, err
 }
 

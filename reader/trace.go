@@ -23,10 +23,11 @@ func (b *Bay) CloseTrace(f *Feed[string]) {
 // secret tells whether a command's data field, or what its parts on the wire
 // look like, may hold reference data: VERIFY, CHANGE REFERENCE DATA, RESET
 // RETRY COUNTER and their kin (ISO/IEC 7816-4:2013 table 4). The class does not
-// matter: cards use these INS in classes of their own.
+// matter: cards use these INS in classes of their own. ENVELOPE carries any
+// command, in pieces of which only the first shows which.
 func secret(ins byte) bool {
 	switch ins {
-	case 0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D:
+	case 0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D, 0xC2, 0xC3:
 		return true
 	}
 	return false
@@ -40,8 +41,7 @@ func (l *link) tracef(format string, args ...any) {
 	}
 }
 
-// traceAPDU writes a command or an answer, and decides whether what belongs to
-// this exchange is masked.
+// traceAPDU writes a command or an answer.
 func (l *link) traceAPDU(dir byte, p []byte) {
 	if dir == '<' {
 		if n := len(p) - 2; l.masked && n > 0 {
@@ -51,7 +51,6 @@ func (l *link) traceAPDU(dir byte, p []byte) {
 		}
 		return
 	}
-	l.masked = len(p) < 4 || secret(p[1])
 	switch {
 	case len(p) < 4:
 		l.tracef("> malformed C-APDU [masked]")

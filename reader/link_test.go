@@ -1,0 +1,403 @@
+package reader
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// wire makes the slot's Exchange follow a script: "> FF 01 FE" is what must be
+// sent, the line after it what comes back: "< FF 01 FE", "< timeout", "< gone".
+// "+2" behind the bytes sent: so many characters are to be received.
+func wire(t testing.TB, script string) func(context.Context, Transfer, []byte) ([]byte, error) {
+	var steps []string
+	for _, l := range strings.Split(strings.TrimSpace(script), "\n") {
+		steps = append(steps, strings.TrimSpace(l))
+	}
+	t.Cleanup(func() {
+		if len(steps) > 0 {
+			t.Errorf("what the script goes on with did not happen: %q", steps)
+		}
+	})
+	return func(_ context.Context, x Transfer, dst []byte) ([]byte, error) {
+		got := strings.TrimSpace(fmt.Sprintf("> % X", x.Out))
+		if x.Want > 0 {
+			got += fmt.Sprintf(" +%d", x.Want)
+		}
+		if len(steps) < 2 || steps[0] != got {
+			t.Errorf("sent %q, the script is at %q", got, steps[:min(1, len(steps))])
+			return dst, ErrGone
+		}
+		answer := strings.TrimPrefix(steps[1], "< ")
+		steps = steps[2:]
+		switch answer {
+		case "timeout":
+			return dst, ErrTimeout
+		case "gone":
+			return dst, ErrGone
+		}
+		return append(dst, hexb(answer)...), nil
+	}
+}
+
+// paramSlot must be told the parameters; rateSlot cannot do every rate.
+type paramSlot struct {
+	*fakeSlot
+	told []string
+	fail func(iso7816.Params) error
+}
+
+func (s *paramSlot) SetParams(_ context.Context, p iso7816.Params) error {
+	s.told = append(s.told, fmt.Sprintf("T=%d TA1=%02X", p.T, p.TA1))
+	if s.fail != nil {
+		return s.fail(p)
+	}
+	return nil
+}
+
+type rateSlot struct {
+	*fakeSlot
+	only byte
+}
+
+func (s rateSlot) Supports(ta1 byte) bool { return ta1 == s.only }
+
+// S(IFS request) for 254 bytes, and its response.
+const ifs = "\n> 00 C1 01 FE 3E\n< 00 E1 01 FE 1E"
+
+// What is agreed on with the card at power-up (ISO/IEC 7816-3:2006 §6.3.1, §9).
+func TestNegotiation(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		atr    string
+		level  Level
+		only   byte // the rate that the reader can do; 0: all
+		refuse byte // SetParams refuses this rate
+		script string
+		calls  string // to the slot, besides exchanges
+		told   string
+		params string // in force in the end
+	}{
+		{
+			name: "the card agrees", atr: "3B 90 95 01 04", level: TPDU,
+			script: "> FF 11 95 7B\n< FF 11 95 7B" + ifs,
+			calls:  "cold", told: "[T=1 TA1=95]", params: "T=1 F=512 D=16",
+		},
+		{
+			name: "the card agrees to the default only", atr: "3B 90 95 01 04", level: TPDU,
+			script: "> FF 11 95 7B\n< FF 01 FE" + ifs,
+			calls:  "cold", told: "[T=1 TA1=11]", params: "T=1 F=372 D=1",
+		},
+		{
+			name: "the card does not answer", atr: "3B 90 95 01 04", level: TPDU,
+			script: "> FF 11 95 7B\n< timeout" + ifs,
+			calls:  "cold cold", told: "[T=1 TA1=11]", params: "T=1 F=372 D=1",
+		},
+		{
+			name: "the card answers another rate", atr: "3B 90 95 01 04", level: TPDU,
+			script: "> FF 11 95 7B\n< FF 11 94 7A" + ifs,
+			calls:  "cold cold", told: "[T=1 TA1=11]", params: "T=1 F=372 D=1",
+		},
+		{
+			name: "PCK is wrong", atr: "3B 90 95 01 04", level: TPDU,
+			script: "> FF 11 95 7B\n< FF 11 95 7C" + ifs,
+			calls:  "cold cold", told: "[T=1 TA1=11]", params: "T=1 F=372 D=1",
+		},
+		{
+			name: "the card answers nothing that is a PPS", atr: "3B 90 95 01 04", level: TPDU,
+			script: "> FF 11 95 7B\n< 6E 00" + ifs,
+			calls:  "cold cold", told: "[T=1 TA1=11]", params: "T=1 F=372 D=1",
+		},
+		{
+			name: "the reader refuses what was agreed on", atr: "3B 90 95 01 04", level: TPDU, refuse: 0x95,
+			script: "> FF 11 95 7B\n< FF 11 95 7B" + ifs,
+			calls:  "cold cold", told: "[T=1 TA1=95 T=1 TA1=11]", params: "T=1 F=372 D=1",
+		},
+		{
+			name: "the reader can do the default only", atr: "3B 90 95 01 04", level: TPDU, only: 0x11,
+			script: ifs, calls: "cold", params: "T=1 F=372 D=1",
+		},
+		{
+			name: "the reader can do a slower one", atr: "3B 90 95 01 04", level: TPDU, only: 0x94,
+			script: "> FF 11 94 7A\n< FF 11 94 7A" + ifs,
+			calls:  "cold", params: "T=1 F=512 D=8",
+		},
+		{
+			name: "specific mode: no PPS", atr: "3B 90 95 11 01 15", level: TPDU,
+			script: ifs, calls: "cold", told: "[T=1 TA1=95]", params: "T=1 F=512 D=16",
+		},
+		{
+			name: "T=0, nothing to agree on", atr: "3B 00", level: TPDU,
+			calls: "cold", told: "[T=0 TA1=11]", params: "T=0 F=372 D=1",
+		},
+		{
+			name: "T=0 with a rate", atr: "3B 10 95", level: TPDU,
+			script: "> FF 10 95 7A\n< FF 10 95 7A",
+			calls:  "cold", told: "[T=0 TA1=95]", params: "T=0 F=512 D=16",
+		},
+		{
+			name: "characters: the answer's length comes with its start", atr: "3B 10 95", level: Character,
+			script: "> FF 10 95 7A +2\n< FF 10\n> +2\n< 95 7A",
+			calls:  "cold", told: "[T=0 TA1=95]", params: "T=0 F=512 D=16",
+		},
+		{
+			name: "characters: a shorter answer", atr: "3B 10 95", level: Character,
+			script: "> FF 10 95 7A +2\n< FF 00\n> +1\n< FF",
+			calls:  "cold", told: "[T=0 TA1=11]", params: "T=0 F=372 D=1",
+		},
+		{
+			name: "characters: half an answer", atr: "3B 10 95", level: Character,
+			script: "> FF 10 95 7A +2\n< FF 10\n> +2\n< timeout",
+			calls:  "cold cold", told: "[T=0 TA1=11]", params: "T=0 F=372 D=1",
+		},
+		{
+			name: "T=1 at APDU level is the reader's matter", atr: "3B 80 01 81", level: ExtendedAPDU,
+			calls: "cold", told: "[T=1 TA1=11]", params: "T=1 F=372 D=1",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, Options{}, func(t *testing.T, r *rig) {
+				slot := newFakeSlot(t)
+				slot.atr = hexb(tt.atr)
+				slot.traits = Traits{Level: tt.level}
+				if tt.script != "" {
+					slot.exchange = wire(t, tt.script)
+				}
+				params := &paramSlot{fakeSlot: slot}
+				if tt.refuse != 0 {
+					params.fail = func(p iso7816.Params) error {
+						if p.TA1 == tt.refuse {
+							return ErrUnsupported
+						}
+						return nil
+					}
+				}
+				fake := newFakeReader(slot)
+				fake.slots[0] = params
+				if tt.only != 0 {
+					fake.slots[0] = rateSlot{slot, tt.only}
+				}
+				b := r.plugReader(Device{}, fake)
+				mustOpen(t, b, someone())
+				var calls []string
+				for _, c := range slot.calls() {
+					if how, ok := strings.CutPrefix(c, "power on "); ok {
+						calls = append(calls, how)
+					}
+				}
+				if got := strings.Join(calls, " "); got != tt.calls {
+					t.Errorf("resets: %s, want %s", got, tt.calls)
+				}
+				if tt.told != "" && fmt.Sprint(params.told) != tt.told {
+					t.Errorf("the reader was told %v, want %s", params.told, tt.told)
+				}
+				if got := b.Info().Params.String(); !strings.HasPrefix(got, tt.params+" ") {
+					t.Errorf("in force: %s, want %s", got, tt.params)
+				}
+			})
+		})
+	}
+}
+
+// "write T=0/T=1 negotiates (PPS)".
+func TestSelectProtocol(t *testing.T) {
+	bg := context.Background()
+	open := func(t *testing.T, r *rig, traits Traits) (*fakeSlot, *Bay, *Session) {
+		slot := newFakeSlot(t)
+		slot.atr, slot.traits = atrBoth, traits
+		_, b := r.plug(Device{}, slot)
+		return slot, b, mustOpen(t, b, someone())
+	}
+	t.Run("done", func(t *testing.T) {
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			slot, b, s := open(t, r, Traits{Level: TPDU})
+			slot.set(func(s *fakeSlot) { s.exchange = wire(t, "> FF 01 FE\n< FF 01 FE"+ifs) })
+			if err := b.SelectProtocol(bg, 1, someone()); err != nil {
+				t.Fatal(err)
+			}
+			if i := b.Info(); i.Params.T != 1 || fmt.Sprint(i.Offered) != "[0 1]" {
+				t.Errorf("T=%d, offered %v", i.Params.T, i.Offered)
+			}
+			_, err := s.Transmit(bg, hexb("00 01 00 00"), nil)
+			wantErr(t, "an earlier session", err, ErrStale)
+			if slot.count("power on warm") != 1 {
+				t.Errorf("calls %q", slot.calls())
+			}
+		})
+	})
+	t.Run("refused by the card", func(t *testing.T) {
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			slot, b, _ := open(t, r, Traits{Level: TPDU})
+			slot.set(func(s *fakeSlot) { s.exchange = wire(t, "> FF 01 FE\n< timeout") })
+			wantErr(t, "select", b.SelectProtocol(bg, 1, someone()), ErrProtocol)
+			// The next open finds the card in its own protocol.
+			mustOpen(t, b, someone())
+			if i := b.Info(); i.Params.T != 0 || i.State != "powered" {
+				t.Errorf("T=%d, %s", i.Params.T, i.State)
+			}
+		})
+	})
+	t.Run("not offered", func(t *testing.T) {
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			slot := newFakeSlot(t)
+			_, b := r.plug(Device{}, slot)
+			s := mustOpen(t, b, someone())
+			wantErr(t, "select", b.SelectProtocol(bg, 0, someone()), ErrUnsupported)
+			wantAnswer(t, s, "00 01 00 00", "00 01 00 00 90 00")
+		})
+	})
+	t.Run("the reader chooses by itself", func(t *testing.T) {
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			_, b, _ := open(t, r, Traits{Level: ExtendedAPDU, AutoPPS: true})
+			wantErr(t, "select", b.SelectProtocol(bg, 1, someone()), ErrUnsupported)
+			mustOpen(t, b, someone())
+		})
+	})
+	t.Run("before any power-up", func(t *testing.T) {
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			slot := newFakeSlot(t)
+			slot.atr, slot.traits = atrBoth, Traits{Level: TPDU}
+			slot.exchange = wire(t, "> FF 01 FE\n< FF 01 FE"+ifs)
+			_, b := r.plug(Device{}, slot)
+			if err := b.SelectProtocol(bg, 1, someone()); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+}
+
+// A card that answered the first reset with nothing, and then refuses the PPS,
+// is still brought up.
+func TestMuteThenRefused(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		slot.traits = Traits{Level: TPDU}
+		slot.exchange = wire(t, "> FF 11 95 7B\n< timeout"+ifs)
+		n := 0
+		slot.power = func(context.Context, Reset) ([]byte, error) {
+			if n++; n == 1 {
+				return nil, ErrMute
+			}
+			return atrFast, nil
+		}
+		_, b := r.plug(Device{}, slot)
+		mustOpen(t, b, someone())
+		if n != 3 {
+			t.Errorf("%d resets", n)
+		}
+	})
+}
+
+// What a card may send instead of an ATR. Where the host must speak with it, it
+// cannot be used; where the reader does, it may be.
+func TestMalformedATR(t *testing.T) {
+	for _, tt := range []struct {
+		name, atr string
+		apdu      bool // usable where the reader itself speaks with the card
+	}{
+		{"nothing", "", false},
+		{"TS alone", "3B", false},
+		{"no TS", "00 00 00", false},
+		{"ends early", "3B 9F 95 81", true},
+		{"TCK is wrong", "3B 80 01 80", true},
+		{"TCK is missing", "3B 80 01", true},
+		{"more than it announces", "3B 00 00 00", true},
+		{"33 bytes", "3B 0F" + strings.Repeat(" 55", 31), true},
+		{"40 bytes", "3B 0F" + strings.Repeat(" 55", 38), false},
+		{"TDs without end", "3B 80" + strings.Repeat(" 80", 31), true},
+	} {
+		for _, level := range []Level{TPDU, ExtendedAPDU} {
+			t.Run(fmt.Sprintf("%s, level %d", tt.name, level), func(t *testing.T) {
+				bubble(t, Options{}, func(t *testing.T, r *rig) {
+					slot := newFakeSlot(t)
+					slot.atr, slot.traits.Level = hexb(tt.atr), level
+					_, b := r.plug(Device{}, slot)
+					s, err := b.Open(context.Background(), someone())
+					if usable := tt.apdu && level == ExtendedAPDU; usable {
+						if err != nil || !bytes.Equal(s.ATR(), slot.atr) {
+							t.Fatalf("open: %v", err)
+						}
+						wantAnswer(t, s, "00 01 00 00", "00 01 00 00 90 00")
+						return
+					}
+					wantErr(t, "open", err, ErrProtocol)
+					if b.Info().State != "present" || slot.count("power off") != 1 {
+						t.Errorf("state %s, calls %q", b.Info().State, slot.calls())
+					}
+				})
+			})
+		}
+	}
+}
+
+// When the protocol breaks down, the card loses its power and the session is
+// stale: only a new open may reset the card. What was sent is not sent again.
+func TestDeadProtocol(t *testing.T) {
+	bg := context.Background()
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		slot.traits = Traits{Level: TPDU, AutoIFSD: true}
+		_, b := r.plug(Device{}, slot)
+		s := mustOpen(t, b, someone())
+		slot.set(func(s *fakeSlot) {
+			s.exchange = func(_ context.Context, _ Transfer, dst []byte) ([]byte, error) { return dst, ErrTimeout }
+		})
+		_, err := s.Transmit(bg, hexb("00 01 00 00"), nil)
+		if !errors.Is(err, ErrTimeout) && !errors.Is(err, ErrProtocol) {
+			t.Errorf("transmit: %v", err)
+		}
+		iBlocks := 0
+		for _, p := range slot.sent {
+			if p[1]&0x80 == 0 {
+				iBlocks++
+			}
+		}
+		if iBlocks != 1 {
+			t.Errorf("the command was sent %d times: % X", iBlocks, slot.sent)
+		}
+		if i := b.Info(); i.State != "present" || i.Err == nil {
+			t.Errorf("state %s, error %v", i.State, i.Err)
+		}
+		_, err = s.Transmit(bg, hexb("00 02 00 00"), nil)
+		wantErr(t, "transmit", err, ErrStale)
+		slot.set(func(s *fakeSlot) { s.exchange = wire(t, "> 00 00 04 00 03 00 00 07\n< 00 00 02 90 00 92") })
+		wantAnswer(t, mustOpen(t, b, someone()), "00 03 00 00", "90 00")
+	})
+}
+
+// What the reader's level cannot carry, or an answer that is none.
+func TestLevels(t *testing.T) {
+	bg := context.Background()
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		slot.traits = Traits{Level: ShortAPDU, AutoPPS: true}
+		_, b := r.plug(Device{}, slot)
+		s := mustOpen(t, b, someone())
+		_, err := s.Transmit(bg, hexb("00 B0 00 00 00 10 00"), nil)
+		wantErr(t, "an extended C-APDU", err, ErrUnsupported)
+		for _, malformed := range []string{"", "00 A4", "00 A4 00 00 02 3F"} {
+			_, err = s.Transmit(bg, hexb(malformed), nil)
+			wantErr(t, "malformed "+malformed, err, ErrInvalid)
+		}
+		if len(slot.sent) != 0 {
+			t.Errorf("sent % X", slot.sent)
+		}
+		if i := b.Info(); i.Err != nil {
+			t.Errorf("a caller's mistake became the slot's error: %v", i.Err)
+		}
+		for _, answer := range []string{"", "90"} {
+			slot.set(func(f *fakeSlot) {
+				f.exchange = func(_ context.Context, _ Transfer, dst []byte) ([]byte, error) {
+					return append(dst, hexb(answer)...), nil
+				}
+			})
+			got, err := s.Transmit(bg, hexb("00 B0 00 00"), []byte("before"))
+			wantErr(t, fmt.Sprintf("answer %q (got % X)", answer, got), err, ErrProtocol)
+		}
+	})
+}
