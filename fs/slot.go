@@ -170,6 +170,9 @@ func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 		default:
 		}
 	}
+	if !f.spec.write && flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+		return nil, 0, syscall.EACCES // root passes the mode; sysfs refuses it too
+	}
 	ctx, cancel := f.mount.opening(ctx)
 	defer cancel()
 	h, err := f.spec.open(ctx, f, flags)

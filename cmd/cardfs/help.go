@@ -25,7 +25,8 @@ func helpFiles() *cobra.Command {
   by-id/NAME   links to N, with names that survive unplugging and reboot
 
 A write to power and protocol returns when the card did it. A write to ctl only
-starts it: what comes of it is in event and ctl.
+starts it: what comes of it is in event and ctl. After a write that failed, the
+same open of these three files reads "error ..." with the reason in words.
 
 Opening power and protocol waits until the driver has initialised the reader,
 opening atr and apdu until a card is there and powered; nothing else waits. Opened

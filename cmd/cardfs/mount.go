@@ -165,9 +165,9 @@ func (o *mountOptions) hint(w io.Writer, dir string, m *reader.Manager) {
   cat %[1]s/%[2]d/atr
   echo reset >%[1]s/%[2]d/power
   { echo 00A4000C023F00 >&3; cat <&3; } 3<>%[1]s/%[2]d/apdu
-  cardfs list
+  %[3]s list
 Ctrl-C here unmounts.
-`, dir, n)
+`, dir, n, os.Args[0])
 }
 
 func lookupGroup(name string) (int, error) {

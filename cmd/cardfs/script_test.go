@@ -1,0 +1,324 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+// The scripts in testdata/script run the real program, as a process of its own:
+// a FUSE client and its server in one process can wait for each other for ever.
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"cardfs": main})
+}
+
+// patience bounds every wait for what must come; no test passes because of it.
+const patience = 20 * time.Second
+
+func TestScripts(t *testing.T) {
+	for program, pkg := range map[string]string{
+		"dash": "dash", "bash": "bash", "python3": "python3", "flock": "util-linux", "setpriv": "util-linux",
+	} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Fatalf("%s is missing: apt-get install %s", program, pkg)
+		}
+	}
+	lib, err := filepath.Abs("testdata/lib")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cardfs, err := exec.LookPath("cardfs") // testscript.Main put it there
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Deadline:            time.Now().Add(3 * time.Minute),
+		Setup: func(env *testscript.Env) error {
+			path := []string{filepath.Dir(cardfs), "/usr/bin", "/bin", "/usr/sbin", "/sbin", env.Getenv("PATH")}
+			env.Setenv("PATH", strings.Join(path, ":"))
+			env.Setenv("PYTHONPATH", lib)
+			env.Setenv("PYTHONDONTWRITEBYTECODE", "1")
+			env.Setenv("LC_ALL", "C.UTF-8")
+			env.Setenv("CARDFS_MOUNT", filepath.Join(env.WorkDir, "cards"))
+			procs := &processes{byName: make(map[string]*process)}
+			env.Values[processesKey{}] = procs
+			env.Defer(func() { procs.end(env.WorkDir) })
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"daemon": daemon, "start": start, "signal": sendSignal, "ended": ended, "blocked": blocked,
+			"exits": exits, "waitfor": waitFor, "open-to-others": openToOthers,
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("no condition %q", cond)
+		},
+	})
+}
+
+// process is a program that a script started with daemon or start.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it ended
+}
+
+type processes struct{ byName map[string]*process }
+
+// processesKey finds a script's processes.
+type processesKey struct{}
+
+func processesOf(ts *testscript.TestScript) *processes {
+	return ts.Value(processesKey{}).(*processes)
+}
+
+func get(ts *testscript.TestScript, name string) *process {
+	p := processesOf(ts).byName[name]
+	if p == nil {
+		ts.Fatalf("no process %s", name)
+	}
+	return p
+}
+
+// launch runs a program whose output goes to NAME.out and NAME.err.
+func launch(ts *testscript.TestScript, name string, words ...string) *process {
+	cmd := exec.Command(words[0], words[1:]...)
+	if path := lookPath(ts, words[0]); path != "" {
+		cmd.Path, cmd.Err = path, nil
+	}
+	cmd.Dir = ts.MkAbs(".")
+	for _, key := range []string{"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LC_ALL", "CARDFS_MOUNT", "WORK", "TMPDIR", "GOCOVERDIR"} {
+		if value := ts.Getenv(key); value != "" {
+			cmd.Env = append(cmd.Env, key+"="+value)
+		}
+	}
+	work := ts.Getenv("WORK")
+	out, err := os.Create(filepath.Join(work, name+".out"))
+	ts.Check(err)
+	defer out.Close()
+	errs, err := os.Create(filepath.Join(work, name+".err"))
+	ts.Check(err)
+	defer errs.Close()
+	cmd.Stdout, cmd.Stderr = out, errs
+	ts.Check(cmd.Start())
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		cmd.Wait()
+		close(p.done)
+	}()
+	processesOf(ts).byName[name] = p
+	return p
+}
+
+func lookPath(ts *testscript.TestScript, program string) string {
+	for dir := range strings.SplitSeq(ts.Getenv("PATH"), ":") {
+		path := filepath.Join(dir, program)
+		if unix.Access(path, unix.X_OK) == nil && !strings.Contains(program, "/") {
+			return path
+		}
+	}
+	return ""
+}
+
+// end ends what a script left running, the clients first.
+func (p *processes) end(work string) {
+	for daemons := range 2 {
+		for _, p := range p.byName {
+			isDaemon := len(p.cmd.Args) > 1 && p.cmd.Args[1] == "mount"
+			if isDaemon != (daemons == 1) {
+				continue
+			}
+			p.cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case <-p.done:
+			case <-time.After(patience):
+				p.cmd.Process.Kill()
+				<-p.done
+			}
+		}
+	}
+	// What a killed daemon left.
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(mounts)) {
+		if dir := strings.Fields(line)[1]; strings.HasPrefix(dir, work+"/") {
+			exec.Command("umount", "-l", dir).Run()
+		}
+	}
+}
+
+// until polls for what no file descriptor can tell. It gives up when p ended.
+func until(ts *testscript.TestScript, p *process, what string, ok func() bool) {
+	for end := time.Now().Add(patience); !ok(); {
+		if time.Now().After(end) {
+			ts.Fatalf("%s: not within %v", what, patience)
+		}
+		if p != nil {
+			select {
+			case <-p.done:
+				if ok() {
+					return
+				}
+				ts.Fatalf("%s: the process ended before", what)
+			default:
+			}
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// daemon FLAG… DIR runs `cardfs mount FLAG… DIR` until the script ends; it is
+// ready when daemon returns. DIR is its name, DIR.err its log.
+func daemon(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: daemon FLAG… DIR")
+	}
+	name := args[len(args)-1]
+	ts.Check(os.MkdirAll(ts.MkAbs(name), 0o755))
+	p := launch(ts, name, append([]string{"cardfs", "mount"}, args...)...)
+	log := filepath.Join(ts.Getenv("WORK"), name+".err")
+	until(ts, p, "cardfs mount "+strings.Join(args, " ")+" is ready", func() bool {
+		text, _ := os.ReadFile(log)
+		select {
+		case <-p.done:
+			ts.Logf("%s", text)
+		default:
+		}
+		return bytes.Contains(text, []byte("cardfs: mounted at"))
+	})
+}
+
+// start NAME PROGRAM ARG… runs a client meanwhile; its output is in NAME.out
+// and NAME.err.
+func start(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: start NAME PROGRAM ARG…")
+	}
+	launch(ts, args[0], args[1:]...)
+}
+
+// signal TERM|INT|KILL|USR1 NAME
+func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: signal SIGNAL NAME")
+	}
+	s := unix.SignalNum("SIG" + args[0])
+	if s == 0 {
+		ts.Fatalf("no signal %s", args[0])
+	}
+	ts.Check(get(ts, args[1]).cmd.Process.Signal(s))
+}
+
+// ended NAME CODE waits for the end and compares the exit code; a process that
+// a signal ended has 128 + its number.
+func ended(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: ended NAME CODE")
+	}
+	p := get(ts, args[0])
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		ts.Fatalf("%s did not end within %v", args[0], patience)
+	}
+	code := p.cmd.ProcessState.ExitCode()
+	if s, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+		code = 128 + int(s.Signal())
+	}
+	if strconv.Itoa(code) != args[1] {
+		for _, ext := range []string{".out", ".err"} {
+			text, _ := os.ReadFile(filepath.Join(ts.Getenv("WORK"), args[0]+ext))
+			ts.Logf("%s%s:\n%s", args[0], ext, text)
+		}
+		ts.Fatalf("%s: exit code %d, not %s", args[0], code, args[1])
+	}
+	delete(processesOf(ts).byName, args[0])
+}
+
+// blocked NAME waits until a thread of the process, or of a child, waits in the
+// kernel for a FUSE server's answer.
+func blocked(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: blocked NAME")
+	}
+	p := get(ts, args[0])
+	until(ts, p, args[0]+" waits for the mount", func() bool { return waits(p.cmd.Process.Pid) })
+}
+
+func waits(pid int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	for _, task := range tasks {
+		// fs/fuse/dev.c: request_wait_answer()
+		if text, _ := os.ReadFile(task + "/wchan"); string(text) == "request_wait_answer" {
+			return true
+		}
+		children, _ := os.ReadFile(task + "/children")
+		for child := range strings.FieldsSeq(string(children)) {
+			if n, err := strconv.Atoi(child); err == nil && waits(n) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// exits CODE PROGRAM ARG… runs a program and compares its exit code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARG…")
+	}
+	code := 0
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.ExitCode()
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("exit code %d, not %s", code, args[0])
+	}
+}
+
+// waitfor FILE [PATTERN] waits until FILE is there and has a line that matches.
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: waitfor FILE [PATTERN]")
+	}
+	var pattern *regexp.Regexp
+	if len(args) == 2 {
+		pattern = regexp.MustCompile("(?m)" + args[1])
+	}
+	until(ts, nil, strings.Join(args, ": "), func() bool {
+		if pattern == nil {
+			_, err := os.Lstat(ts.MkAbs(args[0]))
+			return err == nil
+		}
+		text, _ := os.ReadFile(ts.MkAbs(args[0]))
+		return pattern.Match(text)
+	})
+}
+
+// open-to-others lets other users reach the script's directory.
+func openToOthers(ts *testscript.TestScript, neg bool, args []string) {
+	for dir := ts.Getenv("WORK"); len(dir) > 1 && dir != os.TempDir(); dir = filepath.Dir(dir) {
+		ts.Check(os.Chmod(dir, 0o755))
+	}
+}
