@@ -53,6 +53,7 @@ type Bay struct {
 	atr      []byte // nil unless powered
 	params   iso7816.Params
 	offered  []int // protocols that the ATR offers
+	level    Level // of the slot, as it was when the card was powered
 	lastErr  error
 	lock     *transaction
 	used     time.Time // end of the last exchange, for IdleOff
@@ -409,6 +410,7 @@ func (b *Bay) powerUp(how Reset, want int) error {
 	}
 	b.setCard(max(Present, b.card)) // where the reader had not noticed it yet
 	b.card, b.atr, b.params, b.offered, b.lastErr = Powered, atr, params, offered, nil
+	b.level = b.link.traits.Level
 	b.epoch++
 	if was == Powered {
 		b.publish(WasReset, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))

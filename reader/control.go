@@ -107,7 +107,7 @@ func (b *Bay) tlvProperties() []byte {
 	}
 	add(9, 0) // bPPDUSupport: none
 	maxData := []byte{0, 0, 1, 0}
-	if b.Capable(func(s Slot) bool { return s.Traits().Level == ShortAPDU }) && info.Params.T == 1 {
+	if b.cardLevel() == ShortAPDU && info.Params.T == 1 {
 		maxData = []byte{0, 0, 0, 0}
 	}
 	add(10, maxData...) // dwMaxAPDUDataSize: 10000 extended, 0 short
@@ -116,6 +116,13 @@ func (b *Bay) tlvProperties() []byte {
 		add(12, byte(id.Product), byte(id.Product>>8))
 	}
 	return list
+}
+
+// cardLevel is the level at which the slot speaks with its card.
+func (b *Bay) cardLevel() Level {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.level
 }
 
 // pinSupport is what the slot's PIN pad can do; nothing where it has none.

@@ -385,6 +385,9 @@ func (m *Manager) Detach(number int) error {
 	return nil
 }
 
+// letGoLimit is how long Close waits for drivers that close their devices.
+const letGoLimit = 5 * time.Second
+
 // Close lets everybody who waits go, lets the commands on the wire finish until
 // grace ends, powers the cards off and closes the readers.
 func (m *Manager) Close(grace context.Context) {
@@ -403,7 +406,16 @@ func (m *Manager) Close(grace context.Context) {
 		u.left()
 	}
 	m.cancel()
-	m.work.Wait()
+	over := make(chan struct{})
+	go func() {
+		m.work.Wait()
+		close(over)
+	}()
+	select {
+	case <-over:
+	case <-time.After(letGoLimit):
+		m.log.Warn("a driver does not let go of its device; leaving without it")
+	}
 	m.events.all.end(ErrGone)
 }
 

@@ -453,6 +453,23 @@ func TestCloseCutsOff(t *testing.T) {
 	})
 }
 
+// A driver that never lets go of its device does not keep the daemon.
+func TestCloseOfADriverThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		fake, letGo := newFakeReader(newFakeSlot(t)), make(chan struct{})
+		fake.close = func() error { <-letGo; return nil }
+		b := r.plugReader(Device{}, fake)
+		mustOpen(t, b, someone())
+		begin := time.Now()
+		r.Close(context.Background())
+		if d := time.Since(begin); d != letGoLimit {
+			t.Errorf("Close took %v", d)
+		}
+		close(letGo)
+	})
+}
+
 // Nothing goes to a card once Close took its power off.
 func TestNothingIsPoweredDuringClose(t *testing.T) {
 	bg := context.Background()
