@@ -68,6 +68,9 @@ var (
 	ErrTimeout = fmt.Errorf("usb: transfer timed out: %w", reader.ErrTimeout)
 	// ErrOverflow: the device sent more than was asked for (babble).
 	ErrOverflow = errors.New("usb: device sent more than asked for")
+	// ErrReset: the device was reset under the transfer, by Reset or by
+	// someone else. It is still there, in its initial state.
+	ErrReset = errors.New("usb: the device was reset")
 )
 
 // Opener opens a device and claims one interface of it. It is what

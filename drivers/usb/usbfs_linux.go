@@ -1,0 +1,526 @@
+package usb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+	"unicode/utf16"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// maxTransfer bounds one transfer. The longest message of any reader, a CCID
+// message with an extended APDU, has 65,556 bytes.
+const maxTransfer = 1 << 20
+
+// conn is a Conn on a device file of usbfs.
+//
+// A transfer is a urb that the kernel fills. One goroutine collects the urbs
+// that ended, woken by the runtime's poller; it sleeps while nothing ends. The
+// kernel wakes it too when the device leaves, so that Gone needs no transfer
+// under way and no uevent.
+//
+//	idle --submit--> in flight --reap--> ended --(its caller has read it)--> idle
+//	                     |                 ^
+//	                     +-----discard-----+   ctx, time-out, Close
+//
+// A urb that was discarded still ends by being reaped: whatever it had moved
+// until then is in its buffer and is handed to the caller.
+type conn struct {
+	name  string // for errors: "usb:3-1.2"
+	iface uint32
+	file  *os.File
+	raw   syscall.RawConn
+	desc  []byte
+	types map[uint8]uint8 // transfer type by endpoint address
+	owner string          // the kernel driver that had the interface, "" if none
+
+	gone     chan struct{}
+	goneOnce sync.Once
+	reaped   chan struct{} // the reaper has ended
+	pin      runtime.Pinner
+
+	mu       sync.Mutex
+	closed   bool
+	idle     []*urb
+	inFlight map[uintptr]*urb
+
+	strMu   sync.Mutex
+	strings map[uint8]string
+	lang    uint16
+}
+
+// urb is one transfer. The kernel writes to it while it is in flight, so its
+// memory and its buffer's are pinned.
+type urb struct {
+	kernel usbdevfsURB
+	buf    []byte
+	done   chan struct{} // one value when it was reaped
+	timer  *time.Timer
+}
+
+// openDevice opens the device file at path and claims an interface.
+func openDevice(path, name string, iface uint8) (*conn, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, openError(name, path, err)
+	}
+	c := &conn{
+		name: name, iface: uint32(iface),
+		file:     os.NewFile(uintptr(fd), path),
+		gone:     make(chan struct{}),
+		reaped:   make(chan struct{}),
+		inFlight: map[uintptr]*urb{},
+		strings:  map[uint8]string{},
+	}
+	if err := c.setUp(fd); err != nil {
+		c.file.Close()
+		return nil, err
+	}
+	go c.reap()
+	return c, nil
+}
+
+func (c *conn) setUp(fd int) (err error) {
+	if c.raw, err = c.file.SyscallConn(); err != nil {
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
+	all, err := io.ReadAll(io.NewSectionReader(c.file, 0, 1<<16))
+	if err != nil && len(all) < 18 {
+		return c.failed("read descriptors", err)
+	}
+	if c.desc, err = activeDescriptors(all, activeConfig(c.file.Name())); err != nil {
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
+	if c.types, err = endpointTypes(c.desc, uint8(c.iface)); err != nil {
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
+	if c.owner, err = kernelDriver(fd, c.iface); err != nil {
+		return c.failed(fmt.Sprintf("interface %d", c.iface), err)
+	}
+	if err := c.claim(fd); err != nil {
+		return err
+	}
+	if c.owner == "usbfs" {
+		c.owner = "" // was ours, or belongs to a program that has ended since
+	}
+	return nil
+}
+
+// claim takes the interface, from a driver of the kernel if need be but not from
+// another program.
+func (c *conn) claim(fd int) error {
+	err := claimInterface(fd, c.iface)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		return claimedError(c.name, c.file.Name(), uint8(c.iface))
+	default:
+		return c.failed(fmt.Sprintf("claim interface %d", c.iface), err)
+	}
+}
+
+// failed says what was tried and tells a device that left from other errors.
+func (c *conn) failed(what string, err error) error {
+	return fmt.Errorf("%s: %s: %w", c.name, what, sortError(err))
+}
+
+// sortError maps what usbfs answers and what a urb's status says (Linux
+// Documentation/driver-api/usb/error-codes.rst) to this package's errors.
+func sortError(err error) error {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return err
+	}
+	switch errno {
+	case unix.ENODEV, unix.ESHUTDOWN, unix.ENOENT, unix.ENXIO:
+		return fmt.Errorf("%w (%w)", reader.ErrGone, errno)
+	case unix.EPIPE:
+		return ErrStall
+	case unix.EOVERFLOW:
+		return ErrOverflow
+	case unix.ETIMEDOUT:
+		return ErrTimeout
+	}
+	return errno
+}
+
+// do runs f with the descriptor.
+func (c *conn) do(f func(fd int) error) error {
+	var err error
+	if cerr := c.raw.Control(func(fd uintptr) { err = f(int(fd)) }); cerr != nil {
+		return reader.ErrGone // closed
+	}
+	return err
+}
+
+// reap collects urbs until the device is gone or the file is closed.
+func (c *conn) reap() {
+	defer close(c.reaped)
+	_ = c.raw.Write(func(fd uintptr) bool {
+		for {
+			var ended uintptr
+			switch err := ioctl(int(fd), ioReapNDelay, unsafe.Pointer(&ended)); err {
+			case nil:
+				c.mu.Lock()
+				u := c.inFlight[ended]
+				delete(c.inFlight, ended)
+				c.mu.Unlock()
+				if u != nil {
+					u.done <- struct{}{}
+				}
+			case unix.EAGAIN:
+				return false
+			default: // ENODEV, once nothing is left to reap
+				c.leave()
+				return true
+			}
+		}
+	})
+	// The device is gone or the file closed: the kernel touches no urb any more.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, u := range c.inFlight {
+		delete(c.inFlight, key)
+		u.kernel.status = -int32(unix.ESHUTDOWN)
+		u.done <- struct{}{}
+	}
+}
+
+func (c *conn) leave() { c.goneOnce.Do(func() { close(c.gone) }) }
+
+// Gone is Conn's.
+func (c *conn) Gone() <-chan struct{} { return c.gone }
+
+// take gives out an idle urb with room for n bytes.
+func (c *conn) take(n int) (*urb, error) {
+	if n > maxTransfer {
+		return nil, fmt.Errorf("transfer of %d bytes, at most %d are possible: %w", n, maxTransfer, reader.ErrInvalid)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, fmt.Errorf("closed: %w", reader.ErrGone)
+	}
+	var u *urb
+	if last := len(c.idle) - 1; last >= 0 {
+		u, c.idle = c.idle[last], c.idle[:last]
+	} else {
+		u = &urb{done: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+		u.timer.Stop()
+		c.pin.Pin(u)
+	}
+	if n > len(u.buf) {
+		// The smaller one stays pinned until Close: sizes double, so that is
+		// less than what is in use.
+		size := 512
+		for size < n {
+			size *= 2
+		}
+		u.buf = make([]byte, size)
+		c.pin.Pin(&u.buf[0])
+	}
+	return u, nil
+}
+
+func (c *conn) give(u *urb) {
+	c.mu.Lock()
+	c.idle = append(c.idle, u)
+	c.mu.Unlock()
+}
+
+// submit hands u to the kernel.
+func (c *conn) submit(u *urb, kind, ep uint8, n int, flags uint32) error {
+	u.kernel = usbdevfsURB{kind: kind, endpoint: ep, flags: flags, bufferLength: int32(n)}
+	if len(u.buf) > 0 {
+		u.kernel.buffer = uintptr(unsafe.Pointer(&u.buf[0]))
+	}
+	key := uintptr(unsafe.Pointer(&u.kernel))
+	c.mu.Lock()
+	c.inFlight[key] = u // before the reaper can see it
+	c.mu.Unlock()
+	err := c.do(func(fd int) error { return ioctl(fd, ioSubmit, unsafe.Pointer(&u.kernel)) })
+	if err != nil {
+		c.mu.Lock()
+		_, ours := c.inFlight[key]
+		delete(c.inFlight, key)
+		c.mu.Unlock()
+		if !ours { // the reaper has ended meanwhile, and given it back
+			<-u.done
+		}
+	}
+	return err
+}
+
+// transfer submits u and waits until it ended, or ends it with ctx or at the
+// time-out. It returns the bytes moved, which may be some even with an error.
+func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flags uint32, timeout time.Duration) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := c.submit(u, kind, ep, n, flags); err != nil {
+		return 0, sortError(err)
+	}
+	var expired <-chan time.Time
+	if timeout > 0 {
+		u.timer.Reset(timeout)
+		expired = u.timer.C
+		defer u.timer.Stop()
+	}
+	var ended error
+	select {
+	case <-u.done:
+	case <-ctx.Done():
+		ended = ctx.Err()
+		c.discard(u)
+	case <-expired:
+		ended = ErrTimeout
+		c.discard(u)
+	}
+	moved := int(u.kernel.actualLength)
+	switch status := syscall.Errno(-u.kernel.status); status {
+	case 0:
+		return moved, nil // even if it was discarded: that came too late
+	case unix.ENOENT, unix.ECONNRESET, unix.ESHUTDOWN:
+		if ended != nil {
+			return moved, ended
+		}
+		return moved, c.whyEnded()
+	case unix.EPROTO, unix.EILSEQ, unix.ETIME:
+		return moved, c.lost(ctx, status)
+	default:
+		return moved, sortError(status)
+	}
+}
+
+// whyEnded tells why the kernel ended a transfer by itself.
+func (c *conn) whyEnded() error {
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return fmt.Errorf("closed: %w", reader.ErrGone)
+	}
+	// It ends transfers before it says that the device left, but no ioctl
+	// works from then on.
+	err := c.do(func(fd int) error {
+		_, err := kernelDriver(fd, c.iface)
+		return err
+	})
+	if err != nil {
+		return sortError(err)
+	}
+	return ErrReset
+}
+
+// unplugTime is how long the kernel may take to see that a device has left after
+// its transfers fail: hubs are asked every 256 ms.
+const unplugTime = 600 * time.Millisecond
+
+// lost is for a device that did not answer on the bus. Mostly it is being
+// unplugged, which a hub reports a little later.
+func (c *conn) lost(ctx context.Context, status syscall.Errno) error {
+	t := time.NewTimer(unplugTime)
+	defer t.Stop()
+	select {
+	case <-c.gone:
+		return reader.ErrGone
+	case <-ctx.Done():
+	case <-t.C:
+	}
+	return fmt.Errorf("no answer on the bus: %w", status)
+}
+
+// discard ends u and waits until the kernel has let go of it.
+func (c *conn) discard(u *urb) {
+	// An error says that u has ended already, and is reaped.
+	_ = c.do(func(fd int) error { return ioctl(fd, ioDiscard, unsafe.Pointer(&u.kernel)) })
+	<-u.done
+}
+
+// Control is Conn's.
+func (c *conn) Control(ctx context.Context, s Setup, data []byte, timeout time.Duration) (int, error) {
+	if len(data) > 0xFFFF {
+		return 0, fmt.Errorf("%s: control %v: data stage of %d bytes: %w", c.name, s, len(data), reader.ErrInvalid)
+	}
+	u, err := c.take(8 + len(data))
+	if err != nil {
+		return 0, fmt.Errorf("%s: control %v: %w", c.name, s, err)
+	}
+	defer c.give(u)
+	b := u.buf
+	b[0], b[1] = s.RequestType, s.Request
+	b[2], b[3] = uint8(s.Value), uint8(s.Value>>8)
+	b[4], b[5] = uint8(s.Index), uint8(s.Index>>8)
+	b[6], b[7] = uint8(len(data)), uint8(len(data)>>8)
+	if !s.In() {
+		copy(b[8:], data)
+	}
+	n, err := c.transfer(ctx, u, urbControl, 0, 8+len(data), 0, timeout)
+	if s.In() {
+		copy(data, b[8:8+n])
+	}
+	if err != nil {
+		return n, fmt.Errorf("%s: control %v: %w", c.name, s, err)
+	}
+	return n, nil
+}
+
+// Out is Conn's.
+func (c *conn) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout time.Duration) (int, error) {
+	kind, ok := c.types[ep]
+	if !ok || ep&0x80 != 0 {
+		return 0, c.noEndpoint("OUT", ep)
+	}
+	u, err := c.take(len(p))
+	if err != nil {
+		return 0, fmt.Errorf("%s: endpoint %02X: %w", c.name, ep, err)
+	}
+	defer c.give(u)
+	copy(u.buf, p)
+	var flags uint32
+	if zlp {
+		flags = urbZeroPacket
+	}
+	n, err := c.transfer(ctx, u, kind, ep, len(p), flags, timeout)
+	if err != nil {
+		return n, fmt.Errorf("%s: endpoint %02X: %w", c.name, ep, err)
+	}
+	return n, nil
+}
+
+// In is Conn's.
+func (c *conn) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
+	kind, ok := c.types[ep]
+	if !ok || ep&0x80 == 0 {
+		return 0, c.noEndpoint("IN", ep)
+	}
+	u, err := c.take(len(p))
+	if err != nil {
+		return 0, fmt.Errorf("%s: endpoint %02X: %w", c.name, ep, err)
+	}
+	defer c.give(u)
+	n, err := c.transfer(ctx, u, kind, ep, len(p), 0, timeout)
+	n = copy(p, u.buf[:n])
+	if err != nil {
+		return n, fmt.Errorf("%s: endpoint %02X: %w", c.name, ep, err)
+	}
+	return n, nil
+}
+
+func (c *conn) noEndpoint(dir string, ep uint8) error {
+	return fmt.Errorf("%s: interface %d has no %s endpoint %02X: %w", c.name, c.iface, dir, ep, reader.ErrInvalid)
+}
+
+// ClearHalt is Conn's. The kernel resets its own data toggle with the device's.
+func (c *conn) ClearHalt(ctx context.Context, ep uint8) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := c.do(func(fd int) error { return clearHalt(fd, uint32(ep)) }); err != nil {
+		return c.failed(fmt.Sprintf("clear halt of endpoint %02X", ep), err)
+	}
+	return nil
+}
+
+// Reset is Conn's. Transfers under way end with ErrReset. The interface is
+// released for the while, since the kernel takes it away otherwise and offers it to
+// its own drivers.
+func (c *conn) Reset(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return c.do(func(fd int) error {
+		_ = releaseInterface(fd, c.iface) // lost already, if another program did a reset
+		if err := ioctl(fd, ioReset, nil); err != nil {
+			return c.failed("reset", err)
+		}
+		return c.claim(fd)
+	})
+}
+
+// Descriptors is Conn's.
+func (c *conn) Descriptors() []byte { return c.desc }
+
+// stringTime bounds a request for a string descriptor.
+const stringTime = time.Second
+
+// String is Conn's.
+func (c *conn) String(i uint8) string {
+	if i == 0 {
+		return ""
+	}
+	c.strMu.Lock()
+	defer c.strMu.Unlock()
+	s, known := c.strings[i]
+	if known {
+		return s
+	}
+	if c.lang == 0 {
+		langs := c.stringDescriptor(0, 0)
+		if len(langs) == 0 {
+			return ""
+		}
+		c.lang = langs[0]
+	}
+	s = string(utf16.Decode(c.stringDescriptor(i, c.lang)))
+	c.strings[i] = s
+	return s
+}
+
+// stringDescriptor reads a string descriptor's 16-bit units (USB 2.0 §9.6.7).
+func (c *conn) stringDescriptor(i uint8, lang uint16) []uint16 {
+	var b [255]byte
+	n, err := c.Control(context.Background(), Setup{0x80, 0x06, 3<<8 | uint16(i), lang}, b[:], stringTime)
+	if err != nil || n < 2 || b[1] != 3 {
+		return nil
+	}
+	d := b[2:max(2, min(n, int(b[0])))]
+	units := make([]uint16, 0, len(d)/2)
+	for ; len(d) >= 2; d = d[2:] {
+		units = append(units, uint16(d[0])|uint16(d[1])<<8)
+	}
+	return units
+}
+
+// Close is Conn's. Transfers under way end with ErrGone; the kernel's driver
+// that had the interface gets it back.
+func (c *conn) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	c.mu.Unlock()
+	// Releasing the interface ends its transfers, and the reaper hands them
+	// out. What goes on in endpoint 0 belongs to no interface.
+	_ = c.do(func(fd int) error {
+		c.mu.Lock()
+		for _, u := range c.inFlight {
+			_ = ioctl(fd, ioDiscard, unsafe.Pointer(&u.kernel))
+		}
+		c.mu.Unlock()
+		_ = releaseInterface(fd, c.iface)
+		if c.owner != "" {
+			_ = connectDriver(fd, c.iface)
+		}
+		return nil
+	})
+	c.file.Close() // wakes the reaper and waits until it has let go
+	<-c.reaped
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pin.Unpin() // the kernel knows none of them any more
+	return nil
+}

@@ -1,0 +1,469 @@
+package usb_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/tests/vm/machine"
+)
+
+// The transport's tests need a kernel with USB.
+func TestInMachine(t *testing.T) { machine.RunSelf(t, "^TestUSB", machine.Config{}) }
+
+// find waits for the device with this serial number and gives its device file.
+func find(t *testing.T, serial string) string {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		dirs, _ := filepath.Glob("/sys/bus/usb/devices/*/serial")
+		for _, f := range dirs {
+			if b, _ := os.ReadFile(f); strings.TrimSpace(string(b)) == serial {
+				d := filepath.Dir(f)
+				// Interfaces come after the attributes.
+				if ifs, _ := filepath.Glob(d + "/*:*"); len(ifs) == 0 {
+					continue
+				}
+				return fmt.Sprintf("/dev/bus/usb/%03d/%03d", number(d, "busnum"), number(d, "devnum"))
+			}
+		}
+	}
+	t.Fatalf("no device with serial number %q appeared", serial)
+	return ""
+}
+
+func number(dir, attr string) (n int) {
+	b, _ := os.ReadFile(filepath.Join(dir, attr))
+	fmt.Sscan(string(b), &n)
+	return n
+}
+
+// plugged gives a loop device and a connection to it.
+func plugged(t *testing.T) (*loop, usb.Conn) {
+	t.Helper()
+	machine.NeedGuest(t)
+	l := newLoop()
+	l.serial = fmt.Sprintf("%s-%d", t.Name(), time.Now().UnixNano())
+	plug(t, l)
+	c, err := usb.OpenPath(find(t, l.serial), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return l, c
+}
+
+func TestUSBDescriptors(t *testing.T) {
+	l, c := plugged(t)
+	if !bytes.Equal(c.Descriptors(), l.desc) {
+		t.Errorf("descriptors\n% X, want\n% X", c.Descriptors(), l.desc)
+	}
+	for i, want := range []string{"", "cardfs tests", "loop – ü", l.serial, ""} {
+		for range 2 {
+			if got := c.String(uint8(i)); got != want {
+				t.Errorf("string %d: %q, want %q", i, got, want)
+			}
+		}
+	}
+}
+
+func TestUSBControl(t *testing.T) {
+	_, c := plugged(t)
+	ctx := t.Context()
+	for _, size := range []int{0, 1, 63, 64, 65, 512, 4096} {
+		want := pattern(size)
+		if n, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: reqStore}, want, time.Second); n != size || err != nil {
+			t.Fatalf("store %d bytes: %d, %v", size, n, err)
+		}
+		got := make([]byte, size+10)
+		n, err := c.Control(ctx, usb.Setup{RequestType: 0xC0, Request: reqFetch}, got, time.Second)
+		if err != nil || !bytes.Equal(got[:n], want) {
+			t.Fatalf("fetch %d bytes: %d bytes, %v", size, n, err)
+		}
+	}
+	// USB 2.0 §8.5.3.4: a control endpoint's stall ends with the next SETUP.
+	for range 2 {
+		if _, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: reqStall}, nil, time.Second); !errors.Is(err, usb.ErrStall) {
+			t.Errorf("stall: %v", err)
+		}
+	}
+}
+
+func pattern(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(i + i>>8)
+	}
+	return p
+}
+
+func TestUSBBulkAndInterrupt(t *testing.T) {
+	l, c := plugged(t)
+	ctx := t.Context()
+	for _, ep := range []struct{ out, in uint8 }{{bulkOut, bulkIn}, {intOut, intIn}} {
+		for _, size := range []int{1, 63, 64, 65, 271, 4096, 65556} {
+			if ep.out == intOut && size > 4096 {
+				continue
+			}
+			want := pattern(size)
+			if n, err := c.Out(ctx, ep.out, want, false, time.Second); n != size || err != nil {
+				t.Fatalf("%02X: %d bytes out: %d, %v", ep.out, size, n, err)
+			}
+			got := make([]byte, size+64)
+			n, err := c.In(ctx, ep.in, got, time.Second)
+			if err != nil || !bytes.Equal(got[:n], want) {
+				t.Fatalf("%02X: %d bytes in: %d bytes, %v", ep.in, size, n, err)
+			}
+		}
+	}
+	if _, err := c.In(ctx, 0x85, make([]byte, 8), time.Second); !errors.Is(err, reader.ErrInvalid) {
+		t.Errorf("IN on an endpoint that is not there: %v", err)
+	}
+	if _, err := c.Out(ctx, bulkIn, make([]byte, 8), false, time.Second); !errors.Is(err, reader.ErrInvalid) {
+		t.Errorf("OUT on an IN endpoint: %v", err)
+	}
+	// More than asked for is babble, unless it ends at a packet.
+	l.set(func() { l.queue[bulkIn] = [][]byte{pattern(80)} })
+	if _, err := c.In(ctx, bulkIn, make([]byte, 10), time.Second); !errors.Is(err, usb.ErrOverflow) {
+		t.Errorf("babble: %v", err)
+	}
+}
+
+// A transfer that fills its last packet is followed by an empty one if zlp is
+// set, and an empty transfer is one empty packet.
+func TestUSBZeroLength(t *testing.T) {
+	l, c := plugged(t)
+	ctx := t.Context()
+	for _, tt := range []struct {
+		n   int
+		zlp bool
+	}{{64, true}, {64, false}, {0, false}} {
+		if n, err := c.Out(ctx, bulkOut, pattern(tt.n), tt.zlp, time.Second); n != tt.n || err != nil {
+			t.Fatalf("%d bytes out, zlp %v: %d, %v", tt.n, tt.zlp, n, err)
+		}
+		l.mu.Lock()
+		last := l.outs[len(l.outs)-1]
+		l.mu.Unlock()
+		if last != (out{bulkOut, tt.n, tt.zlp}) {
+			t.Errorf("%d bytes with zlp %v reached the device as %+v", tt.n, tt.zlp, last)
+		}
+		if n, err := c.In(ctx, bulkIn, make([]byte, 64), time.Second); n != tt.n || err != nil {
+			t.Errorf("back: %d bytes, %v", n, err)
+		}
+	}
+}
+
+// USB 2.0 §9.4.5: an endpoint stays halted until CLEAR_FEATURE(ENDPOINT_HALT).
+func TestUSBStall(t *testing.T) {
+	l, c := plugged(t)
+	ctx := t.Context()
+	for _, ep := range []uint8{bulkOut, bulkIn, intIn, intOut} {
+		l.set(func() { l.halted[ep] = true })
+		move := func() (err error) {
+			if ep&0x80 != 0 {
+				_, err = c.In(ctx, ep, make([]byte, 64), time.Second)
+			} else {
+				_, err = c.Out(ctx, ep, pattern(3), false, time.Second)
+			}
+			return err
+		}
+		for range 2 {
+			if err := move(); !errors.Is(err, usb.ErrStall) {
+				t.Errorf("%02X: %v, want a stall", ep, err)
+			}
+		}
+		if err := c.ClearHalt(ctx, ep); err != nil {
+			t.Errorf("%02X: %v", ep, err)
+		}
+		if ep&0x80 != 0 {
+			l.set(func() { l.queue[ep] = [][]byte{pattern(3)} })
+		}
+		if err := move(); err != nil {
+			t.Errorf("%02X after ClearHalt: %v", ep, err)
+		}
+	}
+}
+
+// A transfer that timed out or was cancelled ends soon; what the device has to
+// say later goes to the next transfer.
+func TestUSBTimeoutAndCancel(t *testing.T) {
+	l, c := plugged(t)
+	for _, ep := range []uint8{bulkIn, intIn} {
+		if n, err := c.In(t.Context(), ep, make([]byte, 64), 20*time.Millisecond); n != 0 || !errors.Is(err, usb.ErrTimeout) || !errors.Is(err, reader.ErrTimeout) {
+			t.Errorf("%02X: %d, %v, want a time-out", ep, n, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Millisecond, cancel)
+		if n, err := c.In(ctx, ep, make([]byte, 64), 0); n != 0 || !errors.Is(err, context.Canceled) {
+			t.Errorf("%02X: %d, %v, want cancelled", ep, n, err)
+		}
+		if _, err := c.In(ctx, ep, make([]byte, 64), 0); !errors.Is(err, context.Canceled) {
+			t.Errorf("%02X: %v, want cancelled before it began", ep, err)
+		}
+		l.set(func() { l.queue[ep] = append(l.queue[ep], []byte("late")) })
+		p := make([]byte, 64)
+		if n, err := c.In(t.Context(), ep, p, time.Second); err != nil || string(p[:n]) != "late" {
+			t.Errorf("%02X: %q, %v", ep, p[:n], err)
+		}
+	}
+	l.set(func() { l.hold[bulkOut], l.hold[0] = true, true })
+	if _, err := c.Out(t.Context(), bulkOut, pattern(9), false, 20*time.Millisecond); !errors.Is(err, usb.ErrTimeout) {
+		t.Errorf("OUT: %v, want a time-out", err)
+	}
+	if _, err := c.Control(t.Context(), usb.Setup{RequestType: 0x40, Request: reqHang}, nil, 20*time.Millisecond); !errors.Is(err, usb.ErrTimeout) {
+		t.Errorf("control: %v, want a time-out", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: reqHang}, nil, 0); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("control: %v, want the context's deadline", err)
+	}
+	l.set(func() { clear(l.hold) })
+	if n, err := c.Out(t.Context(), bulkOut, pattern(9), false, time.Second); n != 9 || err != nil {
+		t.Errorf("OUT afterwards: %d, %v", n, err)
+	}
+	if in, _ := usb.Taken(c); in != 0 {
+		t.Errorf("%d transfers are still in flight", in)
+	}
+}
+
+// Cancelling at any moment loses no message: each one arrives, once, in order.
+func TestUSBCancelLosesNothing(t *testing.T) {
+	l, c := plugged(t)
+	const count = 300
+	go func() {
+		for i := range count {
+			l.set(func() { l.queue[bulkIn] = append(l.queue[bulkIn], fmt.Appendf(nil, "%d", i)) })
+			time.Sleep(time.Duration(i%7) * 300 * time.Microsecond)
+		}
+	}()
+	var got []string
+	cancelled := 0
+	for end := time.Now().Add(time.Minute); len(got) < count && time.Now().Before(end); {
+		p := make([]byte, 64)
+		n, err := c.In(t.Context(), bulkIn, p, time.Duration(1+len(got)%5)*200*time.Microsecond)
+		if n > 0 {
+			got = append(got, string(p[:n]))
+		}
+		if errors.Is(err, usb.ErrTimeout) {
+			cancelled++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, s := range got {
+		if s != fmt.Sprint(i) {
+			t.Fatalf("message %d is %q; got %q", i, s, got)
+		}
+	}
+	t.Logf("%d messages, %d transfers cancelled", len(got), cancelled)
+	if len(got) != count {
+		t.Errorf("%d messages, want %d", len(got), count)
+	}
+}
+
+// Unplugging ends any transfer with ErrGone, and Gone without any.
+func TestUSBUnplug(t *testing.T) {
+	for name, move := range map[string]func(c usb.Conn) error{
+		"control": func(c usb.Conn) error {
+			_, err := c.Control(context.Background(), usb.Setup{RequestType: 0x40, Request: reqHang}, nil, 0)
+			return err
+		},
+		"bulk out": func(c usb.Conn) error {
+			_, err := c.Out(context.Background(), bulkOut, pattern(200), false, 0)
+			return err
+		},
+		"bulk in": func(c usb.Conn) error {
+			_, err := c.In(context.Background(), bulkIn, make([]byte, 64), 0)
+			return err
+		},
+		"interrupt in": func(c usb.Conn) error {
+			_, err := c.In(context.Background(), intIn, make([]byte, 64), 0)
+			return err
+		},
+		"nothing": func(c usb.Conn) error { <-c.Gone(); return reader.ErrGone },
+	} {
+		t.Run(name, func(t *testing.T) {
+			machine.NeedGuest(t)
+			l := newLoop()
+			l.serial = fmt.Sprintf("%s-%d", name, time.Now().UnixNano())
+			l.hold = map[uint8]bool{0: true, bulkOut: true}
+			plug(t, l)
+			c, err := usb.OpenPath(find(t, l.serial), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			end := make(chan error, 1)
+			go func() { end <- move(c) }()
+			if name != "nothing" {
+				for in, _ := usb.Taken(c); in == 0; in, _ = usb.Taken(c) {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			begin := time.Now()
+			close(l.gone)
+			select {
+			case err := <-end:
+				t.Logf("after %v: %v", time.Since(begin), err)
+				if !errors.Is(err, reader.ErrGone) {
+					t.Errorf("%v, want ErrGone", err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("the transfer goes on without a device")
+			}
+			<-c.Gone()
+			if err := move(c); !errors.Is(err, reader.ErrGone) {
+				t.Errorf("the next: %v", err)
+			}
+			if err := c.ClearHalt(context.Background(), bulkIn); !errors.Is(err, reader.ErrGone) {
+				t.Errorf("ClearHalt: %v", err)
+			}
+			if err := c.Reset(context.Background()); !errors.Is(err, reader.ErrGone) {
+				t.Errorf("Reset: %v", err)
+			}
+		})
+	}
+}
+
+// Close ends what is under way, and is not mistaken for a departure.
+func TestUSBClose(t *testing.T) {
+	_, c := plugged(t)
+	var wg sync.WaitGroup
+	for _, ep := range []uint8{bulkIn, intIn} {
+		wg.Go(func() {
+			if _, err := c.In(context.Background(), ep, make([]byte, 64), 0); !errors.Is(err, reader.ErrGone) {
+				t.Errorf("%02X: %v", ep, err)
+			}
+		})
+	}
+	for in, _ := usb.Taken(c); in != 2; in, _ = usb.Taken(c) {
+		time.Sleep(time.Millisecond)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	if err := c.Close(); err != nil {
+		t.Errorf("twice: %v", err)
+	}
+	if _, err := c.In(context.Background(), bulkIn, make([]byte, 64), 0); !errors.Is(err, reader.ErrGone) {
+		t.Errorf("after Close: %v", err)
+	}
+	select {
+	case <-c.Gone():
+		t.Error("Gone is closed, but the device is there")
+	default:
+	}
+}
+
+// A second claim names who has the interface.
+func TestUSBClaimed(t *testing.T) {
+	l, c := plugged(t)
+	path := find(t, l.serial)
+	_, err := usb.OpenPath(path, 0)
+	want := fmt.Sprintf("%s (pid %d)", strings.TrimSpace(readFile("/proc/self/comm")), os.Getpid())
+	if !errors.Is(err, reader.ErrClaimed) || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want ErrClaimed and %q", err, want)
+	}
+	if _, err := c.Control(t.Context(), usb.Setup{RequestType: 0x40, Request: reqStore}, nil, time.Second); err != nil {
+		t.Errorf("the first owner is disturbed: %v", err)
+	}
+	c.Close()
+	c2, err := usb.OpenPath(path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c2.Close()
+	if _, err := usb.OpenPath(path, 7); !errors.Is(err, reader.ErrInvalid) {
+		t.Errorf("interface 7: %v", err)
+	}
+}
+
+func readFile(name string) string {
+	b, _ := os.ReadFile(name)
+	return string(b)
+}
+
+// A reset, ours or another program's, ends the transfers under way with
+// ErrReset and leaves the connection usable.
+func TestUSBReset(t *testing.T) {
+	l, c := plugged(t)
+	for _, who := range []string{"ours", "another's"} {
+		end := make(chan error, 1)
+		go func() {
+			_, err := c.In(context.Background(), intIn, make([]byte, 64), 0)
+			end <- err
+		}()
+		for in, _ := usb.Taken(c); in == 0; in, _ = usb.Taken(c) {
+			time.Sleep(time.Millisecond)
+		}
+		if who == "ours" {
+			if err := c.Reset(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := resetDevice(find(t, l.serial)); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-end; !errors.Is(err, usb.ErrReset) {
+			t.Errorf("%s: transfer under way: %v, want ErrReset", who, err)
+		}
+		select {
+		case <-c.Gone():
+			t.Fatalf("%s: Gone is closed", who)
+		default:
+		}
+		if _, err := c.Out(t.Context(), bulkOut, pattern(5), false, time.Second); err != nil {
+			t.Errorf("%s: afterwards: %v", who, err)
+		}
+		if n, err := c.In(t.Context(), bulkIn, make([]byte, 64), time.Second); n != 5 || err != nil {
+			t.Errorf("%s: afterwards: %d, %v", who, n, err)
+		}
+		if _, err := usb.OpenPath(find(t, l.serial), 0); !errors.Is(err, reader.ErrClaimed) {
+			t.Errorf("%s: the interface is free to others afterwards: %v", who, err)
+		}
+	}
+}
+
+// A device without a user costs no wake-ups: the goroutines sleep.
+func TestUSBDescriptorsOfFiles(t *testing.T) {
+	machine.NeedGuest(t)
+	before := openFiles()
+	for range 20 {
+		l := newLoop()
+		l.serial = fmt.Sprintf("files-%d", time.Now().UnixNano())
+		port := plug(t, l)
+		c, err := usb.OpenPath(find(t, l.serial), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Out(t.Context(), bulkOut, pattern(5), false, time.Second); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+		port.Unplug()
+	}
+	if after := openFiles(); len(after) > len(before) {
+		t.Errorf("open files before\n%v\nand after\n%v", before, after)
+	}
+}
+
+func openFiles() (all []string) {
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	for _, f := range fds {
+		if l, err := os.Readlink(f); err == nil {
+			all = append(all, l)
+		}
+	}
+	slices.Sort(all)
+	return all
+}

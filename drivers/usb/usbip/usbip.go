@@ -1,0 +1,300 @@
+// Package usbip plugs emulated USB devices into the running Linux kernel. It
+// speaks the kernel's USB/IP protocol (Linux Documentation/usb/usbip_protocol.rst)
+// to the virtual host controller vhci_hcd, so that usbfs, libusb and every
+// program on them see a device like any other:
+//
+//	port, err := usbip.Plug(emulator, usbip.Full)
+//	defer port.Unplug()
+package usbip
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// Device is an emulated device: the part of usb.Conn that a bus sees. Standard
+// requests do not reach its Control but for those that Serve does not know.
+type Device interface {
+	Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error)
+	Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout time.Duration) (int, error)
+	// In must lose no data when ctx ends: what it took from the device's
+	// queue it returns.
+	In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error)
+	ClearHalt(ctx context.Context, ep uint8) error
+	Descriptors() []byte
+	String(i uint8) string
+	// Gone, when closed, unplugs the device.
+	Gone() <-chan struct{}
+}
+
+// Commands, and the sizes of the protocol's parts.
+const (
+	cmdSubmit = 1
+	cmdUnlink = 2
+	retSubmit = 3
+	retUnlink = 4
+
+	headerLen = 48
+	maxBuffer = 16 << 20 // usbfs allows no more
+)
+
+// Transfer flags of a submission (include/linux/usb.h).
+const flagZeroPacket = 0x0040
+
+// urb is one transfer that the kernel submitted.
+type urb struct {
+	seq    uint32
+	in     bool
+	ep     uint8 // number, without direction
+	flags  uint32
+	setup  [8]byte
+	buf    []byte
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	// Kept by server.mu.
+	started, dropped, unlinked bool
+	unlink                     uint32 // sequence number of the unlink
+}
+
+// server is the device's side of one connection.
+type server struct {
+	dev  Device
+	conn io.ReadWriteCloser
+
+	wmu sync.Mutex // one answer at a time
+
+	mu     sync.Mutex
+	queues map[uint8]chan *urb // by endpoint address
+	urbs   map[uint32]*urb     // not answered yet
+	config uint8
+	alt    map[uint16]uint8
+}
+
+// queueLen bounds the transfers that wait on one endpoint: more than the kernel
+// keeps in flight for any driver.
+const queueLen = 256
+
+// Serve answers the kernel on conn until ctx or conn ends or the device is
+// gone, and closes conn: that unplugs the device. Transfers on one endpoint are
+// done in order, one at a time; endpoints do not wait for each other.
+func Serve(ctx context.Context, conn io.ReadWriteCloser, dev Device) error {
+	ctx, cancel := context.WithCancel(ctx)
+	s := &server{
+		dev: dev, conn: conn,
+		queues: map[uint8]chan *urb{},
+		urbs:   map[uint32]*urb{},
+		alt:    map[uint16]uint8{},
+	}
+	var workers sync.WaitGroup
+	workers.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-dev.Gone():
+		}
+		conn.Close()
+	})
+	err := s.read(ctx, &workers)
+	cancel()
+	workers.Wait()
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *server) read(ctx context.Context, workers *sync.WaitGroup) error {
+	var h [headerLen]byte
+	be := binary.BigEndian
+	for {
+		if _, err := io.ReadFull(s.conn, h[:]); err != nil {
+			return err
+		}
+		seq := be.Uint32(h[4:])
+		switch cmd := be.Uint32(h[0:]); cmd {
+		case cmdSubmit:
+			u := &urb{seq: seq, in: be.Uint32(h[12:]) == 1, ep: uint8(be.Uint32(h[16:]) & 15), flags: be.Uint32(h[20:])}
+			n := be.Uint32(h[24:])
+			if n > maxBuffer {
+				return fmt.Errorf("usbip: transfer of %d bytes, at most %d are allowed", n, maxBuffer)
+			}
+			if packets := int32(be.Uint32(h[32:])); packets > 0 {
+				return errors.New("usbip: isochronous transfers are not supported")
+			}
+			copy(u.setup[:], h[40:48])
+			u.buf = make([]byte, n)
+			if !u.in {
+				if _, err := io.ReadFull(s.conn, u.buf); err != nil {
+					return err
+				}
+			}
+			u.ctx, u.cancel = context.WithCancel(ctx)
+			if err := s.enqueue(ctx, u, workers); err != nil {
+				return err
+			}
+		case cmdUnlink:
+			if err := s.unlink(seq, be.Uint32(h[20:])); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("usbip: unknown command %d", cmd)
+		}
+	}
+}
+
+func (s *server) enqueue(ctx context.Context, u *urb, workers *sync.WaitGroup) error {
+	addr := u.ep
+	if u.in && u.ep != 0 {
+		addr |= 0x80
+	}
+	s.mu.Lock()
+	s.urbs[u.seq] = u
+	q := s.queues[addr]
+	if q == nil {
+		q = make(chan *urb, queueLen)
+		s.queues[addr] = q
+		workers.Go(func() { s.work(ctx, addr, q) })
+	}
+	s.mu.Unlock()
+	select {
+	case q <- u:
+		return nil
+	default:
+		return fmt.Errorf("usbip: more than %d transfers wait on endpoint %02X", queueLen, addr)
+	}
+}
+
+// unlink ends a transfer that the kernel gave up. The answer is ECONNRESET for
+// a transfer that gets no other answer, and 0 for one that was answered.
+func (s *server) unlink(seq, victim uint32) error {
+	s.mu.Lock()
+	u := s.urbs[victim]
+	switch {
+	case u == nil:
+		s.mu.Unlock()
+		return s.reply(retUnlink, seq, 0, 0, nil)
+	case !u.started:
+		u.dropped = true
+		delete(s.urbs, victim)
+		s.mu.Unlock()
+		u.cancel()
+		return s.reply(retUnlink, seq, -int32(syscall.ECONNRESET), 0, nil)
+	}
+	// The device may have moved data already: work answers when it has ended.
+	u.unlink, u.unlinked = seq, true
+	s.mu.Unlock()
+	u.cancel()
+	return nil
+}
+
+// work does the transfers of one endpoint.
+func (s *server) work(ctx context.Context, addr uint8, q <-chan *urb) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case u := <-q:
+			s.mu.Lock()
+			u.started = true
+			dropped := u.dropped
+			s.mu.Unlock()
+			if dropped {
+				continue
+			}
+			n, err := s.transfer(u, addr)
+			u.cancel()
+			if ctx.Err() != nil || s.answer(u, n, err) != nil {
+				return // read ends by itself
+			}
+		}
+	}
+}
+
+// answer tells the kernel how a transfer ended.
+func (s *server) answer(u *urb, n int, err error) error {
+	s.mu.Lock()
+	delete(s.urbs, u.seq)
+	unlinked, by := u.unlinked, u.unlink
+	s.mu.Unlock()
+	if unlinked && err != nil && n == 0 {
+		return s.reply(retUnlink, by, -int32(syscall.ECONNRESET), 0, nil)
+	}
+	if unlinked && n > 0 {
+		err = nil // moved before it was given up
+	}
+	data := u.buf[:n]
+	if !u.in {
+		data = nil
+	}
+	if err := s.reply(retSubmit, u.seq, status(err), n, data); err != nil || !unlinked {
+		return err
+	}
+	return s.reply(retUnlink, by, 0, 0, nil)
+}
+
+func (s *server) reply(cmd, seq uint32, status int32, n int, data []byte) error {
+	m := make([]byte, headerLen, headerLen+len(data))
+	be := binary.BigEndian
+	be.PutUint32(m[0:], cmd)
+	be.PutUint32(m[4:], seq)
+	be.PutUint32(m[20:], uint32(status))
+	if cmd == retSubmit {
+		be.PutUint32(m[24:], uint32(n))
+	}
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	_, err := s.conn.Write(append(m, data...))
+	return err
+}
+
+// transfer does one transfer. It has no time-out: the kernel gives up by itself.
+func (s *server) transfer(u *urb, addr uint8) (int, error) {
+	switch {
+	case addr == 0:
+		setup := usb.Setup{
+			RequestType: u.setup[0], Request: u.setup[1],
+			Value: binary.LittleEndian.Uint16(u.setup[2:]), Index: binary.LittleEndian.Uint16(u.setup[4:]),
+		}
+		if n, err, ok := s.standard(u.ctx, setup, u.buf); ok {
+			return n, err
+		}
+		return s.dev.Control(u.ctx, setup, u.buf, 0)
+	case u.in:
+		return s.dev.In(u.ctx, addr, u.buf, 0)
+	default:
+		return s.dev.Out(u.ctx, addr, u.buf, u.flags&flagZeroPacket != 0, 0)
+	}
+}
+
+var _ Device = usb.Conn(nil)
+
+var errnos = []struct {
+	err   error
+	errno syscall.Errno
+}{
+	{usb.ErrStall, syscall.EPIPE},
+	{usb.ErrOverflow, syscall.EOVERFLOW},
+	{reader.ErrGone, syscall.ESHUTDOWN},
+}
+
+func status(err error) int32 {
+	if err == nil {
+		return 0
+	}
+	for _, e := range errnos {
+		if errors.Is(err, e.err) {
+			return -int32(e.errno)
+		}
+	}
+	return -int32(syscall.EPROTO)
+}
