@@ -206,7 +206,7 @@ static RESPONSECODE from_status(struct cf_slot *s, DWORD tag, PDWORD length, PUC
 			return answer(v, strlen(v) + 1, length, value);
 		break;
 	case SCARD_ATTR_VENDOR_IFD_VERSION: /* 0xMMmmbbbb */
-		if (cf_value(text, "firmware", v, sizeof v) &&
+		if ((cf_value(text, "firmware", v, sizeof v) || cf_value(text, "version", v, sizeof v)) &&
 		    sscanf(v, "%3u.%3u.%5u", &a, &b, &c) >= 1)
 			return answer_word((a & 0xFF) << 24 | (b & 0xFF) << 16 | (c & 0xFFFF),
 					   length, value);

@@ -1,0 +1,181 @@
+// Package clib builds the C libraries of ctapi/clib with a mount that lies
+// inside (testdata/fake.c) and runs them under the sanitizers and valgrind.
+package clib
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+const sources = "../../ctapi/clib"
+
+// wrapped is what the libraries call and fake.c answers.
+var wrapped = []string{
+	"open", "openat", "close", "read", "write", "ioctl", "readlink",
+	"opendir", "readdir", "closedir", "malloc", "calloc", "pthread_create",
+}
+
+var warnings = []string{"-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wformat=2"}
+
+func tool(t *testing.T, name, pkg string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Fatalf("%s is not there: apt-get install %s", name, pkg)
+	}
+	return path
+}
+
+func run(t *testing.T, env []string, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s %v: %v\n%s", filepath.Base(name), args, err, out.String())
+	}
+	return out.String()
+}
+
+// build makes the test program of that name. How long the libraries wait for
+// what comes soon is made short: 30 ms instead of 5 s.
+func build(t *testing.T, name string, flags ...string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), name)
+	args := append([]string{"-std=gnu11", "-g", "-O1", "-fno-omit-frame-pointer", "-pthread",
+		"-DCF_SOON_MS=30", "-DCF_ANSWER_MS=60", "-I", sources, "-o", program,
+		"testdata/" + name + ".c", "testdata/fake.c"}, warnings...)
+	args = append(args, flags...)
+	for _, f := range wrapped {
+		args = append(args, "-Wl,--wrap="+f)
+	}
+	files := []string{"ifd", "card", "slots", "events", "find", "file"}
+	if name == "ctapi_test" {
+		files = []string{"ctapi", "find", "file"}
+	}
+	for _, f := range files {
+		args = append(args, filepath.Join(sources, f+".c"))
+	}
+	run(t, nil, tool(t, "gcc", "gcc"), args...)
+	return program
+}
+
+// TestLibraries runs each program as it is meant to find each kind of mistake.
+func TestLibraries(t *testing.T) {
+	full := os.Getenv("CARDFS_SOAK") != "" // make soak: every fault at every call
+	stride := func(normal string) string {
+		if full {
+			return "STRIDE=1"
+		}
+		return "STRIDE=" + normal
+	}
+	for _, program := range []string{"ifd_test", "ifd_hostile_test", "ctapi_test"} {
+		t.Run(program, func(t *testing.T) {
+			t.Run("address,undefined", func(t *testing.T) {
+				t.Parallel()
+				p := build(t, program, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+				t.Logf("%s", run(t, []string{stride("20"), "ASAN_OPTIONS=detect_stack_use_after_return=1"}, p))
+			})
+			t.Run("thread", func(t *testing.T) {
+				t.Parallel()
+				p := build(t, program, "-fsanitize=thread")
+				// It does not know pthread_clockjoin_np.
+				t.Logf("%s", run(t, []string{stride("60"), "TSAN_OPTIONS=report_thread_leaks=0"}, p))
+			})
+			t.Run("valgrind", func(t *testing.T) {
+				t.Parallel()
+				p := build(t, program)
+				t.Logf("%s", run(t, []string{stride("120")}, tool(t, "valgrind", "valgrind"), "-q",
+					"--leak-check=full", "--show-leak-kinds=all", "--errors-for-leak-kinds=all",
+					"--error-exitcode=9", p))
+			})
+		})
+	}
+}
+
+// TestHeaders: the public headers stand alone, in C and C++, and what ifd.h
+// says of the IFD handler interface is what pcsc-lite's header says.
+func TestHeaders(t *testing.T) {
+	gcc := tool(t, "gcc", "gcc")
+	compile := func(t *testing.T, language, text string, flags ...string) {
+		t.Helper()
+		file := filepath.Join(t.TempDir(), "header."+language)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args := append([]string{"-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", sources}, flags...)
+		run(t, nil, gcc, append(args, file)...)
+	}
+	for _, header := range []string{"cardfs.h", "ctapi.h"} {
+		t.Run(header, func(t *testing.T) {
+			text := "#include \"" + header + "\"\n#include \"" + header + "\"\n"
+			compile(t, "c", text, "-std=c11", "-pedantic")
+			if _, err := exec.LookPath("g++"); err == nil {
+				compile(t, "cpp", text)
+			}
+		})
+	}
+	t.Run("ifdhandler.h", func(t *testing.T) {
+		const dir = "/usr/include/PCSC"
+		if _, err := os.Stat(dir + "/ifdhandler.h"); err != nil {
+			t.Fatalf("%v: apt-get install libpcsclite-dev", err)
+		}
+		text, err := os.ReadFile("testdata/ifdhandler_h_test.c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		compile(t, "c", string(text), "-I", dir)
+	})
+}
+
+// TestBundle: Info.plist has each ID at the same place of three lists, and a
+// line that is no ID is an error that names it.
+func TestBundle(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ifd-cardfs.bundle")
+	library := filepath.Join(t.TempDir(), "libifdcardfs.so")
+	if err := os.WriteFile(library, []byte("so"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bundle := func(ids string) (string, error) {
+		cmd := exec.Command(filepath.Join(sources, "bundle.sh"), library, dir)
+		cmd.Stdin = bytes.NewReader([]byte(ids))
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	for _, ids := range []string{"", "# nothing\n", "04b9:1300\n", "04b9 1300 x\n", "4b9:1300 x\n", "04b9:1300 a\nx\n"} {
+		if out, err := bundle(ids); err == nil || !bytes.Contains([]byte(out), []byte("bundle.sh: ")) {
+			t.Errorf("%q: %v %s; want a reason", ids, err, out)
+		}
+		if _, err := os.Stat(dir + "/Contents/Info.plist"); err == nil {
+			t.Errorf("%q left an Info.plist", ids)
+		}
+	}
+	if out, err := bundle("# IDs\n\n04b9:1300 Rainbow iKey 3000\n0529:0600  A & <B>\n"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	plist, err := os.ReadFile(dir + "/Contents/Info.plist")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"<key>CFBundleExecutable</key>\n\t<string>libifdcardfs.so</string>",
+		"<key>ifdVendorID</key>\n\t<array>\n\t\t<string>0x04b9</string>\n\t\t<string>0x0529</string>\n\t</array>",
+		"<key>ifdProductID</key>\n\t<array>\n\t\t<string>0x1300</string>\n\t\t<string>0x0600</string>\n\t</array>",
+		"<key>ifdFriendlyName</key>\n\t<array>\n\t\t<string>Rainbow iKey 3000</string>\n\t\t<string>A &amp; &lt;B&gt;</string>\n\t</array>",
+	} {
+		if !bytes.Contains(plist, []byte(want)) {
+			t.Errorf("Info.plist lacks\n%s\nin\n%s", want, plist)
+		}
+	}
+	if _, err := os.Stat(dir + "/Contents/Linux/libifdcardfs.so"); err != nil {
+		t.Error(err)
+	}
+}

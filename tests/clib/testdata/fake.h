@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * fake.h - a cardfs mount at /fake, inside the process under test, that can be
+ * made to lie
+ *
+ * It stands where the C library's open, read, write, ioctl ... are, by the
+ * linker's --wrap. Left alone it keeps the contract of the mount.
+ */
+#ifndef FAKE_H
+#define FAKE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { SLOTS = 4 };
+
+/* fake_reset brings back an empty mount, and no faults. */
+void fake_reset(void);
+/* fake_daemon makes the daemon die or live; the readers go with it. */
+void fake_daemon(bool alive);
+
+/* Readers: siblings consecutive slots from slot on. */
+void fake_arrive(int slot, int siblings, bool starting);
+void fake_ready(int slot); /* the driver is done */
+void fake_fail(int slot);  /* the driver gives up */
+void fake_leave(int slot);
+void fake_usb(int slot, unsigned bus, unsigned device, int interface);
+void fake_insert(int slot);
+void fake_remove(int slot);
+void fake_swap(int slot);  /* remove and insert, before anybody looks */
+void fake_foreign_reset(int slot);
+void fake_foreign_lock(int slot, bool held);
+void fake_sessions(int slot, int others);
+/* fake_line sends a line of its own to who follows events. */
+void fake_line(const char *line);
+
+/* The card answers with SW 9000, and 80EE data with the data; 80EC nnnn with
+ * nnnn bytes; control and ctbcs echo in the same way. What it got: */
+int fake_commands(int slot);                              /* all */
+int fake_count(int slot, const uint8_t *command, size_t n); /* this one */
+const char *fake_power(int slot); /* words written to power, blank-separated */
+int fake_open_files(void);
+
+/* Faults: what happens to the call with number at, of those that the test's
+ * own thread makes (or the others, if of_others), and to all after it. */
+enum shape {
+	NONE,
+	ERRNO,       /* fails with error, before anything was done */
+	ERRNO_LATE,  /* the same, but it was done */
+	SHORT,       /* less than asked for */
+	EMPTY,       /* nothing */
+	LONG,        /* more than there is, or than fits */
+	GARBAGE,
+	SHAPES
+};
+
+struct fault {
+	enum shape shape;
+	int error;
+	int at;
+	bool from_then_on;
+	bool of_others;
+};
+
+void fake_fault(struct fault f);
+int fake_calls(void);         /* the test's own so far */
+int fake_calls_of_others(void);
+
+/* fake_starve lets the nth allocation or thread creation from now on fail; 0: none. */
+void fake_starve(int n);
+int fake_allocations(void);
+
+#endif
