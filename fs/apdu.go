@@ -33,7 +33,7 @@ func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 	a := &apduFile{}
 	a.by = caller(ctx, a, flags)
 	a.flocked = flocked{a}
-	a.channel = newChannel(a, flags, &f.orphans, a.unlock)
+	a.channel = newChannel(a, f, flags, a.unlock)
 	var err error
 	a.session, err = f.bay.Open(ctx, a.by)
 	return a, err

@@ -37,7 +37,7 @@ func openControl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, err
 	c := &controlFile{file: f}
 	c.by = caller(ctx, c, flags)
 	c.flocked = flocked{byOwner{&f.locks, c}}
-	c.channel = newChannel(c, flags, &f.orphans, c.unlock)
+	c.channel = newChannel(c, f, flags, c.unlock)
 	return c, f.bay.WaitReady(ctx, c.by.Wait)
 }
 

@@ -32,7 +32,7 @@ func openCTBCS(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	by := caller(ctx, c, flags)
 	c.terminal = ctapi.New(f.bay, by)
 	c.flocked = flocked{byOwner{&f.locks, c}}
-	c.channel = newChannel(c, flags, &f.orphans, c.unlock)
+	c.channel = newChannel(c, f, flags, c.unlock)
 	return c, f.bay.WaitReady(ctx, by.Wait)
 }
 

@@ -35,6 +35,7 @@ type exchanger interface {
 // that lives while there is work sends them.
 type channel struct {
 	to       exchanger
+	gone     <-chan struct{} // closed when the reader left
 	nonblock bool
 	append   bool // O_APPEND: the offset of a write means nothing
 	readable bool
@@ -58,14 +59,24 @@ type answer struct {
 	err  error
 }
 
-func newChannel(to exchanger, flags uint32, orphans *atomic.Int32, onIdle func()) *channel {
+func newChannel(to exchanger, f *file, flags uint32, onIdle func()) *channel {
 	mode := flags & syscall.O_ACCMODE
 	return &channel{
-		to: to, orphans: orphans, onIdle: onIdle,
+		to: to, gone: f.bay.Done(), orphans: &f.orphans, onIdle: onIdle,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
 		readable: mode != syscall.O_WRONLY,
 		writable: mode != syscall.O_RDONLY,
+	}
+}
+
+// left tells whether the reader is gone.
+func (c *channel) left() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -107,6 +118,9 @@ func (c *channel) wait(ctx context.Context) error {
 func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.left() {
+		return 0, syscall.ENODEV
+	}
 	if c.orphans.Load() >= maxOrphans {
 		return 0, syscall.ENOBUFS
 	}
@@ -249,6 +263,8 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 			if len(command) > 0 {
 				c.submit(command)
 			}
+		case c.left():
+			return nil, syscall.ENODEV
 		default:
 			return fuse.ReadResultData(nil), 0
 		}
