@@ -122,7 +122,6 @@ func TestSession(t *testing.T) {
 type fake struct {
 	usb.Conn
 	answers map[string]reply
-	fetched int // IN C1 01 transfers so far
 	gone    chan struct{}
 }
 

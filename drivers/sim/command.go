@@ -137,13 +137,14 @@ func (dv *device) unplug() error {
 	switch {
 	case !dv.plugged:
 		return invalid("the reader is not plugged in")
-	case dv.replug:
-		dv.plugged, dv.replug = false, false
-		return nil
 	}
 	dv.plugged = false
 	close(dv.gone)
-	dv.hw.unplug()
+	if dv.replug {
+		dv.replug = false // it was not announced again yet
+	} else {
+		dv.hw.unplug()
+	}
 	return nil
 }
 

@@ -166,7 +166,8 @@ func (d *Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, er
 
 	dv.mu.Lock()
 	s := &session{driver: d, device: dv, gone: dv.gone}
-	dv.session = s
+	dv.session, dv.announced = s, true
+	dv.replug = false // plug before this Open: the announcement served both
 	dv.mu.Unlock()
 
 	if dv.start > 0 {

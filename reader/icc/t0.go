@@ -144,9 +144,13 @@ func (t *t0) runOutgoing(c *Contact, h [5]byte) ([]byte, time.Duration) {
 		t.heldSW = [2]byte(r[n:])
 		return t.reply(r[:le], 0x61, lengthByte(n-le)), busy
 	}
-	// The command comes again with the right Le; it must not run again.
+	// The command comes again with the right Le; it must not run again. With
+	// that Le the answer does not end early any more (6282).
 	t.held = append(t.held, r[:n]...)
 	t.heldSW = [2]byte(r[n:])
+	if t.heldSW == [2]byte{0x62, 0x82} {
+		t.heldSW = [2]byte{0x90, 0x00}
+	}
 	t.again, t.isWait = [4]byte(h[:4]), true
 	return t.reply(nil, 0x6C, lengthByte(n)), busy
 }

@@ -1,0 +1,453 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/readertest"
+)
+
+// Every emulated reader passes the suite, unplugged and silenced by the same
+// commands that ctl has.
+func TestSuite(t *testing.T) {
+	for _, m := range models {
+		t.Run(m.name, func(t *testing.T) {
+			readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
+				d := New()
+				dev, err := d.Attach(reader.Device{Driver: "sim", Address: m.name})
+				if err != nil {
+					t.Fatal(err)
+				}
+				f := &readertest.Fixture{
+					Driver: d, Device: dev,
+					Command: unhex("80EE0000 03 010203 00"), Answer: unhex("01 02 03 90 00"),
+					Unplug: func() {
+						if err := d.Command(context.Background(), dev, []string{"unplug"}); err != nil {
+							t.Error(err)
+						}
+					},
+				}
+				for _, c := range d.devices[dev.Address].hw.contacts() {
+					f.Slots = append(f.Slots, readertest.Contact(c, m.fixed))
+				}
+				return f
+			})
+		})
+	}
+}
+
+// host takes announcements.
+type host struct {
+	mu    sync.Mutex
+	heard []reader.Device
+}
+
+func (h *host) Announce(dev reader.Device) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.heard = append(h.heard, dev)
+	return nil
+}
+
+func (h *host) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.heard)
+}
+
+// attach says what is wrong with its words.
+func TestAttach(t *testing.T) {
+	d := New()
+	for _, x := range []struct {
+		device string
+		params map[string]string
+		err    string
+	}{
+		{"toaster", nil, `no simulated reader "toaster"; there are ikey3k, t1, t0, apdu, char-t1, char-t0`},
+		{"t1", map[string]string{"card": "visa"}, `no card "visa"; there are token, t0, dual, crc, echo, none`},
+		{"t1", map[string]string{"start": "soon"}, "start=soon: is no duration such as 300ms or 2s"},
+		{"t1", map[string]string{"slow": "-1s"}, "slow=-1s: is no duration"},
+		{"t1", map[string]string{"serial": ""}, "serial=: is empty"},
+		{"t1", map[string]string{"colour": "red"}, "colour=red: is not known; there are card, start, slow, serial"},
+	} {
+		_, err := d.Attach(reader.Device{Address: x.device, Params: x.params})
+		if !errors.Is(err, reader.ErrInvalid) || !strings.Contains(err.Error(), x.err) {
+			t.Errorf("%s %v: %v", x.device, x.params, err)
+		}
+	}
+	if len(d.devices) != 0 {
+		t.Errorf("%d devices although none could be attached", len(d.devices))
+	}
+	for _, x := range []struct{ device, params, address, serial string }{
+		{"ikey3k", "", "ikey3k-1", "IKEY3K-1"},
+		{"ikey3k", "", "ikey3k-2", "IKEY3K-2"},
+		{"t1", "", "t1-1", "T1-1"},
+		{"t1", "X7", "t1-2", "X7"},
+	} {
+		p := map[string]string{}
+		if x.params != "" {
+			p["serial"] = x.params
+		}
+		dev, err := d.Attach(reader.Device{Address: x.device, Params: p})
+		if err != nil || dev.Address != x.address || dev.Serial != x.serial || dev.Bus != "sim" || dev.Slots != 1 || dev.ID.Model == "" {
+			t.Errorf("%+v, %v", dev, err)
+		}
+	}
+}
+
+// ctl's words, and what is said where they make no sense.
+func TestCommands(t *testing.T) {
+	type step struct{ device, words, err string }
+	for _, x := range []struct {
+		name  string
+		steps []step
+	}{
+		{"a card reader", []step{
+			{"t1", "", "a command must follow the number"},
+			{"t1", "explode", "is no command; there are unplug, plug"},
+			{"t1", "insert", "there is a card in the slot"},
+			{"t1", "remove now", `"now" is one word too many`},
+			{"t1", "remove", ""},
+			{"t1", "remove", "there is no card in the slot"},
+			{"t1", "insert visa", `no card "visa"`},
+			{"t1", "insert", ""},
+			{"t1", "remove", ""},
+			{"t1", "insert echo", ""},
+			{"t1", "slow", "a duration must follow"},
+			{"t1", "slow 3", `"3" is no duration`},
+			{"t1", "slow 30ms", ""},
+			{"t1", "noisy often", `"often" is no fraction such as 1/8`},
+			{"t1", "noisy 1/0", "is no fraction"},
+			{"t1", "noisy 1/3", ""},
+			{"t1", "noisy", ""},
+			{"t1", "mute", ""},
+			{"t1", "normal slot=0", ""},
+			{"t1", "normal slot=1", "the reader has slots 0 to 0"},
+			{"t1", "plug", "the reader is plugged in already"},
+			{"t1", "unplug", ""},
+			{"t1", "unplug", "the reader is not plugged in"},
+			{"t1", "remove", ""}, // the card may be taken out of an unplugged reader
+			{"t1", "insert", ""},
+			{"t1", "plug", ""},
+		}},
+		{"a token", []step{
+			{"ikey3k", "remove", "the card of a token cannot be taken out"},
+			{"ikey3k", "insert", "a token has its card built in"},
+			{"ikey3k", "unplug", ""},
+			{"ikey3k", "plug", ""},
+			{"ikey3k", "plug", "the reader is plugged in already"},
+		}},
+		{"an empty reader", []step{
+			{"t1 none", "insert", "say which one to put in: token, t0"},
+			{"t1 none", "insert token", ""},
+		}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			d, h := New(), new(host)
+			name, card, _ := strings.Cut(x.steps[0].device, " ")
+			dev := reader.Device{Driver: "sim", Address: name}
+			if card != "" {
+				dev.Params = map[string]string{"card": card}
+			}
+			dev, err := d.Attach(dev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dev.Host = h
+			for _, s := range x.steps {
+				err := d.Command(context.Background(), dev, strings.Fields(s.words))
+				switch {
+				case s.err == "" && err != nil, s.err != "" && err == nil:
+					t.Errorf("%s: %v", s.words, err)
+				case s.err != "" && (!errors.Is(err, reader.ErrInvalid) || !strings.Contains(err.Error(), s.err)):
+					t.Errorf("%s: %v, want %q", s.words, err, s.err)
+				}
+			}
+		})
+	}
+}
+
+// A replugged reader is announced under the same identity, and not before the
+// core has let go of what it had.
+func TestReplug(t *testing.T) {
+	d, h := New(), new(host)
+	dev, _ := d.Attach(reader.Device{Driver: "sim", Address: "t1"})
+	dev.Host = h
+	do := func(words string) {
+		t.Helper()
+		if err := d.Command(context.Background(), dev, strings.Fields(words)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := d.Open(context.Background(), dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do("unplug")
+	<-r.Gone()
+	do("plug")
+	if h.count() != 0 {
+		t.Fatal("announced while the old reader is open")
+	}
+	do("unplug")
+	do("plug")
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if h.count() != 1 || h.heard[0].Serial != dev.Serial || h.heard[0].Address != dev.Address {
+		t.Fatalf("announced %+v", h.heard)
+	}
+	// Unplugged before it was opened: Open gives a reader that is gone.
+	do("unplug")
+	do("plug")
+	do("unplug")
+	r, err = d.Open(context.Background(), dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-r.Gone()
+	if _, err := r.Slots()[0].Status(context.Background()); !errors.Is(err, reader.ErrGone) {
+		t.Error(err)
+	}
+	r.Close()
+	if h.count() != 1 {
+		t.Error("announced although unplugged")
+	}
+	do("plug")
+	if h.count() != 2 {
+		t.Error("not announced although closed")
+	}
+	// Closed while plugged in: detached.
+	r, _ = d.Open(context.Background(), dev)
+	r.Close()
+	if err := d.Command(context.Background(), dev, []string{"plug"}); err == nil || !strings.Contains(err.Error(), "was detached; attach it again") {
+		t.Error(err)
+	}
+	if again, _ := d.Attach(reader.Device{Driver: "sim", Address: "t1"}); again.Serial != dev.Serial {
+		t.Errorf("attached again as %s, was %s", again.Serial, dev.Serial)
+	}
+}
+
+// Through the core, plug and unplug as fast as ctl takes them: the reader keeps
+// its number, and works in the end.
+func TestReplugStorm(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	d := New()
+	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{d}})
+	for _, line := range []string{"attach sim t1", "attach sim ikey3k start=2ms", "attach sim char-t0"} {
+		ctl(t, m, line)
+	}
+	for i := range 200 {
+		for n := range 3 {
+			ctl(t, m, fmt.Sprintf("sim %d unplug", n))
+			if i%3 == 0 {
+				time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+			}
+			ctl(t, m, fmt.Sprintf("sim %d plug", n))
+		}
+	}
+	for n := range 3 {
+		// The last plug may wait for the core to close the reader before.
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("slot %d does not come back", n)
+			}
+			bay := m.Bay(n)
+			if bay == nil {
+				continue
+			}
+			s, err := bay.Open(context.Background(), reader.Caller{Owner: t, Wait: true})
+			if errors.Is(err, reader.ErrGone) {
+				continue
+			}
+			if err != nil {
+				t.Fatalf("slot %d: %v", n, err)
+			}
+			if got := transmit(t, s, "00A4000C023F00"); got != "90 00" {
+				t.Errorf("slot %d: %s", n, got)
+			}
+			break
+		}
+	}
+	m.Close(t.Context())
+	goleak.VerifyNone(t, before)
+}
+
+// What was written survives unplugging; what a PIN granted does not.
+func TestStateAcrossReplug(t *testing.T) {
+	m, _ := manager(t)
+	ctl(t, m, "attach sim ikey3k")
+	s := open(t, m, 0)
+	transmit(t, s, "00D6810002AABB")
+	transmit(t, s, "00200001 04 31323334")
+	ctl(t, m, "sim 0 unplug")
+	<-s.Bay().Done()
+	ctl(t, m, "sim 0 plug")
+	for m.Bay(0) == nil {
+		runtime.Gosched()
+	}
+	s = open(t, m, 0)
+	if got := transmit(t, s, "00B0810002"); got != "AA BB 90 00" {
+		t.Error(got)
+	}
+	if got := transmit(t, s, "00200001"); got != "63 C3" {
+		t.Error(got)
+	}
+}
+
+// start= delays the opening, and ends early with ctx and with unplug.
+func TestStart(t *testing.T) {
+	d := New()
+	dev, _ := d.Attach(reader.Device{Driver: "sim", Address: "t1", Params: map[string]string{"start": "1h"}})
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(5*time.Millisecond, cancel)
+	if _, err := d.Open(ctx, dev); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	dev, _ = d.Attach(reader.Device{Driver: "sim", Address: "t1", Params: map[string]string{"start": "1h"}})
+	time.AfterFunc(5*time.Millisecond, func() { d.Command(context.Background(), dev, []string{"unplug"}) })
+	r, err := d.Open(context.Background(), dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-r.Gone()
+	r.Close()
+}
+
+// A thousand idle tokens cost a few KiB each and no goroutine.
+func TestManyAreCheap(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector multiplies memory")
+	}
+	const n = 1000
+	masterFile()
+	before := runtime.NumGoroutine()
+	var m0, m1 runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m0)
+	d := New()
+	var readers []reader.Reader
+	for range n {
+		dev, err := d.Attach(reader.Device{Driver: "sim", Address: "ikey3k"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := d.Open(context.Background(), dev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Slots()[0].PowerOn(context.Background(), reader.Cold); err != nil {
+			t.Fatal(err)
+		}
+		x := reader.Transfer{Out: unhex("00 00 05 00 84 00 00 08 89"), Wait: time.Second}
+		if _, err := r.Slots()[0].Exchange(context.Background(), x, nil); err != nil {
+			t.Fatal(err)
+		}
+		readers = append(readers, r)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&m1)
+	each := (int64(m1.HeapAlloc) - int64(m0.HeapAlloc)) / n
+	t.Logf("%d bytes each", each)
+	if each > 6<<10 {
+		t.Errorf("%d bytes each", each)
+	}
+	if got := runtime.NumGoroutine(); got > before {
+		t.Errorf("%d goroutines more", got-before)
+	}
+	for _, r := range readers {
+		r.Close()
+	}
+	if len(d.devices) != 0 {
+		t.Errorf("%d devices left", len(d.devices))
+	}
+}
+
+// A slow card asks for time; one taken out or unplugged in the middle ends the
+// command, which was executed once at most.
+func TestSlowAndRemoved(t *testing.T) {
+	for _, x := range []struct {
+		device, command string
+		err             error
+	}{
+		{"t1", "remove", reader.ErrNoCard},
+		{"char-t1", "remove", reader.ErrNoCard},
+		{"t0", "remove", reader.ErrNoCard},
+		{"char-t0", "remove", reader.ErrNoCard},
+		{"apdu", "remove", reader.ErrNoCard},
+		{"ikey3k", "unplug", reader.ErrGone},
+		{"t1", "unplug", reader.ErrGone},
+		{"apdu", "unplug", reader.ErrGone},
+	} {
+		t.Run(x.device+" "+x.command, func(t *testing.T) {
+			m, d := manager(t)
+			ctl(t, m, "attach sim "+x.device)
+			contact := d.devices[x.device+"-1"].hw.contacts()[0]
+			s := open(t, m, 0)
+			before := contact.APDUs()
+			ctl(t, m, "sim 0 slow 1h")
+			end := make(chan error, 1)
+			go func() {
+				_, err := s.Transmit(context.Background(), unhex("80EE0000 03 010203 00"), nil)
+				end <- err
+			}()
+			for contact.APDUs() == before {
+				runtime.Gosched()
+			}
+			ctl(t, m, "sim 0 "+x.command)
+			if err := <-end; !errors.Is(err, x.err) {
+				t.Errorf("%v, want %v", err, x.err)
+			}
+			if got := contact.APDUs() - before; got != 1 {
+				t.Errorf("executed %d times", got)
+			}
+		})
+	}
+}
+
+// A mute card: opens fail with ErrMute, and work again once it is normal.
+func TestMuteThroughTheCore(t *testing.T) {
+	for _, m := range models {
+		t.Run(m.name, func(t *testing.T) {
+			mgr, _ := manager(t)
+			ctl(t, mgr, "attach sim "+m.name)
+			by := reader.Caller{Owner: t, Wait: true}
+			if err := mgr.Bay(0).WaitReady(context.Background(), true); err != nil {
+				t.Fatal(err)
+			}
+			ctl(t, mgr, "sim 0 mute")
+			if _, err := mgr.Bay(0).Open(context.Background(), by); !errors.Is(err, reader.ErrMute) {
+				t.Errorf("open: %v", err)
+			}
+			ctl(t, mgr, "sim 0 normal")
+			if got := transmit(t, open(t, mgr, 0), "00A4000C023F00"); got != "90 00" {
+				t.Error(got)
+			}
+		})
+	}
+}
+
+// The default of `make run`.
+func TestDefault(t *testing.T) {
+	m, _ := manager(t)
+	ctl(t, m, "attach sim ikey3k")
+	s := open(t, m, 0)
+	if want := unhex("3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1"); !bytes.Equal(s.ATR(), want) {
+		t.Errorf("% X", s.ATR())
+	}
+	for _, c := range []string{"00A4000C023F00", "00A40000023F00"} {
+		if got := transmit(t, s, c); got != "90 00" {
+			t.Errorf("%s: %s", c, got)
+		}
+	}
+}
