@@ -238,7 +238,7 @@ func (l *link) enterPIN(template []byte, enter func(prologue [3]byte, dst []byte
 	}
 	if len(step.Send) < 3 || step.Send[1]&0xA0 != 0 {
 		// Chained, or an S-block comes first: the reader completes one I-block.
-		l.dead = true
+		l.t1.Withdraw()
 		return nil, fmt.Errorf("PIN command of %d bytes does not fit one block of the card: %w", len(template), ErrUnsupported)
 	}
 	rx, err := enter([3]byte(step.Send[:3]), l.rx[:0])

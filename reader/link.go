@@ -82,7 +82,7 @@ func (l *link) activate(ctx context.Context, how Reset, want int, negotiate bool
 			// The reader speaks with the card whatever its ATR says, and so
 			// pass on a memory card's or a virtual card's ATR that no rule fits.
 			l.bay.log.Info("ATR accepted although it is malformed", "atr", fmt.Sprintf("%X", raw), "error", err)
-			l.params = iso7816.Params{T: 1, TA1: iso7816.DefaultTA1}
+			l.params = iso7816.DefaultParams(1)
 			return raw, l.params, nil, nil
 		}
 		return nil, l.params, nil, fmt.Errorf("ATR % X: %w: %w", raw, err, ErrProtocol)
