@@ -95,11 +95,11 @@ var (
 	atrT0       = unhex("3B 02 14 50")                            // T=0, default rate
 	atrT0Fast   = unhex("3B 12 95 14 50")                         // T=0, F 512 D 16
 	atrT1       = unhex("3B 80 81 01 00")                         // T=1, IFSC 32 by default
-	atrT1IFSC   = unhex("3B 80 81 21 FE DE")                      // T=1, IFSC 254
+	atrT1IFSC   = unhex("3B 80 81 11 FE 00")                      // T=1, IFSC 254
 	atrT1CRC    = unhex("3B 80 81 71 40 4D 01 7C")                // T=1 with CRC, IFSC 64
 	atrT1Fast   = unhex("3B D2 96 FF 81 B1 FE 45 1F 03 41 42 2F") // T=1, F 512 D 32
 	atrBoth     = unhex("3B 90 95 80 01 84")                      // T=0 and T=1, F 512 D 16
-	atrSpecific = unhex("3B 90 95 91 81 21 FE 4A")                // T=1, specific mode with TA1
+	atrSpecific = unhex("3B 90 95 91 81 11 FE 00")                // T=1, specific mode with TA1
 	atrInverse  = unhex("3F 02 14 50")
 )
 
@@ -203,12 +203,13 @@ func brief(b []byte) string {
 	return fmt.Sprintf("% X … %d bytes", b[:20], len(b))
 }
 
-// exercise runs APDUs of every case and the lengths where things break.
-func exercise(t *testing.T, s *reader.Session, extended bool) {
+// exercise runs APDUs of every case and the lengths where things break, extended
+// ones up to longest bytes.
+func exercise(t *testing.T, s *reader.Session, longest int) {
 	t.Helper()
 	sw := []byte{0x90, 0x00}
-	transmit(t, s, unhex("80 E8 00 00"), sw)                   // case 1
-	transmit(t, s, unhex("00 A4 00 00 02 3F 00"), sw)          // case 3
+	transmit(t, s, unhex("80 E8 00 00"), sw)                          // case 1
+	transmit(t, s, unhex("00 A4 00 00 02 3F 00"), sw)                 // case 3
 	for _, le := range []int{1, 44, 53, 54, 55, 118, 182, 255, 256} { // 54+10 bytes fill a packet
 		transmit(t, s, []byte{0, 0x84, 0, 0, byte(le)}, append(pattern(le), sw...)) // case 2
 	}
@@ -216,10 +217,10 @@ func exercise(t *testing.T, s *reader.Session, extended bool) {
 		capdu := append(append([]byte{0x80, 0xEE, 0, 0, byte(n)}, pattern(n)...), 0) // case 4
 		transmit(t, s, capdu, append(pattern(n), sw...))
 	}
-	if !extended {
-		return
-	}
 	for _, n := range []int{256, 1014, 1024, 1025, 4000, 20000, 65535} {
+		if n > longest {
+			return
+		}
 		capdu := append([]byte{0x80, 0xEE, 0, 0, 0, byte(n >> 8), byte(n)}, pattern(n)...)
 		capdu = append(capdu, 0, 0)
 		transmit(t, s, capdu, append(pattern(n), sw...))

@@ -165,6 +165,9 @@ func (s *emuSlot) serve(ctx context.Context, op int, m []byte) {
 	switch {
 	case f != nil && f.Kind == Endless:
 		<-ctx.Done()
+	case f != nil && (f.Kind == Hang || f.Kind == Stone):
+		e.spoil(f, nil)
+		return
 	case f != nil && f.Kind == Fail:
 		r = replyFail(f.Code)
 		f = nil

@@ -22,14 +22,7 @@ const maxResponse = 65538
 
 // Exchange is XfrBlock, or as many as chaining takes.
 func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
-	limit := s.limit
-	if limit == 0 {
-		limit = time.Minute
-	}
-	if t.WTX > 1 {
-		limit *= time.Duration(t.WTX)
-	}
-	limit = max(limit, t.Wait+time.Second)
+	limit := s.pace.limit(s.characterCount(t), t.WTX)
 	switch level := s.level(); {
 	case level == reader.Character:
 		return s.characters(ctx, t, dst, limit)
@@ -49,6 +42,27 @@ func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]b
 	}
 	// A reader that chains, which its level does not know of.
 	return collect(ctx, s, a, dst, limit)
+}
+
+// characterCount is how many characters one XfrBlock may move at most between
+// reader and card: at APDU levels one message's worth of the command and of the
+// response that it asks for.
+func (f *function) characterCount(t reader.Transfer) int {
+	const overhead = 16 // headers, status words, GET RESPONSE, epilogues
+	n := len(t.Out)
+	switch {
+	case f.level() == reader.Character:
+		return n + t.Want
+	case f.level() == reader.ExtendedAPDU && n >= 7 && t.Out[4] == 0:
+		le := int(t.Out[n-2])<<8 | int(t.Out[n-1]) // of cases 2 and 4
+		if le == 0 {
+			le = 65536
+		}
+		n = min(n, int(f.MaxMessage)) + min(le, int(f.MaxMessage))
+	default:
+		n += 256
+	}
+	return n + n/8 + overhead
 }
 
 // xfr is XfrBlock.

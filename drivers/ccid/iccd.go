@@ -46,7 +46,7 @@ type iccd struct {
 	*function
 	active bool
 	atr    []byte
-	limit  time.Duration
+	pace   pace
 	buf    []byte
 	silent int // control transfers in a row that timed out
 }
@@ -136,7 +136,7 @@ func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 			return nil, err
 		}
 	}
-	s.atr, s.limit = nil, 0
+	s.atr, s.pace = nil, pace{}
 	var atr []byte
 	if s.Protocol == ProtocolICCDA {
 		n, err := s.control(ctx, "ICC_POWER_ON", fromInterface, reqPowerOn, 0, s.buf)
@@ -159,7 +159,7 @@ func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 		return nil, fmt.Errorf("ccid: ICCD ICC_POWER_ON: an ATR of no bytes: %w", reader.ErrMute)
 	}
 	s.active, s.atr = true, append([]byte(nil), atr...)
-	s.limit = (&slot{function: s.function, atr: s.atr}).answerLimit()
+	s.pace = s.paceOf(s.atr)
 	return s.atr, nil
 }
 
@@ -174,7 +174,7 @@ func mute(err error) error {
 // PowerOff is ICC_POWER_OFF; in version B its end is asked for, in version A
 // the status brings the interface back to idle.
 func (s *iccd) PowerOff(ctx context.Context) error {
-	s.active, s.limit = false, 0
+	s.active = false
 	if _, err := s.control(ctx, "ICC_POWER_OFF", toInterface, reqPowerOff, 0, nil); err != nil {
 		return err
 	}
@@ -197,10 +197,7 @@ func (s *iccd) SelectProtocol(_ context.Context, want iso7816.Params) (iso7816.P
 
 // Exchange carries a T=0 TPDU in version A, and in version B what dwFeatures says.
 func (s *iccd) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
-	limit := max(s.limit, t.Wait+time.Second)
-	if s.limit == 0 {
-		limit = time.Minute
-	}
+	limit := s.pace.limit(s.characterCount(t), t.WTX)
 	if s.Protocol == ProtocolICCDA {
 		return s.tpdu(ctx, t.Out, dst, limit)
 	}

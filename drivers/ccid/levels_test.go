@@ -83,8 +83,14 @@ func TestLevels(t *testing.T) {
 						transmit(t, s, unhex("00 84 00 00 20"), append(pattern(32), 0x90, 0))
 						return
 					}
-					extended := r.cfg.Level == reader.ExtendedAPDU || r.cfg.Level <= reader.TPDU && c.t == 1
-					exercise(t, s, extended)
+					longest := 0
+					switch {
+					case r.cfg.Level == reader.ExtendedAPDU:
+						longest = 65535
+					case r.cfg.Level <= reader.TPDU && c.t == 1:
+						longest = 1024 // in many blocks
+					}
+					exercise(t, s, longest)
 				})
 			})
 		}

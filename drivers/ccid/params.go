@@ -55,7 +55,8 @@ func (s *slot) Supports(ta1 byte) bool {
 		return true
 	}
 	rate, ok := s.rate(ta1)
-	if !ok || rate <= s.DataRate || rate > s.MaxDataRate+2 {
+	usual, _ := s.rate(iso7816.DefaultTA1)
+	if !ok || rate <= max(s.DataRate, usual) || rate > s.MaxDataRate+2 {
 		return false
 	}
 	rates := s.rates
@@ -100,7 +101,7 @@ func (s *slot) SetParams(ctx context.Context, p iso7816.Params) error {
 			return err
 		}
 	}
-	s.limit = s.limitFor(p)
+	s.pace = s.function.pace(p)
 	return nil
 }
 
@@ -108,7 +109,7 @@ func (s *slot) SetParams(ctx context.Context, p iso7816.Params) error {
 func (s *slot) setParameters(ctx context.Context, p iso7816.Params) (answer, error) {
 	protocol, data := parameterBlock(p, len(s.atr) > 0 && s.atr[0] == 0x3F)
 	c := command{kind: cmdSetParameters, param: [3]byte{protocol}}
-	a, err := s.patient(ctx, c, data, statusLimit+s.limitFor(p))
+	a, err := s.patient(ctx, c, data, statusLimit+s.pace.limit(8, 0)) // it may do the PPS
 	var failed *Error
 	switch {
 	case err == nil || !errors.As(err, &failed) || errors.Is(err, reader.ErrNoCard):
@@ -192,7 +193,7 @@ func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816
 	if err != nil {
 		return want, err
 	}
-	s.limit = max(s.limit, s.limitFor(want))
+	s.pace = s.pace.slower(s.function.pace(want))
 	return want, nil
 }
 

@@ -39,7 +39,7 @@ type slot struct {
 	active  bool   // the card was activated by us and has kept its power
 	voltage int    // bPowerSelect that worked last; -1: none yet
 	atr     []byte // of the last PowerOn
-	limit   time.Duration
+	pace    pace
 
 	// Of a Gemalto reader's features, see effects.conditionMask.
 	pinMask     byte // bEntryValidationCondition bits that it knows; 0: not asked yet
@@ -160,7 +160,7 @@ func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 			return nil, err
 		}
 	}
-	s.atr, s.limit = nil, 0
+	s.atr, s.pace = nil, pace{}
 	order := s.voltages()
 	if s.active && s.voltage >= 0 {
 		order = []byte{byte(s.voltage)}
@@ -176,7 +176,7 @@ func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 		if err == nil {
 			s.voltage, s.atr, s.active = int(v), atr, true
 			s.seen.Store(int32(reader.Powered))
-			s.limit = s.answerLimit()
+			s.pace = s.paceOf(atr)
 			return atr, nil
 		}
 		s.active = false
@@ -228,7 +228,7 @@ func (s *slot) selectFunction(ctx context.Context) error {
 
 // PowerOff is IccPowerOff. No card is no error.
 func (s *slot) PowerOff(ctx context.Context) error {
-	s.active, s.limit = false, 0
+	s.active = false
 	_, err := s.patient(ctx, command{kind: cmdPowerOff}, nil, statusLimit)
 	if errors.Is(err, reader.ErrNoCard) {
 		return nil
@@ -291,41 +291,51 @@ func (s *slot) Eject(ctx context.Context) error {
 	return err
 }
 
-// answerLimit is how long the reader may take for an exchange with the card of
-// s.atr, before anything was negotiated: at the default rate or that of TA1,
-// whichever is slower.
-func (s *slot) answerLimit() time.Duration {
-	atr, err := iso7816.ParseATR(s.atr)
-	if err != nil {
-		return time.Minute // some readers pass on ATRs that no rule fits
-	}
-	var limit time.Duration
-	for _, t := range atr.Protocols() {
-		p, err := atr.Params(t)
-		if err != nil {
-			continue
-		}
-		limit = max(limit, s.limitFor(p))
-		if best, err := atr.Best(t, nil); err == nil {
-			limit = max(limit, s.limitFor(best))
-		}
-	}
-	if limit == 0 {
-		return time.Minute
-	}
-	return limit
+// pace is how fast a card and the reader work, at the slowest.
+type pace struct {
+	char time.Duration // a character with its guard time
+	wait time.Duration // block waiting time, or T=0's work waiting time
+	gap  time.Duration // between characters at the most: CWT, or the work waiting time
 }
 
-// limitFor is the time of the longest exchange that T=0 or T=1 allows a card: a
-// command's or block's worth of characters at the slowest pace. The reader ends
-// waiting at the card's own times; this is for a reader that does not.
-func (f *function) limitFor(p iso7816.Params) time.Duration {
-	hz := int(f.DefaultClock) * 1000
-	gt := p.GT(hz)
-	if p.T == 0 {
-		wwt := p.WWT(hz)
-		// 261 characters go to the card with six waits, or 5 go and 260 come.
-		return max(3*time.Second, 261*gt+6*wwt, 5*gt+260*wwt)
+// paceOf is the pace of the card with that ATR before anything was negotiated: at
+// the default rate or that of TA1, whichever is slower.
+func (f *function) paceOf(raw []byte) (p pace) {
+	atr, err := iso7816.ParseATR(raw)
+	if err != nil {
+		// Some readers pass on ATRs that no rule fits. These are a card's with
+		// the greatest values that are in use.
+		return pace{char: 10 * time.Millisecond, wait: 30 * time.Second, gap: time.Second}
 	}
-	return 260*gt + p.BWT(hz) + 260*p.CWT(hz) + time.Second + f.extraT1
+	for _, t := range atr.Protocols() {
+		if params, err := atr.Params(t); err == nil {
+			p = p.slower(f.pace(params))
+		}
+		if params, err := atr.Best(t, nil); err == nil {
+			p = p.slower(f.pace(params))
+		}
+	}
+	return p
+}
+
+func (f *function) pace(p iso7816.Params) pace {
+	hz := int(f.DefaultClock) * 1000
+	if p.T == 0 {
+		return pace{char: p.GT(hz), wait: p.WWT(hz), gap: p.WWT(hz)}
+	}
+	return pace{char: p.GT(hz), wait: p.BWT(hz) + f.extraT1, gap: p.CWT(hz)}
+}
+
+func (p pace) slower(q pace) pace {
+	return pace{max(p.char, q.char), max(p.wait, q.wait), max(p.gap, q.gap)}
+}
+
+// limit is how long the reader may be silent over an exchange of n characters
+// with the card. A reader counts the card's waiting times by itself and tells
+// when they are over, or asks for more time; this is for one that does neither.
+// So it allows for characters at half the pace, the wait for the answer (times
+// what S(WTX) granted), and some gaps; that every single gap is as long as
+// allowed, four minutes for 256 bytes, no card has been seen to do.
+func (p pace) limit(n, wtx int) time.Duration {
+	return 2*time.Duration(n)*p.char + time.Duration(max(1, wtx))*p.wait + 4*p.gap + 2*time.Second
 }

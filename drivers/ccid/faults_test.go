@@ -1,0 +1,227 @@
+package ccid
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// The fault menu: each ends in the right error within the protocol's time, the
+// card sees no command twice, and the reader works afterwards or is gone.
+func TestFaults(t *testing.T) {
+	type outcome struct {
+		err  error         // of Transmit; nil: the answer comes all the same
+		late time.Duration // by when
+		gone bool
+	}
+	const soon = 100 * time.Millisecond
+	answered := outcome{nil, soon, false}
+	protocol := outcome{reader.ErrProtocol, soon, false}
+	// The time of the longest exchange with the card, and one second more for
+	// the reader to be brought back; without a protocol of the host's own.
+	silent := outcome{reader.ErrTimeout, 20 * time.Second, false}
+	menu := []struct {
+		name  string
+		fault Fault
+		want  outcome
+	}{
+		{"stall instead of the answer", Fault{Kind: StallIn}, silent},
+		{"stall before the answer", Fault{Kind: StallInLate}, answered},
+		{"stall of the command", Fault{Kind: StallOut}, protocol},
+		{"runt", Fault{Kind: Runt}, protocol},
+		{"truncated", Fault{Kind: Truncated}, protocol},
+		{"long", Fault{Kind: Long}, answered},
+		{"wrong dwLength", Fault{Kind: LengthLie}, protocol},
+		{"stale answer first", Fault{Kind: StaleFirst}, answered},
+		{"wrong bSeq", Fault{Kind: WrongSeq}, silent},
+		{"wrong bSlot", Fault{Kind: WrongSlot}, silent},
+		{"wrong type", Fault{Kind: WrongType}, protocol},
+		{"babble", Fault{Kind: Babble}, protocol},
+		{"flood", Fault{Kind: Flood}, protocol},
+		{"empty packet", Fault{Kind: Empty}, answered},
+		{"silence", Fault{Kind: Silence}, silent},
+		{"hang until reset", Fault{Kind: Hang}, outcome{reader.ErrTimeout, 25 * time.Second, false}},
+		{"hang for ever", Fault{Kind: Stone}, outcome{reader.ErrGone, 30 * time.Second, true}},
+		{"endless time extension", Fault{Kind: Endless}, outcome{reader.ErrTimeout, extensionLimit + 10*time.Second, false}},
+		{"parity error", Fault{Kind: Fail, Code: 0xFD}, protocol},
+		{"hardware error", Fault{Kind: Fail, Code: 0xFB}, protocol},
+		{"mute", Fault{Kind: Fail, Code: 0xFE}, outcome{reader.ErrTimeout, soon, false}},
+		{"slot busy", Fault{Kind: Fail, Code: 0xE0}, protocol},
+		{"unplugged", Fault{Kind: Detach}, outcome{reader.ErrGone, soon, true}},
+	}
+	readers := []Config{ShortAPDUReader(), ExtendedAPDUReader(), TPDUReader(), CharacterReader()}
+	for _, cfg := range readers {
+		for _, atr := range [][]byte{atrT0, atrT1IFSC} {
+			for _, c := range menu {
+				t.Run(fmt.Sprintf("%s/%X/%s", cfg.Name, atr[1], c.name), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						card := &testCard{atr: atr}
+						b := plug(t, cfg, card)
+						s := b.session(0)
+						transmit(t, s, unhex("00 84 00 00 04"), unhex("00 01 02 03 90 00"))
+						before := card.count()
+						c.fault.On = 0x6F
+						b.e.Inject(c.fault)
+						start := time.Now()
+						rx, err := s.Transmit(context.Background(), unhex("00 84 00 00 04"), nil)
+						took := time.Since(start)
+						// T=1 gets over any single fault of the way (rule 7), and
+						// says after silence that it may have been heard.
+						overcome := cfg.Level <= reader.TPDU && atr[1] == 0x80
+						if overcome && !c.want.gone {
+							if err != nil && !errors.Is(err, reader.ErrTimeout) && !errors.Is(err, reader.ErrProtocol) {
+								t.Errorf("% X, error %v", rx, err)
+							}
+							c.want.late = max(c.want.late, silent.late)
+						} else if !errors.Is(err, c.want.err) {
+							t.Errorf("% X, error %v, want %v", rx, err, c.want.err)
+						}
+						if took > c.want.late {
+							t.Errorf("it took %v, the bound is %v", took, c.want.late)
+						}
+						if n := card.count() - before; n > 1 {
+							t.Errorf("the card saw the command %d times", n)
+						}
+						if c.want.gone {
+							synctest.Wait()
+							if b.m.Bay(0) != nil {
+								t.Error("the reader is still there")
+							}
+							return
+						}
+						again := b.session(0)
+						transmit(t, again, unhex("00 84 00 00 04"), unhex("00 01 02 03 90 00"))
+					})
+				})
+			}
+		}
+	}
+}
+
+// Faults of other commands than an exchange.
+func TestFaultsElsewhere(t *testing.T) {
+	kinds := map[string]FaultKind{"stall in": StallIn, "stall out": StallOut, "runt": Runt, "truncated": Truncated,
+		"wrong dwLength": LengthLie, "stale": StaleFirst, "wrong bSeq": WrongSeq, "wrong bSlot": WrongSlot, "wrong type": WrongType,
+		"babble": Babble, "flood": Flood, "empty": Empty, "silence": Silence, "hang": Hang, "endless": Endless, "control": StallControl}
+	commands := map[string]byte{"IccPowerOn": 0x62, "GetSlotStatus": 0x65, "SetParameters": 0x61, "IccPowerOff": 0x63}
+	for name, kind := range kinds {
+		for command, code := range commands {
+			t.Run(command+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					card := &testCard{atr: atrT1Fast}
+					e := NewEmulator(TPDUReader())
+					e.Contact(0).Insert(card)
+					f := Fault{Kind: kind, On: code}
+					if kind == StallControl {
+						f.On = 1 // ABORT: with a silent command
+						e.Inject(Fault{Kind: Silence, On: code})
+					}
+					e.Inject(f)
+					m := reader.NewManager(reader.Options{Drivers: []reader.Driver{Driver{}}})
+					defer e.Unplug()
+					defer m.Close(context.Background())
+					if err := m.Announce(reader.Device{Driver: "ccid", Address: "emulator", Link: e}); err != nil {
+						t.Fatal(err)
+					}
+					b := &bench{t, e, m}
+					var s *reader.Session
+					var err error
+					for range 3 { // one fault may cost one power-up, not more
+						if s, err = b.open(0); err == nil {
+							break
+						}
+						t.Log(err)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					transmit(t, s, unhex("00 84 00 00 02"), unhex("00 01 90 00"))
+					if err := m.Bay(0).Power(context.Background(), reader.ResetCold, reader.Caller{Wait: true}); err != nil {
+						t.Log(err)
+					}
+					s = b.session(0)
+					transmit(t, s, unhex("00 84 00 00 02"), unhex("00 01 90 00"))
+				})
+			})
+		}
+	}
+}
+
+// A card that works long is waited for, as long as the reader asks for time.
+func TestTimeExtension(t *testing.T) {
+	for _, cfg := range []Config{ShortAPDUReader(), ExtendedAPDUReader(), TPDUReader(), CharacterReader()} {
+		for _, atr := range [][]byte{atrT0, atrT1IFSC} {
+			t.Run(fmt.Sprintf("%s/%X", cfg.Name, atr[1]), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := plug(t, cfg, &testCard{atr: atr})
+					s := b.session(0)
+					transmit(t, s, unhex("80 E8 00 FF"), unhex("90 00")) // 25.5 s
+					transmit(t, s, unhex("00 84 00 00 02"), unhex("00 01 90 00"))
+				})
+			})
+		}
+	}
+}
+
+// A card that is taken out in the middle ends the exchange; put in again it works.
+func TestRemoval(t *testing.T) {
+	for _, cfg := range []Config{ShortAPDUReader(), ExtendedAPDUReader(), TPDUReader(), CharacterReader()} {
+		t.Run(cfg.Name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				card := &testCard{atr: atrT1IFSC}
+				b := plug(t, cfg, card)
+				s := b.session(0)
+				done := make(chan error, 1)
+				go func() {
+					_, err := s.Transmit(context.Background(), unhex("80 E8 00 64"), nil)
+					done <- err
+				}()
+				time.Sleep(time.Second)
+				b.e.Contact(0).Remove()
+				if err := <-done; !errors.Is(err, reader.ErrNoCard) && !errors.Is(err, reader.ErrTimeout) {
+					t.Errorf("error %v", err)
+				}
+				time.Sleep(time.Second)
+				b.e.Contact(0).Insert(card)
+				transmit(t, b.session(0), unhex("00 84 00 00 02"), unhex("00 01 90 00"))
+				if _, err := s.Transmit(context.Background(), unhex("00 84 00 00 02"), nil); !errors.Is(err, reader.ErrStale) {
+					t.Errorf("earlier session: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// An exchange that its caller gives up ends at once; the next command finds the
+// reader in order.
+func TestCancel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := NewEmulator(ShortAPDUReader())
+		e.Contact(0).Insert(&testCard{atr: atrT1})
+		r := open(t, e)
+		s := r.slots[0].(*slot)
+		if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+			t.Fatal(err)
+		}
+		for _, hung := range []bool{false, true} {
+			if hung {
+				e.Inject(Fault{Kind: Hang, On: 0x6F})
+			}
+			some, cancel := context.WithTimeout(ctx, time.Second)
+			start := time.Now()
+			_, err := s.Exchange(some, reader.Transfer{Out: unhex("80 E8 00 64")}, nil)
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 4*time.Second {
+				t.Errorf("error %v after %v", err, time.Since(start))
+			}
+			if st, err := s.Status(ctx); err != nil || !hung && st != reader.Powered || hung && st != reader.Present {
+				t.Errorf("hung %v: status %v, %v", hung, st, err)
+			}
+		}
+	})
+}
