@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/icc"
 )
 
 // manager is a core with this driver alone.
@@ -168,6 +171,79 @@ func BenchmarkExchange(b *testing.B) {
 				if _, err := s.Transmit(context.Background(), c, dst); err != nil {
 					b.Fatal(err)
 				}
+			}
+		})
+	}
+}
+
+// A slow card takes its time and no more, whatever the level: S(WTX request) in
+// T=1, NULL in T=0 where the core sees them.
+func TestSlow(t *testing.T) {
+	for _, m := range models {
+		t.Run(m.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := New()
+				mgr := reader.NewManager(reader.Options{Drivers: []reader.Driver{d}})
+				defer mgr.Close(t.Context())
+				ctl(t, mgr, "attach sim "+m.name)
+				s := open(t, mgr, 0)
+				for _, slow := range []time.Duration{10 * time.Millisecond, 10 * time.Second, 90 * time.Second} {
+					ctl(t, mgr, "sim 0 slow "+slow.String())
+					start := time.Now()
+					if got := transmit(t, s, "00A4000C023F00"); got != "90 00" {
+						t.Error(got)
+					}
+					if got := time.Since(start); got != slow {
+						t.Errorf("took %v, the card %v", got, slow)
+					}
+				}
+				ctl(t, mgr, "sim 0 normal")
+				start := time.Now()
+				transmit(t, s, "80E80064") // 100 times 10 ms
+				if got := time.Since(start); got != time.Second {
+					t.Errorf("took %v", got)
+				}
+			})
+		})
+	}
+}
+
+// A card that asks for another IFSC in the middle of a command, and one that
+// aborts chains.
+func TestCardsOwnRequests(t *testing.T) {
+	for _, name := range []string{"ikey3k", "t1", "char-t1"} {
+		t.Run(name, func(t *testing.T) {
+			mgr, d := manager(t)
+			ctl(t, mgr, "attach sim "+name)
+			contact := d.devices[name+"-1"].hw.contacts()[0]
+			long := append(append(unhex("80EE0000 00 0258"), bytes.Repeat([]byte{0x5A}, 600)...), 0, 0)
+			want := append(bytes.Repeat([]byte{0x5A}, 600), 0x90, 0)
+
+			contact.SetFaults(icc.Faults{RequestIFS: 40})
+			s := open(t, mgr, 0)
+			for range 3 {
+				r, err := s.Transmit(context.Background(), long, nil)
+				if err != nil || !bytes.Equal(r, want) {
+					t.Fatalf("%d bytes, %v", len(r), err)
+				}
+			}
+			if got := transmit(t, s, "80EE0000 32 "+strings.Repeat("A5", 50)+"00"); !strings.HasSuffix(got, "A5 90 00") {
+				t.Error(got)
+			}
+
+			contact.SetFaults(icc.Faults{AbortChain: 2})
+			before := contact.APDUs()
+			var failed int
+			for range 4 {
+				r, err := s.Transmit(context.Background(), long, nil)
+				if err != nil {
+					failed++
+				} else if !bytes.Equal(r, want) {
+					t.Errorf("%d bytes", len(r))
+				}
+			}
+			if got := contact.APDUs() - before; failed != 2 || got != 2 {
+				t.Errorf("%d of 4 failed, %d reached the card; every second was aborted", failed, got)
 			}
 		})
 	}

@@ -64,5 +64,18 @@
 //
 // # Commands in ctl
 //
-// See Driver.Usage.
+//	sim N unplug           the reader leaves
+//	sim N plug             and comes back, as it was, under its old number
+//	sim N remove           take the card out (not of a token)
+//	sim N insert [CARD]    put it back in, or a new one
+//	sim N mute             the card answers nothing, no reset either
+//	sim N slow DURATION    each command takes that much longer
+//	sim N noisy [1/N]      one in N T=1 blocks arrives damaged; 1/8 if not said
+//	sim N normal           no more of mute, slow, noisy
+//
+// slot=K as the last word chooses a slot of a reader with several; slot=0 is the
+// first. The damage follows from the serial number: the same commands after the
+// same `noisy` meet the same noise. In T=0 at character level noise means NULL
+// bytes and single-byte transfer instead; at the other levels there is no line
+// between reader and card that could be noisy.
 package sim
