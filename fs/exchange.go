@@ -47,7 +47,8 @@ type channel struct {
 	binary  bool
 	line    []byte   // a line whose newline has not come yet
 	queue   [][]byte // commands not begun
-	busy    bool     // a command is with the exchanger
+	busy    bool     // send or an ioctl has the exchanger
+	sending bool     // send has taken a command off the queue
 	answers []answer // had and not yet in out
 	out     stream
 	changed chan struct{} // non-nil while somebody waits: closed at the next change
@@ -83,7 +84,7 @@ func (c *channel) left() bool {
 // unread is how many answers are to be read or to come. c.mu is held.
 func (c *channel) unread() int {
 	n := len(c.queue) + len(c.answers)
-	if c.busy {
+	if c.sending {
 		n++
 	}
 	return n
@@ -143,9 +144,10 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 	}
 	if !c.append {
 		c.out.seek(off)
-		c.out.pos = off + int64(len(data))
-		c.out.last = c.out.next
 	}
+	// Reads go on where the kernel thinks the open is now.
+	c.out.pos = off + int64(len(data))
+	c.out.last = c.out.next
 	c.line = rest
 	c.submit(commands...)
 	return uint32(len(data)), 0
@@ -207,9 +209,11 @@ func (c *channel) send() {
 	for len(c.queue) > 0 {
 		command := c.queue[0]
 		c.queue = c.queue[1:]
+		c.sending = true
 		c.mu.Unlock()
 		data, err := c.to.exchange(context.Background(), command, nil)
 		c.mu.Lock()
+		c.sending = false
 		if c.closed {
 			c.orphans.Add(-1)
 			continue
@@ -388,9 +392,8 @@ func (c *channel) Release(ctx context.Context) syscall.Errno {
 	defer c.mu.Unlock()
 	c.closed = true
 	c.answers = nil
-	if n := c.unread(); n > 0 {
-		c.orphans.Add(int32(n))
-	} else if c.onIdle != nil {
+	c.orphans.Add(int32(c.unread()))
+	if !c.busy && c.onIdle != nil {
 		c.onIdle()
 	}
 	return 0
