@@ -306,6 +306,9 @@ func (s *iccd) tpdu(ctx context.Context, tx, dst []byte, limit time.Duration) ([
 			}
 			var n int
 			n, err = s.control(ctx, "DATA_BLOCK", fromInterface, reqDataBlock, 0, s.buf[:le])
+			if err == nil && n != le {
+				err = fmt.Errorf("ccid: ICCD DATA_BLOCK: %d bytes, P3 says %d: %w", n, le, reader.ErrProtocol)
+			}
 			dst = append(dst, s.buf[:n]...)
 		}
 		if err != nil {

@@ -1,0 +1,186 @@
+package ccid
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// ICCD versions A and B with the cards that they can have, through the core.
+func TestICCD(t *testing.T) {
+	short := ICCDB()
+	short.Level = reader.ShortAPDU
+	tpdu := ICCDB()
+	tpdu.Level = reader.TPDU
+	none := ICCDB()
+	none.Level = reader.Character // KONA: no level bit
+	cases := []struct {
+		name    string
+		cfg     Config
+		atr     []byte
+		longest int
+	}{
+		{"A", ICCDA(), atrT0, 0},
+		{"B, extended APDU", ICCDB(), atrT1, 65535},
+		{"B, extended APDU, T=0", ICCDB(), atrT0, 65535},
+		{"B, short APDU", short, atrT1, 0},
+		{"B, TPDU", tpdu, atrT1IFSC, 1024},
+		{"B, TPDU, T=0", tpdu, atrT0, 0},
+		{"B, no level", none, atrT0, 0},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				card := &testCard{atr: c.atr}
+				b := plug(t, c.cfg, card)
+				s := b.session(0)
+				exercise(t, s, c.longest)
+				transmit(t, s, unhex("80 E8 00 14"), unhex("90 00")) // 2 s
+				if err := b.m.Bay(0).Power(context.Background(), reader.ResetCold, reader.Caller{Wait: true}); err != nil {
+					t.Fatal(err)
+				}
+				transmit(t, b.session(0), unhex("00 84 00 00 02"), unhex("00 01 90 00"))
+			})
+		})
+	}
+}
+
+func TestICCDWire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := record(t, ICCDA(), `
+			c 21 63 0000 0000                       # ICC_POWER_OFF
+			c A1 A0 0000 0000: 00                   # GET_ICC_STATUS
+			c A1 62 0000 0000: 3B 02 14 50          # ICC_POWER_ON: the ATR
+			c 21 65 0000 0000 00 84 00 00 02        # XFR_BLOCK: header
+			c A1 A0 0000 0000: 40                   # busy
+			c A1 A0 0000 0000: 10                   # data are there
+			c A1 6F 0000 0000: 01 02                # DATA_BLOCK
+			c A1 A0 0000 0000: 20                   # SW1 SW2 are there
+			c A1 6F 0000 0000: 90 00
+			c 21 65 0000 0000 00 A4 00 00 02        # header
+			c A1 A0 0000 0000: 10                   # ready for data
+			c 21 65 0000 0000 3F 00
+			c A1 A0 0000 0000: 20
+			c A1 6F 0000 0000: 90 00
+			c 21 65 0000 0000 00 A4 00 00 02
+			c A1 A0 0000 0000: 20                   # refused by the header
+			c A1 6F 0000 0000: 6D 00
+			c 21 65 0000 0000 00 A4 00 00 02
+			c A1 A0 0000 0000: 80                   # mute
+			c 21 65 0000 0000 00 A4 00 00 02: stall
+		`).open(t)
+		s := r.slots[0]
+		atr, err := s.PowerOn(ctx, reader.Cold)
+		check(t, atr, err, atrT0, nil)
+		for _, x := range []struct {
+			tx, rx string
+			err    error
+		}{
+			{"00 84 00 00 02", "01 02 90 00", nil},
+			{"00 A4 00 00 02 3F 00", "90 00", nil},
+			{"00 A4 00 00 02 3F 00", "6D 00", nil},
+			{"00 A4 00 00 02 3F 00", "", reader.ErrTimeout},
+			{"00 A4 00 00 02 3F 00", "", reader.ErrProtocol},
+			{"00 A4 00 00", "", reader.ErrInvalid},
+		} {
+			rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex(x.tx)}, nil)
+			check(t, rx, err, unhex(x.rx), x.err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		cfg := ICCDB()
+		cfg.MaxMessage = 15
+		r := record(t, cfg, `
+			c 21 63 0000 0000
+			c A1 81 0000 0000: 40 01 00             # SLOT_STATUS: no power
+			c 21 62 0001 0000                       # ICC_POWER_ON
+			c A1 6F 0000 0000: 80 02 00             # DATA_BLOCK: ask again in 20 ms
+			c A1 6F 0000 0000: 00 3B 02 14 50
+			c 21 65 0100 0000 00 01 02 03 04        # XFR_BLOCK, first part
+			c A1 6F 0000 0000: 10
+			c 21 65 0200 0000 05 06                 # last part
+			c A1 6F 0000 0000: 01 AA BB
+			c 21 65 1000 0000
+			c A1 6F 0000 0000: 02 90 00
+			c 21 65 0000 0000 00
+			c A1 6F 0000 0000: 40 41 FE             # failed: mute
+			c 21 65 0000 0000 00
+			c A1 6F 0000 0000: 40 42 FE             # no card
+			c A1 81 0000 0000: 40 00 00
+			c A1 81 0000 0000: 40 02 00
+			c A1 81 0000 0000: 40
+		`).open(t)
+		s := r.slots[0]
+		atr, err := s.PowerOn(ctx, reader.Cold)
+		check(t, atr, err, atrT0, nil)
+		rx, err := s.Exchange(ctx, reader.Transfer{Out: pattern(7)}, nil)
+		check(t, rx, err, unhex("AA BB 90 00"), nil)
+		for _, want := range []error{reader.ErrTimeout, reader.ErrNoCard} {
+			rx, err = s.Exchange(ctx, reader.Transfer{Out: pattern(1)}, nil)
+			check(t, rx, err, nil, want)
+		}
+		for _, want := range []reader.Status{reader.Powered, reader.Absent} {
+			if st, err := s.Status(ctx); st != want || err != nil {
+				t.Error(st, err)
+			}
+		}
+		_, err = s.Status(ctx)
+		check(t, nil, err, nil, reader.ErrProtocol)
+	})
+}
+
+func TestICCDFaults(t *testing.T) {
+	for _, cfg := range []Config{ICCDA(), ICCDB()} {
+		for name, f := range map[string]Fault{
+			"stall":   {Kind: StallIn, On: 0x65},
+			"babble":  {Kind: Babble, On: 0x6F},
+			"short":   {Kind: Runt, On: 0x6F},
+			"silence": {Kind: Silence, On: 0x6F},
+			"hang":    {Kind: Hang, On: 0x65},
+			"stone":   {Kind: Stone, On: 0x65},
+			"endless": {Kind: Endless, On: 0x65},
+			"detach":  {Kind: Detach, On: 0x65},
+		} {
+			t.Run(fmt.Sprintf("%d/%s", cfg.Protocol, name), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					card := &testCard{atr: atrT0}
+					b := plug(t, cfg, card)
+					s := b.session(0)
+					b.e.Inject(f)
+					start := time.Now()
+					rx, err := s.Transmit(context.Background(), unhex("00 84 00 00 04"), nil)
+					gone := f.Kind == Detach
+					// A polling response that lost its time is one all the same.
+					polled := f.Kind == Runt && cfg.Protocol == ProtocolICCDB
+					if err == nil && !polled || gone && !errors.Is(err, reader.ErrGone) {
+						t.Errorf("% X, %v", rx, err)
+					}
+					if took := time.Since(start); took > 6*time.Minute {
+						t.Error(took)
+					}
+					if n := card.count(); n > 1 {
+						t.Errorf("the card saw the command %d times", n)
+					}
+					if gone || f.Kind == Stone {
+						time.Sleep(time.Minute)
+						synctest.Wait()
+						if b.m.Bay(0) != nil { // found out at the next command
+							b.open(0)
+							synctest.Wait()
+						}
+						if b.m.Bay(0) != nil {
+							t.Error("still there")
+						}
+						return
+					}
+					transmit(t, b.session(0), unhex("00 84 00 00 02"), unhex("00 01 90 00"))
+				})
+			})
+		}
+	}
+}

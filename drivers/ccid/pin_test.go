@@ -1,0 +1,313 @@
+package ccid
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// ISO 9564 format 2 block, as EMV and many national cards have it: 8 bytes, the
+// length in the second nibble, seven bytes of BCD behind it.
+func format2() reader.PINFormat {
+	return reader.PINFormat{Timeout: 30, Format: 0x89, Block: 0x47, Length: 0x04, MinDigits: 4, MaxDigits: 8,
+		Condition: 2, Messages: 1, Language: 0x0409, APDU: unhex("00 20 00 01 08 20 FF FF FF FF FF FF FF")}
+}
+
+func TestPINWire(t *testing.T) {
+	quirky := func(v, p uint16) Config {
+		c := PINPadReader()
+		c.Vendor, c.Product, c.Release = v, p, 0x9999
+		return c
+	}
+	verify := func(f reader.PINFormat) func(*testing.T, *slot) ([]byte, error) {
+		return func(t *testing.T, s *slot) ([]byte, error) {
+			return s.VerifyPIN(ctx, &reader.PINVerify{PINFormat: f}, nil)
+		}
+	}
+	modify := func(edit func(*reader.PINModify)) func(*testing.T, *slot) ([]byte, error) {
+		m := &reader.PINModify{PINFormat: format2(), OffsetOld: 0, OffsetNew: 8, Confirm: 3}
+		m.APDU = unhex("00 24 00 01 10 20 FF FF FF FF FF FF FF 20 FF FF FF FF FF FF FF")
+		m.Messages, m.MessageIndexes = 3, [3]byte{0, 1, 2}
+		edit(m)
+		return func(t *testing.T, s *slot) ([]byte, error) { return s.ModifyPIN(ctx, m, nil) }
+	}
+	with := func(edit func(*reader.PINFormat)) reader.PINFormat {
+		f := format2()
+		edit(&f)
+		return f
+	}
+	const apdu = "00 20 00 01 08 20 FF FF FF FF FF FF FF"
+	const change = "00 24 00 01 10 20 FF FF FF FF FF FF FF 20 FF FF FF FF FF FF FF"
+	ok := func(seq int) string {
+		return fmt.Sprintf("\n< 80 02 00 00 00  00 %02X 00 00 00  90 00", seq)
+	}
+	tests := []struct {
+		name   string
+		cfg    Config
+		script string
+		do     func(*testing.T, *slot) ([]byte, error)
+		want   string
+		err    error
+	}{
+		{ // CCID 1.1 §6.1.11.1
+			"verify", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu + ok(1),
+			verify(format2()), "90 00", nil,
+		},
+		{ // PC/SC part 10: 6400 and 6401
+			"no entry", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
+				"\n< 80 00 00 00 00  00 01 40 F0 00", verify(format2()), "64 00", nil,
+		},
+		{
+			"cancelled", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
+				"\n< 80 00 00 00 00  00 01 40 EF 00", verify(format2()), "64 01", nil,
+		},
+		{
+			"validation 00 becomes the OK key", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu + ok(1),
+			verify(with(func(f *reader.PINFormat) { f.Condition = 0 })), "90 00", nil,
+		},
+		{ // CCID 1.1 §6.1.11.7
+			"modify, 3 messages", PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 03 09 04 00 01 02 00 00 00 " + change + ok(1),
+			modify(func(*reader.PINModify) {}), "90 00", nil,
+		},
+		{
+			"modify, 1 message", PINPadReader(), "> 69 28 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 01 09 04 00 01 00 00 00 " + change + ok(1),
+			modify(func(m *reader.PINModify) { m.Messages = 1 }), "90 00", nil,
+		},
+		{
+			"modify, no message", PINPadReader(), "> 69 27 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 00 09 04 00 00 00 00 " + change + ok(1),
+			modify(func(m *reader.PINModify) { m.Messages = 0 }), "90 00", nil,
+		},
+		{"modify, 7 messages", PINPadReader(), "", modify(func(m *reader.PINModify) { m.Messages = 7 }), "", reader.ErrInvalid},
+		{"three bytes of command", PINPadReader(), "", verify(with(func(f *reader.PINFormat) { f.APDU = f.APDU[:3] })), "", reader.ErrInvalid},
+		{"no PIN pad", ShortAPDUReader(), "", verify(format2()), "", reader.ErrUnsupported},
+		{"announced, but not there", quirky(0x25DD, 0x3111), "", verify(format2()), "", reader.ErrUnsupported},
+		{
+			"Gemalto: one message, OK key", quirky(0x08E6, 0x3478), `
+				> 6B 01 00 00 00  00 01 00 00 00  6A
+				< 83 09 00 00 00  00 01 00 00 00  02 10 00 07 FF 04 00 00 00
+				> 69 1C 00 00 00  00 02 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 ` + apdu + ok(2),
+			verify(with(func(f *reader.PINFormat) { f.Messages, f.Condition = 0, 7 })), "90 00", nil,
+		},
+		{
+			"Gemalto: conditions of the firmware", quirky(0x08E6, 0x34C2), `
+				> 6B 01 00 00 00  00 01 00 00 00  6A
+				< 83 09 00 00 00  00 01 00 00 00  02 11 00 02 7F 00 00 00 06
+				> 69 28 00 00 00  00 02 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 01 09 04 00 01 00 00 00 ` + change + ok(2),
+			modify(func(m *reader.PINModify) { m.Messages, m.Condition = 1, 7 }), "90 00", nil,
+		},
+		{
+			"Gemalto without the fix: three indexes", quirky(0x08E6, 0x34C2), `
+				> 6B 01 00 00 00  00 01 00 00 00  6A
+				< 83 00 00 00 00  00 01 40 00 00
+				> 69 29 00 00 00  00 02 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 00 09 04 00 01 02 00 00 00 ` + change + ok(2),
+			modify(func(m *reader.PINModify) { m.Messages = 0 }), "90 00", nil,
+		},
+		{
+			"Dell: no message, digits exchanged", quirky(0x413C, 0x2100),
+			"> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 04 08 02 00 09 04 00 00 00 00 " + apdu + ok(1),
+			verify(format2()), "90 00", nil,
+		},
+		{
+			"Cherry: three messages", quirky(0x046A, 0x0010),
+			"> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 03 09 04 00 01 02 00 00 00 " + change + ok(1),
+			modify(func(m *reader.PINModify) { m.Messages = 0 }), "90 00", nil,
+		},
+		{
+			"Cherry: not 00", quirky(0x046A, 0x00A1),
+			"> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 FF 09 04 00 01 02 00 00 00 " + change + ok(1),
+			modify(func(m *reader.PINModify) { m.Messages = 0 }), "90 00", nil,
+		},
+		{
+			"SPR 532: append", quirky(0x04E6, 0xE003), `
+				> 6B 03 00 00 00  00 01 00 00 00  80 02 00
+				< 83 00 00 00 00  00 01 00 00 00
+				> 69 13 00 00 00  00 02 00 00 00  00 1E 82 00 00 08 04 02 01 09 04 00 00 00 00 00 20 00 01` + ok(2),
+			verify(with(func(f *reader.PINFormat) { f.Format, f.Block, f.Length, f.APDU = 0x82, 0, 0, unhex("00 20 00 01") })), "90 00", nil,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := record(t, tt.cfg, hello+tt.script).open(t)
+				rx, err := tt.do(t, r.slots[0].(*slot))
+				check(t, rx, err, unhex(tt.want), tt.err)
+			})
+		})
+	}
+}
+
+// From the keys to the card: how the PIN stands in the command.
+func TestPINPad(t *testing.T) {
+	verify := func(format, block, length byte, apdu string) *reader.PINVerify {
+		return &reader.PINVerify{PINFormat: reader.PINFormat{Timeout: 30, Format: format, Block: block, Length: length,
+			MinDigits: 4, MaxDigits: 8, Condition: 2, APDU: unhex(apdu)}}
+	}
+	cases := []struct {
+		name string
+		v    *reader.PINVerify
+		keys string
+		pin  string // what the card sees; "" where it sees nothing
+		sw   string
+	}{
+		{"ASCII, padded", verify(0x82, 0x08, 0, "00 20 00 01 08 FF FF FF FF FF FF FF FF"), "1234\r", "31 32 33 34 FF FF FF FF", "90 00"},
+		{"ASCII, appended", verify(0x82, 0x00, 0, "00 20 00 01"), "12345\r", "31 32 33 34 35", "90 00"},
+		{"ASCII, right", verify(0x86, 0x08, 0, "00 20 00 01 08 00 00 00 00 00 00 00 00"), "1234\r", "00 00 00 00 31 32 33 34", "90 00"},
+		{"BCD with length: format 2", &reader.PINVerify{PINFormat: format2()}, "12345\r", "25 12 34 5F FF FF FF FF", "90 00"},
+		{"a key too few, then enough", verify(0x82, 0x08, 0, "00 20 00 01 08 FF FF FF FF FF FF FF FF"), "12\r34\r", "31 32 33 34 FF FF FF FF", "90 00"},
+		{"corrected", verify(0x82, 0x08, 0, "00 20 00 01 08 FF FF FF FF FF FF FF FF"), "9999\b1234\r", "31 32 33 34 FF FF FF FF", "90 00"},
+		{"cancelled", verify(0x82, 0x08, 0, "00 20 00 01 08 FF FF FF FF FF FF FF FF"), "12\x1b", "", "64 01"},
+		{"nobody there", verify(0x82, 0x08, 0, "00 20 00 01 08 FF FF FF FF FF FF FF FF"), "", "", "64 00"},
+	}
+	for _, level := range []reader.Level{reader.TPDU, reader.ShortAPDU, reader.ExtendedAPDU} {
+		for _, c := range cases {
+			t.Run(fmt.Sprintf("%d/%s", level, c.name), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					cfg := PINPadReader()
+					cfg.Level = level
+					e := NewEmulator(cfg)
+					card := &testCard{atr: atrT0}
+					e.Contact(0).Insert(card)
+					var log bytes.Buffer
+					r, err := Driver{Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}.Open(ctx, reader.Device{Link: e})
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer e.Unplug()
+					defer r.Close()
+					s := r.Slots()[0].(*slot)
+					if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+						t.Fatal(err)
+					}
+					time.AfterFunc(5*time.Second, func() { e.Press(0, c.keys) })
+					rx, err := s.VerifyPIN(ctx, c.v, nil)
+					check(t, rx, err, unhex(c.sw), nil)
+					if !bytes.Equal(card.pin, unhex(c.pin)) {
+						t.Errorf("PIN % X, want %s", card.pin, c.pin)
+					}
+					if c.pin != "" && strings.Contains(log.String(), "1234") {
+						t.Errorf("the log has it: %s", log.String())
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestPINModify(t *testing.T) {
+	for _, c := range []struct{ keys, want, sw string }{
+		{"1111\r1234\r1234\r", "31 31 31 31 31 32 33 34", "90 00"},
+		{"1111\r1234\r1235\r", "", ""}, // EE: they differ
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			e := NewEmulator(PINPadReader())
+			card := &testCard{atr: atrT1}
+			e.Contact(0).Insert(card)
+			r := open(t, e)
+			s := r.slots[0].(*slot)
+			if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+				t.Fatal(err)
+			}
+			e.Press(0, c.keys)
+			rx, err := s.ModifyPIN(ctx, &reader.PINModify{PINFormat: reader.PINFormat{Format: 0x82, Block: 4, MinDigits: 4, MaxDigits: 4, Condition: 2,
+				Messages: 3, APDU: unhex("00 24 00 01 08 00 00 00 00 00 00 00 00")}, OffsetOld: 0, OffsetNew: 4, Confirm: 3}, nil)
+			if c.sw == "" {
+				check(t, rx, err, nil, reader.ErrProtocol)
+			} else {
+				check(t, rx, err, unhex(c.sw), nil)
+			}
+			if !bytes.Equal(card.pin, unhex(c.want)) {
+				t.Errorf("% X", card.pin)
+			}
+		})
+	}
+}
+
+// At TPDU level under T=1 the reader builds the block behind the host's prologue.
+func TestPINBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := PINPadReader()
+		cfg.Level, cfg.Features = reader.TPDU, AutoVoltage|AutoParamsATR|AutoClock|AutoBaud
+		e := NewEmulator(cfg)
+		card := &testCard{atr: atrT1}
+		e.Contact(0).Insert(card)
+		s := open(t, e).slots[0].(*slot)
+		if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+			t.Fatal(err)
+		}
+		e.Press(0, "1234\r")
+		v := &reader.PINVerify{PINFormat: reader.PINFormat{Format: 0x82, Block: 8, MinDigits: 4, MaxDigits: 8, Condition: 2,
+			Prologue: [3]byte{0, 0, 13}, APDU: unhex("00 20 00 01 08 FF FF FF FF FF FF FF FF")}}
+		rx, err := s.VerifyPIN(ctx, v, nil)
+		check(t, rx, err, unhex("00 00 02 90 00 92"), nil)
+	})
+}
+
+// A PIN entry that its caller gives up is aborted in the reader.
+func TestPINAborted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := NewEmulator(PINPadReader())
+		card := &testCard{atr: atrT1}
+		e.Contact(0).Insert(card)
+		s := open(t, e).slots[0].(*slot)
+		if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+			t.Fatal(err)
+		}
+		some, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		start := time.Now()
+		_, err := s.VerifyPIN(some, &reader.PINVerify{PINFormat: format2()}, nil)
+		if err == nil || time.Since(start) > 4*time.Second {
+			t.Error(err, time.Since(start))
+		}
+		e.Press(0, "1234\r")
+		rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 01")}, nil)
+		check(t, rx, err, unhex("00 90 00"), nil)
+		if card.pin != nil {
+			t.Error("the card got a PIN")
+		}
+	})
+}
+
+// PC/SC part 10: both byte orders of the structures are met with.
+func TestParsePIN(t *testing.T) {
+	for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
+		v := []byte{30, 30, 0x89, 0x47, 0x04}
+		v = order.AppendUint16(v, 0x0408)
+		v = append(v, 2, 1)
+		v = order.AppendUint16(v, 0x0409)
+		v = append(v, 7, 1, 2, 3)
+		v = order.AppendUint32(v, 13)
+		v = append(v, format2().APDU...)
+		got, err := reader.ParsePINVerify(v)
+		want := format2()
+		want.MessageIndexes, want.Prologue = [3]byte{7}, [3]byte{1, 2, 3}
+		if err != nil || fmt.Sprintf("%#v", got.PINFormat) != fmt.Sprintf("%#v", want) {
+			t.Errorf("%v:\n%#v\n%#v\n%v", order, got, want, err)
+		}
+		m := []byte{30, 30, 0x89, 0x47, 0x04, 0, 8}
+		m = order.AppendUint16(m, 0x0408)
+		m = append(m, 3, 2, 3)
+		m = order.AppendUint16(m, 0x0409)
+		m = append(m, 4, 5, 6, 1, 2, 3)
+		m = order.AppendUint32(m, 5)
+		m = append(m, unhex("00 24 00 01 10")...)
+		mod, err := reader.ParsePINModify(m)
+		if err != nil || mod.OffsetNew != 8 || mod.Confirm != 3 || mod.MessageIndexes != [3]byte{4, 5, 6} || mod.MaxDigits != 8 || mod.MinDigits != 4 || len(mod.APDU) != 5 {
+			t.Errorf("%v: %#v, %v", order, mod, err)
+		}
+	}
+	for _, b := range [][]byte{nil, make([]byte, 22), make([]byte, 40)} {
+		if _, err := reader.ParsePINVerify(b); !errors.Is(err, reader.ErrInvalid) {
+			t.Error(err)
+		}
+	}
+}

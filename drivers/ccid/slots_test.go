@@ -1,0 +1,254 @@
+package ccid
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// As many slots work at once as bMaxCCIDBusySlots allows (CCID 1.1 §5.1); more
+// wait for each other in the host.
+func TestSlotsAtOnce(t *testing.T) {
+	for _, c := range []struct{ slots, busy int }{{2, 2}, {2, 1}, {5, 5}, {5, 2}} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := TPDUReader()
+			cfg.Slots, cfg.BusySlots = c.slots, c.busy
+			e := NewEmulator(cfg)
+			for n := range c.slots {
+				e.Contact(n).Insert(&testCard{atr: atrT1IFSC})
+			}
+			r := open(t, e)
+			for _, s := range r.slots {
+				if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+					t.Fatal(err)
+				}
+			}
+			const work = 500 * time.Millisecond
+			block := unhex("00 00 04 80 E8 00 05 69") // a T=1 block: the card works for that long
+			start := time.Now()
+			var wg sync.WaitGroup
+			for n, s := range r.slots {
+				wg.Go(func() {
+					rx, err := s.Exchange(ctx, reader.Transfer{Out: block}, nil)
+					if err != nil || len(rx) != 6 {
+						t.Errorf("slot %d: % X, %v", n, rx, err)
+					}
+				})
+			}
+			wg.Wait()
+			rounds := (c.slots + c.busy - 1) / c.busy
+			if took := time.Since(start); took < time.Duration(rounds)*work || took > time.Duration(rounds)*work+100*time.Millisecond {
+				t.Errorf("%d slots, %d at once: %v", c.slots, c.busy, took)
+			}
+		})
+	}
+}
+
+// What one slot's command suffers, another's does not: it is answered in time
+// while the first is silent, is aborted, or has its card asking for time.
+func TestSlotsApart(t *testing.T) {
+	for name, f := range map[string]Fault{
+		"silence":  {Kind: Silence, On: 0x6F},
+		"endless":  {Kind: Endless, On: 0x6F},
+		"truncate": {Kind: Truncated, On: 0x6F},
+		"runt":     {Kind: Runt, On: 0x6F},
+		"babble":   {Kind: Babble, On: 0x6F},
+		"stale":    {Kind: WrongSeq, On: 0x6F},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				one, two := &testCard{atr: atrT1IFSC}, &testCard{atr: atrT0}
+				cfg := TwoSlotReader()
+				b := plug(t, cfg, one, two)
+				first, second := b.session(0), b.session(1)
+				b.e.Inject(f)
+				done := make(chan error, 1)
+				go func() {
+					_, err := first.Transmit(context.Background(), unhex("00 84 00 00 04"), nil)
+					done <- err
+				}()
+				synctest.Wait()
+				for range 20 {
+					start := time.Now()
+					transmit(t, second, unhex("00 84 00 00 04"), unhex("00 01 02 03 90 00"))
+					if took := time.Since(start); took > 100*time.Millisecond {
+						t.Errorf("the other slot waited %v", took)
+					}
+					time.Sleep(time.Second)
+				}
+				if err := <-done; err != nil && !errors.Is(err, reader.ErrTimeout) && !errors.Is(err, reader.ErrProtocol) {
+					t.Error(err)
+				}
+				transmit(t, b.session(0), unhex("00 84 00 00 04"), unhex("00 01 02 03 90 00"))
+				transmit(t, second, unhex("00 84 00 00 04"), unhex("00 01 02 03 90 00"))
+				if two.count() != 21 {
+					t.Errorf("the second card saw %d commands", two.count())
+				}
+			})
+		})
+	}
+}
+
+// Many slots, many commands, all answers to where they belong.
+func TestSlotsMixed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := ExtendedAPDUReader()
+		cfg.Slots = 5
+		e := NewEmulator(cfg)
+		for n := range 5 {
+			e.Contact(n).Insert(&testCard{atr: atrT1})
+		}
+		r := open(t, e)
+		var wg sync.WaitGroup
+		for n, s := range r.slots {
+			wg.Go(func() {
+				if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+					t.Error(err)
+					return
+				}
+				for k := range 200 {
+					data := append([]byte{0x80, 0xEE, 0, 0, 3, byte(n), byte(k), 7}, 0)
+					rx, err := s.Exchange(ctx, reader.Transfer{Out: data}, nil)
+					check(t, rx, err, []byte{byte(n), byte(k), 7, 0x90, 0}, nil)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// NotifySlotChange names the slots; each is told of its own (CCID 1.1 §6.3.1).
+func TestNotify(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := TPDUReader()
+		cfg.Slots = 5
+		e := NewEmulator(cfg)
+		r := open(t, e)
+		told := func(n int) bool {
+			synctest.Wait()
+			select {
+			case <-r.slots[n].(reader.Notifier).Changes():
+				if _, err := r.slots[n].Status(ctx); err != nil {
+					t.Error(err)
+				}
+				return true
+			default:
+				return false
+			}
+		}
+		for n := range 5 {
+			e.Contact(n).Insert(&testCard{atr: atrT0})
+			for other := range 5 {
+				if told(other) != (other == n) {
+					t.Errorf("card into slot %d: slot %d told: %v", n, other, other != n)
+				}
+			}
+		}
+		e.Contact(4).Remove()
+		if !told(4) || told(0) {
+			t.Error("card out of slot 4")
+		}
+		e.HardwareError(2, 1)
+		if !told(2) {
+			t.Error("hardware error of slot 2")
+		}
+		e.Inject(Fault{Kind: Fail, On: 0x62, Code: 0xFB})
+		_, err := r.slots[2].PowerOn(ctx, reader.Cold)
+		var failed *Error
+		if !errors.As(err, &failed) || failed.Hardware != 1 {
+			t.Error(err)
+		}
+		// What makers invent, and what is too short, is nothing to anybody.
+		for _, junk := range []string{"40 01", "50", "51 00", "51 09 00 01", "99 01 02", "50 00 00 00 00 00"} {
+			e.Interrupt(unhex(junk))
+		}
+		synctest.Wait()
+	})
+}
+
+// An interrupt endpoint that fails for good is replaced by looking every second;
+// a reader without one leaves it to the core.
+func TestInterruptFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := NewEmulator(TPDUReader())
+		r := open(t, e)
+		changes := r.slots[0].(reader.Notifier).Changes()
+		e.Interrupt(nil) // one stall is overcome
+		time.Sleep(time.Second)
+		e.Contact(0).Insert(&testCard{atr: atrT0})
+		<-changes
+		for range interruptTries {
+			e.Interrupt(nil)
+			time.Sleep(time.Second)
+		}
+		start := time.Now()
+		for range 3 {
+			<-changes
+		}
+		if took := time.Since(start); took > 4*time.Second {
+			t.Error(took)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		cfg := TPDUReader()
+		cfg.NoInterrupt = true
+		r := open(t, NewEmulator(cfg))
+		if r.slots[0].(reader.Notifier).Changes() != nil {
+			t.Error("a channel that nobody sends to")
+		}
+	})
+}
+
+// A reader with nothing to do does nothing but wait for its interrupt endpoint.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := plug(t, TPDUReader(), &testCard{atr: atrT1})
+		transmit(t, b.session(0), unhex("00 84 00 00 01"), unhex("00 90 00"))
+		time.Sleep(time.Second)
+		n := 0
+		b.e.Observe(func(Record) { n++ })
+		time.Sleep(time.Hour)
+		if n > 0 {
+			t.Errorf("%d transfers in an idle hour", n)
+		}
+	})
+}
+
+// Unplugging ends whatever waits.
+func TestUnplug(t *testing.T) {
+	for _, busy := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := plug(t, ShortAPDUReader(), &testCard{atr: atrT1})
+			s := b.session(0)
+			bay := b.m.Bay(0)
+			done := make(chan error, 1)
+			go func() {
+				if busy {
+					_, err := s.Transmit(context.Background(), unhex("80 E8 00 64"), nil)
+					done <- err
+					return
+				}
+				<-bay.Done()
+				done <- reader.ErrGone
+			}()
+			time.Sleep(time.Second)
+			start := time.Now()
+			b.e.Unplug()
+			if err := <-done; !errors.Is(err, reader.ErrGone) {
+				t.Error(err)
+			}
+			if took := time.Since(start); took > 10*time.Millisecond {
+				t.Error(took)
+			}
+			synctest.Wait()
+			if b.m.Bay(0) != nil {
+				t.Error("still there")
+			}
+		})
+	}
+}
