@@ -130,8 +130,10 @@ func usable(dir string, o Options) error {
 		return fmt.Errorf("read the mount table: %w", err)
 	}
 	var st syscall.Stat_t
-	err = syscall.Stat(dir, &st)
 	if len(ours) > 0 {
+		// Not stat(2), which the kernel may answer from memory for an hour.
+		var alive syscall.Statfs_t
+		err = syscall.Statfs(dir, &alive)
 		if !errors.Is(err, syscall.ENOTCONN) && !errors.Is(err, syscall.ECONNABORTED) {
 			return fmt.Errorf("%s: a cardfs is already mounted here and alive; stop it, or choose another directory", dir)
 		}
@@ -140,8 +142,8 @@ func usable(dir string, o Options) error {
 				return fmt.Errorf("%s: a stale mount of a killed cardfs is here and cannot be removed: %w", dir, err)
 			}
 		}
-		err = syscall.Stat(dir, &st)
 	}
+	err = syscall.Stat(dir, &st)
 	switch {
 	case errors.Is(err, syscall.ENOENT):
 		return fmt.Errorf("%s: no such directory; create it first: mkdir -p %s", dir, dir)

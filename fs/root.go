@@ -61,6 +61,7 @@ func caller(ctx context.Context, owner any, flags uint32) reader.Caller {
 // root is the mount's top directory.
 type root struct {
 	fs.Inode
+	fixedDir
 	mount *mount
 }
 
@@ -138,6 +139,7 @@ func (r *root) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 // byID is the directory of names that survive replugging.
 type byID struct {
 	fs.Inode
+	fixedDir
 	mount *mount
 }
 
@@ -168,3 +170,10 @@ func (d *byID) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 
 // owner of the mount's files.
 func owner() (uid, gid uint32) { return uint32(os.Getuid()), uint32(os.Getgid()) }
+
+// fixedDir is a directory whose entries come and go with the readers alone.
+// Without these methods go-fuse would let rm(1) seem to succeed.
+type fixedDir struct{}
+
+func (fixedDir) Unlink(context.Context, string) syscall.Errno { return syscall.EPERM }
+func (fixedDir) Rmdir(context.Context, string) syscall.Errno  { return syscall.EPERM }

@@ -16,6 +16,7 @@ import (
 // reader left and another took the number: then all in it says ENODEV.
 type slotDir struct {
 	fs.Inode
+	fixedDir
 	mount *mount
 	bay   *reader.Bay
 	since time.Time

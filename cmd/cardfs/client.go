@@ -13,6 +13,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // defaultMount is where cardfs is looked for when nothing else says where.
@@ -49,7 +50,7 @@ func newClient(dir string) (*client, error) {
 		}
 	}
 	c := &client{dir: dir}
-	_, err := os.Lstat(filepath.Join(dir, "ctl"))
+	err := c.enter()
 	switch {
 	case err == nil:
 		return c, nil
@@ -59,6 +60,17 @@ func newClient(dir string) (*client, error) {
 		return nil, fmt.Errorf("%s: no cardfs is mounted there", dir)
 	}
 	return nil, c.explain(err)
+}
+
+// enter tells whether the mount is there, alive, and open to this user.
+func (c *client) enter() error {
+	// The kernel may answer stat(2) from memory after the server's death.
+	var alive unix.Statfs_t
+	if err := unix.Statfs(c.dir, &alive); err != nil {
+		return err
+	}
+	_, err := os.Lstat(c.path("ctl"))
+	return err
 }
 
 // mounted is a cardfs in the mount table.
@@ -85,7 +97,7 @@ func mounts() ([]mounted, error) {
 				m.uid = uid
 			}
 		}
-		_, m.err = os.Lstat(filepath.Join(m.dir, "ctl"))
+		m.err = (&client{dir: m.dir}).enter()
 		list = append(list, m)
 	}
 	return list, nil
