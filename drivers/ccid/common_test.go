@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +27,6 @@ type testCard struct {
 
 	mu    sync.Mutex
 	pin   []byte
-	busy  time.Duration
 	calls int
 	last  []byte
 }
@@ -158,7 +158,7 @@ func plug(t *testing.T, cfg Config, cards ...icc.Card) *bench {
 		}
 	}
 	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{Driver{}}})
-	if err := m.Announce(reader.Device{Driver: "ccid", Address: "emulator", Link: e, Slots: SlotCount(e.Descriptors())}); err != nil {
+	if err := m.Announce(reader.Device{Driver: "ccid", Address: "emulator", Link: e, Slots: Driver{}.CountSlots(e.Descriptors())}); err != nil {
 		t.Fatal(err)
 	}
 	b := &bench{t, e, m}
@@ -235,3 +235,5 @@ func pattern(n int) []byte {
 	}
 	return b
 }
+
+var discard = slog.New(slog.DiscardHandler)

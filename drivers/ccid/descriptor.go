@@ -191,9 +191,9 @@ func Parse(b []byte) (Device, []Interface, error) {
 	return dev, found, nil
 }
 
-// SlotCount is how many slots a device with these descriptors has; 0 if it is
+// CountSlots is how many slots a device with these descriptors has; 0 if it is
 // not for this driver. Hotplug asks it before the device is opened.
-func SlotCount(descriptors []byte) int {
+func (Driver) CountSlots(descriptors []byte) int {
 	dev, ifs, err := Parse(descriptors)
 	if err != nil {
 		return 0

@@ -125,11 +125,11 @@ func TestParseComposite(t *testing.T) {
 	if err != nil || len(ifs) != 2 || ifs[0].Number != 0 || ifs[1].Number != 2 {
 		t.Fatalf("%+v, %v", ifs, err)
 	}
-	if n := SlotCount(b); n != 2 {
-		t.Errorf("SlotCount %d, want 2", n)
+	if n := (Driver{}).CountSlots(b); n != 2 {
+		t.Errorf("CountSlots %d, want 2", n)
 	}
-	if n := SlotCount(keyboard); n != 0 {
-		t.Errorf("SlotCount of a keyboard %d, want 0", n)
+	if n := (Driver{}).CountSlots(keyboard); n != 0 {
+		t.Errorf("CountSlots of a keyboard %d, want 0", n)
 	}
 }
 

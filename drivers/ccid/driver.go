@@ -76,8 +76,8 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 			info.Vendor, info.Product, bcd(info.Release), bcd(r.minFirmware), reader.ErrUnsupported)
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	if r.startDelay > 0 {
-		if err := sleep(ctx, r.startDelay); err != nil {
+	if r.effects.startDelay > 0 {
+		if err := sleep(ctx, r.effects.startDelay); err != nil {
 			return nil, err
 		}
 	}
@@ -260,8 +260,8 @@ func (r *ifd) Identify() (string, map[string]string) {
 		name = fmt.Sprintf("CCID reader %04X:%04X", r.info.Vendor, r.info.Product)
 	}
 	more := map[string]string{
-		"firmware": bcd(r.info.Release),
-		"level":    f.levelName(),
+		"version": bcd(r.info.Release),
+		"level":   f.levelName(),
 	}
 	if serial := f.conn.String(r.info.Serials); serial != "" {
 		more["serial"] = serial

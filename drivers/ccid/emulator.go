@@ -171,6 +171,7 @@ type Emulator struct {
 	intr    queue // hardware errors
 	changed []bool
 	wake    chan struct{} // closed and replaced when something can be sent or a halt ends
+	resets  int
 	halted  map[uint8]bool
 	faults  []*Fault
 	dead    bool // answers nothing until Reset
@@ -234,8 +235,8 @@ func (e *Emulator) Observe(f func(Record)) {
 
 // Unplug ends every transfer with reader.ErrGone, now and later.
 func (e *Emulator) Unplug() {
-	e.stop()
 	e.mu.Lock() // whoever starts work holds it
+	e.stop()
 	e.mu.Unlock()
 	e.work.Wait()
 }
@@ -300,7 +301,7 @@ func (e *Emulator) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeou
 // In waits for a transfer from a bulk-IN or interrupt-IN endpoint.
 func (e *Emulator) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
 	var late <-chan time.Time
-	for {
+	for resets := -1; ; {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
@@ -308,6 +309,13 @@ func (e *Emulator) In(ctx context.Context, ep uint8, p []byte, timeout time.Dura
 			return 0, reader.ErrGone
 		}
 		e.mu.Lock()
+		if resets < 0 {
+			resets = e.resets
+		}
+		if resets != e.resets {
+			e.mu.Unlock()
+			return 0, usb.ErrReset
+		}
 		n, err, ok := e.poll(ep, p)
 		wake := e.wake
 		e.mu.Unlock()
@@ -483,6 +491,7 @@ func (e *Emulator) Reset(ctx context.Context) error {
 	e.in, e.intr = nil, nil
 	clear(e.halted)
 	e.dead = e.stone
+	e.resets++
 	for n, s := range e.slots {
 		s.proto = 0
 		e.changed[n] = e.changed[n] || s.contact.Present()
@@ -551,11 +560,13 @@ func (c *claim) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout t
 }
 
 func (c *claim) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
-	c.mu.Lock()
-	n, err, ok := c.poll(ep, p)
-	c.mu.Unlock()
-	if ok && ctx.Err() == nil && c.ctx.Err() == nil && c.Emulator.ctx.Err() == nil {
-		return n, err
+	if ctx.Err() == nil && c.ctx.Err() == nil && c.Emulator.ctx.Err() == nil {
+		c.mu.Lock()
+		n, err, ok := c.poll(ep, p)
+		c.mu.Unlock()
+		if ok {
+			return n, err
+		}
 	}
 	return c.run(ctx, func(ctx context.Context) (int, error) { return c.Emulator.In(ctx, ep, p, timeout) })
 }

@@ -114,9 +114,8 @@ func (s *emuSlot) secure(ctx context.Context, data []byte) emuReply {
 		return replyFail(wrong)
 	}
 	apdu := append([]byte(nil), p.apdu...)
-	enter := func(at int) bool { return true }
 	var failed byte
-	enter = func(at int) bool {
+	enter := func(at int) bool {
 		pin, code := s.enter(ctx, &p)
 		if failed = code; code != 0 {
 			return false

@@ -29,6 +29,12 @@ func (f *function) listen() {
 			failures = 0
 			f.interrupt(buf[:n])
 			continue
+		case errors.Is(err, usb.ErrReset):
+			// The cards have lost their power, and nobody notifies of that.
+			for n := range f.notifies {
+				f.notify(n)
+			}
+			continue
 		case errors.Is(err, usb.ErrStall):
 			f.conn.ClearHalt(f.ctx, f.Intr.Address)
 		}

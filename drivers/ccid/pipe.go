@@ -339,6 +339,8 @@ func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant 
 			continue
 		case errors.Is(err, usb.ErrOverflow):
 			return answer{}, fmt.Errorf("more than %d bytes: %w: %w", p.size, err, reader.ErrProtocol)
+		case errors.Is(err, usb.ErrReset):
+			return answer{}, fmt.Errorf("%w: %w", err, reader.ErrProtocol)
 		case err != nil:
 			return answer{}, err
 		case n == 0:

@@ -24,7 +24,6 @@ const readersDir = "../../../shared/data/ccid-readers"
 // listing is one interface of such a file.
 type listing struct {
 	file   string
-	number int               // of the interface in its file
 	device map[string]string // before "CCID Class Descriptor"
 	class  map[string]string // after it
 }
