@@ -1,6 +1,7 @@
 package ccid
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -90,9 +91,23 @@ func parameterBlock(p iso7816.Params, inverse bool) (protocol byte, data []byte)
 	return 1, []byte{p.TA1, checksum | convention, p.N, p.BWI<<4 | p.CWI, p.ClockStop, byte(p.IFSC), 0}
 }
 
+// openPGP2 is the ATR of an OpenPGP card of version 2, whose key generation
+// outlasts the BWT that it gives (libccid takes BWI 7 and CWI 5 for it).
+var openPGP2 = []byte{0x3B, 0xFA, 0x13, 0x00, 0xFF, 0x81, 0x31, 0x80, 0x45, 0x00,
+	0x31, 0xC1, 0x73, 0xC0, 0x01, 0x00, 0x00, 0x90, 0x00, 0xB1}
+
+// patience is p with the times that the card really needs.
+func (s *slot) patience(p iso7816.Params) iso7816.Params {
+	if p.T == 1 && bytes.Equal(s.atr, openPGP2) {
+		p.BWI, p.CWI = 7, 5
+	}
+	return p
+}
+
 // SetParams tells the reader what was agreed with the card (SetParameters), and
 // the clock and rate where the reader does not derive them.
 func (s *slot) SetParams(ctx context.Context, p iso7816.Params) error {
+	p = s.patience(p)
 	if _, err := s.setParameters(ctx, p); err != nil {
 		return err
 	}
@@ -163,6 +178,7 @@ func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816
 	if err != nil {
 		return want, fmt.Errorf("ccid: ATR % X: %w: %w", s.atr, err, reader.ErrProtocol)
 	}
+	want = s.patience(want)
 	_, _, specific := atr.Specific()
 	first := atr.Default()
 	switch {

@@ -451,6 +451,21 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
+			name: "OpenPGP card", cfg: TPDUReader(), script: hello + `
+				> 62 00 00 00 00  00 01 00 00 00
+				< 80 14 00 00 00  00 01 00 00 00  3B FA 13 00 FF 81 31 80 45 00 31 C1 73 C0 01 00 00 90 00 B1
+				> 61 07 00 00 00  00 02 01 00 00  13 10 FF 75 00 FE 00   # BWI 7, CWI 5 instead of 4, 5
+				< 82 07 00 00 00  00 02 00 00 01  13 10 FF 75 00 FE 00
+			`, do: func(t *testing.T, s *slot) {
+				atr, err := s.PowerOn(ctx, reader.Cold)
+				check(t, atr, err, openPGP2, nil)
+				check(t, nil, s.SetParams(ctx, iso7816.Params{T: 1, TA1: 0x13, N: 0xFF, IFSC: 254, BWI: 4, CWI: 5}), nil, nil)
+				if s.pace.wait < 12*time.Second {
+					t.Error(s.pace)
+				}
+			},
+		},
+		{
 			// CCID 1.1 §5.3.3; zeros at the end of the table are many readers'.
 			name: "rates", cfg: rates, script: hello + `
 				c A1 03 0000 0000: 98 25 00 00  04 B5 01 00  00 00 00 00
