@@ -53,6 +53,16 @@ func (b *Bay) Info() Info {
 		i.State = "powered"
 		i.ATR, i.Params, i.Offered = b.atr, b.params, b.offered
 	}
+	if b.phase == ready {
+		if t, ok := b.link.slot.(Teller); ok {
+			more := maps.Clone(i.More)
+			if more == nil {
+				more = make(map[string]string)
+			}
+			maps.Copy(more, t.Tell())
+			i.More = more
+		}
+	}
 	return i
 }
 

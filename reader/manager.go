@@ -212,7 +212,9 @@ func (m *Manager) addBay(u *unit, id string) {
 		b.name = fmt.Sprintf("%s-%d", b.name, number)
 	}
 	m.names[b.name] = b
-	m.last[number] = u.dev
+	last := u.dev
+	last.Slot = index
+	m.last[number] = last
 	b.mu.Lock()
 	b.publish(Arrived, "driver", u.dev.Driver, "device", u.dev.Address, "reader", u.model)
 	b.mu.Unlock()

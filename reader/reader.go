@@ -46,6 +46,7 @@ type Device struct {
 	Port    string            // where it is plugged in; stands in for a missing serial number
 	Params  map[string]string // key=value pairs of `attach`
 	Slots   int               // how many slots the announcement shows; 0 means 1
+	Slot    int               // Commander.Command: which of its slots the number names; else 0
 
 	// Link is how the driver reaches the device; its type belongs to the
 	// transport (drivers/usb: usb.Opener). Nil where Address is enough.
@@ -240,6 +241,12 @@ type Identifier interface {
 	Identify() (model string, more map[string]string)
 }
 
+// Teller is a slot with more to say in `status` than its Reader had once open:
+// what stands on its display now. It must not wait for the device.
+type Teller interface {
+	Tell() map[string]string
+}
+
 // Attacher is a Driver that completes or refuses what `attach` says before the
 // device is announced: its identity, its model, how many slots it has.
 type Attacher interface {
@@ -247,7 +254,8 @@ type Attacher interface {
 }
 
 // Commander is a Driver with commands of its own in `ctl`:
-// `DRIVER N WORD…` calls Command with the device that has, or last had, slot N.
+// `DRIVER N WORD…` calls Command with the device that has, or last had, slot N,
+// which Device.Slot then counts within the reader.
 type Commander interface {
 	Command(ctx context.Context, dev Device, words []string) error
 	// Usage is one line a command, for error messages and the man page.

@@ -21,14 +21,14 @@ var usage = []string{
 	"sim N slow DURATION — each command takes that much longer",
 	"sim N noisy [1/N] — one in N blocks arrives damaged, one in 8 if not said",
 	"sim N normal — no more of mute, slow, noisy",
+	"sim N keys KEYS… — press keys of a PIN pad: 1234 (and OK; 1234- without), ok, cancel, clear",
 }
 
 func cardNamesButNone() string {
 	return strings.TrimSuffix(cardNames(), ", "+noCard)
 }
 
-// Usage lists the commands. For a reader with several slots, slot=K as the last
-// word chooses one; the first is slot=0.
+// Usage lists the commands. In a reader with several slots, N says which one.
 func (d *Driver) Usage() []string { return usage }
 
 // invalid is a command that cannot be done as it was said, or now.
@@ -39,7 +39,7 @@ func invalid(format string, args ...any) error {
 // Command does one command of Usage, at once.
 func (d *Driver) Command(_ context.Context, dev reader.Device, words []string) error {
 	if len(words) == 0 {
-		return invalid("sim: a command must follow the number: unplug, plug, remove, insert, mute, slow, noisy or normal")
+		return invalid("sim: a command must follow the number: unplug, plug, remove, insert, mute, slow, noisy, normal or keys")
 	}
 	d.mu.Lock()
 	dv := d.devices[dev.Address]
@@ -47,20 +47,18 @@ func (d *Driver) Command(_ context.Context, dev reader.Device, words []string) e
 	if dv == nil {
 		return invalid("sim %s: %s was detached; attach it again", words[0], dev.Address)
 	}
-	if err := dv.command(dev.Host, words); err != nil {
+	if err := dv.command(dev.Host, dev.Slot, words); err != nil {
 		return fmt.Errorf("sim: %s %s: %w", dev.Address, words[0], err)
 	}
 	return nil
 }
 
-func (dv *device) command(host reader.Host, words []string) error {
+func (dv *device) command(host reader.Host, slot int, words []string) error {
 	word, args := words[0], words[1:]
-	slot, args, err := dv.slotOf(args)
-	if err != nil {
-		return err
-	}
 	most := 0
 	switch word {
+	case "keys":
+		return dv.press(slot, args)
 	case "insert", "slow", "noisy":
 		most = 1
 	}
@@ -98,24 +96,7 @@ func (dv *device) command(host reader.Host, words []string) error {
 	case "normal":
 		return dv.change(slot, func(f *icc.Faults) { *f = icc.Faults{} })
 	}
-	return invalid("is no command; there are unplug, plug, remove, insert, mute, slow, noisy and normal")
-}
-
-// slotOf takes slot=K off the end of args.
-func (dv *device) slotOf(args []string) (int, []string, error) {
-	if len(args) == 0 {
-		return 0, args, nil
-	}
-	last := len(args) - 1
-	value, ok := strings.CutPrefix(args[last], "slot=")
-	if !ok {
-		return 0, args, nil
-	}
-	n, err := strconv.Atoi(value)
-	if err != nil || n < 0 || n >= len(dv.model.cards) {
-		return 0, nil, invalid("%s: the reader has slots 0 to %d", args[last], len(dv.model.cards)-1)
-	}
-	return n, args[:last], nil
+	return invalid("is no command; there are unplug, plug, remove, insert, mute, slow, noisy, normal and keys")
 }
 
 // oneIn reads 1/N.
@@ -214,5 +195,22 @@ func (dv *device) change(slot int, f func(*icc.Faults)) error {
 	defer dv.mu.Unlock()
 	f(&dv.faults[slot])
 	dv.hw.contacts()[slot].SetFaults(dv.faults[slot])
+	return nil
+}
+
+// press puts keys into the queue that the PIN pad reads when it asks.
+func (dv *device) press(slot int, words []string) error {
+	dv.mu.Lock()
+	defer dv.mu.Unlock()
+	keys, err := keyWords(words)
+	if err != nil {
+		return err
+	}
+	if !dv.plugged {
+		return invalid("the reader is not plugged in")
+	}
+	if k, ok := dv.hw.(keyboard); !ok || !k.press(slot, keys) {
+		return invalid("this reader has no keys; there is pinpad")
+	}
 	return nil
 }

@@ -98,6 +98,9 @@ func TestThroughTheCore(t *testing.T) {
 						t.Errorf("%s: %s, want %s", x.c, got, want)
 					}
 				}
+				if m.name == "pinpad" {
+					return // its level is that of short APDUs
+				}
 				// Extended length, both ways.
 				data := make([]byte, 3000)
 				for i := range data {
@@ -180,6 +183,9 @@ func BenchmarkExchange(b *testing.B) {
 // T=1, NULL in T=0 where the core sees them.
 func TestSlow(t *testing.T) {
 	for _, m := range models {
+		if m.name == "iccd" {
+			continue // is polled for its answer
+		}
 		t.Run(m.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := New()

@@ -12,6 +12,10 @@
 //	apdu      extended APDU level; answers at once
 //	char-t1   T=1 at character level
 //	char-t0   T=0 at character level
+//	ccid      USB CCID at TPDU level, driver ccid
+//	twoslot   the same with two slots: a T=1 and a T=0 card
+//	pinpad    USB CCID at short APDU level with keys and a display
+//	iccd      USB token of the ICCD class, version B
 //
 // Keys: card=CARD (what is in it at the start, `none` for nothing),
 // start=DURATION (how long the driver takes to open it), slow=DURATION (each
@@ -72,9 +76,12 @@
 //	sim N slow DURATION    each command takes that much longer
 //	sim N noisy [1/N]      one in N T=1 blocks arrives damaged; 1/8 if not said
 //	sim N normal           no more of mute, slow, noisy
+//	sim N keys KEYS…       press keys of a PIN pad: 1234 (and OK; 1234- without), ok,
+//	                       cancel, clear
 //
-// slot=K as the last word chooses a slot of a reader with several; slot=0 is the
-// first. The damage follows from the serial number: the same commands after the
+// In a reader with several slots, N says which one. Keys pressed before the reader
+// asks for any wait until it does. What the PIN pad's display shows is the line
+// "display" of status. The damage of noisy follows from the serial number: the same commands after the
 // same `noisy` meet the same noise. In T=0 at character level noise means NULL
 // bytes and single-byte transfer instead; at the other levels there is no line
 // between reader and card that could be noisy.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey3k"
 	"github.com/cardfs/cardfs/drivers/usb"
 	"github.com/cardfs/cardfs/reader"
@@ -41,6 +42,10 @@ var models = []model{
 	plain("apdu", "Simulated APDU reader", "token", reader.ExtendedAPDU),
 	plain("char-t1", "Simulated T=1 character reader", "token", reader.Character),
 	plain("char-t0", "Simulated T=0 character reader", "t0", reader.Character),
+	ccidModel("ccid", "Simulated CCID reader", ccid.TPDUReader(), "token"),
+	ccidModel("twoslot", "Simulated two-slot CCID reader", ccid.TwoSlotReader(), "token", "t0"),
+	ccidModel("pinpad", "Simulated CCID PIN pad", ccid.PINPadReader(), "token"),
+	ccidModel("iccd", "Simulated ICCD token", ccid.ICCDB(), "token"),
 }
 
 // plain is a reader without a bus of its own: one slot, one level.

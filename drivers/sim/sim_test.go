@@ -73,7 +73,7 @@ func TestAttach(t *testing.T) {
 		params map[string]string
 		err    string
 	}{
-		{"toaster", nil, `no simulated reader "toaster"; there are ikey3k, t1, t0, apdu, char-t1, char-t0`},
+		{"toaster", nil, `no simulated reader "toaster"; there are ikey3k, t1, t0, apdu, char-t1, char-t0, ccid, twoslot, pinpad, iccd`},
 		{"t1", map[string]string{"card": "visa"}, `no card "visa"; there are token, t0, dual, crc, echo, none`},
 		{"t1", map[string]string{"start": "soon"}, "start=soon: is no duration such as 300ms or 2s"},
 		{"t1", map[string]string{"slow": "-1s"}, "slow=-1s: is no duration"},
@@ -131,8 +131,8 @@ func TestCommands(t *testing.T) {
 			{"t1", "noisy 1/3", ""},
 			{"t1", "noisy", ""},
 			{"t1", "mute", ""},
-			{"t1", "normal slot=0", ""},
-			{"t1", "normal slot=1", "the reader has slots 0 to 0"},
+			{"t1", "normal", ""},
+			{"t1", "keys 1234", "this reader has no keys"},
 			{"t1", "plug", "the reader is plugged in already"},
 			{"t1", "unplug", ""},
 			{"t1", "unplug", "the reader is not plugged in"},

@@ -1,0 +1,216 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/ccid"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// keyboard is hardware with keys to press; false: this one has none.
+type keyboard interface {
+	press(slot int, keys string) bool
+}
+
+// keyWords reads the arguments of `keys`. Its errors repeat none of them, as they
+// may be a PIN.
+func keyWords(words []string) (string, error) {
+	const what = "digits (then OK; 12- without OK), ok, cancel or clear"
+	if len(words) == 0 {
+		return "", invalid("the keys to press must follow: %s", what)
+	}
+	var keys strings.Builder
+	for i, w := range words {
+		switch w {
+		case "ok":
+			keys.WriteByte(ccid.KeyOK)
+			continue
+		case "cancel":
+			keys.WriteByte(ccid.KeyCancel)
+			continue
+		case "clear":
+			keys.WriteByte(ccid.KeyClear)
+			continue
+		}
+		digits, open := strings.CutSuffix(w, "-")
+		if digits == "" || strings.Trim(digits, "0123456789") != "" {
+			return "", invalid("word %d is none of %s", i+1, what)
+		}
+		keys.WriteString(digits)
+		if !open {
+			keys.WriteByte(ccid.KeyOK)
+		}
+	}
+	if keys.Len() > keysAhead {
+		return "", invalid("more than %d keys at once", keysAhead)
+	}
+	return keys.String(), nil
+}
+
+// keysAhead is how many keys wait for a reader that asks for them.
+const keysAhead = 64
+
+// The display of ccid.PINPadReader.
+const displaySize = 2 * 16
+
+// padReader is a CCID PIN pad whose display and digit keys the host may use, too,
+// which the class has no messages for.
+type padReader struct {
+	reader.Reader
+	reader.Identifier
+	slots []reader.Slot
+}
+
+func newPadReader(r reader.Reader, e *ccid.Emulator) *padReader {
+	p := &padReader{Reader: r, Identifier: r.(reader.Identifier)}
+	for n, s := range r.Slots() {
+		p.slots = append(p.slots, &padSlot{ccidSlot: s.(ccidSlot), emulator: e, number: n})
+	}
+	return p
+}
+
+func (p *padReader) Slots() []reader.Slot { return p.slots }
+
+// ccidSlot is all that a slot of driver ccid can do.
+type ccidSlot interface {
+	reader.Slot
+	reader.Notifier
+	reader.ParamSetter
+	reader.ProtocolSelector
+	reader.RateLimiter
+	reader.Ejector
+	reader.Escaper
+	reader.PINPad
+}
+
+type padSlot struct {
+	ccidSlot
+	emulator *ccid.Emulator
+	number   int
+
+	mu    sync.Mutex
+	text  string    // on the display
+	until time.Time // zero: for ever
+}
+
+var (
+	_ reader.Display = (*padSlot)(nil)
+	_ reader.Keypad  = (*padSlot)(nil)
+	_ reader.PINPad  = (*padSlot)(nil)
+	_ reader.Teller  = (*padSlot)(nil)
+)
+
+// Show shows text, cut to what the display holds.
+func (s *padSlot) Show(_ context.Context, text string, d time.Duration) error {
+	select {
+	case <-s.emulator.Gone():
+		return fmt.Errorf("display: %w", reader.ErrGone)
+	default:
+	}
+	s.show(text, d)
+	return nil
+}
+
+func (s *padSlot) show(text string, d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text, s.until = text[:min(len(text), displaySize)], time.Time{}
+	if d > 0 {
+		s.until = time.Now().Add(d)
+	}
+}
+
+// Tell gives `display`, where something is on it.
+func (s *padSlot) Tell() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.text == "" || !s.until.IsZero() && !time.Now().Before(s.until) {
+		return nil
+	}
+	return map[string]string{"display": s.text}
+}
+
+const (
+	firstKey = 15 * time.Second // by default
+	nextKey  = 5 * time.Second  // as REINER SCT's terminals allow
+)
+
+// Input takes digits until OK, or raw key codes.
+func (s *padSlot) Input(ctx context.Context, in reader.KeyInput) ([]byte, error) {
+	const codeCancel, codeOK = 0x0A, 0x0B
+	prompt := in.Prompt
+	if prompt == "" {
+		prompt = "Input:"
+	}
+	defer s.show("", 0)
+	var keys []byte
+	for wait := in.First; ; wait = nextKey {
+		if wait <= 0 {
+			wait = firstKey
+		}
+		s.show(prompt+echoed(in.Echo, keys), 0)
+		k, err := s.key(ctx, wait)
+		if err != nil {
+			return nil, err
+		}
+		digit := k >= '0' && k <= '9'
+		switch {
+		case in.Raw && digit:
+			keys = append(keys, k-'0')
+		case in.Raw && k == ccid.KeyCancel:
+			keys = append(keys, codeCancel)
+		case in.Raw && k == ccid.KeyOK:
+			keys = append(keys, codeOK)
+		case in.Raw:
+		case k == ccid.KeyOK:
+			return keys, nil
+		case k == ccid.KeyCancel:
+			return nil, fmt.Errorf("input: %w", reader.ErrCancelled)
+		case k == ccid.KeyClear:
+			keys = nil
+		case digit && len(keys) < in.Max:
+			keys = append(keys, k)
+		}
+		if in.Raw && len(keys) >= in.Max {
+			return keys, nil
+		}
+	}
+}
+
+// key waits for one key.
+func (s *padSlot) key(ctx context.Context, wait time.Duration) (byte, error) {
+	timed, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	k, err := s.emulator.Key(timed, s.number)
+	if err != nil && timed.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("input: no key within %v: %w", wait, reader.ErrTimeout)
+	}
+	return k, err
+}
+
+func echoed(how reader.Echo, keys []byte) string {
+	switch {
+	case len(keys) == 0 || how == reader.EchoNothing:
+		return ""
+	case how == reader.EchoStars:
+		return " " + strings.Repeat("*", len(keys))
+	}
+	return " " + string(keys)
+}
+
+// VerifyPIN shows that a PIN is asked for, and nothing of it.
+func (s *padSlot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
+	s.show("PIN:", 0)
+	defer s.show("", 0)
+	return s.ccidSlot.VerifyPIN(ctx, v, dst)
+}
+
+func (s *padSlot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte) ([]byte, error) {
+	s.show("PIN:", 0)
+	defer s.show("", 0)
+	return s.ccidSlot.ModifyPIN(ctx, m, dst)
+}
