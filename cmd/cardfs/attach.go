@@ -24,8 +24,8 @@ func newAttach() *cobra.Command {
 		Long: `attach adds a reader that nothing announces by itself, waits until its driver has
 initialised it, and prints the number of its slot, a line a slot.
 
-  sim DEVICE           a simulated reader with a card: ikey3k, t1, t0, apdu, char-t1,
-                       char-t0; keys card=CARD start=DURATION slow=DURATION serial=WORD
+  sim DEVICE           a simulated reader with a card: ikey3k, t1, t0, apdu …; keys
+                       card=CARD start=DURATION slow=DURATION serial=WORD
   vpcd HOST:PORT       virtual cards of other projects connect there; keys
                        timeout=DURATION public=yes
   vpcd unix:PATH       the same over a UNIX socket; keys timeout=DURATION mode=OCTAL
@@ -74,37 +74,51 @@ func (c *client) attach(words []string, wait time.Duration) ([]int, error) {
 		return nil, err
 	}
 	defer ctl.Close()
-	events, last, err := c.followNew()
+	before, err := c.snapshot(-1)
 	if err != nil {
 		return nil, err
 	}
-	defer events.Close()
 	if err := c.writeCtl(ctl, "attach "+strings.Join(words, " ")); err != nil {
 		return nil, err
 	}
-
-	// Its arrival was published before the write returned. A driver may have
-	// made the device's name unique: ikey3k became ikey3k-1.
-	first := -1
-	_, err = events.each(attachWait, func(e event) (bool, error) {
-		device := e.More["device"]
-		if e.Seq > last && e.Event == "arrived" && e.More["driver"] == words[0] &&
-			(device == words[1] || strings.HasPrefix(device, words[1]+"-")) {
-			first = e.Slot
-		}
-		return first >= 0, nil
-	})
-	ctl.Close() // others may go on
-	switch {
-	case errors.Is(err, errTimeout):
-		return nil, fmt.Errorf("attach: done, but no event tells its number; see cardfs list")
-	case err != nil:
+	// Its arrival was published before the write returned.
+	now, err := c.snapshot(-1)
+	if err != nil {
 		return nil, err
 	}
-	if wait == 0 {
-		return []int{first}, nil
+	ctl.Close() // others may go on
+	n, ok := newcomer(before, now, words[0], words[1])
+	if !ok {
+		return nil, exitStatus{exitNone, errors.New("the reader arrived and left at once; the log of cardfs mount may say why")}
 	}
-	return c.waitReady(first, wait)
+	if wait == 0 {
+		return []int{n}, nil
+	}
+	return c.waitReady(n, wait)
+}
+
+// newcomer finds the number of the reader that was attached between two
+// snapshots. Its driver may have given it another address than it was asked
+// for: ikey3k became ikey3k-1, a path absolute. A reader of the same driver that
+// came by itself meanwhile is passed over where the names tell them apart.
+func newcomer(before, now []event, driver, device string) (number int, ok bool) {
+	last := uint64(0)
+	for _, e := range before {
+		last = max(last, e.Seq)
+	}
+	device = strings.ReplaceAll(device, "=", "_") // as events write it
+	for _, e := range now {
+		if e.Seq <= last || e.Event != "arrived" || e.More["driver"] != driver {
+			continue
+		}
+		if d := e.More["device"]; d == device || strings.HasPrefix(d, device+"-") {
+			return e.Slot, true
+		}
+		if !ok {
+			number, ok = e.Slot, true
+		}
+	}
+	return number, ok
 }
 
 // waitReady waits until the reader of slot n is ready or failed, and gives the
@@ -146,21 +160,6 @@ func (c *client) waitReady(n int, wait time.Duration) ([]int, error) {
 	}
 	slices.Sort(numbers)
 	return numbers, nil
-}
-
-// followNew follows the events of all slots; those up to last are old.
-func (c *client) followNew() (f *following, last uint64, err error) {
-	if f, err = c.follow(-1); err != nil {
-		return nil, 0, err
-	}
-	now, err := c.snapshot(-1)
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, e := range now {
-		last = max(last, e.Seq)
-	}
-	return f, last, nil
 }
 
 func newDetach() *cobra.Command {

@@ -7,9 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader"
 )
 
 // forever is a wait without an end.
@@ -95,7 +98,7 @@ func (c *client) writeCtl(f *os.File, line string) error {
 		buf := make([]byte, 4096)
 		n, _ := f.ReadAt(buf, 0)
 		if reason, ok := cutLine(buf[:n], "error "); ok {
-			return errors.New(reason)
+			return errors.New(strings.TrimSuffix(reason, ": "+reader.ErrInvalid.Error()))
 		}
 		return fmt.Errorf("%s: refused (what there is: cat %s)", line, filepath.Join(c.dir, "ctl"))
 	}
