@@ -58,7 +58,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("CARDFS_MOUNT", filepath.Join(env.WorkDir, "cards"))
 			procs := &processes{byName: make(map[string]*process)}
 			env.Values[processesKey{}] = procs
-			env.Defer(func() { procs.end(env.WorkDir) })
+			env.Defer(func() { procs.end(env.T().(testing.TB), env.WorkDir) })
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -137,10 +137,11 @@ func lookPath(ts *testscript.TestScript, program string) string {
 	return ""
 }
 
-// end ends what a script left running, the clients first.
-func (p *processes) end(work string) {
+// end ends what a script left running, the clients first. A daemon that does
+// not end with 0 failed: a data race makes it 66.
+func (p *processes) end(t testing.TB, work string) {
 	for daemons := range 2 {
-		for _, p := range p.byName {
+		for name, p := range p.byName {
 			isDaemon := len(p.cmd.Args) > 1 && p.cmd.Args[1] == "mount"
 			if isDaemon != (daemons == 1) {
 				continue
@@ -151,6 +152,10 @@ func (p *processes) end(work string) {
 			case <-time.After(patience):
 				p.cmd.Process.Kill()
 				<-p.done
+			}
+			if code := p.cmd.ProcessState.ExitCode(); isDaemon && code != 0 {
+				log, _ := os.ReadFile(filepath.Join(work, name+".err"))
+				t.Errorf("cardfs mount %s: exit code %d\n%s", name, code, log)
 			}
 		}
 	}
