@@ -108,11 +108,9 @@ func boot(ctx context.Context, c machine.Config) (int, error) {
 	return code, nil
 }
 
-// shellScript prepares an interactive shell: `vm` is this program, and the
-// host's terminal size is known.
+// shellScript says what is there and becomes an interactive shell.
 func shellScript() string {
-	return `mkdir -p /run/bin && ln -sf "$CARDFS_VM_SELF" /run/bin/vm && PATH=/run/bin:$PATH
-export PS1='vm:\w# '
+	return `export PS1='vm:\w# '
 echo 'A machine with USB. "vm plug ccid r1", "vm unplug r1", "vm help"; the host'"'"'s root is read-only; ctrl-D ends it.'
 for d in /sys/bus/usb/devices/*-*; do
 	[ -r $d/idVendor ] && echo "${d##*/}: $(cat $d/idVendor):$(cat $d/idProduct) $(cat $d/product 2>/dev/null)"

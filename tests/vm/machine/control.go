@@ -19,7 +19,6 @@ import (
 const (
 	envInside = "CARDFS_VM"       // "1" in the guest
 	envCards  = "CARDFS_VM_CARDS" // the host's path of the card database
-	envSelf   = "CARDFS_VM_SELF"  // the program that started the machine
 )
 
 // Inside tells whether this process runs in a machine.

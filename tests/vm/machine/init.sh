@@ -52,11 +52,20 @@ $b mount -t fusectl fusectl sys/fs/fuse/connections
 $b ip link set lo up
 $b hostname vm
 
+# The host may have no udev: the machine's own is at hand, and takes no notice of
+# being in a chroot.
+$b mkdir -p run/bin
+$b cat >run/bin/udevadm <<'END'
+#!/bin/sh
+SYSTEMD_IGNORE_CHROOT=1 LD_LIBRARY_PATH=/run/lab/udev/lib exec /run/lab/udev/udevadm "$@"
+END
+$b chmod +x run/bin/udevadm
 if [ -z "$noudev" ]; then
 	$b cp run/lab/udev/rules.d/50-udev-default.rules run/udev/rules.d/
-	u="$b chroot /new /usr/bin/env SYSTEMD_IGNORE_CHROOT=1 LD_LIBRARY_PATH=/run/lab/udev/lib /run/lab/udev"
-	$u/systemd-udevd --daemon --resolve-names=late || echo "vm: udevd does not start"
-	$u/udevadm trigger --action=add --subsystem-match=usb --settle
+	SYSTEMD_IGNORE_CHROOT=1 LD_LIBRARY_PATH=/run/lab/udev/lib \
+		$b chroot /new /run/lab/udev/systemd-udevd --daemon --resolve-names=late 2>/dev/null ||
+		echo "vm: udevd does not start"
+	$b chroot /new /run/bin/udevadm trigger --action=add --subsystem-match=usb --settle
 fi
 
 if [ -n "$tty" ]; then

@@ -60,10 +60,11 @@ func jobScript(c Config, cards string) ([]byte, error) {
 			fmt.Fprintf(&b, "export %s=%s\n", k, quote(v))
 		}
 	}
-	fmt.Fprintf(&b, "export HOME=/tmp/home %s=1 %s=%s %s=%s\n", envInside, envCards, quote(cards), envSelf, quote(self))
-	if !strings.Contains(os.Getenv("PATH"), "sbin") {
-		fmt.Fprintf(&b, "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin\n")
+	fmt.Fprintf(&b, "export HOME=/tmp/home %s=1 %s=%s\n", envInside, envCards, quote(cards))
+	if !strings.HasSuffix(self, ".test") {
+		fmt.Fprintf(&b, "ln -sf %s /run/bin/vm\n", quote(self))
 	}
+	b.WriteString("export PATH=/run/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin\n")
 	fmt.Fprintf(&b, "cd %s || exit 126\nexec", quote(dir))
 	for _, a := range argv {
 		b.WriteByte(' ')

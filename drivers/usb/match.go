@@ -1,0 +1,48 @@
+package usb
+
+import "github.com/cardfs/cardfs/reader"
+
+// table finds the driver of a device.
+type table struct {
+	ids     map[[2]uint16]served
+	classes map[uint8]served
+}
+
+type served struct {
+	driver reader.Driver
+	id     reader.ID
+}
+
+// newTable takes the drivers in order: the first that names an ID has it.
+func newTable(drivers []reader.Driver) table {
+	t := table{ids: map[[2]uint16]served{}, classes: map[uint8]served{}}
+	for _, d := range drivers {
+		for _, id := range d.IDs() {
+			s := served{d, id}
+			pair := [2]uint16{id.Vendor, id.Product}
+			if id.Class != 0 {
+				if _, taken := t.classes[id.Class]; !taken {
+					t.classes[id.Class] = s
+				}
+			} else if _, taken := t.ids[pair]; !taken && pair != [2]uint16{} {
+				t.ids[pair] = s
+			}
+		}
+	}
+	return t
+}
+
+// match finds the driver for a device, by its ID pair, else by the class of one
+// of its interfaces.
+func (t table) match(desc []byte) (reader.Driver, reader.ID, bool) {
+	pair := [2]uint16{uint16(desc[8]) | uint16(desc[9])<<8, uint16(desc[10]) | uint16(desc[11])<<8}
+	if s, ok := t.ids[pair]; ok {
+		return s.driver, s.id, true
+	}
+	for _, i := range Interfaces(desc) {
+		if s, ok := t.classes[i.Class]; ok {
+			return s.driver, s.id, true
+		}
+	}
+	return nil, reader.ID{}, false
+}
