@@ -118,13 +118,13 @@ func (b *Bay) acquire(ctx context.Context) error {
 		case b.turn <- struct{}{}:
 		case <-ctx.Done():
 			return ErrInterrupted
-		case <-b.ctx.Done():
+		case <-b.unit.gone:
 			return ErrGone
 		case <-b.manager.leaving.Done():
 			return ErrGone
 		}
 	}
-	if b.ctx.Err() != nil || b.manager.leaving.Err() != nil {
+	if !b.unit.present() || b.manager.leaving.Err() != nil {
 		b.release()
 		return ErrGone
 	}

@@ -172,6 +172,11 @@ func (b *Bay) settle(err error) {
 		}
 		return
 	}
+	if errors.Is(err, ErrGone) {
+		// Who comes next must hear that too, and not that the card was reset.
+		b.unit.left()
+		return
+	}
 	if dead {
 		// The protocol could not be brought back: the card must be reset
 		// (ISO/IEC 7816-3:2006 rule 6.4), which only a new open may ask for.
@@ -180,8 +185,6 @@ func (b *Bay) settle(err error) {
 	b.mu.Lock()
 	b.stamp()
 	switch {
-	case errors.Is(err, ErrGone):
-		b.unit.left()
 	case errors.Is(err, ErrNoCard):
 		b.setCard(Absent)
 	case errors.Is(err, ErrInvalid), errors.Is(err, ErrUnsupported):

@@ -200,6 +200,25 @@ func TestReaderLeavesInTheMiddle(t *testing.T) {
 	})
 }
 
+// Between the exchange that first hears that the reader is gone and its
+// departure, others hear the same, and not that their session is stale.
+func TestGoneIsNotStale(t *testing.T) {
+	bg := context.Background()
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		slot.atr, slot.traits = atrT1, Traits{Level: TPDU, AutoIFSD: true}
+		_, b := r.plug(Device{}, slot)
+		s := mustOpen(t, b, someone())
+		slot.set(func(s *fakeSlot) {
+			s.exchange = func(_ context.Context, _ Transfer, dst []byte) ([]byte, error) { return dst, ErrGone }
+		})
+		for range 3 {
+			_, err := s.Transmit(bg, hexb("00 01 00 00"), nil)
+			wantErr(t, "transmit", err, ErrGone)
+		}
+	})
+}
+
 // A detach ends the exchange under way, and its caller hears that the reader is
 // gone even where the driver only says that its context ended.
 func TestDetachWhileExchanging(t *testing.T) {
