@@ -159,20 +159,33 @@ func (b *Bay) Show(ctx context.Context, text string, d time.Duration, by Caller)
 		if !ok {
 			return nil, fmt.Errorf("this reader has no display: %w", ErrUnsupported)
 		}
+		l.tracef("> display %q", text)
 		return nil, display.Show(b.ctx, text, d)
 	})
 	return err
 }
 
-// Input asks the reader's keypad for digits.
+// Input asks the reader's keypad for digits. Errors: ErrTimeout, ErrCancelled,
+// which are no fault of the slot, and those of exchanges.
 func (b *Bay) Input(ctx context.Context, in KeyInput, by Caller) ([]byte, error) {
-	return b.use(ctx, by, 0, func(l *link) ([]byte, error) {
+	var ended error
+	keys, err := b.use(ctx, by, 0, func(l *link) ([]byte, error) {
 		keypad, ok := l.slot.(Keypad)
 		if !ok {
 			return nil, fmt.Errorf("this reader has no keypad: %w", ErrUnsupported)
 		}
-		return keypad.Input(b.ctx, in)
+		l.tracef("> keypad %q", in.Prompt)
+		keys, err := keypad.Input(b.ctx, in)
+		l.tracef("< keypad [masked] %v", err)
+		if errors.Is(err, ErrTimeout) || errors.Is(err, ErrCancelled) {
+			ended, err = err, nil
+		}
+		return keys, err
 	})
+	if err == nil {
+		err = ended
+	}
+	return keys, err
 }
 
 // VerifyPIN has the reader ask for a PIN and send v.APDU with it. The answer is
@@ -207,7 +220,7 @@ func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func
 			return nil, fmt.Errorf("this reader has no PIN pad: %w", ErrUnsupported)
 		}
 		if !l.active {
-			return nil, fmt.Errorf("the card is not powered: %w", ErrNoCard)
+			return nil, fmt.Errorf("PIN command: %w", errUnpowered)
 		}
 		if len(template) < 4 {
 			return nil, fmt.Errorf("PIN command of %d bytes: %w", len(template), ErrInvalid)

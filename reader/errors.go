@@ -2,6 +2,7 @@ package reader
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -41,4 +42,8 @@ var (
 	ErrNoPermission = errors.New("no permission")
 	// ErrClaimed: another program has the device.
 	ErrClaimed = errors.New("the device is in use by another program")
+
+	// errUnpowered: there may be a card, but it has no power. Programs are told
+	// ErrNoCard; the core draws no conclusion from it.
+	errUnpowered = fmt.Errorf("the card is not powered: %w", ErrNoCard)
 )

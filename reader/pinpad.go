@@ -11,7 +11,7 @@ import (
 // CCID 1.1 §6.1.11).
 //
 // The answer is the card's R-APDU; 64 00 if no PIN was entered in time, 64 01
-// if the entry was cancelled. At TPDU level under T=1 the caller gives the
+// if the entry was cancelled, 64 02 if the two entries of a new PIN differ. At TPDU level under T=1 the caller gives the
 // prologue of the block that is to carry the command, and gets the card's block
 // back, or the two bytes above.
 type PINPad interface {

@@ -185,6 +185,7 @@ func (b *Bay) settle(err error) {
 	b.mu.Lock()
 	b.stamp()
 	switch {
+	case errors.Is(err, errUnpowered):
 	case errors.Is(err, ErrNoCard):
 		b.setCard(Absent)
 	case errors.Is(err, ErrInvalid), errors.Is(err, ErrUnsupported):

@@ -198,6 +198,7 @@ const (
 	codeBusyAuto     = 0xF2
 	codePINTimeout   = 0xF0
 	codePINCancelled = 0xEF
+	codePINsDiffer   = 0xEE // REINER SCT
 	codeSlotBusy     = 0xE0
 	codeUnsupported  = 0x00
 	codeBadSlot      = 0x05
@@ -259,7 +260,7 @@ func describe(code byte) string {
 		return "the card's T=1 failed"
 	case 0xBE:
 		return "wrong length of the C-APDU"
-	case 0xEE:
+	case codePINsDiffer:
 		return "the new PINs differ"
 	}
 	switch {

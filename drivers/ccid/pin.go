@@ -181,6 +181,8 @@ func (s *slot) secure(ctx context.Context, b []byte, timeout byte, dst []byte) (
 			return append(dst, 0x64, 0x00), nil
 		case codePINCancelled:
 			return append(dst, 0x64, 0x01), nil
+		case codePINsDiffer:
+			return append(dst, 0x64, 0x02), nil
 		}
 	}
 	if err != nil {
