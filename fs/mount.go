@@ -91,10 +91,7 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 		Logger:          log.New(logWriter{o.Log}, "", 0),
 	}
 	top := &root{mount: mnt}
-	m.OnLeave(func(b *reader.Bay) {
-		// The kernel may let go of what it knows of the directory.
-		top.NotifyEntry(strconv.Itoa(b.Number()))
-	})
+	m.OnLeave(top.forget)
 	if s.server, err = fs.Mount(dir, top, options); err != nil {
 		s.leave()
 		return nil, explain(dir, o, err)

@@ -122,6 +122,21 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	return r.NewInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: b.Serial() << 8}), 0
 }
 
+// forget lets the kernel let go of what it knows of a slot that left. Of a
+// directory that is in use it would keep the files, which have long timeouts,
+// and with them our nodes and the bay: they are told first.
+func (r *root) forget(b *reader.Bay) {
+	name := strconv.Itoa(b.Number())
+	if dir := r.GetChild(name); dir != nil {
+		if d, ok := dir.Operations().(*slotDir); ok && d.bay == b {
+			for file := range dir.Children() {
+				dir.NotifyEntry(file)
+			}
+		}
+	}
+	r.NotifyEntry(name)
+}
+
 func (r *root) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 	list := []fuse.DirEntry{
 		{Name: "by-id", Mode: syscall.S_IFDIR, Ino: inoByID},
