@@ -1,6 +1,12 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cardfs/cardfs/drivers/sim"
+)
 
 // Help topics: commands that do nothing but be read.
 
@@ -15,6 +21,9 @@ func helpFiles() *cobra.Command {
   N/atr        read: the ATR in hex
   N/power      read: on or off; write: on, off, reset (warm), cold, eject
   N/apdu       C-APDUs in, R-APDUs out, in hex
+  N/control    commands to the reader: a control code of four bytes and its data,
+               as SCardControl takes them; 42000D48 lists the PC/SC part 10 features
+  N/ctbcs      CT-BCS commands to the terminal, as CT-API programs send them
   N/protocol   read: T=1 T=0, the protocol in force first, then what else the card
                offers; write T=0 or T=1: the card is reset and negotiated with
   N/event      read: what happens to the slot, a line an event, for ever
@@ -28,16 +37,17 @@ A write to power and protocol returns when the card did it. A write to ctl only
 starts it: what comes of it is in event and ctl. After a write that failed, the
 same open of these three files reads "error ..." with the reason in words.
 
-Opening power and protocol waits until the driver has initialised the reader,
-opening atr and apdu until a card is there and powered; nothing else waits. Opened
-with O_NONBLOCK they say EAGAIN (starting) or ENOMEDIUM (no card) instead. The
-first open that needs the card powers it, and it stays powered.
+Opening power, protocol, control and ctbcs waits until the driver has initialised
+the reader, opening atr and apdu until a card is there and powered; nothing else
+waits. Opened with O_NONBLOCK they say EAGAIN (starting) or ENOMEDIUM (no card)
+instead. The first open that needs the card powers it, and it stays powered.
 
-apdu: each open is a channel of its own. A line of hex is a command: blanks
-anywhere, case free, # begins a comment. Several lines in one write are several
-commands, answered in order; if one is malformed none is sent. Without a newline a
-line counts when its answer is read. write hands over, read waits; a channel holds
-at most 64 unread answers. After the last answer read says end of file:
+apdu, control and ctbcs: each open is a channel of its own. A line of hex is a
+command: blanks anywhere, case free, # begins a comment. Several lines in one write
+are several commands, answered in order; if one is malformed none is sent. Without
+a newline a line counts when its answer is read. write hands over, read waits; a
+channel holds at most 64 unread answers. After the last answer read says end of
+file:
 
   { echo 00A4000C023F00 >&3; cat <&3; } 3<>cards/0/apdu
 
@@ -108,5 +118,30 @@ func helpExitCodes() *cobra.Command {
 
 The commands but mount find the mount by --mount, else $CARDFS_MOUNT, else in the
 mount table (the only one that you may enter), else at /mnt/cards.`,
+	}
+}
+
+func helpSim() *cobra.Command {
+	return &cobra.Command{
+		Use:   "sim",
+		Short: "The simulated readers and cards",
+		Long: `Simulated readers have a virtual ISO 7816-4 card in them, to develop card scripts
+without hardware and to try what happens when things go wrong. They come with
+
+  cardfs mount --sim DEVICE DIR      cardfs attach sim DEVICE [KEY=VALUE...]
+
+DEVICE is one of ` + strings.Join(sim.Devices(), ", ") + `.
+Keys: card=CARD (what is in it, none for nothing), start=DURATION (how long the
+driver takes to open it), slow=DURATION (each command takes so much longer),
+serial=WORD. Cards: token (T=1), t0 (T=0), dual (both), crc (T=1 with a CRC), echo.
+
+Lines written to ctl do the rest, as in: echo sim 0 remove >cards/ctl
+
+  ` + strings.Join(sim.New().Usage(), "\n  ") + `
+
+The cards hold MF 3F00 with 2F00 (EF.DIR), 2F02 (serial number) and 1001 (128 bytes
+to write), and DF 5000, AID F063617264667301, with 5001 to 5005. PIN 1 (reference
+01) is 1234, PIN 2 (reference 81, in DF 5000) is 5678, the PUK 12345678. 80EE0000
+with data and Le echoes; go doc of drivers/sim lists all files and commands.`,
 	}
 }

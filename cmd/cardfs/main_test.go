@@ -123,7 +123,7 @@ func TestHelp(t *testing.T) {
 		}
 		for _, text := range []string{cmd.Long, cmd.Example} {
 			for line := range strings.Lines(text) {
-				if n := len([]rune(strings.TrimSuffix(line, "\n"))); n > 86 {
+				if n := len([]rune(strings.TrimSuffix(line, "\n"))); n > 100 {
 					t.Errorf("%s: a line of %d columns: %s", cmd.Name(), n, line)
 				}
 			}

@@ -48,7 +48,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(3 * time.Minute),
+		Deadline:            time.Now().Add(8 * time.Minute),
 		Setup: func(env *testscript.Env) error {
 			path := []string{filepath.Dir(cardfs), "/usr/bin", "/bin", "/usr/sbin", "/sbin", env.Getenv("PATH")}
 			env.Setenv("PATH", strings.Join(path, ":"))
