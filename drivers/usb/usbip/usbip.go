@@ -107,7 +107,7 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, dev Device) error {
 	err := s.read(ctx, &workers)
 	cancel()
 	workers.Wait()
-	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
 		return nil
 	}
 	return err

@@ -1,0 +1,288 @@
+package usbip
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// toy answers as its functions say.
+type toy struct {
+	control func(ctx context.Context, s usb.Setup, data []byte) (int, error)
+	in      func(ctx context.Context, p []byte) (int, error)
+	gone    chan struct{}
+	mu      sync.Mutex
+	outs    [][]byte
+	zlps    []bool
+	cleared []uint8
+}
+
+// toyDescriptors: a device descriptor and two configurations, the second of
+// which lies about its length.
+var toyDescriptors = append([]byte{18, 1, 0, 2, 0, 0, 0, 64, 1, 0, 2, 0, 0, 1, 1, 0, 0, 2},
+	9, 2, 9, 0, 0, 1, 0, 0x80, 50, 9, 2, 0xFF, 0, 0, 2, 0, 0x80, 50)
+
+func (d *toy) Control(ctx context.Context, s usb.Setup, data []byte, _ time.Duration) (int, error) {
+	return d.control(ctx, s, data)
+}
+func (d *toy) In(ctx context.Context, _ uint8, p []byte, _ time.Duration) (int, error) {
+	return d.in(ctx, p)
+}
+func (d *toy) Out(_ context.Context, _ uint8, p []byte, zlp bool, _ time.Duration) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.outs, d.zlps = append(d.outs, p), append(d.zlps, zlp)
+	return len(p), nil
+}
+func (d *toy) ClearHalt(_ context.Context, ep uint8) error {
+	d.cleared = append(d.cleared, ep)
+	return nil
+}
+func (d *toy) Descriptors() []byte   { return toyDescriptors }
+func (d *toy) String(i uint8) string { return map[uint8]string{1: "toy"}[i] }
+func (d *toy) Gone() <-chan struct{} { return d.gone }
+
+// kernel is vhci_hcd's end of the connection.
+type kernel struct {
+	t    *testing.T
+	conn net.Conn
+	end  chan error
+}
+
+func serve(t *testing.T, d *toy) *kernel {
+	ours, theirs := net.Pipe()
+	k := &kernel{t: t, conn: ours, end: make(chan error, 1)}
+	if d.gone == nil {
+		d.gone = make(chan struct{})
+	}
+	go func() { k.end <- Serve(context.Background(), theirs, d) }()
+	t.Cleanup(func() {
+		ours.Close()
+		if err := <-k.end; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return k
+}
+
+func (k *kernel) submit(seq uint32, in bool, ep uint32, flags uint32, setup string, n int, data []byte) {
+	m := make([]byte, headerLen)
+	be := binary.BigEndian
+	be.PutUint32(m[0:], cmdSubmit)
+	be.PutUint32(m[4:], seq)
+	if in {
+		be.PutUint32(m[12:], 1)
+	}
+	be.PutUint32(m[16:], ep)
+	be.PutUint32(m[20:], flags)
+	be.PutUint32(m[24:], uint32(n))
+	be.PutUint32(m[32:], 0xFFFFFFFF) // not isochronous
+	copy(m[40:], setup)
+	if _, err := k.conn.Write(append(m, data...)); err != nil {
+		k.t.Error(err)
+	}
+}
+
+func (k *kernel) unlink(seq, victim uint32) {
+	m := make([]byte, headerLen)
+	binary.BigEndian.PutUint32(m[0:], cmdUnlink)
+	binary.BigEndian.PutUint32(m[4:], seq)
+	binary.BigEndian.PutUint32(m[20:], victim)
+	if _, err := k.conn.Write(m); err != nil {
+		k.t.Error(err)
+	}
+}
+
+// expect reads an answer; in tells that data follows it.
+func (k *kernel) expect(cmd, seq uint32, status syscall.Errno, n int, data []byte) {
+	k.t.Helper()
+	m := make([]byte, headerLen)
+	if _, err := io.ReadFull(k.conn, m); err != nil {
+		k.t.Fatal(err)
+	}
+	be := binary.BigEndian
+	got := make([]byte, len(data))
+	if _, err := io.ReadFull(k.conn, got); err != nil {
+		k.t.Fatal(err)
+	}
+	if be.Uint32(m) != cmd || be.Uint32(m[4:]) != seq || int32(be.Uint32(m[20:])) != -int32(status) ||
+		cmd == retSubmit && int(be.Uint32(m[24:])) != n || !bytes.Equal(got, data) {
+		k.t.Fatalf("got % X with data % X, want command %d sequence %d status %v length %d data % X", m, got, cmd, seq, status, n, data)
+	}
+}
+
+// Standard requests are answered from the descriptors (USB 2.0 §9.4).
+func TestStandardRequests(t *testing.T) {
+	d := &toy{control: func(context.Context, usb.Setup, []byte) (int, error) { return 0, usb.ErrStall }}
+	k := serve(t, d)
+	for i, tt := range []struct {
+		what  string
+		setup string
+		in    bool
+		n     int
+		want  []byte
+		errno syscall.Errno
+	}{
+		{"device descriptor, its first 8 bytes", "\x80\x06\x00\x01\x00\x00\x08\x00", true, 8, toyDescriptors[:8], 0},
+		{"device descriptor", "\x80\x06\x00\x01\x00\x00\x40\x00", true, 64, toyDescriptors[:18], 0},
+		{"first configuration", "\x80\x06\x00\x02\x00\x00\x09\x00", true, 255, toyDescriptors[18:27], 0},
+		{"second configuration, as far as it goes", "\x80\x06\x01\x02\x00\x00\xFF\x00", true, 255, toyDescriptors[27:], 0},
+		{"third configuration", "\x80\x06\x02\x02\x00\x00\xFF\x00", true, 255, nil, syscall.EPIPE},
+		{"languages", "\x80\x06\x00\x03\x00\x00\xFF\x00", true, 255, []byte{4, 3, 9, 4}, 0},
+		{"string 1", "\x80\x06\x01\x03\x09\x04\xFF\x00", true, 255, []byte{8, 3, 't', 0, 'o', 0, 'y', 0}, 0},
+		{"string 2", "\x80\x06\x02\x03\x09\x04\xFF\x00", true, 255, nil, syscall.EPIPE},
+		{"device qualifier", "\x80\x06\x00\x06\x00\x00\x0A\x00", true, 10, nil, syscall.EPIPE},
+		{"status", "\x80\x00\x00\x00\x00\x00\x02\x00", true, 2, []byte{0, 0}, 0},
+		{"set configuration", "\x00\x09\x02\x00\x00\x00\x00\x00", false, 0, nil, 0},
+		{"get configuration", "\x80\x08\x00\x00\x00\x00\x01\x00", true, 1, []byte{2}, 0},
+		{"set interface", "\x01\x0B\x01\x00\x03\x00\x00\x00", false, 0, nil, 0},
+		{"get interface", "\x81\x0A\x00\x00\x03\x00\x01\x00", true, 1, []byte{1}, 0},
+		{"clear halt", "\x02\x01\x00\x00\x81\x00\x00\x00", false, 0, nil, 0},
+		{"a vendor request", "\xC0\x01\x00\x00\x00\x00\x01\x00", true, 1, nil, syscall.EPIPE},
+	} {
+		t.Log(tt.what)
+		k.submit(uint32(i+1), tt.in, 0, 0, tt.setup, tt.n, nil)
+		k.expect(retSubmit, uint32(i+1), tt.errno, len(tt.want), tt.want)
+	}
+	if !bytes.Equal(d.cleared, []byte{0x81}) {
+		t.Errorf("halts cleared: % X", d.cleared)
+	}
+}
+
+func TestOut(t *testing.T) {
+	d := &toy{}
+	k := serve(t, d)
+	k.submit(1, false, 2, flagZeroPacket, "", 3, []byte("abc"))
+	k.expect(retSubmit, 1, 0, 3, nil)
+	k.submit(2, false, 2, 0, "", 0, nil)
+	k.expect(retSubmit, 2, 0, 0, nil)
+	if len(d.outs) != 2 || string(d.outs[0]) != "abc" || !d.zlps[0] || len(d.outs[1]) != 0 || d.zlps[1] {
+		t.Errorf("%q %v", d.outs, d.zlps)
+	}
+}
+
+// Linux Documentation/usb/usbip_protocol.rst: an unlinked transfer gets no answer
+// but the unlink's, ECONNRESET; one that was answered before gets 0.
+func TestUnlink(t *testing.T) {
+	data := make(chan string)
+	d := &toy{in: func(ctx context.Context, p []byte) (int, error) {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case s := <-data:
+			return copy(p, s), nil
+		}
+	}}
+	k := serve(t, d)
+	k.submit(1, true, 1, 0, "", 64, nil)
+	k.submit(2, true, 1, 0, "", 64, nil)
+	k.submit(3, true, 1, 0, "", 64, nil)
+	// Waiting behind another, it ends without the device.
+	k.unlink(4, 2)
+	k.expect(retUnlink, 4, syscall.ECONNRESET, 0, nil)
+	// Under way.
+	k.unlink(5, 1)
+	k.expect(retUnlink, 5, syscall.ECONNRESET, 0, nil)
+	// The one behind it goes on.
+	data <- "hello"
+	k.expect(retSubmit, 3, 0, 5, []byte("hello"))
+	k.unlink(6, 3)
+	k.expect(retUnlink, 6, 0, 0, nil)
+}
+
+// What the device gave up when it was unlinked is handed over, not lost.
+func TestUnlinkTooLate(t *testing.T) {
+	d := &toy{in: func(ctx context.Context, p []byte) (int, error) {
+		<-ctx.Done()
+		return copy(p, "moved"), ctx.Err()
+	}}
+	k := serve(t, d)
+	k.submit(1, true, 1, 0, "", 64, nil)
+	k.unlink(2, 1)
+	for {
+		m := make([]byte, headerLen)
+		if _, err := io.ReadFull(k.conn, m); err != nil {
+			t.Fatal(err)
+		}
+		switch binary.BigEndian.Uint32(m) {
+		case retSubmit:
+			p := make([]byte, binary.BigEndian.Uint32(m[24:]))
+			if _, err := io.ReadFull(k.conn, p); err != nil || string(p) != "moved" {
+				t.Fatalf("%q, %v", p, err)
+			}
+			k.expect(retUnlink, 2, 0, 0, nil)
+			return
+		case retUnlink: // it had not begun
+			return
+		}
+	}
+}
+
+func TestErrorsOfDevices(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want syscall.Errno
+	}{
+		{usb.ErrStall, syscall.EPIPE}, {usb.ErrOverflow, syscall.EOVERFLOW}, {errors.New("broken"), syscall.EPROTO},
+	} {
+		k := serve(t, &toy{in: func(context.Context, []byte) (int, error) { return 0, tt.err }})
+		k.submit(1, true, 1, 0, "", 64, nil)
+		k.expect(retSubmit, 1, tt.want, 0, nil)
+	}
+}
+
+// A device that is gone ends the connection: the kernel sees it unplugged.
+func TestGone(t *testing.T) {
+	d := &toy{gone: make(chan struct{}), in: func(ctx context.Context, _ []byte) (int, error) {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}}
+	k := serve(t, d)
+	k.submit(1, true, 1, 0, "", 64, nil)
+	close(d.gone)
+	if n, err := k.conn.Read(make([]byte, 1)); err == nil {
+		t.Errorf("read %d bytes, want the end", n)
+	}
+}
+
+// The kernel may send anything; memory stays bounded and nothing panics.
+func FuzzServe(f *testing.F) {
+	head := func(cmd uint32, n uint32) []byte {
+		m := make([]byte, headerLen)
+		binary.BigEndian.PutUint32(m, cmd)
+		binary.BigEndian.PutUint32(m[24:], n)
+		return m
+	}
+	f.Add(head(cmdSubmit, 0))
+	f.Add(append(head(cmdSubmit, 4), "data"...))
+	f.Add(append(head(cmdSubmit, 0), head(cmdUnlink, 0)...))
+	f.Add(head(cmdSubmit, 1<<31))
+	f.Add(head(77, 0))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		ours, theirs := net.Pipe()
+		d := &toy{
+			control: func(_ context.Context, _ usb.Setup, p []byte) (int, error) { return len(p), nil },
+			in:      func(_ context.Context, p []byte) (int, error) { return len(p) / 2, nil },
+			gone:    make(chan struct{}),
+		}
+		end := make(chan struct{})
+		go func() { defer close(end); Serve(context.Background(), theirs, d) }()
+		go io.Copy(io.Discard, ours)
+		ours.Write(in)
+		ours.Close()
+		<-end
+	})
+}
