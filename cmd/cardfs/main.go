@@ -88,7 +88,8 @@ line or the input makes no sense; 3 there is no such reader, or no card in it;
 	})
 	root.AddCommand(
 		newMount(), newList(), newSend(), newWatch(), newATR(), newAttach(), newDetach(), newVersion(),
-		helpFiles(), helpEvents(), helpExitCodes(),
+		newReaderConf(), newIDs(), newUdevRules(),
+		helpFiles(), helpEvents(), helpSim(), helpExitCodes(),
 	)
 	return root
 }

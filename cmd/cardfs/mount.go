@@ -116,6 +116,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	}
 	fmt.Fprintf(stderr, "cardfs: mounted at %s\n", dir)
 	o.hint(stderr, dir, manager)
+	notify("READY=1", o.logger)
 
 	select {
 	case <-signals:
@@ -129,6 +130,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 		fmt.Fprintf(stderr, "cardfs: %s was unmounted\n", dir)
 	case <-ctx.Done():
 	}
+	notify("STOPPING=1", o.logger)
 	server.Leave()
 	o.close(manager)
 	return server.Close(time.Second)

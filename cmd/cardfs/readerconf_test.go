@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/cardfs/cardfs/drivers"
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/pcscd"
+)
+
+// service runs `cardfs mount` as a service manager does: it is ready when it
+// says READY=1 to NOTIFY_SOCKET (sd_notify(3)), and says STOPPING=1 at the end.
+func service(t *testing.T, args ...string) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "cards")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	socket := &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify"), Net: "unixgram"}
+	manager, err := net.ListenUnixgram("unixgram", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan string)
+	go func() {
+		defer close(told)
+		for p := make([]byte, 100); ; {
+			n, err := manager.Read(p)
+			if err != nil {
+				return
+			}
+			told <- string(p[:n])
+		}
+	}()
+	cmd := exec.Command("cardfs", append(append([]string{"mount"}, args...), dir)...)
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+socket.Name)
+	var log strings.Builder
+	cmd.Stderr = &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cmd.Wait()
+		manager.Close()
+	}()
+	if got := <-told; got != "READY=1" {
+		t.Fatalf("told %q, not READY=1: %v\n%s", got, <-ended, &log)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if got := <-told; got != "STOPPING=1" {
+			t.Errorf("told %q, not STOPPING=1", got)
+		}
+		if err := <-ended; err != nil {
+			t.Errorf("cardfs: %v\n%s", err, &log)
+		}
+	})
+	return dir
+}
+
+// What reader-conf prints is taken by the real pcscd: every slot of every
+// reader is listed by the name that the file gives, through restarts too.
+func TestReaderConfInPcscd(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	library := filepath.Join(t.TempDir(), "libifdcardfs.so")
+	sources, err := filepath.Glob("../../ctapi/clib/*.c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := cc.Target{Shared: true, Flags: []string{"-U_GNU_SOURCE", "-fvisibility=hidden", "-Wl,-z,nodelete"}}
+	for _, s := range sources {
+		if filepath.Base(s) != "ctapi.c" {
+			target.Sources = append(target.Sources, filepath.Join("ctapi/clib", filepath.Base(s)))
+		}
+	}
+	if err := cc.Build(ctx, library, target); err != nil {
+		t.Fatal(err)
+	}
+
+	dir := service(t, "--sim", "ikey3k", "--sim", "twoslot", "--sim", "t1", "--attach", "sim t1 start=100ms serial=A+B#2")
+	conf, err := exec.CommandContext(ctx, "cardfs", "reader-conf", "--mount", dir, "--lib", library).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := pcscd.Start(ctx, t.TempDir(), string(conf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	want := []string{
+		"Rainbow iKey 3000 (IKEY3K-1) 00 00",
+		"cardfs Simulated two-slot CCID reader (TWOSLOT-1) 01 00",
+		"cardfs Simulated two-slot CCID reader (TWOSLOT-1) 01 01",
+		"Simulated T=1 reader (T1-1) 02 00",
+		"Simulated T=1 reader (A+B#2) 03 00",
+	}
+	for range 2 {
+		out, err := server.Command(ctx, "opensc-tool", "--list-readers").CombinedOutput()
+		if err != nil {
+			t.Errorf("opensc-tool: %v\n%s", err, out)
+		}
+		for _, name := range want {
+			if !strings.Contains(string(out), name+"\n") {
+				t.Errorf("%s is missing in\n%s\nwith\n%s\npcscd says\n%s", name, out, conf, server.Log())
+			}
+		}
+		if err := server.Restart(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, bad := range []string{"tok_error", "WARNING", "init failed"} {
+		if strings.Contains(server.Log(), bad) {
+			t.Errorf("pcscd says %s:\n%s", bad, server.Log())
+		}
+	}
+}
+
+// A name holds what stands between quotes on a line, in ASCII, is at most 121
+// characters long (MAX_READERNAME 128 less " 00 00" and NUL), and there once.
+func TestFriendlyNames(t *testing.T) {
+	long := strings.Repeat("x", 200)
+	given := map[string]bool{}
+	for _, tt := range []struct{ model, driver, serial, want string }{
+		{"iKey 3000", "ikey3k", "", "iKey 3000"},
+		{"iKey 3000", "ikey3k", "", "iKey 3000 2"},
+		{"iKey 3000", "ikey3k", "", "iKey 3000 3"},
+		{"iKey 3000", "ikey3k", "17", "iKey 3000 (17)"},
+		{"vpcd 127.0.0.1:35963", "vpcd", "127.0.0.1:35963", "vpcd 127.0.0.1:35963"},
+		{"", "ikey3k", "", "ikey3k"},
+		{`A "B"` + "\tü # 'c' \\", "x", "", `A 'B'?? # 'c' \`},
+		{long, "x", "", long[:121]},
+		{long, "x", "", long[:119] + " 2"},
+		{long[:119] + " 2", "x", "", long[:119] + " 3"},
+	} {
+		s := slotJSON{Reader: tt.model, Driver: tt.driver, Status: map[string]string{"serial": tt.serial}}
+		if got := unique(friendlyName(s), given); got != tt.want {
+			t.Errorf("%+v: %q", tt, got)
+		}
+	}
+}
+
+// fakeDriver has IDs and nothing else.
+type fakeDriver struct {
+	reader.Driver
+	name string
+	ids  []reader.ID
+}
+
+func (d fakeDriver) Name() string     { return d.name }
+func (d fakeDriver) IDs() []reader.ID { return d.ids }
+
+// pcscd's bundles match by ID pairs alone, so that classes are not listed; a
+// pair is listed once, for the driver that has it.
+func TestBundleIDs(t *testing.T) {
+	got := bundleIDs([]reader.Driver{
+		fakeDriver{name: "one", ids: []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "B"}, {Class: 0x0B, Model: "CCID"}}},
+		fakeDriver{name: "two", ids: []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "C"}, {Vendor: 0x1234, Product: 1}, {}}},
+	})
+	if want := []bundleID{{"1234:0001", "two"}, {"1234:abcd", "B"}}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// reader-conf leaves out what the bundle finds, and only that.
+func TestInBundle(t *testing.T) {
+	for _, tt := range []struct {
+		bus, id string
+		want    bool
+	}{
+		{"usb", "04b9:1300", true},
+		{"sim", "04b9:1300", false}, // pcscd sees no simulated device
+		{"usb", "ffff:ffff", false}, // matched by its class
+		{"tcp", "", false},
+	} {
+		s := slotJSON{Status: map[string]string{"bus": tt.bus, "usb-id": tt.id}}
+		if got := inBundle(s); got != tt.want {
+			t.Errorf("%+v: %v", tt, got)
+		}
+	}
+}
+
+// The bundle and the udev rules tell of the same readers.
+func TestIDsHaveRules(t *testing.T) {
+	rules := usb.UdevRules(drivers.All())
+	for _, b := range bundleIDs(drivers.All()) {
+		vendor, product, _ := strings.Cut(b.id, ":")
+		if want := fmt.Sprintf(`ATTR{idVendor}=="%s", ATTR{idProduct}=="%s"`, vendor, product); !strings.Contains(rules, want) {
+			t.Errorf("no rule for %s %s", b.id, b.name)
+		}
+	}
+}
