@@ -21,13 +21,14 @@ import (
 type Terminal struct {
 	bay  *reader.Bay
 	by   reader.Caller
-	file *file       // selected by SELECT FILE; nil: the master file
-	want map[int]int // protocol preference by slot number, from SET INTERFACE PARAMETER
+	file *file        // selected by SELECT FILE; nil: the master file
+	want map[int]int  // protocol preference by slot number, from SET INTERFACE PARAMETER
+	mine map[int]bool // slots whose card this program activated
 }
 
 // New makes a terminal of the reader that bay belongs to.
 func New(bay *reader.Bay, by reader.Caller) *Terminal {
-	return &Terminal{bay: bay, by: by, want: make(map[int]int)}
+	return &Terminal{bay: bay, by: by, want: make(map[int]int), mine: make(map[int]bool)}
 }
 
 // sw is a status word. CT-BCS 1.0 and the manuals of its libraries name them.
@@ -39,7 +40,8 @@ const (
 	swNoCardYet   sw = 0x6200 // no card, or not removed, within the time
 	swActive      sw = 0x6201 // card already present and activated
 	swFewer       sw = 0x6282 // end of data before Le
-	swFailed      sw = 0x6400 // reset failed
+	swFailed      sw = 0x6400 // reset failed; at the keypad: time over
+	swCancelled   sw = 0x6401
 	swNoCard      sw = 0x64A1
 	swNotActive   sw = 0x64A2
 	swNoProtocol  sw = 0x64A3 // card could not be brought into the protocol
@@ -208,6 +210,7 @@ func (t *Terminal) reset(ctx context.Context, c command) ([]byte, sw, error) {
 		}
 		t.file = nil
 		clear(t.want)
+		clear(t.mine)
 		return nil, swOK, nil
 	}
 	b := t.slot(c.p1)
@@ -232,21 +235,18 @@ func (t *Terminal) reset(ctx context.Context, c command) ([]byte, sw, error) {
 		code, err := failure(err, absent)
 		return nil, code, err
 	}
-	return t.activated(ctx, b, c.p2, want, absent)
+	return t.activated(ctx, b, c, want, absent)
 }
 
-// activated brings a card just powered into the protocol wanted and answers
+// activated brings a card that has power into the protocol wanted and answers
 // what P2 asks for.
-func (t *Terminal) activated(ctx context.Context, b *reader.Bay, p2 byte, want int, absent sw) ([]byte, sw, error) {
+func (t *Terminal) activated(ctx context.Context, b *reader.Bay, c command, want int, absent sw) ([]byte, sw, error) {
 	if want >= 0 {
-		if err := b.SelectProtocol(ctx, want, t.by); err != nil {
-			if errors.Is(err, reader.ErrUnsupported) {
-				return nil, swNoProtocol, nil
-			}
-			code, err := failure(err, absent)
+		if code, err := t.protocol(ctx, b, want, absent); code != swOK {
 			return nil, code, err
 		}
 	}
+	t.mine[int(c.p1)] = true
 	i := b.Info()
 	if i.State != "powered" {
 		return nil, absent, nil
@@ -255,13 +255,26 @@ func (t *Terminal) activated(ctx context.Context, b *reader.Bay, p2 byte, want i
 	if i.Synchronous() {
 		code = swOK
 	}
-	switch p2 & 0x0F {
+	switch c.p2 & 0x0F {
 	case 1:
 		return i.ATR, code, nil
 	case 2:
 		return i.Historical(), code, nil
 	}
 	return nil, code, nil
+}
+
+// protocol brings the card into T=want.
+func (t *Terminal) protocol(ctx context.Context, b *reader.Bay, want int, absent sw) (sw, error) {
+	err := b.SelectProtocol(ctx, want, t.by)
+	if err == nil {
+		return swOK, nil
+	}
+	code, err := failure(err, absent)
+	if code == swFailed {
+		code = swNoProtocol
+	}
+	return code, err
 }
 
 func (t *Terminal) preference(slot int) int {
@@ -271,7 +284,11 @@ func (t *Terminal) preference(slot int) int {
 	return -1
 }
 
-// request is REQUEST ICC: wait for a card and activate it.
+// request is REQUEST ICC: wait for a card and activate it. 62 01, after which
+// programs must reset the card to learn its ATR, is for a card that this program
+// activated before. One that another program, or an earlier run of this one, left
+// with power is as good as just activated: OpenSC takes 62 01 for a failure and
+// never ejects, and would work once.
 func (t *Terminal) request(ctx context.Context, c command) ([]byte, sw, error) {
 	b := t.slot(c.p1)
 	if b == nil || c.p2&0x0F > 2 {
@@ -285,10 +302,10 @@ func (t *Terminal) request(ctx context.Context, c command) ([]byte, sw, error) {
 		return nil, code, nil
 	}
 	switch state := b.Info().State; {
-	case state == "powered":
+	case state == "powered" && t.mine[int(c.p1)]:
 		return nil, swActive, nil
 	case state == "empty" && o.timeout > 0:
-		t.prompt(ctx, b, c.p2, o)
+		defer t.prompt(ctx, b, c.p2, o)()
 		arrived, err := waitFor(ctx, b, o.timeout, func(state string) bool { return state != "empty" })
 		if err != nil {
 			return nil, 0, err
@@ -301,7 +318,7 @@ func (t *Terminal) request(ctx context.Context, c command) ([]byte, sw, error) {
 		code, err := failure(err, swNoCardYet)
 		return nil, code, err
 	}
-	return t.activated(ctx, b, c.p2, t.preference(int(c.p1)), swNoCardYet)
+	return t.activated(ctx, b, c, t.preference(int(c.p1)), swNoCardYet)
 }
 
 // waitFor waits until the slot's state is as wanted, or the time is over.
@@ -395,6 +412,7 @@ func (t *Terminal) deactivate(ctx context.Context, c command) ([]byte, sw, error
 		code, err := failure(err, swNoCard)
 		return nil, code, err
 	}
+	delete(t.mine, int(c.p1))
 	return nil, swOK, nil
 }
 
@@ -418,18 +436,19 @@ func (t *Terminal) eject(ctx context.Context, c command) ([]byte, sw, error) {
 	if b.Info().State == "empty" {
 		return nil, swOK, nil
 	}
-	action := reader.PowerDown
-	if b.Capable(func(s reader.Slot) bool { _, ok := s.(reader.Ejector); return ok }) {
-		action = reader.Eject
+	err := b.Power(ctx, reader.Eject, t.by)
+	if errors.Is(err, reader.ErrUnsupported) { // known only when it is tried
+		err = b.Power(ctx, reader.PowerDown, t.by)
 	}
-	if err := b.Power(ctx, action, t.by); err != nil {
+	if err != nil {
 		code, err := failure(err, swOK)
 		return nil, code, err
 	}
+	delete(t.mine, int(c.p1))
 	if o.timeout == 0 || c.p2&ejectStay != 0 {
 		return nil, swOK, nil
 	}
-	t.prompt(ctx, b, c.p2, o)
+	defer t.prompt(ctx, b, c.p2, o)()
 	taken, err := waitFor(ctx, b, o.timeout, func(state string) bool { return state == "empty" })
 	switch {
 	case err != nil:
@@ -468,19 +487,12 @@ func (t *Terminal) setInterface(ctx context.Context, c command) ([]byte, sw, err
 			return nil, swUnsupported, nil
 		}
 	}
-	if want < 0 {
-		return nil, swTLV, nil
-	}
 	t.want[int(c.p1)] = want
 	if b.Info().State != "powered" {
 		return nil, swOK, nil // for the next RESET or REQUEST ICC
 	}
-	if err := b.SelectProtocol(ctx, want, t.by); err != nil {
+	if code, err := t.protocol(ctx, b, want, swNoCard); code != swOK {
 		delete(t.want, int(c.p1))
-		if errors.Is(err, reader.ErrUnsupported) {
-			return nil, swNoProtocol, nil
-		}
-		code, err := failure(err, swNoCard)
 		return nil, code, err
 	}
 	return nil, swAsync, nil

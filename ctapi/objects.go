@@ -1,6 +1,9 @@
 package ctapi
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Tags of data objects in commands.
 const (
@@ -15,7 +18,6 @@ const (
 // objects are the data objects of a command.
 type objects struct {
 	timeout  time.Duration // 0: none given
-	timed    bool
 	text     []string
 	command  []byte
 	lengths  []byte
@@ -28,7 +30,7 @@ type objects struct {
 // command takes.
 func parseObjects(data []byte, allowed ...byte) (o objects, code sw) {
 	if len(data) == 1 {
-		o.timeout, o.timed = time.Duration(data[0])*time.Second, true
+		o.timeout = time.Duration(data[0]) * time.Second
 		return o, swOK
 	}
 	for len(data) > 0 {
@@ -37,18 +39,14 @@ func parseObjects(data []byte, allowed ...byte) (o objects, code sw) {
 		}
 		tag, value := data[0], data[2:2+int(data[1])]
 		data = data[2+int(data[1]):]
-		known := false
-		for _, a := range allowed {
-			known = known || a == tag
-		}
-		if !known {
+		if !slices.Contains(allowed, tag) {
 			return o, swTLV
 		}
 		fits := true
 		switch tag {
 		case tagTimeout:
 			if fits = len(value) == 1; fits {
-				o.timeout, o.timed = time.Duration(value[0])*time.Second, true
+				o.timeout = time.Duration(value[0]) * time.Second
 			}
 		case tagText:
 			o.text = append(o.text, string(value))

@@ -8,12 +8,14 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// prompt shows what a program wants the card holder to read, where there is a
-// display; F in the high nibble of P2 asks for no prompt.
-func (t *Terminal) prompt(ctx context.Context, b *reader.Bay, p2 byte, o objects) {
-	if p2>>4 != 0x0F && len(o.text) > 0 {
-		b.Show(ctx, o.text[0], o.timeout, t.by)
+// prompt shows what a program wants the card holder to read while it waits,
+// where there is a display; done takes it away. F in the high nibble of P2 asks
+// for no prompt.
+func (t *Terminal) prompt(ctx context.Context, b *reader.Bay, p2 byte, o objects) (done func()) {
+	if p2>>4 == 0x0F || len(o.text) == 0 || b.Show(ctx, o.text[0], o.timeout, t.by) != nil {
+		return func() {}
 	}
+	return func() { b.Show(context.WithoutCancel(ctx), "", 0, t.by) }
 }
 
 // output is OUTPUT: a text on the display.
@@ -44,7 +46,8 @@ func (t *Terminal) output(ctx context.Context, c command) ([]byte, sw, error) {
 	return nil, swOK, nil
 }
 
-// firstKey is how long a card holder has for the first key by default.
+// firstKey is how long a card holder has for the first key, if the program does
+// not say or says 0.
 const firstKey = 15 * time.Second
 
 // input is INPUT: digits from the keypad, for the program to see.
@@ -62,11 +65,14 @@ func (t *Terminal) input(ctx context.Context, c command) ([]byte, sw, error) {
 	if code != swOK {
 		return nil, code, nil
 	}
+	if c.p2>>4 == 1 && c.le != 1 {
+		return nil, swLength, nil // key codes come one by one (REINER SCT)
+	}
 	k := reader.KeyInput{Max: c.le, Raw: c.p2>>4 == 1, Echo: reader.Echo(c.p2 & 0x0F), First: firstKey}
 	if k.Max == 0 {
 		k.Max = 256
 	}
-	if o.timed {
+	if o.timeout > 0 {
 		k.First = o.timeout
 	}
 	if len(o.text) > 0 {
@@ -77,7 +83,7 @@ func (t *Terminal) input(ctx context.Context, c command) ([]byte, sw, error) {
 	case errors.Is(err, reader.ErrTimeout):
 		return nil, swFailed, nil
 	case errors.Is(err, reader.ErrCancelled):
-		return nil, 0x6401, nil
+		return nil, swCancelled, nil
 	case err != nil:
 		code, err := failure(err, swNotNow)
 		return nil, code, err
@@ -88,21 +94,24 @@ func (t *Terminal) input(ctx context.Context, c command) ([]byte, sw, error) {
 // pinCommand is the value of data object 52: how the PIN gets into which command.
 type pinCommand struct {
 	control  byte
-	old, new int    // positions in the command, from 1: 6 is its first data byte; new: MODIFY only
+	old, new int    // where in the data field; new: MODIFY only
 	apdu     []byte // with its template
-	given    bool   // the template came from the program
 }
 
 // Low bits of the control byte.
 const (
 	pinBCD = iota
 	pinASCII
-	pinFormat2 // ISO 9564-1 format 2 block: length nibble, BCD digits, filled with F
+	pinFormat2 // ISO 9564-1 format 2 block: 2, length, BCD digits, filled with F
 )
 
-// parsePINCommand reads object 52. Without a template it makes the one that
-// REINER SCT's terminals make.
+// format2Block is the length of a format 2 block.
+const format2Block = 8
+
+// parsePINCommand reads object 52. Positions count the bytes of the command from
+// 1, so that 6 is the first of the data field.
 func parsePINCommand(v []byte, modify bool) (p pinCommand, code sw) {
+	const dataAt = 6
 	head := 2
 	if modify {
 		head = 3
@@ -110,42 +119,59 @@ func parsePINCommand(v []byte, modify bool) (p pinCommand, code sw) {
 	if len(v) < head+4 {
 		return p, swLength
 	}
-	p.control, p.old = v[0], int(v[1])
+	p.control, p.old = v[0], int(v[1])-dataAt
+	p.new = p.old
 	if modify {
-		p.new = int(v[2])
+		p.new = int(v[2]) - dataAt
 	}
-	if p.control&3 == 3 || p.control&0x0C != 0 {
+	if p.control&0x0F > pinFormat2 {
 		return p, swP1P2
 	}
+	if modify && v[2] == 0 && p.kind() == pinFormat2 {
+		p.new = p.old + format2Block
+	}
+	if p.old < 0 || p.new < 0 {
+		return p, swLength
+	}
+	if n := p.digits(); p.kind() == pinFormat2 && n != 0 && (n < 4 || n > 12) {
+		return p, swLength
+	}
 	p.apdu = append(p.apdu, v[head:head+4]...)
-	template := v[head+4:]
-	if p.old < 6 || modify && p.new < 6 && !(p.new == 0 && p.kind() == pinFormat2) {
-		return p, swLength
-	}
-	if p.kind() == pinFormat2 && p.digits() != 0 && (p.digits() < 4 || p.digits() > 12) {
-		return p, swLength
-	}
-	if modify && p.new == 0 {
-		p.new = p.old + 8 // the new block follows the old one
-	}
-	if len(template) > 0 {
-		if int(template[0]) != len(template)-1 || len(template) < 2 {
+	if template := v[head+4:]; len(template) > 0 {
+		if len(template) < 2 || int(template[0]) != len(template)-1 {
 			return p, swLength
 		}
-		p.given = true
 		p.apdu = append(p.apdu, template...)
 	} else {
-		size := p.blockSize()
-		total := max(p.old, p.new) - 6 + size
-		p.apdu = append(p.apdu, byte(total))
-		for range total {
-			p.apdu = append(p.apdu, 0xFF)
-		}
+		p.fill(modify)
 	}
-	if last := max(p.old, p.new) - 6 + p.digitBytes(); last > len(p.apdu)-5 {
+	if p.room() < p.least() || len(p.apdu) > 4+1+255 {
 		return p, swLength
 	}
+	if p.kind() == pinFormat2 {
+		p.apdu[5+p.old] = 0x20
+		p.apdu[5+p.new] = 0x20
+	}
 	return p, swOK
+}
+
+// fill makes the template that REINER SCT's terminals make where the program
+// gives none.
+func (p *pinCommand) fill(modify bool) {
+	size := 8
+	switch n := p.digits(); {
+	case p.kind() == pinBCD && n > 0:
+		size = (n + 1) / 2
+	case p.kind() == pinASCII && n > 0:
+		size = n
+	case p.kind() == pinASCII && !modify && p.old == 0:
+		return // the data field is the digits and no more
+	}
+	total := max(p.old, p.new) + size
+	p.apdu = append(p.apdu, byte(total))
+	for range total {
+		p.apdu = append(p.apdu, 0xFF)
+	}
 }
 
 func (p pinCommand) kind() int { return int(p.control & 3) }
@@ -153,82 +179,87 @@ func (p pinCommand) kind() int { return int(p.control & 3) }
 // digits is the fixed length of the PIN, 0 if the card holder ends it by OK.
 func (p pinCommand) digits() int { return int(p.control >> 4) }
 
-// blockSize is the room for a PIN in a template that we make.
-func (p pinCommand) blockSize() int {
+// bare tells whether the command has no data field until the PIN is in it.
+func (p pinCommand) bare() bool { return len(p.apdu) == 4 }
+
+// room is how many bytes there are for the PIN, or for each of two.
+func (p pinCommand) room() int {
+	if p.bare() {
+		return 16
+	}
+	room := len(p.apdu) - 5 - max(p.old, p.new)
+	if p.old != p.new {
+		room = min(room, max(p.old-p.new, p.new-p.old))
+	}
+	return room
+}
+
+// least is the least room that the PIN takes.
+func (p pinCommand) least() int {
 	switch n := p.digits(); {
-	case p.kind() == pinFormat2, p.kind() == pinBCD && n == 0:
-		return 8
+	case p.kind() == pinFormat2:
+		return format2Block
+	case n == 0:
+		return 1
 	case p.kind() == pinBCD:
 		return (n + 1) / 2
-	case n > 0:
+	default:
 		return n
 	}
-	return 8
 }
 
-// digitBytes is the least room that the PIN takes.
-func (p pinCommand) digitBytes() int {
-	if p.digits() == 0 && p.kind() != pinFormat2 {
-		return 1
-	}
-	return p.blockSize()
-}
-
-// format turns objects and command to perform into PC/SC part 10's terms.
-func (p pinCommand) format(o objects) (f reader.PINFormat, code sw) {
+// format says the same in the terms of PC/SC part 10, §2.5.2 of which has the
+// bits; 69 85 for what they cannot say.
+func (p pinCommand) format(o objects, modify bool) (f reader.PINFormat, code sw) {
+	const (
+		inBytes = 0x80 // bmFormatString: the position counts bytes
+		bcd     = 0x01
+		ascii   = 0x02
+	)
+	f.APDU = p.apdu
 	f.Timeout = byte(firstKey / time.Second)
-	if o.timed {
+	if o.timeout > 0 {
 		f.Timeout = byte(o.timeout / time.Second)
 	}
-	f.APDU = p.apdu
-	at := p.old - 6
-	room := len(p.apdu) - 5 - at
-	if p.new > p.old {
-		room = p.new - p.old
+	// A verification has one position for the digits; a modification has two for
+	// the PINs and counts that of the digits from there.
+	at := p.old
+	if modify {
+		at = 0
 	}
-	const inBytes = 0x80
+	room := min(p.room(), 15)
 	switch p.kind() {
 	case pinASCII:
-		f.Format = inBytes | 0x02
-		f.MaxDigits = byte(min(room, 16))
-		f.Block = byte(min(room, 15))
-	case pinBCD:
-		f.Format = inBytes | 0x01
-		f.MaxDigits = byte(min(2*room, 16))
-		f.Block = byte(min(room, 15))
-	case pinFormat2:
-		// The digits start behind a byte of control and length nibble; the
-		// length goes into the low four bits of that byte.
-		f.Format = inBytes | 1<<3 | 0x01
-		f.MaxDigits = 12
-		f.Block = 0x40 | 8
-		f.Length = 0x04
-		if len(p.apdu) > 5+at {
-			p.apdu[5+at] = p.apdu[5+at]&0x0F | 0x20
+		f.Format, f.MaxDigits = inBytes|ascii, byte(p.room())
+		if !p.bare() {
+			f.Block = byte(room)
 		}
-	}
-	// A verification inserts at a position counted in the command's data; the
-	// field has four bits.
-	if pos := f.Format>>3&0x0F + byte(min(at, 15)); at > 15 || pos > 15 {
-		return f, swNotNow
-	} else if p.new == 0 {
-		f.Format = f.Format&^0x78 | pos<<3
-		if f.Length != 0 && at > 0 {
+	case pinBCD:
+		f.Format, f.Block, f.MaxDigits = inBytes|bcd, byte(room), byte(2*room)
+	case pinFormat2:
+		// The digits are the seven bytes behind the first, whose low half takes
+		// the number of digits: CCID 1.1 has these values, 89 47 04, as its
+		// sample. OpenSC sends 21 48 04 instead, digits at a position in bits
+		// where the length stands, which readers take for it, too.
+		f.Format, f.Block, f.Length, f.MaxDigits = inBytes|bcd, 4<<4|(format2Block-1), byte(8*at+4), 12
+		if at++; 8*(at-1)+4 > 15 {
 			return f, swNotNow
 		}
 	}
+	if at > 15 {
+		return f, swNotNow
+	}
+	f.Format |= byte(at << 3)
+	f.MaxDigits = min(f.MaxDigits, 16)
 	f.MinDigits = 4
 	f.Condition = 0x02 // the OK key ends the entry
 	if n := p.digits(); n > 0 {
 		f.MinDigits, f.MaxDigits = byte(n), byte(n)
 		f.Condition |= 0x01
-	}
-	if o.lengths != nil {
+	} else if o.lengths != nil {
 		f.MinDigits, f.MaxDigits = o.lengths[0], min(o.lengths[1], f.MaxDigits)
 	}
-	if f.MinDigits > f.MaxDigits {
-		f.MinDigits = f.MaxDigits
-	}
+	f.MinDigits = min(f.MinDigits, f.MaxDigits)
 	f.Messages = 0xFF // the reader's own texts
 	if o.messages != nil {
 		f.Messages = o.messages[0]
@@ -264,7 +295,7 @@ func (t *Terminal) pinEntry(c command, able bool, modify bool) (b *reader.Bay, p
 	case "present":
 		return nil, p, f, swNotActive
 	}
-	f, code = p.format(o)
+	f, code = p.format(o, modify)
 	return b, p, f, code
 }
 
@@ -284,7 +315,7 @@ func (t *Terminal) modify(ctx context.Context, c command) ([]byte, sw, error) {
 	if code != swOK {
 		return nil, code, nil
 	}
-	m := &reader.PINModify{PINFormat: f, OffsetOld: byte(p.old - 6), OffsetNew: byte(p.new - 6)}
+	m := &reader.PINModify{PINFormat: f, OffsetOld: byte(p.old), OffsetNew: byte(p.new)}
 	m.Confirm = 0x01 // ask for the new PIN twice
 	if p.old != p.new {
 		m.Confirm |= 0x02

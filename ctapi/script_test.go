@@ -1,0 +1,145 @@
+package ctapi
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// A script is a conversation with simulated readers, in a time of its own:
+//
+//	# the rule that the next lines show
+//	ctl sim 0 remove           a line of ctl
+//	after 3s sim 0 insert      the same, later
+//	> 20 12 01 01 00           a command to the terminal of slot 0
+//	2> 20 13 00 80 00          one of another program's
+//	< 00 90 00                 its answer; < error: no status word but an error
+//	took 3s                    how long that was in coming
+//	display Insert             what the display shows now
+//	sleep 2s
+//	lock, unlock               somebody else begins and ends a transaction
+type script struct {
+	t         *testing.T
+	m         *reader.Manager
+	terminals map[string]*Terminal
+	got       string
+	err       error
+	took      time.Duration
+}
+
+// play attaches readers and runs a script.
+func play(t *testing.T, attach, text string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{t: t, m: reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}}), terminals: make(map[string]*Terminal)}
+		defer s.m.Close(context.Background())
+		for line := range strings.SplitSeq(attach, ";") {
+			s.ctl("attach sim " + line)
+		}
+		synctest.Wait()
+		rule := ""
+		for line := range strings.Lines(text) {
+			line = strings.TrimSpace(line)
+			if strings.HasPrefix(line, "#") || line == "" {
+				rule = line
+				continue
+			}
+			line, _, _ = strings.Cut(line, " #")
+			if err := s.do(line); err != nil {
+				t.Errorf("%s\n%s\n\t%v", rule, line, err)
+			}
+		}
+	})
+}
+
+func (s *script) ctl(line string) {
+	if err := s.m.Command(line); err != nil {
+		s.t.Errorf("%s: %v", line, err)
+	}
+	synctest.Wait()
+}
+
+func (s *script) do(line string) error {
+	word, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+	switch word {
+	case "ctl":
+		s.ctl(rest)
+	case "after":
+		when, command, _ := strings.Cut(rest, " ")
+		d, err := time.ParseDuration(when)
+		if err != nil {
+			return err
+		}
+		time.AfterFunc(d, func() {
+			if err := s.m.Command(command); err != nil {
+				s.t.Errorf("%s: %v", line, err)
+			}
+		})
+	case "sleep":
+		d, err := time.ParseDuration(rest)
+		if err != nil {
+			return err
+		}
+		time.Sleep(d)
+	case ">", "2>":
+		t := s.terminals[word]
+		if t == nil {
+			t = New(s.m.Bay(0), reader.Caller{Owner: new(int)})
+			s.terminals[word] = t
+		}
+		start := time.Now()
+		answer, err := t.Exchange(context.Background(), unhex(rest), nil)
+		s.got, s.err, s.took = fmt.Sprintf("% X", answer), err, time.Since(start)
+		synctest.Wait()
+	case "<":
+		if rest == "error" {
+			if s.err == nil {
+				return fmt.Errorf("answer %s", s.got)
+			}
+			return nil
+		}
+		if want := fmt.Sprintf("% X", unhex(rest)); s.err != nil || s.got != want {
+			return fmt.Errorf("answer %s, %v", s.got, s.err)
+		}
+	case "took":
+		if d, err := time.ParseDuration(rest); err != nil || d != s.took {
+			return fmt.Errorf("it took %v", s.took)
+		}
+	case "display":
+		if got := s.m.Bay(0).Info().More["display"]; got != rest {
+			return fmt.Errorf("display %q", got)
+		}
+	case "lock":
+		return s.m.Bay(0).Lock(context.Background(), reader.Caller{Owner: s}, nil)
+	case "unlock":
+		s.m.Bay(0).Unlock(s)
+	default:
+		return errors.New("no such line")
+	}
+	return nil
+}
+
+// unhex reads hex, with texts in single quotes.
+func unhex(s string) []byte {
+	var out []byte
+	for i, part := range strings.Split(s, "'") {
+		if i%2 == 1 {
+			out = append(out, part...)
+			continue
+		}
+		b, err := hex.DecodeString(strings.ReplaceAll(part, " ", ""))
+		if err != nil {
+			panic(s + ": " + err.Error())
+		}
+		out = append(out, b...)
+	}
+	return out
+}
