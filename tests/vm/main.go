@@ -1,7 +1,7 @@
 // Command vm runs a command, a test binary or a shell in a virtual machine that
 // has USB: see package machine.
 //
-//	go run ./tests/vm shell ccid keyboard     a shell, with these devices plugged in
+//	go run ./tests/vm shell ccid ikey3k       a shell, with these devices plugged in
 //	go run ./tests/vm exec -- lsusb           one command
 //	go test -exec "$PWD/build/vm exec --" ./drivers/usb
 package main
@@ -31,9 +31,11 @@ in a machine:
   plug KIND ID                  plug a device in
   insert READER ID              put a card into a reader
   unplug ID                     take a device or a card out
+  emulate EMULATED...           plug in devices of our own until interrupted
 
 flags: -device KIND (repeatable), -m MiB, -no-udev, -xhci, -v (the kernel's console too)
-kinds: %s
+kinds by QEMU: %s
+emulated kinds: %s
 `
 
 func main() {
@@ -49,16 +51,23 @@ func main() {
 
 func run(ctx context.Context, args []string) (int, error) {
 	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
-		fmt.Fprintf(os.Stderr, usage, strings.Join(machine.KindNames(), " "))
+		fmt.Fprintf(os.Stderr, usage, strings.Join(machine.KindNames(), " "), strings.Join(emulatorNames(), " "))
 		return 2, nil
 	}
 	verb, args := args[0], args[1:]
 	c := machine.Config{Stdout: os.Stdout, Stderr: os.Stderr}
 	fl := flag.NewFlagSet(verb, flag.ContinueOnError)
-	fl.Func("device", "plug in a device of this `kind`", func(s string) error {
-		c.Devices = append(c.Devices, s)
+	var ours []string // kinds that we emulate ourselves
+	device := func(kind string) error {
+		if _, ok := emulators[kind]; ok {
+			ours = append(ours, kind)
+		} else {
+			c.Devices = append(c.Devices, kind)
+		}
 		return nil
-	})
+	}
+	fl.Func("device", "plug in a device of this `kind`", device)
+	ready := fl.String("ready", "", "emulate: write to this `file` when all are plugged in")
 	fl.IntVar(&c.Memory, "m", 0, "memory in MiB")
 	fl.BoolVar(&c.NoUdev, "no-udev", false, "do not start udevd")
 	fl.BoolVar(&c.XHCI, "xhci", false, "an xHCI controller too")
@@ -79,15 +88,20 @@ func run(ctx context.Context, args []string) (int, error) {
 		if len(args) == 0 {
 			return 2, errors.New("exec: no command")
 		}
-		c.Command = args
+		c.Command = withEmulators(ours, args)
 		return boot(ctx, c)
 	case "shell":
-		c.Devices = append(c.Devices, args...)
-		c.Command = []string{"/bin/sh", "-c", shellScript()}
+		for _, kind := range args {
+			device(kind)
+		}
+		c.Command = withEmulators(ours, []string{"/bin/sh", "-c", shellScript})
 		c.TTY = true
 		return boot(ctx, c)
 	case "fetch":
 		_, err := machine.Fetch(ctx, true, c.Log)
+		return exitCode(err), err
+	case "emulate":
+		err := emulate(ctx, *ready, args)
 		return exitCode(err), err
 	case "plug", "insert", "unplug":
 		err := control(ctx, verb, args)
@@ -109,15 +123,13 @@ func boot(ctx context.Context, c machine.Config) (int, error) {
 }
 
 // shellScript says what is there and becomes an interactive shell.
-func shellScript() string {
-	return `export PS1='vm:\w# '
-echo 'A machine with USB. "vm plug ccid r1", "vm unplug r1", "vm help"; the host'"'"'s root is read-only; ctrl-D ends it.'
+const shellScript = `export PS1='vm:\w# '
+echo 'A machine with USB; the root of the host is read-only. "vm plug ccid r1", "vm unplug r1", "vm emulate ikey3k &", "vm help"; ctrl-D ends it.'
 for d in /sys/bus/usb/devices/*-*; do
 	[ -r $d/idVendor ] && echo "${d##*/}: $(cat $d/idVendor):$(cat $d/idProduct) $(cat $d/product 2>/dev/null)"
 done
 [ -x /bin/bash ] && exec /bin/bash --norc -i
 exec /bin/sh -i`
-}
 
 func control(ctx context.Context, verb string, args []string) error {
 	want := map[string]int{"plug": 2, "insert": 2, "unplug": 1}[verb]

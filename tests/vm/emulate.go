@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cardfs/cardfs/drivers/ccid"
+	"github.com/cardfs/cardfs/drivers/ikey3k"
+	"github.com/cardfs/cardfs/drivers/usb/usbip"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/icc"
+)
+
+// emulators are the devices of our own, by kind: a program in the machine serves
+// them to its kernel.
+var emulators = map[string]func(serial string) usbip.Device{
+	"ikey3k": func(serial string) usbip.Device {
+		e := &ikey3k.Emulator{Serial: serial}
+		insert(&e.Contact)
+		return e.Plug()
+	},
+	"ccid-character": ccidKind(ccid.CharacterReader()),
+	"ccid-tpdu":      ccidKind(ccid.TPDUReader()),
+	"ccid-short":     ccidKind(ccid.ShortAPDUReader()),
+	"ccid-extended":  ccidKind(ccid.ExtendedAPDUReader()),
+	"ccid-two-slots": ccidKind(ccid.TwoSlotReader()),
+	"ccid-pinpad":    ccidKind(ccid.PINPadReader()),
+	"iccd-a":         ccidKind(ccid.ICCDA()),
+	"iccd-b":         ccidKind(ccid.ICCDB()),
+}
+
+func emulatorNames() []string { return slices.Sorted(maps.Keys(emulators)) }
+
+func ccidKind(c ccid.Config) func(string) usbip.Device {
+	return func(serial string) usbip.Device {
+		c := c
+		c.Serial = serial
+		e := ccid.NewEmulator(c)
+		insert(e.Contact(0))
+		return e
+	}
+}
+
+func insert(c *icc.Contact) {
+	if err := c.Insert(echo{}); err != nil {
+		panic(err) // the ATR below is in order
+	}
+}
+
+// echo is a card that answers each command with what follows its header.
+type echo struct{}
+
+// ATR is a STARCOS SPK 2.3's, the card in an iKey 3000.
+func (echo) ATR() []byte {
+	return []byte{0x3B, 0xB7, 0x94, 0x00, 0x81, 0x31, 0xFE, 0x65, 'S', 'P', 'K', '2', '3', 0x90, 0x00, 0xD1}
+}
+func (echo) Reset(bool) {}
+func (echo) Process(capdu []byte) []byte {
+	return append(slices.Clone(capdu[min(5, len(capdu)):]), 0x90, 0x00)
+}
+
+// emulate plugs in devices of the given kinds, tells ready (the name of a file)
+// when all are, and serves them until ctx ends.
+func emulate(ctx context.Context, ready string, kinds []string) error {
+	if len(kinds) == 0 {
+		return errors.New("emulate: no kind given")
+	}
+	var ports []*usbip.Port
+	defer func() {
+		for _, p := range ports {
+			p.Unplug()
+		}
+	}()
+	for i, kind := range kinds {
+		make, ok := emulators[kind]
+		if !ok {
+			return fmt.Errorf("emulate: no kind %q; there are: %s: %w", kind, strings.Join(emulatorNames(), " "), reader.ErrInvalid)
+		}
+		port, err := usbip.Plug(make(fmt.Sprintf("%s-%d-%d", kind, os.Getpid(), i)), usbip.Full)
+		if err != nil {
+			return err
+		}
+		ports = append(ports, port)
+	}
+	if ready != "" {
+		if err := os.WriteFile(ready, []byte("ready\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// withEmulators makes a job's command of one that needs emulated devices: this
+// program serves them beside it.
+func withEmulators(kinds, command []string) []string {
+	if len(kinds) == 0 {
+		return command
+	}
+	script := `mkfifo /run/plugged
+vm emulate -ready /run/plugged ` + strings.Join(kinds, " ") + ` &
+read x </run/plugged
+udevadm settle 2>/dev/null
+exec "$@"`
+	return append([]string{"/bin/sh", "-c", script, "sh"}, command...)
+}
