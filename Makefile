@@ -4,30 +4,20 @@
 GO      ?= go
 FUZZTIME ?= 5m
 
-# Go sees to its own rebuilding; the C libraries are small.
-CC      ?= cc
-CFLAGS  ?= -O2 -g
-CSTD     = -std=c11 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -pthread
-CLIB     = ctapi/clib
-HEADERS  = $(wildcard $(CLIB)/*.h)
-COMMON   = $(filter-out $(CLIB)/ifd.c $(CLIB)/ctapi.c,$(wildcard $(CLIB)/*.c))
-
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: build
-build: build/cardfs build/libifdcardfs.so build/libctapi-cardfs.so ## build/cardfs and the two C libraries
+build: build/cardfs build/libifdcardfs.so build/libctapi-cardfs.so build/ifd-cardfs.bundle ## build/cardfs, the C libraries, pcscd's bundle
 
+# Go sees to its own rebuilding.
 .PHONY: build/cardfs
 build/cardfs: deps-build
 	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/cardfs
 
-build/libifdcardfs.so: $(CLIB)/ifd.c $(COMMON) $(HEADERS) | deps-build
-build/libctapi-cardfs.so: $(CLIB)/ctapi.c $(COMMON) $(HEADERS) | deps-build
-build/lib%.so:
-	@mkdir -p build
-	$(CC) $(CSTD) $(CFLAGS) $(LDFLAGS) -shared -o $@ $(filter %.c,$^)
+include ctapi/clib/clib.mk
+build/libifdcardfs.so build/libctapi-cardfs.so: | deps-build
 
 .PHONY: run
 run: deps-run build/cardfs ## mount a simulated iKey 3000 at ./cards until ctrl-C
@@ -60,6 +50,57 @@ deps-run:
 deps-test:
 	@.ci/deps build run test vm
 deps: deps-test ## install what is missing for all of this
+
+# Where programs look: pcscd in the directory compiled into it, the linker below
+# its multiarch directory, systemd, udev and the shells below PREFIX.
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib/$(shell $(CC) -print-multiarch)
+PCSC_DRIVERS ?= $(or $(shell pkg-config --variable=usbdropdir libpcsclite 2>/dev/null),/usr/lib/pcsc/drivers)
+
+BIN         = $(DESTDIR)$(PREFIX)/bin/cardfs
+HEADERS     = $(DESTDIR)$(PREFIX)/include/cardfs
+UNIT        = $(DESTDIR)$(PREFIX)/lib/systemd/system/cardfs.service
+PCSCD_UNIT  = $(DESTDIR)$(PREFIX)/lib/systemd/system/pcscd.service.d/cardfs.conf
+SYSUSERS    = $(DESTDIR)$(PREFIX)/lib/sysusers.d/cardfs.conf
+RULES       = $(DESTDIR)$(PREFIX)/lib/udev/rules.d/70-cardfs.rules
+BASH_WORDS  = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cardfs
+ZSH_WORDS   = $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_cardfs
+FISH_WORDS  = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/cardfs.fish
+CTAPI_LIB   = $(DESTDIR)$(LIBDIR)/libctapi-cardfs.so
+IFD_LIB     = $(DESTDIR)$(PCSC_DRIVERS)/serial/libifdcardfs.so
+IFD_BUNDLE  = $(DESTDIR)$(PCSC_DRIVERS)/ifd-cardfs.bundle
+
+# The bundle has a library of its own, not a link: pcscd counts the readers of a
+# library by its path, and would give the same numbers to those of both.
+.PHONY: install
+install: ## install what make build made, below DESTDIR and PREFIX (/usr/local)
+	@[ -x build/cardfs ] && [ -d build/ifd-cardfs.bundle ] || $(MAKE) build
+	install -D -m 755 build/cardfs $(BIN)
+	install -D -m 644 -t $(HEADERS) $(CLIB)/cardfs.h $(CLIB)/ctapi.h
+	install -D -m 644 build/libctapi-cardfs.so $(CTAPI_LIB)
+	install -D -m 644 build/libifdcardfs.so $(IFD_LIB)
+	install -D -m 644 build/libifdcardfs.so $(IFD_BUNDLE)/Contents/Linux/libifdcardfs.so
+	install -D -m 644 build/ifd-cardfs.bundle/Contents/Info.plist $(IFD_BUNDLE)/Contents/Info.plist
+	sed 's|@BINDIR@|$(PREFIX)/bin|' cmd/cardfs/install/cardfs.service | install -D -m 644 /dev/stdin $(UNIT)
+	install -D -m 644 cmd/cardfs/install/pcscd.conf $(PCSCD_UNIT)
+	install -D -m 644 cmd/cardfs/install/sysusers.conf $(SYSUSERS)
+	build/cardfs udev-rules | install -D -m 644 /dev/stdin $(RULES)
+	build/cardfs completion bash | install -D -m 644 /dev/stdin $(BASH_WORDS)
+	build/cardfs completion zsh | install -D -m 644 /dev/stdin $(ZSH_WORDS)
+	build/cardfs completion fish | install -D -m 644 /dev/stdin $(FISH_WORDS)
+ifeq ($(DESTDIR),)
+	getent group cardfs >/dev/null || groupadd --system cardfs
+	ldconfig
+	@echo 'Next: systemctl daemon-reload && systemctl enable --now cardfs && systemctl try-restart pcscd'
+	@echo '      usermod --append --groups cardfs YOU, for those who may use the files'
+endif
+
+.PHONY: uninstall
+uninstall: ## remove what make install installed, with the same DESTDIR and PREFIX
+	rm -rf $(IFD_BUNDLE)
+	rm -f $(BIN) $(HEADERS)/cardfs.h $(HEADERS)/ctapi.h $(CTAPI_LIB) $(IFD_LIB) $(UNIT) $(PCSCD_UNIT) \
+		$(SYSUSERS) $(RULES) $(BASH_WORDS) $(ZSH_WORDS) $(FISH_WORDS)
+	@rmdir --ignore-fail-on-non-empty $(HEADERS) $(dir $(PCSCD_UNIT)) 2>/dev/null || true
 
 .PHONY: clean
 clean: ## remove what make build made

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/usb"
@@ -74,7 +75,7 @@ func service(t *testing.T, args ...string) (dir string) {
 // What reader-conf prints is taken by the real pcscd: every slot of every
 // reader is listed by the name that the file gives, through restarts too.
 func TestReaderConfInPcscd(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	library := filepath.Join(t.TempDir(), "libifdcardfs.so")
 	sources, err := filepath.Glob("../../ctapi/clib/*.c")

@@ -20,22 +20,3 @@ build/libctapi-cardfs.so: $(CTAPI_SOURCES) $(CLIB_HEADERS)
 build/ifd-cardfs.bundle: build/libifdcardfs.so build/cardfs $(CLIB)/bundle.sh $(CLIB)/Info.plist.in
 	build/cardfs ids | $(CLIB)/bundle.sh build/libifdcardfs.so $@
 	@touch $@
-
-.PHONY: clib install-clib
-clib: build/libifdcardfs.so build/libctapi-cardfs.so build/ifd-cardfs.bundle
-
-# Where pcscd and CT-API programs look: pcsc-lite's directory for drivers, for
-# reader.conf a file of its own below it, and the linker's directory.
-PREFIX ?= /usr/local
-LIBDIR ?= $(PREFIX)/lib
-INCLUDEDIR ?= $(PREFIX)/include
-PCSC_DRIVERS ?= $(or $(shell pkg-config --variable=usbdropdir libpcsclite 2>/dev/null),/usr/lib/pcsc/drivers)
-
-install-clib: clib
-	install -d $(DESTDIR)$(PCSC_DRIVERS)/serial $(DESTDIR)$(PCSC_DRIVERS)/ifd-cardfs.bundle/Contents/Linux \
-		$(DESTDIR)$(LIBDIR) $(DESTDIR)$(INCLUDEDIR)/cardfs
-	install -m 755 build/libifdcardfs.so $(DESTDIR)$(PCSC_DRIVERS)/serial/
-	install -m 755 build/libifdcardfs.so $(DESTDIR)$(PCSC_DRIVERS)/ifd-cardfs.bundle/Contents/Linux/
-	install -m 644 build/ifd-cardfs.bundle/Contents/Info.plist $(DESTDIR)$(PCSC_DRIVERS)/ifd-cardfs.bundle/Contents/
-	install -m 755 build/libctapi-cardfs.so $(DESTDIR)$(LIBDIR)/
-	install -m 644 $(CLIB)/cardfs.h $(CLIB)/ctapi.h $(DESTDIR)$(INCLUDEDIR)/cardfs/
