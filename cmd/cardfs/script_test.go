@@ -256,26 +256,30 @@ func ended(ts *testscript.TestScript, neg bool, args []string) {
 	delete(processesOf(ts).byName, args[0])
 }
 
-// blocked NAME waits until a thread of the process, or of a child, waits in the
-// kernel for a FUSE server's answer.
+// blocked NAME open|read|flock waits until a thread of the process, or of a
+// child, waits in that call for the FUSE server's answer.
 func blocked(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: blocked NAME")
+	calls := map[string]int{"open": unix.SYS_OPENAT, "read": unix.SYS_READ, "flock": unix.SYS_FLOCK}
+	if neg || len(args) != 2 || calls[args[1]] == 0 && args[1] != "read" {
+		ts.Fatalf("usage: blocked NAME open|read|flock")
 	}
 	p := get(ts, args[0])
-	until(ts, p, args[0]+" waits for the mount", func() bool { return waits(p.cmd.Process.Pid) })
+	call := strconv.Itoa(calls[args[1]]) + " "
+	until(ts, p, args[0]+" waits for the mount", func() bool { return waits(p.cmd.Process.Pid, call) })
 }
 
-func waits(pid int) bool {
+func waits(pid int, call string) bool {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	for _, task := range tasks {
 		// fs/fuse/dev.c: request_wait_answer()
-		if text, _ := os.ReadFile(task + "/wchan"); string(text) == "request_wait_answer" {
+		where, _ := os.ReadFile(task + "/wchan")
+		now, _ := os.ReadFile(task + "/syscall")
+		if string(where) == "request_wait_answer" && strings.HasPrefix(string(now), call) {
 			return true
 		}
 		children, _ := os.ReadFile(task + "/children")
 		for child := range strings.FieldsSeq(string(children)) {
-			if n, err := strconv.Atoi(child); err == nil && waits(n) {
+			if n, err := strconv.Atoi(child); err == nil && waits(n, call) {
 				return true
 			}
 		}
