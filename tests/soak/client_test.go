@@ -73,14 +73,29 @@ func run(t testing.TB, role string, args ...any) *proc {
 }
 
 // next waits for a report.
-func (p *proc) next() (report, error) {
+func (p *proc) next() (report, error) { return p.within(patience) }
+
+// long waits for the report of a client that ends by itself, and has much to do.
+func (p *proc) long() report {
+	p.t.Helper()
+	r, err := p.within(20 * patience)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, w := range r.Wrong {
+		p.t.Error(w)
+	}
+	return r
+}
+
+func (p *proc) within(limit time.Duration) (report, error) {
 	var r report
 	got := make(chan error, 1)
 	go func() { got <- p.out.Decode(&r) }()
 	select {
 	case err := <-got:
 		return r, err
-	case <-time.After(patience):
+	case <-time.After(limit):
 		return report{}, fmt.Errorf("a client hangs: %s", calls(p.cmd.Process.Pid))
 	}
 }
