@@ -509,7 +509,7 @@ func (b *Bay) SelectProtocol(ctx context.Context, t int, by Caller) error {
 	case !admitted:
 		return ErrLocked
 	case card == Powered && !contains(offered, t):
-		return fmt.Errorf("T=%d: the card's ATR does not offer it: %w", t, ErrUnsupported)
+		return fmt.Errorf("protocol T=%d: the card's ATR does not offer it: %w", t, ErrUnsupported)
 	}
 	return b.powerUp(Warm, t)
 }

@@ -94,7 +94,7 @@ func (l *link) activate(ctx context.Context, how Reset, want int, negotiate bool
 	}
 	if pps && !negotiate {
 		if p.T != atr.Default() {
-			return nil, p, nil, fmt.Errorf("T=%d: the card refused the PPS: %w", p.T, ErrProtocol)
+			return nil, p, nil, fmt.Errorf("protocol T=%d: the card refused the PPS: %w", p.T, ErrProtocol)
 		}
 		p.TA1, pps = iso7816.DefaultTA1, false
 	}
@@ -137,7 +137,7 @@ func (l *link) agree(ctx context.Context, p *iso7816.Params, pps bool, first int
 			return err
 		}
 		if p.T != first {
-			return fmt.Errorf("T=%d: this reader uses the card's first protocol, T=%d: %w", p.T, first, ErrUnsupported)
+			return fmt.Errorf("protocol T=%d: this reader uses the card's first protocol, T=%d: %w", p.T, first, ErrUnsupported)
 		}
 		return nil
 	}
