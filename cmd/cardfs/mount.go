@@ -115,7 +115,9 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 		return errors.Join(err, server.Close(time.Second))
 	}
 	fmt.Fprintf(stderr, "cardfs: mounted at %s\n", dir)
-	o.hint(stderr, dir, manager)
+	if os.Getenv("NOTIFY_SOCKET") == "" { // a service has no second terminal
+		o.hint(stderr, dir, manager)
+	}
 	notify("READY=1", o.logger)
 
 	select {
