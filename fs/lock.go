@@ -87,6 +87,13 @@ func (a *advisory) lock(ctx context.Context, owner any, shared, wait bool) error
 			a.mu.Unlock()
 			return nil
 		}
+		// As flock(2) says of a lock that is converted: the old one goes first.
+		// Two who want to turn theirs from shared to exclusive would wait for
+		// each other.
+		if _, held := a.holders[owner]; held {
+			delete(a.holders, owner)
+			a.wake()
+		}
 		if a.changed == nil {
 			a.changed = make(chan struct{})
 		}
