@@ -1,0 +1,295 @@
+package ccid
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/drivers/usb/usbip"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/pcscd"
+	"github.com/cardfs/cardfs/tests/vm/machine"
+)
+
+// The emulator is honest when a driver that nobody here wrote agrees: libccid,
+// under pcscd, in a machine with USB.
+func TestLibccidInMachine(t *testing.T) {
+	if machine.Inside() {
+		t.Skip("this is the machine already")
+	}
+	client := filepath.Join(t.TempDir(), "pcscsh")
+	err := cc.Build(t.Context(), client, cc.Target{Sources: []string{"tests/ifd/testdata/pcscsh.c"}, Packages: []string{"libpcsclite"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(clientEnv, client)
+	machine.RunSelf(t, "^TestWitnessLibccid", machine.Config{})
+}
+
+// The same readers, cards and commands through this driver, over usbfs.
+func TestCardfsInMachine(t *testing.T) { machine.RunSelf(t, "^TestWitnessCardfs", machine.Config{}) }
+
+const clientEnv = "CARDFS_TEST_PCSC_CLIENT"
+
+// libccid is a client of pcscd.
+type libccid struct {
+	t   *testing.T
+	in  io.Writer
+	out *bufio.Reader
+}
+
+func (l *libccid) say(words ...string) string {
+	l.t.Helper()
+	if _, err := fmt.Fprintln(l.in, strings.Join(words, "\t")); err != nil {
+		l.t.Fatal(err)
+	}
+	line, err := l.out.ReadString('\n')
+	if err != nil {
+		l.t.Fatalf("%q: the client ended: %v", words, err)
+	}
+	return strings.TrimSpace(line)
+}
+
+// exchange is one command, and what a card says to it that is asked by a program.
+type exchange struct{ tx, rx string }
+
+// In T=0 a program of PC/SC fetches the answer to case 4 itself.
+var commonExchanges = []exchange{
+	{"00 A4 00 00 02 3F 00", "90 00"},
+	{"00 84 00 00 08", "00 01 02 03 04 05 06 07 90 00"},
+	{"00 84 00 00 FA", hexOf(pattern(250)) + " 90 00"},
+	{"80 E8 00 06", "90 00"}, // 600 ms
+}
+
+func hexOf(b []byte) string { return fmt.Sprintf("% X", b) }
+
+type witnessCase struct {
+	name      string
+	cfg       Config
+	atr       []byte
+	protocol  string
+	exchanges []exchange
+}
+
+func witnessCases() []witnessCase {
+	t0 := append(commonExchanges[:len(commonExchanges):len(commonExchanges)],
+		exchange{"80 EE 00 00 04 01 02 03 04", "61 04"}, exchange{"00 C0 00 00 04", "01 02 03 04 90 00"})
+	t1 := append(commonExchanges[:len(commonExchanges):len(commonExchanges)],
+		exchange{"80 EE 00 00 04 01 02 03 04 00", "01 02 03 04 90 00"},
+		exchange{"80 EE 00 00 FA " + hexOf(pattern(250)) + " 00", hexOf(pattern(250)) + " 90 00"})
+	long := append(t1[:len(t1):len(t1)],
+		exchange{"80 EE 00 00 00 07 D0 " + hexOf(pattern(2000)) + " 00 00", hexOf(pattern(2000)) + " 90 00"})
+	with := func(c Config, f Features) Config {
+		c.Features = f
+		return c
+	}
+	slow := TPDUReader()
+	slow.NoInterrupt = true
+	return []witnessCase{
+		{"character T=0", CharacterReader(), atrT0, "T=0", t0},
+		{"character T=0 fast", CharacterReader(), atrT0Fast, "T=0", t0},
+		{"character T=1", CharacterReader(), atrT1IFSC, "T=1", t1},
+		{"TPDU T=0", TPDUReader(), atrT0, "T=0", t0},
+		{"TPDU T=0 fast", TPDUReader(), atrT0Fast, "T=0", t0},
+		{"TPDU T=0 inverse", TPDUReader(), atrInverse, "T=0", t0},
+		{"TPDU T=1", TPDUReader(), atrT1, "T=1", t1},
+		{"TPDU T=1 IFSC 254", TPDUReader(), atrT1IFSC, "T=1", long},
+		{"TPDU T=1 CRC", TPDUReader(), atrT1CRC, "T=1", t1},
+		{"TPDU T=1 fast", TPDUReader(), atrT1Fast, "T=1", t1},
+		{"TPDU T=1 specific", TPDUReader(), atrSpecific, "T=1", t1},
+		{"TPDU, no interrupt endpoint", slow, atrT1, "T=1", t1},
+		{"TPDU, automatic PPS", with(TPDUReader(), AutoParamsATR|AutoVoltage|AutoClock|AutoBaud|AutoPPS), atrT1Fast, "T=1", t1},
+		{"TPDU, own negotiation and IFSD", with(TPDUReader(), AutoVoltage|AutoClock|AutoBaud|AutoNegotiate|AutoIFSD), atrT1Fast, "T=1", t1},
+		{"TPDU, voltage by the host", with(TPDUReader(), AutoParamsATR|AutoClock|AutoBaud), atrT1, "T=1", t1},
+		{"short APDU T=0", ShortAPDUReader(), atrT0, "T=0", append(commonExchanges[:4:4], exchange{"80 EE 00 00 04 01 02 03 04 00", "01 02 03 04 90 00"})},
+		{"short APDU T=1", ShortAPDUReader(), atrT1Fast, "T=1", t1},
+		{"extended APDU T=0", ExtendedAPDUReader(), atrT0, "T=0", append(commonExchanges[:4:4], exchange{"80 EE 00 00 04 01 02 03 04 00", "01 02 03 04 90 00"})},
+		{"extended APDU T=1", ExtendedAPDUReader(), atrT1Fast, "T=1", long},
+		{"two slots", TwoSlotReader(), atrT1, "T=1", t1},
+		{"PIN pad", PINPadReader(), atrT1, "T=1", t1},
+		{"ICCD A", ICCDA(), atrT0, "T=0", t0},
+		{"ICCD B", ICCDB(), atrT1, "T=1", long},
+	}
+}
+
+func TestWitnessLibccid(t *testing.T) {
+	machine.NeedGuest(t)
+	srv, err := pcscd.Start(t.Context(), t.TempDir(), "", pcscd.Debug())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	for _, c := range witnessCases() {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := as(c.cfg, 0x04E6, 0x5116, 0x0610) // IDs that libccid knows, without a quirk
+			e := NewEmulator(cfg)
+			e.Contact(0).Insert(&testCard{atr: c.atr})
+			mark := len(srv.Log())
+			defer func() {
+				if t.Failed() {
+					said := srv.Log()[mark:]
+					if len(said) > 12000 {
+						said = said[:6000] + "\n…\n" + said[len(said)-6000:]
+					}
+					t.Logf("pcscd said:\n%s", said)
+				}
+			}()
+			witness(t, srv, e, c.protocol, c.exchanges)
+			e.Unplug()
+		})
+	}
+}
+
+func TestWitnessCardfs(t *testing.T) {
+	machine.NeedGuest(t)
+	b := newBus(t)
+	for _, c := range witnessCases() {
+		t.Run(c.name, func(t *testing.T) {
+			e := NewEmulator(as(c.cfg, 0x04E6, 0x5116, 0x0610))
+			e.Contact(0).Insert(&testCard{atr: c.atr})
+			b.same(t, e, c.protocol, c.exchanges)
+			e.Unplug()
+		})
+	}
+}
+
+func witness(t *testing.T, srv *pcscd.Server, e *Emulator, protocol string, exchanges []exchange) {
+	cmd := srv.Command(t.Context(), "/run/host"+os.Getenv(clientEnv))
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer in.Close()
+	l := &libccid{t, in, bufio.NewReaderSize(out, 1<<18)}
+	port, err := usbip.Plug(e, usbip.Full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		port.Unplug()
+		for end := time.Now().Add(10 * time.Second); strings.HasPrefix(l.say("list"), "ok ") && time.Now().Before(end); {
+			time.Sleep(50 * time.Millisecond) // until pcscd knows
+		}
+	}()
+	name := ""
+	for end := time.Now().Add(20 * time.Second); name == ""; time.Sleep(20 * time.Millisecond) {
+		list := l.say("list")
+		if rest, ok := strings.CutPrefix(list, "ok "); ok && rest != "" {
+			name, _, _ = strings.Cut(rest, "|")
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no reader: %s", list)
+		}
+	}
+	if got := l.say("soon", name); got != "ok "+protocol {
+		t.Fatalf("%s: connect: %s", name, got)
+	}
+	for _, x := range exchanges {
+		got := l.say("send", strings.ReplaceAll(x.tx, " ", ""))
+		if want := "ok " + strings.ReplaceAll(x.rx, " ", ""); got != want {
+			t.Errorf("libccid: > %s\n< %s\nwant %s", brief(unhex(x.tx)), got, want)
+		}
+	}
+	if e.cfg.PINPad {
+		pinWitness(t, l, e)
+	}
+	l.say("disconnect", "unpower")
+}
+
+// pinWitness has libccid ask for a PIN: PC/SC part 10, FEATURE_VERIFY_PIN_DIRECT.
+func pinWitness(t *testing.T, l *libccid, e *Emulator) {
+	const getFeatures, verifyDirect = "0x42000D48", 6
+	list, ok := strings.CutPrefix(l.say("control", getFeatures), "ok ")
+	if !ok {
+		t.Fatalf("features: %s", list)
+	}
+	code := ""
+	for f := unhex(list); len(f) >= 6; f = f[6:] {
+		if f[0] == verifyDirect {
+			code = fmt.Sprintf("0x%02X%02X%02X%02X", f[2], f[3], f[4], f[5])
+		}
+	}
+	f := format2()
+	apdu := hexOf(f.APDU)
+	e.Press(0, "1234\r")
+	got := l.say("control", code, strings.ReplaceAll("1E 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 0D 00 00 00 "+apdu, " ", ""))
+	if got != "ok 9000" {
+		t.Errorf("PIN: %s (code %s)", got, code)
+	}
+	if pin := hexOf(e.Contact(0).Card().(*testCard).pin); pin != "24 12 34 FF FF FF FF FF" {
+		t.Errorf("the card saw %s", pin)
+	}
+}
+
+// bus is cardfs on the machine's USB.
+type bus struct{ m *reader.Manager }
+
+func newBus(t *testing.T) *bus {
+	drivers := []reader.Driver{Driver{}}
+	m := reader.NewManager(reader.Options{Drivers: drivers})
+	w, err := usb.Watch(t.Context(), m, drivers, discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		w.Close()
+		m.Close(context.Background())
+	})
+	return &bus{m}
+}
+
+// same runs the exchanges through this driver, over usbfs.
+func (b *bus) same(t *testing.T, e *Emulator, protocol string, exchanges []exchange) {
+	events := b.m.Follow()
+	defer events.Close()
+	some, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	await := func(what reader.What) reader.Event {
+		for {
+			ev, _, err := events.Next(some)
+			if err != nil {
+				t.Fatalf("waiting for %q: %v", what, err)
+			}
+			if ev.What == what {
+				return ev
+			}
+		}
+	}
+	port, err := usbip.Plug(e, usbip.Full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer await(reader.Left)
+	defer port.Unplug()
+	bay := b.m.Bay(await(reader.Arrived).Slot)
+	s, err := bay.Open(some, reader.Caller{Owner: t, Wait: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprintf("T=%d", bay.Info().Params.T); got != protocol && e.cfg.Level <= reader.TPDU {
+		t.Errorf("cardfs: %s, want %s", got, protocol)
+	}
+	for _, x := range exchanges {
+		got, err := s.Transmit(some, unhex(x.tx), nil)
+		if err != nil || hexOf(got) != x.rx {
+			t.Errorf("cardfs: > %s\n< %s, %v\nwant %s", brief(unhex(x.tx)), brief(got), err, x.rx)
+		}
+	}
+}
