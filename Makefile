@@ -22,7 +22,7 @@ build/libifdcardfs.so build/libctapi-cardfs.so: | deps-build
 .PHONY: run
 run: deps-run build/cardfs ## mount a simulated iKey 3000 at ./cards until ctrl-C
 	@mkdir -p cards
-	@exec build/cardfs mount --sim ikey3k cards
+	@exec build/cardfs mount --usb=false --sim ikey3k cards
 
 .PHONY: test
 test: deps-test build ## everything that needs no reader of your own

@@ -2,6 +2,7 @@
 package drivers
 
 import (
+	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey3k"
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/drivers/vpcd"
@@ -11,6 +12,7 @@ import (
 // All is the list: a new driver is one line here.
 func All() []reader.Driver {
 	return []reader.Driver{
+		ccid.Driver{},
 		ikey3k.Driver{},
 		sim.New(),
 		vpcd.Driver{},

@@ -181,6 +181,15 @@ func (m *Manager) Announce(dev Device) error {
 		m.addBay(u, id)
 	}
 	m.spawn(func() { u.run(id, before) })
+	if gone := u.linkGone(); gone != nil {
+		m.spawn(func() {
+			select {
+			case <-gone:
+				u.left()
+			case <-u.gone:
+			}
+		})
+	}
 	return nil
 }
 
@@ -220,14 +229,31 @@ func (m *Manager) addBay(u *unit, id string) {
 	b.mu.Unlock()
 }
 
-// present tells whether the unit has not begun to leave.
+// present tells whether the unit has not begun to leave. What its device says of
+// that counts before the unit has noticed it: the same device may be announced
+// anew at once. The manager's mu is held.
 func (u *unit) present() bool {
-	select {
-	case <-u.gone:
-		return false
-	default:
-		return true
+	signals := []<-chan struct{}{u.gone, u.linkGone()}
+	if u.reader != nil {
+		signals = append(signals, u.reader.Gone())
 	}
+	for _, gone := range signals {
+		select {
+		case <-gone:
+			u.left()
+			return false
+		default:
+		}
+	}
+	return true
+}
+
+// linkGone closes when the device leaves, if its link tells; else never.
+func (u *unit) linkGone() <-chan struct{} {
+	if l, ok := u.dev.Link.(interface{ Gone() <-chan struct{} }); ok {
+		return l.Gone()
+	}
+	return nil
 }
 
 // left makes the unit leave; it only gives the signal.

@@ -49,7 +49,9 @@ type Device struct {
 	Slot    int               // Commander.Command: which of its slots the number names; else 0
 
 	// Link is how the driver reaches the device; its type belongs to the
-	// transport (drivers/usb: usb.Opener). Nil where Address is enough.
+	// transport (drivers/usb: usb.Opener). Nil where Address is enough. If it
+	// has Gone() <-chan struct{}, that closes when the device leaves, whether
+	// or not a driver has opened it.
 	Link any
 	// Host is set by the Manager before Open.
 	Host Host

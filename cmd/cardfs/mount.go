@@ -10,12 +10,14 @@ import (
 	"os/signal"
 	"os/user"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cardfs/cardfs/drivers"
+	"github.com/cardfs/cardfs/drivers/usb"
 	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 )
@@ -32,6 +34,7 @@ type mountOptions struct {
 	mode        string
 	openTimeout time.Duration
 	idleOff     time.Duration
+	usb         bool
 	verbose     int
 	logger      *slog.Logger
 }
@@ -65,6 +68,7 @@ user_allow_other in /etc/fuse.conf.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&o.sims, "sim", nil, "attach the simulated reader `DEVICE` (ikey3k, t0, …), may be repeated")
 	f.StringArrayVar(&o.attach, "attach", nil, "attach `\"DRIVER DEVICE key=value…\"` as ctl does, may be repeated")
+	f.BoolVar(&o.usb, "usb", true, "serve USB readers as they come and go; they are then not pcscd's own driver's")
 	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in, as far as --mode goes")
 	f.StringVar(&o.group, "group", "", "`GROUP` of all files, by name or number")
 	f.StringVar(&o.mode, "mode", "0600", "permissions of files that can be written, in octal; others get the read bits")
@@ -97,8 +101,15 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 
+	var watcher atomic.Pointer[usb.Watcher]
+	all := drivers.All()
 	manager := reader.NewManager(reader.Options{
-		Drivers: drivers.All(), Log: o.logger, IdleOff: o.idleOff,
+		Drivers: all, Log: o.logger, IdleOff: o.idleOff,
+		Rescan: func() {
+			if w := watcher.Load(); w != nil {
+				w.Rescan()
+			}
+		},
 	})
 	server, err := fs.Mount(dir, manager, fs.Options{
 		AllowOther: o.allowOther, GID: gid, Mode: uint32(mode),
@@ -113,6 +124,16 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 		server.Leave()
 		o.close(manager)
 		return errors.Join(err, server.Close(time.Second))
+	}
+	if o.usb {
+		w, err := usb.Watch(ctx, manager, all, o.logger)
+		if err != nil {
+			// The other readers are of use without.
+			o.logger.Warn("no USB readers", "error", err)
+		} else {
+			watcher.Store(w)
+			defer w.Close()
+		}
 	}
 	fmt.Fprintf(stderr, "cardfs: mounted at %s\n", dir)
 	if os.Getenv("NOTIFY_SOCKET") == "" { // a service has no second terminal
