@@ -70,7 +70,7 @@ func (Driver) Attach(dev reader.Device) (reader.Device, error) {
 	if err != nil {
 		return dev, err
 	}
-	dev.Address, dev.Port, dev.Bus, dev.Slots = o.String(), o.String(), o.network, 1
+	dev.Address, dev.Port, dev.Bus, dev.Slots = o.String(), o.address, o.network, 1
 	return dev, nil
 }
 

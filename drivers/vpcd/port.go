@@ -171,9 +171,9 @@ func (p *port) announce(c *conn) error {
 	p.conns[c] = n
 	p.mu.Unlock()
 
-	name := fmt.Sprintf("%s+%d", p.opts, n)
 	return p.dev.Host.Announce(reader.Device{
-		Driver: Driver{}.Name(), Address: name, Bus: p.opts.network, Port: name,
+		Driver: Driver{}.Name(), Address: fmt.Sprintf("%s+%d", p.opts, n),
+		Bus: p.opts.network, Port: fmt.Sprintf("%s+%d", p.opts.address, n),
 		Params: p.dev.Params, Slots: 1, Link: c, Host: p.dev.Host,
 	})
 }
