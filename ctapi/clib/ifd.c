@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "card.h"
 #include "file.h"
@@ -67,6 +68,23 @@ static void complain(const struct cf_slot *s, const char *what, ssize_t error)
 
 /* ---- channels ------------------------------------------------------------- */
 
+/* look says why there will be no card at all: later that is no event, so that
+ * nothing could be logged without flooding the log. */
+static void look(DWORD lun, const char *root)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof path, "%s/ctl", root);
+	if (access(path, F_OK) == 0)
+		return;
+	if (errno == EACCES)
+		say(LOG_ERROR, "reader %lx: %s: no permission: cardfs mount --allow-other --group lets users in, SupplementaryGroups= puts pcscd into a group",
+		    lun, root);
+	else
+		say(LOG_INFO, "reader %lx: no cardfs at %s yet (%s), no card until it is there",
+		    lun, root, strerror(errno));
+}
+
 static RESPONSECODE create(DWORD lun, const struct cf_name *name)
 {
 	unsigned index = (unsigned)(lun & 0xFFFF);
@@ -75,6 +93,7 @@ static RESPONSECODE create(DWORD lun, const struct cf_name *name)
 
 	if (s == NULL)
 		return IFD_COMMUNICATION_ERROR;
+	look(lun, name->root);
 	/* pcscd saw the device; cardfs may be about to. The number of its slots
 	 * is asked for only now. */
 	if (name->kind == CF_BY_USB)
@@ -385,6 +404,12 @@ RESPONSECODE IFDHTransmitToICC(DWORD Lun, SCARD_IO_HEADER SendPci, PUCHAR TxBuff
 	n = cf_transmit(s, TxBuffer, TxLength, RxBuffer, room);
 	complain(s, "exchange", n);
 	cf_put(s);
+	/* Never "not present": pcscd would mark the slot empty then, in the client's
+	 * thread, perhaps after its event thread saw the next card put in and
+	 * powered it, and that card would stay unseen (observed in pcscd 1.9.9). The
+	 * event thread learns of the removal by itself. */
+	if (no_card(n) != IFD_SUCCESS)
+		return IFD_COMMUNICATION_ERROR;
 	if (n < 0)
 		return code(n, IFD_COMMUNICATION_ERROR);
 	if (RecvPci != NULL)
