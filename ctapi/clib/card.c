@@ -37,10 +37,12 @@ static int begin(struct cf_slot *s)
 {
 	struct cf_wait w = cf_wait_for(CF_SOON_MS);
 	char path[PATH_MAX];
+	uint64_t card;
 	int fd;
 
 	cf_close(&s->apdu);
 	do {
+		card = cf_card(s);
 		if (!cf_path(s, "apdu", path, sizeof path))
 			return -ENODEV;
 		fd = cf_channel(AT_FDCWD, path, O_NONBLOCK);
@@ -48,6 +50,7 @@ static int begin(struct cf_slot *s)
 	if (fd < 0)
 		return fd;
 	s->apdu = fd;
+	s->session = card;
 	return 0;
 }
 
@@ -189,10 +192,16 @@ ssize_t cf_transmit(struct cf_slot *s, const uint8_t *tx, size_t ntx, uint8_t *r
 			cf_changed(s);
 			cf_close(&s->apdu);
 			break;
+		/* The event thread will hear of these, too; but the client is
+		 * going to connect anew at once. */
 		case -ENOMEDIUM:
+			cf_missed(s, s->session, CF_EMPTY);
+			cf_close(&s->apdu);
+			break;
 		case -ENODEV:
 		case -ENOTCONN:
 		case -ECONNABORTED:
+			cf_missed(s, s->session, CF_AWAY);
 			cf_close(&s->apdu);
 			break;
 		}

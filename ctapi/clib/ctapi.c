@@ -174,11 +174,11 @@ static void drop(struct terminal *t)
 	pthread_mutex_unlock(&lock);
 }
 
-static int open_slot(struct icc *icc, const char *root, int number)
+static int open_slot(struct icc *icc, const char *root, unsigned number)
 {
 	char path[PATH_MAX];
 
-	snprintf(path, sizeof path, "%s/%d", root, number);
+	snprintf(path, sizeof path, "%s/%u", root, number);
 	icc->dir = cf_open(AT_FDCWD, path, O_PATH | O_DIRECTORY);
 	return icc->dir < 0 ? icc->dir : 0;
 }
@@ -199,31 +199,25 @@ static int mounted(const char *root)
 
 static int open_terminal(struct terminal *t, unsigned short pn)
 {
+	unsigned numbers[ICC_MAX], n;
 	struct cf_name name;
-	struct cf_view v;
-	unsigned slots;
 	int result;
 
 	if (!cf_numbered(pn, &name))
 		return ERR_HOST;
-	v = cf_look(&name, 0);
-	if (v.number < 0)
+	n = cf_reader(&name, numbers, ICC_MAX);
+	if (n == 0)
 		return mounted(name.root);
-	result = open_slot(&t->icc[0], name.root, v.number);
-	if (result < 0)
-		return code(result);
-	/* Here the driver is waited for, and the directory is held: it cannot
-	 * become another reader's on the way. */
-	t->ctbcs = cf_channel(t->icc[0].dir, "ctbcs", 0);
-	if (t->ctbcs < 0)
-		return code(t->ctbcs);
-	slots = v.siblings < ICC_MAX ? v.siblings : ICC_MAX;
-	for (t->slots = 1; t->slots < slots; t->slots++) {
-		v = cf_look(&name, t->slots);
-		result = v.number < 0 ? -ENODEV : open_slot(&t->icc[t->slots], name.root, v.number);
+	for (t->slots = 0; t->slots < n; t->slots++) {
+		result = open_slot(&t->icc[t->slots], name.root, numbers[t->slots]);
 		if (result < 0)
 			return code(result);
 	}
+	/* Here the driver is waited for. The directories are held: they cannot
+	 * become another reader's meanwhile. */
+	t->ctbcs = cf_channel(t->icc[0].dir, "ctbcs", 0);
+	if (t->ctbcs < 0)
+		return code(t->ctbcs);
 	t->open = true;
 	return OK;
 }

@@ -3,9 +3,9 @@
  * ctapi.h - CT-API 1.1 over a mounted cardfs (libctapi-cardfs.so)
  *
  * The port number is that of a slot directory of the mount point, which the
- * environment's CARDFS_MOUNT names; /mnt/cards without. The terminal at a port
- * has the slots of the reader whose first slot that directory is, or the one
- * slot of any other directory.
+ * environment's CARDFS_MOUNT names; /mnt/cards without. The terminal there is
+ * the whole reader: of a reader with two slots, ICC1 is the first and ICC2 the
+ * second at either slot's port.
  */
 #ifndef CARDFS_CTAPI_H
 #define CARDFS_CTAPI_H

@@ -118,6 +118,9 @@ void cf_event(struct cf_mount *m, unsigned number, const char *what)
 		if (strcmp(what, "left") == 0) {
 			set_state(s, CF_AWAY);
 			s->number = -1;
+			/* The one that comes back may have arrived before this one
+			 * had left, and taken the name over just now. */
+			s->probe = true;
 		} else if (strcmp(what, "removed") == 0 || strcmp(what, "failed") == 0) {
 			set_state(s, CF_EMPTY);
 		} else if (strcmp(what, "ready") == 0) {
@@ -420,6 +423,28 @@ void cf_changed(struct cf_slot *s)
 	pthread_mutex_lock(&lock);
 	s->card++;
 	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&lock);
+}
+
+uint64_t cf_card(struct cf_slot *s)
+{
+	uint64_t card;
+
+	pthread_mutex_lock(&lock);
+	card = s->card;
+	pthread_mutex_unlock(&lock);
+	return card;
+}
+
+void cf_missed(struct cf_slot *s, uint64_t card, enum cf_state state)
+{
+	pthread_mutex_lock(&lock);
+	/* The event of it is on its way, and those of what comes then after it. */
+	if (s->state == CF_CARD && s->card == card) {
+		set_state(s, state);
+		if (state == CF_AWAY)
+			s->number = -1;
+	}
 	pthread_mutex_unlock(&lock);
 }
 

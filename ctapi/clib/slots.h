@@ -49,6 +49,7 @@ struct cf_slot {
 	/* Guarded by io, which is held during exchanges. */
 	pthread_mutex_t io;
 	int apdu;           /* the session with the card, -1: none */
+	uint64_t session;   /* which card that is: cf_card */
 	bool owes_reset;    /* it was to be powered off, but others use it */
 	uint8_t atr[CF_ATR_MAX];
 	unsigned natr;
@@ -85,6 +86,10 @@ bool cf_found(struct cf_slot *s);
 bool cf_presence(struct cf_slot *s);
 /* cf_changed says that the card's state was lost behind pcscd's back. */
 void cf_changed(struct cf_slot *s);
+/* cf_card is a number for the card that is there. cf_missed says that it is not
+ * any more, EMPTY or AWAY, unless the events already told of what came after it. */
+uint64_t cf_card(struct cf_slot *s);
+void cf_missed(struct cf_slot *s, uint64_t card, enum cf_state state);
 /* cf_poll returns when cf_presence has news, after timeout ms, or when told to
  * stop, before or during the call. */
 void cf_poll(struct cf_slot *s, int timeout);

@@ -101,6 +101,11 @@ static void test_life(void)
 	sw(7, CT_CT, reset_ct, 4, 0x9000, CT_CT);
 	sw(7, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
 	EQUAL(closes(7), OK);
+	/* At the second slot's port: the same terminal. */
+	EQUAL(init(8, 1), OK);
+	sw(8, CT_ICC2, select_mf, 7, 0x9000, CT_ICC2);
+	EQUAL(fake_commands(1), 4);
+	EQUAL(closes(8), OK);
 	/* Activated by us: the second only, as the first was ejected. */
 	EQUAL(strcmp(fake_power(0), ""), 0);
 	EQUAL(strcmp(fake_power(1), "off"), 0);

@@ -40,6 +40,8 @@ static void transmit(const UCHAR *tx, DWORD ntx, DWORD room)
 	memcpy(exact, tx, ntx);
 	rv = IFDHTransmitToICC(0, send, exact, ntx, rx, &n, &got);
 	legal(rv);
+	/* pcscd would mark the slot empty, whatever was put in meanwhile. */
+	CHECK(rv != IFD_ICC_NOT_PRESENT, "616");
 	CHECK(n <= room, "%lu of %lu", n, room);
 	CHECK(rv == IFD_SUCCESS ? n >= 2 : n == 0, "%ld with %lu", rv, n);
 	free(exact);

@@ -1,0 +1,391 @@
+package ifd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/tests/pcscd"
+)
+
+const (
+	tokenATR = "3BB794008131FE6553504B32339000D1"
+	selectMF = "00A4000C023F00"
+)
+
+// up starts a mount with these simulated readers, and a pcscd that has all of
+// them as "R0 00 00", "R1 01 00" and so on.
+func up(t *testing.T, sims ...string) (*mount, *pcsc) {
+	t.Helper()
+	var args []string
+	for _, s := range sims {
+		args = append(args, "--attach", "sim "+s)
+	}
+	m := newMount(t, args...)
+	m.start()
+	var entries string
+	for i := range sims {
+		entries += conf(fmt.Sprintf("R%d", i), fmt.Sprintf("cardfs:%s/%d", m.dir, i))
+	}
+	return m, newClient(t, newPcscd(t, entries))
+}
+
+func name(i int) string { return fmt.Sprintf("R%d %02X 00", i, i) }
+
+func TestOpenSC(t *testing.T) {
+	m := newMount(t, "--sim", "ikey3k")
+	m.start()
+	s := newPcscd(t, conf("iKey", "cardfs:"+m.dir+"/0"))
+	out, err := s.Command(t.Context(), "opensc-tool", "--atr").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1") {
+		t.Errorf("opensc-tool --atr: %v\n%s", err, out)
+	}
+	// pcsc_scan never ends by itself with -n and a reader; it is stopped when
+	// it has shown the card.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	scan := s.Command(ctx, "pcsc_scan", "-n")
+	var seen output
+	scan.Stdout, scan.Stderr = &seen, &seen
+	if err := scan.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct{ do, want string }{
+		{"", "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1"},
+		{"sim 0 unplug", "Card removed"},
+		{"sim 0 plug", "Card inserted"},
+	} {
+		from := len(seen.String())
+		if step.do != "" {
+			m.ctl("%s", step.do)
+		} else {
+			from = 0
+		}
+		if err := seen.wait(ctx, step.want, from); err != nil {
+			t.Errorf("pcsc_scan after %q: %v\n%s", step.do, err, seen.String())
+		}
+	}
+	_ = scan.Process.Kill()
+	_ = scan.Wait()
+}
+
+func TestExchange(t *testing.T) {
+	_, c := up(t, "t1", "t0", "apdu", "t1 card=dual")
+	c.want("ok R0 00 00|R1 01 00|R2 02 00|R3 03 00", "list")
+	for i, protocol := range []string{"1", "0", "1", "0"} {
+		t.Run(protocol+name(i), func(t *testing.T) {
+			c.t = t
+			c.want("ok T="+protocol, "connect", name(i), "shared", protocol)
+			c.want("ok 9000", "send", selectMF)
+			c.want("ok 01029000", "send", "80EE000002010200")
+			c.want("ok 6A82", "send", "00A4000C024711") // SW1 SW2 is data
+			sizes := []string{"1", "255", "256", "257", "16000", "16384", "32767", "65535"}
+			if i == 3 { // the dual card knows no GET RESPONSE
+				sizes = sizes[:3]
+			}
+			for _, n := range sizes {
+				c.want("ok 9000", "get", n)
+				c.want("ok 9000", "big", n)
+			}
+			c.want("ok", "reconnect", "reset")
+			c.want("ok 9000", "send", selectMF)
+			c.want("ok", "reconnect", "unpower")
+			c.want("ok 9000", "send", selectMF)
+			c.want("ok", "disconnect", "unpower")
+		})
+	}
+	c.t = t
+	// A card that offers both, in the other protocol; one that does not.
+	c.want("ok T=1", "connect", name(3), "shared", "1")
+	c.want("ok 9000", "send", selectMF)
+	c.want("ok", "disconnect", "reset")
+	c.want("PROTO_MISMATCH", "connect", name(1), "shared", "1")
+}
+
+func TestReset(t *testing.T) {
+	m, a := up(t, "t1")
+	b := newClientLike(a)
+	a.want("ok T=1", "connect", name(0), "shared")
+	b.want("ok T=1", "connect", name(0), "shared")
+	// PC/SC: a reset by one client is told to the other.
+	b.want("ok", "reconnect", "reset")
+	a.want("RESET_CARD", "send", selectMF)
+	a.want("ok", "reconnect", "leave")
+	a.want("ok 9000", "send", selectMF)
+
+	// A reset on the mount: the command for the card as it was is not sent, and
+	// all clients have to reconnect.
+	count := commands(t, m)
+	m.write("0/power", "reset")
+	a.want("NOT_TRANSACTED", "send", "0020000104"+"31323334")
+	a.want("ok", "await", name(0), "present")
+	for _, c := range []*pcsc{a, b} {
+		for c.say("send", selectMF) == "REMOVED_CARD" {
+			c.want("ok T=1", "soon", name(0))
+		}
+		c.want("ok 9000", "send", selectMF)
+	}
+	if now := commands(t, m); now-count > 6 {
+		t.Errorf("%d commands reached the card", now-count)
+	}
+}
+
+// newClientLike is another client of the same pcscd.
+func newClientLike(c *pcsc) *pcsc {
+	c.t.Helper()
+	return newClient(c.t, servers[c.t])
+}
+
+// commands asks the card how many commands it had in its life.
+func commands(t *testing.T, m *mount) int {
+	t.Helper()
+	f, err := os.OpenFile(m.path("0/apdu"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("00CA010100\n"); err != nil {
+		t.Fatal(err)
+	}
+	var answer [64]byte
+	n, err := f.Read(answer[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a, b, c, d int
+	if _, err := fmt.Sscanf(string(answer[:n]), "%X %X %X %X 90 00", &a, &b, &c, &d); err != nil {
+		t.Fatalf("%s: %v", answer[:n], err)
+	}
+	return a<<24 | b<<16 | c<<8 | d
+}
+
+func TestComingAndGoing(t *testing.T) {
+	m, c := up(t, "t1")
+	for range 10 {
+		c.want("ok T=1", "connect", name(0), "shared")
+		c.want("ok 9000", "send", selectMF)
+		m.ctl("sim 0 remove")
+		c.want("ok", "await", name(0), "empty")
+		if got := c.say("send", selectMF); got != "REMOVED_CARD" {
+			t.Errorf("after a removal: %s", got)
+		}
+		m.ctl("sim 0 insert t0")
+		c.want("ok", "await", name(0), "present")
+		c.want("ok present 3B7794000053494D54309000", "state", name(0))
+		m.ctl("sim 0 remove")
+		m.ctl("sim 0 insert token") // as fast as can be
+		deadline := time.Now().Add(20 * time.Second)
+		for !strings.HasSuffix(c.say("state", name(0)), tokenATR) {
+			if time.Now().After(deadline) {
+				t.Fatal("the last card is not seen")
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// TestAbsentAtStart: no daemon, no mount, no reader: pcscd has a reader without
+// a card, and later one with.
+func TestAbsentAtStart(t *testing.T) {
+	m := newMount(t, "--attach", "sim t1 card=none")
+	c := newClient(t, newPcscd(t, conf("R0", "cardfs:"+m.dir+"/by-id/sim-t1_T1-1-slot0")+conf("R1", "cardfs:"+m.dir+"/0")))
+	c.want("ok empty", "state", "R0 00 00")
+	c.want("NO_SMARTCARD", "connect", "R0 00 00", "shared")
+	m.start()
+	c.want("ok empty", "state", "R0 00 00")
+	m.ctl("sim 0 insert token")
+	// The numbered one; the other's name is not the reader's.
+	c.want("ok", "await", "R1 01 00", "present")
+	c.want("ok T=1", "connect", "R1 01 00", "shared")
+	c.want("ok 9000", "send", selectMF)
+}
+
+var powerUpError = regexp.MustCompile(`(?i)error powering up card`)
+
+// TestReplug is the report that cardfs exists to close: a token under pcscd is
+// unplugged and replugged, after any time, and a client connects as early as it
+// can: every time it powers up and transmits.
+func TestReplug(t *testing.T) {
+	cycles := 100
+	if soak() {
+		cycles = 1000
+	}
+	starts := []string{"0s", "1ms", "20ms", "300ms"} // what the device takes to start
+	for _, start := range starts {
+		t.Run("start="+start, func(t *testing.T) { replug(t, start, cycles/len(starts)) })
+	}
+}
+
+func replug(t *testing.T, start string, cycles int) {
+	own, err := time.ParseDuration(start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMount(t, "--attach", "sim ikey3k start="+start)
+	entry := conf("R0", "cardfs:"+m.dir+"/by-id/sim-Rainbow_iKey_3000_IKEY3K-1-slot0")
+	var s *pcscd.Server
+	if own > time.Millisecond { // pcscd before the token, and after it
+		s = newPcscd(t, entry)
+		m.start()
+	} else {
+		m.start()
+		s = newPcscd(t, entry)
+	}
+	c := newClient(t, s)
+	var took []time.Duration
+	random := rand.New(rand.NewPCG(1, uint64(cycles)))
+	for i := range cycles {
+		c.want("ok 9000", "work", name(0), selectMF)
+		if t.Failed() {
+			t.Fatalf("cycle %d", i)
+		}
+		if i%3 == 0 {
+			m.ctl("sim 0 unplug\nsim 0 plug") // at once
+		} else {
+			m.ctl("sim 0 unplug")
+			if i%3 == 1 {
+				c.want("ok", "await", name(0), "empty")
+			}
+			time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
+			m.ctl("sim 0 plug")
+		}
+		plugged := time.Now()
+		if got := c.say("send", selectMF); strings.HasPrefix(got, "ok") {
+			t.Fatalf("cycle %d: the old handle speaks with the new token: %s", i, got)
+		}
+		c.want("ok 9000", "work", name(0), selectMF)
+		took = append(took, time.Since(plugged)-own)
+	}
+	slices.Sort(took)
+	t.Logf("%d cycles, device starts in %s; from plug to first APDU, without that: median %v, worst %v",
+		cycles, start, took[len(took)/2], took[len(took)-1])
+	if found := powerUpError.FindString(s.Log()); found != "" {
+		t.Errorf("pcscd logged %q", found)
+	}
+}
+
+func TestRestarts(t *testing.T) {
+	m := newMount(t, "--sim", "t1")
+	m.start()
+	s := newPcscd(t, conf("R0", "cardfs:"+m.dir+"/0"))
+	c := newClient(t, s)
+	c.want("ok T=1", "soon", name(0))
+	c.want("ok 9000", "send", selectMF)
+	for _, step := range []struct {
+		what string
+		do   func()
+	}{
+		{"pcscd restarted", func() {
+			if err := s.Restart(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"pcscd shut down", func() {
+			if err := s.Shutdown(); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Restart(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"pcscd killed", func() {
+			if err := s.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Restart(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"cardfs restarted", func() { m.end(syscall.SIGTERM); m.start() }},
+		{"cardfs killed", func() { m.end(syscall.SIGKILL); m.start() }},
+		{"cardfs away for a while", func() {
+			m.end(syscall.SIGKILL)
+			c.want("ok", "await", name(0), "empty")
+			m.start()
+		}},
+	} {
+		before := time.Now()
+		step.do()
+		if got := c.say("send", selectMF); strings.HasPrefix(got, "ok") {
+			t.Errorf("%s: the old handle still speaks: %s", step.what, got)
+		}
+		c.want("ok 9000", "work", name(0), selectMF)
+		t.Logf("%s: works again after %v", step.what, time.Since(before))
+	}
+	if found := powerUpError.FindString(s.Log()); found != "" {
+		t.Errorf("pcscd logged %q", found)
+	}
+}
+
+// TestOthersOnTheMount: pcscd powers down a card that it does not use; a script
+// that has it open is not disturbed.
+func TestOthersOnTheMount(t *testing.T) {
+	m, c := up(t, "t1")
+	fd, err := unix.Open(m.path("0/apdu"), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	exchange := func() string {
+		t.Helper()
+		if _, err := unix.Write(fd, []byte(selectMF+"\n")); err != nil {
+			return err.Error()
+		}
+		var p [16]byte
+		n, err := unix.Read(fd, p[:])
+		if err != nil {
+			return err.Error()
+		}
+		return string(bytes.TrimSpace(p[:n]))
+	}
+	if got := exchange(); got != "90 00" {
+		t.Fatal(got)
+	}
+	if !strings.Contains(m.read("0/status"), "\nsessions ") {
+		t.Skip("SKIPPED: status does not tell of other sessions (line \"sessions N\"): pcscd takes their power away")
+	}
+	c.want("ok", "await", name(0), "present")
+	// pcscd's second look, 5 seconds after the insertion.
+	time.Sleep(6 * time.Second)
+	if got := exchange(); got != "90 00" {
+		t.Errorf("with pcscd idle: %s", got)
+	}
+}
+
+func TestManyReaders(t *testing.T) {
+	sims := make([]string, 16)
+	for i := range sims {
+		sims[i] = []string{"t1", "t0", "apdu", "ikey3k"}[i%4]
+	}
+	_, first := up(t, sims...)
+	clients := make([]*pcsc, len(sims))
+	for i := range clients {
+		clients[i] = newClientLike(first)
+		clients[i].tell("soon", name(i))
+	}
+	for i, c := range clients {
+		if got := c.answer(); !strings.HasPrefix(got, "ok T=") {
+			t.Errorf("reader %d: %s", i, got)
+		}
+	}
+	for range 20 {
+		for _, c := range clients {
+			c.tell("send", selectMF)
+		}
+		for i, c := range clients {
+			if got := c.answer(); got != "ok 9000" {
+				t.Errorf("reader %d: %s", i, got)
+			}
+		}
+	}
+}
