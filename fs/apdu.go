@@ -33,7 +33,7 @@ func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 	a := &apduFile{}
 	a.by = caller(ctx, a, flags)
 	a.flocked = flocked{a}
-	a.channel = newChannel(a, f, flags, a.unlock)
+	a.channel = newChannel(a, f, flags, a.end)
 	var err error
 	a.session, err = f.bay.Open(ctx, a.by)
 	return a, err
@@ -72,6 +72,12 @@ func (a *apduFile) lock(ctx context.Context, shared, wait bool) error {
 		}
 	}
 	return a.session.Bay().Lock(ctx, by, admit)
+}
+
+// end is the last thing of an open: nothing of it is under way any more.
+func (a *apduFile) end() {
+	a.unlock()
+	a.session.Close()
 }
 
 func (a *apduFile) unlock() { a.session.Bay().Unlock(a) }

@@ -118,6 +118,7 @@ func openATR(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) 
 		return nil, err
 	}
 	t.content = appendHex(nil, s.ATR())
+	s.Close()
 	return t, nil
 }
 

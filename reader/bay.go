@@ -48,6 +48,7 @@ type Bay struct {
 	phase    phase
 	card     Status
 	epoch    uint64        // of the card's security state
+	sessions int           // open, of this epoch
 	changed  chan struct{} // closed and replaced at every change of the fields above and lock
 	powering *attempt
 	atr      []byte // nil unless powered
@@ -163,6 +164,12 @@ func (b *Bay) WaitReady(ctx context.Context, wait bool) error {
 	}
 }
 
+// newEpoch makes all sessions stale. b.mu is held.
+func (b *Bay) newEpoch() {
+	b.epoch++
+	b.sessions = 0
+}
+
 // readyErr is nil once commands to the reader make sense. b.mu is held.
 func (b *Bay) readyErr() error {
 	switch b.phase {
@@ -218,7 +225,7 @@ func (b *Bay) leave() {
 	if b.phase != gone {
 		b.phase = gone
 		b.card, b.atr, b.lock = Absent, nil, nil
-		b.epoch++
+		b.newEpoch()
 		b.publish(Left)
 		b.touch()
 	}
@@ -245,19 +252,19 @@ func (b *Bay) setCard(now Status) {
 	switch {
 	case now == Absent && b.card != Absent:
 		b.card, b.atr, b.lastErr = Absent, nil, nil
-		b.epoch++
+		b.newEpoch()
 		b.publish(Removed)
 	case now != Absent && b.card == Absent:
 		// A reader that activates on insertion says Powered here; its ATR is
 		// still to be fetched, so that to us the card is not powered yet.
 		b.card, b.lastErr = Present, nil
-		b.epoch++
+		b.newEpoch()
 		b.publish(Inserted)
 	case now == Present && b.card == Powered:
 		// It was powered and is not: it was out and in again between two
 		// looks, or the reader took the power away.
 		b.card, b.atr = Present, nil
-		b.epoch++
+		b.newEpoch()
 		b.publish(Removed)
 		b.publish(Inserted)
 	default:
@@ -270,7 +277,7 @@ func (b *Bay) setCard(now Status) {
 func (b *Bay) setUnpowered() {
 	if b.card == Powered {
 		b.card, b.atr = Present, nil
-		b.epoch++
+		b.newEpoch()
 		b.publish(PowerSet, "power", "off")
 		b.touch()
 	}
@@ -411,7 +418,7 @@ func (b *Bay) powerUp(how Reset, want int) error {
 	b.setCard(max(Present, b.card)) // where the reader had not noticed it yet
 	b.card, b.atr, b.params, b.offered, b.lastErr = Powered, atr, params, offered, nil
 	b.level = b.link.traits.Level
-	b.epoch++
+	b.newEpoch()
 	if was == Powered {
 		b.publish(WasReset, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
 	} else {

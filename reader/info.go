@@ -23,6 +23,7 @@ type Info struct {
 	ATR      []byte
 	Params   iso7816.Params
 	Offered  []int // protocols that the ATR offers, its first choice first
+	Sessions int   // sessions with the card as it is now
 	Locked   bool  // somebody holds the transaction
 }
 
@@ -52,6 +53,7 @@ func (b *Bay) Info() Info {
 	default:
 		i.State = "powered"
 		i.ATR, i.Params, i.Offered = b.atr, b.params, b.offered
+		i.Sessions = b.sessions
 	}
 	if b.phase == ready {
 		if t, ok := b.link.slot.(Teller); ok {
@@ -187,6 +189,7 @@ func (i Info) Lines() []byte {
 	if i.State == "powered" {
 		line("atr", "% X", i.ATR)
 		line("protocol", "T=%d", i.Params.T)
+		line("sessions", "%d", i.Sessions)
 		line("parameters", "%s", i.Params)
 	}
 	if i.Locked {

@@ -25,6 +25,7 @@ type Session struct {
 	caller Caller
 	epoch  uint64
 	atr    []byte
+	closed bool // under the bay's mu
 }
 
 // Open waits for the reader to be ready, for a card, and for its power-up, which
@@ -40,7 +41,10 @@ func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 		switch {
 		case b.card == Powered:
 			s := &Session{bay: b, caller: by, epoch: b.epoch, atr: b.atr}
+			b.sessions++
 			b.stamp()
+			// Now, as the thread that opens may be gone when its first command comes.
+			b.lock.admits(by)
 			b.mu.Unlock()
 			return s, nil
 		case b.card == Present:
@@ -91,6 +95,16 @@ func (b *Bay) powerOnDemand(a *attempt) {
 	b.powering = nil
 	b.mu.Unlock()
 	close(a.done)
+}
+
+// Close ends the session; the card keeps its power.
+func (s *Session) Close() {
+	s.bay.mu.Lock()
+	defer s.bay.mu.Unlock()
+	if s.bay.epoch == s.epoch && !s.closed {
+		s.bay.sessions--
+	}
+	s.closed = true
 }
 
 // Bay is the slot of the session.
