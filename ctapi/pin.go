@@ -271,56 +271,76 @@ func (p pinCommand) format(o objects, modify bool) (f reader.PINFormat, code sw)
 
 var pinTags = []byte{tagTimeout, tagText, tagCommand, tagLengths, tagIndexes, tagMessages}
 
-// pinEntry does what PERFORM VERIFICATION and MODIFY VERIFICATION DATA share.
-func (t *Terminal) pinEntry(c command, able bool, modify bool) (b *reader.Bay, p pinCommand, f reader.PINFormat, code sw) {
+// pinEntry is what PERFORM VERIFICATION and MODIFY VERIFICATION DATA share.
+type pinEntry struct {
+	bay     *reader.Bay
+	command pinCommand
+	format  reader.PINFormat
+	objects objects
+}
+
+func (t *Terminal) pinEntry(c command, able, modify bool) (e pinEntry, code sw) {
 	if !able {
-		return nil, p, f, swINS
+		return e, swINS
 	}
-	if b = t.slot(c.p1); b == nil || c.p2 != 0 {
-		return nil, p, f, swP1P2
+	if e.bay = t.slot(c.p1); e.bay == nil || c.p2 != 0 {
+		return e, swP1P2
 	}
 	if len(c.data) < 2 || c.le > 0 {
-		return nil, p, f, swLength
+		return e, swLength
 	}
-	o, code := parseObjects(c.data, pinTags...)
-	if code != swOK {
-		return nil, p, f, code
+	if e.objects, code = parseObjects(c.data, pinTags...); code != swOK {
+		return e, code
 	}
-	if p, code = parsePINCommand(o.command, modify); code != swOK {
-		return nil, p, f, code
+	if e.command, code = parsePINCommand(e.objects.command, modify); code != swOK {
+		return e, code
 	}
-	switch b.Info().State {
+	switch e.bay.Info().State {
 	case "empty":
-		return nil, p, f, swNoCard
+		return e, swNoCard
 	case "present":
-		return nil, p, f, swNotActive
+		return e, swNotActive
 	}
-	f, code = p.format(o, modify)
-	return b, p, f, code
+	e.format, code = e.command.format(e.objects, modify)
+	return e, code
+}
+
+// ask shows the program's own text, in place of the reader's. Where the reader has
+// no display that takes one, its own it is.
+func (t *Terminal) ask(ctx context.Context, e *pinEntry) (done func()) {
+	if len(e.objects.text) == 0 || e.bay.Show(ctx, e.objects.text[0], 0, t.by) != nil {
+		return func() {}
+	}
+	if e.objects.messages == nil {
+		e.format.Messages = 0x00
+	}
+	return func() { e.bay.Show(context.WithoutCancel(ctx), "", 0, t.by) }
 }
 
 // verify is PERFORM VERIFICATION: the PIN goes from the keypad to the card.
 func (t *Terminal) verify(ctx context.Context, c command) ([]byte, sw, error) {
-	b, _, f, code := t.pinEntry(c, t.bay.PINSupport().Verify, false)
+	e, code := t.pinEntry(c, t.bay.PINSupport().Verify, false)
 	if code != swOK {
 		return nil, code, nil
 	}
-	return pinAnswer(b.VerifyPIN(ctx, &reader.PINVerify{PINFormat: f}, t.by))
+	defer t.ask(ctx, &e)()
+	return pinAnswer(e.bay.VerifyPIN(ctx, &reader.PINVerify{PINFormat: e.format}, t.by))
 }
 
 // modify is MODIFY VERIFICATION DATA. Where both positions are the same no old
 // PIN is asked for.
 func (t *Terminal) modify(ctx context.Context, c command) ([]byte, sw, error) {
-	b, p, f, code := t.pinEntry(c, t.bay.PINSupport().Modify, true)
+	e, code := t.pinEntry(c, t.bay.PINSupport().Modify, true)
 	if code != swOK {
 		return nil, code, nil
 	}
-	m := &reader.PINModify{PINFormat: f, OffsetOld: byte(p.old), OffsetNew: byte(p.new)}
+	defer t.ask(ctx, &e)()
+	m := &reader.PINModify{PINFormat: e.format, OffsetOld: byte(e.command.old), OffsetNew: byte(e.command.new)}
 	m.Confirm = 0x01 // ask for the new PIN twice
-	if p.old != p.new {
+	if m.OffsetOld != m.OffsetNew {
 		m.Confirm |= 0x02
 	}
-	return pinAnswer(b.ModifyPIN(ctx, m, t.by))
+	return pinAnswer(e.bay.ModifyPIN(ctx, m, t.by))
 }
 
 // pinAnswer is the card's status word, or 64 00, 64 01, 64 02 of the reader.

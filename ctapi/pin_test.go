@@ -167,7 +167,21 @@ func TestPerformVerification(t *testing.T) {
 		ctl sim 0 keys 12 3
 		> 20 18 01 00 0C 51 02 03 03 52 06 01 06 00 20 00 01
 		< '123' 90 00
-		# objects 50, 53, 54 are for the display
+		# the display asks for the PIN, with the text of object 50 if there is one
+		display-after 2s PIN:
+		after 3s sim 0 keys 1234
+		> 20 18 01 00 08 52 06 01 06 00 20 00 01
+		< '1234' 90 00
+		took 3s
+		display
+		display-after 2s Your code
+		after 3s sim 0 keys 1234
+		> 20 18 01 00 13 50 09 'Your code' 52 06 01 06 00 20 00 01
+		< '1234' 90 00
+		display
+		# objects 53, 54: the reader's own texts by number
+		display-after 2s PIN:
+		after 3s sim 0 keys 1234
 		ctl sim 0 keys 1234
 		> 20 18 01 00 16 50 03 'PIN' 53 01 00 54 01 01 80 01 0A 52 06 01 06 00 20 00 01
 		< '1234' 90 00

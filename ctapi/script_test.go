@@ -24,6 +24,7 @@ import (
 //	< 00 90 00                 its answer; < error: no status word but an error
 //	took 3s                    how long that was in coming
 //	display Insert             what the display shows now
+//	display-after 3s Insert    and what it will
 //	sleep 2s
 //	lock, unlock               somebody else begins and ends a transaction
 type script struct {
@@ -117,6 +118,15 @@ func (s *script) do(line string) error {
 		if got := s.m.Bay(0).Info().More["display"]; got != rest {
 			return fmt.Errorf("display %q", got)
 		}
+	case "display-after":
+		when, want, _ := strings.Cut(rest, " ")
+		d, err := time.ParseDuration(when)
+		time.AfterFunc(d, func() {
+			if got := s.m.Bay(0).Info().More["display"]; got != want {
+				s.t.Errorf("%s: display %q", line, got)
+			}
+		})
+		return err
 	case "lock":
 		return s.m.Bay(0).Lock(context.Background(), reader.Caller{Owner: s}, nil)
 	case "unlock":

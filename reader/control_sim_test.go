@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/sim"
@@ -232,5 +233,56 @@ func TestFeatures(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// What ends an entry that waits for its keys: the reader leaving, at once; the
+// daemon leaving, when its grace is over.
+func TestEntryEnds(t *testing.T) {
+	verify := unhex("3C 00 82 08 00 08 04 02 FF 09 04 00 00 00 00 0D000000 0020000108 FFFFFFFFFFFFFFFF")
+	entries := map[string]func(b *reader.Bay, by reader.Caller) error{
+		"PIN": func(b *reader.Bay, by reader.Caller) error {
+			_, err := b.Control(context.Background(), ctlVerify, verify, by)
+			return err
+		},
+		"input": func(b *reader.Bay, by reader.Caller) error {
+			_, err := b.Input(context.Background(), reader.KeyInput{Max: 8, First: time.Minute}, by)
+			return err
+		},
+	}
+	for name, entry := range entries {
+		for _, x := range []struct {
+			name string
+			end  func(m *reader.Manager)
+			took time.Duration
+		}{
+			{"unplugged", func(m *reader.Manager) { m.Command("sim 0 unplug") }, 0},
+			{"detached", func(m *reader.Manager) { m.Command("detach 0") }, 0},
+			{"closed", func(m *reader.Manager) {
+				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+				defer cancel()
+				m.Close(ctx)
+			}, 2 * time.Second},
+		} {
+			t.Run(name+" "+x.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+					defer m.Close(context.Background())
+					m.Command("attach sim pinpad")
+					b, by := m.Bay(0), reader.Caller{Owner: t, Wait: true}
+					if _, err := b.Open(context.Background(), by); err != nil {
+						t.Fatal(err)
+					}
+					done := make(chan error)
+					go func() { done <- entry(b, by) }()
+					synctest.Wait()
+					start := time.Now()
+					go x.end(m)
+					if err := <-done; !errors.Is(err, reader.ErrGone) || time.Since(start) != x.took {
+						t.Errorf("%v, after %v", err, time.Since(start))
+					}
+				})
+			})
+		}
 	}
 }

@@ -204,13 +204,21 @@ func echoed(how reader.Echo, keys []byte) string {
 
 // VerifyPIN shows that a PIN is asked for, and nothing of it.
 func (s *padSlot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
-	s.show("PIN:", 0)
-	defer s.show("", 0)
+	defer s.ask(v.Messages)()
 	return s.ccidSlot.VerifyPIN(ctx, v, dst)
 }
 
 func (s *padSlot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte) ([]byte, error) {
-	s.show("PIN:", 0)
-	defer s.show("", 0)
+	defer s.ask(m.Messages)()
 	return s.ccidSlot.ModifyPIN(ctx, m, dst)
+}
+
+// ask shows the reader's own text; with bNumberMessage 00 the display is the
+// host's.
+func (s *padSlot) ask(messages byte) (done func()) {
+	if messages == 0 {
+		return func() {}
+	}
+	s.show("PIN:", 0)
+	return func() { s.show("", 0) }
 }
