@@ -70,7 +70,7 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 	if err != nil {
 		return nil, err
 	}
-	r := &ifd{info: info, model: dev.ID.Model, log: log, effects: lookup(info), gone: make(chan struct{})}
+	r := &ifd{info: info, model: dev.ID.Model, serial: dev.Serial, log: log, effects: lookup(info), gone: make(chan struct{})}
 	if info.Release < r.minFirmware && dev.Params["firmware"] != "any" {
 		return nil, fmt.Errorf("ccid: %04X:%04X has firmware %s; below %s it has known defects (firmware=any takes it all the same): %w",
 			info.Vendor, info.Product, bcd(info.Release), bcd(r.minFirmware), reader.ErrUnsupported)
@@ -118,6 +118,7 @@ func descriptors(ctx context.Context, dev reader.Device, iface uint8) ([]byte, e
 type ifd struct {
 	info    Device
 	model   string
+	serial  string
 	log     *slog.Logger
 	effects // quirks
 
@@ -193,7 +194,7 @@ func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
 // contact is the first command: what an earlier user of the reader left in it
 // is read over, or aborted.
 func (f *function) contact(ctx context.Context) error {
-	limit := syncLimit * time.Duration(f.openFactor*f.factor)
+	limit := statusLimit * time.Duration(f.openFactor*f.factor)
 	_, err := f.pipe.lanes[0].do(ctx, command{kind: cmdSlotStatus}, nil, limit)
 	if failed := (*Error)(nil); err == nil || errors.As(err, &failed) || ctx.Err() != nil {
 		return ctx.Err()
@@ -263,8 +264,10 @@ func (r *ifd) Identify() (string, map[string]string) {
 		"version": bcd(r.info.Release),
 		"level":   f.levelName(),
 	}
-	if serial := f.conn.String(r.info.Serials); serial != "" {
-		more["serial"] = serial
+	if r.serial == "" { // else the device's announcement had it
+		if serial := f.conn.String(r.info.Serials); serial != "" {
+			more["serial"] = serial
+		}
 	}
 	if f.PINSupport&3 != 0 {
 		more["pinpad"] = [...]string{1: "verify", 2: "modify", 3: "verify, modify"}[f.PINSupport&3]
@@ -274,8 +277,8 @@ func (r *ifd) Identify() (string, map[string]string) {
 		notes = append(notes, f.Notes...)
 	}
 	for i := range quirks {
-		if quirks[i].matches(r.info) && quirks[i].wrong != "" {
-			notes = append(notes, quirks[i].wrong+": "+quirks[i].does)
+		if q := &quirks[i]; q.matches(r.info) && !(q.pinpad && f.PINSupport == 0) {
+			notes = append(notes, q.wrong+": "+q.does)
 		}
 	}
 	if len(notes) > 0 {

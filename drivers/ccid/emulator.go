@@ -493,7 +493,6 @@ func (e *Emulator) Reset(ctx context.Context) error {
 	e.dead = e.stone
 	e.resets++
 	for n, s := range e.slots {
-		s.proto = 0
 		e.changed[n] = e.changed[n] || s.contact.Present()
 	}
 	e.stir()

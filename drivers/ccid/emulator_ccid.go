@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/usb"
@@ -61,7 +62,9 @@ type emuSlot struct {
 	ctlSeq  int // bSeq of an ABORT request that waits for its bulk message; -1 none
 	bulkSeq int // the other way round
 
-	// Owned by the command under way.
+	// Owned by the command under way, which holds run: one that was aborted may
+	// still be on its way out when the next begins.
+	run    sync.Mutex
 	proto  byte   // bProtocolNum
 	block  []byte // abProtocolDataStructure
 	rate   uint32 // bit/s that the reader uses; where it does not follow the parameters
@@ -172,7 +175,10 @@ func (s *emuSlot) serve(ctx context.Context, op int, m []byte) {
 		r = replyFail(f.Code)
 		f = nil
 	default:
+		s.run.Lock()
 		r = s.execute(ctx, m)
+		r.data = append([]byte(nil), r.data...)
+		s.run.Unlock()
 	}
 	e.mu.Lock()
 	if s.op != op || ctx.Err() != nil && e.ctx.Err() != nil {

@@ -37,7 +37,7 @@ const (
 	WrongType
 	// Babble sends more than the host asked for.
 	Babble
-	// Flood sends messages that answer nothing, without end.
+	// Flood sends 200 messages that answer nothing.
 	Flood
 	// Empty sends a zero-length packet before the answer.
 	Empty
@@ -160,9 +160,12 @@ func (e *Emulator) spoil(f *Fault, answer []byte) {
 		return
 	case Flood:
 		answer[6] += 100
+		e.mu.Lock()
+		defer e.mu.Unlock()
 		for range 200 {
-			e.send(transfer{data: answer})
+			e.in = append(e.in, transfer{data: answer})
 		}
+		e.stir()
 		return
 	case Empty:
 		e.send(transfer{})

@@ -153,10 +153,15 @@ func (e *Emulator) start(f func(context.Context) []byte, done func([]byte)) {
 	c.busy, c.cancel = true, cancel
 	e.work.Go(func() {
 		defer cancel()
+		s := e.slots[0]
+		s.run.Lock()
 		rx := f(ctx)
 		if rx == nil {
-			e.slots[0].silence(ctx)
+			s.silence(ctx)
+		} else {
+			rx = append([]byte{}, rx...)
 		}
+		s.run.Unlock()
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.op == op {

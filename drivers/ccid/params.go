@@ -202,8 +202,8 @@ func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816
 		if errors.As(err, &failed) && failed.Code == codeUnsupported && want.T == first {
 			err = nil
 		}
-		if err == nil && int(a.param) == want.T && len(a.data) >= 5 {
-			want.TA1 = a.data[0]
+		if err == nil {
+			want.TA1 = inForce(&a, want)
 		}
 	}
 	if err != nil {
@@ -235,8 +235,17 @@ func (s *slot) negotiated(ctx context.Context, atr *iso7816.ATR, want iso7816.Pa
 			return want, fmt.Errorf("ccid: the reader chose T=%d: %w", t, err)
 		}
 	}
-	if len(a.data) >= 5 && int(a.param) == want.T {
-		want.TA1 = a.data[0]
-	}
+	want.TA1 = inForce(&a, want)
 	return want, nil
+}
+
+// inForce is the TA1 that the reader says it uses, or p's where it says nothing
+// that can be.
+func inForce(a *answer, p iso7816.Params) byte {
+	if len(a.data) >= 5 && int(a.param) == p.T {
+		if _, _, _, ok := (iso7816.Params{TA1: a.data[0]}).FD(); ok {
+			return a.data[0]
+		}
+	}
+	return p.TA1
 }

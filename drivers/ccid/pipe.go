@@ -311,7 +311,11 @@ func (l *lane) unbox() (answer, bool, error) {
 // read reads until this lane's message comes. The caller holds the turn.
 func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant bool) (answer, error) {
 	p := l.pipe
-	for noise := 0; noise <= noiseLimit; {
+	most := noiseLimit
+	if tolerant {
+		most *= 8
+	}
+	for noise := 0; noise <= most; {
 		select {
 		case <-l.ready: // came while the turn was passed on
 			if a, ok, err := l.unbox(); ok {

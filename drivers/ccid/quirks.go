@@ -19,6 +19,7 @@ type quirk struct {
 	wrong    string
 	does     string
 	source   string
+	pinpad   bool // matters to a reader with a PIN pad only
 	set      func(*effects)
 }
 
@@ -140,7 +141,7 @@ var quirks = []quirk{
 	{models: []model{{0x413C, 0x2101}, {0x413C, 0x2100}}, source: srcLibccid,
 		wrong: "the key that started the command ends the PIN entry", does: "250 ms before Secure; bNumberMessage 00",
 		set: func(e *effects) { e.secureDelay, e.verifyMessages, e.modifyMessages = 250*time.Millisecond, 0, 0 }},
-	{models: []model{{0x413C, 0x2100}}, wrong: "exchanges the bytes of wPINMaxExtraDigit", does: "so does the host", source: srcLibccid,
+	{models: []model{{0x413C, 0x2100}}, wrong: "exchanges the bytes of wPINMaxExtraDigit", does: "so does the host", source: srcLibccid, pinpad: true,
 		set: func(e *effects) { e.swapDigits = true }},
 	{models: []model{{0x0D46, 0x301D}}, wrong: "the German identity card needs power off before power on", does: "so", source: srcLibccid,
 		set: func(e *effects) { e.offFirst = true }},
@@ -163,17 +164,17 @@ var quirks = []quirk{
 	{models: []model{{0x2947, 0x0105}}, wrong: "interfaces that are no readers look like some", does: "interfaces 0 to 2", source: srcLibccid,
 		set: func(e *effects) { e.interfaces = []uint8{0, 1, 2} }},
 
-	{models: []model{{0x08E6, 0x3478}, {0x0982, 0x0008}}, wrong: "verify wants bNumberMessage 01 and validation by the OK key", does: "so", source: srcLibccid,
+	{models: []model{{0x08E6, 0x3478}, {0x0982, 0x0008}}, wrong: "verify wants bNumberMessage 01 and validation by the OK key", does: "so", source: srcLibccid, pinpad: true,
 		set: func(e *effects) { e.verifyMessages, e.verifyOKOnly = 1, true }},
-	{models: []model{{0x08E6, 0}}, wrong: "rejects validation conditions that its firmware does not know; modify wants three message indexes", does: "conditions are cut to what Escape 6A tells; three indexes", source: srcLibccid,
+	{models: []model{{0x08E6, 0}}, wrong: "rejects validation conditions that its firmware does not know; modify wants three message indexes", does: "conditions are cut to what Escape 6A tells; three indexes", source: srcLibccid, pinpad: true,
 		set: func(e *effects) { e.conditionMask, e.modifyIndexes = true, true }},
-	{models: []model{{0x0982, 0x0008}, {0x04E6, 0xE003}, {0x046A, 0x003E}}, wrong: "modify wants three message indexes", does: "so", source: srcLibccid,
+	{models: []model{{0x0982, 0x0008}, {0x04E6, 0xE003}, {0x046A, 0x003E}}, wrong: "modify wants three message indexes", does: "so", source: srcLibccid, pinpad: true,
 		set: func(e *effects) { e.modifyIndexes = true }},
-	{models: []model{{0x04E6, 0xE003}}, wrong: "verify with four command bytes and no length field sends padding", does: "Escape 80 02 00 before it", source: srcLibccid,
+	{models: []model{{0x04E6, 0xE003}}, wrong: "verify with four command bytes and no length field sends padding", does: "Escape 80 02 00 before it", source: srcLibccid, pinpad: true,
 		set: func(e *effects) { e.appendPIN = []byte{0x80, 0x02, 0x00} }},
-	{models: []model{{0x046A, 0x0010}}, wrong: "crashes on validation 00 or above 07; modify wants bNumberMessage 03", does: "02 (for every reader); 03", source: srcLibccid,
+	{models: []model{{0x046A, 0x0010}}, wrong: "crashes on validation 00 or above 07; modify wants bNumberMessage 03", does: "02 (for every reader); 03", source: srcLibccid, pinpad: true,
 		set: func(e *effects) { e.modifyMessages = 3 }},
-	{models: []model{{0x046A, 0x00A1}}, wrong: "rejects bNumberMessage 00 in modify", does: "FF", source: srcLibccid,
+	{models: []model{{0x046A, 0x00A1}}, wrong: "rejects bNumberMessage 00 in modify", does: "FF", source: srcLibccid, pinpad: true,
 		set: func(e *effects) { e.notZero = true }},
 }
 

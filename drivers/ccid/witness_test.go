@@ -3,6 +3,7 @@ package ccid
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -31,11 +32,13 @@ func TestLibccidInMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv(clientEnv, client)
-	machine.RunSelf(t, "^TestWitnessLibccid", machine.Config{})
+	machine.RunSelf(t, "^TestWitnessLibccid$", machine.Config{})
 }
 
 // The same readers, cards and commands through this driver, over usbfs.
-func TestCardfsInMachine(t *testing.T) { machine.RunSelf(t, "^TestWitnessCardfs", machine.Config{}) }
+func TestCardfsInMachine(t *testing.T) { machine.RunSelf(t, "^TestWitnessCardfs$", machine.Config{}) }
+
+func TestFaultsInMachine(t *testing.T) { machine.RunSelf(t, "^TestWitnessFaults$", machine.Config{}) }
 
 const clientEnv = "CARDFS_TEST_PCSC_CLIENT"
 
@@ -255,12 +258,11 @@ func newBus(t *testing.T) *bus {
 	return &bus{m}
 }
 
-// same runs the exchanges through this driver, over usbfs.
-func (b *bus) same(t *testing.T, e *Emulator, protocol string, exchanges []exchange) {
+// plug plugs e in and waits for its slot; what it returns takes it out again.
+func (b *bus) plug(t *testing.T, e *Emulator) (*reader.Bay, func()) {
+	t.Helper()
 	events := b.m.Follow()
-	defer events.Close()
-	some, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
+	some, cancel := context.WithTimeout(t.Context(), time.Minute)
 	await := func(what reader.What) reader.Event {
 		for {
 			ev, _, err := events.Next(some)
@@ -276,9 +278,20 @@ func (b *bus) same(t *testing.T, e *Emulator, protocol string, exchanges []excha
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer await(reader.Left)
-	defer port.Unplug()
-	bay := b.m.Bay(await(reader.Arrived).Slot)
+	return b.m.Bay(await(reader.Arrived).Slot), func() {
+		port.Unplug()
+		await(reader.Left)
+		events.Close()
+		cancel()
+	}
+}
+
+// same runs the exchanges through this driver, over usbfs.
+func (b *bus) same(t *testing.T, e *Emulator, protocol string, exchanges []exchange) {
+	bay, unplug := b.plug(t, e)
+	defer unplug()
+	some, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	s, err := bay.Open(some, reader.Caller{Owner: t, Wait: true})
 	if err != nil {
 		t.Fatal(err)
@@ -291,5 +304,97 @@ func (b *bus) same(t *testing.T, e *Emulator, protocol string, exchanges []excha
 		if err != nil || hexOf(got) != x.rx {
 			t.Errorf("cardfs: > %s\n< %s, %v\nwant %s", brief(unhex(x.tx)), brief(got), err, x.rx)
 		}
+	}
+}
+
+// A reader that nobody here wrote: QEMU's usb-ccid with libcacard's card.
+func TestQEMUInMachine(t *testing.T) {
+	machine.RunSelf(t, "^TestQEMU$", machine.Config{Devices: []string{"ccid"}})
+}
+
+func TestQEMU(t *testing.T) {
+	machine.NeedGuest(t)
+	b := newBus(t)
+	events := b.m.Follow()
+	defer events.Close()
+	some, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ev, _, err := events.Next(some)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bay := b.m.Bay(ev.Slot)
+	s, err := bay.Open(some, reader.Caller{Owner: t, Wait: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s\nATR % X", bay.Info().Lines(), s.ATR())
+	for range 20 { // the CAC's card manager
+		got, err := s.Transmit(some, unhex("00 A4 04 00 07 A0 00 00 00 79 01 00 00"), nil)
+		if err != nil || len(got) != 15 || got[13] != 0x90 {
+			t.Fatalf("SELECT: % X, %v", got, err)
+		}
+	}
+}
+
+// The fault menu again, where a real host controller driver stands between.
+func TestWitnessFaults(t *testing.T) {
+	machine.NeedGuest(t)
+	b := newBus(t)
+	for _, c := range []struct {
+		name  string
+		fault Fault
+		want  error
+	}{
+		{"stall before the answer", Fault{Kind: StallInLate}, nil},
+		{"stall instead of the answer", Fault{Kind: StallIn}, reader.ErrTimeout},
+		{"stall of the command", Fault{Kind: StallOut}, reader.ErrProtocol},
+		{"runt", Fault{Kind: Runt}, reader.ErrProtocol},
+		{"truncated", Fault{Kind: Truncated}, reader.ErrProtocol},
+		{"long", Fault{Kind: Long}, nil},
+		{"wrong dwLength", Fault{Kind: LengthLie}, reader.ErrProtocol},
+		{"stale answer first", Fault{Kind: StaleFirst}, nil},
+		{"wrong type", Fault{Kind: WrongType}, reader.ErrProtocol},
+		{"babble", Fault{Kind: Babble}, reader.ErrProtocol},
+		{"flood", Fault{Kind: Flood}, reader.ErrProtocol},
+		{"empty packet", Fault{Kind: Empty}, nil},
+		{"silence", Fault{Kind: Silence}, reader.ErrTimeout},
+		{"hang", Fault{Kind: Stone}, reader.ErrGone},
+		{"unplugged", Fault{Kind: Detach}, reader.ErrGone},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := NewEmulator(as(ShortAPDUReader(), 0x04E6, 0x5116, 0x0610))
+			defer e.Unplug()
+			card := &testCard{atr: atrT0Fast}
+			e.Contact(0).Insert(card)
+			bay, unplug := b.plug(t, e)
+			defer unplug()
+			open := func() *reader.Session {
+				some, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				s, err := bay.Open(some, reader.Caller{Owner: t, Wait: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			}
+			s := open()
+			transmit(t, s, unhex("00 84 00 00 04"), unhex("00 01 02 03 90 00"))
+			before := card.count()
+			c.fault.On = 0x6F
+			e.Inject(c.fault)
+			begin := time.Now()
+			rx, err := s.Transmit(t.Context(), unhex("00 84 00 00 04"), nil)
+			t.Logf("% X, %v, after %v", rx, err, time.Since(begin).Round(10*time.Millisecond))
+			if !errors.Is(err, c.want) {
+				t.Errorf("error %v, want %v", err, c.want)
+			}
+			if n := card.count() - before; n > 1 {
+				t.Errorf("the card saw the command %d times", n)
+			}
+			if c.want != reader.ErrGone {
+				transmit(t, open(), unhex("00 84 00 00 04"), unhex("00 01 02 03 90 00"))
+			}
+		})
 	}
 }
