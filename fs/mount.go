@@ -42,6 +42,7 @@ type Server struct {
 	server *fuse.Server
 	mount  *mount
 	leave  context.CancelFunc
+	done   chan struct{}
 }
 
 // fsType is what /proc/mounts calls a mount of ours, and tells a stale one by.
@@ -97,6 +98,11 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 		return nil, explain(dir, o, err)
 	}
 	closeOnExec()
+	s.done = make(chan struct{})
+	go func() {
+		s.server.Wait()
+		close(s.done)
+	}()
 	return s, nil
 }
 
@@ -120,11 +126,9 @@ func usable(dir string, o Options) error {
 			return errors.New("fusermount3 is missing, which lets users mount: install the package fuse3 (Debian: apt-get install fuse3)")
 		}
 	}
-	ours, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
-		return i.Mountpoint != dir || i.FSType != "fuse."+fsType, false
-	})
+	ours, err := mountsAt(dir)
 	if err != nil {
-		return fmt.Errorf("read the mount table: %w", err)
+		return err
 	}
 	var st syscall.Stat_t
 	if len(ours) > 0 {
@@ -173,6 +177,17 @@ func explain(dir string, o Options, err error) error {
 	return fmt.Errorf("mount at %s: %w", dir, err)
 }
 
+// mountsAt finds the mounts of any cardfs at dir.
+func mountsAt(dir string) ([]*mountinfo.Info, error) {
+	ours, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		return i.Mountpoint != dir || i.FSType != "fuse."+fsType, false
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	return ours, nil
+}
+
 // detach takes a mount away, whoever is in it.
 func detach(dir string) error {
 	if os.Geteuid() == 0 {
@@ -202,14 +217,7 @@ func closeOnExec() {
 }
 
 // Done is closed when the mount is gone, by Close or by umount(8).
-func (s *Server) Done() <-chan struct{} {
-	done := make(chan struct{})
-	go func() {
-		s.server.Wait()
-		close(done)
-	}()
-	return done
-}
+func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Leave refuses new opens and ends what follows events. Calls that wait for
 // a reader or card end with the manager's Close.
@@ -219,12 +227,12 @@ func (s *Server) Leave() { s.leave() }
 // patience to be delivered.
 func (s *Server) Close(patience time.Duration) error {
 	s.leave()
-	err := detach(s.dir)
-	if errors.Is(err, syscall.EINVAL) {
-		err = nil // it is gone already
+	ours, err := mountsAt(s.dir)
+	if err == nil && len(ours) > 0 { // else somebody was faster: umount -l
+		err = detach(s.dir)
 	}
 	select {
-	case <-s.Done():
+	case <-s.done:
 	case <-time.After(patience):
 	}
 	return err

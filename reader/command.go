@@ -22,10 +22,7 @@ func (m *Manager) Command(line string) error {
 	}
 	switch words[0] {
 	case "attach":
-		if len(words) < 3 {
-			return fmt.Errorf("attach DRIVER DEVICE [key=value…]: %w", ErrInvalid)
-		}
-		return m.attach(words[1], words[2], words[3:])
+		return m.attach(words[1:])
 	case "detach":
 		number, err := slotNumber(words, 2)
 		if err != nil {
@@ -55,24 +52,35 @@ func slotNumber(words []string, want int) (int, error) {
 	return n, nil
 }
 
-func (m *Manager) attach(driver, address string, pairs []string) error {
-	params := make(map[string]string)
-	for _, p := range pairs {
-		key, value, ok := strings.Cut(p, "=")
-		if !ok || key == "" {
-			return fmt.Errorf("attach: %q is not key=value: %w", p, ErrInvalid)
-		}
-		params[key] = value
+// attach takes DRIVER DEVICE key=value…; a driver that completes what it is given
+// may have a default for DEVICE.
+func (m *Manager) attach(words []string) error {
+	usage := fmt.Errorf("attach DRIVER DEVICE [key=value…]: %w", ErrInvalid)
+	if len(words) == 0 {
+		return usage
 	}
-	d := m.driver(driver)
+	d := m.driver(words[0])
 	if d == nil {
-		return fmt.Errorf("attach: no driver %q; there are %s: %w", driver, strings.Join(m.driverNames(), ", "), ErrInvalid)
+		return fmt.Errorf("attach: no driver %q; there are %s: %w", words[0], strings.Join(m.driverNames(), ", "), ErrInvalid)
 	}
-	dev := Device{Driver: driver, Address: address, Params: params}
-	if a, ok := d.(Attacher); ok {
+	dev := Device{Driver: words[0], Params: make(map[string]string)}
+	attacher, completes := d.(Attacher)
+	if len(words) > 1 {
+		dev.Address = words[1]
+		for _, p := range words[2:] {
+			key, value, ok := strings.Cut(p, "=")
+			if !ok || key == "" {
+				return fmt.Errorf("attach: %q is not key=value: %w", p, ErrInvalid)
+			}
+			dev.Params[key] = value
+		}
+	} else if !completes {
+		return usage
+	}
+	if completes {
 		var err error
-		if dev, err = a.Attach(dev); err != nil {
-			return fmt.Errorf("attach %s %s: %w", driver, address, err)
+		if dev, err = attacher.Attach(dev); err != nil {
+			return fmt.Errorf("attach %s %s: %w", dev.Driver, dev.Address, err)
 		}
 	}
 	return m.Announce(dev)

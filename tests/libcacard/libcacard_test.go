@@ -21,8 +21,8 @@ import (
 )
 
 // The card is what it says: Debian's own reader for virtual cards takes it,
-// OpenSC lists its objects and signs with it. (Slow: libifdvpcd leaves Nagle's
-// algorithm on and writes twice a message, so an exchange takes 44 ms.)
+// OpenSC lists its objects and signs with it. (Slow: an exchange through
+// libifdvpcd takes 44 ms, as it leaves Nagle's algorithm on.)
 func TestUnderVsmartcard(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
