@@ -106,8 +106,15 @@ func claimInterface(fd int, iface uint32) error {
 	c := disconnectClaim{iface: iface, flags: disconnectExcept}
 	copy(c.name[:], "usbfs")
 	err := ioctl(fd, ioDisconnectClaim, unsafe.Pointer(&c))
-	if errors.Is(err, unix.ENOTTY) { // before Linux 3.7
-		err = ioctl(fd, ioClaim, unsafe.Pointer(&iface))
+	switch {
+	case errors.Is(err, unix.ENOTTY): // before Linux 3.7
+		return ioctl(fd, ioClaim, unsafe.Pointer(&iface))
+	case errors.Is(err, unix.EBUSY):
+		// It may be ours: a transfer claims the interface by itself where a
+		// reset took it away. CLAIMINTERFACE succeeds then.
+		if ioctl(fd, ioClaim, unsafe.Pointer(&iface)) == nil {
+			return nil
+		}
 	}
 	return err
 }

@@ -33,6 +33,13 @@ const maxTransfer = 1 << 20
 //	                     |                 ^
 //	                     +-----discard-----+   ctx, time-out, Close
 //
+// It stands on the kernel's interface and not on libusb through gousb 1.1.1,
+// which wakes up some 50 times a second while nothing happens, cannot cancel a
+// control transfer, clear a halt (and the host's data toggle with it) or reset a
+// device that is in use, takes all interfaces of a composite device from their
+// drivers to claim one (a keyboard with a reader stops typing), and panics on
+// interface numbers that are not 0, 1, 2 ….
+//
 // A urb that was discarded still ends by being reaped: whatever it had moved
 // until then is in its buffer and is handed to the caller.
 type conn struct {

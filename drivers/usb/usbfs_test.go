@@ -1,10 +1,12 @@
 package usb_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +22,45 @@ import (
 
 // The transport's tests need a kernel with USB.
 func TestInMachine(t *testing.T) { machine.RunSelf(t, "^TestUSB", machine.Config{}) }
+
+// Apart, as a machine that has slept has lost its root (Linux 6.1's 9p does not
+// survive), and no process can end in it.
+func TestInMachineThatSleeps(t *testing.T) {
+	if machine.Inside() {
+		t.Skip("this is the machine already")
+	}
+	if testing.Short() {
+		t.Skip("takes a machine of its own")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	r, w := io.Pipe()
+	defer r.Close()
+	m, err := machine.Start(ctx, machine.Config{Command: []string{self, "-test.run=^TestSleepUSB$", "-test.v"}, Stdout: w, Stderr: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		m.Wait()
+		w.Close()
+	}()
+	verdict := ""
+	for lines := bufio.NewScanner(r); verdict == "" && lines.Scan(); {
+		t.Log(lines.Text())
+		if f := strings.Fields(lines.Text()); len(f) > 1 && f[0] == "---" {
+			verdict = f[1]
+		}
+	}
+	r.Close() // so that the machine's output ends
+	m.Close()
+	if verdict != "PASS:" && verdict != "SKIP:" {
+		t.Errorf("the test in the machine ended with %q; its console:\n%s", verdict, m.Console())
+	}
+}
 
 // find waits for the device with this serial number and gives its device file.
 func find(t *testing.T, serial string) string {
@@ -431,6 +472,32 @@ func TestUSBReset(t *testing.T) {
 		if _, err := usb.OpenPath(find(t, l.serial), 0); !errors.Is(err, reader.ErrClaimed) {
 			t.Errorf("%s: the interface is free to others afterwards: %v", who, err)
 		}
+	}
+}
+
+// A transfer that is submitted again and again meanwhile does not get into a
+// reset's way.
+func TestUSBResetWhileBusy(t *testing.T) {
+	_, c := plugged(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if _, err := c.In(ctx, intIn, make([]byte, 64), 0); err != nil && !errors.Is(err, usb.ErrReset) && ctx.Err() == nil {
+				t.Logf("pending transfer: %v", err)
+			}
+		}
+	}()
+	for range 10 {
+		if err := c.Reset(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	<-done
+	if _, err := c.Out(t.Context(), bulkOut, pattern(5), false, time.Second); err != nil {
+		t.Error(err)
 	}
 }
 

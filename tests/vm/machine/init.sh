@@ -19,9 +19,10 @@ for p in /sys/class/virtio-ports/*; do
 	read -r name <$p/name
 	$b ln -s ${p##*/} /dev/${name#cardfs.}
 done
+exec 5>/dev/exit
 fail() {
 	echo "vm: $*"
-	echo "setup: $*" >dev/exit
+	echo "setup: $*" >&5
 	while :; do $b sleep 1000; done
 }
 
@@ -69,9 +70,9 @@ if [ -z "$noudev" ]; then
 fi
 
 if [ -n "$tty" ]; then
-	$b setsid -c $b chroot /new /bin/sh /run/vm/job <>dev/hvc0 >&0 2>&1
+	$b setsid -c $b chroot /new /bin/sh /run/vm/job <>dev/hvc0 >&0 2>&1 5>&-
 else
-	$b setsid $b chroot /new /bin/sh /run/vm/job </dev/null >dev/out 2>dev/err
+	$b setsid $b chroot /new /bin/sh /run/vm/job </dev/null >dev/out 2>dev/err 5>&-
 fi
-echo $? >dev/exit
+echo $? >&5
 while :; do $b sleep 1000; done
