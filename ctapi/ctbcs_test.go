@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
 )
@@ -710,4 +711,60 @@ func TestGone(t *testing.T) {
 		> 20 99 00 00
 		< 6D 00
 	`)
+}
+
+// motor is a driver of one emulated reader that throws its cards out.
+type motor struct {
+	ccid.Driver
+	*ccid.Emulator
+}
+
+func (d motor) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	dev.Link = d.Emulator
+	return d.Driver.Open(ctx, dev)
+}
+
+// echo is a T=1 card that answers 90 00.
+type echo struct{}
+
+func (echo) ATR() []byte           { return unhex("3B 80 81 31 FE 45 8B") }
+func (echo) Reset(bool)            {}
+func (echo) Process([]byte) []byte { return []byte{0x90, 0x00} }
+
+// A reader that can throws the card out, whether or not EJECT ICC waits for that.
+func TestEjectMotor(t *testing.T) {
+	for command, want := range map[string]string{"20 15 01 00": "90 00", "20 15 01 04 01 05": "90 00", "20 15 01 00 01 05": "90 01"} {
+		synctest.Test(t, func(t *testing.T) {
+			config := ccid.TPDUReader()
+			config.Mechanical = 0x02
+			e := ccid.NewEmulator(config)
+			e.Contact(0).Insert(echo{})
+			m := reader.NewManager(reader.Options{Drivers: []reader.Driver{motor{Emulator: e}}})
+			defer m.Close(context.Background())
+			if err := m.Announce(reader.Device{Driver: "ccid", Address: "motor"}); err != nil {
+				t.Fatal(err)
+			}
+			terminal := New(m.Bay(0), reader.Caller{Owner: t, Wait: true})
+			for _, x := range [][2]string{{"20 12 01 00", "90 01"}, {command, want}, {"20 13 00 80 00", "80 01 00 90 00"}} {
+				answer, err := terminal.Exchange(context.Background(), unhex(x[0]), nil)
+				if string(answer) != string(unhex(x[1])) || err != nil {
+					t.Errorf("%s: % X, %v, want %s", x[0], answer, err, x[1])
+				}
+			}
+		})
+	}
+}
+
+// The daemon's leaving ends the wait for a card.
+func TestRequestClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+		m.Command("attach sim t1 card=none")
+		time.AfterFunc(time.Second, func() { m.Close(context.Background()) })
+		start := time.Now()
+		_, err := New(m.Bay(0), reader.Caller{Owner: t, Wait: true}).Exchange(context.Background(), unhex("20 12 01 01 01 14 00"), nil)
+		if !errors.Is(err, reader.ErrGone) || time.Since(start) != time.Second {
+			t.Errorf("%v, after %v", err, time.Since(start))
+		}
+	})
 }
