@@ -204,3 +204,60 @@ func kind(t *testing.T, err error) {
 	}
 	t.Errorf("an error of no kind: %v", err)
 }
+
+// deaf is a card that takes anything.
+type deaf struct{}
+
+func (deaf) ATR() []byte           { return atrT0 }
+func (deaf) Reset(bool)            {}
+func (deaf) Process([]byte) []byte { return []byte{0x6D, 0x00} }
+
+// Whatever a host sends, the emulated reader stays a reader.
+func FuzzEmulator(f *testing.F) {
+	for kind := range byte(6) {
+		f.Add(kind, unhex("0A 62 00 00 00 00 00 01 00 00 00  0F 6F 05 00 00 00 00 02 00 00 00 00 84 00 00 01"))
+		f.Add(kind, unhex("0A 62 00 00 00 00 00 01 00 00 00  26 69 1C 00 00 00 00 01 00 00 00 00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 00 20 00 01 08 20 FF FF FF FF FF FF FF"))
+		f.Add(kind, unhex("FF A1 62 00 00  FF 21 65 00 00  FF A1 6F 00 00  FF A1 A0 00 00  FF 21 01 05 00 0A 72 00 00 00 00 00 05 00 00 00"))
+	}
+	f.Fuzz(func(t *testing.T, kind byte, data []byte) {
+		cfgs := []Config{CharacterReader(), TPDUReader(), PINPadReader(), ExtendedAPDUReader(), ICCDA(), ICCDB()}
+		synctest.Test(t, func(t *testing.T) {
+			e := NewEmulator(cfgs[int(kind)%len(cfgs)])
+			defer e.Unplug()
+			e.Contact(0).Insert(deaf{})
+			e.Press(0, "1234\r1234\r1234\r")
+			buf := make([]byte, 512)
+			for len(data) > 0 {
+				n := int(data[0])
+				data = data[1:]
+				if n == 0xFF && len(data) >= 4 {
+					e.Control(ctx, usb.Setup{RequestType: data[0], Request: data[1], Value: uint16(data[2]) | uint16(data[3])<<8}, buf[:5], time.Second)
+					data = data[4:]
+					continue
+				}
+				n = min(n, len(data))
+				e.Out(ctx, epBulkOut, data[:n], false, time.Second)
+				data = data[n:]
+				for range 3 {
+					n, err := e.In(ctx, epBulkIn, buf, 10*time.Millisecond)
+					if err == nil && n < headerLen && n > 0 {
+						t.Errorf("% X is no message", buf[:n])
+					}
+				}
+			}
+		})
+	})
+}
+
+func FuzzParsePIN(f *testing.F) {
+	f.Add(unhex("1E 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 0D 00 00 00 00 20 00 01 08 20 FF FF FF FF FF FF FF"))
+	f.Add(unhex("1E 1E 89 47 04 00 08 04 08 03 02 03 04 09 00 01 02 00 00 00 00 00 00 05 00 24 00 01 10"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if v, err := reader.ParsePINVerify(b); err == nil && len(v.APDU) != len(b)-19 {
+			t.Error(len(v.APDU))
+		}
+		if m, err := reader.ParsePINModify(b); err == nil && len(m.APDU) != len(b)-24 {
+			t.Error(len(m.APDU))
+		}
+	})
+}

@@ -1,0 +1,147 @@
+package ccid
+
+import (
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// Config is what an emulated reader is. A zero field takes what most readers in
+// use have; see complete.
+type Config struct {
+	Vendor, Product, Release   uint16
+	Manufacturer, Name, Serial string
+
+	Class    uint8 // 0B
+	Protocol uint8 // ProtocolCCID …
+	Level    reader.Level
+	// Features are dwFeatures beside the level. The emulator does what they say,
+	// and no more: what is missing is left to the host.
+	Features Features
+	Slots    int // 1
+	// BusySlots is bMaxCCIDBusySlots; 0 means all.
+	BusySlots  int
+	MaxMessage int // 271; 65554 at extended APDU level
+	MaxIFSD    int // 254
+	Clock      int // kHz, 3580
+	DataRate   int // 9600
+	MaxRate    int // 344086
+	// Rates are answered to GET_DATA_RATES; none: it stalls.
+	Rates []uint32
+	// Voltages is bVoltageSupport, CardVoltages what the cards bear: 01 5 V,
+	// 02 3 V, 04 1.8 V; 0 means 07.
+	Voltages, CardVoltages uint8
+	Mechanical             uint32
+	// PINPad has keys (Press) and a display.
+	PINPad bool
+	// NoInterrupt leaves the interrupt endpoint out.
+	NoInterrupt bool
+	PacketSize  int // of the bulk endpoints, 64
+	// DescriptorLast puts the class descriptor behind the last endpoint.
+	DescriptorLast bool
+	// Lie, if not nil, changes the class descriptor before the host sees it.
+	Lie func(class []byte) []byte
+
+	// ExtensionEvery is how often the reader asks for more time while the card
+	// works; 0 means 500 ms.
+	ExtensionEvery time.Duration
+	// EMV has the reader start in EMV mode: IccPowerOn fails with BB until
+	// Escape 1F 01.
+	EMV bool
+}
+
+func (c Config) complete() Config {
+	def := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	if c.Vendor == 0 {
+		c.Vendor, c.Product = 0xF055, 0xCC1D
+	}
+	if c.Release == 0 {
+		c.Release = 0x0100
+	}
+	if c.Name == "" {
+		c.Manufacturer, c.Name = "cardfs", "emulated CCID reader"
+	}
+	if c.Class == 0 {
+		c.Class = 0x0B
+	}
+	if c.Protocol != ProtocolCCID {
+		c.Slots = 1
+		if c.Protocol == ProtocolICCDA {
+			c.Level = reader.Character
+		}
+	}
+	def(&c.Slots, 1)
+	def(&c.BusySlots, c.Slots)
+	if c.Level == reader.ExtendedAPDU {
+		def(&c.MaxMessage, 65554)
+	}
+	def(&c.MaxMessage, 271)
+	def(&c.MaxIFSD, 254)
+	def(&c.Clock, 3580)
+	def(&c.DataRate, 9600)
+	def(&c.MaxRate, 344086)
+	def(&c.PacketSize, 64)
+	if c.Voltages == 0 {
+		c.Voltages = 7
+	}
+	if c.CardVoltages == 0 {
+		c.CardVoltages = 7
+	}
+	if c.ExtensionEvery == 0 {
+		c.ExtensionEvery = 500 * time.Millisecond
+	}
+	return c
+}
+
+// Readers to choose from. Their features are those most readers of the kind have.
+
+// CharacterReader passes single characters and leaves everything to the host.
+func CharacterReader() Config {
+	return Config{Name: "emulated character level reader", Level: reader.Character, Features: AutoClock | AutoBaud}
+}
+
+// TPDUReader leaves PPS, parameters and T=1 to the host.
+func TPDUReader() Config {
+	return Config{Name: "emulated TPDU level reader", Level: reader.TPDU, Features: AutoParamsATR | AutoVoltage | AutoClock | AutoBaud}
+}
+
+// ShortAPDUReader takes short APDUs and does the rest by itself.
+func ShortAPDUReader() Config {
+	return Config{Name: "emulated short APDU level reader", Level: reader.ShortAPDU,
+		Features: AutoParamsATR | AutoVoltage | AutoClock | AutoBaud | AutoPPS | AutoIFSD}
+}
+
+// ExtendedAPDUReader takes any APDU, longer ones in parts.
+func ExtendedAPDUReader() Config {
+	return Config{Name: "emulated extended APDU level reader", Level: reader.ExtendedAPDU, MaxMessage: 1034,
+		Features: AutoParamsATR | AutoVoltage | AutoClock | AutoBaud | AutoNegotiate | AutoIFSD}
+}
+
+// TwoSlotReader has two slots that work at once.
+func TwoSlotReader() Config {
+	c := TPDUReader()
+	c.Name, c.Slots = "emulated two-slot reader", 2
+	return c
+}
+
+// PINPadReader has keys and a display of two lines of 16 characters.
+func PINPadReader() Config {
+	c := ShortAPDUReader()
+	c.Name, c.PINPad = "emulated PIN pad reader", true
+	return c
+}
+
+// ICCDA is a USB card of ICCD version A. Its card must speak T=0.
+func ICCDA() Config {
+	return Config{Name: "emulated ICCD version A", Protocol: ProtocolICCDA, Features: AutoNegotiate | Token, NoInterrupt: true}
+}
+
+// ICCDB is a USB card of ICCD version B.
+func ICCDB() Config {
+	return Config{Name: "emulated ICCD version B", Protocol: ProtocolICCDB, Level: reader.ExtendedAPDU, MaxMessage: 271,
+		Features: AutoNegotiate | Token, NoInterrupt: true}
+}
