@@ -35,6 +35,9 @@ const (
 // what SCardControl gives. Errors: ErrUnsupported for a code that this reader
 // does not have, ErrInvalid for data that do not fit it, and those of exchanges.
 func (b *Bay) Control(ctx context.Context, code uint32, data []byte, by Caller) ([]byte, error) {
+	if err := b.WaitReady(ctx, by.Wait); err != nil {
+		return nil, err
+	}
 	switch code {
 	case CtlGetFeatures, ctlGetFeaturesWindows:
 		return b.features(), nil

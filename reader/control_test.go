@@ -405,6 +405,34 @@ func TestPINTransaction(t *testing.T) {
 	})
 }
 
+// No code has an answer before the driver has initialised the reader, or after it
+// left.
+func TestControlNotReady(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		pad := newPadSlot(t, "")
+		fake := newFakeReader(pad.fakeSlot)
+		fake.slots = []Slot{pad}
+		opening := make(chan struct{})
+		r.driver.open = func(context.Context, Device) (Reader, error) { <-opening; return fake, nil }
+		b := r.announce(Device{})
+		codes := []uint32{CtlGetFeatures, ctlFeature + featureTLVProperties, ctlFeature + featureIFDPINProperties, CtlEscape}
+		for _, code := range codes {
+			_, err := b.Control(context.Background(), code, nil, hasty())
+			wantErr(t, fmt.Sprintf("%08X while it starts", code), err, ErrNotReady)
+		}
+		close(opening)
+		if list, err := b.Control(context.Background(), CtlGetFeatures, nil, someone()); len(list) != 30 || err != nil {
+			t.Errorf("% X, %v", list, err)
+		}
+		fake.unplug()
+		synctest.Wait()
+		for _, code := range codes {
+			_, err := b.Control(context.Background(), code, nil, someone())
+			wantErr(t, fmt.Sprintf("%08X after it left", code), err, ErrGone)
+		}
+	})
+}
+
 // What a reader with a PIN pad says of itself.
 func TestPINProperties(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
