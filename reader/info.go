@@ -55,17 +55,24 @@ func (b *Bay) Info() Info {
 		i.ATR, i.Params, i.Offered = b.atr, b.params, b.offered
 		i.Sessions = b.sessions
 	}
+	if t, ok := i.Device.Link.(Teller); ok {
+		i.tell(t)
+	}
 	if b.phase == ready {
 		if t, ok := b.link.slot.(Teller); ok {
-			more := maps.Clone(i.More)
-			if more == nil {
-				more = make(map[string]string)
-			}
-			maps.Copy(more, t.Tell())
-			i.More = more
+			i.tell(t)
 		}
 	}
 	return i
+}
+
+func (i *Info) tell(t Teller) {
+	more := maps.Clone(i.More)
+	if more == nil {
+		more = make(map[string]string)
+	}
+	maps.Copy(more, t.Tell())
+	i.More = more
 }
 
 // Historical are the historical bytes of the ATR (ISO/IEC 7816-3:2006 §8.2.4).

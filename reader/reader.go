@@ -244,7 +244,8 @@ type Identifier interface {
 }
 
 // Teller is a slot with more to say in `status` than its Reader had once open:
-// what stands on its display now. It must not wait for the device.
+// what stands on its display now; or a Device.Link that says where the device is
+// from its announcement on. It must not wait for the device.
 type Teller interface {
 	Tell() map[string]string
 }

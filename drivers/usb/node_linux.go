@@ -30,7 +30,37 @@ type node struct {
 	waiting int           // OpenUSBs that wait for stirred
 }
 
-var _ Opener = (*node)(nil)
+var (
+	_ Opener        = (*node)(nil)
+	_ reader.Teller = (*node)(nil)
+)
+
+// Tell says by which numbers others know the device: pcscd's IFD handler finds
+// the reader by them, when pcscd's hotplug names a device file and an interface.
+func (n *node) Tell() map[string]string {
+	return map[string]string{
+		"usb":       fmt.Sprintf("%03d/%03d", n.number.bus, n.number.dev),
+		"interface": fmt.Sprint(mainInterface(n.desc)),
+	}
+}
+
+// mainInterface is the number of the interface that stands for a reader which
+// may have several: the first of class CCID (0B), else the first that is the
+// vendor's (FF), else the first.
+func mainInterface(desc []byte) uint8 {
+	all := Interfaces(desc)
+	for _, class := range []uint8{0x0B, 0xFF} {
+		for _, i := range all {
+			if i.Class == class {
+				return i.Number
+			}
+		}
+	}
+	if len(all) > 0 {
+		return all[0].Number
+	}
+	return 0
+}
 
 // Descriptors are the device descriptor and the active configuration's.
 func (n *node) Descriptors() []byte { return n.desc }

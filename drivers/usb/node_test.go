@@ -1,0 +1,39 @@
+package usb
+
+import (
+	"maps"
+	"testing"
+)
+
+// A device is known to others by its bus and device number, written as in
+// /dev/bus/usb, and by the one of its interfaces that stands for the reader.
+func TestTell(t *testing.T) {
+	// interfaces of these classes, the second of each with an alternate setting
+	desc := func(classes ...byte) []byte {
+		d := append([]byte{18, deviceDesc}, make([]byte, 16)...)
+		d = append(d, 9, configDesc, 0, 0, byte(len(classes)), 1, 0, 0x80, 50)
+		for i, c := range classes {
+			d = append(d, 9, interfaceDesc, byte(i), 0, 0, c, 0, 0, 0)
+			if i == 1 {
+				d = append(d, 9, interfaceDesc, byte(i), 1, 0, 0x0B, 0, 0, 0)
+			}
+		}
+		return d
+	}
+	for _, tt := range []struct {
+		classes []byte
+		want    string
+	}{
+		{nil, "0"},
+		{[]byte{0xFF}, "0"},
+		{[]byte{0x03, 0x0B}, "1"},             // a keyboard with a reader
+		{[]byte{0xFF, 0x03, 0x0B, 0x0B}, "2"}, // CCID before the vendor's own
+		{[]byte{0x03, 0x03, 0xFF}, "2"},
+		{[]byte{0x03, 0x08}, "0"},
+	} {
+		n := &node{number: deviceNumber{4, 12}, desc: desc(tt.classes...)}
+		if got, want := n.Tell(), map[string]string{"usb": "004/012", "interface": tt.want}; !maps.Equal(got, want) {
+			t.Errorf("classes % X: %v, want %v", tt.classes, got, want)
+		}
+	}
+}

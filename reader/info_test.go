@@ -1,0 +1,42 @@
+package reader
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+)
+
+// where is a Link that says where the device is.
+type where map[string]string
+
+func (w where) Tell() map[string]string { return w }
+
+// slowDriver never gets ready.
+type slowDriver struct{}
+
+func (slowDriver) Name() string { return "slow" }
+func (slowDriver) IDs() []ID    { return nil }
+func (slowDriver) Open(ctx context.Context, dev Device) (Reader, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Where a device is stands in status from its announcement on: who heard of it
+// from elsewhere, as pcscd's hotplug does, finds its directory before it is ready.
+func TestLinkTells(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewManager(Options{Drivers: []Driver{slowDriver{}}})
+		defer m.Close(t.Context())
+		err := m.Announce(Device{Driver: "slow", Address: "usb:3-1", Bus: "usb", Link: where{"usb": "003/007", "interface": "1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := "\n" + string(m.Bays()[0].Info().Lines())
+		for _, line := range []string{"state starting", "usb 003/007", "interface 1"} {
+			if !strings.Contains(text, "\n"+line+"\n") {
+				t.Errorf("no line %q in%s", line, text)
+			}
+		}
+	})
+}
