@@ -124,8 +124,10 @@ func (c *client) readerConf(out, hints io.Writer, lib string, skipUSB bool) erro
 		fmt.Fprintf(&entries, "# %s, %s\nCHANNELID    0x%X\nDEVICENAME   %s\nLIBPATH      %s\nFRIENDLYNAME \"%s\"\n\n",
 			dash(s.Reader), dash(s.Driver), s.Number%0x200000, device, lib, name)
 	}
+	if len(slots) == 0 {
+		fmt.Fprintf(hints, "cardfs: no reader at %s; attach one, as in: cardfs attach sim ikey3k\n", c.dir)
+	}
 	if entries.Len() == 0 {
-		fmt.Fprintf(hints, "cardfs: no reader at %s to print; attach one, as in: cardfs attach sim ikey3k\n", c.dir)
 		return nil
 	}
 	_, err = fmt.Fprintf(out, "# The readers of cardfs at %s, for /etc/reader.conf.d/cardfs. pcscd reads\n# it when it starts.\n\n%s", c.dir, entries.String())
