@@ -238,9 +238,9 @@ func (p pinCommand) format(o objects, modify bool) (f reader.PINFormat, code sw)
 		f.Format, f.Block, f.MaxDigits = inBytes|bcd, byte(room), byte(2*room)
 	case pinFormat2:
 		// The digits are the seven bytes behind the first, whose low half takes
-		// the number of digits: CCID 1.1 has these values, 89 47 04, as its
-		// sample. OpenSC sends 21 48 04 instead, digits at a position in bits
-		// where the length stands, which readers take for it, too.
+		// how many they are: 89 47 04, as programs for cards with such PINs send
+		// it. OpenSC's 21 48 04 puts digits and length at the same bit, which
+		// leaves it to the reader what is meant.
 		f.Format, f.Block, f.Length, f.MaxDigits = inBytes|bcd, 4<<4|(format2Block-1), byte(8*at+4), 12
 		if at++; 8*(at-1)+4 > 15 {
 			return f, swNotNow
