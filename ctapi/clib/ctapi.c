@@ -4,11 +4,11 @@
  * commands for a card to its apdu file. Which state a card is in for the
  * program at hand is all that is kept here:
  *
- *            RESET CT, REQUEST ICC             first command
- *   inactive ─────────────────────▶ idle ─────────────────────▶ open
- *      ▲                                                         │
- *      └── EJECT or DEACTIVATE ICC; reset, changed or powered ───┘
- *          off by somebody else
+ *   CT_init ──▶ idle ──────────── first command ──────────▶ open
+ *                                                          ▲    │
+ *      EJECT or DEACTIVATE ICC; reset, changed or powered  │    │
+ *      off by somebody else                                │    ▼
+ *                           RESET CT, REQUEST ICC ──────── inactive
  */
 #define _GNU_SOURCE
 #include "ctapi.h"
@@ -308,23 +308,35 @@ static ssize_t to_card(struct icc *icc, const unsigned char *command, size_t n,
 	return got;
 }
 
-/* note keeps what a CT-BCS command did to a card; alone: it was for that one. */
-static void note(struct icc *icc, unsigned char ins, unsigned char sw1, bool alone)
+/* begin begins a session with a card that was just activated, and not with its
+ * first command: one that is put in until then is not the one that was requested. */
+static void begin(struct icc *icc)
 {
+	cf_close(&icc->apdu);
+	icc->apdu = cf_channel(icc->dir, "apdu", O_NONBLOCK);
+	icc->inactive = icc->apdu < 0;
+}
+
+/* note keeps what a CT-BCS command did to a card; alone: it was for that one. */
+static void note(struct icc *icc, unsigned char ins, unsigned sw, bool alone)
+{
+	bool done = sw >> 8 == 0x90;
+
 	switch (ins) {
 	case 0x10: /* RESET, in the B1 form and CT-BCS's */
 	case 0x11:
 	case 0x12: /* REQUEST ICC; 6201: it is active, and nothing was done */
-		if (sw1 != 0x90 && sw1 != 0x62)
-			return;
-		if (sw1 == 0x90 || icc->inactive)
+		if (alone && (done || (sw == 0x6201 && icc->apdu < 0))) {
+			begin(icc);
+			icc->ours = true;
+		} else if (done || sw == 0x6200) { /* all cards are off; there is none */
 			cf_close(&icc->apdu);
-		icc->inactive = false;
-		icc->ours |= alone;
+			icc->inactive = false;
+		}
 		break;
 	case 0x14: /* DEACTIVATE ICC, EJECT ICC; 6200: off, but not taken out */
 	case 0x15:
-		if (sw1 != 0x90 && sw1 != 0x62)
+		if (!done && sw != 0x6200)
 			return;
 		cf_close(&icc->apdu);
 		icc->inactive = true;
@@ -338,22 +350,22 @@ static ssize_t to_terminal(struct terminal *t, const unsigned char *command, siz
 {
 	/* By write and read: a person may be asked for a card or a PIN. */
 	ssize_t got = cf_converse(t->ctbcs, command, n, response, room);
-	unsigned char sw1;
+	unsigned sw;
 
 	if (got == 0 || got == 1)
 		return CF_BROKEN;
 	if (got < 0)
 		return got;
-	sw1 = response[got - 2];
+	sw = (unsigned)response[got - 2] << 8 | response[got - 1];
 	/* SET INTERFACE PARAMETER may reset the card for another protocol. */
 	if (command[0] == 0x80 && command[1] == 0x60 && command[2] >= 1 &&
-	    command[2] <= t->slots && sw1 == 0x90)
-		cf_close(&t->icc[command[2] - 1].apdu);
+	    command[2] <= t->slots && sw >> 8 == 0x90 && t->icc[command[2] - 1].apdu >= 0)
+		begin(&t->icc[command[2] - 1]);
 	if (command[0] != 0x20)
 		return got;
 	for (unsigned i = 0; i < t->slots; i++)
 		if (command[2] == i + 1 || command[2] == 0)
-			note(&t->icc[i], command[1], sw1, command[2] != 0);
+			note(&t->icc[i], command[1], sw, command[2] != 0);
 	return got;
 }
 

@@ -131,6 +131,10 @@ static void test_state_lost(void)
 	sw(1, CT_ICC1, verify, 9, 0x64A2, CT_CT);
 	sw(1, CT_CT, request, 5, 0x9000, CT_CT);
 	sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
+	sw(1, CT_CT, request, 5, 0x9000, CT_CT);
+	fake_swap(0); /* before the first command */
+	sw(1, CT_ICC1, verify, 9, 0x64A2, CT_CT);
+	sw(1, CT_CT, request, 5, 0x9000, CT_CT);
 	fake_remove(0);
 	sw(1, CT_ICC1, verify, 9, 0x64A1, CT_CT);
 	EQUAL(fake_count(0, verify, 9), 1);

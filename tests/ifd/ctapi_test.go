@@ -1,0 +1,160 @@
+package ifd
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/tests/cc"
+)
+
+// newCT is a CT-API program on a mount: testdata/ctsh.c.
+func newCT(t *testing.T, dir string) *pcsc {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "ctsh")
+	if err := cc.Build(t.Context(), program, cc.Target{Sources: []string{"tests/ifd/testdata/ctsh.c"}}); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, ctLibrary)
+	cmd.Env = append(os.Environ(), "CARDFS_MOUNT="+dir)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the CT-API program: %v", err)
+		}
+	})
+	return &pcsc{t, in, bufio.NewReaderSize(out, 1<<18)}
+}
+
+func TestCTAPI(t *testing.T) {
+	m := newMount(t, "--sim", "twoslot", "--sim", "t1")
+	m.start()
+	c := newCT(t, m.dir)
+	// Answers: code, dad (2: host), sad (1: the terminal, 0 and 2: the cards).
+	for _, step := range []struct{ want, do string }{
+		{"-1", "init 1 77"}, // no such port
+		{"0", "init 1 0"},   // the two-slot reader
+		{"-8", "init 1 2"},  // ctn in use
+		{"0 2 1 8101029000|0 2 1 810201029000", "data 1 1 2013008100"}, // functional units
+		{"0 2 1 800203039000", "data 1 1 2013008000"},                  // two cards, no power
+		{"0 2 1 " + tokenATR + "9001", "data 1 1 2012010100"},          // REQUEST ICC with the ATR
+		{"0 2 1 6201", "data 1 1 2012010100"},
+		{"0 2 0 9000", "data 1 0 00A4000C023F00"},
+		{"0 2 1 3B77940000 53494D54309000 9001", "data 1 1 2012020100"},
+		{"0 2 2 9000", "data 1 2 00A4000C023F00"},
+		{"0 2 3 9000", "data 1 3 00A4000C023F00"}, // OpenCT's number of the second slot
+		{"0 2 1 800205059000", "data 1 1 2013008000"},
+		{"0 2 1 9000", "data 1 1 20150104"}, // EJECT ICC, the card stays
+		{"0 2 1 64A2", "data 1 0 00A4000C023F00"},
+		{"0 2 2 9000", "data 1 2 00A4000C023F00"},
+		{"0 2 1 9001", "data 1 1 2011010000"}, // RESET CT of slot 1
+		{"0 2 0 9000", "data 1 0 00A4000C023F00"},
+		{"0 2 1 6D00", "data 1 1 20FF0000"},
+		{"-11 1 2 ", "data 1 1 2013008000 1"},
+		{"-11 1 2 ", "data 1 1 2013008000 2"}, // the answer has 6 bytes
+		{"-1 1 2 ", "data 1 1 201300"},
+		{"-1 4 2 ", "data 1 4 00A4000C023F00"},
+		{"-8 1 2 ", "data 9 1 2013008000"},
+		{"0", "init 2 1"}, // the same terminal at its second slot's port
+		{"0 2 2 9000", "data 2 2 00A4000C023F00"},
+		{"0", "close 2"},
+		{"0", "close 1"},
+		{"-8", "close 1"},
+	} {
+		c.ct(step.want, step.do)
+	}
+	// CT_close took the power from what REQUEST ICC gave it to.
+	for _, slot := range []string{"0", "1"} {
+		if got := m.read(slot + "/power"); got != "off\n" {
+			t.Errorf("power of slot %s: %q", slot, got)
+		}
+	}
+
+	// The card is changed; the reader leaves, and another takes its number.
+	c.ct("0", "init 1 2")
+	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
+	m.ctl("sim 2 remove")
+	m.ctl("sim 2 insert")
+	// The new card has no power: until the mount knows, it does not answer.
+	c.ct("0 2 1 64A2|0 2 1 64A1|-10 0 2", "data 1 0 00A4000C023F00")
+	c.ct("0 2 1 64A2|0 2 1 64A1", "data 1 0 00A4000C023F00")
+	c.ct("0 2 1 9001|0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
+	c.ct("0 2 0 9000", "data 1 0 00A4000C023F00")
+	m.ctl("sim 2 unplug\nsim 2 plug")
+	c.ct("-10 0 2 ", "data 1 0 00A4000C023F00")
+	for strings.Contains(c.say("data", "1", "1", "2013008000"), "9000") {
+		// The mount is still seeing to the old one.
+		time.Sleep(time.Millisecond)
+	}
+	c.ct("-10 1 2 ", "data 1 1 2013008000")
+	c.ct("0", "close 1")
+	c.ct("0", "init 1 2")
+	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
+
+	// Extended lengths.
+	for _, n := range []int{1, 255, 256, 300, 16000, 17000, 65000} {
+		data := strings.Repeat("A5", n)
+		c.ct("0 2 0 "+data+"9000", fmt.Sprintf("data 1 0 80EE000000%04X%s0000 %d", n, data, n+2))
+	}
+	c.ct("0", "close 1")
+}
+
+// TestCTAPILevel: descriptors and memory are the same after 10,000 times
+// CT_init and CT_close.
+func TestCTAPILevel(t *testing.T) {
+	m := newMount(t, "--sim", "apdu")
+	m.start()
+	c := newCT(t, m.dir)
+	c.want("ok", "many", "10000", "5", "0")
+}
+
+// ct is want with blanks for tabs; want may name alternatives, and has blanks
+// inside the hex for the eye.
+func (c *pcsc) ct(want, do string) {
+	c.t.Helper()
+	got := c.say(strings.Fields(do)...)
+	squeeze := func(s string) string { return strings.ReplaceAll(s, " ", "") }
+	for w := range strings.SplitSeq(want, "|") {
+		if squeeze(got) == squeeze(w) {
+			return
+		}
+	}
+	if len(got) > 200 {
+		got = got[:200] + "…"
+	}
+	c.t.Errorf("%.100s: %s, want %.200s", do, got, want)
+}
+
+// TestCTAPIPython: ctypes, as scripts do it.
+func TestCTAPIPython(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Fatal("python3 is not there: apt-get install python3")
+	}
+	m := newMount(t, "--sim", "ikey3k")
+	m.start()
+	cmd := exec.Command(python, "testdata/ctapi.py", ctLibrary)
+	cmd.Env = append(os.Environ(), "CARDFS_MOUNT="+m.dir)
+	out, err := cmd.CombinedOutput()
+	const want = "ATR 3bb794008131fe6553504b32339000d1\nSELECT 9000\nclosed\n"
+	if err != nil || string(out) != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, out, want)
+	}
+}

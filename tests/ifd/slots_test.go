@@ -1,0 +1,131 @@
+package ifd
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestTwoSlots: one entry of reader.conf, two readers; each slot its own card,
+// removed and inserted alone.
+func TestTwoSlots(t *testing.T) {
+	m := newMount(t, "--sim", "twoslot")
+	m.start()
+	c := newClient(t, newPcscd(t, conf("R0", "cardfs:"+m.dir+"/0")))
+	c.want("ok R0 00 00|R0 00 01", "list")
+	second := newClientLike(c)
+	c.want("ok T=1", "soon", "R0 00 00")
+	second.want("ok T=0", "soon", "R0 00 01")
+	for range 3 {
+		c.tell("send", selectMF)
+		second.tell("send", selectMF)
+		for _, got := range []string{c.answer(), second.answer()} {
+			if got != "ok 9000" {
+				t.Error(got)
+			}
+		}
+	}
+	m.ctl("sim 1 remove")
+	second.want("ok", "await", "R0 00 01", "empty")
+	c.want("ok 9000", "send", selectMF)
+	m.ctl("sim 1 insert")
+	second.want("ok 9000", "work", "R0 00 01", selectMF)
+	c.want("ok 9000", "send", selectMF)
+	// Both leave and come back.
+	m.ctl("sim 0 unplug")
+	c.want("ok", "await", "R0 00 00", "empty")
+	second.want("ok", "await", "R0 00 01", "empty")
+	m.ctl("sim 0 plug")
+	c.want("ok 9000", "work", "R0 00 00", selectMF)
+	second.want("ok 9000", "work", "R0 00 01", selectMF)
+}
+
+// TestSecondSlotAlone: by the name of a later slot, a reader of one slot; and a
+// reader of two that is absent at the start, if its name says two.
+func TestSecondSlotAlone(t *testing.T) {
+	m := newMount(t, "--sim", "twoslot")
+	c := newClient(t, newPcscd(t, conf("Two", "cardfs:slots=2:"+m.dir+"/0")+conf("Second", "cardfs:"+m.dir+"/1")))
+	c.want("ok Two 00 00|Two 00 01|Second 01 00", "list")
+	m.start()
+	for _, reader := range []string{"Two 00 00", "Two 00 01", "Second 01 00"} {
+		c.want("ok 9000", "work", reader, selectMF)
+		c.want("ok", "disconnect", "leave")
+	}
+}
+
+// control codes as PC/SC part 10 has them on Linux: tag, length 4, code.
+func features(t *testing.T, c *pcsc) map[string]string {
+	t.Helper()
+	list, ok := strings.CutPrefix(c.say("control", "42000D48"), "ok ")
+	if !ok || len(list)%12 != 0 {
+		t.Fatalf("features: %q", list)
+	}
+	codes := make(map[string]string)
+	for ; list != ""; list = list[12:] {
+		if list[2:4] != "04" {
+			t.Fatalf("a feature with a length of %s", list[2:4])
+		}
+		codes[list[:2]] = list[4:12]
+	}
+	return codes
+}
+
+func TestPINPad(t *testing.T) {
+	m, c := up(t, "pinpad", "t1")
+	c.want("ok T=1", "soon", name(0))
+	codes := features(t, c)
+	for _, tag := range []string{"06", "07", "12"} { // VERIFY, MODIFY, TLV properties
+		if codes[tag] == "" {
+			t.Fatalf("no feature %s in %v", tag, codes)
+		}
+	}
+	if got := c.say("control", codes["12"]); !strings.HasPrefix(got, "ok ") || len(got) < 9 {
+		t.Errorf("TLV properties: %s", got)
+	}
+	// The DF that knows the PIN; then VERIFY with 8 bytes of ASCII, filled up.
+	c.want("ok 9000", "send", "00A4000C025000")
+	const apdu = "0020000108FFFFFFFFFFFFFFFF"
+	verify := "1E1E" + // timeouts
+		"82" + "08" + "00" + // ASCII, from the left; 8-byte block; no length inside
+		"0804" + // at least 4, at most 8 digits
+		"02" + "00" + "0904" + "00" + "000000" + // ended by OK; no message; language; T=1 prologue
+		"0D000000" + apdu
+	for _, step := range []struct{ keys, want string }{
+		{"9999", "ok 63C2"},
+		{"1234", "ok 9000"},
+		{"cancel", "ok 6401"},
+	} {
+		m.ctl("sim 0 keys %s", step.keys)
+		if got := c.say("control", codes["06"], verify); got != step.want {
+			t.Errorf("VERIFY with %s at the keys: %s, want %s", step.keys, got, step.want)
+		}
+	}
+	c.want("ok 9000", "send", selectMF)
+	c.want("UNSUPPORTED_FEATURE", "control", "42424242")
+	if got := c.say("control", codes["06"], verify[:20]); strings.HasPrefix(got, "ok") {
+		t.Errorf("half a PIN_VERIFY: %s", got)
+	}
+
+	// A reader without keys says so; and to a reader one can speak without a card.
+	c.want("ok T=1", "soon", name(1))
+	if codes := features(t, c); codes["06"] != "" || codes["07"] != "" {
+		t.Errorf("a PIN pad that is not there: %v", codes)
+	}
+	m.ctl("sim 1 remove")
+	c.want("ok", "await", name(1), "empty")
+	c.want("ok T=-", "connect", name(1), "direct")
+	features(t, c)
+}
+
+// TestAttributes: what SCardGetAttrib asks for.
+func TestAttributes(t *testing.T) {
+	_, c := up(t, "ikey3k")
+	c.want("ok T=1", "soon", name(0))
+	c.want("ok "+tokenATR, "attrib", "90303")
+	c.want("ok 00", "attrib", "180")
+	c.want("ok 02", "attrib", "90300")
+	c.want("ok 01", "attrib", "90301")
+	c.want("ok 08000100", "attrib", "7A007") // 65,544, little endian
+	c.want(fmt.Sprintf("ok %X00", "Rainbow iKey 3000"), "attrib", "10100")
+	c.want("UNSUPPORTED_FEATURE", "attrib", "31234")
+}
