@@ -103,7 +103,7 @@ func TestPINDirect(t *testing.T) {
 			{"binary, right-justified", ctlVerify, timeout + "84 06 00 06 04 02 FF 09 04 00 00 00 00 0B000000 0020000106 000000000000",
 				"1234\r", "9000", "0020000106 000001020304"},
 			// Length in the low half of the first byte, BCD behind it: what programs
-			// for German identity and health insurance cards send.
+			// for identity cards send.
 			{"format 2", ctlVerify, timeout + "89 47 04 0C 04 02 FF 07 04 00 00 00 00 0D000000 0020000108 20FFFFFFFFFFFFFF",
 				"123456\r", "9000", "0020000108 26123456FFFFFFFF"},
 			{"big endian", ctlVerify, timeout + "89 47 04 04 0C 02 FF 04 07 00 00 00 00 0000000D 0020000108 20FFFFFFFFFFFFFF",
