@@ -10,6 +10,8 @@
 
 #include "file.h"
 
+enum { SHARED_MS = 20 };
+
 /* The mount is between two states: a reader is starting, somebody holds the
  * transaction. Nothing was done, and to ask again soon is right. */
 static bool passing(int result)
@@ -102,12 +104,19 @@ ssize_t cf_power_up(struct cf_slot *s, bool reset, uint8_t *atr)
 	return result;
 }
 
+/* shared tells whether other programs have sessions with the card. Ours was just
+ * closed, and may count for a moment: the kernel does not wait for it. */
 static bool shared(struct cf_slot *s)
 {
+	struct cf_wait w = cf_wait_for(SHARED_MS);
 	char text[CF_TEXT_MAX + 1], value[16];
 
-	return cf_status(s, text, sizeof text) &&
-	       cf_value(text, "sessions", value, sizeof value) && atoi(value) > 0;
+	do
+		if (!cf_status(s, text, sizeof text) ||
+		    !cf_value(text, "sessions", value, sizeof value) || atoi(value) <= 0)
+			return false;
+	while (cf_pause(&w));
+	return true;
 }
 
 int cf_power_down(struct cf_slot *s)
