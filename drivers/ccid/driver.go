@@ -70,7 +70,7 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 	if err != nil {
 		return nil, err
 	}
-	r := &ifd{info: info, model: dev.ID.Model, serial: dev.Serial, log: log, effects: lookup(info), gone: make(chan struct{})}
+	r := &ifd{info: info, dev: dev, log: log, effects: lookup(info), gone: make(chan struct{})}
 	if info.Release < r.minFirmware && dev.Params["firmware"] != "any" {
 		return nil, fmt.Errorf("ccid: %04X:%04X has firmware %s; below %s it has known defects (firmware=any takes it all the same): %w",
 			info.Vendor, info.Product, bcd(info.Release), bcd(r.minFirmware), reader.ErrUnsupported)
@@ -117,14 +117,14 @@ func descriptors(ctx context.Context, dev reader.Device, iface uint8) ([]byte, e
 // ifd is one open device.
 type ifd struct {
 	info    Device
-	model   string
-	serial  string
 	log     *slog.Logger
 	effects // quirks
 
 	functions []*function
 	slots     []reader.Slot
 
+	dev    reader.Device // as announced
+	broken atomic.Bool   // it answers nothing any more, but is still plugged in
 	gone   chan struct{}
 	once   sync.Once
 	ctx    context.Context // ends with Close
@@ -186,7 +186,7 @@ func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
 		r.slots = append(r.slots, s)
 	}
 	if err := f.contact(ctx); err != nil {
-		return fmt.Errorf("ccid: interface %d: first contact: %w", i.Number, err)
+		return f.noContact(err)
 	}
 	return f.fetchRates(ctx)
 }
@@ -209,6 +209,20 @@ func (f *function) contact(ctx context.Context) error {
 	return err
 }
 
+// noContact is the error of a device with which nothing can be begun. One that
+// is still plugged in has failed, and is not gone.
+func (f *function) noContact(err error) error {
+	select {
+	case <-f.conn.Gone():
+		return fmt.Errorf("ccid: interface %d: first contact: %w", f.Number, err)
+	default:
+	}
+	if errors.Is(err, reader.ErrGone) {
+		return fmt.Errorf("ccid: interface %d: the reader does not answer, not after a USB reset either; plug it in anew: %w", f.Number, reader.ErrTimeout)
+	}
+	return fmt.Errorf("ccid: interface %d: first contact: %w", f.Number, err)
+}
+
 // watch waits for the device to leave, and follows its interrupt endpoint.
 func (f *function) watch() {
 	if f.Intr.Address != 0 {
@@ -220,11 +234,24 @@ func (f *function) watch() {
 	}
 	select {
 	case <-f.conn.Gone():
+		f.leave()
 	case <-died:
+		f.fail()
 	case <-f.ctx.Done():
-		return
 	}
-	f.once.Do(func() { close(f.ifd.gone) })
+}
+
+// leave tells the core that the device left.
+func (r *ifd) leave() { r.once.Do(func() { close(r.gone) }) }
+
+// fail tells the core the same of a device that is still there but dead.
+func (f *function) fail() {
+	select {
+	case <-f.conn.Gone():
+	default:
+		f.broken.Store(true)
+	}
+	f.leave()
 }
 
 // Slots of all interfaces in the order of their numbers.
@@ -233,7 +260,9 @@ func (r *ifd) Slots() []reader.Slot { return r.slots }
 // Gone is closed when the device was unplugged, or answers nothing any more.
 func (r *ifd) Gone() <-chan struct{} { return r.gone }
 
-// Close releases the interfaces.
+// Close releases the interfaces. A device that answers nothing any more is
+// announced once more: either the new start revives it, or its directory says
+// that it failed, and why, until it is unplugged.
 func (r *ifd) Close() error {
 	r.cancel()
 	var errs []error
@@ -243,13 +272,18 @@ func (r *ifd) Close() error {
 		}
 	}
 	r.work.Wait()
+	if r.broken.Load() && r.dev.Host != nil {
+		if err := r.dev.Host.Announce(r.dev); err != nil && !errors.Is(err, reader.ErrGone) {
+			errs = append(errs, fmt.Errorf("ccid: announce anew: %w", err))
+		}
+	}
 	return errors.Join(errs...)
 }
 
 // Identify names the reader by its own strings, and says what was made of its descriptor.
 func (r *ifd) Identify() (string, map[string]string) {
 	f := r.functions[0]
-	name := r.model
+	name := r.dev.ID.Model
 	maker, product := strings.TrimSpace(f.conn.String(r.info.Manufacturer)), strings.TrimSpace(f.conn.String(r.info.Name))
 	if product != "" {
 		name = product
@@ -264,7 +298,7 @@ func (r *ifd) Identify() (string, map[string]string) {
 		"version": bcd(r.info.Release),
 		"level":   f.levelName(),
 	}
-	if r.serial == "" { // else the device's announcement had it
+	if r.dev.Serial == "" { // else the device's announcement had it
 		if serial := f.conn.String(r.info.Serials); serial != "" {
 			more["serial"] = serial
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,10 +89,7 @@ func TestFaults(t *testing.T) {
 							t.Errorf("the card saw the command %d times", n)
 						}
 						if c.want.gone {
-							synctest.Wait()
-							if b.m.Bay(0) != nil {
-								t.Error("the reader is still there")
-							}
+							b.departed(c.fault.Kind)
 							return
 						}
 						again := b.session(0)
@@ -100,6 +98,32 @@ func TestFaults(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// departed checks what is left of a reader: nothing of one that was unplugged,
+// and of one that is dead a directory that says so.
+func (b *bench) departed(why FaultKind) {
+	b.t.Helper()
+	time.Sleep(time.Minute)
+	bay := b.m.Bay(0)
+	if why == Detach {
+		if bay != nil {
+			b.t.Error("the reader is still there")
+		}
+		return
+	}
+	if bay == nil {
+		b.t.Fatal("the reader is gone, and nothing says why")
+	}
+	_, err := b.open(0)
+	if !errors.Is(err, reader.ErrFailed) || !strings.Contains(err.Error(), "does not answer") && !strings.Contains(err.Error(), "timed out") {
+		b.t.Errorf("error %v", err)
+	}
+	b.e.Unplug()
+	synctest.Wait()
+	if b.m.Bay(0) != nil {
+		b.t.Error("unplugged and still there")
 	}
 }
 

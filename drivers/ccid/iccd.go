@@ -65,7 +65,7 @@ func (f *function) openICCD(ctx context.Context) (*iccd, error) {
 		err = nil // no power, nothing to take off
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ccid: ICCD interface %d: first contact: %w", f.Number, err)
+		return nil, f.noContact(err)
 	}
 	return s, nil
 }
@@ -84,7 +84,7 @@ func (s *iccd) control(ctx context.Context, what string, typ, request uint8, val
 	case errors.Is(err, usb.ErrTimeout):
 		if s.silent++; s.silent > 1 || s.conn.Reset(context.WithoutCancel(ctx)) != nil {
 			s.silent = -1
-			s.once.Do(func() { close(s.ifd.gone) })
+			s.fail()
 			err = reader.ErrGone
 		}
 	case errors.Is(err, usb.ErrStall), errors.Is(err, usb.ErrOverflow):

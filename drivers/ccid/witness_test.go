@@ -279,10 +279,12 @@ func (b *bus) plug(t *testing.T, e *Emulator) (*reader.Bay, func()) {
 		t.Fatal(err)
 	}
 	return b.m.Bay(await(reader.Arrived).Slot), func() {
+		defer cancel()
+		defer events.Close()
 		port.Unplug()
-		await(reader.Left)
-		events.Close()
-		cancel()
+		for len(b.m.Bays()) > 0 {
+			await(reader.Left)
+		}
 	}
 }
 
@@ -391,6 +393,18 @@ func TestWitnessFaults(t *testing.T) {
 			}
 			if n := card.count() - before; n > 1 {
 				t.Errorf("the card saw the command %d times", n)
+			}
+			if c.fault.Kind == Stone {
+				// It is announced anew, to say that it failed.
+				events := b.m.Follow()
+				defer events.Close()
+				for what := reader.What(""); what != reader.Failed; {
+					ev, _, err := events.Next(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					what = ev.What
+				}
 			}
 			if c.want != reader.ErrGone {
 				transmit(t, open(), unhex("00 84 00 00 04"), unhex("00 01 02 03 90 00"))
