@@ -183,7 +183,11 @@ func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
 	for _, l := range f.pipe.lanes {
 		s := &slot{function: f, lane: l, voltage: -1}
 		f.own = append(f.own, s)
-		r.slots = append(r.slots, s)
+		if f.Mechanical&canEject != 0 {
+			r.slots = append(r.slots, ejecting{s})
+		} else {
+			r.slots = append(r.slots, s)
+		}
 	}
 	if err := f.contact(ctx); err != nil {
 		return f.noContact(err)

@@ -303,3 +303,25 @@ func TestIDs(t *testing.T) {
 		}
 	}
 }
+
+// `eject` throws the card out where dwMechanical says so, and leaves its power
+// alone where not.
+func TestEject(t *testing.T) {
+	for _, mechanics := range []uint32{2, 0} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := ShortAPDUReader()
+			cfg.Mechanical = mechanics
+			b := plug(t, cfg, &testCard{atr: atrT1})
+			s := b.session(0)
+			transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00"))
+			err := b.m.Bay(0).Power(ctx, reader.Eject, reader.Caller{Wait: true})
+			switch {
+			case mechanics == 0:
+				check(t, nil, err, nil, reader.ErrUnsupported)
+				transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00"))
+			case err != nil || b.e.Contact(0).Present():
+				t.Error("the card is still in:", err)
+			}
+		})
+	}
+}

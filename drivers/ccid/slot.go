@@ -52,7 +52,7 @@ var (
 	_ reader.ParamSetter      = (*slot)(nil)
 	_ reader.ProtocolSelector = (*slot)(nil)
 	_ reader.RateLimiter      = (*slot)(nil)
-	_ reader.Ejector          = (*slot)(nil)
+	_ reader.Ejector          = ejecting{}
 	_ reader.Escaper          = (*slot)(nil)
 	_ reader.PINPad           = (*slot)(nil)
 )
@@ -277,12 +277,15 @@ func (f *function) fits(what string, n int) error {
 	return nil
 }
 
+// ejecting is a slot that can throw the card out (dwMechanical 02). It is a type of
+// its own, so that nobody takes the power off a card for an ejection that cannot be.
+type ejecting struct{ *slot }
+
+const canEject = 0x02
+
 // Eject is Mechanical, function 02.
-func (s *slot) Eject(ctx context.Context) error {
-	const canEject, eject = 0x02, 0x02
-	if s.Mechanical&canEject == 0 {
-		return fmt.Errorf("ccid: eject: dwMechanical %08X has no ejection: %w", s.Mechanical, reader.ErrUnsupported)
-	}
+func (s ejecting) Eject(ctx context.Context) error {
+	const eject = 0x02
 	s.active = false
 	_, err := s.do(ctx, command{kind: cmdMechanical, param: [3]byte{eject}}, nil, ejectLimit)
 	if errors.Is(err, reader.ErrNoCard) {

@@ -400,7 +400,7 @@ func TestWire(t *testing.T) {
 				> 6B 01 00 00 00  00 03 00 00 00  99
 				< 83 00 00 00 00  00 03 42 00 00
 			`, do: func(t *testing.T, s *slot) {
-				check(t, nil, s.Eject(ctx), nil, nil)
+				check(t, nil, s.ifd.slots[0].(reader.Ejector).Eject(ctx), nil, nil)
 				rx, err := s.Escape(ctx, unhex("1F 02"))
 				check(t, rx, err, []byte{0x77}, nil)
 				rx, err = s.Escape(ctx, unhex("99"))
@@ -421,7 +421,9 @@ func TestWire(t *testing.T) {
 			name: "too long", cfg: TPDUReader(), script: hello, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: pattern(262)}, nil)
 				check(t, rx, err, nil, reader.ErrUnsupported)
-				check(t, nil, s.Eject(ctx), nil, reader.ErrUnsupported)
+				if _, ok := s.ifd.slots[0].(reader.Ejector); ok {
+					t.Error("ejects without dwMechanical")
+				}
 			},
 		},
 	}
@@ -429,7 +431,7 @@ func TestWire(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := record(t, tt.cfg, tt.script).open(t)
-				tt.do(t, r.slots[0].(*slot))
+				tt.do(t, r.functions[0].own[0])
 			})
 		})
 	}
