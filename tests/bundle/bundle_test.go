@@ -1,0 +1,259 @@
+// Package bundle tests the bundle by which pcscd's own USB hotplug finds
+// cardfs's readers, in a virtual machine that has USB.
+package bundle
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/drivers/ccid"
+	"github.com/cardfs/cardfs/drivers/ikey3k"
+	"github.com/cardfs/cardfs/drivers/usb/usbip"
+	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/pcscd"
+	"github.com/cardfs/cardfs/tests/vm/machine"
+)
+
+// builtEnv tells the tests in the machine where things were built.
+const builtEnv = "CARDFS_TEST_BUNDLE"
+
+// TestBundle builds everything as make does and runs the tests in the machine.
+func TestBundle(t *testing.T) {
+	if machine.Inside() {
+		t.Skip("this is the machine already")
+	}
+	dir := t.TempDir()
+	for _, words := range [][]string{
+		{"go", "build", "-o", dir + "/cardfs", "./cmd/cardfs"},
+		{"sh", "-euc", `
+			cc -std=c11 -O2 -fPIC -fvisibility=hidden -shared -pthread -Wl,-z,nodelete -o "$0/libifdcardfs.so" \
+				$(ls ctapi/clib/*.c | grep -v /ctapi.c$)
+			"$0/cardfs" ids | ctapi/clib/bundle.sh "$0/libifdcardfs.so" "$0/ifd-cardfs.bundle"`, dir},
+	} {
+		cmd := exec.CommandContext(t.Context(), words[0], words[1:]...)
+		cmd.Dir = cc.Root()
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // the machine runs it with the host's libraries or none
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", words[0], err, out)
+		}
+	}
+	t.Setenv(builtEnv, dir)
+	machine.RunSelf(t, "^TestInMachine$", machine.Config{})
+}
+
+// card answers everything with 9000.
+type card struct{}
+
+func (card) ATR() []byte {
+	return []byte{0x3B, 0xB7, 0x94, 0x00, 0x81, 0x31, 0xFE, 0x65, 'S', 'P', 'K', '2', '3', 0x90, 0x00, 0xD1}
+}
+func (card) Reset(bool)            {}
+func (card) Process([]byte) []byte { return []byte{0x90, 0x00} }
+
+// unplugged is when pcscd has forgotten all readers.
+const unplugged = "unplugged"
+
+const atr = "3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1"
+
+// token is an iKey 3000; pcscd's name of it has the serial number.
+func token(t *testing.T, serial string) usbip.Device {
+	e := &ikey3k.Emulator{Serial: serial}
+	if err := e.Contact.Insert(card{}); err != nil {
+		t.Fatal(err)
+	}
+	return e.Plug()
+}
+
+// twoSlots is a reader with two slots whose IDs are in the bundle.
+func twoSlots(t *testing.T, serial string) usbip.Device {
+	c := ccid.TwoSlotReader()
+	c.Vendor, c.Product, c.Serial = 0x1DB2, 0x0600, serial
+	e := ccid.NewEmulator(c)
+	for n := range 2 {
+		if err := e.Contact(n).Insert(card{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return e
+}
+
+func plug(t *testing.T, d usbip.Device) *usbip.Port {
+	t.Helper()
+	p, err := usbip.Plug(d, usbip.Full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func unplug(t *testing.T, p *usbip.Port) {
+	t.Helper()
+	if err := p.Unplug(); err != nil {
+		t.Error(err)
+	}
+}
+
+// lab is a machine with cardfs and a pcscd that has nothing but the bundle.
+type lab struct {
+	t      *testing.T
+	built  string
+	cardfs *exec.Cmd
+	pcscd  *pcscd.Server
+}
+
+func (l *lab) mount() {
+	l.t.Helper()
+	l.cardfs = exec.Command(l.built+"/cardfs", "mount", "/mnt/cards")
+	l.cardfs.Stderr = os.Stderr
+	if err := l.cardfs.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *lab) umount() {
+	l.t.Helper()
+	_ = l.cardfs.Process.Signal(syscall.SIGTERM)
+	if err := l.cardfs.Wait(); err != nil {
+		l.t.Errorf("cardfs: %v", err)
+	}
+}
+
+// readers are pcscd's readers that have a card with our ATR.
+func (l *lab) readers() []string {
+	out, _ := l.pcscd.Command(l.t.Context(), "opensc-tool", "--list-readers").CombinedOutput()
+	var list []string
+	for line := range strings.Lines(string(out)) {
+		// "0    Yes             Rainbow iKey 3000 (1) 00 00"
+		f := strings.Fields(line)
+		if len(f) < 3 || f[1] != "Yes" {
+			continue
+		}
+		name := strings.Join(f[2:], " ")
+		out, _ := l.pcscd.Command(l.t.Context(), "opensc-tool", "--reader", name, "--atr").CombinedOutput()
+		if strings.Contains(string(out), atr) {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+// none tells whether pcscd lists no reader at all, with a card or without.
+func (l *lab) none() bool {
+	out, _ := l.pcscd.Command(l.t.Context(), "opensc-tool", "--list-readers").CombinedOutput()
+	return strings.Contains(string(out), "No smart card readers found")
+}
+
+// await waits until exactly these readers have their cards. It asks again and
+// again: each opensc-tool sees how things stand when it starts.
+func (l *lab) await(what string, want ...string) {
+	l.t.Helper()
+	begin := time.Now()
+	for {
+		got := l.readers()
+		slices.Sort(got)
+		if slices.Equal(got, want) && (what != unplugged || l.none()) {
+			l.t.Logf("%s: %q after %v", what, got, time.Since(begin).Round(time.Millisecond))
+			return
+		}
+		if time.Since(begin) > time.Minute {
+			status, _ := filepath.Glob("/mnt/cards/*/status")
+			for _, name := range status {
+				text, _ := os.ReadFile(name)
+				l.t.Logf("%s:\n%s", name, text)
+			}
+			l.t.Fatalf("%s: readers with cards are %q, want %q; pcscd says:\n%s", what, got, want, l.pcscd.Log())
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// Readers come and go in pcscd's list with their devices, in any order of
+// cardfs, pcscd and plug; pcscd is never restarted.
+func TestInMachine(t *testing.T) {
+	machine.NeedGuest(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	l := &lab{t: t, built: "/run/host" + os.Getenv(builtEnv)}
+	const drivers = "/usr/lib/pcsc/drivers" // the machine's own from here on
+	for _, dir := range []string{drivers, "/mnt"} {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir("/mnt/cards", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(drivers+"/ifd-cardfs.bundle", os.DirFS(l.built+"/ifd-cardfs.bundle")); err != nil {
+		t.Fatal(err)
+	}
+
+	before := plug(t, token(t, "A"))
+	l.mount()
+	var err error
+	if l.pcscd, err = pcscd.Start(ctx, t.TempDir(), ""); err != nil {
+		t.Fatal(err)
+	}
+	defer l.pcscd.Close()
+	l.await("plugged in before both", "Rainbow iKey 3000 (A) 00 00")
+	unplug(t, before)
+	l.await(unplugged)
+	for range 2 {
+		p := plug(t, token(t, "B"))
+		l.await("plugged in", "Rainbow iKey 3000 (B) 00 00")
+		unplug(t, p)
+		l.await(unplugged)
+	}
+
+	one, two := plug(t, twoSlots(t, "C")), plug(t, token(t, "D"))
+	l.await("two readers, one with two slots", l.either("DUALi DE-ABCM6 (C)", "Rainbow iKey 3000 (D)")...)
+	unplug(t, one)
+	unplug(t, two)
+	l.await(unplugged)
+
+	l.umount()
+	late := plug(t, token(t, "E"))
+	if err := l.pcscd.WaitLog(ctx, "Attempting startup of Rainbow iKey 3000 (E)"); err != nil {
+		t.Error(err)
+	}
+	l.mount()
+	l.await("cardfs started after the token", "Rainbow iKey 3000 (E) 00 00")
+	l.umount()
+	l.await("cardfs ended")
+	l.mount()
+	l.await("cardfs started anew", "Rainbow iKey 3000 (E) 00 00")
+	unplug(t, late)
+	l.await(unplugged)
+	l.umount()
+	for _, bad := range []string{"init failed", "Error powering up card"} {
+		if strings.Contains(l.pcscd.Log(), bad) {
+			t.Errorf("pcscd says %q:\n%s", bad, l.pcscd.Log())
+		}
+	}
+}
+
+// either waits until pcscd has started both readers and gives the names of
+// their slots: which is first, is the kernel's affair.
+func (l *lab) either(double, single string) []string {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
+	defer cancel()
+	if err := l.pcscd.WaitLog(ctx, "Attempting startup of "+double); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := l.pcscd.WaitLog(ctx, "Attempting startup of "+single); err != nil {
+		l.t.Fatal(err)
+	}
+	if strings.Contains(l.pcscd.Log(), "Attempting startup of "+double+" 00 00") {
+		return []string{double + " 00 00", double + " 00 01", single + " 01 00"}
+	}
+	return []string{double + " 01 00", double + " 01 01", single + " 00 00"}
+}
