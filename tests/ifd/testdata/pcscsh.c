@@ -130,6 +130,10 @@ static LONG connect_to(const char *name, const char *mode, const char *proto)
 
 	if (share == SCARD_SHARE_DIRECT && want == SCARD_PROTOCOL_ANY)
 		want = 0;
+	/* One card at a time: pcscd counts the handles. */
+	if (card != 0)
+		SCardDisconnect(card, SCARD_LEAVE_CARD);
+	card = 0;
 	if (rv == SCARD_S_SUCCESS)
 		rv = SCardConnect(context, name, share, want, &card, &protocol);
 	return lost(rv);
@@ -192,8 +196,6 @@ static LONG work(const char *name, const char *command, double until, DWORD *got
 		if (rv != SCARD_S_SUCCESS)
 			return rv;
 		rv = lost(transmit(unhex(command, tx), got));
-		if (rv != SCARD_S_SUCCESS && context != 0)
-			SCardDisconnect(card, SCARD_LEAVE_CARD);
 	} while ((again(rv) || rv == SCARD_E_NOT_TRANSACTED || rv == SCARD_W_RESET_CARD) && now() < until);
 	return rv;
 }
