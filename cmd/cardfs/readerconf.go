@@ -48,7 +48,7 @@ without a card meanwhile. pcscd reads its configuration only when it starts.
 A reader with several slots has one entry; pcscd asks the handler for its slots.
 USB readers that pcscd finds by the bundle ifd-cardfs.bundle are left out where
 that is installed beside the library, for they would be listed twice.`,
-		Example: `  cardfs reader-conf | sudo tee /etc/reader.conf.d/cardfs && sudo systemctl restart pcscd
+		Example: `  sudo cardfs reader-conf | sudo tee /etc/reader.conf.d/cardfs && sudo systemctl restart pcscd
   cardfs reader-conf --lib $PWD/build/libifdcardfs.so`,
 		Args:              args(0, 0, "reader-conf takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
