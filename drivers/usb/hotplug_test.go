@@ -459,6 +459,43 @@ func unprivileged(t *testing.T) {
 	}
 }
 
+// The rule for a class, which most readers have, gives them to the group too, and
+// leaves others alone.
+func TestUSBRuleByClass(t *testing.T) {
+	g := machine.NeedGuest(t)
+	group, err := user.LookupGroup(usb.Group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := "/run/udev/rules.d/" + filepath.Base(usb.RulesFile)
+	if err := os.WriteFile(rules, []byte(usb.UdevRules([]reader.Driver{ccidDriver})), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(rules)
+	if out, err := exec.Command("udevadm", "control", "--reload").CombinedOutput(); err != nil {
+		t.Fatalf("udevadm control: %v %s", err, out)
+	}
+	_, h := watch(t, ccidDriver, idDriver{"keyboard", []reader.ID{{Vendor: 0x0627, Product: 0x0001}}})
+	for kind, want := range map[string]string{"ccid-empty": group.Gid, "keyboard": "0"} {
+		if err := machine.Plug(t.Context(), g, kind, "ruled"); err != nil {
+			t.Fatal(err)
+		}
+		d := h.next(t)
+		if out, err := exec.Command("udevadm", "settle").CombinedOutput(); err != nil {
+			t.Fatalf("udevadm settle: %v %s", err, out)
+		}
+		dir := filepath.Join("/sys/bus/usb/devices", d.Port)
+		fi, err := os.Stat(fmt.Sprintf("/dev/bus/usb/%03d/%03d", number(dir, "busnum"), number(dir, "devnum")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gid := fmt.Sprint(fi.Sys().(*syscall.Stat_t).Gid); gid != want {
+			t.Errorf("%s has group %s, want %s; mode %v", kind, gid, want, fi.Mode())
+		}
+		takeOut(t, g, "ruled", d)
+	}
+}
+
 // The rules name each ID once, and the class.
 func TestUdevRules(t *testing.T) {
 	text := usb.UdevRules([]reader.Driver{loopDriver, ccidDriver, loopDriver, idDriver{"net", nil}})

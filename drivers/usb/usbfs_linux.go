@@ -10,7 +10,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unicode/utf16"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -256,7 +255,18 @@ func (c *conn) submit(u *urb, kind, ep uint8, n int, flags uint32) error {
 	c.mu.Lock()
 	c.inFlight[key] = u // before the reaper can see it
 	c.mu.Unlock()
-	err := c.do(func(fd int) error { return ioctl(fd, ioSubmit, unsafe.Pointer(&u.kernel)) })
+	err := c.do(func(fd int) error {
+		err := ioctl(fd, ioSubmit, unsafe.Pointer(&u.kernel))
+		if err != unix.EBUSY {
+			return err
+		}
+		// Another program's reset took the interface from us, and gave it to a
+		// driver of the kernel's.
+		if err := c.claim(fd); err != nil {
+			return err
+		}
+		return ioctl(fd, ioSubmit, unsafe.Pointer(&u.kernel))
+	})
 	if err != nil {
 		c.mu.Lock()
 		_, ours := c.inFlight[key]
@@ -458,47 +468,6 @@ func (c *conn) Reset(ctx context.Context) error {
 
 // Descriptors is Conn's.
 func (c *conn) Descriptors() []byte { return c.desc }
-
-// stringTime bounds a request for a string descriptor.
-const stringTime = time.Second
-
-// String is Conn's.
-func (c *conn) String(i uint8) string {
-	if i == 0 {
-		return ""
-	}
-	c.strMu.Lock()
-	defer c.strMu.Unlock()
-	s, known := c.strings[i]
-	if known {
-		return s
-	}
-	if c.lang == 0 {
-		langs := c.stringDescriptor(0, 0)
-		if len(langs) == 0 {
-			return ""
-		}
-		c.lang = langs[0]
-	}
-	s = string(utf16.Decode(c.stringDescriptor(i, c.lang)))
-	c.strings[i] = s
-	return s
-}
-
-// stringDescriptor reads a string descriptor's 16-bit units (USB 2.0 §9.6.7).
-func (c *conn) stringDescriptor(i uint8, lang uint16) []uint16 {
-	var b [255]byte
-	n, err := c.Control(context.Background(), Setup{0x80, 0x06, 3<<8 | uint16(i), lang}, b[:], stringTime)
-	if err != nil || n < 2 || b[1] != 3 {
-		return nil
-	}
-	d := b[2:max(2, min(n, int(b[0])))]
-	units := make([]uint16, 0, len(d)/2)
-	for ; len(d) >= 2; d = d[2:] {
-		units = append(units, uint16(d[0])|uint16(d[1])<<8)
-	}
-	return units
-}
 
 // Close is Conn's. Transfers under way end with ErrGone; the kernel's driver
 // that had the interface gets it back.

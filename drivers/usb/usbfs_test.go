@@ -537,3 +537,38 @@ func openFiles() (all []string) {
 	slices.Sort(all)
 	return all
 }
+
+// A driver of the kernel's is taken off the interface, and gets it back.
+func TestUSBKernelDriver(t *testing.T) {
+	g := machine.NeedGuest(t)
+	_, h := watch(t, idDriver{"keyboard", []reader.ID{{Vendor: 0x0627, Product: 0x0001}}})
+	if err := machine.Plug(t.Context(), g, "keyboard", "kbd"); err != nil {
+		t.Fatal(err)
+	}
+	d := h.next(t)
+	defer takeOut(t, g, "kbd", d)
+	link := filepath.Join("/sys/bus/usb/devices", d.Port, d.Port+":1.0", "driver")
+	driver := func(want string) {
+		t.Helper()
+		var got string
+		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			l, _ := os.Readlink(link)
+			if got = filepath.Base(l); got == want {
+				return
+			}
+		}
+		t.Fatalf("the interface's driver is %q, want %q", got, want)
+	}
+	driver("usbhid")
+	c, err := usb.Open(t.Context(), d, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	driver("usbfs")
+	// GET_REPORT goes to the keyboard (HID 1.11 §7.2.1).
+	if n, err := c.Control(t.Context(), usb.Setup{RequestType: 0xA1, Request: 1, Value: 1 << 8}, make([]byte, 8), patience); n != 8 || err != nil {
+		t.Errorf("GET_REPORT: %d bytes, %v", n, err)
+	}
+	c.Close()
+	driver("usbhid")
+}
