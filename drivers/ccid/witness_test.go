@@ -125,20 +125,27 @@ func witnessCases() []witnessCase {
 
 func TestWitnessLibccid(t *testing.T) {
 	machine.NeedGuest(t)
-	srv, err := pcscd.Start(t.Context(), t.TempDir(), "", pcscd.Debug())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer srv.Close()
 	for _, c := range witnessCases() {
 		t.Run(c.name, func(t *testing.T) {
-			cfg := as(c.cfg, 0x04E6, 0x5116, 0x0610) // IDs that libccid knows, without a quirk
-			e := NewEmulator(cfg)
+			e := NewEmulator(as(c.cfg, 0x04E6, 0x5116, 0x0610)) // IDs that libccid knows, without a quirk
+			defer e.Unplug()
 			e.Contact(0).Insert(&testCard{atr: c.atr})
-			mark := len(srv.Log())
+			port, err := usbip.Plug(e, usbip.Full)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer port.Unplug()
+			// Each has a pcscd of its own, which ends before the reader leaves:
+			// pcscd 1.9.9 now and then does not get over an unplugged reader.
+			srv, err := pcscd.Start(t.Context(), t.TempDir(), "", pcscd.Debug())
+			if err != nil {
+				t.Fatal(err)
+			}
 			defer func() {
+				srv.Kill()
+				srv.Close()
 				if t.Failed() {
-					said := srv.Log()[mark:]
+					said := srv.Log()
 					if len(said) > 12000 {
 						said = said[:6000] + "\n…\n" + said[len(said)-6000:]
 					}
@@ -146,7 +153,6 @@ func TestWitnessLibccid(t *testing.T) {
 				}
 			}()
 			witness(t, srv, e, c.protocol, c.exchanges)
-			e.Unplug()
 		})
 	}
 }
@@ -181,16 +187,6 @@ func witness(t *testing.T, srv *pcscd.Server, e *Emulator, protocol string, exch
 	defer cmd.Wait()
 	defer in.Close()
 	l := &libccid{t, in, bufio.NewReaderSize(out, 1<<18)}
-	port, err := usbip.Plug(e, usbip.Full)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		port.Unplug()
-		for end := time.Now().Add(10 * time.Second); strings.HasPrefix(l.say("list"), "ok ") && time.Now().Before(end); {
-			time.Sleep(50 * time.Millisecond) // until pcscd knows
-		}
-	}()
 	name := ""
 	for end := time.Now().Add(20 * time.Second); name == ""; time.Sleep(20 * time.Millisecond) {
 		list := l.say("list")
