@@ -227,7 +227,10 @@ func (w *Watcher) arrive(name string, number deviceNumber) {
 	}
 	if id.Model == "" || id.Class != 0 {
 		if s := readAttr(dir, "product"); s != "" {
-			id.Model = strings.TrimSpace(readAttr(dir, "manufacturer") + " " + s)
+			id.Model = s
+			if maker := readAttr(dir, "manufacturer"); !strings.HasPrefix(s, maker) {
+				id.Model = maker + " " + s
+			}
 		}
 	}
 	n.device = reader.Device{

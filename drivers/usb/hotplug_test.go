@@ -179,7 +179,7 @@ func TestUSBHotplugClass(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := h.next(t)
-		if d.Driver != "ccid" || d.ID.Vendor != 0x08E6 || d.ID.Product != 0x4433 || d.ID.Model != "QEMU QEMU USB CCID" {
+		if d.Driver != "ccid" || d.ID.Vendor != 0x08E6 || d.ID.Product != 0x4433 || d.ID.Model != "QEMU USB CCID" {
 			t.Errorf("announced %+v", d)
 		}
 		c, err := usb.Open(ctx, d, 0)
