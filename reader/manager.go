@@ -176,6 +176,11 @@ func (m *Manager) Announce(dev Device) error {
 	}
 	u.ctx, u.cancel = context.WithCancel(m.ctx)
 	before := m.units[id] // may still be closing its device
+	if before != nil {
+		if bays := before.takeBays(); len(bays) > 0 {
+			m.spawn(func() { m.tellLeft(bays) })
+		}
+	}
 	m.units[id] = u
 	for range max(1, dev.Slots) {
 		m.addBay(u, id)
@@ -329,6 +334,12 @@ func (u *unit) failed(err error) {
 func (u *unit) begin(id string, r Reader) {
 	m, slots := u.manager, r.Slots()
 	m.mu.Lock()
+	select {
+	case <-u.gone: // and another may have its numbers
+		m.mu.Unlock()
+		return
+	default:
+	}
 	u.reader = r
 	if i, ok := r.(Identifier); ok {
 		model, more := i.Identify()
@@ -341,8 +352,9 @@ func (u *unit) begin(id string, r Reader) {
 	}
 	surplus := u.bays[len(slots):]
 	u.bays = u.bays[:len(slots):len(slots)]
+	m.remove(surplus)
 	m.mu.Unlock()
-	u.remove(surplus)
+	m.tellLeft(surplus)
 	for i, b := range u.list() {
 		// Apart, as a slot may take its time: its siblings work meanwhile, and
 		// the reader may leave.
@@ -363,16 +375,23 @@ func (u *unit) list() []*Bay {
 // dropBays takes the directories away; who waits in them gets ErrGone at once.
 func (u *unit) dropBays() {
 	u.manager.mu.Lock()
-	bays := u.bays
-	u.bays = nil
+	bays := u.takeBays()
 	u.manager.mu.Unlock()
-	u.remove(bays)
+	u.manager.tellLeft(bays)
 	u.cancel()
 }
 
-func (u *unit) remove(bays []*Bay) {
-	m := u.manager
-	m.mu.Lock()
+// takeBays takes the bays out of the tree, with the manager's mu held: before
+// another reader can have their numbers, the events say that these have left.
+func (u *unit) takeBays() []*Bay {
+	bays := u.bays
+	u.bays = nil
+	u.manager.remove(bays)
+	return bays
+}
+
+// remove is called with mu held, and tellLeft after it.
+func (m *Manager) remove(bays []*Bay) {
 	for _, b := range bays {
 		if m.bays[b.number] == b {
 			delete(m.bays, b.number)
@@ -380,14 +399,19 @@ func (u *unit) remove(bays []*Bay) {
 		if m.names[b.name] == b {
 			delete(m.names, b.name)
 		}
+		b.leave()
 	}
+}
+
+func (m *Manager) tellLeft(bays []*Bay) {
+	m.mu.Lock()
 	onLeave := m.onLeave
 	m.mu.Unlock()
+	if onLeave == nil {
+		return
+	}
 	for _, b := range bays {
-		b.leave()
-		if onLeave != nil {
-			onLeave(b)
-		}
+		onLeave(b)
 	}
 }
 
@@ -403,13 +427,15 @@ func (u *unit) depart(id string) {
 	close(u.closed)
 }
 
-// Detach makes the reader that has slot number leave. It does not wait for it.
+// Detach makes the reader that has slot number leave: its directories and names
+// are free when Detach returns. It does not wait for the device.
 func (m *Manager) Detach(number int) error {
 	b := m.Bay(number)
 	if b == nil {
 		return fmt.Errorf("no reader %d: %w", number, ErrInvalid)
 	}
 	b.unit.left()
+	b.unit.dropBays()
 	return nil
 }
 

@@ -236,6 +236,40 @@ func TestReplugAtOnce(t *testing.T) {
 	})
 }
 
+// "A reader that comes back takes its old number again": also where the manager
+// had no time yet to see it leave; and its events tell in order what happened.
+func TestReplugUnseen(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		first := newFakeReader(newFakeSlot(t))
+		old := r.plugReader(Device{}, first)
+		synctest.Wait()
+		events := r.Follow()
+		defer events.Close()
+		first.unplug()
+		again := r.plugReader(Device{}, newFakeReader(newFakeSlot(t)))
+		if again.Number() != old.Number() {
+			t.Errorf("number %d, had %d before", again.Number(), old.Number())
+		}
+		synctest.Wait()
+		if r.numbers() != "0" {
+			t.Errorf("numbers: %s", r.numbers())
+		}
+		var got []What
+		for len(got) == 0 || got[len(got)-1] != Ready || len(got) < 4 {
+			e, _, err := events.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.What == Arrived || e.What == Left || e.What == Ready {
+				got = append(got, e.What)
+			}
+		}
+		if want := []What{Arrived, Ready, Left, Arrived, Ready}; !slices.Equal(got, want) && !slices.Equal(got, want[1:]) {
+			t.Errorf("events %v", got)
+		}
+	})
+}
+
 // The same again, and the second leaves before the first let go.
 func TestReplugAndLeaveWhileClosing(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
