@@ -82,7 +82,6 @@ type ccidSlot interface {
 	reader.ParamSetter
 	reader.ProtocolSelector
 	reader.RateLimiter
-	reader.Ejector
 	reader.Escaper
 	reader.PINPad
 }
