@@ -94,10 +94,17 @@ func (e *Emulator) Observe(f func(Record)) {
 
 // Unplug ends every transfer with reader.ErrGone, now and later.
 func (e *Emulator) Unplug() {
-	e.mu.Lock() // whoever starts work holds it
+	e.mu.Lock()
 	e.stop()
 	e.mu.Unlock()
 	e.work.Wait()
+}
+
+// spawn starts work that Unplug waits for. e.mu is held.
+func (e *Emulator) spawn(f func()) {
+	if e.ctx.Err() == nil {
+		e.work.Go(f)
+	}
 }
 
 // Gone is closed by Unplug.
@@ -295,6 +302,9 @@ func (e *Emulator) Control(ctx context.Context, s usb.Setup, data []byte, timeou
 		n, err = e.class(ctx, s, data, timeout)
 	default:
 		n, err = e.standard(s, data)
+	}
+	if err != nil && e.ctx.Err() != nil {
+		err = reader.ErrGone
 	}
 	e.mu.Lock()
 	if s.RequestType&0x60 == 0x20 {

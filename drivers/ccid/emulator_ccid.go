@@ -112,7 +112,7 @@ func (e *Emulator) message(m []byte) {
 	s.busy = true
 	ctx, cancel := context.WithCancel(e.ctx)
 	s.cancel = cancel
-	e.work.Go(func() {
+	e.spawn(func() {
 		defer cancel()
 		s.serve(ctx, op, m)
 	})
@@ -257,7 +257,7 @@ func (s *emuSlot) tryAbort(m []byte) {
 	}
 	answer := s.e.build(m, s.icc(), emuReply{})
 	if f := s.e.fault(0, m); f != nil {
-		s.e.work.Go(func() { s.e.spoil(f, answer) })
+		s.e.spawn(func() { s.e.spoil(f, answer) })
 		return
 	}
 	s.e.in = append(s.e.in, transfer{data: answer})

@@ -151,7 +151,9 @@ func (e *Emulator) start(f func(context.Context) []byte, done func([]byte)) {
 	op := c.op
 	ctx, cancel := context.WithCancel(e.ctx)
 	c.busy, c.cancel = true, cancel
-	e.work.Go(func() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.spawn(func() {
 		defer cancel()
 		s := e.slots[0]
 		s.run.Lock()
