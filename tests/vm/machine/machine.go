@@ -48,9 +48,10 @@ type Config struct {
 	TTY bool
 	// Devices to plug in before the kernel starts, by kind (see Kinds).
 	Devices []string
-	Memory  int  // MiB; 0 means 512
-	NoUdev  bool // without udevd: uevents come from the kernel only
-	XHCI    bool // an xHCI controller too
+	Memory  int           // MiB; 0 means 512
+	NoUdev  bool          // without udevd: uevents come from the kernel only
+	XHCI    bool          // an xHCI controller too
+	Timeout time.Duration // of RunSelf; 0 means 5 minutes
 	// Console gets what the kernel prints. Nil: it is kept and shown with the
 	// error when the machine fails.
 	Console io.Writer

@@ -20,13 +20,17 @@ func RunSelf(t *testing.T, pattern string, c Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Command = []string{self, "-test.run=" + pattern, "-test.v", "-test.timeout=5m"}
+	limit := c.Timeout
+	if limit == 0 {
+		limit = 5 * time.Minute
+	}
+	c.Command = []string{self, "-test.run=" + pattern, "-test.v", "-test.timeout=" + limit.String()}
 	if testing.Short() {
 		c.Command = append(c.Command, "-test.short")
 	}
 	var out lockedBuffer
 	c.Stdout, c.Stderr = &out, &out
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit+time.Minute)
 	defer cancel()
 	begin := time.Now()
 	m, err := Start(ctx, c)

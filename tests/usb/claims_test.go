@@ -1,0 +1,109 @@
+package usb
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/tests/pcscd"
+	"github.com/cardfs/cardfs/tests/vm/machine"
+)
+
+// Two want the same reader: the second says who has it, and gets it once the
+// first has let go and it is told to look again.
+func TestGuestClaims(t *testing.T) {
+	g := machine.NeedGuest(t)
+	plug(t, g, "r1")
+
+	// Two daemons.
+	first := mount(t, nil)
+	first.works()
+	second := mount(t, nil)
+	second.refused(fmt.Sprintf("cardfs (pid %d)", first.cmd.Process.Pid))
+	first.works()
+	first.stop()
+	second.ctl("rescan")
+	second.works()
+
+	// pcscd with libccid comes second: it gets nothing, and disturbs nothing.
+	srv := startPcscd(t)
+	wait(t, srv, "LIBUSB_ERROR_BUSY")
+	second.works()
+	for line := range strings.Lines(srv.Log()) {
+		if strings.Contains(line, "LIBUSB_ERROR_BUSY") {
+			t.Logf("pcscd with libccid, coming second: %s", strings.TrimSpace(line))
+		}
+	}
+	second.stop()
+
+	// pcscd first.
+	if err := srv.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, srv, "Card ATR: "+cardATR)
+	third := mount(t, nil)
+	third.refused(fmt.Sprintf("pcscd (pid %d)", srv.Pid()))
+	if err := srv.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	third.ctl("rescan")
+	third.works()
+}
+
+// startPcscd starts pcscd with Debian's drivers, libccid among them.
+func startPcscd(t testing.TB) *pcscd.Server {
+	t.Helper()
+	srv, err := pcscd.Start(t.Context(), t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = srv.Close()
+		if t.Failed() && os.Getenv("CARDFS_BENCH") == "" { // a bound that is missed is not its fault
+			t.Logf("pcscd said:\n%s", tail(srv.Log(), 4000))
+		}
+	})
+	return srv
+}
+
+func wait(t testing.TB, srv *pcscd.Server, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := srv.WaitLog(ctx, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// works has the card answer.
+func (d *daemon) works() {
+	d.t.Helper()
+	got := ""
+	var err error
+	// A rescan announces the reader anew.
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if got, err = exchange(d.path("0/apdu"), selectPKI); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			d.t.Fatalf("the reader does not work: %v\n%s", err, d.show())
+		}
+	}
+	if got != "61 0D" {
+		d.t.Errorf("the card says %s, want 61 0D", got)
+	}
+}
+
+// refused wants the slot to have failed and its status to name who has it.
+func (d *daemon) refused(who string) {
+	d.t.Helper()
+	eventually(d.t, "the slot has failed", func() bool { return d.status("0", "state") == "failed" })
+	said := d.status("0", "error")
+	d.t.Logf("status: error %s", said)
+	if !strings.Contains(said, who) {
+		d.t.Errorf("the error does not name %s: %s", who, said)
+	}
+}

@@ -1,0 +1,370 @@
+package usb
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/cardfs/cardfs/tests/pcscd"
+	"github.com/cardfs/cardfs/tests/vm/machine"
+)
+
+// TestLimits measures cardfs against pcscd with libccid, on the same device of
+// the same machine, in turns.
+func TestLimits(t *testing.T) {
+	if os.Getenv("CARDFS_BENCH") == "" && !machine.Inside() {
+		t.Skip("takes minutes; make bench-vm (CARDFS_BENCH=1)")
+	}
+	machine.RunSelf(t, "^TestBench$", machine.Config{Timeout: 20 * time.Minute})
+}
+
+const (
+	rounds    = 7
+	exchanges = 100
+	idleTime  = 10 * time.Second
+)
+
+// subject is one of the two that are compared, while it has the device.
+type subject interface {
+	pid() int
+	// exchanges gives the times of n.
+	exchanges(n int) []float64
+	// firstAnswer returns when a command was answered by a reader that is about to
+	// be plugged in; armed is called when the client waits for it.
+	firstAnswer(armed func())
+	// noticed returns when an unplugging has reached those who wait and those who
+	// ask anew; armed is called when the client waits for it.
+	noticed(armed func())
+	stop()
+}
+
+func TestBench(t *testing.T) {
+	g := machine.NeedGuest(t)
+	sample := map[string][]float64{}
+	add := func(row, who string, v ...float64) { sample[row+who] = append(sample[row+who], v...) }
+	const (
+		apdu    = "one APDU"
+		first   = "plug → first APDU answered"
+		gone    = "unplug → known"
+		idle    = "transfers in 10 s, idle, card in"
+		wakeups = "context switches in 10 s, idle, card in"
+	)
+	for round := range rounds {
+		for _, s := range []struct {
+			name  string
+			start func() subject
+		}{{"cardfs", func() subject { return newFiles(t) }}, {"pcscd", func() subject { return newLibccid(t) }}} {
+			x := s.start()
+			if round == 0 {
+				// The reader's name, for pcscd's client.
+				plugNow(t, g)
+				x.firstAnswer(func() {})
+				unplug(t, g, "r1")
+				x.noticed(func() {})
+			}
+			var began time.Time
+			x.firstAnswer(func() { began = time.Now(); plugNow(t, g) })
+			add(first, s.name, float64(time.Since(began)))
+			add(apdu, s.name, x.exchanges(exchanges)...)
+			if round == 0 {
+				transfers, switches := idleness(t, x.pid())
+				add(idle, s.name, transfers)
+				add(wakeups, s.name, switches)
+			}
+			x.noticed(func() { began = time.Now(); unplug(t, g, "r1") })
+			add(gone, s.name, float64(time.Since(began)))
+			x.stop()
+		}
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "medians\tcardfs\tpcscd, libccid\tratio\tbound\t")
+	for _, row := range []struct {
+		name  string
+		bound float64
+	}{{apdu, 0.9}, {first, 0.5}, {gone, 0.5}} {
+		a, b := median(sample[row.name+"cardfs"]), median(sample[row.name+"pcscd"])
+		verdict := "met"
+		if a/b > row.bound {
+			verdict = "MISSED"
+			t.Errorf("%s: ratio %.2f, bound %.1f", row.name, a/b, row.bound)
+		}
+		fmt.Fprintf(w, "%s\t%v\t%v\t%.2f\t≤ %.1f\t%s\n", row.name, time.Duration(a).Round(time.Microsecond), time.Duration(b).Round(time.Microsecond), a/b, row.bound, verdict)
+	}
+	for _, name := range []string{idle, wakeups} {
+		a, b := median(sample[name+"cardfs"]), median(sample[name+"pcscd"])
+		verdict := "met"
+		if a > 0 {
+			verdict = "MISSED"
+			t.Errorf("%s: %v", name, a)
+		}
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t\t0\t%s\n", name, a, b, verdict)
+	}
+	w.Flush()
+	t.Logf("%d rounds, %d APDUs each\n%s", rounds, exchanges, b.String())
+}
+
+func plugNow(t testing.TB, g *machine.Guest) {
+	t.Helper()
+	if err := machine.Plug(t.Context(), g, "ccid", "r1"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+// times are what the clients of tests/bench/c print.
+func times(t testing.TB, out string) (ns []float64) {
+	t.Helper()
+	for line := range strings.Lines(out) {
+		v, err := strconv.ParseFloat(strings.TrimSpace(line), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ns = append(ns, v)
+	}
+	return ns
+}
+
+var selectHex = strings.ReplaceAll(selectPKI, " ", "")
+
+// files is cardfs, by its files.
+type files struct {
+	t    *testing.T
+	d    *daemon
+	next func(string) []string
+}
+
+func newFiles(t *testing.T) *files {
+	d := mount(t, nil)
+	return &files{t, d, d.follow()}
+}
+
+func (f *files) pid() int { return f.d.cmd.Process.Pid }
+func (f *files) stop()    { f.d.stop() }
+func (f *files) exchanges(n int) []float64 {
+	return times(f.t, run(f.t, nil, built("filebench"), "ioctl", strconv.Itoa(n), selectHex, f.d.path("0/apdu")))
+}
+
+func (f *files) firstAnswer(armed func()) {
+	f.t.Helper()
+	armed()
+	w := f.next("arrived")
+	for {
+		got, err := exchange(f.d.path(w[1]+"/apdu"), selectPKI)
+		if errors.Is(err, syscall.ENOMEDIUM) {
+			continue // powered, and the card was put in a moment later
+		}
+		if err != nil || got != "61 0D" {
+			f.t.Fatalf("first answer: %s, %v", got, err)
+		}
+		return
+	}
+}
+
+// noticed waits for a blocked read of the slot's events, and for a new command
+// on what was open.
+func (f *files) noticed(armed func()) {
+	f.t.Helper()
+	c, err := openChannel(f.d.path("0/apdu"))
+	if err != nil {
+		if errors.Is(err, syscall.ENOENT) {
+			return
+		}
+		f.t.Fatal(err)
+	}
+	defer c.close()
+	fd, err := syscall.Open(f.d.path("0/event"), syscall.O_RDONLY, 0)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	var waiting atomic.Bool
+	ended := make(chan error)
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			waiting.Store(true)
+			n, err := syscall.Read(fd, buf)
+			if err == nil && n > 0 || err == syscall.EINTR {
+				continue
+			}
+			ended <- err
+			return
+		}
+	}()
+	for !waiting.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	armed()
+	<-ended
+	if _, err := c.send(selectPKI); !isGone(err) {
+		f.t.Errorf("a new command after unplugging: %v", err)
+	}
+}
+
+// libccid is pcscd with libccid.
+type libccid struct {
+	t    *testing.T
+	srv  *pcscd.Server
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Reader
+	name string
+}
+
+// readerName is the same each time: libccid makes it of the device's strings.
+var readerName string
+
+func newLibccid(t *testing.T) *libccid {
+	srv := startPcscd(t)
+	l := &libccid{t: t, srv: srv, cmd: srv.Command(t.Context(), built("pcscsh"))}
+	in, err := l.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := l.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	l.in, l.out = in, bufio.NewReader(out)
+	return l
+}
+
+func (l *libccid) say(words ...string) string {
+	l.t.Helper()
+	if _, err := fmt.Fprintln(l.in, strings.Join(words, "\t")); err != nil {
+		l.t.Fatal(err)
+	}
+	line, err := l.out.ReadString('\n')
+	if err != nil {
+		l.t.Fatalf("%q: the client ended: %v", words, err)
+	}
+	return strings.TrimSpace(line)
+}
+
+func (l *libccid) pid() int { return l.srv.Pid() }
+
+func (l *libccid) stop() {
+	_ = l.in.Close()
+	_ = l.cmd.Wait()
+	if err := l.srv.Close(); err != nil {
+		l.t.Error(err)
+	}
+}
+
+func (l *libccid) exchanges(n int) []float64 {
+	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
+	defer cancel()
+	return times(l.t, output(l.t, l.srv.Command(ctx, built("scbench"), "", strconv.Itoa(n), selectHex), nil))
+}
+
+func (l *libccid) firstAnswer(armed func()) {
+	l.t.Helper()
+	if readerName == "" {
+		armed()
+		eventually(l.t, "pcscd has the reader", func() bool {
+			list, ok := strings.CutPrefix(l.say("list"), "ok ")
+			readerName = list
+			return ok && list != ""
+		})
+		armed = func() {}
+	}
+	armed()
+	// The client tries again at once, where it need not wait for pcscd to tell.
+	if got := l.say("work", readerName, selectHex); got != "ok 610D" {
+		l.t.Fatalf("first answer: %s\n%s", got, tail(l.srv.Log(), 2000))
+	}
+}
+
+// noticed waits until pcscd tells a client that waits in SCardGetStatusChange,
+// which is asked the whole time, so that a client that asks anew knows too.
+func (l *libccid) noticed(armed func()) {
+	l.t.Helper()
+	if list := l.say("list"); !strings.HasPrefix(list, "ok ") || list == "ok" {
+		return
+	}
+	watch := l.srv.Command(l.t.Context(), built("scbench"), readerName, "watch")
+	out, err := watch.StdoutPipe()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := watch.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	in := bufio.NewScanner(out)
+	in.Scan() // as it is
+	armed()
+	for in.Scan() && !strings.HasPrefix(in.Text(), "0 ") {
+	}
+	_ = watch.Process.Kill()
+	_ = watch.Wait()
+}
+
+// idleness counts, with a card in that nobody uses, the transfers that usbmon
+// sees, root hubs aside, and the context switches of all threads.
+func idleness(t testing.TB, pid int) (transfers, switches float64) {
+	t.Helper()
+	// An open that has just ended may leave something to do.
+	time.Sleep(time.Second)
+	mon, err := os.OpenFile("/sys/kernel/debug/usb/usbmon/0u", os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mon.Close()
+	before := contextSwitches(t, pid)
+	time.Sleep(idleTime)
+	switches = contextSwitches(t, pid) - before
+	buf := make([]byte, 64<<10)
+	n, _ := syscall.Read(int(mon.Fd()), buf)
+	for line := range strings.Lines(string(buf[:max(n, 0)])) {
+		// Linux Documentation/usb/usbmon.rst: tag, time, type, "Ii:BUS:DEVICE:ENDPOINT".
+		f := strings.Fields(line)
+		if len(f) < 4 || strings.Split(f[3], ":")[2] == "001" {
+			continue
+		}
+		t.Log("usbmon: ", strings.TrimSpace(line))
+		transfers++
+	}
+	return transfers, switches
+}
+
+func contextSwitches(t testing.TB, pid int) (n float64) {
+	t.Helper()
+	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	for _, name := range names {
+		b, _ := os.ReadFile(name)
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) == 2 && strings.HasSuffix(f[0], "voluntary_ctxt_switches:") && !strings.HasPrefix(f[0], "non") {
+				v, err := strconv.ParseFloat(f[1], 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n += v
+			}
+		}
+	}
+	return n
+}

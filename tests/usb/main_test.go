@@ -1,0 +1,421 @@
+// Package usb tests the real program on real USB, in a virtual machine: readers
+// and a card that QEMU emulates, our own emulators as USB devices, pcscd and
+// libccid beside them, udev's permissions, and the limits.
+//
+//	go test ./tests/usb                                  ten cycles of plugging
+//	CARDFS_SOAK=100 go test -timeout 30m ./tests/usb     a hundred
+//	CARDFS_BENCH=1 go test -v -run Limits ./tests/usb    the table (make bench-vm)
+//
+// Each test of the host boots a machine and runs tests of this binary in it; the
+// program under test is a process of its own there.
+package usb
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/vm/machine"
+)
+
+// envBuilt is the host's path of what the host's side has built.
+const envBuilt = "CARDFS_TEST_USB"
+
+func TestMain(m *testing.M) {
+	if machine.Inside() {
+		os.Exit(m.Run())
+	}
+	// For a user of the machine who is not root, too.
+	dir, err := os.MkdirTemp("", "cardfs-usb-")
+	if err == nil {
+		err = errors.Join(os.Chmod(dir, 0o755), build(context.Background(), dir), os.Setenv(envBuilt, dir))
+	}
+	code := 1
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	} else {
+		code = m.Run()
+	}
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func build(ctx context.Context, dir string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(dir, "cardfs"), "./cmd/cardfs")
+	cmd.Dir, cmd.Env = cc.Root(), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	var ifd []string
+	for _, name := range []string{"ifd", "card", "slots", "events", "find", "file"} {
+		ifd = append(ifd, "ctapi/clib/"+name+".c")
+	}
+	for name, t := range map[string]cc.Target{
+		"libifdcardfs.so": {Sources: ifd, Shared: true, Flags: []string{"-U_GNU_SOURCE", "-fvisibility=hidden", "-Wl,-z,defs,-z,nodelete"}},
+		"pcscsh":          {Sources: []string{"tests/ifd/testdata/pcscsh.c"}, Packages: []string{"libpcsclite"}},
+		"scbench":         {Sources: []string{"tests/bench/c/scbench.c"}, Packages: []string{"libpcsclite"}},
+		"filebench":       {Sources: []string{"tests/bench/c/filebench.c"}, Include: []string{"ctapi/clib"}},
+	} {
+		if err := cc.Build(ctx, filepath.Join(dir, name), t); err != nil {
+			return err
+		}
+	}
+	db, err := machine.CardDB(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range certificates {
+		der, err := exec.CommandContext(ctx, "certutil", "-L", "-d", "sql:"+db, "-n", name, "-r").Output()
+		if err != nil {
+			return fmt.Errorf("certutil -L -n %s: %w", name, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), der, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// The certificates in the database of the emulated card, in the order of its
+// applets A0 00 00 00 79 01 00, 01, 02.
+var certificates = [...]string{"cert1", "cert2", "cert3"}
+
+// onHost is where the machine sees a file of the host.
+func onHost(name string) string { return "/run/host" + name }
+
+// built is a file that TestMain made.
+func built(name string) string { return onHost(filepath.Join(os.Getenv(envBuilt), name)) }
+
+// TestInMachine runs every TestGuest in one machine, or those that CARDFS_VM_RUN
+// matches.
+func TestInMachine(t *testing.T) {
+	machine.RunSelf(t, cmp.Or(os.Getenv("CARDFS_VM_RUN"), "^TestGuest"), machine.Config{Timeout: 15 * time.Minute})
+}
+
+// patience is how long anything may take that should take no time: the machine
+// is slow, and the host may be busy.
+const patience = time.Minute
+
+// soak is how many cycles a test does: few, or what CARDFS_SOAK says.
+func soak(t *testing.T, few int) int {
+	s := os.Getenv("CARDFS_SOAK")
+	if s == "" {
+		return few
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n <= 0 {
+		t.Fatalf("CARDFS_SOAK=%s: a number is wanted", s)
+	}
+	// Of tests/soak's cycles a minute holds thousands, of these a dozen or two.
+	return min(n, 100)
+}
+
+// log is what a process has said.
+type log struct {
+	mu   sync.Mutex
+	b    bytes.Buffer
+	more chan struct{}
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.more != nil {
+		close(l.more)
+		l.more = nil
+	}
+	return l.b.Write(p)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// wait waits until text was said.
+func (l *log) wait(ctx context.Context, text string) error {
+	for {
+		l.mu.Lock()
+		found := bytes.Contains(l.b.Bytes(), []byte(text))
+		if l.more == nil {
+			l.more = make(chan struct{})
+		}
+		more := l.more
+		l.mu.Unlock()
+		if found {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return fmt.Errorf("nobody said %q: %w", text, ctx.Err())
+		}
+	}
+}
+
+// daemon is a running `cardfs mount`.
+type daemon struct {
+	t   testing.TB
+	dir string
+	cmd *exec.Cmd
+	log log
+}
+
+// mount starts the program at a directory of its own. as, if not nil, is who
+// runs it.
+func mount(t testing.TB, as *syscall.Credential, args ...string) *daemon {
+	t.Helper()
+	parent, err := os.MkdirTemp("/tmp", "usb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{t: t, dir: filepath.Join(parent, "cards")}
+	if err := errors.Join(os.Chmod(parent, 0o755), os.Mkdir(d.dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if as != nil {
+		if err := os.Chown(d.dir, int(as.Uid), int(as.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.cmd = exec.Command(built("cardfs"), append(append([]string{"mount"}, args...), d.dir)...)
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Setpgid: true}
+	d.cmd.Dir = "/"
+	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		d.stop()
+		if t.Failed() {
+			t.Logf("%s said:\n%s", d.cmd, tail(d.log.String(), 4000))
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := d.log.wait(ctx, "mounted at"); err != nil {
+		t.Fatalf("%v\n%s", err, d.log.String())
+	}
+	return d
+}
+
+// stop ends the daemon, which must succeed.
+func (d *daemon) stop() {
+	d.t.Helper()
+	if d.cmd.ProcessState != nil {
+		return
+	}
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	kill := time.AfterFunc(patience, func() { _ = d.cmd.Process.Kill() })
+	defer kill.Stop()
+	if err := d.cmd.Wait(); err != nil {
+		d.t.Errorf("cardfs: %v", err)
+	}
+}
+
+func (d *daemon) path(name string) string { return filepath.Join(d.dir, name) }
+
+func (d *daemon) read(name string) string {
+	d.t.Helper()
+	b, err := os.ReadFile(d.path(name))
+	if err != nil {
+		d.t.Error(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func (d *daemon) ctl(line string) {
+	d.t.Helper()
+	if err := os.WriteFile(d.path("ctl"), []byte(line+"\n"), 0); err != nil {
+		d.t.Errorf("%s > ctl: %v", line, err)
+	}
+}
+
+// follow gives the events of all slots; next waits for the next that is what,
+// and returns its words: number, slot, what, key=value.
+func (d *daemon) follow() (next func(what string) []string) {
+	d.t.Helper()
+	// cat: killed, it ends, and it blocks no thread of ours.
+	cmd := exec.Command("cat", d.path("event"))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	in := bufio.NewScanner(out)
+	return func(what string) []string {
+		d.t.Helper()
+		late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+		defer late.Stop()
+		var seen []string
+		for in.Scan() {
+			seen = append(seen, in.Text())
+			if w := strings.Fields(in.Text()); len(w) > 2 && w[2] == what {
+				return w
+			}
+		}
+		d.t.Fatalf("no event %q, only %q", what, seen)
+		return nil
+	}
+}
+
+// status gives the value of a line of a slot's status.
+func (d *daemon) status(slot, key string) string {
+	d.t.Helper()
+	for line := range strings.Lines(d.read(slot + "/status")) {
+		if k, v, _ := strings.Cut(strings.TrimSpace(line), " "); k == key {
+			return v
+		}
+	}
+	return ""
+}
+
+// eventually waits for a state that comes without a sign.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
+// channel is an open exchange file.
+type channel struct {
+	fd  int
+	buf []byte
+	got []byte
+}
+
+func openChannel(name string) (*channel, error) {
+	for {
+		fd, err := syscall.Open(name, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+		if err == nil {
+			return &channel{fd: fd, buf: make([]byte, 4096)}, nil
+		}
+		if err != syscall.EINTR { // of the Go runtime's own signals
+			return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		}
+	}
+}
+
+func (c *channel) close() { _ = syscall.Close(c.fd) }
+
+// send writes a line of hex and reads the line of the answer.
+func (c *channel) send(command string) (string, error) {
+	if _, err := io.WriteString(c, command+"\n"); err != nil {
+		return "", err
+	}
+	for {
+		if line, rest, ok := bytes.Cut(c.got, []byte("\n")); ok {
+			c.got = bytes.Clone(rest)
+			return string(line), nil
+		}
+		n, err := syscall.Read(c.fd, c.buf)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if n == 0 {
+			return "", io.ErrUnexpectedEOF
+		}
+		c.got = append(c.got, c.buf[:n]...)
+	}
+}
+
+func (c *channel) Write(p []byte) (int, error) { return syscall.Write(c.fd, p) }
+
+// exchange is openChannel, send and close.
+func exchange(name, command string) (string, error) {
+	c, err := openChannel(name)
+	if err != nil {
+		return "", err
+	}
+	defer c.close()
+	return c.send(command)
+}
+
+func run(t testing.TB, stdin []byte, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	return output(t, exec.CommandContext(ctx, name, args...), stdin)
+}
+
+func output(t testing.TB, cmd *exec.Cmd, stdin []byte) string {
+	t.Helper()
+	var stderr strings.Builder
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(stdin), &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s\n%s", cmd, err, out, stderr.String())
+	}
+	return string(out)
+}
+
+// shell is a script with arguments; its context ends a script that hangs.
+func shell(t testing.TB, script string, args ...string) *exec.Cmd {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", script, "sh"}, args...)...)
+	cmd.Dir = "/"
+	return cmd
+}
+
+func tail(s string, n int) string { return s[max(0, len(s)-n):] }
+
+// The emulated card: libcacard's CAC.
+const (
+	cardATR   = "3B 7A 18 00 00 73 66 74 65 20 63 64 31 34 34"
+	selectPKI = "00A40400 07 A0000000790100" // answered 61 0D
+)
+
+// plug plugs in QEMU's reader with the card; it is taken out after the test.
+func plug(t testing.TB, g *machine.Guest, id string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := machine.Plug(ctx, g, "ccid", id); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_ = machine.Unplug(ctx, g, id) // where it is still there
+	})
+}
+
+func unplug(t testing.TB, g *machine.Guest, id string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := machine.Unplug(ctx, g, id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// isGone tells whether err is what a reader that left answers.
+func isGone(err error) bool { return errors.Is(err, syscall.ENODEV) }
