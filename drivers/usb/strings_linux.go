@@ -2,6 +2,9 @@ package usb
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 	"unicode/utf16"
 )
@@ -20,6 +23,10 @@ func (c *conn) String(i uint8) string {
 	if known {
 		return s
 	}
+	if s := c.sysfsString(i); s != "" {
+		c.strings[i] = s
+		return s
+	}
 	if c.lang == 0 {
 		langs := c.stringDescriptor(0, 0)
 		if len(langs) == 0 {
@@ -30,6 +37,21 @@ func (c *conn) String(i uint8) string {
 	s = string(utf16.Decode(c.stringDescriptor(i, c.lang)))
 	c.strings[i] = s
 	return s
+}
+
+// sysfsString is what the kernel read when the device came: asking again costs
+// milliseconds between plugging and the first APDU.
+func (c *conn) sysfsString(i uint8) string {
+	for at, name := range map[int]string{14: "manufacturer", 15: "product", 16: "serial"} { // USB 2.0 table 9-8
+		if c.desc[at] != i {
+			continue
+		}
+		if dir, ok := sysfsDir(c.file.Name()); ok {
+			b, _ := os.ReadFile(filepath.Join(dir, name))
+			return strings.TrimSuffix(string(b), "\n")
+		}
+	}
+	return ""
 }
 
 // stringDescriptor reads a string descriptor's 16-bit units (USB 2.0 §9.6.7).
