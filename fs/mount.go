@@ -51,7 +51,7 @@ const fsType = "cardfs"
 // Mount shows m's readers at dir. A stale mount that a killed daemon left there
 // is replaced. Errors say what to do.
 func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
-	dir, err := filepath.Abs(dir)
+	dir, err := resolve(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +104,22 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 		close(s.done)
 	}()
 	return s, nil
+}
+
+// resolve is dir by the name that the mount table gives it: absolute, and without
+// symbolic links. The kernel finds it, as an O_PATH open asks nothing of a mount
+// there, which may be dead. Where there is no dir it only becomes absolute.
+func resolve(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return dir, nil // usable has the words for it
+	}
+	defer unix.Close(fd)
+	return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 }
 
 // usable says what stands in the way of mounting at dir, and removes a stale
