@@ -353,6 +353,10 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 			return 0, toErrno(err)
 		}
 	}
+	if c.unread() >= maxAnswers { // this one may not fit and have to wait, too
+		c.mu.Unlock()
+		return 0, syscall.ENOBUFS
+	}
 	c.busy = true
 	c.mu.Unlock()
 
@@ -366,6 +370,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 	if err == nil && !fits {
 		// The command is done: its answer waits for read(2).
 		c.answers = append(c.answers, answer{data: data})
+		c.touch()
 	}
 	if len(c.queue) > 0 {
 		go c.send()

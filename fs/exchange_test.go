@@ -435,6 +435,34 @@ func TestIoctlOverflow(t *testing.T) {
 	})
 }
 
+// "A channel holds at most 64 unread answers": those that did not fit an ioctl
+// are among them.
+func TestIoctlOverflowIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, &fakeCard{}, rdwr)
+		short := func() syscall.Errno {
+			in, out := ioctlBuffers("00A40000", 8)
+			_, errno := c.Ioctl(bg, exchangeRequest(8), 0, in, out)
+			return errno
+		}
+		for range maxAnswers {
+			if errno := short(); errno != 0 {
+				t.Fatal(errno)
+			}
+		}
+		if errno := short(); errno != syscall.ENOBUFS {
+			t.Errorf("the 65th: %v", errno)
+		}
+		if n := len(strings.Fields(c.card.commands())); n != maxAnswers {
+			t.Errorf("%d commands were sent", n)
+		}
+		c.read(len("00 A4 00 00 90 00\n"))
+		if errno := short(); errno != 0 {
+			t.Errorf("after one was read: %v", errno)
+		}
+	})
+}
+
 func TestIoctlRefused(t *testing.T) {
 	in, out := ioctlBuffers("00A40000", 64)
 	lying := bytes.Clone(in)
