@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"syscall"
 	"time"
@@ -257,9 +258,13 @@ func (s *Server) Close(patience time.Duration) error {
 // logWriter carries go-fuse's lines to slog.
 type logWriter struct{ log *slog.Logger }
 
+// written is the beginning of what a program wrote, as go-fuse shows it: it may
+// be a PIN.
+var written = regexp.MustCompile(`^(rx \d+: (?:WRITE|IOCTL) [^"]*)"(?:[^"\\]|\\.)*"`)
+
 func (w logWriter) Write(p []byte) (int, error) {
 	if w.log != nil {
-		w.log.Debug("fuse", "line", string(p))
+		w.log.Debug("fuse", "line", string(written.ReplaceAll(p, []byte("$1 [masked]"))))
 	}
 	return len(p), nil
 }
