@@ -117,7 +117,7 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	if b == nil {
 		return nil, syscall.ENOENT
 	}
-	d := newSlotDir(r.mount, b)
+	d := &slotDir{mount: r.mount, bay: b}
 	d.attr(&out.Attr)
 	return r.NewInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: b.Serial() << 8}), 0
 }

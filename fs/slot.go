@@ -19,15 +19,10 @@ type slotDir struct {
 	fixedDir
 	mount *mount
 	bay   *reader.Bay
-	since time.Time
-}
-
-func newSlotDir(m *mount, b *reader.Bay) *slotDir {
-	return &slotDir{mount: m, bay: b, since: time.Now()}
 }
 
 func (d *slotDir) attr(out *fuse.Attr) {
-	d.mount.attr(out, syscall.S_IFDIR|d.mount.dirMode(), 0, d.since)
+	d.mount.attr(out, syscall.S_IFDIR|d.mount.dirMode(), 0, d.bay.Since())
 }
 
 func (d *slotDir) gone() bool {
@@ -50,7 +45,7 @@ func (d *slotDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (
 	}
 	for i := range slotFiles {
 		if s := &slotFiles[i]; s.name == name && s.fits(d.bay) {
-			f := &file{mount: d.mount, bay: d.bay, spec: s, since: d.since}
+			f := &file{mount: d.mount, bay: d.bay, spec: s}
 			f.attr(&out.Attr)
 			out.SetEntryTimeout(time.Hour)
 			return d.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: d.ino(i)}), 0
@@ -115,7 +110,6 @@ type file struct {
 	mount   *mount
 	bay     *reader.Bay // nil at the top
 	spec    *spec
-	since   time.Time
 	locks   advisory
 	orphans atomic.Int32
 }
@@ -137,9 +131,9 @@ func (f *file) attr(out *fuse.Attr) {
 	case f.spec.ownWrite:
 		mode &^= 0o022
 	}
-	since := f.since
-	if since.IsZero() {
-		since = f.mount.started
+	since := f.mount.started
+	if f.bay != nil {
+		since = f.bay.Since()
 	}
 	f.mount.attr(out, syscall.S_IFREG|mode, f.spec.size, since)
 }

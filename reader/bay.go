@@ -33,6 +33,7 @@ type Bay struct {
 	serial  uint64 // no two bays of a Manager share it, as they may share a number
 	index   int    // of the slot in its reader
 	name    string // below by-id
+	since   time.Time
 	log     *slog.Logger
 
 	ctx    context.Context // ends when the reader left
@@ -83,6 +84,7 @@ func newBay(m *Manager, u *unit, number, index int) *Bay {
 	b := &Bay{
 		manager: m, unit: u, number: number, index: index,
 		name:    lastingName(u.dev, index),
+		since:   time.Now(),
 		log:     m.log.With("slot", number, "driver", u.dev.Driver),
 		turn:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
@@ -99,6 +101,9 @@ func (b *Bay) Number() int { return b.number }
 
 // Serial is different for every bay that there ever was, from 1 on.
 func (b *Bay) Serial() uint64 { return b.serial }
+
+// Since is when the device was announced.
+func (b *Bay) Since() time.Time { return b.since }
 
 // Done is closed when the reader left.
 func (b *Bay) Done() <-chan struct{} { return b.ctx.Done() }
