@@ -53,6 +53,7 @@ static void take(struct cf_slot *s, const struct cf_view *v)
 {
 	s->number = v->number;
 	s->foreign = v->foreign;
+	s->missed = 0;
 	if (v->state != CF_AWAY)
 		s->siblings = v->siblings;
 	set_state(s, v->state);
@@ -115,6 +116,7 @@ void cf_event(struct cf_mount *m, unsigned number, const char *what)
 		}
 		if (s->number != (int)number)
 			continue;
+		s->missed = 0;
 		if (strcmp(what, "left") == 0) {
 			set_state(s, CF_AWAY);
 			s->number = -1;
@@ -444,6 +446,7 @@ void cf_missed(struct cf_slot *s, uint64_t card, enum cf_state state)
 		set_state(s, state);
 		if (state == CF_AWAY)
 			s->number = -1;
+		s->missed = cf_now();
 	}
 	pthread_mutex_unlock(&lock);
 }
@@ -459,9 +462,15 @@ void cf_poll(struct cf_slot *s, int timeout)
 		s->hiding = false;
 		s->told = 0;
 	}
-	while (!s->stop && current(s) == s->told)
-		if (!await(s, until))
+	while (!s->stop && current(s) == s->told) {
+		bool look = s->missed != 0 && s->missed + CF_SOON_MS < until;
+
+		if (await(s, look ? s->missed + CF_SOON_MS : until))
+			continue;
+		if (!look)
 			break;
+		probe(s);
+	}
 	s->stop = s->closed;
 	s->hiding = s->told != 0 && current(s) != s->told;
 	pthread_mutex_unlock(&lock);

@@ -38,6 +38,7 @@ struct cf_slot {
 	bool probe;         /* the event thread is to look at it */
 	bool closed;        /* by pcscd, or the device was reported removed */
 	int64_t started;    /* when it became STARTING */
+	int64_t missed;     /* when cf_missed was told so, 0: the mount was looked at since */
 	uint64_t card;      /* counts the cards that were seen */
 	uint64_t told;      /* the card that pcscd knows of, 0: none */
 	bool hiding;        /* between two polls, to show pcscd an empty slot */
@@ -87,7 +88,8 @@ bool cf_presence(struct cf_slot *s);
 /* cf_changed says that the card's state was lost behind pcscd's back. */
 void cf_changed(struct cf_slot *s);
 /* cf_card is a number for the card that is there. cf_missed says that it is not
- * any more, EMPTY or AWAY, unless the events already told of what came after it. */
+ * any more, EMPTY or AWAY, unless the events already told of what came after it.
+ * If they go on saying nothing, the poll has a look at the mount. */
 uint64_t cf_card(struct cf_slot *s);
 void cf_missed(struct cf_slot *s, uint64_t card, enum cf_state state);
 /* cf_poll returns when cf_presence has news, after timeout ms, or when told to

@@ -243,6 +243,32 @@ static void test_lost_events(void)
 	end();
 }
 
+/* An exchange is told that the card or the reader is gone, and the event file
+ * never tells of it: the slot must not stay empty for ever. */
+static void test_false_alarm(void)
+{
+	static const int errors[] = {ENODEV, ENOMEDIUM, ENOTCONN};
+
+	for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+		UCHAR rx[258];
+		DWORD n = sizeof rx;
+		struct pcscd p;
+
+		begin("an error that no event follows");
+		fake_arrive(0, 1, false);
+		fake_insert(0);
+		pcscd_start(&p, 0, "cardfs:/fake/0");
+		settled(&p, 1, 0);
+		works(0);
+		fake_fault((struct fault){.shape = ERRNO, .error = errors[i], .at = 1});
+		EQUAL(transmit(0, select_mf, sizeof select_mf, rx, &n), IFD_COMMUNICATION_ERROR);
+		settled(&p, 2, 1);
+		works(0);
+		pcscd_end(&p);
+		end();
+	}
+}
+
 static void test_foreign_reset(void)
 {
 	static const UCHAR verify[] = {0x00, 0x20, 0x00, 0x01, 0x04, 0x31, 0x32, 0x33, 0x34};
@@ -704,6 +730,7 @@ int main(void)
 	test_quick_swap();
 	test_daemon();
 	test_lost_events();
+	test_false_alarm();
 	test_foreign_reset();
 	test_own_reset();
 	test_starting();
