@@ -17,6 +17,9 @@ type apduFile struct {
 	*channel
 	by      reader.Caller
 	session *reader.Session
+
+	opener    process // of an open that cannot exchange: who passes its lock
+	openerErr error
 }
 
 var (
@@ -34,6 +37,10 @@ func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 	a.by = caller(ctx, a, flags)
 	a.flocked = flocked{a}
 	a.channel = newChannel(a, f, flags, a.end)
+	if !a.writable {
+		// Now, as the thread that opens may be gone when the process locks.
+		a.opener, a.openerErr = processOf(a.by.PID)
+	}
 	var err error
 	a.session, err = f.bay.Open(ctx, a.by)
 	return a, err
@@ -55,16 +62,15 @@ func (a *apduFile) lock(ctx context.Context, shared, wait bool) error {
 	by.Wait = wait
 	var admit func(pid uint32) bool
 	if !a.writable {
-		holder, err := processOf(a.by.PID)
-		if err != nil {
-			return err
+		if a.openerErr != nil {
+			return a.openerErr
 		}
 		var passed sync.Map // walking /proc takes longer than an exchange
 		admit = func(pid uint32) bool {
 			if _, ok := passed.Load(pid); ok {
 				return true
 			}
-			if !holder.begat(pid) {
+			if !a.opener.begat(pid) {
 				return false
 			}
 			passed.Store(pid, true)
