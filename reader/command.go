@@ -151,7 +151,7 @@ func (m *Manager) Describe() []byte {
 			fmt.Fprintf(&out, " %s=%s", key, i.Device.Params[key])
 		}
 		if i.Err != nil {
-			fmt.Fprintf(&out, " error=%s", strings.ReplaceAll(strings.Map(oneLine, i.Err.Error()), " ", "_"))
+			fmt.Fprintf(&out, " error=%s", strings.Map(oneWord, i.Err.Error()))
 		}
 		out.WriteByte('\n')
 	}

@@ -80,12 +80,7 @@ func renderPairs(pairs []string) string {
 		s.WriteByte(' ')
 		s.WriteString(pairs[i])
 		s.WriteByte('=')
-		s.WriteString(strings.Map(func(r rune) rune {
-			if r <= ' ' || r == 0x7f {
-				return '_'
-			}
-			return r
-		}, pairs[i+1]))
+		s.WriteString(strings.Map(oneWord, pairs[i+1]))
 	}
 	return s.String()
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -205,9 +206,19 @@ func (i Info) Lines() []byte {
 	return []byte(out.String())
 }
 
+// oneLine is for strings.Map: what a device calls itself ends no line, and
+// commands no terminal.
 func oneLine(r rune) rune {
-	if r == '\n' || r == '\r' || r == 0 {
+	if unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp) {
 		return ' '
+	}
+	return r
+}
+
+// oneWord is oneLine for what must have no blanks either.
+func oneWord(r rune) rune {
+	if r = oneLine(r); unicode.IsSpace(r) {
+		return '_'
 	}
 	return r
 }

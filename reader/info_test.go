@@ -40,3 +40,21 @@ func TestLinkTells(t *testing.T) {
 		}
 	})
 }
+
+// Whatever a device calls itself, a line is a line, a word a word, and nothing
+// reaches the terminal as a command.
+func TestDeviceNamesItself(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		all := r.Follow()
+		model := "A\tB\nstate gone\x1b[2J\u009b1m\u0085C\u2028D\u00a0lost=9\x7f\xff"
+		_, b := r.plug(Device{Address: "x", ID: ID{Model: model}}, newFakeSlot(t))
+		const status = "\nreader A B state gone [2J 1m C D\u00a0lost=9 \ufffd\n"
+		if text := string(b.Info().Lines()); !strings.Contains(text, status) {
+			t.Errorf("no line %q in %q", status, text)
+		}
+		const event = "0 0 arrived driver=fake device=x reader=A_B_state_gone_[2J_1m_C_D_lost=9_\ufffd\n"
+		if text := lines(all); !strings.HasPrefix(text, event) {
+			t.Errorf("events %q, want %q first", text, event)
+		}
+	})
+}
