@@ -345,8 +345,22 @@ static void note(struct icc *icc, unsigned char ins, unsigned sw, bool alone)
 	}
 }
 
-static ssize_t to_terminal(struct terminal *t, const unsigned char *command, size_t n,
-			   unsigned char *response, size_t room)
+/* from_card tells whether the card answered PERFORM VERIFICATION or MODIFY
+ * VERIFICATION DATA: the terminal has these for what it did not send. */
+static bool from_card(unsigned char ins, unsigned sw)
+{
+	static const unsigned own[] = {
+		0x6400, 0x6401, 0x6402, NO_CARD, NOT_ACTIVE, 0x6700, 0x6985, 0x6A00, 0x6A85, 0x6D00, 0x6F00,
+	};
+
+	for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+		if (sw == own[i])
+			return false;
+	return ins == 0x18 || ins == 0x19;
+}
+
+static ssize_t to_terminal(struct terminal *t, unsigned char *unit, const unsigned char *command,
+			   size_t n, unsigned char *response, size_t room)
 {
 	/* By write and read: a person may be asked for a card or a PIN. */
 	ssize_t got = cf_converse(t->ctbcs, command, n, response, room);
@@ -363,6 +377,8 @@ static ssize_t to_terminal(struct terminal *t, const unsigned char *command, siz
 		begin(&t->icc[command[2] - 1]);
 	if (command[0] != 0x20)
 		return got;
+	if (from_card(command[1], sw))
+		*unit = command[2] == 1 ? CT_ICC1 : command[2];
 	for (unsigned i = 0; i < t->slots; i++)
 		if (command[2] == i + 1 || command[2] == 0)
 			note(&t->icc[i], command[1], sw, command[2] != 0);
@@ -386,7 +402,7 @@ static ssize_t data(struct terminal *t, unsigned char *unit, const unsigned char
 	int slot = slot_of(t, *unit);
 
 	if (*unit == CT_CT)
-		return to_terminal(t, command, n, response, room);
+		return to_terminal(t, unit, command, n, response, room);
 	if (slot < 0)
 		return -EINVAL;
 	return to_card(&t->icc[slot], command, n, response, room, unit);

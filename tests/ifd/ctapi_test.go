@@ -116,6 +116,65 @@ func TestCTAPI(t *testing.T) {
 	c.ct("0", "close 1")
 }
 
+// TestCTAPICommands: every command of CT-BCS by a C program, on a reader with
+// keys and a display. sad is the card's where the card answered.
+func TestCTAPICommands(t *testing.T) {
+	m := newMount(t, "--sim", "pinpad")
+	m.start()
+	c := newCT(t, m.dir)
+	for _, step := range []struct{ keys, want, do string }{
+		{"", "0", "init 1 0"},
+		{"", "0 2 1 460F 4555434653 4352444653 30312E3030 9000", "data 1 1 2013004600"},
+		{"", "0 2 1 8103 01 40 50 9000", "data 1 1 2013008100"},
+		{"", "0 2 1 64A2", "data 1 1 20180100 08 5206 01 06 00200001"}, // no power yet
+		{"", "0 2 1 9000", "data 1 1 20100000"},                        // RESET, B1's form: all cards off
+		{"", "0 2 1 " + tokenATR + "9001", "data 1 1 2010010100"},
+		{"", "0 2 0 9000", "data 1 0 00A4000C023F00"},
+		{"", "0 2 1 9000", "data 1 1 20140100"}, // DEACTIVATE ICC
+		{"", "0 2 1 64A2", "data 1 0 00A4000C023F00"},
+		{"", "0 2 1 9001", "data 1 1 20110100"},
+		{"", "0 2 0 9000", "data 1 0 00A4000C025000"},          // the DF that knows the PIN
+		{"0815", "0 2 1 30383135 9000", "data 1 1 2016500008"}, // INPUT
+		{"cancel", "0 2 1 6401", "data 1 1 2016500008"},
+		{"", "0 2 1 9000", "data 1 1 20174000 07 5005 48656C6C6F"}, // OUTPUT
+		{"", "0 2 1 6A82", "data 1 1 20174000 02 5000"},
+		// PERFORM VERIFICATION, ASCII filled with FF to 8 bytes
+		{"9999", "0 2 0 63C2", "data 1 1 20180100 11 520F 01 06 00200001 08 FFFFFFFFFFFFFFFF"},
+		{"cancel", "0 2 1 6401", "data 1 1 20180100 11 520F 01 06 00200001 08 FFFFFFFFFFFFFFFF"},
+		{"1234", "0 2 0 9000", "data 1 1 20180100 11 520F 01 06 00200001 08 FFFFFFFFFFFFFFFF"},
+		// MODIFY VERIFICATION DATA: old PIN, new PIN twice; two that differ
+		{"1234 ok 4321 ok 4322", "0 2 1 6402", "data 1 1 20190100 1A 5218 01 06 0E 00240001 10 FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"},
+		{"1234 ok 4321 ok 4321", "0 2 0 9000", "data 1 1 20190100 1A 5218 01 06 0E 00240001 10 FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"},
+		{"4321", "0 2 0 9000", "data 1 1 20180100 11 520F 01 06 00200001 08 FFFFFFFFFFFFFFFF"},
+		{"", "0 2 1 6700", "data 1 1 20180100 01 52"},
+		{"", "0 2 1 6A00", "data 1 1 20180200 08 5206 01 06 00200001"},
+		{"", "0 2 1 9001", "data 1 1 80600100 03 220102"}, // SET INTERFACE PARAMETER: T=1, as it is
+		{"", "0 2 0 9000", "data 1 0 00A4000C023F00"},
+		{"", "0 2 1 64A3", "data 1 1 80600100 03 220101"}, // T=0: not this card
+		{"", "0 2 1 6A85", "data 1 1 80600100 03 460101"},
+		{"", "0 2 1 9000", "data 1 1 80700000 04 30024050"}, // FREEZE
+		{"", "0 2 1 000F000F88 0000000000 9000", "data 1 1 00A40000 02 3F00"},
+		{"", "0 2 1 0020010000 7F60010000 7F70010000 9000", "data 1 1 00B0000000"},
+		{"", "0 2 1 7F60010000 9000", "data 1 1 00B0000505"},
+		{"", "0 2 1 6A82", "data 1 1 00A40000 02 4711"},
+		{"", "0 2 1 6B00", "data 1 1 00B0010000"},
+		{"", "0 2 1 6200", "data 1 1 20150100 01 01"}, // EJECT ICC: not taken within a second
+		{"", "0 2 1 64A2", "data 1 0 00A4000C023F00"},
+		{"", "0 2 1 6E00", "data 1 1 A0100000"},
+		{"", "0", "close 1"},
+	} {
+		if step.keys != "" {
+			m.ctl("sim 0 keys %s", step.keys)
+		}
+		// ctsh takes the command as one word.
+		words := strings.Fields(step.do)
+		if words[0] == "data" {
+			words = append(words[:3], strings.Join(words[3:], ""))
+		}
+		c.ct(step.want, strings.Join(words, " "))
+	}
+}
+
 // TestCTAPILevel: descriptors and memory are the same after 10,000 times
 // CT_init and CT_close.
 func TestCTAPILevel(t *testing.T) {
