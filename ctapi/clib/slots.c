@@ -116,7 +116,6 @@ void cf_event(struct cf_mount *m, unsigned number, const char *what)
 		}
 		if (s->number != (int)number)
 			continue;
-		s->missed = 0;
 		if (strcmp(what, "left") == 0) {
 			set_state(s, CF_AWAY);
 			s->number = -1;

@@ -22,6 +22,9 @@ var wrapped = []string{
 
 var warnings = []string{"-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wformat=2"}
 
+// soak asks for every fault at every call: an hour, with all sanitizers.
+func soak() bool { return os.Getenv("CARDFS_SOAK") != "" }
+
 func tool(t *testing.T, name, pkg string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -33,7 +36,11 @@ func tool(t *testing.T, name, pkg string) string {
 
 func run(t *testing.T, env []string, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	limit := 5 * time.Minute
+	if soak() {
+		limit = 50 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), env...)
@@ -70,9 +77,8 @@ func build(t *testing.T, name string, flags ...string) string {
 
 // TestLibraries runs each program as it is meant to find each kind of mistake.
 func TestLibraries(t *testing.T) {
-	full := os.Getenv("CARDFS_SOAK") != "" // make soak: every fault at every call
 	stride := func(normal string) string {
-		if full {
+		if soak() {
 			return "STRIDE=1"
 		}
 		return "STRIDE=" + normal
