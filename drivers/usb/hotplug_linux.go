@@ -202,6 +202,8 @@ func (w *Watcher) update(name string) {
 	w.arrive(name, is)
 }
 
+const classHub = 0x09 // bDeviceClass, USB 2.0 §11.23.1
+
 // arrive announces a device if a driver serves it. w.mu is held.
 func (w *Watcher) arrive(name string, number deviceNumber) {
 	dir := filepath.Join(w.sys, name)
@@ -211,6 +213,11 @@ func (w *Watcher) arrive(name string, number deviceNumber) {
 		return
 	}
 	delete(w.early, name)
+	if len(all) > 4 && all[4] == classHub {
+		// Most of its attributes can be read only when it has brought up what
+		// was plugged into it, which is what we are in a hurry for.
+		return
+	}
 	desc, err := activeDescriptors(all, uint8(readDecimal(dir, "bConfigurationValue")))
 	if err != nil {
 		w.log.Warn("USB device with bad descriptors", "port", name, "error", err)

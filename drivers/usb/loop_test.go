@@ -3,7 +3,9 @@ package usb_test
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -187,8 +189,24 @@ func plug(t *testing.T, l *loop) *usbip.Port {
 		if err := port.Unplug(); err != nil {
 			t.Errorf("unplug: %v", err)
 		}
+		// The next test's watcher would announce what the kernel still shows.
+		for end := time.Now().Add(patience); listed(l.serial); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Errorf("%s does not leave sysfs", l.serial)
+				return
+			}
+		}
 	})
 	return port
+}
+
+// listed tells whether sysfs has a device with that serial number.
+func listed(serial string) bool {
+	files, _ := filepath.Glob("/sys/bus/usb/devices/*/serial")
+	return slices.ContainsFunc(files, func(f string) bool {
+		b, err := os.ReadFile(f)
+		return err == nil && strings.TrimSpace(string(b)) == serial
+	})
 }
 
 // resetDevice resets a device as another program would: without a claim.
