@@ -340,8 +340,8 @@ func (l *libccid) noticed(armed func()) {
 func idleness(t testing.TB, pid int) (transfers, switches float64) {
 	t.Helper()
 	// What has just ended may leave something to do: Go's scheduler and
-	// collector take a second or two to come to rest.
-	time.Sleep(3 * time.Second)
+	// collector take a few seconds to come to rest.
+	time.Sleep(idleTime)
 	mon, err := os.OpenFile("/sys/kernel/debug/usb/usbmon/0u", os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
