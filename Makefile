@@ -4,6 +4,10 @@
 GO      ?= go
 FUZZTIME ?= 5m
 
+# With -j two sets would be installed at once, and apt-get refuses that. Go does its
+# own work in parallel.
+.NOTPARALLEL:
+
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
