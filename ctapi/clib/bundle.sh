@@ -51,4 +51,6 @@ awk -v template="$here/Info.plist.in" '
 	}
 ' >"$contents/Info.plist.new" || { rm -f "$contents/Info.plist.new"; exit 1; }
 mv "$contents/Info.plist.new" "$contents/Info.plist"
-cp "$library" "$contents/Linux/libifdcardfs.so"
+# A new file: a pcscd that has the old one mapped would die of its being overwritten.
+cp "$library" "$contents/Linux/libifdcardfs.so.new"
+mv "$contents/Linux/libifdcardfs.so.new" "$contents/Linux/libifdcardfs.so"

@@ -2,7 +2,7 @@
 
 CLIB := ctapi/clib
 CLIB_CFLAGS ?= -O2 -g
-CLIB_CC = $(CC) -std=c11 -fPIC -fvisibility=hidden -Wall -Wextra -Werror -D_FORTIFY_SOURCE=2 \
+CLIB_CC = $(CC) -std=c11 -fPIC -fvisibility=hidden -Wall -Wextra -Werror -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 \
 	$(CLIB_CFLAGS) -shared -pthread -Wl,-z,defs,-z,relro,-z,now,--as-needed
 IFD_SOURCES := $(addprefix $(CLIB)/,ifd.c card.c slots.c events.c find.c file.c)
 CTAPI_SOURCES := $(addprefix $(CLIB)/,ctapi.c find.c file.c)
