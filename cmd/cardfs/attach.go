@@ -106,7 +106,6 @@ func newcomer(before, now []event, driver, device string) (number int, ok bool) 
 	for _, e := range before {
 		last = max(last, e.Seq)
 	}
-	device = strings.ReplaceAll(device, "=", "_") // as events write it
 	for _, e := range now {
 		if e.Seq <= last || e.Event != "arrived" || e.More["driver"] != driver {
 			continue

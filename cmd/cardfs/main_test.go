@@ -88,7 +88,7 @@ func TestNewcomer(t *testing.T) {
 	before := parse("1 0 arrived driver=vpcd device=unix:/a\n2 0 ready\n")
 	now := append(slices.Clone(before), parse(`4 2 arrived driver=sim device=t1-1
 5 3 arrived driver=vpcd device=unix:/a+2
-6 1 arrived driver=vpcd device=unix:/b_c
+6 1 arrived driver=vpcd device=unix:/b=c
 `)...)
 	for _, c := range []struct {
 		driver, device string

@@ -107,13 +107,27 @@ func checkCommands(args []string) error {
 			_, err = iso7816.ParseCommand(command)
 		}
 		if err != nil && len(command) < 4 && len(args) > 1 {
-			return usageError("command %d, %s: %w (each argument is a whole command: quote one that has blanks); nothing was sent", i+1, arg, err)
+			return usageError("command %d, %s: %w (each argument is a whole command: quote one that has blanks); nothing was sent", i+1, header(arg), err)
 		}
 		if err != nil {
-			return usageError("command %d, %s: %w; nothing was sent", i+1, arg, err)
+			return usageError("command %d, %s: %w; nothing was sent", i+1, header(arg), err)
 		}
 	}
 	return nil
+}
+
+// header is as much of a command as an error may show: data may be a PIN.
+func header(arg string) string {
+	const digits = 8 // CLA INS P1 P2
+	for i, n := 0, 0; i < len(arg); i++ {
+		if n == digits {
+			return arg[:i] + "…"
+		}
+		if arg[i] != ' ' {
+			n++
+		}
+	}
+	return arg
 }
 
 // sendLines sends each line of r when the one before was answered.
