@@ -301,7 +301,10 @@ func (b *Bay) refresh() {
 	case errors.Is(err, ErrGone):
 		b.unit.left()
 	case err != nil:
-		b.noteError(fmt.Errorf("status: %w", err))
+		err = fmt.Errorf("status: %w", err)
+		if b.lastErr == nil || b.lastErr.Error() != err.Error() { // it may be asked for ever
+			b.noteError(err)
+		}
 	default:
 		b.setCard(now)
 	}
@@ -478,18 +481,18 @@ func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
 	case ResetWarm:
 		return b.powerUp(Warm, -1)
 	case PowerDown:
-		return b.powerOff()
+		return b.orGone(b.powerOff())
 	case Eject:
 		e, ok := b.link.slot.(Ejector)
 		if !ok {
 			return fmt.Errorf("eject: %w", ErrUnsupported)
 		}
 		if err := b.powerOff(); err != nil {
-			return err
+			return b.orGone(err)
 		}
 		err := e.Eject(b.ctx)
 		b.refresh()
-		return err
+		return b.orGone(err)
 	}
 	return ErrInvalid
 }

@@ -105,6 +105,23 @@ func TestNothingWorksAfterDeparture(t *testing.T) {
 	})
 }
 
+// What the departure cut off says that the reader is gone, and not how.
+func TestPowerOffCutOff(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		slot.off = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		_, b := r.plug(Device{}, slot)
+		mustOpen(t, b, someone())
+		off := async(func() (int, error) { return 0, b.Power(context.Background(), PowerDown, someone()) })
+		synctest.Wait()
+		if err := r.Detach(b.Number()); err != nil {
+			t.Fatal(err)
+		}
+		_, err := off.get()
+		wantErr(t, "power off", err, ErrGone)
+	})
+}
+
 // "The directory appears as soon as the device is announced": a slow Open holds
 // up nobody, and its departure ends it and who waits.
 func TestSlowOpen(t *testing.T) {

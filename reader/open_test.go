@@ -1,9 +1,12 @@
 package reader
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -211,6 +214,28 @@ func TestPolledSlot(t *testing.T) {
 		if d := time.Since(before); d > 400*time.Millisecond {
 			t.Errorf("a card was noticed after %v; polled every 400 ms", d)
 		}
+	})
+}
+
+// A reader that cannot tell its state any more is asked on; the log has it once.
+func TestPolledSlotFails(t *testing.T) {
+	var log bytes.Buffer
+	bubble(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		broken := errors.New("broken")
+		slot.state = func(context.Context) (Status, error) { return Absent, broken }
+		fake := newFakeReader(slot)
+		fake.slots[0] = polledSlot{slot}
+		b := r.plugReader(Device{}, fake)
+		time.Sleep(time.Minute)
+		if err := b.Info().Err; !errors.Is(err, broken) {
+			t.Errorf("status has %v", err)
+		}
+		if n := strings.Count(log.String(), "broken"); n > 2 { // the first look, and all others
+			t.Errorf("logged %d times", n)
+		}
+		slot.set(func(s *fakeSlot) { s.state = nil })
+		mustOpen(t, b, someone())
 	})
 }
 

@@ -150,13 +150,19 @@ func (b *Bay) use(ctx context.Context, by Caller, epoch uint64, do func(*link) (
 			return nil, err
 		}
 		answer, err := do(&b.link)
-		if err != nil && b.ctx.Err() != nil && !errors.Is(err, ErrGone) {
-			err = fmt.Errorf("%w: %w", ErrGone, err) // that ended what was under way
-		}
+		err = b.orGone(err)
 		b.settle(err)
 		b.release()
 		return answer, err
 	}
+}
+
+// orGone is err, and ErrGone if it came because the reader left meanwhile.
+func (b *Bay) orGone(err error) error {
+	if err != nil && b.ctx.Err() != nil && !errors.Is(err, ErrGone) {
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	return err
 }
 
 // usable says why a session of that epoch cannot go on. b.mu is held.
