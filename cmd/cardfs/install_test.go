@@ -1,6 +1,7 @@
 package main
 
 import (
+	"debug/elf"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -87,6 +88,33 @@ func TestInstall(t *testing.T) {
 			array := regexp.MustCompile(`(?s)<key>` + key + `</key>\s*<array>(.*?)</array>`).FindSubmatch(plist)
 			if array == nil || strings.Count(string(array[1]), "<string>") != ids || ids == 0 {
 				t.Errorf("%s: not one for each of the %d lines of cardfs ids:\n%s", key, ids, plist)
+			}
+		}
+	})
+
+	// The C libraries show their interface and nothing else, and need only libc.
+	t.Run("symbols", func(t *testing.T) {
+		for path, prefix := range map[string]string{
+			ifdLibrary: "IFDH",
+			"/usr/lib/pcsc/drivers/ifd-cardfs.bundle/Contents/Linux/libifdcardfs.so": "IFDH",
+			"/usr/lib/multiarch/libctapi-cardfs.so":                                  "CT_",
+		} {
+			f, err := elf.Open(root + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			symbols, err := f.DynamicSymbols()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range symbols {
+				if s.Section != elf.SHN_UNDEF && !strings.HasPrefix(s.Name, prefix) {
+					t.Errorf("%s shows %s", path, s.Name)
+				}
+			}
+			if needs, err := f.ImportedLibraries(); err != nil || len(needs) != 1 || needs[0] != "libc.so.6" {
+				t.Errorf("%s needs %q, %v; want libc.so.6 alone", path, needs, err)
 			}
 		}
 	})
