@@ -89,6 +89,7 @@ func newBay(m *Manager, u *unit, number, index int) *Bay {
 		turn:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
 	}
+	b.traces.weigh = func(line string) int { return len(line) }
 	b.ctx, b.cancel = context.WithCancel(u.ctx)
 	return b
 }

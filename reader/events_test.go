@@ -262,6 +262,37 @@ func TestSlowFollower(t *testing.T) {
 	}
 }
 
+// A trace that nobody reads does not keep long lines without end.
+func TestSlowFollowerOfLongLines(t *testing.T) {
+	s := source[string]{weigh: func(l string) int { return len(l) }}
+	f := s.add(nil)
+	s.put("short")
+	for range 100 {
+		s.put(strings.Repeat("x", feedBytes/8))
+	}
+	var n int
+	for {
+		_, lost, ok, err := f.TryNext()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			break
+		}
+		if n == 0 && lost != 101-8 {
+			t.Errorf("lost %d", lost)
+		}
+		n++
+	}
+	if n != 8 || f.bytes != 0 {
+		t.Errorf("%d lines waited, then %d bytes", n, f.bytes)
+	}
+	s.put(strings.Repeat("x", 2*feedBytes))
+	if l, _, ok, _ := f.TryNext(); !ok || len(l) != 2*feedBytes {
+		t.Error("a line above the bound must come, alone")
+	}
+}
+
 // A follower that waits ends with its context, and nothing is lost by that.
 func TestFollowerInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -42,6 +42,9 @@ func (e Event) Append(dst []byte) []byte {
 // oldest are dropped.
 const feedLen = 1024
 
+// feedBytes is how many bytes of trace wait, too: a line may be of 200 kB.
+const feedBytes = 4 << 20
+
 // Feed is one follower of a stream: a bounded queue that never slows the
 // writer. T is what the stream carries.
 type Feed[T any] struct {
@@ -51,6 +54,7 @@ type Feed[T any] struct {
 	queue []T
 	head  int
 	limit int // of what waits
+	bytes int // of what waits, where the source weighs it
 	lost  uint64
 	err   error // set when the source ended; what is queued is delivered first
 	wake  chan struct{}
@@ -77,16 +81,22 @@ func (f *Feed[T]) TryNext() (item T, lost uint64, ok bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.head < len(f.queue) {
-		var zero T
-		item, lost = f.queue[f.head], f.lost
-		f.queue[f.head] = zero
-		f.lost = 0
-		if f.head++; f.head == len(f.queue) {
-			f.queue, f.head = f.queue[:0], 0
-		}
-		return item, lost, true, nil
+		lost, f.lost = f.lost, 0
+		return f.take(), lost, true, nil
 	}
 	return item, 0, false, f.err
+}
+
+// take takes the oldest item, which is there.
+func (f *Feed[T]) take() T {
+	var zero T
+	item := f.queue[f.head]
+	f.queue[f.head] = zero
+	f.bytes -= f.source.weight(item)
+	if f.head++; f.head == len(f.queue) {
+		f.queue, f.head = f.queue[:0], 0
+	}
+	return item
 }
 
 // Close ends the subscription.
@@ -95,10 +105,12 @@ func (f *Feed[T]) Close() { f.source.remove(f) }
 func (f *Feed[T]) put(item T) {
 	f.mu.Lock()
 	if f.err == nil {
-		if len(f.queue)-f.head >= f.limit {
-			f.head++
+		n := f.source.weight(item)
+		for f.head < len(f.queue) && (len(f.queue)-f.head >= f.limit || f.bytes+n > feedBytes) {
+			f.take()
 			f.lost++
 		}
+		f.bytes += n
 		// The dropped and delivered part in front is reused before growing.
 		if f.head > 0 && len(f.queue) == cap(f.queue) {
 			n := copy(f.queue, f.queue[f.head:])
@@ -126,6 +138,8 @@ func (f *Feed[T]) end(err error) {
 
 // source is the writing end of feeds. Its zero value is ready.
 type source[T any] struct {
+	weigh func(T) int // bytes; nil: they do not count
+
 	mu    sync.Mutex
 	feeds map[*Feed[T]]struct{}
 	err   error
@@ -139,6 +153,9 @@ func (s *source[T]) add(snapshot func() []T) *Feed[T] {
 	f := &Feed[T]{source: s, wake: make(chan struct{}, 1), err: s.err}
 	if snapshot != nil {
 		f.queue = snapshot()
+		for _, item := range f.queue {
+			f.bytes += s.weight(item)
+		}
 	}
 	f.limit = len(f.queue) + feedLen
 	if s.err == nil {
@@ -148,6 +165,13 @@ func (s *source[T]) add(snapshot func() []T) *Feed[T] {
 		s.feeds[f] = struct{}{}
 	}
 	return f
+}
+
+func (s *source[T]) weight(item T) int {
+	if s.weigh == nil {
+		return 0
+	}
+	return s.weigh(item)
 }
 
 func (s *source[T]) remove(f *Feed[T]) {
