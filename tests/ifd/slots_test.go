@@ -100,6 +100,21 @@ func TestPINPad(t *testing.T) {
 			t.Errorf("VERIFY with %s at the keys: %s, want %s", step.keys, got, step.want)
 		}
 	}
+	modify := "1E1E" + "82" + "08" + "00" +
+		"0008" + "0804" + // old PIN at 0, new at 8 of the data; 4 to 8 digits
+		"03" + // ask for the old one, and for the new one twice
+		"02" + "00" + "0904" + "000000" + "000000" +
+		"15000000" + "0024000110" + strings.Repeat("FF", 16)
+	for _, step := range []struct{ keys, want string }{
+		{"1234 ok 4321 ok 4322", "ok 6402"}, // the two differ, and nothing is sent
+		{"1234 ok 4321 ok 4321", "ok 9000"},
+		{"1234 ok 5678 ok 5678", "ok 63C2"}, // the old one does not do any more
+	} {
+		m.ctl("sim 0 keys %s", step.keys)
+		if got := c.say("control", codes["07"], modify); got != step.want {
+			t.Errorf("MODIFY with %s at the keys: %s, want %s", step.keys, got, step.want)
+		}
+	}
 	c.want("ok 9000", "send", selectMF)
 	c.want("UNSUPPORTED_FEATURE", "control", "42424242")
 	if got := c.say("control", codes["06"], verify[:20]); strings.HasPrefix(got, "ok") {
