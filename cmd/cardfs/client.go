@@ -203,6 +203,9 @@ func (c *client) explainSlot(n int, err error) error {
 		return none("reader %d is gone", n)
 	case errors.Is(err, syscall.ENOMEDIUM):
 		return none("no card in slot %d", n)
+	case c.failed(n):
+		// The errno is of the start, and means another thing there.
+		return fmt.Errorf("reader %d failed to start%s", n, c.reason(n))
 	case errors.Is(err, syscall.ESTALE):
 		return fmt.Errorf("slot %d: the card was reset, changed or powered off meanwhile, so its security state is lost; begin again", n)
 	case errors.Is(err, syscall.EBUSY):
@@ -219,6 +222,12 @@ func (c *client) explainSlot(n int, err error) error {
 		return fmt.Errorf("slot %d: it failed%s", n, c.reason(n))
 	}
 	return c.explain(err)
+}
+
+// failed tells whether the driver of slot n could not initialise the reader.
+func (c *client) failed(n int) bool {
+	s, err := c.status(n)
+	return err == nil && s.value("state") == "failed"
 }
 
 // there says which readers there are.
