@@ -26,7 +26,7 @@ initialised it, and prints the number of its slot, a line a slot.
 
   sim DEVICE           a simulated reader with a card (cardfs help sim): ikey3k, t1,
                        t0 …; keys card=CARD start=DURATION slow=DURATION serial=WORD
-  vpcd HOST:PORT       virtual cards of other projects connect there; keys
+  vpcd IP:PORT         virtual cards of other projects connect there; keys
                        timeout=DURATION public=yes
   vpcd unix:PATH       the same over a UNIX socket; keys timeout=DURATION mode=OCTAL
 
