@@ -154,15 +154,6 @@ func (b *Bay) Capable(of func(Slot) bool) bool {
 	return isReady && of(b.link.slot)
 }
 
-// Count is how many slots there are, by state.
-func (m *Manager) Count() map[string]int {
-	count := make(map[string]int)
-	for _, b := range m.Bays() {
-		count[b.Info().State]++
-	}
-	return count
-}
-
 // sortedKeys is for output that must not change from run to run.
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
