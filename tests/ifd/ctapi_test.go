@@ -207,12 +207,13 @@ func TestCTAPIPython(t *testing.T) {
 	if err != nil {
 		t.Fatal("python3 is not there: apt-get install python3")
 	}
-	m := newMount(t, "--sim", "ikey3k")
+	m := newMount(t, "--sim", "twoslot")
 	m.start()
 	cmd := exec.Command(python, "testdata/ctapi.py", ctLibrary)
 	cmd.Env = append(os.Environ(), "CARDFS_MOUNT="+m.dir)
 	out, err := cmd.CombinedOutput()
-	const want = "ATR 3bb794008131fe6553504b32339000d1\nSELECT 9000\nclosed\n"
+	const want = "ATR 3bb794008131fe6553504b32339000d1\nSELECT 9000\n" +
+		"REQUEST 9001\nSELECT 9000\nSTATUS 800205059000\nclosed\n"
 	if err != nil || string(out) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, out, want)
 	}
