@@ -110,6 +110,10 @@ func TestExchange(t *testing.T) {
 	c.want("ok 9000", "send", selectMF)
 	c.want("ok", "disconnect", "reset")
 	c.want("PROTO_MISMATCH", "connect", name(1), "shared", "1")
+	// Raw: the protocol in force carries it, and nobody negotiates.
+	c.want("ok T=-", "connect", name(0), "shared", "raw")
+	c.want("ok 9000", "send", selectMF)
+	c.want("ok", "disconnect", "leave")
 }
 
 func TestReset(t *testing.T) {
