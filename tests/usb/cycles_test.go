@@ -111,8 +111,8 @@ func cycle(t *testing.T, d *daemon, n int, things []thing) {
 		if err := x.plug(); err != nil {
 			t.Fatalf("cycle %d: plug: %v", i, err)
 		}
-		// Half of the time until it has been of use; else at once, or soon.
-		if rand.IntN(2) == 0 {
+		// Every other time until it has been of use; else at once, or soon.
+		if i/len(things)%2 == 0 {
 			select {
 			case <-c.good:
 			case <-time.After(patience):

@@ -236,12 +236,11 @@ func (f *files) noticed(armed func()) {
 
 // libccid is pcscd with libccid.
 type libccid struct {
-	t    *testing.T
-	srv  *pcscd.Server
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	out  *bufio.Reader
-	name string
+	t   *testing.T
+	srv *pcscd.Server
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
 }
 
 // readerName is the same each time: libccid makes it of the device's strings.
