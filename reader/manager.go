@@ -333,6 +333,11 @@ func (u *unit) failed(err error) {
 // gets more bays, one with fewer loses some.
 func (u *unit) begin(id string, r Reader) {
 	m, slots := u.manager, r.Slots()
+	var model string
+	var more map[string]string
+	if i, ok := r.(Identifier); ok {
+		model, more = i.Identify() // may ask the device: not while holding mu
+	}
 	m.mu.Lock()
 	select {
 	case <-u.gone: // and another may have its numbers
@@ -341,11 +346,8 @@ func (u *unit) begin(id string, r Reader) {
 	default:
 	}
 	u.reader = r
-	if i, ok := r.(Identifier); ok {
-		model, more := i.Identify()
-		if u.more = more; model != "" {
-			u.model = model
-		}
+	if u.more = more; model != "" {
+		u.model = model
 	}
 	for len(u.bays) < len(slots) {
 		m.addBay(u, id)

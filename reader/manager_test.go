@@ -105,6 +105,37 @@ func TestNothingWorksAfterDeparture(t *testing.T) {
 	})
 }
 
+// namesItself takes its time to say what it is.
+type namesItself struct {
+	*fakeReader
+	hold chan struct{}
+}
+
+func (n namesItself) Identify() (string, map[string]string) {
+	<-n.hold
+	return "Slow", map[string]string{"version": "1"}
+}
+
+// A reader that is slow to say what it is holds up nobody.
+func TestSlowIdentify(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		hold := make(chan struct{})
+		r.driver.open = func(context.Context, Device) (Reader, error) {
+			return namesItself{newFakeReader(newFakeSlot(t)), hold}, nil
+		}
+		b := r.announce(Device{ID: ID{Model: "?"}})
+		synctest.Wait()
+		if i := b.Info(); i.Model != "?" || i.State != "starting" || len(r.Bays()) != 1 {
+			t.Errorf("meanwhile: %+v", i)
+		}
+		close(hold)
+		synctest.Wait()
+		if i := b.Info(); i.Model != "Slow" || i.More["version"] != "1" || i.State != "present" {
+			t.Errorf("then: %+v", i)
+		}
+	})
+}
+
 // What the departure cut off says that the reader is gone, and not how.
 func TestPowerOffCutOff(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
