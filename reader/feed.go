@@ -61,7 +61,7 @@ type Feed[T any] struct {
 }
 
 // Next returns the next item and how many were dropped before it. It waits for
-// one until ctx ends (ctx's error) or the source does (its error).
+// one until ctx ends (ErrInterrupted) or the source does (its error).
 func (f *Feed[T]) Next(ctx context.Context) (item T, lost uint64, err error) {
 	for {
 		item, lost, ok, err := f.TryNext()
