@@ -128,6 +128,12 @@ func (l *link) choose(atr *iso7816.ATR, want int) (p iso7816.Params, pps bool, e
 	return p, atr.NeedsPPS(p), nil
 }
 
+// selectable tells whether another protocol than the card's first can be had.
+func (l *link) selectable() bool {
+	_, selects := l.slot.(ProtocolSelector)
+	return selects || !l.traits.AutoPPS
+}
+
 // agree brings p into force on both sides: by the reader itself, or by PPS and
 // then telling the reader.
 func (l *link) agree(ctx context.Context, p *iso7816.Params, pps bool, first int) (err error) {

@@ -24,10 +24,11 @@ func (b *Bay) CloseTrace(f *Feed[string]) {
 // look like, may hold reference data: VERIFY, CHANGE REFERENCE DATA, RESET
 // RETRY COUNTER and their kin (ISO/IEC 7816-4:2013 table 4). The class does not
 // matter: cards use these INS in classes of their own. ENVELOPE carries any
-// command, in pieces of which only the first shows which.
+// command, in pieces of which only the first shows which. PUT DATA and PUT KEY
+// carry keys, and an OpenPGP card's resetting code.
 func secret(ins byte) bool {
 	switch ins {
-	case 0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D, 0xC2, 0xC3:
+	case 0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D, 0xC2, 0xC3, 0xD8, 0xDA, 0xDB:
 		return true
 	}
 	return false

@@ -1,0 +1,189 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// powerLimit bounds an activation with everything that belongs to it: three
+// voltages with an ATR of 33 characters at 9600 etu each, PPS and S(IFS).
+const powerLimit = 30 * time.Second
+
+// stamp notes that the card was just used. b.mu is held.
+func (b *Bay) stamp() {
+	if b.manager.options.IdleOff > 0 {
+		b.used = time.Now()
+	}
+}
+
+func (b *Bay) powerOffIdle(after time.Duration) {
+	due := func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.card == Powered && b.lock == nil && time.Since(b.used) >= after
+	}
+	if !due() || b.acquire(b.ctx) != nil {
+		return
+	}
+	defer b.release()
+	if due() {
+		b.powerOff()
+	}
+}
+
+// powerOff deactivates the card. The caller holds the turn.
+func (b *Bay) powerOff() error {
+	err := b.link.powerOff(b.ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.setUnpowered()
+	if err != nil {
+		err = fmt.Errorf("power off: %w", err)
+		b.noteError(err)
+	}
+	return err
+}
+
+// powerUp activates the card, or resets one that is powered, and sets its
+// protocol up: want is 0 or 1, or -1 for the card's first offer. The caller
+// holds the turn.
+func (b *Bay) powerUp(how Reset, want int) error {
+	ctx, cancel := context.WithTimeout(b.ctx, powerLimit)
+	defer cancel()
+	b.mu.Lock()
+	was := b.card
+	b.mu.Unlock()
+	if was != Powered {
+		how = Cold
+	}
+	atr, params, offered, err := b.link.powerUp(ctx, how, want)
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.phase == gone || b.ctx.Err() != nil {
+		return ErrGone
+	}
+	b.stamp()
+	if err != nil {
+		switch {
+		case errors.Is(err, ErrNoCard):
+			b.setCard(Absent)
+		case errors.Is(err, ErrGone):
+			b.unit.left()
+		default:
+			b.setUnpowered()
+			b.noteError(err)
+			b.publish(Failed, "error", err.Error())
+		}
+		return err
+	}
+	b.setCard(max(Present, b.card)) // where the reader had not noticed it yet
+	b.card, b.atr, b.params, b.offered, b.lastErr = Powered, atr, params, offered, nil
+	b.level = b.link.traits.Level
+	b.newEpoch()
+	if was == Powered {
+		b.publish(WasReset, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
+	} else {
+		b.publish(PowerSet, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
+	}
+	b.touch()
+	return nil
+}
+
+// Action is what a program may ask of a card's power.
+type Action int
+
+const (
+	PowerUp   Action = iota // activate, unless powered already
+	PowerDown               // deactivate
+	ResetWarm
+	ResetCold
+	Eject
+)
+
+// Power does a, and returns when the card did it. by may not be the one whose
+// transaction another holds: ErrLocked. ctx ends only the waiting for the turn.
+func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
+	if err := b.WaitReady(ctx, by.Wait); err != nil {
+		return err
+	}
+	if err := b.acquire(ctx); err != nil {
+		return err
+	}
+	defer b.release()
+	b.mu.Lock()
+	err, card, admitted := b.readyErr(), b.card, b.lock.admits(by)
+	b.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case a == PowerUp && card == Powered:
+		return nil
+	case !admitted:
+		return ErrLocked
+	case a == PowerDown && card != Powered:
+		return nil
+	case card == Absent:
+		// The reader may not have told us of the card yet.
+		if b.refresh(); !b.hasCard() {
+			return ErrNoCard
+		}
+	}
+	switch a {
+	case PowerUp, ResetCold:
+		return b.powerUp(Cold, -1)
+	case ResetWarm:
+		return b.powerUp(Warm, -1)
+	case PowerDown:
+		return b.orGone(b.powerOff())
+	case Eject:
+		e, ok := b.link.slot.(Ejector)
+		if !ok {
+			return fmt.Errorf("eject: %w", ErrUnsupported)
+		}
+		if err := b.powerOff(); err != nil {
+			return b.orGone(err)
+		}
+		err := e.Eject(b.ctx)
+		b.refresh()
+		return b.orGone(err)
+	}
+	return ErrInvalid
+}
+
+func (b *Bay) hasCard() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.card != Absent
+}
+
+// SelectProtocol makes T=t the protocol. Where that is not what is in force,
+// the card is reset and negotiated with anew, so that earlier sessions go stale.
+func (b *Bay) SelectProtocol(ctx context.Context, t int, by Caller) error {
+	if err := b.acquire(ctx); err != nil {
+		return err
+	}
+	defer b.release()
+	b.mu.Lock()
+	err, card, admitted := b.readyErr(), b.card, b.lock.admits(by)
+	inForce, offered := b.params.T, b.offered
+	b.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case card == Absent:
+		return ErrNoCard
+	case card == Powered && inForce == t:
+		return nil
+	case !admitted:
+		return ErrLocked
+	case card == Powered && !slices.Contains(offered, t):
+		return fmt.Errorf("protocol T=%d: the card's ATR does not offer it: %w", t, ErrUnsupported)
+	case card == Powered && !b.link.selectable():
+		return fmt.Errorf("protocol T=%d: this reader chooses the protocol by itself: %w", t, ErrUnsupported)
+	}
+	return b.powerUp(Warm, t)
+}
