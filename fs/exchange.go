@@ -17,6 +17,9 @@ import (
 // maxAnswers is how many answers, had and to come, a channel holds unread.
 const maxAnswers = 64
 
+// piece is the size of the WRITEs into which the kernel cuts a longer write(2).
+const piece = 128 << 10
+
 // maxOrphans is how many commands may be under way in one file whose opens
 // were closed before the answer: `echo 00A40000 >apdu` without a read.
 const maxOrphans = 256
@@ -46,6 +49,7 @@ type channel struct {
 	mu      sync.Mutex
 	binary  bool
 	line    []byte   // a line whose newline has not come yet
+	refused bool     // the rest of a line, of which a piece was refused, is still to come
 	queue   [][]byte // commands not begun
 	busy    bool     // send or an ioctl has the exchanger
 	sending bool     // send has taken a command off the queue
@@ -135,6 +139,12 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 	} else {
 		var err error
 		if commands, rest, err = c.parse(data); err != nil {
+			// What follows a piece of a write that the kernel cut, or of a line
+			// that is too long, is no command up to its newline, though a
+			// program may write it again.
+			cut := len(data) >= piece && data[len(data)-1] != '\n'
+			more := bytes.IndexByte(data, '\n') < 0
+			c.refused = cut || more && (c.refused || len(c.line)+len(data) > maxLine)
 			c.line = nil
 			return 0, toErrno(err)
 		}
@@ -157,6 +167,9 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 // changes nothing but what lies behind c.line in its array.
 func (c *channel) parse(data []byte) (commands [][]byte, rest []byte, err error) {
 	first := c.line
+	if c.refused {
+		return nil, nil, reader.ErrInvalid
+	}
 	for {
 		line, after, whole := bytes.Cut(data, []byte{'\n'})
 		if !whole {

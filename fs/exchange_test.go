@@ -676,3 +676,26 @@ func TestErrno(t *testing.T) {
 		}
 	}
 }
+
+// "Several lines in one write are several commands, ... all are checked before
+// the first is sent": of a write that the kernel cut, the piece behind a refused
+// one is the rest of a line, and a program that writes the rest again must not
+// have it taken for a command.
+func TestRestOfRefusedLine(t *testing.T) {
+	write := open(t, &fakeCard{}, rdwr).write
+	if errno := write(strings.Repeat("00", piece/2-1) + "zz"); errno != syscall.EINVAL {
+		t.Fatalf("a piece that is no hex: %v, want EINVAL", errno)
+	}
+	if errno := write("00A4000C023F00\n"); errno != syscall.EINVAL {
+		t.Errorf("the rest of its line: %v, want EINVAL", errno)
+	}
+	if errno := write("00A4000C023F00\n"); errno != 0 {
+		t.Errorf("the next line: %v", errno)
+	}
+	if errno := write("zz"); errno != syscall.EINVAL {
+		t.Fatalf("no hex: %v, want EINVAL", errno)
+	}
+	if errno := write("00A4000C023F00\n"); errno != 0 {
+		t.Errorf("a line after a short write was refused: %v", errno)
+	}
+}
