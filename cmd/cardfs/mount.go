@@ -99,6 +99,10 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	// From here on signals end the mount in order; the second one ends the program.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		// A terminal that closes must not leave a stale mount behind.
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	defer signal.Stop(signals)
 
 	var watcher atomic.Pointer[usb.Watcher]
@@ -145,7 +149,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	case <-signals:
 		go func() {
 			<-signals
-			signal.Reset(syscall.SIGTERM, syscall.SIGINT)
+			signal.Reset(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 			fmt.Fprintln(stderr, "cardfs: second signal, leaving at once")
 			os.Exit(exitError)
 		}()
