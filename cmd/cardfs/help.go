@@ -64,7 +64,10 @@ A card's SW1 SW2 is data. Errors are errno:
   EPROTO       what the card or reader answered breaks the protocol
   EOPNOTSUPP   this reader or card cannot do that
   EINVAL       the command is malformed; nothing was sent
-  ENOBUFS      64 answers are unread
+  ENOBUFS      64 answers are unread, or 256 commands are under way whose opens
+               were closed without reading
+  EACCES       the reader may not be opened: status names the rule that would help;
+               or a file that only reads is opened for writing
   EAGAIN       O_NONBLOCK: the reader is starting, or the answer has not come
   EBADF        an ioctl on an open that is not for reading and writing
   EIO          anything else; status carries error with the reason in words
