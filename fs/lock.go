@@ -3,11 +3,13 @@ package fs
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -32,12 +34,23 @@ func setlk(ctx context.Context, l locker, lk *fuse.FileLock, flags uint32, wait 
 		l.unlock()
 		return 0
 	}
-	err := l.lock(ctx, lk.Typ == syscall.F_RDLCK, wait)
-	if err == reader.ErrLocked {
+	shared := lk.Typ == syscall.F_RDLCK
+	if wait {
+		return toErrno(l.lock(ctx, shared, true))
+	}
+	soon, cancel := context.WithTimeout(ctx, releaseLag)
+	defer cancel()
+	err := l.lock(soon, shared, true)
+	if errors.Is(err, reader.ErrInterrupted) && ctx.Err() == nil {
 		return syscall.EWOULDBLOCK // flock(1) knows it by this
 	}
 	return toErrno(err)
 }
+
+// releaseLag is how long a lock that may not wait is waited for all the same:
+// close(2) does not wait for the RELEASE that ends a lock here, so whoever asks
+// when the holder has closed, or has exited, may be before it.
+const releaseLag = 20 * time.Millisecond
 
 // flocked gives a handle the two methods by which the kernel locks.
 type flocked struct{ locker }
