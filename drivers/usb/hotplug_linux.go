@@ -342,7 +342,7 @@ func (w *Watcher) stir(n *node) {
 	}
 }
 
-// nodeChanged is called when a device file came, went or changed its permissions.
+// nodeChanged is called when a device file changed its permissions.
 func (w *Watcher) nodeChanged(bus, dev string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -350,6 +350,28 @@ func (w *Watcher) nodeChanged(bus, dev string) {
 		if n.path == filepath.Join(w.dev, bus, dev) {
 			w.stir(n)
 			return
+		}
+	}
+}
+
+// nodeMoved is called when a device file came or went. The kernel takes it away
+// before sysfs stops showing the device, and says no more of it on this way: a
+// look at sysfs alone could find the device still there for ever.
+func (w *Watcher) nodeMoved(bus, dev string, went bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if went {
+		for _, n := range w.known {
+			if n.path == filepath.Join(w.dev, bus, dev) {
+				w.left[n.name] = n.number
+				w.leave(n)
+			}
+		}
+		return
+	}
+	for name, is := range w.left {
+		if filepath.Join(fmt.Sprintf("%03d", is.bus), fmt.Sprintf("%03d", is.dev)) == filepath.Join(bus, dev) {
+			delete(w.left, name)
 		}
 	}
 }

@@ -94,6 +94,7 @@ func (w *Watcher) readInotify() {
 			case known && e.Mask&unix.IN_ATTRIB != 0:
 				w.nodeChanged(bus, name)
 			case known:
+				w.nodeMoved(bus, name, e.Mask&unix.IN_DELETE != 0)
 				look = true
 			}
 			p = p[size:]
