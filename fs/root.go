@@ -114,6 +114,9 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 		return nil, syscall.ENOENT
 	}
 	b := r.mount.manager.Bay(n)
+	if b == nil && r.mount.leaving.Err() != nil {
+		return nil, syscall.ENODEV // as who came a moment earlier, and waits in open
+	}
 	if b == nil {
 		return nil, syscall.ENOENT
 	}
