@@ -50,14 +50,15 @@ type Manager struct {
 
 // unit is one reader: an announced device, then what its driver made of it.
 type unit struct {
-	manager *Manager
-	dev     Device
-	driver  Driver
-	ctx     context.Context
-	cancel  context.CancelFunc
-	gone    chan struct{} // closed when the device left or is being detached
-	once    sync.Once
-	closed  chan struct{} // closed when nothing holds the device any more
+	manager  *Manager
+	dev      Device
+	driver   Driver
+	ctx      context.Context
+	cancel   context.CancelFunc
+	gone     chan struct{}   // closed when the device left or is being detached
+	linkGone <-chan struct{} // closed when the device left, where its link tells; else nil
+	once     sync.Once
+	closed   chan struct{} // closed when nothing holds the device any more
 
 	// The rest is under the manager's mu.
 	bays   []*Bay
@@ -174,6 +175,9 @@ func (m *Manager) Announce(dev Device) error {
 		manager: m, dev: dev, driver: driver, model: dev.ID.Model,
 		gone: make(chan struct{}), closed: make(chan struct{}),
 	}
+	if l, ok := dev.Link.(interface{ Gone() <-chan struct{} }); ok {
+		u.linkGone = l.Gone()
+	}
 	u.ctx, u.cancel = context.WithCancel(m.ctx)
 	before := m.units[id] // may still be closing its device
 	if before != nil {
@@ -186,10 +190,10 @@ func (m *Manager) Announce(dev Device) error {
 		m.addBay(u, id)
 	}
 	m.spawn(func() { u.run(id, before) })
-	if gone := u.linkGone(); gone != nil {
+	if u.linkGone != nil {
 		m.spawn(func() {
 			select {
-			case <-gone:
+			case <-u.linkGone:
 				u.left()
 			case <-u.gone:
 			}
@@ -236,29 +240,23 @@ func (m *Manager) addBay(u *unit, id string) {
 
 // present tells whether the unit has not begun to leave. What its device says of
 // that counts before the unit has noticed it: the same device may be announced
-// anew at once. The manager's mu is held.
+// anew at once. The manager's mu is held, or the turn of a bay that was started.
 func (u *unit) present() bool {
-	signals := []<-chan struct{}{u.gone, u.linkGone()}
-	if u.reader != nil {
-		signals = append(signals, u.reader.Gone())
+	if !closed(u.gone) && !closed(u.linkGone) && (u.reader == nil || !closed(u.reader.Gone())) {
+		return true
 	}
-	for _, gone := range signals {
-		select {
-		case <-gone:
-			u.left()
-			return false
-		default:
-		}
-	}
-	return true
+	u.left()
+	return false
 }
 
-// linkGone closes when the device leaves, if its link tells; else never.
-func (u *unit) linkGone() <-chan struct{} {
-	if l, ok := u.dev.Link.(interface{ Gone() <-chan struct{} }); ok {
-		return l.Gone()
+// closed tells whether c, on which nothing is sent, is closed; nil never is.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
-	return nil
 }
 
 // left makes the unit leave; it only gives the signal.
