@@ -354,26 +354,47 @@ func (w *Watcher) nodeChanged(bus, dev string) {
 	}
 }
 
-// nodeMoved is called when a device file came or went. The kernel takes it away
-// before sysfs stops showing the device, and says no more of it on this way: a
-// look at sysfs alone could find the device still there for ever.
-func (w *Watcher) nodeMoved(bus, dev string, went bool) {
+// nodeWent is called when a device file went. The kernel takes it away before
+// sysfs stops showing the device, and says no more of it on this way: a look at
+// sysfs alone could find the device still there for ever.
+func (w *Watcher) nodeWent(bus, dev string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if went {
-		for _, n := range w.known {
-			if n.path == filepath.Join(w.dev, bus, dev) {
-				w.left[n.name] = n.number
-				w.leave(n)
-			}
+	for _, n := range w.known {
+		if n.path == filepath.Join(w.dev, bus, dev) {
+			w.left[n.name] = n.number
+			w.leave(n)
 		}
-		return
 	}
+}
+
+// nodeCame is called when a device file came. Only that device is looked at: to
+// read all of sysfs takes as long as the kernel's enumeration where there are many
+// hubs, and while the driver starts. It is false where the device is not found by
+// its file, and all of sysfs has to be read.
+func (w *Watcher) nodeCame(bus, dev string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for name, is := range w.left {
 		if filepath.Join(fmt.Sprintf("%03d", is.bus), fmt.Sprintf("%03d", is.dev)) == filepath.Join(bus, dev) {
 			delete(w.left, name)
 		}
 	}
+	dir, ok := sysfsDir(filepath.Join(w.dev, bus, dev))
+	if !ok {
+		return false
+	}
+	// …/usb1/1-1
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false
+	}
+	name := filepath.Base(dir)
+	if _, err := os.Stat(filepath.Join(w.sys, name)); err != nil {
+		return false
+	}
+	w.update(name)
+	return true
 }
 
 func (w *Watcher) readUevents(f *os.File) {

@@ -93,9 +93,10 @@ func (w *Watcher) readInotify() {
 				look = true
 			case known && e.Mask&unix.IN_ATTRIB != 0:
 				w.nodeChanged(bus, name)
+			case known && e.Mask&unix.IN_DELETE != 0:
+				w.nodeWent(bus, name)
 			case known:
-				w.nodeMoved(bus, name, e.Mask&unix.IN_DELETE != 0)
-				look = true
+				look = !w.nodeCame(bus, name) || look
 			}
 			p = p[size:]
 		}
