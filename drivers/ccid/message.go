@@ -159,6 +159,11 @@ func parseAnswer(b []byte) (answer, error) {
 	return a, nil
 }
 
+// messageLen is how long the message that begins with b says it is.
+func messageLen(b []byte) int {
+	return headerLen + int(binary.LittleEndian.Uint32(b[1:]))
+}
+
 // Error is a command that the reader answered with a failure (CCID 1.1 table
 // 6.2-2). Its Unwrap is the error of package reader that says the same.
 type Error struct {

@@ -41,7 +41,8 @@ type pipe struct {
 	conn    usb.Conn
 	in, out uint8
 	iface   uint8
-	size    int // of a read: more than the longest message, whole packets
+	most    int // bytes of a message, and a little more
+	packet  int // bytes of a full packet to the host
 	log     *slog.Logger
 
 	lanes   []*lane
@@ -76,10 +77,10 @@ type lane struct {
 
 func newPipe(conn usb.Conn, i *Interface, log *slog.Logger) *pipe {
 	slots := int(i.MaxSlotIndex) + 1
-	const chunk = 1024 // a multiple of every bulk packet size
 	p := &pipe{
 		conn: conn, in: i.In.Address, out: i.Out.Address, iface: i.Number, log: log,
-		size:    (int(i.MaxMessage)/chunk + 1) * chunk,
+		most:    int(i.MaxMessage) + firstRead,
+		packet:  max(int(i.In.PacketSize), 1),
 		sending: make(chan struct{}, 1),
 		turn:    make(chan struct{}, 1),
 		died:    make(chan struct{}),
@@ -323,14 +324,7 @@ func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant 
 			}
 		default:
 		}
-		left := time.Until(deadline)
-		if left <= 0 {
-			return answer{}, reader.ErrTimeout
-		}
-		if cap(l.rx) < p.size {
-			l.rx = make([]byte, p.size)
-		}
-		n, err := p.conn.In(ctx, p.in, l.rx[:p.size], left)
+		n, err := l.message(ctx, deadline)
 		switch {
 		case errors.Is(err, usb.ErrStall):
 			if err := p.conn.ClearHalt(ctx, p.in); err != nil {
@@ -342,7 +336,7 @@ func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant 
 			noise++
 			continue
 		case errors.Is(err, usb.ErrOverflow):
-			return answer{}, fmt.Errorf("more than %d bytes: %w: %w", p.size, err, reader.ErrProtocol)
+			return answer{}, fmt.Errorf("more than a message may have: %w: %w", err, reader.ErrProtocol)
 		case errors.Is(err, usb.ErrReset):
 			return answer{}, fmt.Errorf("%w: %w", err, reader.ErrProtocol)
 		case err != nil:
@@ -366,6 +360,37 @@ func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant 
 		p.log.Debug("answer to no command", "slot", a.slot, "seq", a.seq, "bytes", n)
 	}
 	return answer{}, fmt.Errorf("the reader sends what answers nothing: %w", reader.ErrProtocol)
+}
+
+// firstRead is how much of a message is asked for at first, and mostly all. The
+// longest message of a reader for extended APDUs has 64 KiB; to ask for that much
+// costs the kernel a buffer in one piece, and some host controllers (UHCI, OHCI)
+// a descriptor for each of its thousand packets.
+const firstRead = 1024
+
+// message reads one message into l.rx. One that fills the first read goes on for as
+// long as its header says, in whole packets, so that no read waits for more than
+// comes: after a last packet that is full, not every reader sends an empty one.
+func (l *lane) message(ctx context.Context, deadline time.Time) (n int, err error) {
+	p := l.pipe
+	whole := func(n int) int { return (n + p.packet - 1) / p.packet * p.packet }
+	for due := whole(firstRead); n < due; {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return n, reader.ErrTimeout
+		}
+		if cap(l.rx) < due {
+			l.rx = append(make([]byte, 0, due), l.rx[:n]...)
+		}
+		l.rx = l.rx[:due]
+		part, err := p.conn.In(ctx, p.in, l.rx[n:due], left)
+		n += part
+		if err != nil || n < due {
+			return n, err
+		}
+		due = whole(min(messageLen(l.rx), p.most))
+	}
+	return n, nil
 }
 
 // alone tells whether only one command is under way.
