@@ -207,7 +207,7 @@ const classHub = 0x09 // bDeviceClass, USB 2.0 §11.23.1
 // arrive announces a device if a driver serves it. w.mu is held.
 func (w *Watcher) arrive(name string, number deviceNumber) {
 	dir := filepath.Join(w.sys, name)
-	all, err := os.ReadFile(filepath.Join(dir, "descriptors"))
+	all, err := readSysfs(filepath.Join(dir, "descriptors"))
 	if err != nil {
 		w.later(name)
 		return
@@ -232,12 +232,11 @@ func (w *Watcher) arrive(name string, number deviceNumber) {
 		path: filepath.Join(w.dev, fmt.Sprintf("%03d", number.bus), fmt.Sprintf("%03d", number.dev)),
 		gone: make(chan struct{}), stirred: make(chan struct{}), since: time.Now(),
 	}
-	if id.Model == "" || id.Class != 0 {
-		if s := readAttr(dir, "product"); s != "" {
-			id.Model = s
-			if maker := readAttr(dir, "manufacturer"); !strings.HasPrefix(s, maker) {
-				id.Model = maker + " " + s
-			}
+	n.strings = kernelStrings(dir, desc)
+	if maker, product := n.strings[desc[manufacturerAt]], n.strings[desc[productAt]]; product != "" && (id.Model == "" || id.Class != 0) {
+		id.Model = product
+		if !strings.HasPrefix(product, maker) {
+			id.Model = maker + " " + product
 		}
 	}
 	n.device = reader.Device{
@@ -246,7 +245,7 @@ func (w *Watcher) arrive(name string, number deviceNumber) {
 			Vendor: uint16(desc[8]) | uint16(desc[9])<<8, Product: uint16(desc[10]) | uint16(desc[11])<<8,
 			Model: id.Model,
 		},
-		Serial: readAttr(dir, "serial"), Port: name, Link: n,
+		Serial: n.strings[desc[serialAt]], Port: name, Link: n,
 	}
 	if c, ok := d.(SlotCounter); ok {
 		n.device.Slots = c.CountSlots(desc)
@@ -328,7 +327,12 @@ func (w *Watcher) handle(e uevent) {
 		}
 		return
 	}
-	w.update(name)
+	// Half a dozen events tell of a device that comes, from the kernel and from udevd,
+	// while its driver starts it. One is enough to look at sysfs; only an event of
+	// another device in the same port needs one more look.
+	if n := w.known[name]; n == nil || e.devtype == "usb_device" && n.number != (deviceNumber{e.bus, e.dev}) {
+		w.update(name)
+	}
 	if n := w.known[name]; n != nil {
 		w.stir(n)
 	}

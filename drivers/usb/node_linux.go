@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -21,8 +22,10 @@ type node struct {
 	sys    string
 	desc   []byte
 	device reader.Device
-	since  time.Time
-	gone   chan struct{}
+	// strings of the device descriptor, by index, as the kernel read them.
+	strings map[uint8]string
+	since   time.Time
+	gone    chan struct{}
 
 	mu      sync.Mutex
 	stirred chan struct{} // closed and replaced when the device may have become usable
@@ -129,6 +132,9 @@ func (n *node) try(iface uint8) (Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.strMu.Lock()
+	defer c.strMu.Unlock()
+	maps.Copy(c.strings, n.strings)
 	return c, nil
 }
 

@@ -2,9 +2,6 @@ package usb
 
 import (
 	"context"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 	"unicode/utf16"
 )
@@ -23,10 +20,6 @@ func (c *conn) String(i uint8) string {
 	if known {
 		return s
 	}
-	if s := c.sysfsString(i); s != "" {
-		c.strings[i] = s
-		return s
-	}
 	if c.lang == 0 {
 		langs := c.stringDescriptor(0, 0)
 		if len(langs) == 0 {
@@ -39,19 +32,25 @@ func (c *conn) String(i uint8) string {
 	return s
 }
 
-// sysfsString is what the kernel read when the device came: asking again costs
-// milliseconds between plugging and the first APDU.
-func (c *conn) sysfsString(i uint8) string {
-	for at, name := range map[int]string{14: "manufacturer", 15: "product", 16: "serial"} { // USB 2.0 table 9-8
-		if c.desc[at] != i {
-			continue
-		}
-		if dir, ok := sysfsDir(c.file.Name()); ok {
-			b, _ := os.ReadFile(filepath.Join(dir, name))
-			return strings.TrimSuffix(string(b), "\n")
+// Places of string indexes in the device descriptor, USB 2.0 table 9-8.
+const (
+	manufacturerAt = 14
+	productAt      = 15
+	serialAt       = 16
+)
+
+// kernelStrings are the strings that the kernel read when the device came, by their
+// indexes: asking again costs milliseconds between plugging and the first APDU.
+func kernelStrings(sys string, desc []byte) map[uint8]string {
+	known := map[uint8]string{}
+	for at, name := range map[int]string{manufacturerAt: "manufacturer", productAt: "product", serialAt: "serial"} {
+		if i := desc[at]; i != 0 {
+			if s := readAttr(sys, name); s != "" {
+				known[i] = s
+			}
 		}
 	}
-	return ""
+	return known
 }
 
 // stringDescriptor reads a string descriptor's 16-bit units (USB 2.0 §9.6.7).
