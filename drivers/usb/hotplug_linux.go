@@ -388,12 +388,11 @@ func (w *Watcher) nodeCame(bus, dev string) bool {
 	if !ok {
 		return false
 	}
-	// …/usb1/1-1
-	dir, err := filepath.EvalSymlinks(dir)
+	target, err := os.Readlink(dir) // …/usb1/1-1
 	if err != nil {
 		return false
 	}
-	name := filepath.Base(dir)
+	name := filepath.Base(target)
 	if _, err := os.Stat(filepath.Join(w.sys, name)); err != nil {
 		return false
 	}
