@@ -1,0 +1,181 @@
+package usb_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/tests/vm/machine"
+)
+
+// Unplugged in the middle of bulk transfers, a device on a real bus (here QEMU's
+// UHCI) answers nothing for a while before the hub tells: that is no other error.
+func TestUSBUnplugWhileBusy(t *testing.T) {
+	g := machine.NeedGuest(t)
+	_, h := watch(t, ccidDriver)
+	for i := range 5 {
+		if err := machine.Plug(t.Context(), g, "ccid-empty", "busy"); err != nil {
+			t.Fatal(err)
+		}
+		d := h.next(t)
+		c, err := usb.Open(t.Context(), d, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, out := bulkEndpoints(c)
+		end := make(chan error, 1)
+		go func() {
+			// PC_to_RDR_GetSlotStatus, RDR_to_PC_SlotStatus (CCID 1.1 §6.1.3, §6.2.2).
+			for seq := byte(0); ; seq++ {
+				if _, err := c.Out(t.Context(), out, []byte{0x65, 0, 0, 0, 0, 0, seq, 0, 0, 0}, false, patience); err != nil {
+					end <- err
+					return
+				}
+				if _, err := c.In(t.Context(), in, make([]byte, 64), patience); err != nil {
+					end <- err
+					return
+				}
+			}
+		}()
+		time.Sleep(time.Duration(i) * 7 * time.Millisecond) // any moment
+		begin := time.Now()
+		if err := machine.Unplug(t.Context(), g, "busy"); err != nil {
+			t.Fatal(err)
+		}
+		err = <-end
+		t.Logf("%v after unplugging: %v", time.Since(begin), err)
+		if !errors.Is(err, reader.ErrGone) {
+			t.Errorf("%v, want ErrGone", err)
+		}
+		awaitGone(t, d)
+		c.Close()
+	}
+}
+
+// The system sleeps and wakes, which resets the bus: the reader stays. Linux
+// Documentation/power/basic-pm-debugging.rst: pm_test stops before the hardware
+// sleeps, and wakes after 5 s.
+func TestSleepUSB(t *testing.T) {
+	g := machine.NeedGuest(t)
+	if err := os.WriteFile("/sys/power/pm_test", []byte("devices"), 0); err != nil {
+		t.Skipf("the kernel cannot test suspend: %v", err)
+	}
+	// The machine's root is gone after sleep: whatever this process needs later
+	// must be in memory.
+	for line := range strings.Lines(readFile("/proc/self/maps")) {
+		if i := strings.IndexByte(line, '/'); i >= 0 {
+			_ = readFile(strings.TrimSpace(line[i:]))
+		}
+	}
+	_, h := watch(t, ccidDriver)
+	if err := machine.Plug(t.Context(), g, "ccid", "sleepy"); err != nil {
+		t.Fatal(err)
+	}
+	d := h.next(t)
+	defer takeOut(t, g, "sleepy", d)
+	c, err := usb.Open(t.Context(), d, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	powerOn(t, c)
+	pending := make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil {
+			_, err = c.In(t.Context(), 0x81, make([]byte, 8), 0)
+		}
+		pending <- err
+	}()
+	if err := os.WriteFile("/sys/power/state", []byte("mem"), 0); err != nil {
+		t.Fatalf("suspend: %v", err)
+	}
+	select {
+	case err := <-pending:
+		t.Logf("the pending transfer ended with: %v", err)
+		if errors.Is(err, reader.ErrGone) {
+			t.Error("want ErrReset, or nothing")
+		}
+	case <-time.After(time.Second):
+		t.Log("the pending transfer is still pending")
+	}
+	t.Logf("ATR % X", powerOn(t, c))
+	if isGone(d) || h.count() != 1 {
+		t.Errorf("after sleep: gone %v, announced %d times", isGone(d), h.count())
+	}
+}
+
+// An open reader that nobody uses costs no wake-up: its pending transfer waits in
+// the kernel.
+func TestUSBIdle(t *testing.T) {
+	g := machine.NeedGuest(t)
+	_, h := watch(t, ccidDriver)
+	if err := machine.Plug(t.Context(), g, "ccid", "idle"); err != nil {
+		t.Fatal(err)
+	}
+	d := h.next(t)
+	defer takeOut(t, g, "idle", d)
+	c, err := usb.Open(t.Context(), d, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	powerOn(t, c)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for err := error(nil); err == nil; {
+			_, err = c.In(context.Background(), 0x81, make([]byte, 8), 0)
+		}
+	}()
+	// Linux Documentation/usb/usbmon.rst: a line for each transfer submitted or
+	// completed on the bus.
+	mon, err := os.Open(fmt.Sprintf("/sys/kernel/debug/usb/usbmon/%du", number(filepath.Join("/sys/bus/usb/devices", d.Port), "busnum")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mon.Close()
+	traffic := make(chan string, 1000)
+	go func() {
+		for lines := bufio.NewScanner(mon); lines.Scan(); {
+			traffic <- lines.Text()
+		}
+	}()
+	time.Sleep(time.Second) // the card's arrival is reported
+	for len(traffic) > 0 {
+		<-traffic
+	}
+	before := switches(t)
+	time.Sleep(3 * time.Second)
+	t.Logf("%d wake-ups of this process in 3 s, its runtime's among them", switches(t)-before)
+	for len(traffic) > 0 {
+		t.Errorf("while idle: %s", <-traffic)
+	}
+	c.Close()
+	<-done
+}
+
+// switches counts how often a thread of this process went to sleep.
+func switches(t *testing.T) (n int) {
+	tasks, err := filepath.Glob("/proc/self/task/*/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range tasks {
+		for line := range strings.Lines(readFile(f)) {
+			if v, ok := strings.CutPrefix(line, "voluntary_ctxt_switches:"); ok {
+				k, _ := strconv.Atoi(strings.TrimSpace(v))
+				n += k
+			}
+		}
+	}
+	return n
+}
