@@ -337,11 +337,9 @@ func (u *unit) begin(id string, r Reader) {
 		model, more = i.Identify() // may ask the device: not while holding mu
 	}
 	m.mu.Lock()
-	select {
-	case <-u.gone: // and another may have its numbers
+	if closed(u.gone) { // and another may have its numbers
 		m.mu.Unlock()
 		return
-	default:
 	}
 	u.reader = r
 	if u.more = more; model != "" {

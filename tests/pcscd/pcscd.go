@@ -237,7 +237,8 @@ func (s *Server) Shutdown() error {
 		if !said("Preparing for suicide", endTime) {
 			return
 		}
-		for start := time.Now(); s.Alive() && time.Since(start) < endTime && !said("entering cleaning function", 100*time.Millisecond); {
+		until := time.Now().Add(endTime)
+		for s.Alive() && time.Now().Before(until) && !said("entering cleaning function", 100*time.Millisecond) {
 			_ = cmd.Process.Signal(syscall.SIGUSR1)
 		}
 	})
