@@ -155,15 +155,15 @@ func (e *env) mounts(ctx context.Context) error {
 		return err
 	}
 
-	e.add(ioctlSim, nanoseconds, e.filebench("ioctl", 2000, e.path("one/0/apdu")))
-	e.add(textSim, nanoseconds, e.filebench("text", 2000, e.path("one/0/apdu")))
-	e.add(textEcho, nanoseconds, e.filebench("text", 2000, e.path("echo/echo")))
-	e.add(ioctlVpcd, nanoseconds, e.filebench("ioctl", 1000, e.path("vpcd/0/apdu")))
-	e.add(openOne, nanoseconds, e.filebench("open", 200, e.path("one/0")))
-	e.add(openMany, nanoseconds, e.filebench("open", 200, e.path("many/0")))
+	e.add(ioctlSim, nanoseconds, e.filebench("ioctl", 500, e.path("one/0/apdu")))
+	e.add(textSim, nanoseconds, e.filebench("text", 500, e.path("one/0/apdu")))
+	e.add(textEcho, nanoseconds, e.filebench("text", 500, e.path("echo/echo")))
+	e.add(ioctlVpcd, nanoseconds, e.filebench("ioctl", 250, e.path("vpcd/0/apdu")))
+	e.add(openOne, nanoseconds, e.filebench("open", 50, e.path("one/0")))
+	e.add(openMany, nanoseconds, e.filebench("open", 50, e.path("many/0")))
 	n := strconv.Itoa(e.readers)
-	e.add(rateOne, perSecond, e.filebench("many", 500, e.path("many"), "1"))
-	e.add(rateMany, perSecond, e.filebench("many", 500, e.path("many"), n))
+	e.add(rateOne, perSecond, e.filebench("many", 125, e.path("many"), "1"))
+	e.add(rateMany, perSecond, e.filebench("many", 125, e.path("many"), n))
 
 	// Every card is powered once before memory is looked at; it is looked at
 	// before and after the rounds, and the worse counts.
@@ -238,8 +238,8 @@ func (e *env) pcscds(ctx context.Context) error {
 	if _, err := e.run(ctx, "", e.path("instantcard"), fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
 		return err
 	}
-	e.add(scNull, nanoseconds, e.scbench(null, "Null", 2000))
-	e.add(scVpcd, nanoseconds, e.scbench(vpcd, "Virtual PCD", 20))
+	e.add(scNull, nanoseconds, e.scbench(null, "Null", 500))
+	e.add(scVpcd, nanoseconds, e.scbench(vpcd, "Virtual PCD", 5))
 	return nil
 }
 

@@ -44,8 +44,8 @@ func (e *env) throughLibrary(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.add(scCardfs, nanoseconds, e.scbench(srv, "Cardfs sim", 2000))
-	e.add(scCardfsV, nanoseconds, e.scbench(srv, "Cardfs vpcd", 1000))
+	e.add(scCardfs, nanoseconds, e.scbench(srv, "Cardfs sim", 500))
+	e.add(scCardfsV, nanoseconds, e.scbench(srv, "Cardfs vpcd", 250))
 
 	if err := e.insertions(ctx, seenCardfs, srv, "Cardfs empty", empty); err != nil {
 		return err
@@ -98,32 +98,28 @@ func (e *env) insertions(ctx context.Context, name string, srv *pcscd.Server, re
 		return err
 	}
 	e.add(name, nanoseconds, func(context.Context) ([]float64, error) {
-		var got []float64
-		for range 3 {
-			// At any moment of a 400 ms poll.
-			time.Sleep(rand.N(400 * time.Millisecond))
-			from := monotonic()
-			nc, err := net.Dial("tcp", address)
-			if err != nil {
-				return nil, err
-			}
-			ended := make(chan struct{})
-			go func() {
-				defer close(ended)
-				playCard(nc)
-			}()
-			to, err := seen(1)
-			_ = nc.Close()
-			<-ended
-			if err != nil {
-				return nil, err
-			}
-			if _, err := seen(0); err != nil {
-				return nil, err
-			}
-			got = append(got, float64(to-from))
+		// At any moment of a 400 ms poll.
+		time.Sleep(rand.N(400 * time.Millisecond))
+		from := monotonic()
+		nc, err := net.Dial("tcp", address)
+		if err != nil {
+			return nil, err
 		}
-		return got, nil
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			playCard(nc)
+		}()
+		to, err := seen(1)
+		_ = nc.Close()
+		<-ended
+		if err != nil {
+			return nil, err
+		}
+		if _, err := seen(0); err != nil {
+			return nil, err
+		}
+		return []float64{float64(to - from)}, nil
 	})
 	return nil
 }

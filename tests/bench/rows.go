@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 )
 
@@ -47,6 +48,30 @@ var rows = []row{
 	{what: "SCardTransmit to a virtual card, against libifdvpcd", a: scCardfsV, b: scVpcd, bound: 0.05},
 	{what: "card in to SCardGetStatusChange, against libifdvpcd", a: seenCardfs, b: seenVpcd, bound: 0.2},
 	{what: "idle CPU of pcscd with 16 readers, against one instant handler", a: idleCardfs, b: idleNull, bound: 1.2},
+}
+
+// inTurn puts subjects that a row compares next to each other.
+func inTurn(subjects []subject) []subject {
+	var turns []subject
+	for len(subjects) > 0 {
+		at := len(turns)
+		turns = append(turns, subjects[0])
+		subjects = subjects[1:]
+		for ; at < len(turns); at++ {
+			subjects = slices.DeleteFunc(slices.Clone(subjects), func(s subject) bool {
+				if compared(s.name, turns[at].name) {
+					turns = slices.Insert(turns, at+1, s)
+					return true
+				}
+				return false
+			})
+		}
+	}
+	return turns
+}
+
+func compared(a, b string) bool {
+	return slices.ContainsFunc(rows, func(r row) bool { return r.a == a && r.b == b || r.a == b && r.b == a })
 }
 
 // report prints the table and tells whether all bounds are met.
