@@ -38,6 +38,7 @@ type exchanger interface {
 // that lives while there is work sends them.
 type channel struct {
 	to       exchanger
+	later    func(*channel)  // calls send once the write under way has returned
 	gone     <-chan struct{} // closed when the reader left
 	nonblock bool
 	append   bool // O_APPEND: the offset of a write means nothing
@@ -67,7 +68,7 @@ type answer struct {
 func newChannel(to exchanger, f *file, flags uint32, onIdle func()) *channel {
 	mode := flags & syscall.O_ACCMODE
 	return &channel{
-		to: to, gone: f.bay.Done(), orphans: &f.orphans, onIdle: onIdle,
+		to: to, later: f.mount.server.later, gone: f.bay.Done(), orphans: &f.orphans, onIdle: onIdle,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
 		readable: mode != syscall.O_WRONLY,
@@ -159,7 +160,9 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 	c.out.pos = off + int64(len(data))
 	c.out.last = c.out.next
 	c.line = rest
-	c.submit(commands...)
+	if c.submit(commands...) {
+		c.later(c)
+	}
 	return uint32(len(data)), 0
 }
 
@@ -206,13 +209,13 @@ func (c *channel) parseLine(line []byte) ([]byte, error) {
 	return command, err
 }
 
-// submit queues commands and sees to it that somebody sends them. c.mu is held.
-func (c *channel) submit(commands ...[]byte) {
+// submit queues commands and tells whether nobody is there to send them: then the caller
+// has to call send, which may take as long as the card does. c.mu is held.
+func (c *channel) submit(commands ...[]byte) (send bool) {
 	c.queue = append(c.queue, commands...)
-	if !c.busy && len(c.queue) > 0 {
-		c.busy = true
-		go c.send()
-	}
+	send = !c.busy && len(c.queue) > 0
+	c.busy = c.busy || send
+	return send
 }
 
 // send sends what is queued, a command after the other. It goes on after the
@@ -277,8 +280,8 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 			if err != nil {
 				return nil, toErrno(err)
 			}
-			if len(command) > 0 {
-				c.submit(command)
+			if len(command) > 0 && c.submit(command) {
+				go c.send()
 			}
 		case c.left():
 			return nil, syscall.ENODEV
@@ -394,7 +397,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 		return 0, toErrno(err)
 	}
 	binary.NativeEndian.PutUint32(output, uint32(len(data)))
-	// go-fuse's buffer is pooled and goes back whole: it must hold nobody
+	// The buffer is used again and again, and goes back whole: it must hold nobody
 	// else's bytes.
 	if fits {
 		clear(output[exchangeHeader+len(data):])

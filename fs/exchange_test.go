@@ -63,7 +63,7 @@ func open(t testing.TB, card *fakeCard, flags uint32) *client {
 	c := &client{t: t, card: card, orphans: new(atomic.Int32)}
 	mode := flags & syscall.O_ACCMODE
 	c.channel = &channel{
-		to: card, gone: make(chan struct{}), orphans: c.orphans, onIdle: func() { c.idle++ },
+		to: card, later: func(c *channel) { go c.send() }, gone: make(chan struct{}), orphans: c.orphans, onIdle: func() { c.idle++ },
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
 		readable: mode != syscall.O_WRONLY,

@@ -39,11 +39,10 @@ type Options struct {
 
 // Server is a mounted tree.
 type Server struct {
-	dir    string
-	server *fuse.Server
-	mount  *mount
-	leave  context.CancelFunc
-	done   chan struct{}
+	dir   string
+	mount *mount
+	leave context.CancelFunc
+	done  chan struct{}
 }
 
 // fsType is what /proc/mounts calls a mount of ours, and tells a stale one by.
@@ -66,6 +65,9 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 	if o.Mode == 0 {
 		o.Mode = 0o600
 	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	mnt := &mount{
 		manager: m, uid: uid, gid: gid, mode: o.Mode & 0o666,
 		openTimeout: o.OpenTimeout, started: time.Now(),
@@ -77,17 +79,11 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 	options := &fs.Options{
 		MountOptions: fuse.MountOptions{
 			FsName: fsType, Name: fsType,
-			AllowOther: o.AllowOther,
-			// Without it the kernel asks nobody whether a mode allows what.
-			Options:       []string{"default_permissions"},
 			EnableLocks:   true,
 			DisableXAttrs: true,
-			// Else go-fuse moves every answer to a read through a pipe first, to find
-			// that there is no file to splice it from: three system calls more.
-			DisableSplice:     true,
-			DirectMountStrict: os.Geteuid() == 0,
-			Debug:             o.Debug,
-			Logger:            log.New(logWriter{o.Log}, "", 0),
+			MaxWrite:      maxWrite,
+			Debug:         o.Debug,
+			Logger:        log.New(logWriter{o.Log}, "", 0),
 		},
 		AttrTimeout:     &long,
 		EntryTimeout:    &none, // each Lookup says how long
@@ -97,17 +93,35 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 	}
 	top := &root{mount: mnt}
 	m.OnLeave(top.forget)
-	if s.server, err = fs.Mount(dir, top, options); err != nil {
+	fd, err := connect(dir, o.AllowOther)
+	if err == nil {
+		if mnt.server, err = newServer(fd, fs.NewNodeFS(top, options), &options.MountOptions, o.Log); err != nil {
+			_ = detach(dir)
+		}
+	}
+	if err != nil {
 		s.leave()
 		return nil, explain(dir, o, err)
 	}
-	closeOnExec()
 	s.done = make(chan struct{})
 	go func() {
-		s.server.Wait()
+		mnt.server.serve()
 		close(s.done)
 	}()
+	noPoll(dir)
 	return s, nil
+}
+
+// noPoll has the kernel find out that we know nothing of poll(2), and answer it itself
+// from then on: "ready". Go asks when it opens a file; in this process it might ask while
+// no thread is left to answer.
+func noPoll(dir string) {
+	fd, err := unix.Open(filepath.Join(dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 }
 
 // resolve is dir by the name that the mount table gives it: absolute, and without
@@ -220,22 +234,6 @@ func detach(dir string) error {
 	return nil
 }
 
-// closeOnExec marks /dev/fuse, which a direct mount opens without: a child that
-// inherited it would keep the mount of a killed daemon hanging.
-func closeOnExec() {
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return
-	}
-	for _, e := range fds {
-		if target, _ := os.Readlink("/proc/self/fd/" + e.Name()); target == "/dev/fuse" {
-			if fd, err := strconv.Atoi(e.Name()); err == nil {
-				unix.CloseOnExec(fd)
-			}
-		}
-	}
-}
-
 // Done is closed when the mount is gone, by Close or by umount(8).
 func (s *Server) Done() <-chan struct{} { return s.done }
 
@@ -266,8 +264,6 @@ type logWriter struct{ log *slog.Logger }
 var written = regexp.MustCompile(`^(rx \d+: (?:WRITE|IOCTL) [^"]*)"(?:[^"\\]|\\.)*"`)
 
 func (w logWriter) Write(p []byte) (int, error) {
-	if w.log != nil {
-		w.log.Debug("fuse", "line", string(written.ReplaceAll(p, []byte("$1 [masked]"))))
-	}
+	w.log.Debug("fuse", "line", string(written.ReplaceAll(p, []byte("$1 [masked]"))))
 	return len(p), nil
 }

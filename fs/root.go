@@ -20,6 +20,7 @@ import (
 // mount is what all nodes of one mount share.
 type mount struct {
 	manager     *reader.Manager
+	server      *server
 	uid, gid    uint32
 	mode        uint32 // permission bits of files that may be written
 	openTimeout time.Duration

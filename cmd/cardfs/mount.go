@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"os/user"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -170,17 +169,11 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 // the environment has other wishes.
 func tune() {
 	// A thread that waits there keeps its P until the runtime's monitor takes it
-	// away. go-fuse has three or more such threads; with fewer Ps they take them from
-	// each other, by a futex call for each request (measured on two processors: 4 to
-	// 12 % of SCardTransmit's time, in five runs).
+	// away. There are two or more such threads; with fewer Ps they take them from each
+	// other, by a futex call for each request (measured on two processors: 4 to 12 % of
+	// SCardTransmit's time).
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < 4 {
 		runtime.GOMAXPROCS(4)
-	}
-	// What is alive is small; most of the rest are go-fuse's read buffers, 132 KiB each,
-	// of requests that wait for a processor. Collecting them sooner costs nothing
-	// measurable (1,000 readers after load: 88 MB instead of 159).
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
 	}
 }
 

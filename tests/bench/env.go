@@ -162,8 +162,8 @@ func (e *env) mounts(ctx context.Context) error {
 	e.add(openOne, nanoseconds, e.filebench("open", 50, e.path("one/0")))
 	e.add(openMany, nanoseconds, e.filebench("open", 50, e.path("many/0")))
 	n := strconv.Itoa(e.readers)
-	e.add(rateOne, perSecond, e.filebench("many", 125, e.path("many"), "1"))
-	e.add(rateMany, perSecond, e.filebench("many", 125, e.path("many"), n))
+	e.add(rateOne, perSecond, e.filebench("many", 250, e.path("many"), "1"))
+	e.add(rateMany, perSecond, e.filebench("many", 250, e.path("many"), n))
 
 	// Every card is powered once before memory is looked at; it is looked at
 	// before and after the rounds, and the worse counts.

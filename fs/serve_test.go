@@ -1,0 +1,281 @@
+package fs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// kernel is the other end of a server's /dev/fuse: a socket that keeps messages apart.
+type kernel struct {
+	t      testing.TB
+	fd     int
+	unique uint64
+	server *server
+	ended  chan struct{}
+}
+
+// answers are what the file system of these tests does.
+type answers struct {
+	fuse.RawFileSystem
+	open  func(cancel <-chan struct{}) fuse.Status
+	ioctl func(cancel <-chan struct{}, in, out []byte) fuse.Status
+	read  func(dest []byte) []byte
+	write func(data []byte)
+}
+
+func (a *answers) Open(cancel <-chan struct{}, _ *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
+	return a.open(cancel)
+}
+
+func (a *answers) Ioctl(cancel <-chan struct{}, _ *fuse.IoctlIn, in []byte, _ *fuse.IoctlOut, out []byte) fuse.Status {
+	return a.ioctl(cancel, in, out)
+}
+
+func (a *answers) Read(_ <-chan struct{}, _ *fuse.ReadIn, dest []byte) (fuse.ReadResult, fuse.Status) {
+	return fuse.ReadResultData(a.read(dest)), fuse.OK
+}
+
+func (a *answers) Write(_ <-chan struct{}, _ *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	a.write(data)
+	return uint32(len(data)), fuse.OK
+}
+
+const opInit, opOpen, opWrite = 26, 14, 16
+
+func startServer(t testing.TB, a *answers) *kernel {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.RawFileSystem = fuse.NewDefaultRawFileSystem()
+	k := &kernel{t: t, fd: pair[0], ended: make(chan struct{})}
+	init := fuse.InitIn{Major: 7, Minor: 38}
+	k.send(opInit, &init.InHeader, bytesOf(&init), nil)
+	log := slog.New(slog.DiscardHandler)
+	if k.server, err = newServer(pair[1], a, &fuse.MountOptions{MaxWrite: maxWrite}, log); err != nil {
+		t.Fatal(err)
+	}
+	k.receive()
+	go func() {
+		k.server.serve()
+		close(k.ended)
+	}()
+	t.Cleanup(k.close)
+	return k
+}
+
+// close is what the server sees when its mount goes.
+func (k *kernel) close() {
+	if k.fd >= 0 {
+		unix.Close(k.fd)
+		k.fd = -1
+	}
+	<-k.ended
+}
+
+// send sends a request and returns its number.
+func (k *kernel) send(opcode uint32, h *fuse.InHeader, request, data []byte) uint64 {
+	k.t.Helper()
+	k.unique += 2
+	h.Opcode, h.Unique, h.NodeId = opcode, k.unique, 1
+	h.Length = uint32(len(request) + len(data))
+	if _, err := unix.Writev(k.fd, [][]byte{request, data}); err != nil {
+		k.t.Fatal(err)
+	}
+	return k.unique
+}
+
+func (k *kernel) ioctl(in []byte, room int) uint64 {
+	r := fuse.IoctlIn{InSize: uint32(len(in)), OutSize: uint32(room)}
+	return k.send(opIoctl, &r.InHeader, bytesOf(&r), in)
+}
+
+func (k *kernel) open() uint64 {
+	r := fuse.OpenIn{}
+	return k.send(opOpen, &r.InHeader, bytesOf(&r), nil)
+}
+
+func (k *kernel) interrupt(unique uint64) {
+	r := fuse.InterruptIn{Unique: unique}
+	k.send(opInterrupt, &r.InHeader, bytesOf(&r), nil)
+}
+
+// receive takes the next answer.
+func (k *kernel) receive() (unique uint64, errno syscall.Errno, data []byte) {
+	k.t.Helper()
+	buf := make([]byte, 2*maxWrite)
+	n, err := unix.Read(k.fd, buf)
+	if err != nil || n < headerSize {
+		k.t.Fatalf("read of an answer: %d bytes, %v", n, err)
+	}
+	h := (*fuse.OutHeader)(unsafe.Pointer(&buf[0]))
+	if int(h.Length) != n {
+		k.t.Fatalf("an answer of %d bytes says it has %d", n, h.Length)
+	}
+	return h.Unique, syscall.Errno(-h.Status), buf[headerSize:n]
+}
+
+func (k *kernel) want(unique uint64, errno syscall.Errno) []byte {
+	k.t.Helper()
+	got, e, data := k.receive()
+	if got != unique || e != errno {
+		k.t.Fatalf("answer to %d: %v, want to %d: %v", got, e, unique, errno)
+	}
+	return data
+}
+
+// untilInterrupted is a handler that waits.
+func untilInterrupted(begun chan<- struct{}) func(<-chan struct{}) fuse.Status {
+	return func(cancel <-chan struct{}) fuse.Status {
+		begun <- struct{}{}
+		<-cancel
+		return fuse.EINTR
+	}
+}
+
+// struct fuse_ioctl_out, then what is copied to the caller (linux/uapi/linux/fuse.h);
+// an error has neither.
+func TestServeIoctl(t *testing.T) {
+	k := startServer(t, &answers{ioctl: func(_ <-chan struct{}, in, out []byte) fuse.Status {
+		if len(in) > 0 && in[0] == 0xFF {
+			return fuse.EINVAL
+		}
+		copy(out, in)
+		return fuse.OK
+	}})
+	const head = int(unsafe.Sizeof(fuse.IoctlOut{}))
+	for _, size := range []int{0, 1, 4, 1024, 3000, 4096, 9000, 16383} {
+		in := bytes.Repeat([]byte{0xA5}, size)
+		data := k.want(k.ioctl(in, size), 0)
+		if len(data) != head+size || !bytes.Equal(data[head:], in) {
+			t.Fatalf("%d bytes came back as %d", size, len(data)-head)
+		}
+		if data := k.want(k.ioctl([]byte{0xFF}, size), syscall.EINVAL); len(data) != 0 {
+			t.Fatalf("an error with %d bytes", len(data))
+		}
+	}
+}
+
+// What is longer than a worker's own room arrives whole, and leaves whole.
+func TestServeLong(t *testing.T) {
+	long := bytes.Repeat([]byte("0123456789abcdef"), maxWrite/16)
+	var got []byte
+	k := startServer(t, &answers{
+		write: func(data []byte) { got = bytes.Clone(data) },
+		read:  func(dest []byte) []byte { return dest[:copy(dest, long)] },
+	})
+	for _, size := range []int{1, 4000, 4096, 4097, 70_000, maxWrite} {
+		w := fuse.WriteIn{Size: uint32(size)}
+		data := k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), long[:size]), 0)
+		if n := (*fuse.WriteOut)(unsafe.Pointer(&data[0])).Size; int(n) != size || !bytes.Equal(got, long[:size]) {
+			t.Fatalf("a WRITE of %d: answer %d, arrived %d", size, n, len(got))
+		}
+		r := fuse.ReadIn{Size: uint32(size)}
+		if data := k.want(k.send(opRead, &r.InHeader, bytesOf(&r), nil), 0); !bytes.Equal(data, long[:size]) {
+			t.Fatalf("a READ of %d gave %d", size, len(data))
+		}
+	}
+}
+
+// "If the INTERRUPT is found, the request is to be answered with EINTR" (linux,
+// Documentation/filesystems/fuse/fuse.rst, Interrupting filesystem operations): that
+// request and no later one.
+func TestServeInterrupt(t *testing.T) {
+	begun := make(chan struct{})
+	wait := untilInterrupted(begun)
+	k := startServer(t, &answers{
+		open:  wait,
+		ioctl: func(cancel <-chan struct{}, _, _ []byte) fuse.Status { return wait(cancel) },
+	})
+	for i := range 200 {
+		send := k.open
+		if i%2 == 0 {
+			send = func() uint64 { return k.ioctl([]byte{1}, 1) }
+		}
+		unique := send()
+		<-begun
+		k.interrupt(unique)
+		k.want(unique, syscall.EINTR)
+	}
+	// One for a request that nobody knows is to be asked again.
+	k.interrupt(k.unique - 2)
+	k.want(k.unique, syscall.EAGAIN)
+}
+
+// However many wait, the next is read.
+func TestServeReadsOn(t *testing.T) {
+	const n = 300
+	begun := make(chan struct{})
+	k := startServer(t, &answers{
+		open:  untilInterrupted(begun),
+		ioctl: func(<-chan struct{}, []byte, []byte) fuse.Status { return fuse.OK },
+	})
+	for range n {
+		k.open()
+		<-begun
+	}
+	k.want(k.ioctl(nil, 0), 0)
+}
+
+// A mount that goes ends what waits in it, and then the server.
+func TestServeEnd(t *testing.T) {
+	begun := make(chan struct{})
+	wait := untilInterrupted(begun)
+	var ended atomic.Int32
+	k := startServer(t, &answers{
+		open: func(cancel <-chan struct{}) fuse.Status { defer ended.Add(1); return wait(cancel) },
+		ioctl: func(cancel <-chan struct{}, _, _ []byte) fuse.Status {
+			defer ended.Add(1)
+			return wait(cancel)
+		},
+	})
+	for range 50 {
+		k.open()
+		<-begun
+		k.ioctl(nil, 0)
+		<-begun
+	}
+	k.close()
+	if n := ended.Load(); n != 100 {
+		t.Errorf("%d of 100 handlers have ended", n)
+	}
+}
+
+// A write(2) does not wait for the card: its answer comes first. And however slow one
+// card is, the commands of the others are sent.
+func TestServeSendsAfterAnswer(t *testing.T) {
+	const n = 20
+	var k *kernel
+	var all sync.WaitGroup
+	answered := make(chan struct{})
+	card := &fakeCard{do: func(context.Context, []byte, []byte) ([]byte, error) {
+		defer all.Done()
+		<-answered
+		return nil, errors.New("mute")
+	}}
+	k = startServer(t, &answers{write: func([]byte) {
+		c := open(t, card, syscall.O_RDWR)
+		c.later = k.server.later
+		if n, errno := c.Write(bg, []byte("00A4000C\n"), 0); n != 9 || errno != 0 {
+			t.Errorf("Write: %d, %v", n, errno)
+		}
+	}})
+	all.Add(n)
+	for range n {
+		w := fuse.WriteIn{Size: 1}
+		k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), []byte("x")), 0)
+	}
+	close(answered)
+	all.Wait()
+}
