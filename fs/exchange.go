@@ -344,6 +344,15 @@ func (c *channel) Ioctl(ctx context.Context, cmd uint32, arg uint64, input, outp
 
 const exchangeHeader = 4 // struct cardfs_exchange: uint32_t length
 
+// exchangeSize is how much of a CARDFS_EXCHANGE's room is to be copied back: the answer
+// of n bytes, or only its length where it does not fit.
+func exchangeSize(n, room int) int {
+	if exchangeHeader+n > room {
+		return min(exchangeHeader, room)
+	}
+	return exchangeHeader + n
+}
+
 func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int32, syscall.Errno) {
 	if len(input) < exchangeHeader || len(output) < exchangeHeader {
 		return 0, syscall.EINVAL

@@ -54,9 +54,13 @@ type worker struct {
 	request atomic.Uint64 // the unique number of the one under way, or one of these
 	ours    atomic.Bool   // it is not go-fuse's, so cancel is what interrupts it
 	cancel  chan struct{}
-	in, out [4096]byte
+	in, out []byte // a page each: the kernel copies page by page
 	vin     [2][]byte
 	vout    [1][]byte
+}
+
+func newWorker() *worker {
+	return &worker{cancel: make(chan struct{}), in: make([]byte, 4096), out: make([]byte, 4096)}
 }
 
 // The kernel's numbers are even (linux/fs/fuse/fuse_i.h, FUSE_REQ_ID_STEP), and never 0.
@@ -82,7 +86,7 @@ const (
 // newServer speaks INIT on fd, a mount's /dev/fuse, which it then owns.
 func newServer(fd int, raw fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) (*server, error) {
 	s := &server{fd: fd, raw: raw, debug: o.Debug, log: log, workers: map[*worker]struct{}{}}
-	s.idle.New = func() any { return &worker{cancel: make(chan struct{})} }
+	s.idle.New = func() any { return newWorker() }
 	s.large.New = func() any { b := make([]byte, largeSize); return &b }
 
 	// go-fuse's Server answers INIT and sends the notices. It wants a descriptor of its
@@ -137,7 +141,7 @@ func (s *server) loop() {
 	most := int32(runtime.GOMAXPROCS(0))
 	for {
 		large := s.large.Get().(*[]byte)
-		w.vin = [2][]byte{w.in[:], *large}
+		w.vin = [2][]byte{w.in, *large}
 		n, err := unix.Readv(s.fd, w.vin[:])
 		switch {
 		case err == unix.EINTR, err == unix.ENOENT: // the last: it was interrupted before
@@ -164,7 +168,7 @@ func (s *server) loop() {
 			in = w.vin[:2]
 			w.vin[1] = (*large)[:n-len(w.in)]
 		}
-		h := (*fuse.InHeader)(unsafe.Pointer(&w.in))
+		h := (*fuse.InHeader)(unsafe.Pointer(&w.in[0]))
 		if s.readers.Add(-1) == 0 && h.Opcode != opForget && h.Opcode != opBatchForget {
 			s.readers.Add(1)
 			s.loops.Add(1)
@@ -187,7 +191,7 @@ func (s *server) loop() {
 
 // handle answers the request in, whose header is h.
 func (s *server) handle(w *worker, h *fuse.InHeader, in [][]byte) {
-	out := w.out[:]
+	out := w.out
 	if need := answerSize(w, h); need > len(out) {
 		if need <= largeSize {
 			large := s.large.Get().(*[]byte)
@@ -225,17 +229,13 @@ func (s *server) handle(w *worker, h *fuse.InHeader, in [][]byte) {
 	if n == 0 {
 		return // FORGET and the like
 	}
-	for {
-		_, err := unix.Write(s.fd, out[:n])
-		switch err {
-		case nil:
-		case unix.EINTR:
-			continue
-		case unix.ENOENT, unix.ENODEV: // who asked is dead, or the mount
-		default:
-			s.log.Error("write to /dev/fuse", "opcode", h.Opcode, "error", err)
-		}
-		return
+	// An answer does not wait, so Go's scheduler need not be told.
+	_, _, err := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(&out[0])), uintptr(n))
+	switch err {
+	case 0:
+	case unix.ENOENT, unix.ENODEV: // who asked is dead, or the mount
+	default:
+		s.log.Error("write to /dev/fuse", "opcode", h.Opcode, "error", err)
 	}
 }
 
@@ -251,7 +251,11 @@ func (s *server) ioctl(w *worker, in, out []byte) int {
 	result := (*fuse.IoctlOut)(unsafe.Pointer(&out[headerSize]))
 	*result = fuse.IoctlOut{}
 	status := s.raw.Ioctl(w.cancel, request, in[inSize:], result, out[headerSize+outSize:])
-	return reply(out, request.Unique, status, len(out)-headerSize)
+	size := len(out) - headerSize
+	if request.Cmd&^iocSizeMask == iocExchange {
+		size = outSize + exchangeSize(int(result.Result), int(request.OutSize))
+	}
+	return reply(out, request.Unique, status, size)
 }
 
 const (
@@ -288,7 +292,7 @@ func (s *server) interrupt(unique uint64) bool {
 // answerSize is the most that the answer takes, in bytes.
 func answerSize(w *worker, h *fuse.InHeader) int {
 	const fixed = 512 // more than any answer of a fixed size
-	p := unsafe.Pointer(&w.in)
+	p := unsafe.Pointer(&w.in[0])
 	switch h.Opcode {
 	case opRead, opReadDir, opReadDirPlus:
 		return fixed + int((*fuse.ReadIn)(p).Size)

@@ -31,13 +31,19 @@ type answers struct {
 	ioctl func(cancel <-chan struct{}, in, out []byte) fuse.Status
 	read  func(dest []byte) []byte
 	write func(data []byte)
+
+	exchange func() int // an ioctl's result
 }
 
 func (a *answers) Open(cancel <-chan struct{}, _ *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
 	return a.open(cancel)
 }
 
-func (a *answers) Ioctl(cancel <-chan struct{}, _ *fuse.IoctlIn, in []byte, _ *fuse.IoctlOut, out []byte) fuse.Status {
+func (a *answers) Ioctl(cancel <-chan struct{}, _ *fuse.IoctlIn, in []byte, result *fuse.IoctlOut, out []byte) fuse.Status {
+	if a.exchange != nil {
+		result.Result = int32(a.exchange())
+		return fuse.OK
+	}
 	return a.ioctl(cancel, in, out)
 }
 
@@ -167,17 +173,35 @@ func TestServeIoctl(t *testing.T) {
 	}
 }
 
+// Of an exchange only what the answer fills is copied back; where it does not fit, the
+// length (cardfs.h).
+func TestServeExchangeCopiesTheAnswer(t *testing.T) {
+	const room = 1024
+	var n atomic.Int32
+	k := startServer(t, &answers{exchange: func() int { return int(n.Load()) }})
+	for _, c := range []struct{ answer, copied int }{{0, 4}, {2, 6}, {room - 4, room}, {room - 3, 4}, {65538, 4}} {
+		n.Store(int32(c.answer))
+		r := fuse.IoctlIn{Cmd: iocExchange | room<<16, OutSize: room}
+		data := k.want(k.send(opIoctl, &r.InHeader, bytesOf(&r), nil), 0)
+		out := (*fuse.IoctlOut)(unsafe.Pointer(&data[0]))
+		if got := len(data) - int(unsafe.Sizeof(*out)); got != c.copied || int(out.Result) != c.answer {
+			t.Errorf("an answer of %d bytes: %d returned, %d copied, want %d", c.answer, out.Result, got, c.copied)
+		}
+	}
+}
+
 // What is longer than a worker's own room arrives whole, and leaves whole.
 func TestServeLong(t *testing.T) {
 	long := bytes.Repeat([]byte("0123456789abcdef"), maxWrite/16)
-	var got []byte
+	arrived := make(chan []byte, 1)
 	k := startServer(t, &answers{
-		write: func(data []byte) { got = bytes.Clone(data) },
+		write: func(data []byte) { arrived <- bytes.Clone(data) },
 		read:  func(dest []byte) []byte { return dest[:copy(dest, long)] },
 	})
 	for _, size := range []int{1, 4000, 4096, 4097, 70_000, maxWrite} {
 		w := fuse.WriteIn{Size: uint32(size)}
 		data := k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), long[:size]), 0)
+		got := <-arrived
 		if n := (*fuse.WriteOut)(unsafe.Pointer(&data[0])).Size; int(n) != size || !bytes.Equal(got, long[:size]) {
 			t.Fatalf("a WRITE of %d: answer %d, arrived %d", size, n, len(got))
 		}
