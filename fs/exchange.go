@@ -406,8 +406,8 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 		return 0, toErrno(err)
 	}
 	binary.NativeEndian.PutUint32(output, uint32(len(data)))
-	// The buffer is used again and again, and goes back whole: it must hold nobody
-	// else's bytes.
+	// Where go-fuse answers (with -vv) the buffer, which others had, goes back whole: it
+	// must hold nobody else's bytes.
 	if fits {
 		clear(output[exchangeHeader+len(data):])
 	} else {

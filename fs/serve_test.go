@@ -190,6 +190,14 @@ func TestServeExchangeCopiesTheAnswer(t *testing.T) {
 	}
 }
 
+// A panic costs the one who asked EIO, not everybody the mount.
+func TestServePanic(t *testing.T) {
+	k := startServer(t, &answers{exchange: func() int { panic("a driver's") }})
+	for range 3 {
+		k.want(k.ioctl(nil, 0), syscall.EIO)
+	}
+}
+
 // What is longer than a worker's own room arrives whole, and leaves whole.
 func TestServeLong(t *testing.T) {
 	long := bytes.Repeat([]byte("0123456789abcdef"), maxWrite/16)

@@ -72,7 +72,7 @@ func TestCyclesInProcess(t *testing.T) {
 	cycle(t, m.Command, dir, n/10)
 	goroutines, held, open := runtime.NumGoroutine(), heap(), measure(t, os.Getpid())
 	cycle(t, m.Command, dir, n)
-	// go-fuse keeps some readers of /dev/fuse more or fewer.
+	// There are some readers of /dev/fuse more or fewer.
 	eventually(t, "no more goroutines than before", func() bool { return runtime.NumGoroutine() <= goroutines+4 })
 	eventually(t, "no more descriptors than before", func() bool { return measure(t, os.Getpid()).holds(open) })
 	after := heap()

@@ -273,13 +273,8 @@ func (g gauge) String() string {
 	return fmt.Sprintf("%d descriptors %v, %d threads, %d KiB", g.descriptors, g.kinds, g.threads, g.rss)
 }
 
-// holds tells whether g is no more than before. Pipes are left out up to a
-// number: go-fuse keeps as many for splice(2) as it once had readers at once.
-func (g gauge) holds(before gauge) bool {
-	pipes := g.kinds["pipe"] + g.kinds["/dev/null"]
-	pipesBefore := before.kinds["pipe"] + before.kinds["/dev/null"]
-	return g.descriptors-pipes <= before.descriptors-pipesBefore && pipes <= pipesBefore+32
-}
+// holds tells whether g is no more than before.
+func (g gauge) holds(before gauge) bool { return g.descriptors <= before.descriptors }
 
 func measure(t testing.TB, pid int) (g gauge) {
 	t.Helper()
