@@ -242,16 +242,20 @@ func (s *Server) Done() <-chan struct{} { return s.done }
 func (s *Server) Leave() { s.leave() }
 
 // Close takes the mount away, whoever sits in it, and gives answers under way
-// patience to be delivered.
+// patience to be delivered. Whoever still has a file open then may go on asking, so
+// that the kernel keeps the connection: that is not waited for.
 func (s *Server) Close(patience time.Duration) error {
 	s.leave()
 	ours, err := mountsAt(s.dir)
 	if err == nil && len(ours) > 0 { // else somebody was faster: umount -l
 		err = detach(s.dir)
 	}
+	enough, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	s.mount.server.drain(enough.Done())
 	select {
 	case <-s.done:
-	case <-time.After(patience):
+	case <-time.After(min(patience, 50*time.Millisecond)):
 	}
 	return err
 }

@@ -37,6 +37,9 @@ type server struct {
 	large   sync.Pool // of *[]byte, for what a worker has no room for
 	dead    atomic.Bool
 
+	leaving  atomic.Bool
+	answered chan struct{} // gets one when there was an answer since, once leaving
+
 	mu      sync.Mutex
 	workers map[*worker]struct{}
 
@@ -69,6 +72,7 @@ func newWorker() *worker {
 const (
 	noRequest   = 0
 	interrupted = 1
+	answering   = 3 // too late to interrupt it
 )
 
 // The opcodes that say how large their answer may be, and those without one
@@ -87,7 +91,7 @@ const (
 
 // newServer speaks INIT on fd, a mount's /dev/fuse, which it then owns.
 func newServer(fd int, raw fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) (*server, error) {
-	s := &server{fd: fd, raw: raw, logAll: o.Debug, log: log, workers: map[*worker]struct{}{}}
+	s := &server{fd: fd, raw: raw, logAll: o.Debug, log: log, workers: map[*worker]struct{}{}, answered: make(chan struct{}, 1)}
 	s.idle.New = func() any { return newWorker() }
 	s.large.New = func() any { b := make([]byte, largeSize); return &b }
 
@@ -177,6 +181,12 @@ func (s *server) loop() {
 			go s.loop()
 		}
 		s.handle(w, h, in)
+		if s.leaving.Load() {
+			select {
+			case s.answered <- struct{}{}:
+			default:
+			}
+		}
 		if large != nil {
 			s.large.Put(large)
 		}
@@ -222,22 +232,25 @@ func (s *server) handle(w *worker, h *fuse.InHeader, in [][]byte) {
 			n = reply(out, h.Unique, status, 0)
 		}
 	}
-	if !w.request.CompareAndSwap(h.Unique, noRequest) {
+	if !w.request.CompareAndSwap(h.Unique, answering) {
 		<-w.cancel
 		w.cancel = make(chan struct{})
-		w.request.Store(noRequest)
+	}
+	if n > 0 { // else it is FORGET or the like
+		s.write(out[:n], h.Opcode)
 	}
 	w.vout[0] = nil
-	if n == 0 {
-		return // FORGET and the like
-	}
+	w.request.Store(noRequest)
+}
+
+func (s *server) write(answer []byte, opcode uint32) {
 	// An answer does not wait, so Go's scheduler need not be told.
-	_, _, err := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(&out[0])), uintptr(n))
+	_, _, err := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(&answer[0])), uintptr(len(answer)))
 	switch err {
 	case 0:
 	case unix.ENOENT, unix.ENODEV: // who asked is dead, or the mount
 	default:
-		s.log.Error("write to /dev/fuse", "opcode", h.Opcode, "error", err)
+		s.log.Error("write to /dev/fuse", "opcode", opcode, "error", err)
 	}
 }
 
@@ -337,6 +350,30 @@ func (s *server) send() {
 	c.send()
 }
 
+// drain waits until no answer is under way, or until enough is closed. The loops go on, as
+// who has a file open may ask again.
+func (s *server) drain(enough <-chan struct{}) {
+	s.leaving.Store(true)
+	for s.underWay() {
+		select {
+		case <-s.answered:
+		case <-enough:
+			return
+		}
+	}
+}
+
+func (s *server) underWay() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w := range s.workers {
+		if w.request.Load() != noRequest {
+			return true
+		}
+	}
+	return false
+}
+
 // end interrupts all that is under way, as the mount is gone.
 func (s *server) end() {
 	if s.dead.Swap(true) {
@@ -351,7 +388,7 @@ func (s *server) end() {
 	for _, w := range workers {
 		unique := w.request.Load()
 		// It may be about to begin, where nothing can interrupt it yet.
-		for try := 0; try < 100 && unique > interrupted && w.request.Load() == unique && !s.interrupt(unique); try++ {
+		for try := 0; try < 100 && unique > answering && w.request.Load() == unique && !s.interrupt(unique); try++ {
 			request := fuse.InterruptIn{Unique: unique}
 			request.Opcode = opInterrupt
 			request.Length = uint32(unsafe.Sizeof(request))

@@ -284,6 +284,33 @@ func TestServeEnd(t *testing.T) {
 	}
 }
 
+// Leaving waits for the answers under way, and not for those who have a file open.
+func TestServeDrain(t *testing.T) {
+	begun := make(chan struct{})
+	k := startServer(t, &answers{open: untilInterrupted(begun)})
+	never := make(chan struct{})
+	k.server.drain(never)
+
+	waits := k.open()
+	<-begun
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		k.server.drain(never)
+	}()
+	enough := make(chan struct{})
+	close(enough)
+	k.server.drain(enough)
+	select {
+	case <-drained:
+		t.Error("drained while a request waits")
+	default:
+	}
+	k.interrupt(waits)
+	k.want(waits, syscall.EINTR)
+	<-drained
+}
+
 // A write(2) does not wait for the card: its answer comes first. And however slow one
 // card is, the commands of the others are sent.
 func TestServeSendsAfterAnswer(t *testing.T) {
