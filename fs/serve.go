@@ -244,13 +244,17 @@ func (s *server) handle(w *worker, h *fuse.InHeader, in [][]byte) {
 }
 
 func (s *server) write(answer []byte, opcode uint32) {
-	// An answer does not wait, so Go's scheduler need not be told.
-	_, _, err := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(&answer[0])), uintptr(len(answer)))
-	switch err {
-	case 0:
-	case unix.ENOENT, unix.ENODEV: // who asked is dead, or the mount
-	default:
-		s.log.Error("write to /dev/fuse", "opcode", opcode, "error", err)
+	for {
+		// It does not wait, so Go's scheduler need not be told.
+		_, _, err := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(&answer[0])), uintptr(len(answer)))
+		switch err {
+		case unix.EINTR:
+			continue
+		case 0, unix.ENOENT, unix.ENODEV: // who asked is dead, or the mount
+		default:
+			s.log.Error("write to /dev/fuse", "opcode", opcode, "error", err)
+		}
+		return
 	}
 }
 
