@@ -25,22 +25,13 @@ func (d *slotDir) attr(out *fuse.Attr) {
 	d.mount.attr(out, syscall.S_IFDIR|d.mount.dirMode(), 0, d.bay.Since())
 }
 
-func (d *slotDir) gone() bool {
-	select {
-	case <-d.bay.Done():
-		return true
-	default:
-		return false
-	}
-}
-
 func (d *slotDir) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	d.attr(&out.Attr)
 	return 0
 }
 
 func (d *slotDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if d.gone() {
+	if d.bay.Gone() {
 		return nil, syscall.ENODEV
 	}
 	for i := range slotFiles {
@@ -57,7 +48,7 @@ func (d *slotDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (
 func (d *slotDir) ino(i int) uint64 { return d.bay.Serial()<<8 | uint64(i+1) }
 
 func (d *slotDir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
-	if d.gone() {
+	if d.bay.Gone() {
 		return nil, syscall.ENODEV
 	}
 	var list []fuse.DirEntry
@@ -155,15 +146,8 @@ func (f *file) Setattr(ctx context.Context, h fs.FileHandle, in *fuse.SetAttrIn,
 
 // Open waits as the contract of each file says.
 func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	if f.mount.leaving.Err() != nil {
+	if f.mount.leaving.Err() != nil || f.bay.Gone() {
 		return nil, 0, syscall.ENODEV
-	}
-	if f.bay != nil {
-		select {
-		case <-f.bay.Done():
-			return nil, 0, syscall.ENODEV
-		default:
-		}
 	}
 	if !f.spec.write && flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		return nil, 0, syscall.EACCES // root passes the mode; sysfs refuses it too

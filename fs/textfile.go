@@ -35,20 +35,8 @@ var (
 	_ = (fs.FileSetlkwer)((*textFile)(nil))
 )
 
-func (t *textFile) gone() bool {
-	if t.file.bay == nil {
-		return false
-	}
-	select {
-	case <-t.file.bay.Done():
-		return true
-	default:
-		return false
-	}
-}
-
 func (t *textFile) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	if t.gone() {
+	if t.file.bay.Gone() {
 		return nil, syscall.ENODEV
 	}
 	t.mu.Lock()
@@ -70,7 +58,7 @@ func (t *textFile) refuse(err error) {
 // Write carries out the lines of one write in order. Where one fails after
 // others were done, the write is as long as these, and writing the rest says why.
 func (t *textFile) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
-	if t.gone() {
+	if t.file.bay.Gone() {
 		return 0, syscall.ENODEV
 	}
 	done := 0

@@ -105,6 +105,9 @@ func (b *Bay) Since() time.Time { return b.since }
 // Done is closed when the reader left.
 func (b *Bay) Done() <-chan struct{} { return b.ctx.Done() }
 
+// Gone tells whether the reader left. No reader (nil) never does.
+func (b *Bay) Gone() bool { return b != nil && b.ctx.Err() != nil }
+
 // touch tells everybody who waits that something changed. b.mu is held.
 func (b *Bay) touch() {
 	close(b.changed)
