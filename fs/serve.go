@@ -23,6 +23,8 @@ import (
 //     with room for the longest WRITE: 132 KiB for each ioctl under way.
 //   - An ioctl makes no garbage here, and its answer is as long as the card's, not as
 //     the room that the caller offers.
+//
+// go-fuse calls its ProtocolServer experimental; a new version of it may need work here.
 type server struct {
 	fd      int // /dev/fuse; a read waits
 	raw     fuse.RawFileSystem
