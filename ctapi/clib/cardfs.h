@@ -29,10 +29,10 @@ struct cardfs_exchange {
  *
  *   ioctl(fd, CARDFS_EXCHANGE(sizeof buf), buf)
  *
- * Returns the length of the answer; what data holds behind it is not defined. If
- * that is more than size - 4, length holds it too, data holds nothing, and the
- * whole answer waits for read(2) on this descriptor: the command was done and is
- * not to be sent again.
+ * Returns the length of the answer. If that is more than size - 4, length holds it
+ * too, data holds none of it, and the whole answer waits for read(2) on this
+ * descriptor: the command was done and is not to be sent again. Behind the answer
+ * data is as it was, or 0: clear it if a PIN was in it.
  *
  * Fails with EINTR only while the command was not sent; once it was, the call
  * returns when the card answered, whatever signals come.
