@@ -63,7 +63,8 @@ type worker struct {
 	cancel  chan struct{}
 	in, out []byte // a page each: the kernel copies page by page
 	vin     [2][]byte
-	vout    [1][]byte
+	message [1][]byte
+	answer  [1][]byte
 }
 
 func newWorker() *worker {
@@ -149,7 +150,7 @@ func (s *server) loop() {
 	most := int32(runtime.GOMAXPROCS(0))
 	for {
 		large := s.large.Get().(*[]byte)
-		w.vin = [2][]byte{w.in, *large}
+		w.vin = [2][]byte{w.in, (*large)[len(w.in):]}
 		n, err := unix.Readv(s.fd, w.vin[:])
 		switch {
 		case err == unix.EINTR, err == unix.ENOENT: // the last: it was interrupted before
@@ -167,22 +168,21 @@ func (s *server) loop() {
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
-		in := w.vin[:1]
-		if n <= len(w.in) {
+		in := w.in
+		if n <= len(in) {
 			s.large.Put(large)
 			large = nil
-			w.vin[0] = w.in[:n]
 		} else {
-			in = w.vin[:2]
-			w.vin[1] = (*large)[:n-len(w.in)]
+			in = *large
+			copy(in, w.in)
 		}
-		h := (*fuse.InHeader)(unsafe.Pointer(&w.in[0]))
+		h := (*fuse.InHeader)(unsafe.Pointer(&in[0]))
 		if s.readers.Add(-1) == 0 && h.Opcode != opForget && h.Opcode != opBatchForget {
 			s.readers.Add(1)
 			s.loops.Add(1)
 			go s.loop()
 		}
-		s.handle(w, h, in)
+		s.handle(w, h, in[:n])
 		if s.leaving.Load() {
 			select {
 			case s.answered <- struct{}{}:
@@ -192,7 +192,6 @@ func (s *server) loop() {
 		if large != nil {
 			s.large.Put(large)
 		}
-		w.vin = [2][]byte{}
 		if s.waiting.Load() > 0 {
 			s.send()
 		}
@@ -204,9 +203,9 @@ func (s *server) loop() {
 }
 
 // handle answers the request in, whose header is h.
-func (s *server) handle(w *worker, h *fuse.InHeader, in [][]byte) {
+func (s *server) handle(w *worker, h *fuse.InHeader, in []byte) {
 	out := w.out
-	if need := answerSize(w, h); need > len(out) {
+	if need := answerSize(h); need > len(out) {
 		if need <= largeSize {
 			large := s.large.Get().(*[]byte)
 			defer s.large.Put(large)
@@ -215,8 +214,8 @@ func (s *server) handle(w *worker, h *fuse.InHeader, in [][]byte) {
 			out = make([]byte, need)
 		}
 	}
-	w.vout[0] = out
-	ours := h.Opcode == opIoctl && len(in) == 1 && h.TotalExtlen == 0 && !s.logAll
+	w.message[0], w.answer[0] = in, out
+	ours := h.Opcode == opIoctl && h.TotalExtlen == 0 && !s.logAll
 	w.ours.Store(ours)
 	w.request.Store(h.Unique)
 	if s.dead.Load() {
@@ -226,11 +225,11 @@ func (s *server) handle(w *worker, h *fuse.InHeader, in [][]byte) {
 	var n int
 	switch {
 	case ours:
-		n = s.ioctl(w, in[0], out)
+		n = s.ioctl(w, in, out)
 	case h.Opcode == opInterrupt && s.interrupt((*fuse.InterruptIn)(unsafe.Pointer(h)).Unique):
 	default:
 		var status fuse.Status
-		if n, status = s.proto.HandleRequest(in, w.vout[:]); !status.Ok() { // it could not even be read
+		if n, status = s.proto.HandleRequest(w.message[:], w.answer[:]); !status.Ok() { // it could not even be read
 			n = reply(out, h.Unique, status, 0)
 		}
 	}
@@ -241,7 +240,7 @@ func (s *server) handle(w *worker, h *fuse.InHeader, in [][]byte) {
 	if n > 0 { // else it is FORGET or the like
 		s.write(out[:n], h.Opcode)
 	}
-	w.vout[0] = nil
+	w.message[0], w.answer[0] = nil, nil
 	w.request.Store(noRequest)
 }
 
@@ -317,9 +316,9 @@ func (s *server) interrupt(unique uint64) bool {
 }
 
 // answerSize is the most that the answer takes, in bytes.
-func answerSize(w *worker, h *fuse.InHeader) int {
+func answerSize(h *fuse.InHeader) int {
 	const fixed = 512 // more than any answer of a fixed size
-	p := unsafe.Pointer(&w.in[0])
+	p := unsafe.Pointer(h)
 	switch h.Opcode {
 	case opRead, opReadDir, opReadDirPlus:
 		return fixed + int((*fuse.ReadIn)(p).Size)

@@ -176,16 +176,17 @@ func TestServeIoctl(t *testing.T) {
 // Of an exchange only what the answer fills is copied back; where it does not fit, the
 // length (cardfs.h).
 func TestServeExchangeCopiesTheAnswer(t *testing.T) {
-	const room = 1024
 	var n atomic.Int32
 	k := startServer(t, &answers{exchange: func() int { return int(n.Load()) }})
-	for _, c := range []struct{ answer, copied int }{{0, 4}, {2, 6}, {room - 4, room}, {room - 3, 4}, {65538, 4}} {
-		n.Store(int32(c.answer))
-		r := fuse.IoctlIn{Cmd: iocExchange | room<<16, OutSize: room}
-		data := k.want(k.send(opIoctl, &r.InHeader, bytesOf(&r), nil), 0)
-		out := (*fuse.IoctlOut)(unsafe.Pointer(&data[0]))
-		if got := len(data) - int(unsafe.Sizeof(*out)); got != c.copied || int(out.Result) != c.answer {
-			t.Errorf("an answer of %d bytes: %d returned, %d copied, want %d", c.answer, out.Result, got, c.copied)
+	for _, room := range []int{1024, 16383} {
+		for _, c := range []struct{ answer, copied int }{{0, 4}, {2, 6}, {room - 4, room}, {room - 3, 4}, {65538, 4}} {
+			n.Store(int32(c.answer))
+			r := fuse.IoctlIn{Cmd: exchangeRequest(room), InSize: uint32(room), OutSize: uint32(room)}
+			data := k.want(k.send(opIoctl, &r.InHeader, bytesOf(&r), make([]byte, room)), 0)
+			out := (*fuse.IoctlOut)(unsafe.Pointer(&data[0]))
+			if got := len(data) - int(unsafe.Sizeof(*out)); got != c.copied || int(out.Result) != c.answer {
+				t.Errorf("an answer of %d bytes, room %d: %d returned, %d copied, want %d", c.answer, room, out.Result, got, c.copied)
+			}
 		}
 	}
 }
@@ -317,9 +318,10 @@ func TestServeSendsAfterAnswer(t *testing.T) {
 	const n = 20
 	var k *kernel
 	var all sync.WaitGroup
-	answered := make(chan struct{})
+	answered, begun := make(chan struct{}), make(chan struct{}, n)
 	card := &fakeCard{do: func(context.Context, []byte, []byte) ([]byte, error) {
 		defer all.Done()
+		begun <- struct{}{}
 		<-answered
 		return nil, errors.New("mute")
 	}}
@@ -334,6 +336,9 @@ func TestServeSendsAfterAnswer(t *testing.T) {
 	for range n {
 		w := fuse.WriteIn{Size: 1}
 		k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), []byte("x")), 0)
+	}
+	for range n {
+		<-begun // while all the others wait for their card
 	}
 	close(answered)
 	all.Wait()
