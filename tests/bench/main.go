@@ -74,11 +74,9 @@ func run(ctx context.Context, o options) (met bool, err error) {
 		return false, err
 	}
 	res := results{}
+	turns := inTurn(e.subjects)
 	for round := range o.rounds {
-		turns := inTurn(e.subjects)
-		if round%2 == 1 { // nobody is always the one after a slow turn
-			slices.Reverse(turns)
-		}
+		slices.Reverse(turns) // nobody is always the one after a slow turn
 		for _, s := range turns {
 			got, err := s.take(ctx)
 			if ctx.Err() != nil {

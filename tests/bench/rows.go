@@ -53,12 +53,13 @@ var rows = []row{
 // inTurn puts subjects that a row compares next to each other.
 func inTurn(subjects []subject) []subject {
 	var turns []subject
+	subjects = slices.Clone(subjects)
 	for len(subjects) > 0 {
 		at := len(turns)
 		turns = append(turns, subjects[0])
 		subjects = subjects[1:]
 		for ; at < len(turns); at++ {
-			subjects = slices.DeleteFunc(slices.Clone(subjects), func(s subject) bool {
+			subjects = slices.DeleteFunc(subjects, func(s subject) bool {
 				if compared(s.name, turns[at].name) {
 					turns = slices.Insert(turns, at+1, s)
 					return true
