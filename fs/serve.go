@@ -173,7 +173,7 @@ func (s *server) loop() {
 			s.large.Put(large)
 			large = nil
 		} else {
-			in = *large
+			in = *large // which has room for its beginning before what was read there
 			copy(in, w.in)
 		}
 		h := (*fuse.InHeader)(unsafe.Pointer(&in[0]))
