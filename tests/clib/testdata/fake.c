@@ -306,12 +306,22 @@ void fake_fault(struct fault f)
 
 int fake_calls(void)
 {
-	return calls;
+	int n;
+
+	enter();
+	n = calls;
+	leave();
+	return n;
 }
 
 int fake_calls_of_others(void)
 {
-	return calls_of_others;
+	int n;
+
+	enter();
+	n = calls_of_others;
+	leave();
+	return n;
 }
 
 void fake_starve(int n)
