@@ -30,7 +30,7 @@ run: deps-run build/cardfs ## mount a simulated iKey 3000 at ./cards until ctrl-
 
 .PHONY: test
 test: deps-test build ## everything that needs no reader of your own
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -count=1 -timeout 20m ./...
 
 .PHONY: bench
 bench: deps-test build ## the limits, measured; fails if one is missed
