@@ -114,6 +114,7 @@ func openATR(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) 
 var powerWords = map[string]reader.Action{
 	"on": reader.PowerUp, "off": reader.PowerDown,
 	"reset": reader.ResetWarm, "cold": reader.ResetCold, "eject": reader.Eject,
+	"release": reader.Release,
 }
 
 // openPower waits for the reader to be ready.
@@ -129,7 +130,7 @@ func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	t.do = func(ctx context.Context, word string) error {
 		action, ok := powerWords[word]
 		if !ok {
-			return fmt.Errorf("power %q: on, off, reset, cold or eject: %w", word, reader.ErrInvalid)
+			return fmt.Errorf("power %q: on, off, reset, cold, eject or release: %w", word, reader.ErrInvalid)
 		}
 		return f.bay.Power(ctx, action, by)
 	}

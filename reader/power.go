@@ -19,30 +19,59 @@ func (b *Bay) stamp() {
 	}
 }
 
+// powerOffIdle takes the power off a card that nobody used for so long.
 func (b *Bay) powerOffIdle(after time.Duration) {
-	due := func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		return b.card == Powered && b.lock == nil && time.Since(b.used) >= after
+	due := func() error {
+		if b.lock != nil || time.Since(b.used) < after {
+			return ErrLocked
+		}
+		return nil
 	}
-	if !due() || b.acquire(b.ctx) != nil {
+	b.mu.Lock()
+	idle := b.card == Powered && due() == nil
+	b.mu.Unlock()
+	if !idle || b.acquire(b.ctx) != nil {
 		return
 	}
 	defer b.release()
-	if due() {
-		b.powerOff()
+	b.powerOffIf(due)
+}
+
+// unused is nil where by may take the power off and takes it from nobody. A
+// power-up under way is somebody's open. b.mu is held.
+func (b *Bay) unused(by Caller) error {
+	switch {
+	case !b.lock.admits(by):
+		return ErrLocked
+	case b.sessions > 0 || b.powering != nil:
+		return fmt.Errorf("the card is in use: %w", ErrLocked)
 	}
+	return nil
 }
 
 // powerOff deactivates the card. The caller holds the turn.
-func (b *Bay) powerOff() error {
-	err := b.link.powerOff(b.ctx)
+func (b *Bay) powerOff() error { return b.powerOffIf(func() error { return nil }) }
+
+// powerOffIf deactivates the card unless allowed, which is called with b.mu held,
+// says why not. That, and that the card has no power any more, is one step: an
+// open that comes meanwhile waits for the turn and powers the card up again.
+// The caller holds the turn.
+func (b *Bay) powerOffIf(allowed func() error) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	if b.card == Powered {
+		if err := allowed(); err != nil {
+			b.mu.Unlock()
+			return err
+		}
+	}
 	b.setUnpowered()
+	b.mu.Unlock()
+	err := b.link.powerOff(b.ctx)
 	if err != nil {
 		err = fmt.Errorf("power off: %w", err)
+		b.mu.Lock()
 		b.noteError(err)
+		b.mu.Unlock()
 	}
 	return err
 }
@@ -102,13 +131,24 @@ const (
 	ResetWarm
 	ResetCold
 	Eject
+	Release // deactivate, if that takes the card from nobody
 )
 
 // Power does a, and returns when the card did it. by may not be the one whose
-// transaction another holds: ErrLocked. ctx ends only the waiting for the turn.
+// transaction another holds: ErrLocked, which Release says, too, where anybody
+// has the card open. ctx ends only the waiting for the turn.
 func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
 	if err := b.WaitReady(ctx, by.Wait); err != nil {
 		return err
+	}
+	if a == Release {
+		// At once: the turn may be another's for an hour.
+		b.mu.Lock()
+		err := b.unused(by)
+		b.mu.Unlock()
+		if err != nil {
+			return err
+		}
 	}
 	if err := b.acquire(ctx); err != nil {
 		return err
@@ -124,7 +164,7 @@ func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
 		return nil
 	case !admitted:
 		return ErrLocked
-	case a == PowerDown && card != Powered:
+	case (a == PowerDown || a == Release) && card != Powered:
 		return nil
 	case card == Absent:
 		// The reader may not have told us of the card yet.
@@ -139,6 +179,8 @@ func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
 		return b.powerUp(Warm, -1)
 	case PowerDown:
 		return b.orGone(b.powerOff())
+	case Release:
+		return b.orGone(b.powerOffIf(func() error { return b.unused(by) }))
 	case Eject:
 		e, ok := b.link.slot.(Ejector)
 		if !ok {

@@ -19,7 +19,8 @@ func helpFiles() *cobra.Command {
   N/status     read: "key value" lines, state first: starting, failed, empty, present
                (a card without power), powered; error is the last error in words
   N/atr        read: the ATR in hex
-  N/power      read: on or off; write: on, off, reset (warm), cold, eject
+  N/power      read: on or off; write: on, off, reset (warm), cold, eject,
+               release (off, but EBUSY while anybody has the card open)
   N/apdu       C-APDUs in, R-APDUs out, in hex
   N/control    commands to the reader: a control code of four bytes and its data,
                as SCardControl takes them; 42000D48 lists the PC/SC part 10 features

@@ -1,0 +1,166 @@
+package reader
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// "release: take the power off unless another open has a session or a
+// transaction; else EBUSY at once, nothing done."
+func TestRelease(t *testing.T) {
+	bg := context.Background()
+	for _, tt := range []struct {
+		name string
+		with func(t *testing.T, r *rig, b *Bay, slot *fakeSlot, by Caller)
+		want error
+		off  int
+	}{
+		{"nobody", func(*testing.T, *rig, *Bay, *fakeSlot, Caller) {}, nil, 1},
+		{"a session", func(t *testing.T, _ *rig, b *Bay, _ *fakeSlot, _ Caller) { mustOpen(t, b, someone()) }, ErrLocked, 0},
+		{"a session that ended", func(t *testing.T, _ *rig, b *Bay, _ *fakeSlot, _ Caller) {
+			s := mustOpen(t, b, someone())
+			s.Close()
+			s.Close() // counts once
+		}, nil, 1},
+		{"one of two sessions ended", func(t *testing.T, _ *rig, b *Bay, _ *fakeSlot, _ Caller) {
+			s := mustOpen(t, b, someone())
+			mustOpen(t, b, someone())
+			s.Close()
+			s.Close()
+		}, ErrLocked, 0},
+		{"a stale session", func(t *testing.T, _ *rig, b *Bay, _ *fakeSlot, _ Caller) {
+			mustOpen(t, b, someone())
+			if err := b.Power(bg, ResetCold, someone()); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, 1},
+		{"a session, and a stale one that ends", func(t *testing.T, _ *rig, b *Bay, _ *fakeSlot, _ Caller) {
+			stale := mustOpen(t, b, someone())
+			if err := b.Power(bg, ResetCold, someone()); err != nil {
+				t.Fatal(err)
+			}
+			mustOpen(t, b, someone())
+			stale.Close()
+		}, ErrLocked, 0},
+		{"a transaction", func(t *testing.T, _ *rig, b *Bay, _ *fakeSlot, _ Caller) {
+			if err := b.Lock(bg, someone(), nil); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrLocked, 0},
+		{"its own transaction", func(t *testing.T, _ *rig, b *Bay, _ *fakeSlot, by Caller) {
+			if err := b.Lock(bg, by, nil); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, 1},
+		{"an exchange that takes an hour", func(t *testing.T, _ *rig, b *Bay, slot *fakeSlot, _ Caller) {
+			slot.set(func(s *fakeSlot) {
+				s.exchange = func(_ context.Context, _ Transfer, dst []byte) ([]byte, error) {
+					time.Sleep(time.Hour)
+					return append(dst, 0x90, 0), nil
+				}
+			})
+			s := mustOpen(t, b, someone())
+			asyncTransmit(s, bg, "00 01 00 00")
+			synctest.Wait()
+		}, ErrLocked, 0},
+		{"an open that powers the card up", func(t *testing.T, _ *rig, b *Bay, slot *fakeSlot, by Caller) {
+			if err := b.Power(bg, Release, by); err != nil {
+				t.Fatal(err)
+			}
+			slot.set(func(s *fakeSlot) {
+				s.power = func(context.Context, Reset) ([]byte, error) {
+					time.Sleep(time.Minute)
+					return atrT1, nil
+				}
+			})
+			asyncOpen(b, bg, someone())
+			synctest.Wait()
+		}, ErrLocked, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, Options{}, func(t *testing.T, r *rig) {
+				slot := newFakeSlot(t)
+				_, b := r.plug(Device{}, slot)
+				mustOpen(t, b, someone()).Close()
+				by := someone()
+				tt.with(t, r, b, slot, by)
+				begin := time.Now()
+				err := b.Power(bg, Release, by)
+				if tt.want == nil && err != nil {
+					t.Errorf("release: %v", err)
+				} else {
+					wantErr(t, "release", err, tt.want)
+				}
+				if d := time.Since(begin); d != 0 {
+					t.Errorf("release took %v", d)
+				}
+				if n := slot.count("power off"); n != tt.off {
+					t.Errorf("%d times powered off, want %d: %q", n, tt.off, slot.calls())
+				}
+				time.Sleep(2 * time.Hour) // what is under way ends
+			})
+		})
+	}
+}
+
+// An open that comes while the power is taken off, by whatever, waits for that
+// and powers the card up again: its session is not stale from the start.
+func TestOpenDuringPowerOff(t *testing.T) {
+	bg := context.Background()
+	for _, tt := range []struct {
+		name string
+		do   func(b *Bay)
+	}{
+		{"off", func(b *Bay) { b.Power(bg, PowerDown, someone()) }},
+		{"release", func(b *Bay) { b.Power(bg, Release, someone()) }},
+		{"idle", func(*Bay) { time.Sleep(time.Hour + time.Minute) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, Options{IdleOff: time.Hour}, func(t *testing.T, r *rig) {
+				slot, let := newFakeSlot(t), make(chan struct{})
+				slot.off = func(context.Context) error { <-let; return nil }
+				_, b := r.plug(Device{}, slot)
+				mustOpen(t, b, someone()).Close()
+				go tt.do(b)
+				time.Sleep(2 * time.Hour)
+				if slot.count("power off") != 1 {
+					t.Fatalf("calls %q", slot.calls())
+				}
+				open := asyncOpen(b, bg, someone())
+				synctest.Wait()
+				if !open.pending() {
+					t.Fatal("an open got the card that is being powered off")
+				}
+				slot.set(func(s *fakeSlot) { s.off = nil })
+				close(let)
+				s, err := open.get()
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantAnswer(t, s, "00 01 00 00", "00 01 00 00 90 00")
+			})
+		})
+	}
+}
+
+// An idle power-off counts the opens, too: a card that was just opened is in use.
+func TestIdleOffCountsFromTheOpen(t *testing.T) {
+	bubble(t, Options{IdleOff: time.Hour}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		slot.traits.Fixed = true // a token's power goes off as any card's
+		_, b := r.plug(Device{}, slot)
+		mustOpen(t, b, someone()).Close()
+		time.Sleep(50 * time.Minute)
+		mustOpen(t, b, someone()) // powered: nothing but the open says that it is used
+		time.Sleep(50 * time.Minute)
+		if slot.count("power off") != 0 {
+			t.Errorf("a card opened 50 minutes ago was powered off after an hour: %q", slot.calls())
+		}
+		time.Sleep(30 * time.Minute)
+		if slot.count("power off") != 1 {
+			t.Errorf("an idle card kept its power: %q", slot.calls())
+		}
+	})
+}
