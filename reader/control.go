@@ -263,7 +263,7 @@ func (l *link) enterPIN(template []byte, enter func(prologue [3]byte, dst []byte
 		l.t1.Withdraw()
 		return rx, nil
 	}
-	if err != nil && (errors.Is(err, ErrGone) || errors.Is(err, ErrNoCard) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrInvalid)) {
+	if err != nil && (errors.Is(err, ErrGone) || errors.Is(err, ErrNoCard) || errors.Is(err, ErrStale) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrInvalid)) {
 		l.t1.Withdraw()
 		return nil, err
 	}

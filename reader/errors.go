@@ -19,6 +19,8 @@ var (
 	// ErrMute: a card is there but sent no ATR, or none that can be used.
 	ErrMute = errors.New("the card does not answer to reset")
 	// ErrStale: the card was reset, changed or powered off since the session began.
+	// A Slot says so of an exchange that found the card without power: the card saw
+	// nothing of it, and the core takes it for unpowered.
 	ErrStale = errors.New("the card was reset, changed or powered off since this open")
 	// ErrLocked: another open holds the transaction.
 	ErrLocked = errors.New("another open holds the transaction")

@@ -41,15 +41,18 @@ func (l *link) powerUp(ctx context.Context, how Reset, want int) (atr []byte, p 
 			// protocol at the default rate.
 			how, negotiate = Cold, false
 			continue
-		case mayRetry && (errors.Is(err, ErrMute) || errors.Is(err, ErrProtocol) || errors.Is(err, ErrTimeout)):
+		case mayRetry && (errors.Is(err, ErrMute) || errors.Is(err, ErrStale) || errors.Is(err, ErrProtocol) || errors.Is(err, ErrTimeout)):
 			how, mayRetry = Cold, false
 			continue
 		}
 		break
 	}
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
+		switch {
+		case errors.Is(err, context.DeadlineExceeded):
 			err = fmt.Errorf("power up: %w", ErrTimeout)
+		case errors.Is(err, ErrStale): // nobody's session yet
+			err = fmt.Errorf("power up: the card lost its power again: %w", ErrMute)
 		}
 		l.active = false
 		if !errors.Is(err, ErrGone) && !errors.Is(err, ErrNoCard) {
@@ -235,7 +238,7 @@ func (l *link) run(ctx context.Context, step iso7816.Step) error {
 		if l.traced() {
 			l.traceWire('<', rx)
 		}
-		if err != nil && (errors.Is(err, ErrGone) || errors.Is(err, ErrNoCard) || ctx.Err() != nil) {
+		if err != nil && (errors.Is(err, ErrGone) || errors.Is(err, ErrNoCard) || errors.Is(err, ErrStale) || ctx.Err() != nil) {
 			l.dead = true
 			return err
 		}

@@ -401,3 +401,45 @@ func TestLevels(t *testing.T) {
 		}
 	})
 }
+
+// "ESTALE: the card was reset, changed or powered off since this open": also when the
+// first to notice is a command, whose reader says that the card has no power. The
+// card saw nothing of it: it is no fault of the slot, and nothing is tried again.
+func TestCommandFindsTheCardWithoutPower(t *testing.T) {
+	for _, level := range []Level{TPDU, ExtendedAPDU} {
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			slot := newFakeSlot(t)
+			slot.traits = Traits{Level: level, AutoIFSD: true, AutoPPS: true}
+			_, b := r.plug(Device{}, slot)
+			s := mustOpen(t, b, someone())
+			slot.set(func(s *fakeSlot) {
+				s.status = Present
+				s.exchange = func(_ context.Context, _ Transfer, dst []byte) ([]byte, error) {
+					return dst, fmt.Errorf("inactive: %w", ErrStale)
+				}
+			})
+			for range 2 {
+				_, err := s.Transmit(context.Background(), hexb("00 01 00 00"), nil)
+				wantErr(t, "transmit", err, ErrStale)
+			}
+			if len(slot.sent) != 1 {
+				t.Errorf("sent % X", slot.sent)
+			}
+			if i := b.Info(); i.State != "present" || i.Err != nil {
+				t.Errorf("state %s, error %v", i.State, i.Err)
+			}
+			mustOpen(t, b, someone())
+		})
+	}
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		slot.traits = Traits{Level: TPDU, AutoPPS: true}
+		slot.exchange = func(_ context.Context, _ Transfer, dst []byte) ([]byte, error) { return dst, ErrStale }
+		_, b := r.plug(Device{}, slot)
+		_, err := b.Open(context.Background(), someone())
+		wantErr(t, "open", err, ErrMute) // of S(IFS request)
+		if errors.Is(err, ErrStale) || slot.count("power on cold") != 2 {
+			t.Errorf("open: %v; %q", err, slot.calls())
+		}
+	})
+}

@@ -196,6 +196,13 @@ type ProtocolSelector interface {
 	SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816.Params, error)
 }
 
+// ProtocolLister is a slot whose reader has only some of the transmission
+// protocols (CCID 1.1 §5.1, dwProtocols). A slot without it has T=0 and T=1.
+type ProtocolLister interface {
+	// Protocols lists them: 0 for T=0, 1 for T=1.
+	Protocols() []int
+}
+
 // Ejector is a slot that can throw the card out.
 type Ejector interface {
 	Eject(ctx context.Context) error

@@ -183,7 +183,7 @@ func (b *Bay) usable(epoch uint64) error {
 
 // settle draws the consequences of an exchange. The caller holds the turn.
 func (b *Bay) settle(err error) {
-	dead := b.link.dead
+	dead := b.link.dead || errors.Is(err, ErrStale)
 	if err == nil && !dead {
 		if b.manager.options.IdleOff > 0 {
 			b.mu.Lock()
@@ -208,6 +208,7 @@ func (b *Bay) settle(err error) {
 	case errors.Is(err, errUnpowered):
 	case errors.Is(err, ErrNoCard):
 		b.setCard(Absent)
+	case errors.Is(err, ErrStale): // setUnpowered below
 	case errors.Is(err, ErrInvalid), errors.Is(err, ErrUnsupported):
 	case err != nil:
 		b.noteError(err)
