@@ -36,6 +36,8 @@ type mountOptions struct {
 	openTimeout time.Duration
 	idleOff     time.Duration
 	usb         bool
+	background  bool
+	log         string
 	verbose     int
 	logger      *slog.Logger
 }
@@ -44,15 +46,19 @@ func newMount() *cobra.Command {
 	var o mountOptions
 	cmd := &cobra.Command{
 		Use:   "mount [flags] DIR",
-		Short: "Mount the readers at DIR and serve them in the foreground",
+		Short: "Mount the readers at DIR and serve them",
 		Long: `mount shows the readers as files at DIR until it gets SIGTERM or SIGINT; a second
 signal kills it. It is ready once the directories of what it was told to attach
 are there. A stale mount that a killed cardfs left at DIR is replaced.
+
+With --background it returns when the mount is ready, and serves on in a session of
+its own; fusermount3 -u DIR, or umount DIR, ends it. Its log then goes to syslog.
 
 By default only you may enter, not even root. --allow-other lets others in as
 far as --mode and --group allow; for that a user other than root needs the line
 user_allow_other in /etc/fuse.conf.`,
 		Example: `  cardfs mount --sim ikey3k cards
+  cardfs mount -b --sim ikey3k cards && cat cards/0/atr; fusermount3 -u cards
   cardfs mount --sim ikey3k --sim t0 --attach "vpcd 127.0.0.1:35963" cards
   cardfs mount --allow-other --group scard --mode 0660 /mnt/cards`,
 		Args: args(1, 1, "mount needs one directory"),
@@ -63,6 +69,9 @@ user_allow_other in /etc/fuse.conf.`,
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.background && !isBackground() {
+				return inBackground(cmd.Context(), os.Args[1:], cmd.ErrOrStderr())
+			}
 			return o.run(cmd.Context(), args[0], cmd.ErrOrStderr())
 		},
 	}
@@ -75,6 +84,8 @@ user_allow_other in /etc/fuse.conf.`,
 	f.StringVar(&o.mode, "mode", "0600", "permissions of files that can be written, in octal; others get the read bits")
 	f.DurationVar(&o.openTimeout, "open-timeout", 0, "let a waiting open fail after `DURATION` (default: wait for ever)")
 	f.DurationVar(&o.idleOff, "idle-off", 0, "take the power off a card not used for `DURATION` (it forgets PINs; default: never)")
+	f.BoolVarP(&o.background, "background", "b", false, "return when the mount is ready, and serve on in the background")
+	f.StringVar(&o.log, "log", "", "append the log to `FILE` (default: stderr; syslog with --background)")
 	f.CountVarP(&o.verbose, "verbose", "v", "log more; -vv logs every file request")
 	cmd.RegisterFlagCompletionFunc("sim", completeSim)
 	return cmd
@@ -96,7 +107,11 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	if o.verbose > 0 {
 		level = slog.LevelDebug
 	}
-	o.logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	handler, logFile, err := openLog(o.log, level, stderr)
+	if err != nil {
+		return err
+	}
+	o.logger = slog.New(handler)
 
 	// From here on signals end the mount in order; the second one ends the program.
 	signals := make(chan os.Signal, 2)
@@ -141,9 +156,19 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 			defer w.Close()
 		}
 	}
-	fmt.Fprintf(stderr, "cardfs: mounted at %s\n", dir)
-	if os.Getenv("NOTIFY_SOCKET") == "" { // a service has no second terminal
-		o.hint(stderr, dir, manager)
+	switch {
+	case isBackground():
+		if err := detach(logFile); err != nil {
+			server.Leave()
+			o.close(manager)
+			return errors.Join(fmt.Errorf("background: %w", err), server.Close(time.Second))
+		}
+		o.logger.Info("mounted", "dir", dir)
+	default:
+		fmt.Fprintf(stderr, "cardfs: mounted at %s\n", dir)
+		if os.Getenv("NOTIFY_SOCKET") == "" { // a service has no second terminal
+			o.hint(stderr, dir, manager)
+		}
 	}
 	notify("READY=1", o.logger)
 

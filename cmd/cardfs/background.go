@@ -1,0 +1,192 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"log/syslog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// backgroundEnv tells a process that it is the child of `mount --background`.
+const backgroundEnv = "CARDFS_BACKGROUND"
+
+// readyFD is the child's end of the pipe on which its parent waits.
+const readyFD = 3
+
+// inBackground runs this same command in a session of its own and waits until it serves.
+// The child's messages until then go to stderr, and its exit code is the command's.
+//
+// A program cannot fork once Go's runtime has started its threads, so it is started anew.
+func inBackground(ctx context.Context, args []string, stderr io.Writer) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("background: %w", err)
+	}
+	ready, theirs, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("background: %w", err)
+	}
+	defer ready.Close()
+	child := exec.Command(self, args...)
+	child.Env = append(os.Environ(), backgroundEnv+"=1")
+	child.ExtraFiles = []*os.File{theirs} // readyFD
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// Stdin and stdout are /dev/null. A pipe of ours takes stderr, so that whoever reads
+	// the parent's output, as $(…) does, need not wait for the daemon's end.
+	said, theirStderr, err := os.Pipe()
+	if err != nil {
+		theirs.Close()
+		return fmt.Errorf("background: %w", err)
+	}
+	defer said.Close()
+	child.Stderr = theirStderr
+	// The daemon holds none of the caller's descriptors, which may be pipes that somebody
+	// reads to their end.
+	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	err = child.Start()
+	theirs.Close()
+	theirStderr.Close()
+	if err != nil {
+		return fmt.Errorf("background: %w", err)
+	}
+	serves := make(chan bool, 1)
+	go func() {
+		_, _ = io.Copy(stderr, said) // until the child has left it, or has ended
+		word, _ := io.ReadAll(ready)
+		serves <- len(word) > 0
+	}()
+	for {
+		select {
+		case ok := <-serves:
+			if ok {
+				return nil
+			}
+			err := child.Wait()
+			var exit *exec.ExitError
+			if errors.As(err, &exit) && exit.ExitCode() >= 0 {
+				return exitStatus{code: exit.ExitCode()} // it has said why
+			}
+			return fmt.Errorf("the mount ended before it served: %v", child.ProcessState)
+		case <-signals: // the terminal's do not reach the child's session
+			_ = child.Process.Signal(syscall.SIGTERM)
+		case <-ctx.Done():
+			_ = child.Process.Signal(syscall.SIGTERM)
+			ctx = context.Background()
+		}
+	}
+}
+
+// isBackground reports whether this process is the child of `mount --background`.
+func isBackground() bool { return os.Getenv(backgroundEnv) != "" }
+
+// detach tells the parent that the mount serves. From here on nothing holds the
+// directory, the terminal or a pipe of whoever called. What the runtime says of a crash
+// goes to output.
+func detach(output *os.File) error {
+	ready := os.NewFile(readyFD, "the parent's pipe")
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	if output == nil {
+		output = null
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	for fd, f := range []*os.File{null, output, output} {
+		if err := unix.Dup3(int(f.Fd()), fd, 0); err != nil {
+			return err
+		}
+	}
+	_, err = ready.WriteString("serves\n")
+	return errors.Join(err, ready.Close())
+}
+
+// openLog is where a daemon's log goes: the file name, else stderr, else, in the background,
+// the system's log.
+func openLog(name string, level slog.Level, stderr io.Writer) (h slog.Handler, file *os.File, err error) {
+	options := &slog.HandlerOptions{Level: level}
+	switch {
+	case name != "":
+		file, err = os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--log: %w", err)
+		}
+		return slog.NewTextHandler(file, options), file, nil
+	case isBackground():
+		w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_INFO, "cardfs")
+		if err != nil {
+			fmt.Fprintf(stderr, "cardfs: no log: %v; --log FILE keeps one\n", err)
+			return slog.DiscardHandler, nil, nil
+		}
+		return newSyslogHandler(w, level), nil, nil
+	}
+	return slog.NewTextHandler(stderr, options), nil, nil
+}
+
+// syslogHandler writes records without their time and level, which syslog has itself.
+type syslogHandler struct {
+	slog.Handler // writes to line
+	shared       *syslogLine
+}
+
+type syslogLine struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+	to  *syslog.Writer
+}
+
+func newSyslogHandler(to *syslog.Writer, level slog.Level) slog.Handler {
+	line := &syslogLine{to: to}
+	return syslogHandler{slog.NewTextHandler(&line.buf, &slog.HandlerOptions{
+		Level: level,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}), line}
+}
+
+func (h syslogHandler) Handle(ctx context.Context, r slog.Record) error {
+	h.shared.mu.Lock()
+	defer h.shared.mu.Unlock()
+	h.shared.buf.Reset()
+	if err := h.Handler.Handle(ctx, r); err != nil {
+		return err
+	}
+	text := h.shared.buf.String()
+	switch {
+	case r.Level >= slog.LevelError:
+		return h.shared.to.Err(text)
+	case r.Level >= slog.LevelWarn:
+		return h.shared.to.Warning(text)
+	case r.Level >= slog.LevelInfo:
+		return h.shared.to.Info(text)
+	}
+	return h.shared.to.Debug(text)
+}
+
+func (h syslogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return syslogHandler{h.Handler.WithAttrs(attrs), h.shared}
+}
+
+func (h syslogHandler) WithGroup(name string) slog.Handler {
+	return syslogHandler{h.Handler.WithGroup(name), h.shared}
+}
