@@ -45,6 +45,8 @@ type Bay struct {
 	traces source[string]
 	traced atomic.Int32 // followers of traces
 
+	waiting atomic.Int64 // since when the card has asked for more time, in Unix nanoseconds; 0: it did not
+
 	mu       sync.Mutex
 	phase    phase
 	card     Status
@@ -193,7 +195,7 @@ func (b *Bay) start(s Slot) {
 	if b.acquire(b.ctx) != nil {
 		return
 	}
-	b.link = link{bay: b, slot: s}
+	b.link = link{bay: b, slot: s, extended: b.extended}
 	status, err := s.Status(b.ctx)
 	b.release()
 

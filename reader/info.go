@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
@@ -26,6 +27,9 @@ type Info struct {
 	Offered  []int // protocols that the ATR offers, its first choice first
 	Sessions int   // sessions with the card as it is now
 	Locked   bool  // somebody holds the transaction
+	// Waiting is how long ago the card, or the reader for it, first asked for more
+	// time for the exchange under way; 0: it did not.
+	Waiting time.Duration
 }
 
 // Info never waits for the device.
@@ -55,6 +59,9 @@ func (b *Bay) Info() Info {
 		i.State = "powered"
 		i.ATR, i.Params, i.Offered = b.atr, b.params, b.offered
 		i.Sessions = b.sessions
+		if since := b.waiting.Load(); since != 0 {
+			i.Waiting = max(1, time.Since(time.Unix(0, since)))
+		}
 	}
 	if t, ok := i.Device.Link.(Teller); ok {
 		i.tell(t)
@@ -190,6 +197,9 @@ func (i Info) Lines() []byte {
 		line("protocol", "T=%d", i.Params.T)
 		line("sessions", "%d", i.Sessions)
 		line("parameters", "%s", i.Params)
+		if i.Waiting > 0 {
+			line("waiting", "%d", i.Waiting/time.Second)
+		}
 	}
 	if i.Locked {
 		line("transaction", "held")

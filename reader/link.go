@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -12,12 +13,13 @@ import (
 // was agreed with the card and the machine that runs it. Whoever holds the
 // bay's turn owns it.
 type link struct {
-	bay    *Bay
-	slot   Slot
-	active bool // the card has power, as far as we know
-	dead   bool // the protocol broke down; only a reset helps
-	traits Traits
-	params iso7816.Params
+	bay      *Bay
+	slot     Slot
+	extended func() // Bay.extended
+	active   bool   // the card has power, as far as we know
+	dead     bool   // the protocol broke down; only a reset helps
+	traits   Traits
+	params   iso7816.Params
 
 	machine iso7816.Machine // nil: C-APDUs go to the reader as they are
 	t1      *iso7816.T1     // machine, if that is T=1
@@ -223,15 +225,27 @@ func (l *link) setUp(ctx context.Context) error {
 	return nil
 }
 
-// run carries a machine's steps out until it is done.
+// run carries a machine's steps out until it is done, or the exchange limit is
+// over.
 func (l *link) run(ctx context.Context, step iso7816.Step) error {
+	until, expired := l.limit(ctx), false
 	for !step.Done {
+		x := Transfer{
+			Out: step.Send, Want: step.Want, Wait: step.Wait, WTX: step.WTX,
+			Until: until, Extended: l.extended,
+		}
+		if step.Extended && !expired {
+			l.extended()
+			if x.Wait = min(x.Wait, time.Until(until)); x.Wait <= 0 {
+				step, expired, until = l.expire()
+				continue
+			}
+		}
+		x.Wait += l.traits.Slack
 		if l.traced() {
 			l.traceWire('>', step.Send)
 		}
-		rx, err := l.slot.Exchange(ctx, Transfer{
-			Out: step.Send, Want: step.Want, Wait: step.Wait + l.traits.Slack, WTX: step.WTX,
-		}, l.rx[:0])
+		rx, err := l.slot.Exchange(ctx, x, l.rx[:0])
 		if cap(rx) > cap(l.rx) {
 			l.rx = rx[:0]
 		}
@@ -240,14 +254,26 @@ func (l *link) run(ctx context.Context, step iso7816.Step) error {
 		}
 		if err != nil && (errors.Is(err, ErrGone) || errors.Is(err, ErrNoCard) || errors.Is(err, ErrStale) || ctx.Err() != nil) {
 			l.dead = true
+			l.bay.answered()
 			return err
+		}
+		if !expired && errors.Is(err, ErrTimeout) && !time.Now().Before(until) {
+			step, expired, until = l.expire()
+			continue
 		}
 		step = l.machine.Next(rx, err)
 	}
 	if m, ok := l.machine.(interface{ Dead() bool }); ok {
 		l.dead = m.Dead()
 	}
+	l.bay.answered()
 	return step.Err
+}
+
+// expire gives up waiting. What the machine still has to say to the card gets as
+// long as an activation.
+func (l *link) expire() (step iso7816.Step, expired bool, until time.Time) {
+	return l.machine.Expire(), true, time.Now().Add(powerLimit)
 }
 
 // transmit exchanges a C-APDU for an R-APDU, which it appends to dst.
@@ -283,7 +309,8 @@ func (l *link) exchange(capdu, dst []byte) ([]byte, error) {
 	if l.traits.Level == ShortAPDU && cmd.Extended {
 		return nil, fmt.Errorf("a C-APDU of extended length: this reader takes short ones: %w", ErrUnsupported)
 	}
-	answer, err := l.slot.Exchange(l.bay.ctx, Transfer{Out: capdu}, dst)
+	answer, err := l.slot.Exchange(l.bay.ctx, Transfer{Out: capdu, Until: l.limit(l.bay.ctx), Extended: l.extended}, dst)
+	l.bay.answered()
 	if err == nil && len(answer) < len(dst)+2 {
 		return nil, fmt.Errorf("R-APDU of %d bytes, at least SW1 SW2 must come: %w", len(answer)-len(dst), ErrProtocol)
 	}

@@ -20,6 +20,9 @@ type Options struct {
 	Poll time.Duration
 	// IdleOff takes the power off a card that was not used for so long; 0: never.
 	IdleOff time.Duration
+	// ExchangeLimit is how long one exchange may take in which the card or the
+	// reader keeps asking for time; 0 means an hour. Tokens make keys for 16 minutes.
+	ExchangeLimit time.Duration
 	// Rescan looks for devices that no event announced; nil if nothing can.
 	Rescan func()
 }
@@ -74,6 +77,9 @@ func NewManager(o Options) *Manager {
 	}
 	if o.Poll == 0 {
 		o.Poll = 400 * time.Millisecond
+	}
+	if o.ExchangeLimit == 0 {
+		o.ExchangeLimit = time.Hour
 	}
 	m := &Manager{
 		options: o, log: o.Log,

@@ -168,6 +168,13 @@ type Transfer struct {
 	// WTX is the multiplier that the card was granted for this answer by
 	// S(WTX), 0 for none (CCID: bBWI).
 	WTX int
+	// Until is when the exchange limit is over: a reader that asks for time on the
+	// card's behalf (CCID: time extension) has it until then, however long that is,
+	// and not beyond; the slot then says ErrTimeout. Zero: nobody set a limit.
+	Until time.Time
+	// Extended, if not nil, is to be called each time the reader asks for time: from
+	// then on `status` says how long the card has been waited for. It does not block.
+	Extended func()
 }
 
 // Notifier is a slot that knows by itself when a card may have come or gone.

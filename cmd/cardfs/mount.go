@@ -28,18 +28,19 @@ const grace = 10 * time.Second
 
 // mountOptions are the flags of `cardfs mount`.
 type mountOptions struct {
-	sims        []string
-	attach      []string
-	allowOther  bool
-	group       string
-	mode        string
-	openTimeout time.Duration
-	idleOff     time.Duration
-	usb         bool
-	background  bool
-	log         string
-	verbose     int
-	logger      *slog.Logger
+	sims          []string
+	attach        []string
+	allowOther    bool
+	group         string
+	mode          string
+	openTimeout   time.Duration
+	idleOff       time.Duration
+	exchangeLimit time.Duration
+	usb           bool
+	background    bool
+	log           string
+	verbose       int
+	logger        *slog.Logger
 }
 
 func newMount() *cobra.Command {
@@ -86,6 +87,7 @@ user_allow_other in /etc/fuse.conf.`,
 	f.DurationVar(&o.idleOff, "idle-off", 0, "take the power off a card not used for `DURATION` (it forgets PINs; default: never)")
 	f.BoolVarP(&o.background, "background", "b", false, "return when the mount is ready, and serve on in the background")
 	f.StringVar(&o.log, "log", "", "append the log to `FILE` (default: stderr; syslog with --background)")
+	f.DurationVar(&o.exchangeLimit, "exchange-limit", time.Hour, "give a card that keeps asking for more time `DURATION` for a command")
 	f.CountVarP(&o.verbose, "verbose", "v", "log more; -vv logs every file request")
 	cmd.RegisterFlagCompletionFunc("sim", completeSim)
 	return cmd
@@ -101,6 +103,9 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 		if gid, err = lookupGroup(o.group); err != nil {
 			return usageError("--group %s: %w", o.group, err)
 		}
+	}
+	if o.exchangeLimit <= 0 {
+		return usageError("--exchange-limit %v: a time above 0 is wanted", o.exchangeLimit)
 	}
 	tune()
 	level := slog.LevelInfo
@@ -125,7 +130,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	var watcher atomic.Pointer[usb.Watcher]
 	all := drivers.All()
 	manager := reader.NewManager(reader.Options{
-		Drivers: all, Log: o.logger, IdleOff: o.idleOff,
+		Drivers: all, Log: o.logger, IdleOff: o.idleOff, ExchangeLimit: o.exchangeLimit,
 		Rescan: func() {
 			if w := watcher.Load(); w != nil {
 				w.Rescan()

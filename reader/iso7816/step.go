@@ -49,6 +49,9 @@ type Step struct {
 	Wait time.Duration
 	// WTX is the multiplier granted by S(WTX response) for this answer; 0: none.
 	WTX int
+	// Extended: the card asked for more time, by S(WTX request) or NULL. A card may
+	// do so for ever; whoever has the clock calls Expire instead of sending Send.
+	Extended bool
 	// Done: the exchange is over. Err says how; the answer is with the machine.
 	Done bool
 	Err  error
@@ -63,6 +66,10 @@ type Machine interface {
 	// place of bytes. An error that is ErrTimeout counts as silence; any other
 	// counts as a block that arrived damaged.
 	Next(rx []byte, err error) Step
+	// Expire ends the exchange, in place of the next Send or Next, because the card
+	// took longer than its user is willing to wait. The error is ErrTimeout. It is
+	// called once an exchange, and not before the exchange's first Next.
+	Expire() Step
 	// Response is dst with the R-APDU appended, once Done without an error.
 	Response() []byte
 }

@@ -27,17 +27,11 @@ type T0Config struct {
 	Mode    T0Mode
 	// Extended: in mode T0APDU, the carrier takes extended C-APDUs, too.
 	Extended bool
-	// MaxWait caps what NULL procedure bytes may add up to in one exchange,
-	// each counted as a whole work waiting time; 0 means 30 minutes. (Cards
-	// send NULL well before WWT is over, so the true time is shorter.)
-	MaxWait time.Duration
 }
 
 const (
 	insGetResponse = 0xC0 // ISO/IEC 7816-4:2013 §11.7.1
 	insEnvelope    = 0xC2 // §11.7.2
-
-	defaultMaxWait = 30 * time.Minute
 )
 
 // T0 is the interface device's side of the character protocol T=0, ISO/IEC
@@ -88,11 +82,11 @@ type T0 struct {
 	got       int    // data received
 	want      int    // data characters wanted by the last step
 	sw1       byte
+	acked     bool // the card acknowledged that there are no data
 	corrected bool // it is the repetition that 6Cxx asked for
 	env       int  // capdu[:env] went out by ENVELOPE
 
-	waited time.Duration
-	buf    [5 + 255]byte
+	buf [5 + 255]byte
 }
 
 type t0State uint8
@@ -118,9 +112,6 @@ var _ Machine = (*T0)(nil)
 
 // NewT0 makes the machine for a card just reset (and a PPS done).
 func NewT0(cfg T0Config) *T0 {
-	if cfg.MaxWait == 0 {
-		cfg.MaxWait = defaultMaxWait
-	}
 	return &T0{cfg: cfg, wwt: cfg.Params.WWT(cfg.ClockHz)}
 }
 
@@ -154,7 +145,7 @@ func (t *T0) Start(capdu, dst []byte) Step {
 	}
 	t.capdu, t.cmd = capdu, cmd
 	t.dst, t.base = dst, len(dst)
-	t.waited, t.corrected, t.env = 0, false, 0
+	t.corrected, t.env = false, 0
 
 	ext := cmd.Case().Extended()
 	if t.cfg.Mode == T0APDU && (!ext || t.cfg.Extended) {
@@ -190,7 +181,7 @@ func (t *T0) getResponse(n int) Step {
 // tpdu sends a TPDU: out are the data to the card or, if there are none, in is
 // the number expected from it (256 is coded as 00).
 func (t *T0) tpdu(kind t0Kind, cla, ins, p1, p2 byte, out []byte, in int) Step {
-	t.kind = kind
+	t.kind, t.acked = kind, false
 	t.out, t.sent = out, 0
 	t.in, t.got = in, 0
 	p3 := byte(in)
@@ -214,7 +205,7 @@ func (t *T0) tpdu(kind t0Kind, cla, ins, p1, p2 byte, out []byte, in int) Step {
 // message sends a whole message. Its answer may take as long as a card that
 // uses up the waiting time before each of the up to 260 characters.
 func (t *T0) message(b []byte) Step {
-	return Step{Send: b, Wait: min(260*t.wwt, t.cfg.MaxWait)}
+	return Step{Send: b, Wait: 260 * t.wwt}
 }
 
 // Next takes the message or the characters that came, or an error. T=0 knows
@@ -223,7 +214,7 @@ func (t *T0) message(b []byte) Step {
 func (t *T0) Next(rx []byte, err error) Step {
 	switch {
 	case t.state == t0Idle:
-		return Step{Done: true, Err: fmt.Errorf("T=0: no exchange is under way: %w", ErrInvalid)}
+		return t.idle()
 	case errors.Is(err, ErrTimeout):
 		return t.broken(ErrTimeout, "no answer within the work waiting time")
 	case errors.Is(err, ErrInvalid): // refused before anything was sent
@@ -286,19 +277,29 @@ func (t *T0) procedure(b byte) Step {
 		}
 		t.want = left
 		return Step{Want: left, Wait: t.wwt}
-	case t.in == 0 && len(t.out) == 0:
-		return t.wait() // case 1: some cards acknowledge that there is nothing
+	case t.in == 0 && len(t.out) == 0 && !t.acked:
+		t.acked = true // case 1: some cards acknowledge that there is nothing
+		return Step{Want: 1, Wait: t.wwt}
 	}
 	return t.broken(ErrProtocol, fmt.Sprintf("procedure byte %02X asks for more than the %d data bytes there are", b, max(t.in, len(t.out))))
 }
 
-// wait grants another work waiting time, within the cap.
+// wait grants another work waiting time.
 func (t *T0) wait() Step {
-	if t.waited += t.wwt; t.waited > t.cfg.MaxWait {
-		return t.broken(ErrTimeout, fmt.Sprintf("the card asked for more than %v of waiting time", t.cfg.MaxWait))
-	}
 	t.state = t0Procedure
-	return Step{Want: 1, Wait: t.wwt}
+	return Step{Want: 1, Wait: t.wwt, Extended: true}
+}
+
+// Expire gives the card up.
+func (t *T0) Expire() Step {
+	if t.state == t0Idle {
+		return t.idle()
+	}
+	return t.broken(ErrTimeout, "the card did not answer before the exchange limit")
+}
+
+func (t *T0) idle() Step {
+	return Step{Done: true, Err: fmt.Errorf("T=0: no exchange is under way: %w", ErrInvalid)}
 }
 
 // dataIn takes characters of the data field.

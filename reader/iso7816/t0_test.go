@@ -18,13 +18,14 @@ type t0Trace struct {
 	apdu, want string
 	errs       []error
 	alive      bool // after an error
+	patience   int  // how often the card may ask for time before Expire; 0: for ever
 	trace      string
 }
 
 func (c t0Trace) run(t *testing.T) {
 	t.Log(c.rule)
 	p := DefaultParams(0)
-	m := NewT0(T0Config{Params: p, Mode: c.mode, Extended: c.extended, MaxWait: 5 * p.WWT(0)})
+	m := NewT0(T0Config{Params: p, Mode: c.mode, Extended: c.extended})
 	var lines []line
 	for s := range strings.Lines(c.trace) {
 		s = strings.TrimSpace(s)
@@ -43,8 +44,22 @@ func (c t0Trace) run(t *testing.T) {
 	}
 	prefix := []byte{7}
 	s := m.Start(unhex(t, c.apdu), prefix)
+	wait := p.WWT(0) // between two characters
+	if c.mode != T0Character {
+		wait = 260 * p.WWT(0) // a whole answer, as slow as it may be
+	}
 	var pending []byte
+	asked := 0
 	for !s.Done {
+		if s.Wait != wait {
+			t.Fatalf("the wait is %v, want %v", s.Wait, wait)
+		}
+		if s.Extended {
+			if asked++; asked == c.patience {
+				s = m.Expire()
+				continue
+			}
+		}
 		if (s.Want > 0) != (c.mode == T0Character) {
 			t.Fatalf("%+v", s)
 		}
@@ -158,10 +173,12 @@ func TestT0Character(t *testing.T) {
 			trace: "> 00 84 00 00 04\n< 12"},
 		{name: "ACK once too often", rule: "all data are there", apdu: "0084000001", errs: []error{ErrProtocol, ErrInDoubt},
 			trace: "> 00 84 00 00 01\n< 84 01 84"},
-		{name: "NULL for ever", rule: "policy: MaxWait", apdu: "0084000001", errs: []error{ErrTimeout, ErrInDoubt},
+		{name: "NULL for an hour", rule: "contract: waiting is bounded by the clock", apdu: "0084000001", want: "AA9000",
+			trace: "> 00 84 00 00 01\n< " + strings.Repeat("60 ", 3600) + "84 AA 90 00"},
+		{name: "NULL for ever", rule: "contract: the clock's owner ends it", apdu: "0084000001", errs: []error{ErrTimeout, ErrInDoubt}, patience: 6,
 			trace: "> 00 84 00 00 01\n< 60 60 60 60 60 60"},
-		{name: "ACK for nothing for ever", rule: "policy: MaxWait", apdu: "00A40000", errs: []error{ErrTimeout, ErrInDoubt},
-			trace: "> 00 A4 00 00 00\n< A4 A4 A4 A4 A4 A4"},
+		{name: "ACK for nothing twice", rule: "tolerated once", apdu: "00A40000", errs: []error{ErrProtocol, ErrInDoubt},
+			trace: "> 00 A4 00 00 00\n< A4 A4"},
 	} {
 		c.mode = T0Character
 		t.Run(c.name, c.run)
@@ -379,7 +396,7 @@ func FuzzT0(f *testing.F) {
 			return
 		}
 		p := DefaultParams(0)
-		m := NewT0(T0Config{Params: p, Mode: T0Mode(mode % 3), Extended: mode&4 != 0, MaxWait: 50 * p.WWT(0)})
+		m := NewT0(T0Config{Params: p, Mode: T0Mode(mode % 3), Extended: mode&4 != 0})
 		cmd, perr := ParseCommand(capdu)
 		pos := 0
 		take := func(n int) []byte {
@@ -399,6 +416,10 @@ func FuzzT0(f *testing.F) {
 		for n := 0; !s.Done; n++ {
 			if n > 600_000 {
 				t.Fatal("no end")
+			}
+			if s.Extended && n > 1000 {
+				s = m.Expire()
+				continue
 			}
 			if s.Wait <= 0 || (s.Want > 0) != (T0Mode(mode%3) == T0Character) {
 				t.Fatalf("%+v", s)

@@ -32,9 +32,6 @@ type T1Config struct {
 	// Repeatable says whether capdu may be executed twice without harm (a
 	// READ BINARY, not a VERIFY). Nil: nothing may.
 	Repeatable func(capdu []byte) bool
-	// MaxWTXTotal is how much waiting time a card may ask for in one
-	// exchange, as the sum of what was granted; 0 means ten minutes.
-	MaxWTXTotal time.Duration
 	// MaxResponse is the longest R-APDU accepted; a longer chain is aborted.
 	// 0 means MaxResponse (65538 bytes).
 	MaxResponse int
@@ -51,8 +48,6 @@ const (
 	maxIdle = 16
 	// maxRestarts bounds how often one command begins again after RESYNCH. Policy.
 	maxRestarts = 3
-
-	defaultMaxWTX = 10 * time.Minute
 )
 
 // T1 is the interface device's side of the block protocol T=1, ISO/IEC
@@ -107,10 +102,9 @@ type T1 struct {
 	repeats  int // times the same block was asked for again
 	idle     int // blocks that brought nothing forward
 	restarts int
-	wtx      time.Duration // granted so far
-	silent   bool          // the last failure was silence
-	why      string        // what the last failure was
-	end      error         // how the exchange ends after RESYNCH or ABORT; nil: by restarting
+	silent   bool   // the last failure was silence
+	why      string // what the last failure was
+	end      error  // how the exchange ends after RESYNCH or ABORT; nil: by restarting
 
 	last t1Kind
 	ibuf [3 + 254 + 2]byte // the I-block sent last, for retransmission
@@ -159,9 +153,6 @@ func NewT1(cfg T1Config) *T1 {
 	}
 	if cfg.IFSCMax <= 0 || cfg.IFSCMax > 254 {
 		cfg.IFSCMax = 254
-	}
-	if cfg.MaxWTXTotal == 0 {
-		cfg.MaxWTXTotal = defaultMaxWTX
 	}
 	if cfg.MaxResponse == 0 {
 		cfg.MaxResponse = MaxResponse
@@ -241,7 +232,7 @@ func (t *T1) begin(capdu, dst []byte) {
 	t.capdu, t.off = capdu, 0
 	t.dst, t.base = dst, len(dst)
 	t.setup, t.exposed, t.abort = false, false, false
-	t.restarts, t.wtx, t.end = 0, 0, nil
+	t.restarts, t.end = 0, nil
 	t.progress()
 }
 
@@ -267,7 +258,7 @@ func (t *T1) progress() { t.fails, t.repeats, t.idle = 0, 0, 0 }
 // Next takes a block, or in Character mode the characters wanted, or an error.
 func (t *T1) Next(rx []byte, err error) Step {
 	if t.state == t1Idle {
-		return Step{Done: true, Err: fmt.Errorf("T=1: no exchange is under way: %w", ErrInvalid)}
+		return Step{Done: true, Err: errIdleT1}
 	}
 	t.silent = false
 	if t.cfg.Character {

@@ -202,15 +202,20 @@ func (t *T1) grant(inf []byte) Step {
 	t.valid = true
 	t.fails = 0
 	n := int(inf[0])
-	wait := time.Duration(max(n, 1)) * t.bwt
-	if t.wtx += wait; t.wtx > t.cfg.MaxWTXTotal {
-		t.silent = true // to the caller this is a card that takes too long
-		t.end = t.fatal("T=1: the card asks for more than %v of waiting time: %w", t.cfg.MaxWTXTotal, ErrTimeout)
-		return t.sendResync()
-	}
 	s := t.sendS(pcbS|pcbReply|sWTX, inf, sentResponse)
-	s.Wait, s.WTX = wait, n
+	s.Wait, s.WTX, s.Extended = time.Duration(max(n, 1))*t.bwt, n, true
 	return s
+}
+
+// Expire resynchronises instead of waiting on. The command is not sent again,
+// even if it may be: it would take as long.
+func (t *T1) Expire() Step {
+	if t.state == t1Idle {
+		return Step{Done: true, Err: errIdleT1}
+	}
+	t.silent = true // to the caller this is a card that takes too long
+	t.end = t.fatal("T=1: the card did not answer before the exchange limit: %w", ErrTimeout)
+	return t.sendResync()
 }
 
 func (t *T1) sResponse(kind byte, inf []byte) Step {
@@ -324,7 +329,10 @@ func (t *T1) fatal(format string, args ...any) error {
 	return fmt.Errorf("%w; the command was not executed", err)
 }
 
-var errAbort = errors.New("T=1: aborted on request")
+var (
+	errAbort  = errors.New("T=1: aborted on request")
+	errIdleT1 = fmt.Errorf("T=1: no exchange is under way: %w", ErrInvalid)
+)
 
 func (t *T1) done(err error) Step {
 	t.state = t1Idle

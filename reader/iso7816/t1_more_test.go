@@ -200,27 +200,44 @@ func block(pcb byte, inf ...byte) []byte {
 	return appendEDC(append([]byte{0, pcb, byte(len(inf))}, inf...), 0, false)
 }
 
-// A card that keeps asking for time is granted MaxWTXTotal and no more; it is
-// then resynchronised, and the command not sent again even if it may be.
-func TestT1WTXCap(t *testing.T) {
+// "As long as the card asks for time, it has it": each S(WTX request) is granted
+// with its multiplier of BWT, however many there are. The owner of the clock ends it:
+// the card is resynchronised, and the command not sent again even if it may be.
+func TestT1WTXWithoutEnd(t *testing.T) {
 	p := DefaultParams(1)
 	bwt := p.BWT(0)
-	granted := time.Duration(0)
-	m := NewT1(T1Config{Params: p, MaxWTXTotal: 10 * bwt, Repeatable: func([]byte) bool { return true }})
-	s, _ := endless(t, m, m.Start([]byte{0, 0x46, 0, 0}, nil), func(out []byte) ([]byte, error) {
-		switch out[1] {
-		case 0xC0:
-			return block(0xE0), nil
-		case 0xE3:
-			granted += time.Duration(out[3]) * bwt
-		}
-		return block(0xC3, 3), nil
-	})
-	if !errors.Is(s.Err, ErrTimeout) || !errors.Is(s.Err, ErrInDoubt) || m.Dead() {
-		t.Errorf("error %v, dead %v", s.Err, m.Dead())
+	m := NewT1(T1Config{Params: p, Repeatable: func([]byte) bool { return true }})
+	if s := m.Expire(); !s.Done || !errors.Is(s.Err, ErrInvalid) {
+		t.Errorf("Expire before anything: %+v", s)
 	}
-	if granted != 9*bwt {
-		t.Errorf("granted %v of %v", granted, 10*bwt)
+	s := m.Start([]byte{0, 0x46, 0, 0}, nil)
+	if s.Extended || s.Wait != bwt {
+		t.Errorf("%+v", s)
+	}
+	for i := range 10_000 {
+		n := byte(i)
+		s = m.Next(block(0xC3, n), nil)
+		if s.Done || !s.Extended || s.Wait != time.Duration(max(n, 1))*bwt || s.WTX != int(n) || !bytes.Equal(s.Send, block(0xE3, n)) {
+			t.Fatalf("request %d: %+v", i, s)
+		}
+	}
+	s = m.Expire()
+	if s.Done || s.Extended || s.Wait != bwt || !bytes.Equal(s.Send, block(0xC0)) {
+		t.Fatalf("Expire: %+v", s)
+	}
+	s = m.Next(block(0xE0), nil)
+	if !s.Done || !errors.Is(s.Err, ErrTimeout) || !errors.Is(s.Err, ErrInDoubt) || m.Dead() {
+		t.Errorf("%+v, dead %v", s, m.Dead())
+	}
+	if s = m.Start([]byte{0, 0x84, 0, 0}, nil); !bytes.Equal(s.Send, block(0x00, 0, 0x84, 0, 0)) {
+		t.Errorf("the next command: % X", s.Send)
+	}
+	// A card that does not answer S(RESYNCH request) either must be reset.
+	m.Next(block(0xC3, 1), nil)
+	for s = m.Expire(); !s.Done; s = m.Next(nil, ErrTimeout) {
+	}
+	if !errors.Is(s.Err, ErrTimeout) || !m.Dead() {
+		t.Errorf("%+v, dead %v", s, m.Dead())
 	}
 }
 
@@ -232,7 +249,6 @@ func TestT1Endless(t *testing.T) {
 	}{
 		{"S(IFS request)", func([]byte) ([]byte, error) { return block(0xC1, 32), nil }},
 		{"S(ABORT request)", func([]byte) ([]byte, error) { return block(0xC2), nil }},
-		{"S(WTX request) of 0", func([]byte) ([]byte, error) { return block(0xC3, 0), nil }},
 		{"R-blocks", func(out []byte) ([]byte, error) { return block(0x80 | out[1]>>2&0x10), nil }},
 		{"empty I-blocks", func() func([]byte) ([]byte, error) {
 			pcb := byte(0x60)
@@ -470,7 +486,7 @@ func FuzzT1(f *testing.F) {
 			return
 		}
 		mode, in := in[0], in[1:]
-		cfg := T1Config{Params: DefaultParams(1), MaxResponse: 1000, MaxWTXTotal: time.Minute,
+		cfg := T1Config{Params: DefaultParams(1), MaxResponse: 1000,
 			Character: mode&2 != 0}
 		cfg.Params.CRC = mode&1 != 0
 		if mode&8 != 0 {
@@ -504,6 +520,10 @@ func FuzzT1(f *testing.F) {
 			for n := 0; !s.Done; n++ {
 				if n > 200_000 {
 					t.Fatal("no end")
+				}
+				if s.Extended && n > 1000 {
+					s = m.Expire()
+					continue
 				}
 				if len(s.Send) > 3+254+2 {
 					t.Fatalf("a block of %d bytes", len(s.Send))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
-	"time"
 )
 
 // modelCard is a T=1 card written from the card's side of the rules. It counts
@@ -131,7 +130,7 @@ func TestT1Noise(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 7816))
 		rate := []float64{0, 0.02, 0.1, 0.3, 0.6}[seed%5]
 		repeatable := seed%3 == 0
-		cfg := T1Config{Params: DefaultParams(1), MaxWTXTotal: time.Hour}
+		cfg := T1Config{Params: DefaultParams(1)}
 		cfg.Params.CRC = seed%2 == 0
 		if repeatable {
 			cfg.Repeatable = func([]byte) bool { return true }
