@@ -50,6 +50,12 @@ soak: deps-test build ## the long tests: 10,000 cycles of simulated readers, 1,0
 fuzz: deps-build ## every fuzzer for FUZZTIME (5m)
 	@.ci/fuzz $(FUZZTIME)
 
+# One list: make mutants LISTS=tests/mutants/fs.txt
+LISTS ?= $(wildcard tests/mutants/*.txt)
+.PHONY: mutants
+mutants: deps-test ## small wrong edits that the fast tests have to see (tests/mutants)
+	$(GO) run ./tests/mutants $(LISTS)
+
 .PHONY: lint
 lint: deps-build ## gofmt, go vet, staticcheck
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "gofmt these:" $$bad >&2; exit 1; fi

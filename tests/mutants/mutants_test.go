@@ -1,0 +1,104 @@
+package main
+
+import (
+	"go/format"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const sample = `package p
+
+func f(a, b int) (int, error) {
+	defer g()
+	if a < b && b != 0 {
+		return 0, errLess
+	}
+	for a > 0 {
+		a--
+		a -= 2
+		g()
+		log.Info("no edit of this")
+	}
+	switch a {
+	case 1, 2:
+		return 1, nil
+	}
+	g()
+	return a, nil
+}
+`
+
+func TestList(t *testing.T) {
+	list, err := parseList(`# words
+p/f.go:17 the last call
+-	g()
++
+@ ./p ./q
+
+p/f.go
+-	a--
+-	a -= 2
++	a -= 3
+= three either way
+`)
+	if err != nil || len(list) != 2 {
+		t.Fatal(list, err)
+	}
+	if m := list[0]; m.note != "the last call" || m.line != 17 || !slices.Equal(m.packages, []string{"./p", "./q"}) {
+		t.Errorf("%+v", m)
+	}
+	got, err := list[0].apply([]byte(sample))
+	if err != nil || !strings.HasSuffix(string(got), "}\n\t\n\treturn a, nil\n}\n") {
+		t.Errorf("%v\n%s", err, got)
+	}
+	if m := list[1]; m.equal != "three either way" {
+		t.Errorf("%+v", m)
+	}
+	if got, err = list[1].apply([]byte(sample)); err != nil || !strings.Contains(string(got), "{\n\t\ta -= 3\n\t\tg()") {
+		t.Errorf("%v\n%s", err, got)
+	}
+	for _, bad := range []string{"p/f.go\n", "p/f.go\n-a\n+a\n", "p/f.go:x\n-a\n+b\n", "p/f.go\n?\n"} {
+		if _, err := parseList(bad); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	for _, m := range []mutant{{old: "g()"}, {old: "h()"}, {}} {
+		if _, err := m.apply([]byte(sample)); err == nil {
+			t.Errorf("%+v is found", m)
+		}
+	}
+}
+
+// Every edit changes the text, still parses, and says in a list what it does.
+func TestEdits(t *testing.T) {
+	kinds := map[string]int{}
+	err := edits("p/f.go", []byte(sample), func(kind string, m mutant) {
+		kinds[kind]++
+		text, err := m.apply([]byte(sample))
+		if err != nil || string(text) == sample {
+			t.Errorf("%s: %v", m.note, err)
+		}
+		if _, err := format.Source(text); err != nil {
+			t.Errorf("%s: %v\n%s", m.note, err, text)
+		}
+		list, err := parseList(m.String())
+		if err != nil || len(list) != 1 {
+			t.Fatalf("%s: %v", m, err)
+		}
+		if again, err := list[0].apply([]byte(sample)); err != nil || string(again) != string(text) {
+			t.Errorf("as a list: %v\n%s%s", err, m, again)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, want := range map[string]int{
+		"condition negated": 2, "limit moved by one": 2, "&& and || swapped": 1, "call dropped": 2,
+		"defer dropped": 1, "assignment dropped": 2, "error dropped": 1, "case dropped": 1, "literal off by one": 7,
+	} {
+		if kinds[kind] != want {
+			t.Errorf("%d of %q, want %d", kinds[kind], kind, want)
+		}
+	}
+}
