@@ -74,7 +74,7 @@ func (c *client) attach(words []string, wait time.Duration) ([]int, error) {
 		return nil, err
 	}
 	defer ctl.Close()
-	before, err := c.snapshot(-1)
+	before, err := c.snapshot()
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (c *client) attach(words []string, wait time.Duration) ([]int, error) {
 		return nil, err
 	}
 	// Its arrival was published before the write returned.
-	now, err := c.snapshot(-1)
+	now, err := c.snapshot()
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (c *client) attach(words []string, wait time.Duration) ([]int, error) {
 	if wait == 0 {
 		return []int{n}, nil
 	}
-	return c.waitReady(n, wait)
+	return c.numbered(n).waitReady(wait)
 }
 
 // newcomer finds the number of the reader that was attached between two
@@ -120,10 +120,14 @@ func newcomer(before, now []event, driver, device string) (number int, ok bool) 
 	return number, ok
 }
 
-// waitReady waits until the reader of slot n is ready or failed, and gives the
+// waitReady waits until the slot's reader is ready or failed, and gives the
 // numbers of its slots.
-func (c *client) waitReady(n int, wait time.Duration) ([]int, error) {
-	f, err := c.follow(n)
+func (s slot) waitReady(wait time.Duration) ([]int, error) {
+	n, err := s.number()
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.follow()
 	if err != nil {
 		return nil, err
 	}
@@ -143,17 +147,17 @@ func (c *client) waitReady(n int, wait time.Duration) ([]int, error) {
 	case !settled:
 		return nil, exitStatus{exitNone, fmt.Errorf("reader %d left while it started", n)}
 	}
-	s, err := c.status(n)
+	lines, err := s.status()
 	if err != nil {
-		return nil, c.explainSlot(n, err)
+		return nil, s.explain(err)
 	}
 	if failed != "" {
-		if reason := s.value("error"); reason != "" {
+		if reason := lines.value("error"); reason != "" {
 			failed = reason // status keeps the blanks
 		}
 		return nil, fmt.Errorf("reader %d failed to start: %s (cardfs detach %d removes it)", n, failed, n)
 	}
-	numbers := s.siblings()
+	numbers := lines.siblings()
 	if !slices.Contains(numbers, n) {
 		numbers = append(numbers, n)
 	}
@@ -172,41 +176,41 @@ reader that is still plugged in comes back with rescan.
 
 The same without this command: write the line "detach N" to ctl.`,
 		Example:           `  cardfs detach 0`,
-		Args:              args(1, 1, "detach needs a slot number"),
+		Args:              args(1, 1, "detach needs a slot"),
 		ValidArgsFunction: completeSlot,
 	}
 	dir := mountFlag(cmd)
 	cmd.Flags().DurationVar(&wait, "wait", attachWait, "how long to wait until it is gone, 0 for not at all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		n, err := slotNumber(args[0])
+		s, err := findSlot(*dir, args[0])
 		if err != nil {
 			return err
 		}
-		c, err := newClient(*dir)
-		if err != nil {
-			return err
-		}
-		return c.detach(n, wait)
+		return s.detach(wait)
 	}
 	return cmd
 }
 
-func (c *client) detach(n int, wait time.Duration) error {
-	ctl, err := c.openCtl()
+func (s slot) detach(wait time.Duration) error {
+	n, err := s.number()
+	if err != nil {
+		return err
+	}
+	ctl, err := s.mount.openCtl()
 	if err != nil {
 		return err
 	}
 	defer ctl.Close()
 	// The events of the slot, not of the number: another may take it at once.
-	events, err := c.follow(n)
+	events, err := s.follow()
 	if err != nil {
 		return err
 	}
 	defer events.Close()
-	if _, err := os.Stat(c.path(strconv.Itoa(n))); err != nil {
-		return c.explainSlot(n, err)
+	if _, err := os.Stat(s.dir); err != nil {
+		return s.explain(err)
 	}
-	if err := c.writeCtl(ctl, "detach "+strconv.Itoa(n)); err != nil {
+	if err := s.mount.writeCtl(ctl, "detach "+strconv.Itoa(n)); err != nil {
 		return err
 	}
 	if wait == 0 {

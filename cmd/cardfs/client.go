@@ -165,15 +165,6 @@ func (c *client) numbers() ([]int, error) {
 	return list, nil
 }
 
-// slotNumber reads an argument that names a slot: its number.
-func slotNumber(arg string) (int, error) {
-	n, err := strconv.Atoi(arg)
-	if err != nil || n < 0 {
-		return 0, usageError("%q is not the number of a slot; cardfs list shows the numbers", arg)
-	}
-	return n, nil
-}
-
 // explain says what err, from a file of the mount itself, means to a person.
 func (c *client) explain(err error) error {
 	switch {
@@ -189,47 +180,6 @@ func (c *client) explain(err error) error {
 	return err
 }
 
-// explainSlot says what err, from a file of slot n, means to a person.
-func (c *client) explainSlot(n int, err error) error {
-	none := func(format string, args ...any) error {
-		return exitStatus{exitNone, fmt.Errorf(format, args...)}
-	}
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, os.ErrNotExist):
-		return none("no reader %d; %s", n, c.there())
-	case errors.Is(err, syscall.ENODEV):
-		return none("reader %d is gone", n)
-	case errors.Is(err, syscall.ENOMEDIUM):
-		return none("no card in slot %d", n)
-	case c.failed(n):
-		// The errno is of the start, and means another thing there.
-		return fmt.Errorf("reader %d failed to start%s", n, c.reason(n))
-	case errors.Is(err, syscall.ESTALE):
-		return fmt.Errorf("slot %d: the card was reset, changed or powered off meanwhile, so its security state is lost; begin again", n)
-	case errors.Is(err, syscall.EBUSY):
-		return fmt.Errorf("slot %d: another program holds the transaction", n)
-	case errors.Is(err, syscall.ETIMEDOUT):
-		return fmt.Errorf("slot %d: no answer in the time the protocol allows%s", n, c.reason(n))
-	case errors.Is(err, syscall.EPROTO):
-		return fmt.Errorf("slot %d: the answer breaks the protocol%s", n, c.reason(n))
-	case errors.Is(err, syscall.EOPNOTSUPP):
-		return fmt.Errorf("slot %d: this reader or card cannot do that", n)
-	case errors.Is(err, syscall.EAGAIN):
-		return fmt.Errorf("slot %d: the reader is still starting", n)
-	case errors.Is(err, syscall.EIO):
-		return fmt.Errorf("slot %d: it failed%s", n, c.reason(n))
-	}
-	return c.explain(err)
-}
-
-// failed tells whether the driver of slot n could not initialise the reader.
-func (c *client) failed(n int) bool {
-	s, err := c.status(n)
-	return err == nil && s.value("state") == "failed"
-}
-
 // there says which readers there are.
 func (c *client) there() string {
 	list, err := c.numbers()
@@ -242,50 +192,4 @@ func (c *client) there() string {
 		return fmt.Sprintf("there is %d", list[0])
 	}
 	return "there are " + strings.Trim(strings.ReplaceAll(fmt.Sprint(list), " ", ", "), "[]")
-}
-
-// reason is the error in words that `status` keeps, or nothing.
-func (c *client) reason(n int) string {
-	s, err := c.status(n)
-	if err != nil || s.value("error") == "" {
-		return ""
-	}
-	return ": " + s.value("error")
-}
-
-// status is what a slot's status file says: its lines as key and value, in order.
-type status [][2]string
-
-func (c *client) status(n int) (status, error) {
-	text, err := os.ReadFile(c.path(strconv.Itoa(n), "status"))
-	if err != nil {
-		return nil, err
-	}
-	var s status
-	for line := range strings.Lines(string(text)) {
-		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		s = append(s, [2]string{key, value})
-	}
-	return s, nil
-}
-
-// value is "" for a key that is not there.
-func (s status) value(key string) string {
-	for _, pair := range s {
-		if pair[0] == key {
-			return pair[1]
-		}
-	}
-	return ""
-}
-
-// siblings are the numbers of all slots of the same reader.
-func (s status) siblings() []int {
-	list := []int{}
-	for word := range strings.FieldsSeq(s.value("siblings")) {
-		if n, err := strconv.Atoi(word); err == nil {
-			list = append(list, n)
-		}
-	}
-	return list
 }

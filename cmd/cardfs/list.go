@@ -2,12 +2,9 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -80,35 +77,20 @@ Keys may be added, never change their meaning.`,
 	return cmd
 }
 
-// list reads every slot's status.
-func (c *client) list() ([]slotJSON, error) {
-	numbers, err := c.numbers()
-	if err != nil {
-		return nil, err
+// json is what list says of the slot n whose directory is dir.
+func (s status) json(n int, dir string) slotJSON {
+	slot := slotJSON{
+		Number: n, Path: dir,
+		State: s.value("state"), Error: s.value("error"), Reader: s.value("reader"),
+		Driver: s.value("driver"), Device: s.value("device"), ByID: s.value("by-id"),
+		Siblings: s.siblings(), Protocol: s.value("protocol"), ATR: s.value("atr"),
+		Transaction: s.value("transaction") == "held",
+		Status:      make(map[string]string, len(s)),
 	}
-	slots := []slotJSON{}
-	for _, n := range numbers {
-		s, err := c.status(n)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
-			continue // it left between the two looks
-		}
-		if err != nil {
-			return nil, c.explainSlot(n, err)
-		}
-		slot := slotJSON{
-			Number: n, Path: c.path(fmt.Sprint(n)),
-			State: s.value("state"), Error: s.value("error"), Reader: s.value("reader"),
-			Driver: s.value("driver"), Device: s.value("device"), ByID: s.value("by-id"),
-			Siblings: s.siblings(), Protocol: s.value("protocol"), ATR: s.value("atr"),
-			Transaction: s.value("transaction") == "held",
-			Status:      make(map[string]string, len(s)),
-		}
-		for _, pair := range s {
-			slot.Status[pair[0]] = pair[1]
-		}
-		slots = append(slots, slot)
+	for _, pair := range s {
+		slot.Status[pair[0]] = pair[1]
 	}
-	return slots, nil
+	return slot
 }
 
 func printList(w io.Writer, slots []slotJSON) error {

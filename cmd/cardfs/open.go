@@ -6,10 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/reader"
@@ -21,16 +21,27 @@ const forever = time.Duration(-1)
 // noticeAfter is how long a command waits before it says what for.
 const noticeAfter = time.Second
 
-// openReady opens a file of slot n whose open waits for the reader or a card,
+// openReady opens a file of the slot whose open waits for the reader or a card,
 // and says on stderr what it waits for if that takes long. wait bounds it:
 // forever, or 0 to fail at once.
-func (c *client) openReady(stderr io.Writer, n int, name string, flags int, wait time.Duration) (*os.File, error) {
-	path := c.path(strconv.Itoa(n), name)
-	if wait == 0 {
+func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Duration) (*os.File, error) {
+	path := s.path(name)
+	notice := time.After(noticeAfter)
+	if s.remote() {
+		// There O_NONBLOCK does not arrive, and a program whose open waits cannot even be
+		// killed: status says when the open will not wait.
+		begin := time.Now()
+		if err := s.await(stderr, notice, wait); err != nil {
+			return nil, err
+		}
+		if wait != forever {
+			wait = max(wait-time.Since(begin), noticeAfter)
+		}
+	} else if wait == 0 {
 		// Only a look: an open with O_NONBLOCK would not wait for answers either.
 		fd, err := unix.Open(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, c.explainSlot(n, err)
+			return nil, s.explain(err)
 		}
 		unix.Close(fd)
 		wait = noticeAfter
@@ -48,43 +59,103 @@ func (c *client) openReady(stderr io.Writer, n int, name string, flags int, wait
 	if wait != forever {
 		timeout = time.After(wait)
 	}
-	notice := time.After(noticeAfter)
 	for {
 		select {
 		case o := <-done:
-			return o.f, c.explainSlot(n, o.err)
+			return o.f, s.explain(o.err)
 		case <-timeout:
 			// The open that still waits ends with the program.
-			return nil, c.notReady(n, wait)
+			return nil, s.notReady(wait)
 		case <-notice:
-			if what := c.waitingFor(n); what != "" {
-				fmt.Fprintf(stderr, "cardfs: waiting for %s\n", what)
-			}
+			s.tellWaiting(stderr)
 		}
 	}
 }
 
-// waitingFor is what keeps an open of slot n waiting, "" if nothing lasting does.
-func (c *client) waitingFor(n int) string {
-	s, _ := c.status(n)
-	switch s.value("state") {
+// remote reports whether the slot is seen through another file system than cardfs, such
+// as sshfs.
+func (s slot) remote() bool {
+	dir, err := filepath.EvalSymlinks(s.dir)
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil {
+		return false
+	}
+	at, err := mountinfo.GetMounts(mountinfo.ParentsFilter(dir))
+	if err != nil || len(at) == 0 {
+		return false
+	}
+	longest := at[0]
+	for _, m := range at {
+		if len(m.Mountpoint) >= len(longest.Mountpoint) {
+			longest = m
+		}
+	}
+	return longest.FSType != "fuse.cardfs"
+}
+
+// pollEvery is how often status is read where nothing else can be waited for.
+const pollEvery = 200 * time.Millisecond
+
+// await waits until status shows a card, or a reader that failed.
+func (s slot) await(stderr io.Writer, notice <-chan time.Time, wait time.Duration) error {
+	var timeout <-chan time.Time
+	if wait != forever {
+		timeout = time.After(wait)
+	}
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		lines, err := s.status()
+		if err != nil {
+			return s.explain(err)
+		}
+		switch state := lines.value("state"); {
+		case state == "present", state == "powered", state == "failed":
+			return nil
+		case wait == 0 && state == "empty":
+			return s.explain(unix.ENOMEDIUM)
+		case wait == 0:
+			return s.explain(unix.EAGAIN)
+		}
+		select {
+		case <-tick.C:
+		case <-timeout:
+			return s.notReady(wait)
+		case <-notice:
+			s.tellWaiting(stderr)
+		}
+	}
+}
+
+func (s slot) tellWaiting(stderr io.Writer) {
+	if what := s.waitingFor(); what != "" {
+		fmt.Fprintf(stderr, "cardfs: waiting for %s\n", what)
+	}
+}
+
+// waitingFor is what keeps an open in the slot waiting, "" if nothing lasting does.
+func (s slot) waitingFor() string {
+	lines, _ := s.status()
+	switch lines.value("state") {
 	case "starting":
-		return fmt.Sprintf("reader %d to start", n)
+		return fmt.Sprintf("reader %s to start", s.name)
 	case "empty":
-		return fmt.Sprintf("a card in slot %d", n)
+		return fmt.Sprintf("a card in slot %s", s.name)
 	}
 	return ""
 }
 
-func (c *client) notReady(n int, wait time.Duration) error {
-	s, err := c.status(n)
+func (s slot) notReady(wait time.Duration) error {
+	lines, err := s.status()
 	switch {
 	case err != nil:
-		return c.explainSlot(n, err)
-	case s.value("state") == "empty":
-		return exitStatus{exitNone, fmt.Errorf("no card in slot %d within %v", n, wait)}
+		return s.explain(err)
+	case lines.value("state") == "empty":
+		return exitStatus{exitNone, fmt.Errorf("no card in slot %s within %v", s.name, wait)}
 	}
-	return fmt.Errorf("slot %d is not ready after %v, it is %s", n, wait, s.value("state"))
+	return fmt.Errorf("slot %s is not ready after %v, it is %s", s.name, wait, lines.value("state"))
 }
 
 // writeCtl does one line of ctl. The mount keeps the reason for a refusal in

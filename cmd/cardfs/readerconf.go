@@ -145,7 +145,7 @@ func (c *client) settled(hints io.Writer) ([]slotJSON, error) {
 		if s.State != "starting" {
 			continue
 		}
-		if _, err := c.waitReady(s.Number, attachWait); err != nil {
+		if _, err := c.numbered(s.Number).waitReady(attachWait); err != nil {
 			fmt.Fprintf(hints, "cardfs: %v\n", err) // it has its entry by what is known
 		}
 	}

@@ -31,6 +31,7 @@ const patience = 20 * time.Second
 func TestScripts(t *testing.T) {
 	for program, pkg := range map[string]string{
 		"dash": "dash", "bash": "bash", "python3": "python3", "flock": "util-linux", "setpriv": "util-linux",
+		"sshfs": "sshfs", "/usr/lib/openssh/sftp-server": "openssh-sftp-server",
 	} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Fatalf("%s is missing: apt-get install %s", program, pkg)

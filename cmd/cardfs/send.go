@@ -17,12 +17,11 @@ import (
 
 // sender is `cardfs send` once its slot is open.
 type sender struct {
-	client *client
-	number int
-	file   *os.File
-	in     *bufio.Reader
-	out    io.Writer
-	ok     bool // stop at the first answer that is an error
+	slot slot
+	file *os.File
+	in   *bufio.Reader
+	out  io.Writer
+	ok   bool // stop at the first answer that is an error
 }
 
 func newSend() *cobra.Command {
@@ -41,12 +40,14 @@ turn comes; blank lines and what follows a # are left out.
 SW1 SW2 is data: send exits 0 when the card answered, whatever it says. With --ok
 it stops after the first answer that is neither 9000 nor 61xx, and exits 4.
 
-Without a card, send waits for one, as opening apdu does; --wait bounds that.`,
+Without a card, send waits for one, as opening apdu does; --wait bounds that.
+
+` + slotHelp,
 		Example: `  cardfs send 0 00A4000C023F00
   cardfs send --ok 0 "00 A4 04 00 08 F0636172 64667301" 00B0810010
   cardfs send --wait 0 0 0084000008        # fails at once without a card
   cardfs send --lock 0 - <script.apdu`,
-		Args:              args(2, -1, "send needs a slot number and at least one command"),
+		Args:              args(2, -1, "send needs a slot and at least one command"),
 		ValidArgsFunction: completeSlot,
 	}
 	dir := mountFlag(cmd)
@@ -56,28 +57,24 @@ Without a card, send waits for one, as opening apdu does; --wait bounds that.`,
 	f.DurationVar(&wait, "wait", forever, "how long to wait for a card, 0 for not at all")
 	f.Lookup("wait").DefValue = "for ever"
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		n, err := slotNumber(args[0])
-		if err != nil {
-			return err
-		}
 		if err := checkCommands(args[1:]); err != nil {
 			return err
 		}
-		c, err := newClient(*dir)
+		slot, err := findSlot(*dir, args[0])
 		if err != nil {
 			return err
 		}
-		file, err := c.openReady(cmd.ErrOrStderr(), n, "apdu", os.O_RDWR, wait)
+		file, err := slot.openReady(cmd.ErrOrStderr(), "apdu", os.O_RDWR, wait)
 		if err != nil {
 			return err
 		}
 		defer file.Close()
 		if hold {
 			if err := lock(file); err != nil {
-				return c.explainSlot(n, err)
+				return slot.explain(err)
 			}
 		}
-		s := &sender{client: c, number: n, file: file, in: bufio.NewReader(file), out: cmd.OutOrStdout(), ok: ok}
+		s := &sender{slot: slot, file: file, in: bufio.NewReader(file), out: cmd.OutOrStdout(), ok: ok}
 		for _, arg := range args[1:] {
 			if arg == "-" {
 				err = s.sendLines(cmd.InOrStdin())
@@ -160,14 +157,14 @@ func (s *sender) sendLines(r io.Reader) error {
 func (s *sender) send(text string) error {
 	text, _, _ = strings.Cut(text, "#")
 	if _, err := s.file.WriteString(strings.Join(strings.Fields(text), " ") + "\n"); err != nil {
-		return s.client.explainSlot(s.number, err)
+		return s.slot.explain(err)
 	}
 	answer, err := s.in.ReadString('\n')
 	if err == io.EOF {
 		err = errors.New("end of file in place of an answer")
 	}
 	if err != nil {
-		return s.client.explainSlot(s.number, err)
+		return s.slot.explain(err)
 	}
 	if _, err := io.WriteString(s.out, answer); err != nil {
 		return err

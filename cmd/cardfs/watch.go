@@ -103,12 +103,14 @@ ends, or as the flags say.
 --json prints an object a line: seq (number of the event), slot, event (arrived,
 ready, failed, inserted, powered, reset, removed, left), more (an object of
 strings: driver, device, reader, atr, protocol, power, error), lost (how many
-events before this one were lost because they were not read in time).`,
+events before this one were lost because they were not read in time).
+
+` + slotHelp,
 		Example: `  cardfs watch
   cardfs watch --once                          # how things stand
   cardfs watch 0 --until inserted --timeout 1m && cardfs send 0 0084000008
   cardfs watch --json | jq -r 'select(.event == "inserted") | .slot'`,
-		Args:              args(0, 1, "watch takes one slot number or none"),
+		Args:              args(0, 1, "watch takes one slot or none"),
 		ValidArgsFunction: completeSlot,
 	}
 	dir := mountFlag(cmd)
@@ -124,14 +126,7 @@ events before this one were lost because they were not read in time).`,
 		if until != "" && !slices.Contains(eventNames, until) {
 			return usageError("--until %s: the events are %s", until, strings.Join(eventNames, ", "))
 		}
-		n := -1
-		if len(args) > 0 {
-			var err error
-			if n, err = slotNumber(args[0]); err != nil {
-				return err
-			}
-		}
-		c, err := newClient(*dir)
+		source, err := eventsOf(*dir, args)
 		if err != nil {
 			return err
 		}
@@ -153,7 +148,7 @@ events before this one were lost because they were not read in time).`,
 			return e.Event == until, err
 		}
 		if once {
-			now, err := c.snapshot(n)
+			now, err := source.snapshot()
 			for _, e := range now {
 				if _, err := show(e); err != nil {
 					return err
@@ -161,7 +156,7 @@ events before this one were lost because they were not read in time).`,
 			}
 			return err
 		}
-		f, err := c.follow(n)
+		f, err := source.follow()
 		if err != nil {
 			return err
 		}
@@ -175,32 +170,46 @@ events before this one were lost because they were not read in time).`,
 		case err != nil:
 			return err
 		case !done && until != "":
-			return exitStatus{exitNone, fmt.Errorf("reader %d left before an event %s", n, until)}
+			return exitStatus{exitNone, fmt.Errorf("reader %s left before an event %s", args[0], until)}
 		}
 		return nil
 	}
 	return cmd
 }
 
-func (c *client) eventPath(n int) string {
-	if n < 0 {
-		return c.path("event")
-	}
-	return c.path(strconv.Itoa(n), "event")
+// events is an event file: of one slot, or of all.
+type events struct {
+	path    string
+	one     bool // of one slot, whose reader may leave
+	explain func(error) error
 }
 
-func (c *client) explainEvent(n int, err error) error {
-	if n < 0 {
-		return c.explain(err)
+func (c *client) events() events { return events{path: c.path("event"), explain: c.explain} }
+
+func (s slot) events() events { return events{path: s.path("event"), one: true, explain: s.explain} }
+
+// eventsOf are those of the slot that args names, or of all in the mount at dir.
+func eventsOf(dir string, args []string) (events, error) {
+	if len(args) == 0 {
+		c, err := newClient(dir)
+		if err != nil {
+			return events{}, err
+		}
+		return c.events(), nil
 	}
-	return c.explainSlot(n, err)
+	s, err := findSlot(dir, args[0])
+	return s.events(), err
 }
 
-// snapshot is how things stand: of slot n, or of all if n < 0.
-func (c *client) snapshot(n int) ([]event, error) {
-	fd, err := unix.Open(c.eventPath(n), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+func (c *client) snapshot() ([]event, error) { return c.events().snapshot() }
+
+func (s slot) follow() (*following, error) { return s.events().follow() }
+
+// snapshot is how things stand.
+func (src events) snapshot() ([]event, error) {
+	fd, err := unix.Open(src.path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, c.explainEvent(n, err)
+		return nil, src.explain(err)
 	}
 	defer unix.Close(fd)
 	// Not an os.File: Go would wait for an EAGAIN to end.
@@ -215,7 +224,7 @@ func (c *client) snapshot(n int) ([]event, error) {
 			break
 		}
 		if err != nil {
-			return nil, c.explainEvent(n, err)
+			return nil, src.explain(err)
 		}
 		text = append(text, buf[:m]...)
 	}
@@ -232,21 +241,19 @@ func (c *client) snapshot(n int) ([]event, error) {
 
 // following is an open event file.
 type following struct {
-	client *client
-	number int
+	source events
 	file   *os.File
 	events chan event
 	err    error // why events was closed
 }
 
-// follow opens the events of slot n, or of all if n < 0. From its return on no
-// event is missed.
-func (c *client) follow(n int) (*following, error) {
-	file, err := os.Open(c.eventPath(n))
+// follow opens the events. From its return on none is missed.
+func (src events) follow() (*following, error) {
+	file, err := os.Open(src.path)
 	if err != nil {
-		return nil, c.explainEvent(n, err)
+		return nil, src.explain(err)
 	}
-	f := &following{client: c, number: n, file: file, events: make(chan event)}
+	f := &following{source: src, file: file, events: make(chan event)}
 	go f.read()
 	return f, nil
 }
@@ -287,10 +294,10 @@ func (f *following) each(timeout time.Duration, show func(event) (bool, error)) 
 		select {
 		case e, ok := <-f.events:
 			if !ok {
-				if f.number >= 0 && errors.Is(f.err, unix.ENODEV) {
+				if f.source.one && errors.Is(f.err, unix.ENODEV) {
 					return false, nil
 				}
-				return false, f.client.explainEvent(f.number, f.err)
+				return false, f.source.explain(f.err)
 			}
 			if done, err := show(e); done || err != nil {
 				return done, err

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// slot is a slot's directory: of a mount, or alone, as where it was bound into a container.
+type slot struct {
+	mount *client // nil: the directory is all there is
+	dir   string
+	name  string // what messages call it: its number, or the directory
+}
+
+// numbered is the slot with that number.
+func (c *client) numbered(n int) slot {
+	name := strconv.Itoa(n)
+	return slot{mount: c, dir: c.path(name), name: name}
+}
+
+// slotHelp is what the commands that take a slot say of it.
+const slotHelp = `N is a slot: its number, its name in by-id, its reader's name (cardfs list shows them
+all), or its directory, also where that was bound to another place on its own.`
+
+// findSlot finds the slot that an argument names, in the mount at dir if it is none by
+// itself.
+func findSlot(dir, arg string) (slot, error) {
+	if n, err := strconv.Atoi(arg); err == nil && n >= 0 {
+		c, err := newClient(dir)
+		if err != nil {
+			return slot{}, err
+		}
+		return c.numbered(n), nil
+	}
+	if strings.ContainsRune(arg, '/') || arg == "." || arg == ".." {
+		return alone(arg)
+	}
+	c, err := newClient(dir)
+	if err != nil {
+		return slot{}, err
+	}
+	if target, err := os.Readlink(c.path("by-id", arg)); err == nil {
+		if n, err := strconv.Atoi(filepath.Base(target)); err == nil {
+			return c.numbered(n), nil
+		}
+	}
+	return c.named(arg)
+}
+
+// alone is the slot whose directory is dir. Its mount, if it is in one, is not needed.
+func alone(dir string) (slot, error) {
+	s := slot{dir: dir, name: dir}
+	_, err := os.Lstat(s.path("status"))
+	switch {
+	case err == nil:
+		return s, nil
+	case errors.Is(err, os.ErrNotExist) && isMount(dir):
+		return slot{}, usageError("%s is a whole mount; say which slot: %s", dir, filepath.Join(dir, "0"))
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return slot{}, exitStatus{exitNone, fmt.Errorf("%s: no slot's directory is there", dir)}
+	}
+	return slot{}, s.explain(err)
+}
+
+func isMount(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, "ctl"))
+	return err == nil
+}
+
+// named is the slot of the reader that status and list call so, if that is only one.
+func (c *client) named(name string) (slot, error) {
+	list, err := c.list()
+	if err != nil {
+		return slot{}, err
+	}
+	var found []int
+	for _, s := range list {
+		if strings.EqualFold(s.Reader, name) {
+			found = append(found, s.Number)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return slot{}, usageError("%q is no slot's number, name or directory; cardfs list shows the names", name)
+	case 1:
+		return c.numbered(found[0]), nil
+	}
+	return slot{}, usageError("%q is the name of slots %s; say one by its number, or by its name in by-id", name,
+		strings.Trim(strings.ReplaceAll(fmt.Sprint(found), " ", ", "), "[]"))
+}
+
+// number is the slot's number, for commands that go by the mount's ctl.
+func (s slot) number() (int, error) {
+	if s.mount == nil {
+		return 0, usageError("%s: the number of a slot is wanted, or its name in by-id", s.dir)
+	}
+	return strconv.Atoi(s.name)
+}
+
+func (s slot) path(file string) string { return filepath.Join(s.dir, file) }
+
+// status is what a slot's status file says: its lines as key and value, in order.
+type status [][2]string
+
+func (s slot) status() (status, error) {
+	text, err := os.ReadFile(s.path("status"))
+	if err != nil {
+		return nil, err
+	}
+	var lines status
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		lines = append(lines, [2]string{key, value})
+	}
+	return lines, nil
+}
+
+// value is "" for a key that is not there.
+func (s status) value(key string) string {
+	for _, pair := range s {
+		if pair[0] == key {
+			return pair[1]
+		}
+	}
+	return ""
+}
+
+// siblings are the numbers of all slots of the same reader.
+func (s status) siblings() []int {
+	list := []int{}
+	for word := range strings.FieldsSeq(s.value("siblings")) {
+		if n, err := strconv.Atoi(word); err == nil {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// explain says what err, from a file of the slot, means to a person.
+func (s slot) explain(err error) error {
+	none := func(format string, args ...any) error {
+		return exitStatus{exitNone, fmt.Errorf(format, args...)}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrNotExist) && s.mount != nil:
+		return none("no reader %s; %s", s.name, s.mount.there())
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ENODEV):
+		return none("reader %s is gone", s.name)
+	case errors.Is(err, syscall.ENOMEDIUM):
+		return none("no card in slot %s", s.name)
+	case s.failed():
+		// The errno is of the start, and means another thing there.
+		return fmt.Errorf("reader %s failed to start%s", s.name, s.reason())
+	case errors.Is(err, syscall.ESTALE):
+		return fmt.Errorf("slot %s: the card was reset, changed or powered off meanwhile, so its security state is lost; begin again", s.name)
+	case errors.Is(err, syscall.EBUSY):
+		return fmt.Errorf("slot %s: another program holds the transaction", s.name)
+	case errors.Is(err, syscall.ETIMEDOUT):
+		return fmt.Errorf("slot %s: no answer in the time the protocol allows%s", s.name, s.reason())
+	case errors.Is(err, syscall.EPROTO):
+		return fmt.Errorf("slot %s: the answer breaks the protocol%s", s.name, s.reason())
+	case errors.Is(err, syscall.EOPNOTSUPP):
+		return fmt.Errorf("slot %s: this reader or card cannot do that", s.name)
+	case errors.Is(err, syscall.EAGAIN):
+		return fmt.Errorf("slot %s: the reader is still starting", s.name)
+	case errors.Is(err, syscall.EIO):
+		return fmt.Errorf("slot %s: it failed%s", s.name, s.reason())
+	case s.mount != nil:
+		return s.mount.explain(err)
+	case errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):
+		return fmt.Errorf("the cardfs that served %s is dead", s.dir)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%s: no permission: %w", s.dir, err)
+	}
+	return err
+}
+
+// failed reports whether the driver could not initialise the reader.
+func (s slot) failed() bool {
+	lines, err := s.status()
+	return err == nil && lines.value("state") == "failed"
+}
+
+// reason is the error in words that `status` keeps, or nothing.
+func (s slot) reason() string {
+	lines, err := s.status()
+	if err != nil || lines.value("error") == "" {
+		return ""
+	}
+	return ": " + lines.value("error")
+}
+
+// list reads every slot's status.
+func (c *client) list() ([]slotJSON, error) {
+	numbers, err := c.numbers()
+	if err != nil {
+		return nil, err
+	}
+	slots := []slotJSON{}
+	for _, n := range numbers {
+		s := c.numbered(n)
+		lines, err := s.status()
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
+			continue // it left between the two looks
+		}
+		if err != nil {
+			return nil, s.explain(err)
+		}
+		slots = append(slots, lines.json(n, s.dir))
+	}
+	return slots, nil
+}
