@@ -3,7 +3,9 @@ package ccid
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
+	"github.com/cardfs/cardfs/drivers/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -91,6 +93,8 @@ type Interface struct {
 	Name          uint8 // iInterface
 	In, Out, Intr Endpoint
 	Descriptor
+	// long: it takes messages longer than dwMaxCCIDMessageLength.
+	long bool
 	// Notes say what in the descriptor could not be true, and what is taken instead.
 	Notes []string
 }
@@ -103,11 +107,8 @@ type Device struct {
 }
 
 const (
-	descDevice    = 0x01
-	descConfig    = 0x02
-	descInterface = 0x04
-	descEndpoint  = 0x05
-	descClass     = 0x21
+	descDevice = 0x01
+	descClass  = 0x21
 
 	classLen      = 54
 	classCCID     = 0x0B
@@ -126,7 +127,7 @@ const (
 // descriptor belong to them, as readers older than the class number have it.
 func Parse(b []byte) (Device, []Interface, error) {
 	var dev Device
-	if len(b) < 18 || b[0] < 18 || int(b[0]) > len(b) || b[1] != descDevice {
+	if len(b) < 18 || b[0] < 18 || b[1] != descDevice {
 		return dev, nil, fmt.Errorf("ccid: device descriptor of %d bytes: %w", len(b), reader.ErrProtocol)
 	}
 	le := binary.LittleEndian
@@ -134,54 +135,21 @@ func Parse(b []byte) (Device, []Interface, error) {
 		Vendor: le.Uint16(b[8:]), Product: le.Uint16(b[10:]), Release: le.Uint16(b[12:]),
 		Manufacturer: b[14], Name: b[15], Serials: b[16],
 	}
-	var (
-		found []Interface
-		cur   *rawInterface
-		bad   error
-	)
-	finish := func() {
-		if cur == nil || !cur.candidate() {
-			cur = nil
-			return
+	var found []Interface
+	var bad error
+	for _, u := range usb.Interfaces(b) {
+		r, ok := candidate(&u)
+		if !ok {
+			continue
 		}
-		i, err := cur.interpret()
+		i, err := r.interpret()
 		switch {
 		case err == nil:
 			found = append(found, i)
 		case bad == nil:
-			bad = fmt.Errorf("ccid: interface %d: %w", cur.Number, err)
-		}
-		cur = nil
-	}
-	for b = b[b[0]:]; len(b) >= 2; b = b[b[0]:] {
-		n := int(b[0])
-		if n < 2 || n > len(b) {
-			if bad == nil {
-				bad = fmt.Errorf("ccid: descriptor type %02X says %d bytes, %d are left: %w", b[1], n, len(b), reader.ErrProtocol)
-			}
-			break
-		}
-		d := b[:n]
-		switch {
-		case d[1] == descInterface && n >= 9:
-			finish()
-			// Alternate settings above 0 are never selected.
-			if d[3] == 0 {
-				cur = &rawInterface{Interface: Interface{Number: d[2], Class: d[5], Protocol: d[7], Name: d[8]}}
-			}
-		case cur == nil || d[1] == descConfig:
-		case d[1] == descEndpoint && n >= 7:
-			cur.endpoint(d)
-		case d[1] == descEndpoint || d[1] == descInterface:
-			// Shorter than its fields: as if it were not there.
-		default:
-			cur.extra += n
-			if n == classLen && cur.class == nil && (d[1] == descClass || d[1] == classVendor) {
-				cur.class = d
-			}
+			bad = fmt.Errorf("ccid: interface %d: %w", u.Number, err)
 		}
 	}
-	finish()
 	if len(found) == 0 {
 		if bad == nil {
 			bad = fmt.Errorf("ccid: %04X:%04X has no CCID interface: %w", dev.Vendor, dev.Product, reader.ErrUnsupported)
@@ -199,38 +167,74 @@ func (Driver) CountSlots(descriptors []byte) int {
 		return 0
 	}
 	n := 0
-	for _, i := range usable(ifs, lookup(dev)) {
-		n += int(i.MaxSlotIndex) + 1
+	for _, i := range usable(ifs, lookup(dev), anyInterface) {
+		n += i.slots()
 	}
 	return n
 }
 
-// rawInterface collects what belongs to one interface descriptor.
+// slots is how many slots the interface has.
+func (i *Interface) slots() int { return int(i.MaxSlotIndex) + 1 }
+
+// anyInterface is what usable takes where no interface was asked for.
+const anyInterface = -1
+
+// usable leaves out the interfaces that a quirk takes away, all but only where that
+// is not anyInterface, and those beyond the slots that a device may have.
+func usable(ifs []Interface, e effects, only int) []Interface {
+	var use []Interface
+	slots, beyond := 0, 0
+	for _, i := range ifs {
+		switch {
+		case e.interfaces != nil && !slices.Contains(e.interfaces, i.Number), only != anyInterface && int(i.Number) != only:
+		case slots+i.slots() > maxSlots:
+			beyond++
+		default:
+			slots += i.slots()
+			use = append(use, i)
+		}
+	}
+	if beyond > 0 {
+		use[0].Notes = append(use[0].Notes, fmt.Sprintf("more than %d slots: %d interfaces left out", maxSlots, beyond))
+	}
+	return use
+}
+
+// rawInterface is one interface descriptor and its class descriptor.
 type rawInterface struct {
 	Interface
-	class []byte // the class descriptor
-	extra int    // bytes of descriptors that are no endpoints
+	class []byte
 }
 
-func (r *rawInterface) candidate() bool {
-	return r.Class == classCCID || r.Class == classVendor && r.class != nil && r.extra == classLen
+// candidate tells whether an interface is one of the class.
+func candidate(u *usb.Interface) (*rawInterface, bool) {
+	r := &rawInterface{Interface: Interface{Number: u.Number, Class: u.Class, Protocol: u.Protocol, Name: u.Name}}
+	u.Split(func(d []byte) {
+		if len(d) == classLen && r.class == nil && (d[1] == descClass || d[1] == classVendor) {
+			r.class = d
+		}
+	})
+	for _, e := range u.Endpoints {
+		r.endpoint(e)
+	}
+	return r, u.Class == classCCID || u.Class == classVendor && r.class != nil && len(u.Extra) == classLen
 }
 
-func (r *rawInterface) endpoint(d []byte) {
-	e := Endpoint{Address: d[2], PacketSize: binary.LittleEndian.Uint16(d[4:]) & 0x07FF}
+func (r *rawInterface) endpoint(e usb.Endpoint) {
+	const bulk, interrupt = 2, 3
 	var into *Endpoint
-	switch kind, in := d[3]&3, d[2]&0x80 != 0; {
-	case kind == 2 && in:
+	switch kind, in := e.Attributes&3, e.Address&0x80 != 0; {
+	case kind == bulk && in:
 		into = &r.In
-	case kind == 2:
+	case kind == bulk:
 		into = &r.Out
-	case kind == 3 && in:
+	case kind == interrupt && in:
 		into = &r.Intr
 	default:
 		return
 	}
 	if into.Address == 0 && e.Address&0x0F != 0 {
-		*into = e
+		*into = Endpoint{e.Address, uint16(e.MaxPacket)}
 	}
 }
 
@@ -279,12 +283,21 @@ func decodeClass(c []byte) Descriptor {
 	}
 }
 
-// Bounds of what a descriptor may say. The clock's are wide: readers in use
-// announce 250 kHz and 13.56 MHz.
+// Bounds of what a descriptor may say.
 const (
 	minMessageLen = headerLen + 5 // a T=0 header
-	maxClockKHz   = 40_000
-	maxIFSD       = 254 // ISO/IEC 7816-3:2006 §11.4.2
+	maxIFSD       = 254           // ISO/IEC 7816-3:2006 §11.4.2
+
+	// Readers in use announce 250 kHz and 13.56 MHz. ISO/IEC 7816-3:2006 §5.2.3 has
+	// 1 MHz as the least: waiting times are never computed with less.
+	minClockKHz = 250
+	isoClockKHz = 1000
+	maxClockKHz = 40_000
+
+	// The readers in use with the most slots have 8. Each slot costs a directory, a
+	// buffer for a message, and polling.
+	maxSlotIndex = 15 // of an interface
+	maxSlots     = 32 // of a device
 )
 
 // correct replaces values that cannot be true by ones that are safe, and refuses
@@ -318,7 +331,7 @@ func (r *rawInterface) correct() error {
 		}
 		note("dwProtocols %08X has neither T=0 nor T=1: %02X", p, r.Protocols)
 	}
-	if r.DefaultClock == 0 || r.DefaultClock > maxClockKHz {
+	if r.DefaultClock < minClockKHz || r.DefaultClock > maxClockKHz {
 		was := r.DefaultClock
 		r.DefaultClock = 3580
 		for _, kHz := range []uint32{was >> 8, was / 1000} { // shifted as above; given in Hz
@@ -343,7 +356,11 @@ func (r *rawInterface) correct() error {
 		note("dwMechanical %08X has undefined bits: ignored", r.Mechanical)
 		r.Mechanical &= 0x0F
 	}
-	switch slots := int(r.MaxSlotIndex) + 1; {
+	if r.MaxSlotIndex > maxSlotIndex && r.Protocol == ProtocolCCID {
+		note("bMaxSlotIndex %d: %d slots are taken", r.MaxSlotIndex, maxSlotIndex+1)
+		r.MaxSlotIndex = maxSlotIndex
+	}
+	switch slots := r.slots(); {
 	case r.Protocol != ProtocolCCID && slots > 1:
 		note("bMaxSlotIndex %d: an ICCD has one card", r.MaxSlotIndex)
 		r.MaxSlotIndex, r.MaxBusySlots = 0, 1

@@ -54,7 +54,7 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	only := -1
+	only := anyInterface
 	if p, ok := dev.Params["interface"]; ok {
 		n, err := strconv.ParseUint(p, 0, 8)
 		if err != nil {
@@ -81,17 +81,21 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 			return nil, err
 		}
 	}
-	for _, i := range usable(ifs, r.effects) {
-		if only >= 0 && int(i.Number) != only {
-			continue
-		}
+	if r.exclusive {
+		r.one = make(chan struct{}, 1)
+	}
+	for _, i := range usable(ifs, r.effects, only) {
 		if err := r.open(ctx, dev, i); err != nil {
 			r.Close()
 			return nil, err
 		}
 	}
-	if len(r.slots) == 0 {
+	switch {
+	case len(r.slots) > 0:
+	case only != anyInterface:
 		return nil, fmt.Errorf("ccid: interface %d is not of the class: %w", only, reader.ErrInvalid)
+	default:
+		return nil, fmt.Errorf("ccid: %04X:%04X has no interface that is a reader: %w", info.Vendor, info.Product, reader.ErrUnsupported)
 	}
 	for _, f := range r.functions {
 		r.work.Go(f.watch)
@@ -131,6 +135,7 @@ type ifd struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
+	one      chan struct{}            // holds a token while any interface is in use, where a quirk says that only one may be
 	selected atomic.Pointer[function] // where a quirk says that only one may be in use
 }
 
@@ -162,7 +167,7 @@ func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
 	f := &function{ifd: r, Interface: i, conn: conn}
 	r.functions = append(r.functions, f)
 	if i.Intr.Address != 0 {
-		for range int(i.MaxSlotIndex) + 1 {
+		for range i.slots() {
 			f.notifies = append(f.notifies, make(chan struct{}, 1))
 		}
 	}
@@ -175,10 +180,8 @@ func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
 		return nil
 	}
 	f.pipe = newPipe(conn, &i, r.log)
-	if r.exclusive && len(r.functions) > 1 {
-		f.pipe.busy = r.functions[0].pipe.busy
-	} else if r.exclusive {
-		f.pipe.busy = make(chan struct{}, 1)
+	if r.one != nil {
+		f.pipe.busy = r.one
 	}
 	for _, l := range f.pipe.lanes {
 		s := &slot{function: f, lane: l, voltage: -1}

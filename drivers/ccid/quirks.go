@@ -37,7 +37,6 @@ type effects struct {
 	level      Features
 	chains     bool // chains although its level says it does not
 	autoIFSD   bool
-	long       bool // takes messages longer than dwMaxCCIDMessageLength
 	interfaces []uint8
 	exclusive  bool // its interfaces may not be used at once
 	escapes    bool // Escape that selects the interface
@@ -197,14 +196,6 @@ func (q *quirk) matches(d Device) bool {
 	}) && d.Release >= q.from && (q.to == 0 || d.Release <= q.to)
 }
 
-// usable leaves out the interfaces that a quirk takes away.
-func usable(ifs []Interface, e effects) []Interface {
-	if e.interfaces == nil {
-		return ifs
-	}
-	return slices.DeleteFunc(slices.Clone(ifs), func(i Interface) bool { return !slices.Contains(e.interfaces, i.Number) })
-}
-
 // apply makes the interface what it really is.
 func (e *effects) apply(i *Interface) {
 	if e.ifsd != 0 {
@@ -224,7 +215,7 @@ func (e *effects) apply(i *Interface) {
 	}
 	// SCM readers forgot the message header in dwMaxCCIDMessageLength.
 	if i.MaxMessage == 263 {
-		e.long = true
+		i.long = true
 	}
 }
 

@@ -3,6 +3,7 @@ package usb
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/cardfs/cardfs/reader"
 )
@@ -44,8 +45,9 @@ func activeDescriptors(all []byte, value uint8) ([]byte, error) {
 	return nil, fmt.Errorf("no configuration %d: %w", value, reader.ErrProtocol)
 }
 
-// walk calls f with each descriptor behind the device descriptor. It stops
-// where a length is impossible.
+// walk calls f with each descriptor behind the device descriptor, which has 18
+// bytes whatever it says itself: the kernel passes on no more. It stops where a
+// length is impossible.
 func walk(desc []byte, f func(d []byte)) {
 	if len(desc) < deviceLen {
 		return
@@ -60,7 +62,7 @@ func walk(desc []byte, f func(d []byte)) {
 	}
 }
 
-// Interface is one interface of a device, in its first alternate setting.
+// Interface is one interface of a device, in its alternate setting 0.
 type Interface struct {
 	Number                    uint8
 	Class, Subclass, Protocol uint8
@@ -79,34 +81,52 @@ type Endpoint struct {
 	Interval   uint8
 }
 
-// Interfaces lists the interfaces of a configuration, as Conn.Descriptors gives
-// it, by their first alternate settings in the order of the descriptor.
-// Descriptors that are cut short or too small are passed over.
+// MaxInterfaces is how many interfaces of a device count. Linux takes no more either.
+const MaxInterfaces = 32
+
+// Interfaces lists the interfaces of a configuration, as Conn.Descriptors gives it,
+// in the order of the descriptor. Every interface is in alternate setting 0 until
+// somebody selects another (USB 2.0 §9.2.3), which nobody does here. So the first
+// descriptor of an interface number with setting 0 counts; later ones, and what
+// belongs to them, are passed over. So are descriptors that are shorter than their
+// fields, and those that have no place in an interface.
 func Interfaces(desc []byte) []Interface {
 	var all []Interface
-	at := -1 // the interface that descriptors belong to
+	var cur *Interface // that descriptors belong to; nil: to none that counts
 	walk(desc, func(d []byte) {
-		switch {
-		case d[1] == interfaceDesc && len(d) >= interfaceLen:
-			at = -1
-			for _, i := range all {
-				if i.Number == d[2] {
-					return // another alternate setting
-				}
+		switch d[1] {
+		case interfaceDesc:
+			if len(d) < interfaceLen {
+				return
 			}
-			at = len(all)
+			known := slices.ContainsFunc(all, func(i Interface) bool { return i.Number == d[2] })
+			if cur = nil; d[3] != 0 || known || len(all) == MaxInterfaces {
+				return
+			}
 			all = append(all, Interface{Number: d[2], Class: d[5], Subclass: d[6], Protocol: d[7], Name: d[8]})
-		case at < 0:
-		case d[1] == endpointDesc && len(d) >= endpointLen:
-			all[at].Endpoints = append(all[at].Endpoints, Endpoint{
-				Address: d[2], Attributes: d[3],
-				MaxPacket: int(binary.LittleEndian.Uint16(d[4:]) & 0x7FF), Interval: d[6],
-			})
+			cur = &all[len(all)-1]
+		case endpointDesc:
+			if cur != nil && len(d) >= endpointLen {
+				cur.Endpoints = append(cur.Endpoints, Endpoint{
+					Address: d[2], Attributes: d[3],
+					MaxPacket: int(binary.LittleEndian.Uint16(d[4:]) & 0x7FF), Interval: d[6],
+				})
+			}
+		case deviceDesc, configDesc:
 		default:
-			all[at].Extra = append(all[at].Extra, d...)
+			if cur != nil {
+				cur.Extra = append(cur.Extra, d...)
+			}
 		}
 	})
 	return all
+}
+
+// Split calls f with each descriptor of Extra.
+func (i *Interface) Split(f func(d []byte)) {
+	for d := i.Extra; len(d) > 0; d = d[d[0]:] {
+		f(d[:d[0]])
+	}
 }
 
 // endpointTypes tells how usbfs transfers on each endpoint of an interface.

@@ -127,6 +127,60 @@ func TestInterfaces(t *testing.T) {
 	}
 }
 
+// Alternate setting 0 of the first descriptor of a number counts, and 32 interfaces
+// at most. Lengths that lie end the list, or hide what is behind them; what is in the
+// place of another descriptor's belongs to nobody.
+func TestInterfacesOfALyingDevice(t *testing.T) {
+	device := seedDevice[:18]
+	config := []byte{9, configDesc, 0, 0, 1, 1, 0, 0x80, 50}
+	iface := func(number, alternate, class byte) []byte {
+		return []byte{9, interfaceDesc, number, alternate, 1, class, 0, 0, 0}
+	}
+	ep := func(address byte) []byte { return []byte{7, endpointDesc, address, 2, 64, 0, 0} }
+	var many [][]byte
+	for n := range 770 {
+		many = append(many, iface(byte(n), 0, 0x0B), ep(0x81))
+	}
+	for _, tt := range []struct {
+		name  string
+		parts [][]byte
+		want  string
+	}{
+		{"a number twice", [][]byte{iface(0, 0, 1), ep(0x81), iface(0, 0, 2), ep(0x82)}, "0:1[81] "},
+		{"alternate settings first", [][]byte{iface(0, 1, 1), ep(0x81), iface(0, 0, 2), ep(0x82)}, "0:2[82] "},
+		{"no setting 0", [][]byte{iface(0, 1, 1), ep(0x81), iface(1, 0, 2), ep(0x82)}, "1:2[82] "},
+		{"length 0", [][]byte{iface(0, 0, 1), ep(0x81), {0, interfaceDesc, 1, 0}, iface(2, 0, 2)}, "0:1[81] "},
+		{"length 1", [][]byte{iface(0, 0, 1), {1}, ep(0x81)}, "0:1[] "},
+		{"longer than what is left", [][]byte{iface(0, 0, 1), ep(0x81), {9, interfaceDesc, 1, 0}}, "0:1[81] "},
+		{"an interface shorter than its fields", [][]byte{iface(0, 0, 1), {8, interfaceDesc, 1, 0, 0, 2, 0, 0}, ep(0x81)}, "0:1[81] "},
+		{"an interface longer than its fields", [][]byte{{11, interfaceDesc, 4, 0, 1, 1, 0, 0, 0, 7, 7}, ep(0x81)}, "4:1[81] "},
+		{"an endpoint shorter than its fields", [][]byte{iface(0, 0, 1), {6, endpointDesc, 0x85, 2, 64, 0}, ep(0x81)}, "0:1[81] "},
+		{"an endpoint of none", [][]byte{ep(0x85), iface(0, 0, 1), ep(0x81)}, "0:1[81] "},
+		{"a descriptor that hides an interface", [][]byte{iface(0, 0, 1), {11, 0x21}, iface(1, 0, 2), ep(0x81)}, "0:1[81]+11 "},
+		{"a configuration in a configuration", [][]byte{iface(0, 0, 1), config, ep(0x81), device}, "0:1[81] "},
+		{"nothing", nil, ""},
+	} {
+		got := ""
+		for _, i := range Interfaces(slices.Concat(append([][]byte{device, config}, tt.parts...)...)) {
+			got += fmt.Sprintf("%d:%d[", i.Number, i.Class)
+			for _, e := range i.Endpoints {
+				got += fmt.Sprintf("%X", e.Address)
+			}
+			got += "]"
+			if n := len(i.Extra); n > 0 {
+				got += fmt.Sprintf("+%d", n)
+			}
+			got += " "
+		}
+		if got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	if n := len(Interfaces(slices.Concat(append([][]byte{device, config}, many...)...))); n != MaxInterfaces {
+		t.Errorf("%d interfaces of 770", n)
+	}
+}
+
 // A device may send anything for descriptors.
 func FuzzDescriptors(f *testing.F) {
 	f.Add(seedDevice, uint8(0))
@@ -143,7 +197,16 @@ func FuzzDescriptors(f *testing.F) {
 			t.Errorf("% X of % X", desc, all)
 		}
 		seen := map[uint8]bool{}
-		for _, i := range Interfaces(desc) {
+		interfaces := Interfaces(desc)
+		if len(interfaces) > MaxInterfaces {
+			t.Errorf("%d interfaces", len(interfaces))
+		}
+		for _, i := range interfaces {
+			extra := 0
+			i.Split(func(d []byte) { extra += len(d) })
+			if extra != len(i.Extra) {
+				t.Errorf("%d bytes of %d of % X", extra, len(i.Extra), i.Extra)
+			}
 			if seen[i.Number] {
 				t.Errorf("interface %d twice in % X", i.Number, desc)
 			}

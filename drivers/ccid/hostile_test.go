@@ -1,0 +1,174 @@
+package ccid
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// A device chooses its IDs, its interfaces and their protocols freely: no choice
+// brings the daemon down, and every reader that opens can be used. Each ID of the
+// table of quirks with each pair of bInterfaceProtocol, in one order and the other.
+func TestQuirksOfAnyDevice(t *testing.T) {
+	ids := map[model]bool{}
+	for _, q := range quirks {
+		for _, m := range q.models {
+			if m.product == 0 {
+				m.product = 0x34C2
+			}
+			ids[m] = true
+		}
+	}
+	kinds := map[string]func() Config{"CCID": TPDUReader, "ICCD A": ICCDA, "ICCD B": ICCDB,
+		"PIN pad": PINPadReader, "characters": CharacterReader, "extended": ExtendedAPDUReader}
+	for id := range ids {
+		for first, a := range kinds {
+			for second, b := range kinds {
+				synctest.Test(t, func(t *testing.T) {
+					name := fmt.Sprintf("%04X:%04X, %s and %s", id.vendor, id.product, first, second)
+					c := newComposite(as(a(), id.vendor, id.product, 0x9999), as(b(), id.vendor, id.product, 0x9999))
+					for _, p := range c.parts {
+						p.Contact(0).Insert(&testCard{atr: atrT0})
+						defer p.Unplug()
+					}
+					r, err := Driver{}.Open(ctx, reader.Device{Link: c})
+					if err != nil {
+						t.Errorf("%s: %v", name, err)
+						return
+					}
+					defer r.Close()
+					if n := (Driver{}).CountSlots(c.desc); n != len(r.Slots()) {
+						t.Errorf("%s: %d slots announced, %d there", name, n, len(r.Slots()))
+					}
+					r.(reader.Identifier).Identify()
+					for n, s := range r.Slots() {
+						s.Traits()
+						if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+							t.Errorf("%s: slot %d: power on: %v", name, n, err)
+						}
+						if st, err := s.Status(ctx); st != reader.Powered || err != nil {
+							t.Errorf("%s: slot %d: status %v, %v", name, n, st, err)
+						}
+						x := reader.Transfer{Out: unhex("00 84 00 00 01"), Want: 3}
+						if _, err := s.Exchange(ctx, x, nil); err != nil {
+							t.Errorf("%s: slot %d: exchange: %v", name, n, err)
+						}
+						if p, ok := s.(reader.PINPad); ok {
+							c.parts[min(n, 1)].Press(0, "1234\r")
+							_, err := p.VerifyPIN(ctx, &reader.PINVerify{PINFormat: format2()}, nil)
+							kind(t, err) // the emulator has not every quirk
+						}
+						if err := s.PowerOff(ctx); err != nil {
+							t.Errorf("%s: slot %d: power off: %v", name, n, err)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// descriptorsOf is a device with so many interfaces of the class, each with that
+// bMaxSlotIndex, numbered as number has it.
+func descriptorsOf(cfg Config, interfaces int, maxSlotIndex byte, number func(int) byte) []byte {
+	one := edited(cfg, func(c []byte) { c[4], c[53] = maxSlotIndex, 0xFF })
+	part := one[18+9:]
+	d := bytes.Clone(one[:18+9])
+	for n := range interfaces {
+		p := bytes.Clone(part)
+		p[2] = number(n)
+		d = append(d, p...)
+	}
+	return d
+}
+
+// The readers in use with the most slots have 8; a device may say that it has 256 on
+// each of hundreds of interfaces. 16 slots of an interface count, 32 of a device, and
+// the first interface of a number; `status` says what was left out.
+func TestSlotsAreBounded(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		interfaces int
+		max        byte
+		number     func(int) byte
+		slots      int
+		note       string
+	}{
+		{"the most of an interface", 1, 15, func(int) byte { return 0 }, 16, ""},
+		{"one more", 1, 16, func(int) byte { return 0 }, 16, "bMaxSlotIndex 16: 16 slots are taken"},
+		{"256 slots", 1, 255, func(int) byte { return 0 }, 16, "bMaxSlotIndex 255: 16 slots are taken"},
+		{"the most of a device", 2, 15, func(n int) byte { return byte(n) }, 32, ""},
+		{"770 interfaces of 256 slots", 770, 255, func(n int) byte { return byte(n) }, 32, "more than 32 slots: 30 interfaces left out"},
+		{"33 interfaces of one slot", 33, 0, func(n int) byte { return byte(n) }, 32, ""},
+		{"one interface, 770 times", 770, 0, func(int) byte { return 3 }, 1, ""},
+		{"one that does not fit between two that do", 3, 15, func(n int) byte { return byte(n) }, 32, "1 interfaces left out"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := descriptorsOf(TPDUReader(), tt.interfaces, tt.max, tt.number)
+			if n := (Driver{}).CountSlots(d); n != tt.slots {
+				t.Errorf("%d slots, want %d", n, tt.slots)
+			}
+			dev, ifs, err := Parse(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			use := usable(ifs, lookup(dev), anyInterface)
+			if notes := strings.Join(use[0].Notes, "; "); !strings.Contains(notes, tt.note) || tt.note == "" && strings.Contains(notes, "slots are taken") {
+				t.Errorf("notes %q, want %q", notes, tt.note)
+			}
+			for _, i := range use {
+				if int(i.MaxBusySlots) > i.slots() {
+					t.Errorf("%d busy of %d slots", i.MaxBusySlots, i.slots())
+				}
+			}
+		})
+	}
+	// The one that was asked for counts, whatever comes before it.
+	_, ifs, err := Parse(descriptorsOf(TPDUReader(), 20, 15, func(n int) byte { return byte(n) }))
+	if use := usable(ifs, effects{}, 19); err != nil || len(use) != 1 || use[0].Number != 19 {
+		t.Errorf("%v, %v", use, err)
+	}
+}
+
+// What the transport takes for an interface the driver takes too: alternate setting
+// 0, and the first descriptor of a number. Else the one claims endpoints that the
+// other does not know.
+func TestInterfacesAsTheTransportHasThem(t *testing.T) {
+	part := NewEmulator(TPDUReader()).Descriptors()[18+9:]
+	with := func(number, alternate, in byte) []byte {
+		p := bytes.Clone(part)
+		p[2], p[3] = number, alternate
+		for _, at := range []int{9 + 54 + 7 + 2} { // behind the class descriptor: OUT, then IN
+			if p[at] != epBulkIn {
+				t.Fatal("the descriptor has changed")
+			}
+			p[at] = in
+		}
+		return p
+	}
+	head := NewEmulator(TPDUReader()).Descriptors()[:18+9]
+	for name, parts := range map[string][][]byte{
+		"the same number twice":         {with(0, 0, 0x81), with(0, 0, 0x85)},
+		"an alternate setting behind":   {with(0, 0, 0x81), with(0, 1, 0x85)},
+		"an alternate setting in front": {with(0, 1, 0x85), with(0, 0, 0x81)},
+		"both":                          {with(0, 2, 0x86), with(0, 0, 0x81), with(0, 1, 0x85), with(0, 0, 0x87)},
+	} {
+		d := bytes.Clone(head)
+		for _, p := range parts {
+			d = append(d, p...)
+		}
+		_, ifs, err := Parse(d)
+		if err != nil || len(ifs) != 1 || ifs[0].In.Address != 0x81 {
+			t.Errorf("%s: driver has %+v, %v", name, ifs, err)
+		}
+		all := usb.Interfaces(d)
+		if len(all) != 1 || all[0].Endpoints[1].Address != 0x81 {
+			t.Errorf("%s: transport has %+v", name, all)
+		}
+	}
+}
