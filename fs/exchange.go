@@ -39,6 +39,7 @@ type exchanger interface {
 type channel struct {
 	to       exchanger
 	later    func(*channel)  // calls send once the write under way has returned
+	panicked func(any)       // logs a panic
 	gone     <-chan struct{} // closed when the reader left
 	nonblock bool
 	append   bool // O_APPEND: the offset of a write means nothing
@@ -68,7 +69,7 @@ type answer struct {
 func newChannel(to exchanger, f *file, flags uint32, onIdle func()) *channel {
 	mode := flags & syscall.O_ACCMODE
 	return &channel{
-		to: to, later: f.mount.server.later, gone: f.bay.Done(), orphans: &f.orphans, onIdle: onIdle,
+		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, gone: f.bay.Done(), orphans: &f.orphans, onIdle: onIdle,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
 		readable: mode != syscall.O_WRONLY,
@@ -218,6 +219,19 @@ func (c *channel) submit(commands ...[]byte) (send bool) {
 	return send
 }
 
+// exchange is the exchanger's. Its panic is an error of this exchange alone.
+func (c *channel) exchange(ctx context.Context, command, dst []byte) (answer []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.panicked(p)
+			answer, err = nil, errPanic
+		}
+	}()
+	return c.to.exchange(ctx, command, dst)
+}
+
+var errPanic = errors.New("internal error; the log has more")
+
 // send sends what is queued, a command after the other. It goes on after the
 // open was closed: what was written is not lost.
 func (c *channel) send() {
@@ -227,7 +241,7 @@ func (c *channel) send() {
 		c.queue = c.queue[1:]
 		c.sending = true
 		c.mu.Unlock()
-		data, err := c.to.exchange(context.Background(), command, nil)
+		data, err := c.exchange(context.Background(), command, nil)
 		c.mu.Lock()
 		c.sending = false
 		if c.closed {
@@ -387,7 +401,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 
 	// The answer goes straight to where the kernel takes it from.
 	dst := output[exchangeHeader:exchangeHeader:len(output)]
-	data, err := c.to.exchange(ctx, command, dst)
+	data, err := c.exchange(ctx, command, dst)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()

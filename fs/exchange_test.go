@@ -63,7 +63,7 @@ func open(t testing.TB, card *fakeCard, flags uint32) *client {
 	c := &client{t: t, card: card, orphans: new(atomic.Int32)}
 	mode := flags & syscall.O_ACCMODE
 	c.channel = &channel{
-		to: card, later: func(c *channel) { go c.send() }, gone: make(chan struct{}), orphans: c.orphans, onIdle: func() { c.idle++ },
+		to: card, later: func(c *channel) { go c.send() }, panicked: func(any) {}, gone: make(chan struct{}), orphans: c.orphans, onIdle: func() { c.idle++ },
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
 		readable: mode != syscall.O_WRONLY,
@@ -463,4 +463,36 @@ func TestRestOfRefusedLine(t *testing.T) {
 	if errno := write("00A4000C023F00\n"); errno != 0 {
 		t.Errorf("a line after a short write was refused: %v", errno)
 	}
+}
+
+// A panic below costs the one who asked EIO, whichever way he asked, and neither the
+// next command nor anybody else.
+func TestPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, &fakeCard{do: func(_ context.Context, command, dst []byte) ([]byte, error) {
+			if command[1] == 0xB0 {
+				panic("a driver's")
+			}
+			return append(dst, 0x90, 0), nil
+		}}, rdwr)
+		c.mustWrite("00A40000\n00B00000\n00A40000\n")
+		synctest.Wait()
+		c.wantRead("90 00\n")
+		if _, errno := c.read(100); errno != syscall.EIO {
+			t.Errorf("read: %v", errno)
+		}
+		c.wantRead("90 00\n")
+		in, out := ioctlBuffers("00B00000", 100)
+		if _, errno := c.Ioctl(bg, exchangeRequest(len(in)), 0, in, out); errno != syscall.EIO {
+			t.Errorf("ioctl: %v", errno)
+		}
+		c.mustWrite("00B00000") // sent by the read, as no newline came
+		if _, errno := c.read(100); errno != syscall.EIO {
+			t.Errorf("read: %v", errno)
+		}
+		in, out = ioctlBuffers("00A40000", 100)
+		if n, errno := c.Ioctl(bg, exchangeRequest(len(in)), 0, in, out); errno != 0 || n != 2 {
+			t.Errorf("the next ioctl: %d, %v", n, errno)
+		}
+	})
 }

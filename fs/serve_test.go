@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +23,29 @@ type kernel struct {
 	unique uint64
 	server *server
 	ended  chan struct{}
+	log    *counter
+}
+
+// counter is a log that counts its lines.
+type counter struct {
+	slog.Handler
+	mu    sync.Mutex
+	lines []string
+}
+
+func (c *counter) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c *counter) Handle(_ context.Context, r slog.Record) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lines = append(c.lines, r.Message)
+	return nil
+}
+
+func (c *counter) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.lines)
 }
 
 // answers are what the file system of these tests does.
@@ -32,6 +56,7 @@ type answers struct {
 	read  func(dest []byte) []byte
 	write func(data []byte)
 
+	forget   func()
 	exchange func() int // an ioctl's result
 }
 
@@ -56,7 +81,13 @@ func (a *answers) Write(_ <-chan struct{}, _ *fuse.WriteIn, data []byte) (uint32
 	return uint32(len(data)), fuse.OK
 }
 
-const opInit, opOpen, opWrite = 26, 14, 16
+func (a *answers) Forget(uint64, uint64) {
+	if a.forget != nil {
+		a.forget()
+	}
+}
+
+const opInit, opOpen, opWrite, opNotifyReply = 26, 14, 16, 41
 
 func startServer(t testing.TB, a *answers) *kernel {
 	t.Helper()
@@ -65,11 +96,10 @@ func startServer(t testing.TB, a *answers) *kernel {
 		t.Fatal(err)
 	}
 	a.RawFileSystem = fuse.NewDefaultRawFileSystem()
-	k := &kernel{t: t, fd: pair[0], ended: make(chan struct{})}
+	k := &kernel{t: t, fd: pair[0], ended: make(chan struct{}), log: &counter{Handler: slog.DiscardHandler}}
 	init := fuse.InitIn{Major: 7, Minor: 38}
 	k.send(opInit, &init.InHeader, bytesOf(&init), nil)
-	log := slog.New(slog.DiscardHandler)
-	if k.server, err = newServer(pair[1], a, &fuse.MountOptions{MaxWrite: maxWrite}, log); err != nil {
+	if k.server, err = newServer(pair[1], a, &fuse.MountOptions{MaxWrite: maxWrite}, slog.New(k.log)); err != nil {
 		t.Fatal(err)
 	}
 	k.receive()
@@ -94,7 +124,10 @@ func (k *kernel) close() {
 func (k *kernel) send(opcode uint32, h *fuse.InHeader, request, data []byte) uint64 {
 	k.t.Helper()
 	k.unique += 2
-	h.Opcode, h.Unique, h.NodeId = opcode, k.unique, 1
+	h.Opcode, h.Unique = opcode, k.unique
+	if h.NodeId == 0 {
+		h.NodeId = 2
+	}
 	h.Length = uint32(len(request) + len(data))
 	if _, err := unix.Writev(k.fd, [][]byte{request, data}); err != nil {
 		k.t.Fatal(err)
@@ -191,12 +224,105 @@ func TestServeExchangeCopiesTheAnswer(t *testing.T) {
 	}
 }
 
-// A panic costs the one who asked EIO, not everybody the mount.
+// A panic costs the one who asked EIO, not everybody the mount, and who makes one happen
+// over and over does not fill the log.
 func TestServePanic(t *testing.T) {
-	k := startServer(t, &answers{exchange: func() int { panic("a driver's") }})
-	for range 3 {
+	k := startServer(t, &answers{
+		exchange: func() int { panic("a driver's") },
+		open:     func(<-chan struct{}) fuse.Status { panic("a driver's") },
+		read:     func([]byte) []byte { panic("a driver's") },
+		write:    func([]byte) { panic("a driver's") },
+		forget:   func() { panic("unknown node") },
+	})
+	for range 100 {
 		k.want(k.ioctl(nil, 0), syscall.EIO)
+		k.want(k.open(), syscall.EIO)
+		r := fuse.ReadIn{Size: 100}
+		k.want(k.send(opRead, &r.InHeader, bytesOf(&r), nil), syscall.EIO)
+		w := fuse.WriteIn{Size: 1}
+		k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), []byte("x")), syscall.EIO)
+		f := fuse.ForgetIn{Nlookup: 1}
+		k.send(opForget, &f.InHeader, bytesOf(&f), nil) // has no answer
 	}
+	if n := k.log.count(); n != 1 {
+		t.Errorf("%d lines in the log", n)
+	}
+}
+
+// The file that go-fuse has for itself is there for nobody, by no name and no number.
+func TestServeNoHack(t *testing.T) {
+	k := startServer(t, &answers{})
+	name := []byte(".go-fuse-epoll-hack\x00")
+	for op := range uint32(60) {
+		var h fuse.InHeader
+		var body [200]byte
+		switch op {
+		case opForget, opBatchForget, opInterrupt, opInit, 0:
+			continue
+		}
+		h.NodeId = fuse.FUSE_ROOT_ID
+		k.want(k.send(op, &h, bytesOf(&h), append(body[:], name...)), syscall.ENOENT)
+		h.NodeId = ^uint64(0)
+		k.want(k.send(op, &h, bytesOf(&h), body[:]), syscall.ENOENT)
+	}
+	f := fuse.ForgetIn{Nlookup: 1}
+	f.NodeId = ^uint64(0)
+	k.send(opForget, &f.InHeader, bytesOf(&f), nil)
+	if n := k.log.count(); n != 0 {
+		t.Errorf("%d lines in the log", n)
+	}
+}
+
+// Whatever comes as a request, one that has an answer gets one, and the server goes on.
+func TestServeAnything(t *testing.T) {
+	k := startServer(t, &answers{
+		open:  func(<-chan struct{}) fuse.Status { return fuse.OK },
+		ioctl: func(<-chan struct{}, []byte, []byte) fuse.Status { return fuse.OK },
+		read:  func(dest []byte) []byte { return dest },
+		write: func([]byte) {},
+	})
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for op := range uint32(130) {
+		for range 20 {
+			body := make([]byte, rnd.IntN(150))
+			for i := range body {
+				body[i] = byte(rnd.Uint32()) & byte(rnd.Uint32())
+			}
+			h := fuse.InHeader{TotalExtlen: uint16(rnd.IntN(3) * 1000)}
+			unique := k.send(op, &h, bytesOf(&h), body)
+			switch op {
+			case opForget, opBatchForget, opNotifyReply:
+			default:
+				if got, _, _ := k.receive(); got != unique {
+					t.Fatalf("opcode %d: answer to %d, not %d", op, got, unique)
+				}
+			}
+		}
+	}
+	k.want(k.open(), 0)
+}
+
+// A mount whose /dev/fuse cannot be read any more is given up, without spinning.
+func TestServeReadErrors(t *testing.T) {
+	k := startServer(t, &answers{})
+	k.close()
+	fd, err := unix.Open("/dev/null", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &counter{Handler: slog.DiscardHandler}
+	s := k.server
+	s = &server{fd: fd, log: slog.New(log), session: s.session, proto: s.proto,
+		workers: map[*worker]struct{}{}, gone: make(chan struct{}), answered: make(chan struct{}, 1)}
+	s.idle.New, s.large.New = k.server.idle.New, k.server.large.New
+	s.readers.Store(1)
+	s.loops.Add(1)
+	s.loop()
+	<-s.gone
+	if n := log.count(); n != 2 {
+		t.Errorf("%d lines in the log: %q", n, log.lines)
+	}
+	unix.Close(fd)
 }
 
 // What is longer than a worker's own room arrives whole, and leaves whole.

@@ -257,12 +257,14 @@ func ended(ts *testscript.TestScript, neg bool, args []string) {
 	delete(processesOf(ts).byName, args[0])
 }
 
-// blocked NAME open|read|flock waits until a thread of the process, or of a
+// blocked NAME open|read|write|ioctl|flock waits until a thread of the process, or of a
 // child, waits in that call for the FUSE server's answer.
 func blocked(ts *testscript.TestScript, neg bool, args []string) {
-	calls := map[string]int{"open": unix.SYS_OPENAT, "read": unix.SYS_READ, "flock": unix.SYS_FLOCK}
+	calls := map[string]int{
+		"open": unix.SYS_OPENAT, "read": unix.SYS_READ, "write": unix.SYS_WRITE, "ioctl": unix.SYS_IOCTL, "flock": unix.SYS_FLOCK,
+	}
 	if neg || len(args) != 2 || calls[args[1]] == 0 && args[1] != "read" {
-		ts.Fatalf("usage: blocked NAME open|read|flock")
+		ts.Fatalf("usage: blocked NAME open|read|write|ioctl|flock")
 	}
 	p := get(ts, args[0])
 	call := strconv.Itoa(calls[args[1]]) + " "

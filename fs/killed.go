@@ -1,0 +1,117 @@
+package fs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Once a command was sent its caller waits for the card, whatever signals come, and the
+// kernel lets nobody die whose request is in the server. The kernel tells of the first
+// signal only (INTERRUPT), which may be any; SIGKILL may follow. So from then on the
+// server looks at the caller until its request is done. Who has a SIGKILL pending gets
+// EINTR, which it will not live to see; the handler goes on, and its answer is dropped.
+
+// watched is a request that was interrupted and goes on.
+type watched struct {
+	worker *worker
+	unique uint64
+	pid    uint32
+}
+
+// watchEvery is how long a handler has to end by itself, and how long a SIGKILL goes
+// unnoticed.
+const watchEvery = 100 * time.Millisecond
+
+// watch is told of an interrupt.
+func (s *server) watch(unique uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w := range s.workers {
+		pid := w.pid.Load()
+		if w.request.Load() != unique || pid == 0 { // 0: of another pid namespace
+			continue
+		}
+		s.watched = append(s.watched, watched{w, unique, pid})
+		if len(s.watched) == 1 {
+			go s.watchKilled()
+		}
+		return
+	}
+}
+
+// watchKilled goes on as long as there is something to watch.
+func (s *server) watchKilled() {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-s.gone: // and so is who asked
+			return
+		}
+		s.mu.Lock()
+		now := append([]watched(nil), s.watched...)
+		s.mu.Unlock()
+		for _, w := range now {
+			if w.worker.request.Load() == w.unique && killed(w.pid) {
+				s.abandon(w)
+			}
+		}
+		s.mu.Lock()
+		rest := s.watched[:0]
+		for _, w := range s.watched {
+			if w.worker.request.Load() == w.unique {
+				rest = append(rest, w)
+			}
+		}
+		clear(s.watched[len(rest):])
+		s.watched = rest
+		s.mu.Unlock()
+		if len(rest) == 0 {
+			return
+		}
+	}
+}
+
+// abandon answers in the place of the worker, which keeps the request until it is done.
+func (s *server) abandon(w watched) {
+	if !w.worker.request.CompareAndSwap(w.unique, abandoned) {
+		return
+	}
+	var answer [headerSize]byte
+	reply(answer[:], w.unique, fuse.EINTR, 0)
+	s.writeOutside(answer[:], opInterrupt)
+	if s.leaving.Load() {
+		select {
+		case s.answered <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// killed reports whether the thread has SIGKILL pending, or is no more. Where /proc does
+// not tell it is alive.
+func killed(tid uint32) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return errors.Is(unix.Kill(int(tid), 0), unix.ESRCH)
+	}
+	for line := range bytes.Lines(text) {
+		key, value, _ := bytes.Cut(line, []byte(":"))
+		switch string(key) {
+		case "SigPnd", "ShdPnd": // of the thread, of its process
+			set, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 16, 64)
+			if err == nil && set&(1<<(unix.SIGKILL-1)) != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
