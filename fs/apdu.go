@@ -2,7 +2,7 @@ package fs
 
 import (
 	"context"
-	"sync"
+	"fmt"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 
@@ -15,11 +15,9 @@ import (
 type apduFile struct {
 	flocked
 	*channel
-	by      reader.Caller
-	session *reader.Session
-
-	opener    process // of an open that cannot exchange: who passes its lock
-	openerErr error
+	opening
+	file    *file
+	session *reader.Session // nil: the open cannot exchange, and has no use but flock(2)
 }
 
 var (
@@ -31,15 +29,14 @@ var (
 	_ = (fs.FileSetlkwer)((*apduFile)(nil))
 )
 
-// openAPDU waits for a card and its power-up.
+// openAPDU waits for a card and its power-up, but not for reading only.
 func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	a := &apduFile{}
-	a.by = caller(ctx, a, flags)
+	a := &apduFile{file: f}
+	a.opening = newOpening(ctx, f, a, flags)
 	a.flocked = flocked{a}
 	a.channel = newChannel(a, f, flags, a.end)
 	if !a.writable {
-		// Now, as the thread that opens may be gone when the process locks.
-		a.opener, a.openerErr = processOf(a.by.PID)
+		return a, nil
 	}
 	var err error
 	a.session, err = f.bay.Open(ctx, a.by)
@@ -55,35 +52,24 @@ func (a *apduFile) exchange(ctx context.Context, command, dst []byte) ([]byte, e
 	return a.session.Transmit(ctx, command, dst)
 }
 
-// lock takes the transaction. A lock on an open that cannot exchange, as
-// flock(1) makes it, lets the opening process and its descendants pass.
+// lock takes the transaction.
 func (a *apduFile) lock(ctx context.Context, shared, wait bool) error {
+	if !a.writable && a.unknown != nil {
+		err := fmt.Errorf("flock on a read-only open of apdu, which is for the process that opened it: %w: %w", a.unknown, reader.ErrUnsupported)
+		a.file.mount.log.Warn("lock refused", "slot", a.file.bay.Number(), "error", err)
+		return err
+	}
 	by := a.by
 	by.Wait = wait
-	var admit func(pid uint32) bool
-	if !a.writable {
-		if a.openerErr != nil {
-			return a.openerErr
-		}
-		var passed sync.Map // walking /proc takes longer than an exchange
-		admit = func(pid uint32) bool {
-			if _, ok := passed.Load(pid); ok {
-				return true
-			}
-			if !a.opener.begat(pid) {
-				return false
-			}
-			passed.Store(pid, true)
-			return true
-		}
-	}
-	return a.session.Bay().Lock(ctx, by, admit)
+	return a.file.bay.Lock(ctx, by, newHolder(a).admits)
 }
 
 // end is the last thing of an open: nothing of it is under way any more.
 func (a *apduFile) end() {
 	a.unlock()
-	a.session.Close()
+	if a.session != nil {
+		a.session.Close()
+	}
 }
 
-func (a *apduFile) unlock() { a.session.Bay().Unlock(a) }
+func (a *apduFile) unlock() { a.file.bay.Unlock(a) }

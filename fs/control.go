@@ -19,8 +19,8 @@ import (
 type controlFile struct {
 	flocked
 	*channel
+	opening
 	file *file
-	by   reader.Caller
 }
 
 var (
@@ -35,10 +35,10 @@ var (
 // openControl waits for the reader to be ready.
 func openControl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	c := &controlFile{file: f}
-	c.by = caller(ctx, c, flags)
+	c.opening = newOpening(ctx, f, c, flags)
 	c.flocked = flocked{byOwner{&f.locks, c}}
 	c.channel = newChannel(c, f, flags, c.unlock)
-	return c, f.bay.WaitReady(ctx, c.by.Wait)
+	return c, ready(ctx, f.bay, c.by)
 }
 
 const controlCode = 4 // bytes

@@ -14,6 +14,7 @@ import (
 type ctbcsFile struct {
 	flocked
 	*channel
+	opening
 	terminal *ctapi.Terminal
 }
 
@@ -29,11 +30,11 @@ var (
 // openCTBCS waits for the reader to be ready.
 func openCTBCS(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	c := &ctbcsFile{}
-	by := caller(ctx, c, flags)
-	c.terminal = ctapi.New(f.bay, by)
+	c.opening = newOpening(ctx, f, c, flags)
+	c.terminal = ctapi.New(f.bay, c.by)
 	c.flocked = flocked{byOwner{&f.locks, c}}
 	c.channel = newChannel(c, f, flags, c.unlock)
-	return c, f.bay.WaitReady(ctx, by.Wait)
+	return c, ready(ctx, f.bay, c.by)
 }
 
 func (c *ctbcsFile) check(command []byte) error { return ctapi.Check(command) }

@@ -1,12 +1,8 @@
 package fs
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -137,71 +133,4 @@ func (a *advisory) wake() {
 		close(a.changed)
 		a.changed = nil
 	}
-}
-
-// process is a process as /proc knows it: a pid alone may be another one later.
-type process struct {
-	tgid  int
-	start string // field 22 of /proc/PID/stat, clock ticks since boot
-}
-
-// processOf finds the process of a thread.
-func processOf(tid uint32) (process, error) {
-	tgid, _, err := procStatus(int(tid))
-	if err != nil {
-		return process{}, err
-	}
-	start, err := startTime(tgid)
-	return process{tgid, start}, err
-}
-
-// begat tells whether the thread tid belongs to p or to a descendant of p's.
-func (p process) begat(tid uint32) bool {
-	if start, err := startTime(p.tgid); err != nil || start != p.start {
-		return false
-	}
-	for pid, generations := int(tid), 0; pid > 1 && generations < 256; generations++ {
-		tgid, parent, err := procStatus(pid)
-		if err != nil {
-			return false
-		}
-		if tgid == p.tgid {
-			return true
-		}
-		pid = parent
-	}
-	return false
-}
-
-func procStatus(pid int) (tgid, ppid int, err error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	for line := range bytes.Lines(text) {
-		key, value, _ := bytes.Cut(line, []byte(":"))
-		switch string(key) {
-		case "Tgid":
-			tgid, err = strconv.Atoi(string(bytes.TrimSpace(value)))
-		case "PPid":
-			ppid, err = strconv.Atoi(string(bytes.TrimSpace(value)))
-		}
-		if err != nil {
-			return 0, 0, err
-		}
-	}
-	return tgid, ppid, nil
-}
-
-func startTime(pid int) (string, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return "", err
-	}
-	// The command name, field 2, is in parentheses and may hold blanks.
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(fields) < 20 {
-		return "", fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
-	}
-	return string(fields[19]), nil
 }

@@ -3,14 +3,8 @@ package fs
 import (
 	"context"
 	"errors"
-	"os"
-	"os/exec"
-	"runtime"
-	"strings"
 	"testing"
 	"testing/synctest"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/reader"
 )
@@ -75,66 +69,4 @@ func TestAdvisoryWaits(t *testing.T) {
 			t.Errorf("still held: %v", a.holders)
 		}
 	})
-}
-
-// The descent test of a lock on a read-only open: the process itself, by any of
-// its threads, its children and theirs; nobody else.
-func TestBegat(t *testing.T) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	me, err := processOf(uint32(unix.Gettid()))
-	if err != nil || me.tgid != os.Getpid() {
-		t.Fatalf("%+v, %v", me, err)
-	}
-	child := exec.Command("sh", "-c", "sleep 60 & echo $!; wait")
-	out, err := child.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var buf [32]byte
-	n, err := out.Read(buf[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	grandchild := 0
-	for _, c := range strings.TrimSpace(string(buf[:n])) {
-		grandchild = grandchild*10 + int(c-'0')
-	}
-	theirs, err := processOf(uint32(child.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	reused := me
-	reused.start = "0"
-	for _, tt := range []struct {
-		name string
-		p    process
-		tid  int
-		want bool
-	}{
-		{"its own thread", me, unix.Gettid(), true},
-		{"its own process", me, os.Getpid(), true},
-		{"its child", me, child.Process.Pid, true},
-		{"its grandchild", me, grandchild, true},
-		{"the child's own child", theirs, grandchild, true},
-		{"its parent", me, os.Getppid(), false},
-		{"the child's parent", theirs, os.Getpid(), false},
-		{"init", me, 1, false},
-		{"nobody", me, 0, false},
-		{"a thread that is gone", me, 1 << 30, false},
-		{"a process that has the pid of one that ended", reused, os.Getpid(), false},
-	} {
-		if got := tt.p.begat(uint32(tt.tid)); got != tt.want {
-			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
-		}
-	}
-	unix.Kill(grandchild, unix.SIGKILL)
-	child.Process.Kill()
-	child.Wait()
-	if theirs.begat(uint32(os.Getpid())) {
-		t.Error("a process that ended begat somebody")
-	}
 }

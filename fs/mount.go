@@ -70,7 +70,7 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 	}
 	mnt := &mount{
 		manager: m, uid: uid, gid: gid, mode: o.Mode & 0o666,
-		openTimeout: o.OpenTimeout, started: time.Now(),
+		openTimeout: o.OpenTimeout, started: time.Now(), log: o.Log,
 	}
 	s := &Server{dir: dir, mount: mnt}
 	mnt.leaving, s.leave = context.WithCancel(context.Background())
@@ -95,6 +95,7 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 	m.OnLeave(top.forget)
 	fd, err := connect(dir, o.AllowOther)
 	if err == nil {
+		mnt.self, _ = inodeOf(dir) // asks no file system
 		if mnt.server, err = newServer(fd, fs.NewNodeFS(top, options), &options.MountOptions, o.Log); err != nil {
 			_ = detach(dir)
 		}

@@ -5,6 +5,7 @@ package fs
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"sort"
 	"strconv"
@@ -21,6 +22,8 @@ import (
 type mount struct {
 	manager     *reader.Manager
 	server      *server
+	log         *slog.Logger
+	self        inode // the file system's device
 	uid, gid    uint32
 	mode        uint32 // permission bits of files that may be written
 	openTimeout time.Duration
@@ -48,15 +51,6 @@ func (m *mount) opening(ctx context.Context) (context.Context, context.CancelFun
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, m.openTimeout)
-}
-
-// caller is who opens: the identity of the open, and the thread that asks.
-func caller(ctx context.Context, owner any, flags uint32) reader.Caller {
-	by := reader.Caller{Owner: owner, Wait: flags&syscall.O_NONBLOCK == 0}
-	if c, ok := fuse.FromContext(ctx); ok {
-		by.PID = c.Pid
-	}
-	return by
 }
 
 // root is the mount's top directory.

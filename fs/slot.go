@@ -66,6 +66,7 @@ type spec struct {
 	write     bool // it may be written
 	ownerOnly bool // whatever --mode says, only the mounting user may open it
 	ownWrite  bool // only the mounting user may write
+	locks     bool // it is read only by who may write: whoever opens it may lock
 	size      uint64
 	// applies tells whether a slot has such a file; nil: every slot.
 	applies func(*reader.Bay) bool
@@ -82,9 +83,9 @@ var slotFiles = []spec{
 	{name: "status", size: textSize, open: openStatus},
 	{name: "atr", size: textSize, open: openATR},
 	{name: "power", size: textSize, write: true, open: openPower},
-	{name: "apdu", write: true, open: openAPDU},
-	{name: "control", write: true, open: openControl},
-	{name: "ctbcs", write: true, open: openCTBCS},
+	{name: "apdu", write: true, locks: true, open: openAPDU},
+	{name: "control", write: true, locks: true, open: openControl},
+	{name: "ctbcs", write: true, locks: true, open: openCTBCS},
 	{name: "protocol", size: textSize, write: true, open: openProtocol},
 	{name: "event", open: openEvent},
 	{name: "trace", ownerOnly: true, open: openTrace},
@@ -117,6 +118,8 @@ func (f *file) attr(out *fuse.Attr) {
 		mode = f.mount.mode & 0o666
 	}
 	switch {
+	case f.spec.locks:
+		mode &= mode&0o222<<1 | 0o222
 	case f.spec.ownerOnly:
 		mode &= 0o600
 	case f.spec.ownWrite:

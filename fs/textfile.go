@@ -19,7 +19,8 @@ import (
 // why, a line "error …": an errno alone does not tell which word was wrong.
 type textFile struct {
 	flocked
-	file *file
+	opening // of files whose writes ask for a card's power
+	file    *file
 	// do carries out one line; nil: read only. It may wait for the card.
 	do func(ctx context.Context, line string) error
 
@@ -101,7 +102,8 @@ func openStatus(ctx context.Context, f *file, flags uint32) (fs.FileHandle, erro
 // openATR waits for a card and its power-up.
 func openATR(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	t := newTextFile(f, nil)
-	s, err := f.bay.Open(ctx, caller(ctx, t, flags))
+	t.opening = newOpening(ctx, f, t, flags)
+	s, err := f.bay.Open(ctx, t.by)
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +122,8 @@ var powerWords = map[string]reader.Action{
 // openPower waits for the reader to be ready.
 func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	t := newTextFile(f, []byte("off\n"))
-	by := caller(ctx, t, flags)
-	if err := f.bay.WaitReady(ctx, by.Wait); err != nil {
+	t.opening = newOpening(ctx, f, t, flags)
+	if err := ready(ctx, f.bay, t.by); err != nil {
 		return nil, err
 	}
 	if f.bay.Info().State == "powered" {
@@ -132,7 +134,7 @@ func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 		if !ok {
 			return fmt.Errorf("power %q: on, off, reset, cold, eject or release: %w", word, reader.ErrInvalid)
 		}
-		return f.bay.Power(ctx, action, by)
+		return f.bay.Power(ctx, action, t.by)
 	}
 	return t, nil
 }
@@ -141,8 +143,8 @@ func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 // protocol in force, then what else the card offers; empty without power.
 func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	t := newTextFile(f, nil)
-	by := caller(ctx, t, flags)
-	if err := f.bay.WaitReady(ctx, by.Wait); err != nil {
+	t.opening = newOpening(ctx, f, t, flags)
+	if err := ready(ctx, f.bay, t.by); err != nil {
 		return nil, err
 	}
 	if i := f.bay.Info(); i.State == "powered" {
@@ -157,9 +159,9 @@ func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, er
 	t.do = func(ctx context.Context, word string) error {
 		switch word {
 		case "T=0":
-			return f.bay.SelectProtocol(ctx, 0, by)
+			return f.bay.SelectProtocol(ctx, 0, t.by)
 		case "T=1":
-			return f.bay.SelectProtocol(ctx, 1, by)
+			return f.bay.SelectProtocol(ctx, 1, t.by)
 		}
 		return fmt.Errorf("protocol %q: T=0 or T=1: %w", word, reader.ErrInvalid)
 	}

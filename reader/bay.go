@@ -50,9 +50,9 @@ type Bay struct {
 	mu       sync.Mutex
 	phase    phase
 	card     Status
-	epoch    uint64        // of the card's security state
-	sessions int           // open, of this epoch
-	changed  chan struct{} // closed and replaced at every change of the fields above and lock
+	epoch    uint64                // of the card's security state
+	sessions map[*Session]struct{} // open, of this epoch
+	changed  chan struct{}         // closed and replaced at every change of the fields above and lock
 	powering *attempt
 	atr      []byte // nil unless powered
 	params   iso7816.Params
@@ -174,7 +174,7 @@ func (b *Bay) WaitReady(ctx context.Context, wait bool) error {
 // newEpoch makes all sessions stale. b.mu is held.
 func (b *Bay) newEpoch() {
 	b.epoch++
-	b.sessions = 0
+	clear(b.sessions)
 }
 
 // readyErr is nil once commands to the reader make sense. b.mu is held.

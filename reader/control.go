@@ -143,7 +143,7 @@ func (b *Bay) pinSupport() (s PINSupport) {
 func (b *Bay) PINSupport() PINSupport { return b.pinSupport() }
 
 func (b *Bay) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
-	return b.use(ctx, by, 0, func(l *link) ([]byte, error) {
+	return b.use(ctx, by, nil, func(l *link) ([]byte, error) {
 		e, ok := l.slot.(Escaper)
 		if !ok {
 			return nil, fmt.Errorf("escape command: %w", ErrUnsupported)
@@ -157,7 +157,7 @@ func (b *Bay) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
 
 // Show shows a text on the reader's display.
 func (b *Bay) Show(ctx context.Context, text string, d time.Duration, by Caller) error {
-	_, err := b.use(ctx, by, 0, func(l *link) ([]byte, error) {
+	_, err := b.use(ctx, by, nil, func(l *link) ([]byte, error) {
 		display, ok := l.slot.(Display)
 		if !ok {
 			return nil, fmt.Errorf("this reader has no display: %w", ErrUnsupported)
@@ -172,7 +172,7 @@ func (b *Bay) Show(ctx context.Context, text string, d time.Duration, by Caller)
 // which are no fault of the slot, and those of exchanges.
 func (b *Bay) Input(ctx context.Context, in KeyInput, by Caller) ([]byte, error) {
 	var ended error
-	keys, err := b.use(ctx, by, 0, func(l *link) ([]byte, error) {
+	keys, err := b.use(ctx, by, nil, func(l *link) ([]byte, error) {
 		keypad, ok := l.slot.(Keypad)
 		if !ok {
 			return nil, fmt.Errorf("this reader has no keypad: %w", ErrUnsupported)
@@ -217,7 +217,7 @@ func (b *Bay) ModifyPIN(ctx context.Context, m *PINModify, by Caller) ([]byte, e
 }
 
 func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func(PINPad, [3]byte, []byte) ([]byte, error)) ([]byte, error) {
-	return b.use(ctx, by, 0, func(l *link) ([]byte, error) {
+	return b.use(ctx, by, nil, func(l *link) ([]byte, error) {
 		pad, ok := l.slot.(PINPad)
 		if !ok {
 			return nil, fmt.Errorf("this reader has no PIN pad: %w", ErrUnsupported)

@@ -355,10 +355,10 @@ func asyncTransmit(s *Session, ctx context.Context, capdu string) *outcome[[]byt
 }
 
 // someone is a caller that waits; each is another.
-func someone() Caller { return Caller{Owner: new(int), Wait: true} }
+func someone() Caller { return Caller{Owner: new(int), Wait: true, Pass: new(Pass)} }
 
 // hasty is a caller that does not wait.
-func hasty() Caller { return Caller{Owner: new(int)} }
+func hasty() Caller { return Caller{Owner: new(int), Pass: new(Pass)} }
 
 func mustOpen(t testing.TB, b *Bay, by Caller) *Session {
 	t.Helper()

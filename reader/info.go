@@ -58,7 +58,7 @@ func (b *Bay) Info() Info {
 	default:
 		i.State = "powered"
 		i.ATR, i.Params, i.Offered = b.atr, b.params, b.offered
-		i.Sessions = b.sessions
+		i.Sessions = len(b.sessions)
 		if since := b.waiting.Load(); since != 0 {
 			i.Waiting = max(1, time.Since(time.Unix(0, since)))
 		}

@@ -41,9 +41,9 @@ func (b *Bay) powerOffIdle(after time.Duration) {
 // power-up under way is somebody's open. b.mu is held.
 func (b *Bay) unused(by Caller) error {
 	switch {
-	case !b.lock.admits(by):
+	case !b.admitted(by):
 		return ErrLocked
-	case b.sessions > 0 || b.powering != nil:
+	case len(b.sessions) > 0 || b.powering != nil:
 		return fmt.Errorf("the card is in use: %w", ErrLocked)
 	}
 	return nil
@@ -78,12 +78,12 @@ func (b *Bay) powerOffIf(allowed func() error) error {
 
 // powerUp activates the card, or resets one that is powered, and sets its
 // protocol up: want is 0 or 1, or -1 for the card's first offer. The caller
-// holds the turn.
-func (b *Bay) powerUp(how Reset, want int) error {
+// holds the turn. by is who asked for a reset.
+func (b *Bay) powerUp(how Reset, want int, by Caller) error {
 	ctx, cancel := context.WithTimeout(b.ctx, powerLimit)
 	defer cancel()
 	b.mu.Lock()
-	was := b.card
+	was, before := b.card, b.epoch
 	b.mu.Unlock()
 	if was != Powered {
 		how = Cold
@@ -112,7 +112,7 @@ func (b *Bay) powerUp(how Reset, want int) error {
 	b.setCard(max(Present, b.card)) // where the reader had not noticed it yet
 	b.card, b.atr, b.params, b.offered, b.lastErr = Powered, atr, params, offered, nil
 	b.level = b.link.traits.Level
-	b.newEpoch()
+	b.renewEpoch(by, before)
 	if was == Powered {
 		b.publish(WasReset, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
 	} else {
@@ -143,6 +143,7 @@ func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
 	}
 	if a == Release {
 		// At once: the turn may be another's for an hour.
+		b.Introduce(by)
 		b.mu.Lock()
 		err := b.unused(by)
 		b.mu.Unlock()
@@ -150,12 +151,16 @@ func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
 			return err
 		}
 	}
-	if err := b.acquire(ctx); err != nil {
+	enter := b.enter
+	if a == ResetWarm || a == ResetCold {
+		enter = b.enterToReset
+	}
+	if err := enter(ctx, by); err != nil {
 		return err
 	}
 	defer b.release()
 	b.mu.Lock()
-	err, card, admitted := b.readyErr(), b.card, b.lock.admits(by)
+	err, card, admitted := b.readyErr(), b.card, b.admitted(by)
 	b.mu.Unlock()
 	switch {
 	case err != nil:
@@ -174,9 +179,9 @@ func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
 	}
 	switch a {
 	case PowerUp, ResetCold:
-		return b.powerUp(Cold, -1)
+		return b.powerUp(Cold, -1, by)
 	case ResetWarm:
-		return b.powerUp(Warm, -1)
+		return b.powerUp(Warm, -1, by)
 	case PowerDown:
 		return b.orGone(b.powerOff())
 	case Release:
@@ -205,12 +210,12 @@ func (b *Bay) hasCard() bool {
 // SelectProtocol makes T=t the protocol. Where that is not what is in force,
 // the card is reset and negotiated with anew, so that earlier sessions go stale.
 func (b *Bay) SelectProtocol(ctx context.Context, t int, by Caller) error {
-	if err := b.acquire(ctx); err != nil {
+	if err := b.enterToReset(ctx, by); err != nil {
 		return err
 	}
 	defer b.release()
 	b.mu.Lock()
-	err, card, admitted := b.readyErr(), b.card, b.lock.admits(by)
+	err, card, admitted := b.readyErr(), b.card, b.admitted(by)
 	inForce, offered := b.params.T, b.offered
 	b.mu.Unlock()
 	switch {
@@ -227,5 +232,5 @@ func (b *Bay) SelectProtocol(ctx context.Context, t int, by Caller) error {
 	case card == Powered && !b.link.selectable():
 		return fmt.Errorf("protocol T=%d: this reader chooses the protocol by itself: %w", t, ErrUnsupported)
 	}
-	return b.powerUp(Warm, t)
+	return b.powerUp(Warm, t, by)
 }

@@ -10,9 +10,9 @@ import (
 type Caller struct {
 	// Owner is the identity of the open; any comparable value, usually a pointer.
 	Owner any
-	// PID is the process that opened it, for transactions that admit the
-	// holder's descendants; 0 if unknown.
-	PID uint32
+	// Pass is where the core remembers which transactions of others admit this
+	// open; nil: none does.
+	Pass *Pass
 	// Wait: the caller waits for what is not ready, for a card, for the
 	// transaction of another. Without, it gets ErrNotReady, ErrNoCard, ErrLocked.
 	Wait bool
@@ -23,14 +23,14 @@ type Caller struct {
 type Session struct {
 	bay    *Bay
 	caller Caller
-	epoch  uint64
 	atr    []byte
-	closed bool // under the bay's mu
+	epoch  uint64 // under the bay's mu: a reset by the holder of the transaction moves it
 }
 
 // Open waits for the reader to be ready, for a card, and for its power-up, which
 // it starts where nobody did. All who wait for one power-up share its outcome.
 func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
+	b.Introduce(by)
 	for {
 		b.mu.Lock()
 		if err := b.readyErr(); err != nil && !(by.Wait && errors.Is(err, ErrNotReady)) {
@@ -41,10 +41,11 @@ func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 		switch {
 		case b.card == Powered:
 			s := &Session{bay: b, caller: by, epoch: b.epoch, atr: b.atr}
-			b.sessions++
+			if b.sessions == nil {
+				b.sessions = make(map[*Session]struct{})
+			}
+			b.sessions[s] = struct{}{}
 			b.stamp()
-			// Now, as the thread that opens may be gone when its first command comes.
-			b.lock.admits(by)
 			b.mu.Unlock()
 			return s, nil
 		case b.card == Present:
@@ -78,13 +79,16 @@ func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 // does not take it from the others.
 func (b *Bay) powerOnDemand(a *attempt) {
 	err := b.acquire(b.ctx)
+	if errors.Is(err, ErrInterrupted) {
+		err = ErrGone // nothing else ends b.ctx
+	}
 	if err == nil {
 		b.mu.Lock()
 		card := b.card
 		b.mu.Unlock()
 		switch card {
 		case Present:
-			err = b.powerUp(Cold, -1)
+			err = b.powerUp(Cold, -1, Caller{})
 		case Absent:
 			err = ErrNoCard
 		}
@@ -101,10 +105,7 @@ func (b *Bay) powerOnDemand(a *attempt) {
 func (s *Session) Close() {
 	s.bay.mu.Lock()
 	defer s.bay.mu.Unlock()
-	if s.bay.epoch == s.epoch && !s.closed {
-		s.bay.sessions--
-	}
-	s.closed = true
+	delete(s.bay.sessions, s)
 }
 
 // Bay is the slot of the session.
@@ -118,24 +119,29 @@ func (s *Session) ATR() []byte { return s.atr }
 // ErrInterrupted, and nothing was sent. Once the command is under way it
 // goes to its end, whatever happens to ctx: it is never sent twice and its answer never lost.
 func (s *Session) Transmit(ctx context.Context, capdu, dst []byte) ([]byte, error) {
-	return s.bay.use(ctx, s.caller, s.epoch, func(l *link) ([]byte, error) {
+	return s.bay.use(ctx, s.caller, s, func(l *link) ([]byte, error) {
 		return l.transmit(capdu, dst)
 	})
 }
 
-// use runs do with the turn, for a caller that the transaction admits and, if
-// epoch is not 0, while the card is still what it was then.
-func (b *Bay) use(ctx context.Context, by Caller, epoch uint64, do func(*link) ([]byte, error)) ([]byte, error) {
+// use runs do with the turn, for a caller that the transaction admits and, if s is
+// not nil, while the card is still what it was when the session began.
+func (b *Bay) use(ctx context.Context, by Caller, s *Session, do func(*link) ([]byte, error)) ([]byte, error) {
 	for {
 		if err := b.acquire(ctx); err != nil {
 			return nil, err
 		}
 		b.mu.Lock()
-		err := b.usable(epoch)
-		if err == nil && !b.lock.admits(by) {
+		err := b.usable(s)
+		t := b.lock
+		if admitted, known := t.admits(by); err == nil && !admitted {
 			changed := b.changed
 			b.mu.Unlock()
 			b.release()
+			if !known {
+				t.judge(by)
+				continue
+			}
 			if !by.Wait {
 				return nil, ErrLocked
 			}
@@ -165,16 +171,16 @@ func (b *Bay) orGone(err error) error {
 	return err
 }
 
-// usable says why a session of that epoch cannot go on. b.mu is held.
-func (b *Bay) usable(epoch uint64) error {
+// usable says why s, or without one the reader, cannot be used. b.mu is held.
+func (b *Bay) usable(s *Session) error {
 	if err := b.readyErr(); err != nil {
 		return err
 	}
-	if epoch != 0 {
+	if s != nil {
 		switch {
 		case b.card == Absent:
 			return ErrNoCard
-		case b.epoch != epoch:
+		case b.epoch != s.epoch:
 			return ErrStale
 		}
 	}

@@ -2,6 +2,7 @@ package reader
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -59,23 +60,80 @@ func TestTransactionKeepsOthersOut(t *testing.T) {
 	})
 }
 
-// The holder may reset the card, and keeps the transaction; its session is stale.
+// "A reset that the holder asks for leaves the holder's own opens valid; all others say
+// ESTALE." The transaction goes on. Whoever it admits is the holder.
 func TestHolderResets(t *testing.T) {
 	bg := context.Background()
-	bubble(t, Options{}, func(t *testing.T, r *rig) {
-		_, b := r.plug(Device{}, newFakeSlot(t))
-		holder := someone()
-		s := mustOpen(t, b, holder)
-		if err := b.Lock(bg, holder, nil); err != nil {
-			t.Fatal(err)
+	for _, tt := range []struct {
+		name  string
+		reset func(b *Bay, by Caller) error
+		keeps bool
+	}{
+		{"reset", func(b *Bay, by Caller) error { return b.Power(bg, ResetWarm, by) }, true},
+		{"cold", func(b *Bay, by Caller) error { return b.Power(bg, ResetCold, by) }, true},
+		{"two resets", func(b *Bay, by Caller) error {
+			return errors.Join(b.Power(bg, ResetWarm, by), b.Power(bg, ResetCold, by))
+		}, true},
+		{"T=1", func(b *Bay, by Caller) error { return b.SelectProtocol(bg, 1, by) }, true},
+		{"off and on", func(b *Bay, by Caller) error {
+			return errors.Join(b.Power(bg, PowerDown, by), b.Power(bg, PowerUp, by))
+		}, false},
+	} {
+		for _, asks := range []string{"holder", "child"} {
+			t.Run(tt.name+" by the "+asks, func(t *testing.T) {
+				bubble(t, Options{}, func(t *testing.T, r *rig) {
+					slot := newFakeSlot(t)
+					slot.atr = atrBoth
+					slot.traits = Traits{Level: ExtendedAPDU}
+					slot.exchange = func(_ context.Context, x Transfer, dst []byte) ([]byte, error) {
+						if len(x.Out) > 2 && x.Out[0] == 0xFF { // PPS
+							return append(dst, x.Out...), nil
+						}
+						return append(dst, 0x90, 0x00), nil
+					}
+					_, b := r.plug(Device{}, slot)
+					holder, child, other := someone(), someone(), someone()
+					// Opened before the lock, and not used since.
+					hs, cs, os := mustOpen(t, b, holder), mustOpen(t, b, child), mustOpen(t, b, other)
+					closed := mustOpen(t, b, holder)
+					closed.Close()
+					err := b.Lock(bg, holder, func(by Caller) bool { return by.Owner == child.Owner })
+					if err != nil {
+						t.Fatal(err)
+					}
+					late := mustOpen(t, b, child)
+					by := holder
+					if asks == "child" {
+						by = child
+					}
+					if err := tt.reset(b, by); err != nil {
+						t.Fatal(err)
+					}
+					for name, s := range map[string]*Session{"holder": hs, "child": cs, "child's later open": late} {
+						_, err := s.Transmit(bg, hexb("00 01 00 00"), nil)
+						if tt.keeps && err != nil {
+							t.Errorf("the %s: %v", name, err)
+						} else if !tt.keeps {
+							wantErr(t, "the "+name, err, ErrStale)
+						}
+					}
+					_, err = os.Transmit(bg, hexb("00 01 00 00"), nil)
+					wantErr(t, "another's command", err, ErrStale)
+					wantErr(t, "another's lock", b.Lock(bg, hasty(), nil), ErrLocked)
+					if n, want := b.Info().Sessions, map[bool]int{true: 3}[tt.keeps]; n != want {
+						t.Errorf("%d sessions, want %d", n, want)
+					}
+					// Without the transaction a reset is everybody's.
+					b.Unlock(holder.Owner)
+					if err := b.Power(bg, ResetWarm, holder); err != nil {
+						t.Fatal(err)
+					}
+					_, err = hs.Transmit(bg, hexb("00 01 00 00"), nil)
+					wantErr(t, "after the transaction", err, ErrStale)
+				})
+			})
 		}
-		if err := b.Power(bg, ResetWarm, holder); err != nil {
-			t.Fatal(err)
-		}
-		_, err := s.Transmit(bg, hexb("00 01 00 00"), nil)
-		wantErr(t, "transmit", err, ErrStale)
-		wantErr(t, "another's lock", b.Lock(bg, hasty(), nil), ErrLocked)
-	})
+	}
 }
 
 // A stale session of another, and one without a card, say so at once instead of
@@ -105,11 +163,11 @@ func TestTransactionAdmits(t *testing.T) {
 	bg := context.Background()
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		_, b := r.plug(Device{}, newFakeSlot(t))
-		if err := b.Lock(bg, someone(), func(pid uint32) bool { return pid == 42 }); err != nil {
+		child, stranger, unknown := hasty(), hasty(), hasty()
+		unknown.Pass = nil
+		if err := b.Lock(bg, someone(), func(by Caller) bool { return by.Owner == child.Owner }); err != nil {
 			t.Fatal(err)
 		}
-		child, stranger, unknown := hasty(), hasty(), hasty()
-		child.PID, stranger.PID = 42, 43
 		wantAnswer(t, mustOpen(t, b, child), "00 01 00 00", "00 01 00 00 90 00")
 		for _, by := range []Caller{stranger, unknown} {
 			_, err := mustOpen(t, b, by).Transmit(bg, hexb("00 02 00 00"), nil)
@@ -206,4 +264,110 @@ func TestTransactionsDoNotInterleave(t *testing.T) {
 			i += length - 1
 		}
 	})
+}
+
+// Whom a transaction admits is found out with no lock held, once for each open: a
+// slow look at the process table holds up nobody.
+func TestJudgedOnce(t *testing.T) {
+	bg := context.Background()
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		_, b := r.plug(Device{}, newFakeSlot(t))
+		before, holder := someone(), someone()
+		bs, hs := mustOpen(t, b, before), mustOpen(t, b, holder)
+		var mu sync.Mutex
+		look, asked := make(chan bool), map[any]int{}
+		admit := func(by Caller) bool {
+			mu.Lock()
+			asked[by.Owner]++
+			mu.Unlock()
+			return <-look
+		}
+		if err := b.Lock(bg, holder, admit); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // locking twice asks nobody twice
+			if err := b.Lock(bg, holder, admit); err != nil {
+				t.Fatal(err)
+			}
+		}
+		during := hasty()
+		open, command := asyncOpen(b, bg, during), asyncTransmit(bs, bg, "00 02 00 00")
+		synctest.Wait()
+		if !open.pending() || !command.pending() {
+			t.Error("nobody was asked")
+		}
+		wantAnswer(t, hs, "00 01 00 00", "00 01 00 00 90 00")
+		if b.Info().State != "powered" {
+			t.Error(b.Info().State)
+		}
+		if err := b.Power(bg, PowerUp, holder); err != nil {
+			t.Error(err)
+		}
+		// The one passes, the other does not, and that is final.
+		look <- true
+		look <- true
+		if _, err := command.get(); err != nil {
+			t.Error(err)
+		}
+		s, err := open.get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			wantAnswer(t, s, "00 01 00 00", "00 01 00 00 90 00")
+			wantAnswer(t, bs, "00 01 00 00", "00 01 00 00 90 00")
+		}
+		refused := hasty()
+		open = asyncOpen(b, bg, refused)
+		look <- false
+		if s, err = open.get(); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			_, err := s.Transmit(bg, hexb("00 02 00 00"), nil)
+			wantErr(t, "who was refused", err, ErrLocked)
+			wantErr(t, "its reset", b.Power(bg, ResetWarm, refused), ErrLocked)
+			wantErr(t, "its protocol", b.SelectProtocol(bg, 0, refused), ErrLocked)
+		}
+		if asked[before.Owner] != 1 || asked[during.Owner] != 1 || asked[refused.Owner] != 1 || len(asked) != 3 {
+			t.Errorf("asked %v", asked)
+		}
+		// The next transaction asks anew.
+		b.Unlock(holder.Owner)
+		if err := b.Lock(bg, holder, func(by Caller) bool { return by.Owner == refused.Owner }); err != nil {
+			t.Fatal(err)
+		}
+		wantAnswer(t, s, "00 01 00 00", "00 01 00 00 90 00")
+		wantErr(t, "the reset of who passed before", b.Power(bg, ResetWarm, during), ErrLocked)
+	})
+}
+
+// "A waiting open ends at once with ENODEV when the reader leaves", never as if a signal
+// had come: also while another command has the turn for which the power-up waits.
+func TestOpenWaitsForTurnAndReaderLeaves(t *testing.T) {
+	bg := context.Background()
+	for range 50 { // Go chooses at random among what is ready
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			slot := newFakeSlot(t)
+			let := make(chan struct{})
+			slot.state = func(context.Context) (Status, error) { <-let; return Present, nil }
+			close(let)
+			fake, b := r.plug(Device{}, slot)
+			hold := make(chan struct{})
+			slot.set(func(s *fakeSlot) {
+				s.state = func(ctx context.Context) (Status, error) { <-hold; return Present, nil }
+			})
+			slot.card(Present) // the monitor has the turn
+			synctest.Wait()
+			open := asyncOpen(b, bg, someone())
+			synctest.Wait()
+			fake.unplug()
+			_, err := open.get()
+			wantErr(t, "open", err, ErrGone)
+			if errors.Is(err, ErrInterrupted) {
+				t.Errorf("open: %v", err)
+			}
+			close(hold)
+		})
+	}
 }

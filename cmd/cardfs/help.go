@@ -78,7 +78,12 @@ flock(2) on apdu is the transaction: commands of other opens wait until it ends,
 resets by others fail. LOCK_SH is taken as LOCK_EX. Two ways:
 
   exec 9<>cards/0/apdu; flock 9; echo 00A4000C023F00 >&9; head -n 1 <&9
-  flock cards/0/apdu ./script      # the script and its children may use the slot`,
+  flock cards/0/apdu ./script      # the script and its children may use the slot
+
+The first way admits that open alone, and what its process and its children write
+to control, ctbcs, power and protocol. A reset by whom the lock admits leaves its
+opens of apdu valid. apdu opened only for reading is good for flock(2) alone: it
+waits for no card, and reads as empty.`,
 	}
 }
 

@@ -1,0 +1,154 @@
+package fs
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// opening is what an open keeps of who made it, for as long as it lasts: the process may
+// end, and whoever has the descriptor then has the right that went with it.
+type opening struct {
+	by  reader.Caller
+	uid uint32
+	// who opened; unknown says why it is not known.
+	who     process
+	unknown error
+}
+
+// newOpening is for an open whose handle is owner.
+func newOpening(ctx context.Context, f *file, owner any, flags uint32) opening {
+	o := opening{by: reader.Caller{
+		Owner: owner,
+		Wait:  flags&syscall.O_NONBLOCK == 0,
+		Pass:  new(reader.Pass),
+	}}
+	c, ok := fuse.FromContext(ctx)
+	if !ok {
+		o.unknown = errUnknownProcess
+		return o
+	}
+	o.uid = c.Uid
+	o.who, o.unknown = processOf(c.Pid)
+	return o
+}
+
+// ready waits for what all opens wait for that ask something of a reader.
+func ready(ctx context.Context, b *reader.Bay, by reader.Caller) error {
+	if err := b.WaitReady(ctx, by.Wait); err != nil {
+		return err
+	}
+	b.Introduce(by)
+	return nil
+}
+
+func (o *opening) opened() *opening { return o }
+
+// opened is a handle that has an opening.
+type opened interface{ opened() *opening }
+
+// holder is who passes the transaction of an open of `apdu` besides that open.
+//
+// "flock(1) opens read-only, an open that cannot exchange; so a lock on a read-only open
+// lets the opening process and its descendants pass, through whatever opens they make. A
+// lock on a read-write open lets that open pass, and the same process's and its
+// descendants' opens of control, ctbcs, power and protocol."
+type holder struct {
+	*opening
+	table processTable
+	apdus bool   // opens of `apdu` pass, too
+	file  inode  // this `apdu`
+	mode  uint64 // of the open that locks: O_RDONLY or O_RDWR
+
+	mu sync.Mutex // not held while /proc is looked at
+	// passed are the processes that passed, with all between them and the opener: their
+	// descendants pass even when one of them has ended and the line is broken.
+	passed map[process]struct{}
+	many   int // from where on those that ended are forgotten: a script may start many
+}
+
+func newHolder(a *apduFile) *holder {
+	h := &holder{opening: &a.opening, table: statOf, apdus: !a.writable, file: a.file.mount.self, mode: syscall.O_RDWR}
+	h.file.number = a.file.StableAttr().Ino
+	switch {
+	case !a.writable:
+		h.mode = syscall.O_RDONLY
+	case !a.readable:
+		h.mode = syscall.O_WRONLY
+	}
+	return h
+}
+
+// admits reports whether the process that made an open passes.
+func (h *holder) admits(by reader.Caller) bool {
+	handle, ok := by.Owner.(opened)
+	if _, isAPDU := by.Owner.(*apduFile); !ok || isAPDU && !h.apdus {
+		return false
+	}
+	o := handle.opened()
+	if h.unknown != nil || o.unknown != nil {
+		return false
+	}
+	line, ok := h.table.ancestors(o.who, func(p process) bool { return p == h.who || h.remembers(p) })
+	if !ok {
+		line, ok = h.inherits(o, line)
+	}
+	if ok {
+		h.remember(line)
+	}
+	return ok
+}
+
+// inherits is for when the opener has ended and its lock has not: "a process of the
+// opener's user passes if it or an ancestor holds a descriptor of this apdu". Of line, its
+// ancestors, those pass with it that come before the one that holds it.
+func (h *holder) inherits(o *opening, line []process) ([]process, bool) {
+	if o.uid != h.uid || h.table.alive(h.who) {
+		return nil, false
+	}
+	for i, p := range line {
+		// Alive after the look: it was not another process of the same id.
+		if h.file.heldBy(p.pid, h.mode) && h.table.alive(p) {
+			return line[:i+1], true
+		}
+	}
+	return nil, false
+}
+
+func (h *holder) remembers(p process) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, ok := h.passed[p]
+	return ok
+}
+
+func (h *holder) remember(line []process) {
+	h.mu.Lock()
+	if h.passed == nil {
+		h.passed, h.many = make(map[process]struct{}), 1024
+	}
+	for _, p := range line {
+		h.passed[p] = struct{}{}
+	}
+	var all []process
+	if len(h.passed) > h.many {
+		all = slices.Collect(maps.Keys(h.passed))
+	}
+	h.mu.Unlock()
+	if all == nil {
+		return
+	}
+	ended := slices.DeleteFunc(all, h.table.alive)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range ended {
+		delete(h.passed, p)
+	}
+	h.many = max(1024, 2*len(h.passed))
+}

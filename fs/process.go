@@ -1,0 +1,197 @@
+package fs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is a process as /proc knows it: an id alone may be another's later. The zero
+// value is one that is not known.
+type process struct {
+	pid   int
+	start uint64 // clock ticks since boot
+}
+
+var errUnknownProcess = errors.New("the process that opened it is not known")
+
+// processOf finds the process of a thread, which must not end meanwhile: it waits for
+// the answer to its open(2).
+func processOf(tid uint32) (process, error) {
+	if tid == 0 { // as the kernel calls who has no id in our pid namespace
+		return process{}, fmt.Errorf("it is in another pid namespace: %w", errUnknownProcess)
+	}
+	pid, err := int(tid), error(nil)
+	if fd, notFirst := unix.PidfdOpen(pid, 0); notFirst == nil { // a process's first thread has its id
+		unix.Close(fd)
+	} else {
+		pid, err = processID(pid)
+	}
+	if err != nil {
+		return process{}, fmt.Errorf("%w (is /proc mounted with hidepid?): %w", err, errUnknownProcess)
+	}
+	stat, err := statOf(pid)
+	if err != nil {
+		return process{}, fmt.Errorf("%w: %w", err, errUnknownProcess)
+	}
+	return stat.process, nil
+}
+
+// readProc reads the beginning of a file below /proc, which comes in one piece.
+func readProc(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	text := make([]byte, 1024)
+	n, err := unix.Read(fd, text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return text[:n], nil
+}
+
+// processID finds the id of a thread's process.
+func processID(tid int) (int, error) {
+	text, err := readProc(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return 0, err
+	}
+	_, value, ok := bytes.Cut(text, []byte("\nTgid:"))
+	value, _, _ = bytes.Cut(value, []byte("\n"))
+	pid, err := strconv.Atoi(string(bytes.TrimSpace(value)))
+	if !ok || err != nil {
+		return 0, fmt.Errorf("/proc/%d/status: no Tgid", tid)
+	}
+	return pid, nil
+}
+
+// procStat is what one look at /proc/PID/stat tells: all of the same process.
+type procStat struct {
+	process
+	parent int // its id; 0 where it is outside our pid namespace
+	ended  bool
+}
+
+func statOf(pid int) (procStat, error) {
+	text, err := readProc(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return procStat{}, err
+	}
+	s, err := parseStat(text)
+	s.pid = pid
+	return s, err
+}
+
+// parseStat reads fields 3, 4 and 22 (proc_pid_stat(5)).
+func parseStat(text []byte) (s procStat, err error) {
+	// The command name, field 2, is in parentheses and may hold blanks and parentheses.
+	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	if len(fields) < 20 {
+		return s, fmt.Errorf("/proc/PID/stat: %d fields", len(fields))
+	}
+	s.ended = fields[0][0] == 'Z' || fields[0][0] == 'X'
+	if s.parent, err = strconv.Atoi(string(fields[1])); err != nil {
+		return s, err
+	}
+	s.start, err = strconv.ParseUint(string(fields[19]), 10, 64)
+	return s, err
+}
+
+// processTable is where ancestors are looked up: statOf, and what a test has in its place.
+type processTable func(pid int) (procStat, error)
+
+const (
+	maxGenerations = 1024
+	maxLooks       = 16 // until the ancestors hold still
+)
+
+// ancestors lists p, its parent and so on, up to and without the first that stop
+// reports, and whether there was one. It is false, too, where p is gone.
+//
+// A parent may end between two looks, its children get another one, and another process
+// may get its id. So a child is looked at once more after its parent: if it still has
+// that parent, the parent was there all the time.
+func (table processTable) ancestors(p process, stop func(process) bool) (line []process, found bool) {
+look:
+	for range maxLooks {
+		line = line[:0]
+		child, err := table(p.pid)
+		if err != nil || child.process != p {
+			return nil, false
+		}
+		for range maxGenerations {
+			if stop(child.process) {
+				return line, true
+			}
+			line = append(line, child.process)
+			if child.parent == 0 {
+				return line, false
+			}
+			parent, err := table(child.parent)
+			again, err2 := table(child.pid)
+			if err != nil || err2 != nil || again.process != child.process || again.parent != child.parent {
+				continue look
+			}
+			if parent.start > child.start {
+				return line, false // no ancestor is younger
+			}
+			child = parent
+		}
+		return line, false
+	}
+	return nil, false
+}
+
+// alive reports whether p has not ended.
+func (table processTable) alive(p process) bool {
+	s, err := table(p.pid)
+	return err == nil && s.process == p && !s.ended
+}
+
+// inode is a file as stat(2) tells it from all others.
+type inode struct {
+	major, minor uint32
+	number       uint64
+}
+
+// heldBy reports whether a process has a descriptor of the file that was opened with mode:
+// O_RDONLY, O_WRONLY or O_RDWR. It looks without asking any file system: the file is ours,
+// and might wait for us.
+func (f inode) heldBy(pid int, mode uint64) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if got, err := inodeOf(dir + "/" + e.Name()); err == nil && got == f && accessMode(pid, e.Name()) == mode {
+			return true
+		}
+	}
+	return false
+}
+
+// inodeOf is what the kernel remembers of the file at path.
+func inodeOf(path string) (inode, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_INO, &st)
+	return inode{st.Dev_major, st.Dev_minor, st.Ino}, err
+}
+
+// accessMode is how a descriptor was opened, as /proc/PID/fdinfo tells it in octal.
+func accessMode(pid int, fd string) uint64 {
+	text, _ := readProc(fmt.Sprintf("/proc/%d/fdinfo/%s", pid, fd))
+	_, flags, _ := bytes.Cut(text, []byte("flags:\t"))
+	flags, _, _ = bytes.Cut(flags, []byte("\n"))
+	n, err := strconv.ParseUint(string(flags), 8, 64)
+	if err != nil {
+		return unix.O_ACCMODE
+	}
+	return n & unix.O_ACCMODE
+}

@@ -1,0 +1,418 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// sleepers starts a shell with a child and returns their ids. The shell alone has files.
+func sleepers(t *testing.T, files ...*os.File) (shell, child int) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", "{ exec 3<&-; echo 0; exec sleep 60; } & echo $!; wait")
+	cmd.ExtraFiles = files
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		var n int
+		if _, err := fmt.Fscan(out, &n); err != nil {
+			t.Fatal(err)
+		}
+		child = max(child, n)
+	}
+	t.Cleanup(func() {
+		unix.Kill(child, unix.SIGKILL)
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return cmd.Process.Pid, child
+}
+
+func known(t *testing.T, pid int) process {
+	t.Helper()
+	p, err := processOf(uint32(pid))
+	if err != nil || p.pid != pid || p.start == 0 {
+		t.Fatalf("process %d: %+v, %v", pid, p, err)
+	}
+	return p
+}
+
+// Who opened is known by any of its threads; where /proc cannot tell, it is not known.
+func TestProcessOf(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	me := known(t, os.Getpid())
+	if p, err := processOf(uint32(unix.Gettid())); err != nil || p != me {
+		t.Errorf("by its thread: %+v, %v; want %+v", p, err, me)
+	}
+	// A thread that is not the first.
+	tids := make(chan int)
+	let := make(chan bool)
+	for range 2 {
+		go func() {
+			runtime.LockOSThread()
+			tids <- unix.Gettid()
+			<-let
+		}()
+	}
+	for range 2 {
+		if tid := <-tids; tid != os.Getpid() {
+			if p, err := processOf(uint32(tid)); err != nil || p != me {
+				t.Errorf("by thread %d: %+v, %v; want %+v", tid, p, err, me)
+			}
+		}
+	}
+	close(let)
+	for _, tid := range []uint32{0, 1 << 30} {
+		if p, err := processOf(tid); !errors.Is(err, errUnknownProcess) || p != (process{}) {
+			t.Errorf("thread %d: %+v, %v", tid, p, err)
+		}
+	}
+}
+
+// A command may call itself anything.
+func TestParseStat(t *testing.T) {
+	rest := " 7 3 3 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 %d 100 1"
+	for _, name := range []string{"sh", "a b", "a) Z 9 (b", ")", "(", ""} {
+		s, err := parseStat(fmt.Appendf(nil, "42 (%s) S"+rest, name, 1234))
+		if err != nil || s.parent != 7 || s.start != 1234 || s.ended {
+			t.Errorf("%q: %+v, %v", name, s, err)
+		}
+	}
+	for state, ended := range map[string]bool{"S": false, "R": false, "D": false, "T": false, "Z": true, "X": true} {
+		if s, err := parseStat(fmt.Appendf(nil, "42 (sh) "+state+rest, 1)); err != nil || s.ended != ended {
+			t.Errorf("state %s: %+v, %v", state, s, err)
+		}
+	}
+	for _, bad := range []string{"", "42 (sh", "42 (sh) S 7", "42 (sh) S x" + strings.Repeat(" 1", 20), "42 (sh) S 7" + strings.Repeat(" x", 20)} {
+		if s, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("%q: %+v", bad, s)
+		}
+	}
+}
+
+// The descent test on real processes.
+func TestAncestors(t *testing.T) {
+	shell, child := sleepers(t)
+	me, sh, sleep := known(t, os.Getpid()), known(t, shell), known(t, child)
+	reused := me
+	reused.start--
+	for _, tt := range []struct {
+		name     string
+		who, of  process
+		want     bool
+		ancestry int
+	}{
+		{"itself", me, me, true, 0},
+		{"a child", sh, me, true, 1},
+		{"a grandchild", sleep, me, true, 2},
+		{"the child's own child", sleep, sh, true, 1},
+		{"the parent of the opener", me, sh, false, 0},
+		{"a sibling", sh, sleep, false, 0},
+		{"a descendant of one that had the opener's id before", sleep, reused, false, 0},
+		{"one that has another's id", reused, reused, false, 0},
+		{"one that is gone", process{1 << 30, 1}, me, false, 0},
+		{"everybody's ancestor", me, known(t, 1), true, -1},
+	} {
+		line, got := processTable(statOf).ancestors(tt.who, func(p process) bool { return p == tt.of })
+		if got != tt.want || got && tt.ancestry >= 0 && len(line) != tt.ancestry {
+			t.Errorf("%s: %v by %v, want %v by %d", tt.name, got, line, tt.want, tt.ancestry)
+		}
+	}
+	if !processTable(statOf).alive(me) || processTable(statOf).alive(reused) {
+		t.Error("alive")
+	}
+}
+
+// made is a process table of a test: at each look, what comes next.
+type made struct {
+	t     *testing.T
+	looks map[int][]procStat
+}
+
+func (m *made) stat(pid int) (procStat, error) {
+	s := m.looks[pid]
+	if len(s) == 0 || s[0].pid == 0 {
+		if len(s) > 1 {
+			m.looks[pid] = s[1:]
+		}
+		return procStat{}, os.ErrNotExist
+	}
+	if len(s) > 1 {
+		m.looks[pid] = s[1:]
+	}
+	return s[0], nil
+}
+
+// "Identity = process id and start time": while the line is walked a parent may end, its
+// children get another, and another process may get its id.
+func TestAncestorsChange(t *testing.T) {
+	const opener, parent, child, reaper = 10, 20, 30, 1
+	at := func(pid, start, of int) procStat {
+		return procStat{process: process{pid, uint64(start)}, parent: of}
+	}
+	none := procStat{}
+	first := at(reaper, 1, 0)
+	for _, tt := range []struct {
+		name  string
+		looks map[int][]procStat
+		want  bool
+	}{
+		{"nothing changes", map[int][]procStat{
+			child: {at(child, 300, parent)}, parent: {at(parent, 200, opener)}, opener: {at(opener, 100, reaper)}}, true},
+		{"two in one tick", map[int][]procStat{
+			child: {at(child, 300, parent)}, parent: {at(parent, 300, opener)}, opener: {at(opener, 100, reaper)}}, true},
+		{"another has the opener's id", map[int][]procStat{
+			child: {at(child, 300, parent)}, parent: {at(parent, 200, opener)}, opener: {at(opener, 150, reaper)}}, false},
+		{"a younger one has the opener's id", map[int][]procStat{
+			child: {at(child, 300, parent)}, parent: {at(parent, 200, opener)}, opener: {at(opener, 400, reaper)}}, false},
+		{"the parent ends, and its id is at once that of a child of the opener", map[int][]procStat{
+			child: {at(child, 300, parent), at(child, 300, reaper)}, parent: {at(parent, 250, opener)}, opener: {at(opener, 100, reaper)}}, false},
+		{"the same, and it is younger", map[int][]procStat{
+			child: {at(child, 300, parent)}, parent: {at(parent, 301, opener)}, opener: {at(opener, 100, reaper)}}, false},
+		{"the parent ends between the looks, and the opener adopts", map[int][]procStat{
+			child: {at(child, 300, parent), at(child, 300, opener)}, parent: {none}, opener: {at(opener, 100, reaper)}}, true},
+		{"the middle one ends when its child was seen to have it", map[int][]procStat{
+			child:  {at(child, 300, parent), at(child, 300, parent), at(child, 300, opener)},
+			parent: {at(parent, 200, opener), none}, opener: {at(opener, 100, reaper)}}, true},
+		{"it never holds still", map[int][]procStat{
+			child: {at(child, 300, parent)}, parent: {none}}, false},
+		{"the process itself ends and its id is another's", map[int][]procStat{
+			child: {at(child, 300, parent), at(child, 301, opener)}, parent: {at(parent, 200, opener)}, opener: {at(opener, 100, reaper)}}, false},
+		{"a circle", map[int][]procStat{
+			child: {at(child, 300, parent)}, parent: {at(parent, 300, child)}}, false},
+	} {
+		if tt.looks[reaper] == nil {
+			tt.looks[reaper] = []procStat{first}
+		}
+		m := &made{t, tt.looks}
+		_, got := processTable(m.stat).ancestors(process{child, 300}, func(p process) bool { return p == process{opener, 100} })
+		if got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+	// "PID 1 of a container is an opener like any other."
+	m := &made{t, map[int][]procStat{child: {at(child, 300, 1)}, 1: {at(1, 1, 0)}}}
+	if _, got := processTable(m.stat).ancestors(process{child, 300}, func(p process) bool { return p == process{1, 1} }); !got {
+		t.Error("process 1 has no descendants")
+	}
+}
+
+// A descriptor is known by its inode and by how it was opened, whatever its path says.
+func TestHeldBy(t *testing.T) {
+	dir := t.TempDir()
+	names := []string{filepath.Join(dir, "a"), filepath.Join(dir, "b")}
+	for _, name := range names {
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, err := inodeOf(names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(what string, mode uint64, want bool) {
+		t.Helper()
+		if got := a.heldBy(os.Getpid(), mode); got != want {
+			t.Errorf("%s, mode %d: %v", what, mode, got)
+		}
+	}
+	want("nothing open", syscall.O_RDONLY, false)
+	other, err := os.Open(names[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	want("another file open", syscall.O_RDONLY, false)
+	for _, mode := range []int{syscall.O_RDONLY, syscall.O_WRONLY, syscall.O_RDWR} {
+		f, err := os.OpenFile(names[0], mode|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for m := range uint64(3) {
+			want(fmt.Sprintf("open with %d", mode), m, m == uint64(mode))
+		}
+		f.Close()
+	}
+	if a.heldBy(1<<30, syscall.O_RDONLY) {
+		t.Error("nobody holds it")
+	}
+}
+
+// opens is a table of processes with opens, for the rules of who passes.
+func openedBy(handle func(opening) any, who process, uid uint32) reader.Caller {
+	o := opening{who: who, uid: uid}
+	if who == (process{}) {
+		o.unknown = errUnknownProcess
+	}
+	return reader.Caller{Owner: handle(o)}
+}
+
+func anAPDU(o opening) any    { return &apduFile{opening: o} }
+func aControl(o opening) any  { return &controlFile{opening: o} }
+func aCTBCS(o opening) any    { return &ctbcsFile{opening: o} }
+func aTextFile(o opening) any { return &textFile{opening: o} }
+
+// Who passes a lock, by the sentences of holder's comment.
+func TestHolderAdmits(t *testing.T) {
+	opener, child, grandchild, stranger := process{10, 100}, process{20, 200}, process{30, 300}, process{40, 150}
+	table := map[int]procStat{
+		10: {process: opener, parent: 1}, 20: {process: child, parent: 10}, 30: {process: grandchild, parent: 20},
+		40: {process: stranger, parent: 1}, 1: {process: process{1, 1}},
+	}
+	stat := func(pid int) (procStat, error) {
+		if s, ok := table[pid]; ok {
+			return s, nil
+		}
+		return procStat{}, os.ErrNotExist
+	}
+	for _, apdus := range []bool{true, false} {
+		h := &holder{opening: &opening{who: opener}, table: stat, apdus: apdus}
+		for name, handle := range map[string]func(opening) any{"apdu": anAPDU, "control": aControl, "ctbcs": aCTBCS, "a text file": aTextFile} {
+			for who, want := range map[process]bool{opener: true, child: true, grandchild: true, stranger: false, {}: false, {1, 1}: false} {
+				want = want && (apdus || name != "apdu")
+				if got := h.admits(openedBy(handle, who, 0)); got != want {
+					t.Errorf("a lock that lets opens of apdu pass: %v. %s of %v: %v", apdus, name, who, got)
+				}
+			}
+		}
+		unknown := &holder{opening: &opening{unknown: errUnknownProcess}, table: stat, apdus: apdus}
+		if unknown.admits(openedBy(aControl, process{}, 0)) || unknown.admits(openedBy(aControl, child, 0)) {
+			t.Error("a lock of who is not known lets others pass")
+		}
+		if h.admits(reader.Caller{Owner: "somebody"}) {
+			t.Error("an open that is not ours passes")
+		}
+	}
+
+	// "When a process passes, all between it and the opener are remembered too."
+	h := &holder{opening: &opening{who: opener}, table: stat, apdus: true}
+	if !h.admits(openedBy(anAPDU, grandchild, 0)) {
+		t.Fatal("a grandchild does not pass")
+	}
+	delete(table, 10)
+	table[20] = procStat{process: child, parent: 1}
+	table[50] = procStat{process: process{50, 500}, parent: 20}
+	for _, who := range []process{child, grandchild, {50, 500}} {
+		if !h.admits(openedBy(anAPDU, who, 1000)) {
+			t.Errorf("%v passed, or its parent did, and does not any more", who)
+		}
+	}
+	delete(table, 20)
+	table[50] = procStat{process: process{50, 500}, parent: 1}
+	if !h.admits(openedBy(anAPDU, process{50, 500}, 0)) {
+		t.Error("a child of who passed does not any more")
+	}
+	if h.admits(openedBy(anAPDU, stranger, 0)) {
+		t.Error("a stranger passes")
+	}
+	fresh := &holder{opening: &opening{who: opener}, table: stat, apdus: true}
+	if fresh.admits(openedBy(anAPDU, process{50, 500}, 0)) {
+		t.Error("who passed another's lock passes this one")
+	}
+}
+
+// A script may start any number of processes: those that ended are forgotten.
+func TestHolderForgets(t *testing.T) {
+	h := &holder{table: func(pid int) (procStat, error) {
+		if pid%100 == 0 {
+			return procStat{process: process{pid, 1}}, nil
+		}
+		return procStat{}, os.ErrNotExist
+	}}
+	for pid := range 100_000 {
+		h.remember([]process{{pid, 1}})
+		if len(h.passed) > 4096 {
+			t.Fatalf("%d are remembered after %d, of which %d live", len(h.passed), pid, pid/100)
+		}
+	}
+	for pid := 0; pid < 100_000; pid += 100 {
+		if !h.remembers(process{pid, 1}) {
+			t.Fatalf("%d is forgotten and lives", pid)
+		}
+	}
+}
+
+// "When the opener is dead and the lock still held, a process of the opener's user passes
+// if it or an ancestor holds a descriptor of this apdu."
+func TestHolderIsDead(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "apdu")
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell, child := sleepers(t, f)
+	f.Close()
+	sh, sleep := known(t, shell), known(t, child)
+	held, err := inodeOf(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := process{1 << 30, 1}
+	const uid = 1000
+	for _, tt := range []struct {
+		name  string
+		who   process
+		uid   uint32
+		file  inode
+		mode  uint64
+		alive bool
+		want  bool
+	}{
+		{"who holds it", sh, uid, held, syscall.O_RDONLY, false, true},
+		{"its child", sleep, uid, held, syscall.O_RDONLY, false, true},
+		{"another user's", sh, uid + 1, held, syscall.O_RDONLY, false, false},
+		{"the opener lives", sh, uid, held, syscall.O_RDONLY, true, false},
+		{"another file", sh, uid, inode{held.major, held.minor, held.number + 1}, syscall.O_RDONLY, false, false},
+		{"another file system", sh, uid, inode{held.major, held.minor + 1, held.number}, syscall.O_RDONLY, false, false},
+		{"an open of another kind", sh, uid, held, syscall.O_RDWR, false, false},
+		{"one that is gone", gone, uid, held, syscall.O_RDONLY, false, false},
+	} {
+		h := &holder{opening: &opening{who: process{1<<30 + 1, 7}, uid: uid}, table: statOf, apdus: true, file: tt.file, mode: tt.mode}
+		if tt.alive {
+			// Some process that is no ancestor.
+			other := exec.Command("sleep", "60")
+			if err := other.Start(); err != nil {
+				t.Fatal(err)
+			}
+			h.who = known(t, other.Process.Pid)
+			if h.admits(openedBy(anAPDU, tt.who, tt.uid)) {
+				t.Errorf("%s: it passes", tt.name)
+			}
+			// Killed and not waited for, it is dead, and its children have another parent.
+			other.Process.Kill()
+			for processTable(statOf).alive(h.who) {
+				runtime.Gosched()
+			}
+			if !h.admits(openedBy(anAPDU, tt.who, tt.uid)) {
+				t.Errorf("the opener is dead: who holds its descriptor does not pass")
+			}
+			other.Wait()
+			continue
+		}
+		if got := h.admits(openedBy(anAPDU, tt.who, tt.uid)); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+		if got := h.remembers(sh); got != tt.want {
+			t.Errorf("%s: the holder of the descriptor is remembered: %v", tt.name, got)
+		}
+	}
+}
