@@ -9,24 +9,62 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
 // fuseFD is how go-fuse is told of a mount that somebody else made.
 func fuseFD(fd int) string { return "/dev/fd/" + strconv.Itoa(fd) }
 
-// connect mounts at dir and returns the mount's end of /dev/fuse. No child inherits it:
-// it would keep the mount of a killed daemon hanging.
-func connect(dir string, allowOther bool) (int, error) {
+// connect mounts at a place and returns the mount's end of /dev/fuse. No child inherits
+// it: it would keep the mount of a killed daemon hanging. An error leaves no mount.
+func connect(at *place, allowOther bool) (fd int, m mounted, err error) {
 	// Without default_permissions the kernel asks nobody whether a mode allows what.
 	options := []string{"default_permissions", fmt.Sprintf("max_read=%d", maxWrite)}
 	if allowOther {
 		options = append(options, "allow_other")
 	}
-	if os.Geteuid() == 0 {
-		return connectDirectly(dir, options)
+	before, err := cardfsMounts()
+	if err != nil {
+		return -1, m, err
 	}
-	return connectBySetuid(dir, append(options, "fsname="+fsType, "subtype="+fsType))
+	made := true
+	if os.Geteuid() == 0 {
+		if fd, err = connectDirectly(at.path(), options); err != nil {
+			return -1, m, err
+		}
+	} else {
+		options = append(options, "fsname="+fsType, "subtype="+fsType)
+		if fd, made, err = connectBySetuid(at.name, options); !made {
+			return -1, m, err
+		}
+	}
+	// What is there now and was not there before is ours.
+	now, lookErr := at.cardfsNow()
+	if lookErr == nil && (now == nil || before[now.ID] != nil) {
+		lookErr = errors.New("the mount is not where it was made; was the directory moved?")
+	}
+	if err = errors.Join(err, lookErr); err == nil {
+		return fd, mounted{now.ID, now.Major, now.Minor}, nil
+	}
+	if fd >= 0 {
+		unix.Close(fd) // and with it the mount is dead
+	}
+	detachDead(before)
+	return -1, m, err
+}
+
+// detachDead takes away what was mounted since and has no daemon.
+func detachDead(before map[int]*mountinfo.Info) {
+	after, _ := cardfsMounts()
+	for id, i := range after {
+		if p, err := openPlace(i.Mountpoint); before[id] == nil && err == nil {
+			if p.dead() {
+				_ = mounted{id, i.Major, i.Minor}.detach()
+			}
+			p.close()
+		}
+	}
 }
 
 // connectDirectly is for who may mount(2).
@@ -45,11 +83,12 @@ func connectDirectly(dir string, options []string) (int, error) {
 }
 
 // connectBySetuid has fusermount3 mount, which sends the descriptor back over the socket
-// that _FUSE_COMMFD names (libfuse, util/fusermount.c).
-func connectBySetuid(dir string, options []string) (int, error) {
+// that _FUSE_COMMFD names (libfuse, util/fusermount.c). It may have made the mount though
+// there is an error.
+func connectBySetuid(dir string, options []string) (fd int, made bool, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return -1, fmt.Errorf("socketpair: %w", err)
+		return -1, false, fmt.Errorf("socketpair: %w", err)
 	}
 	defer unix.Close(pair[0])
 	theirs := os.NewFile(uintptr(pair[1]), "fusermount3's end")
@@ -61,12 +100,19 @@ func connectBySetuid(dir string, options []string) (int, error) {
 	err = cmd.Run()
 	theirs.Close()
 	if err != nil {
-		return -1, fmt.Errorf("fusermount3: %w: %s", err, bytes.TrimSpace(said.Bytes()))
+		return -1, false, fmt.Errorf("fusermount3: %w: %s", err, bytes.TrimSpace(said.Bytes()))
 	}
+	fd, err = receiveFD(pair[0])
+	return fd, true, err
+}
+
+// receiveFD takes the one descriptor that came over a socket.
+func receiveFD(socket int) (int, error) {
 	control := make([]byte, unix.CmsgSpace(4))
 	var n int
+	var err error
 	for {
-		_, n, _, _, err = unix.Recvmsg(pair[0], make([]byte, 1), control, unix.MSG_CMSG_CLOEXEC)
+		_, n, _, _, err = unix.Recvmsg(socket, make([]byte, 1), control, unix.MSG_CMSG_CLOEXEC)
 		if err != unix.EINTR {
 			break
 		}

@@ -353,6 +353,21 @@ func (s *server) writeOutside(answer []byte, opcode uint32) {
 	}
 }
 
+// connected reports whether the kernel still has the mount's connection.
+func (s *server) connected() bool {
+	s.closing.RLock()
+	defer s.closing.RUnlock()
+	if s.closed {
+		return false
+	}
+	now := []unix.PollFd{{Fd: int32(s.fd)}}
+	for {
+		if _, err := unix.Poll(now, 0); err != unix.EINTR {
+			return err == nil && now[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) == 0
+		}
+	}
+}
+
 const (
 	inHeaderSize = int(unsafe.Sizeof(fuse.InHeader{}))
 	headerSize   = int(unsafe.Sizeof(fuse.OutHeader{}))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -118,7 +119,17 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	}
 	o.logger = slog.New(handler)
 
-	// From here on signals end the mount in order; the second one ends the program.
+	// Who reads the log may leave before: `cardfs mount … 2>&1 | head`. Lines are lost
+	// then; without this Go would end the program.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
+	// go-fuse's last words, such as on a request for a node that it does not know.
+	log.SetFlags(0)
+	log.SetOutput(slog.NewLogLogger(handler, slog.LevelDebug).Writer())
+
+	// From here on a signal ends the mount in order, and the next one the program,
+	// whatever it is doing.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	if !signal.Ignored(syscall.SIGHUP) { // nohup
@@ -126,6 +137,14 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	defer signal.Stop(signals)
+	signalled := make(chan struct{})
+	go func() {
+		<-signals
+		close(signalled)
+		<-signals
+		fmt.Fprintln(stderr, "cardfs: second signal, leaving at once")
+		os.Exit(exitError)
+	}()
 
 	var watcher atomic.Pointer[usb.Watcher]
 	all := drivers.All()
@@ -178,13 +197,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	notify("READY=1", o.logger)
 
 	select {
-	case <-signals:
-		go func() {
-			<-signals
-			signal.Reset(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-			fmt.Fprintln(stderr, "cardfs: second signal, leaving at once")
-			os.Exit(exitError)
-		}()
+	case <-signalled:
 	case <-unmounted:
 		fmt.Fprintf(stderr, "cardfs: %s was unmounted\n", dir)
 	case <-ctx.Done():

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,11 +46,12 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	end := deadline(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(8 * time.Minute),
+		Deadline:            end,
 		Setup: func(env *testscript.Env) error {
 			path := []string{filepath.Dir(cardfs), "/usr/bin", "/bin", "/usr/sbin", "/sbin", env.Getenv("PATH")}
 			env.Setenv("PATH", strings.Join(path, ":"))
@@ -59,7 +61,10 @@ func TestScripts(t *testing.T) {
 			env.Setenv("CARDFS_MOUNT", filepath.Join(env.WorkDir, "cards"))
 			procs := &processes{byName: make(map[string]*process)}
 			env.Values[processesKey{}] = procs
-			env.Defer(func() { procs.end(env.T().(testing.TB), env.WorkDir) })
+			// testscript kills the program that a script waits for, and then waits
+			// for whoever has its output: what that program has started.
+			hung := time.AfterFunc(time.Until(end), func() { endDescendants(env.WorkDir) })
+			env.Defer(func() { hung.Stop(); procs.end(env.T().(testing.TB), env.WorkDir) })
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -73,6 +78,16 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("no condition %q", cond)
 		},
 	})
+}
+
+// deadline leaves time to end what a script that hangs has started: after -timeout
+// nothing is cleaned up any more.
+func deadline(t *testing.T) time.Time {
+	limit := time.Now().Add(8 * time.Minute)
+	if d, ok := t.Deadline(); ok && d.Add(-patience).Before(limit) {
+		return d.Add(-patience)
+	}
+	return limit
 }
 
 // process is a program that a script started with daemon or start.
@@ -160,11 +175,25 @@ func (p *processes) end(t testing.TB, work string) {
 			}
 		}
 	}
+	endDescendants(work)
 	// What a killed daemon left.
 	mounts, _ := os.ReadFile("/proc/self/mounts")
 	for line := range strings.Lines(string(mounts)) {
 		if dir := strings.Fields(line)[1]; strings.HasPrefix(dir, work+"/") {
 			exec.Command("umount", "-l", dir).Run()
+		}
+	}
+}
+
+// endDescendants kills what a script's programs left running, in whatever mount
+// namespace: all have WORK of their script in the environment.
+func endDescendants(work string) {
+	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, path := range environs {
+		text, _ := os.ReadFile(path)
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if pid != os.Getpid() && slices.Contains(strings.Split(string(text), "\x00"), "WORK="+work) {
+			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
 }

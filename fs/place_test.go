@@ -1,0 +1,234 @@
+package fs
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// needMount skips where nobody may mount.
+func needMount(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount without fusermount3")
+	}
+	if err := fuseUsable(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustCardfsMounts(t *testing.T) int {
+	t.Helper()
+	all, err := cardfsMounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, i := range all {
+		if strings.HasPrefix(i.Mountpoint, filepath.Join(os.TempDir(), t.Name())) {
+			n++
+		}
+	}
+	return n
+}
+
+// Whoever puts a symbolic link where the directory was, after it was looked at, does not
+// have root mount over what the link leads to; and the mount that had to be given up
+// stays nowhere.
+func TestMountPointIsLookedUpOnce(t *testing.T) {
+	needMount(t)
+	top, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, victim := filepath.Join(top, "mine"), filepath.Join(top, "victim")
+	for _, dir := range []string{mine, victim} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at, err := openPlace(mine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.close()
+	if err := os.Rename(mine, mine+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, mine); err != nil {
+		t.Fatal(err)
+	}
+	if fd, m, err := connect(at, false); err == nil {
+		unix.Close(fd)
+		m.detach()
+		t.Error("mounted, though the directory is not there any more")
+	}
+	if n := mustCardfsMounts(t); n != 0 {
+		t.Errorf("%d mounts are left", n)
+	}
+}
+
+// A mount is known by its number and its device, and detached wherever it is now; another
+// one at the same place is left alone.
+func TestDetachOnlyOurs(t *testing.T) {
+	needMount(t)
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	connectAt := func(name string) (int, mounted) {
+		t.Helper()
+		at, err := openPlace(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer at.close()
+		fd, m, err := connect(at, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd, m
+	}
+	one, two := filepath.Join(dir, "one"), filepath.Join(dir, "two")
+	os.Mkdir(one, 0o755)
+	os.Mkdir(two, 0o755)
+	_, first := connectAt(one)
+	// Somebody is in it, so that it stays connected and keeps its device's number.
+	sitter, err := unix.Open(one, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(sitter)
+	if err := unix.Unmount(one, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	_, second := connectAt(one)
+	if err := first.detach(); err != nil {
+		t.Errorf("what is gone already: %v", err)
+	}
+	if n := mustCardfsMounts(t); n != 1 {
+		t.Errorf("%d mounts are left; the successor's was wanted", n)
+	}
+	// Another number or another device is another mount.
+	for _, other := range []mounted{{second.id + 1, second.major, second.minor}, {second.id, second.major, second.minor + 1}, {second.id, second.major + 1, second.minor}} {
+		if err := other.detach(); err != nil || mustCardfsMounts(t) != 1 {
+			t.Errorf("%+v for %+v: %v", other, second, err)
+		}
+	}
+	_, third := connectAt(two)
+	if err := os.Rename(dir, dir+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Rename(dir+".moved", dir)
+	for _, m := range []mounted{second, third} {
+		if err := m.detach(); err != nil {
+			t.Errorf("detach: %v", err)
+		}
+	}
+	if n := mustCardfsMounts(t); n != 0 {
+		t.Errorf("%d mounts are left", n)
+	}
+}
+
+// Another mount on top is not taken for ours.
+func TestDetachHidden(t *testing.T) {
+	needMount(t)
+	dir := t.TempDir()
+	at, err := openPlace(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.close()
+	fd, m, err := connect(at, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.detach(); err == nil || !strings.Contains(err.Error(), "another mount hides this one") {
+		t.Errorf("detach: %v", err)
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Errorf("the other mount is gone: %v", err)
+	}
+	if err := m.detach(); err != nil {
+		t.Error(err)
+	}
+}
+
+// An error after fusermount3 has mounted leaves no mount: here it sends no descriptor.
+func TestSetuidMountedThenFailed(t *testing.T) {
+	needMount(t)
+	real, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := cardfsMounts()
+	script := "#!/bin/sh\nexec 9<>/dev/fuse; mount -i -t fuse.cardfs -o fd=9,rootmode=40000,user_id=0,group_id=0 cardfs \"$4\"\n"
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "fusermount3"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	fd, made, err := connectBySetuid(real, []string{"default_permissions"})
+	if fd >= 0 || !made || err == nil {
+		t.Fatalf("%d, %v, %v", fd, made, err)
+	}
+	if n := mustCardfsMounts(t); n != 1 {
+		t.Fatalf("%d mounts: the script should have made one", n)
+	}
+	detachDead(before)
+	if n := mustCardfsMounts(t); n != 0 {
+		t.Errorf("%d mounts are left", n)
+	}
+}
+
+// Linux 6.15, Documentation/admin-guide/sysctl/fs.rst: "/proc/sys/fs/fuse/
+// default_request_timeout … the kernel will abort the connection".
+func TestWarnOfTimeouts(t *testing.T) {
+	for _, c := range []struct {
+		files map[string]string
+		lines int
+	}{
+		{nil, 0},
+		{map[string]string{"default_request_timeout": "0\n", "max_request_timeout": "0\n"}, 0},
+		{map[string]string{"default_request_timeout": "30\n", "max_request_timeout": "0\n"}, 1},
+		{map[string]string{"default_request_timeout": "0\n", "max_request_timeout": "600\n"}, 1},
+		{map[string]string{"default_request_timeout": "60\n", "max_request_timeout": "600\n"}, 2},
+	} {
+		dir := t.TempDir()
+		os.MkdirAll(filepath.Join(dir, "fs/fuse"), 0o755)
+		for name, text := range c.files {
+			os.WriteFile(filepath.Join(dir, "fs/fuse", name), []byte(text), 0o644)
+		}
+		log := &levels{}
+		warnOfTimeouts(slog.New(log), dir)
+		if len(log.lines) != c.lines {
+			t.Errorf("%v: %q", c.files, log.lines)
+		}
+		for _, l := range log.lines {
+			if !strings.HasPrefix(l, "WARN ") || !strings.Contains(l, "sysctl fs.fuse.") {
+				t.Errorf("%v: %q", c.files, l)
+			}
+		}
+	}
+}
+
+// levels is a log that keeps each line's level.
+type levels struct{ lines []string }
+
+func (l *levels) Enabled(context.Context, slog.Level) bool { return true }
+func (l *levels) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l *levels) WithGroup(string) slog.Handler            { return l }
+func (l *levels) Handle(_ context.Context, r slog.Record) error {
+	l.lines = append(l.lines, r.Level.String()+" "+r.Message)
+	return nil
+}
