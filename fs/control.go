@@ -3,7 +3,9 @@ package fs
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 
@@ -14,13 +16,14 @@ import (
 // bytes, big endian, and its data; the answer is what SCardControl gives.
 //
 //	42 00 0D 48                  list the PC/SC part 10 features and their codes
-//	42 00 00 01 data…            escape: data to the reader as they are
+//	42 00 00 01 data…            escape: data to the reader as they are (owner only)
 //	42 33 00 06 PIN_VERIFY       have a PIN entered at the reader
 type controlFile struct {
 	flocked
 	*channel
 	opening
-	file *file
+	file    *file
+	refused sync.Once
 }
 
 var (
@@ -52,5 +55,10 @@ func (c *controlFile) check(command []byte) error {
 
 func (c *controlFile) exchange(ctx context.Context, command, dst []byte) ([]byte, error) {
 	answer, err := c.file.bay.Control(ctx, binary.BigEndian.Uint32(command), command[controlCode:], c.by)
+	if errors.Is(err, reader.ErrNoPermission) {
+		c.refused.Do(func() {
+			c.file.mount.log.Warn("command refused", "slot", c.file.bay.Number(), "uid", c.uid, "error", err)
+		})
+	}
 	return append(dst, answer...), err
 }

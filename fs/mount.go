@@ -27,8 +27,10 @@ type Options struct {
 	Mode uint32
 	// OpenTimeout bounds every waiting open; 0: none.
 	OpenTimeout time.Duration
-	Log         *slog.Logger
-	Debug       bool // log every request
+	// Escape says who may send escape commands besides the owner; nil: nobody.
+	Escape func(uid uint32) bool
+	Log    *slog.Logger
+	Debug  bool // log every request
 }
 
 // Server is a mounted tree.
@@ -64,7 +66,7 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 	}
 	mnt := &mount{
 		manager: m, uid: uid, gid: gid, mode: o.Mode & 0o666,
-		openTimeout: o.OpenTimeout, started: time.Now(), log: o.Log,
+		openTimeout: o.OpenTimeout, started: time.Now(), log: o.Log, escape: o.Escape,
 	}
 	s := &Server{mount: mnt}
 	mnt.leaving, s.leave = context.WithCancel(context.Background())

@@ -35,6 +35,7 @@ func newOpening(ctx context.Context, f *file, owner any, flags uint32) opening {
 		return o
 	}
 	o.uid = c.Uid
+	o.by.Escape = f.mount.mayEscape(c.Uid)
 	o.who, o.unknown = processOf(c.Pid)
 	return o
 }

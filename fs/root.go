@@ -28,7 +28,17 @@ type mount struct {
 	mode        uint32 // permission bits of files that may be written
 	openTimeout time.Duration
 	started     time.Time
+	escape      func(uid uint32) bool
 	leaving     context.Context // ended: no new opens, streams end
+}
+
+// owns reports whether a user is the owner: the one that runs the daemon, and root.
+func (m *mount) owns(uid uint32) bool { return uid == m.uid || uid == 0 }
+
+// mayEscape reports whether a user may send escape commands, which can rewrite a
+// reader's firmware.
+func (m *mount) mayEscape(uid uint32) bool {
+	return m.owns(uid) || m.escape != nil && m.escape(uid)
 }
 
 // dirMode lets into directories whom files let read.

@@ -40,7 +40,7 @@ func (b *Bay) Control(ctx context.Context, code uint32, data []byte, by Caller) 
 	}
 	switch code {
 	case CtlGetFeatures, ctlGetFeaturesWindows:
-		return b.features(), nil
+		return b.features(by), nil
 	case ctlFeature + featureTLVProperties:
 		return b.tlvProperties(), nil
 	case ctlFeature + featureIFDPINProperties:
@@ -68,8 +68,8 @@ func (b *Bay) Control(ctx context.Context, code uint32, data []byte, by Caller) 
 }
 
 // features lists what the reader can do: tag, length 4, code big endian
-// (PC/SC part 10 §2.2).
-func (b *Bay) features() []byte {
+// (PC/SC part 10 §2.2); escape only for whom it is.
+func (b *Bay) features(by Caller) []byte {
 	var list []byte
 	add := func(feature byte) {
 		list = append(list, feature, 4)
@@ -86,7 +86,7 @@ func (b *Bay) features() []byte {
 		add(featureIFDPINProperties)
 	}
 	add(featureTLVProperties)
-	if b.Capable(func(s Slot) bool { _, ok := s.(Escaper); return ok }) {
+	if by.Escape && b.Capable(func(s Slot) bool { _, ok := s.(Escaper); return ok }) {
 		add(featureCCIDEscape)
 	}
 	return list
@@ -142,7 +142,11 @@ func (b *Bay) pinSupport() (s PINSupport) {
 // PINSupport is what the slot's PIN pad can do, once the reader is ready.
 func (b *Bay) PINSupport() PINSupport { return b.pinSupport() }
 
+// escape is the only way to a reader's Escaper.
 func (b *Bay) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
+	if !by.Escape {
+		return nil, fmt.Errorf("escape commands are for the mount's owner, and for whom --allow-escape names: %w", ErrNoPermission)
+	}
 	return b.use(ctx, by, nil, func(l *link) ([]byte, error) {
 		e, ok := l.slot.(Escaper)
 		if !ok {

@@ -189,7 +189,7 @@ func TestFeatures(t *testing.T) {
 				if err := m.Command("attach sim " + model); err != nil {
 					t.Fatal(err)
 				}
-				b, by := m.Bay(0), reader.Caller{Owner: t, Wait: true}
+				b, by := m.Bay(0), reader.Caller{Owner: t, Wait: true, Escape: true}
 				if err := b.WaitReady(context.Background(), true); err != nil {
 					t.Fatal(err)
 				}
@@ -227,6 +227,16 @@ func TestFeatures(t *testing.T) {
 					if has(esc) && (err != nil || !bytes.Equal(answer, []byte{1, 2, 3})) || !has(esc) && !errors.Is(err, reader.ErrUnsupported) {
 						t.Errorf("escape % X, %v", answer, err)
 					}
+				}
+				// "escape commands are the owner's alone. Without it the refusal says so in words."
+				by.Escape = false
+				for _, code := range []uint32{reader.CtlEscape, ctlCCIDEsc} {
+					if answer, err := ask(code, []byte{1, 2, 3}); !errors.Is(err, reader.ErrNoPermission) || !strings.Contains(err.Error(), "--allow-escape") {
+						t.Errorf("escape by another user: % X, %v", answer, err)
+					}
+				}
+				if theirs, err := ask(reader.CtlGetFeatures, nil); err != nil || has(esc) && !bytes.Equal(theirs, list[:len(list)-6]) || !has(esc) && !bytes.Equal(theirs, list) {
+					t.Errorf("features for another user: % X, %v", theirs, err)
 				}
 				if state := b.Info().State; state != "present" {
 					t.Errorf("the card is %s: none of it concerns it", state)

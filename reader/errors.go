@@ -40,7 +40,8 @@ var (
 	ErrInterrupted = errors.New("interrupted before anything was sent")
 	// ErrCancelled: the card holder pressed cancel.
 	ErrCancelled = errors.New("cancelled at the reader")
-	// ErrNoPermission: the device is there but may not be opened.
+	// ErrNoPermission: the device is there but may not be opened, or the caller may
+	// not do what it asks for.
 	ErrNoPermission = errors.New("no permission")
 	// ErrClaimed: another program has the device.
 	ErrClaimed = errors.New("the device is in use by another program")

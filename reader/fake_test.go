@@ -355,7 +355,7 @@ func asyncTransmit(s *Session, ctx context.Context, capdu string) *outcome[[]byt
 }
 
 // someone is a caller that waits; each is another.
-func someone() Caller { return Caller{Owner: new(int), Wait: true, Pass: new(Pass)} }
+func someone() Caller { return Caller{Owner: new(int), Wait: true, Pass: new(Pass), Escape: true} }
 
 // hasty is a caller that does not wait.
 func hasty() Caller { return Caller{Owner: new(int), Pass: new(Pass)} }

@@ -13,6 +13,8 @@ type Caller struct {
 	// Pass is where the core remembers which transactions of others admit this
 	// open; nil: none does.
 	Pass *Pass
+	// Escape: it may send escape commands.
+	Escape bool
 	// Wait: the caller waits for what is not ready, for a card, for the
 	// transaction of another. Without, it gets ErrNotReady, ErrNoCard, ErrLocked.
 	Wait bool

@@ -23,7 +23,9 @@ func helpFiles() *cobra.Command {
                release (off, but EBUSY while anybody has the card open)
   N/apdu       C-APDUs in, R-APDUs out, in hex
   N/control    commands to the reader: a control code of four bytes and its data,
-               as SCardControl takes them; 42000D48 lists the PC/SC part 10 features
+               as SCardControl takes them; 42000D48 lists the PC/SC part 10 features.
+               Escape (42000001) is the owner's, and whom mount --allow-escape names:
+               EACCES
   N/ctbcs      CT-BCS commands to the terminal, as CT-API programs send them
   N/protocol   read: T=1 T=0, the protocol in force first, then what else the card
                offers; write T=0 or T=1: the card is reset and negotiated with

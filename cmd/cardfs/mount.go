@@ -33,6 +33,7 @@ type mountOptions struct {
 	attach        []string
 	allowOther    bool
 	group         string
+	allowEscape   []string
 	mode          string
 	openTimeout   time.Duration
 	idleOff       time.Duration
@@ -84,6 +85,8 @@ user_allow_other in /etc/fuse.conf.`,
 	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in, as far as --mode goes")
 	f.StringVar(&o.group, "group", "", "`GROUP` of all files, by name or number")
 	f.StringVar(&o.mode, "mode", "0600", "permissions of files that can be written, in octal; others get the read bits")
+	f.StringSliceVar(&o.allowEscape, "allow-escape", nil, "let others than you and root, or only `USER,…`, send escape commands to readers, which can rewrite their firmware")
+	f.Lookup("allow-escape").NoOptDefVal = everybody
 	f.DurationVar(&o.openTimeout, "open-timeout", 0, "let a waiting open fail after `DURATION` (default: wait for ever)")
 	f.DurationVar(&o.idleOff, "idle-off", 0, "take the power off a card not used for `DURATION` (it forgets PINs; default: never)")
 	f.BoolVarP(&o.background, "background", "b", false, "return when the mount is ready, and serve on in the background")
@@ -100,6 +103,10 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 		return usageError("--mode %s: three octal digits of read and write bits are wanted, such as 0660", o.mode)
 	}
 	gid := -1
+	escape, err := mayEscape(o.allowEscape)
+	if err != nil {
+		return usageError("--allow-escape: %w", err)
+	}
 	if o.group != "" {
 		if gid, err = lookupGroup(o.group); err != nil {
 			return usageError("--group %s: %w", o.group, err)
@@ -158,7 +165,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	})
 	server, err := fs.Mount(dir, manager, fs.Options{
 		AllowOther: o.allowOther, GID: gid, Mode: uint32(mode),
-		OpenTimeout: o.openTimeout, Log: o.logger, Debug: o.verbose > 1,
+		OpenTimeout: o.openTimeout, Escape: escape, Log: o.logger, Debug: o.verbose > 1,
 	})
 	if err != nil {
 		o.close(manager)
@@ -254,6 +261,31 @@ func (o *mountOptions) hint(w io.Writer, dir string, m *reader.Manager) {
   %[3]s list
 Ctrl-C here unmounts.
 `, dir, n, os.Args[0])
+}
+
+// everybody is what --allow-escape means without a USER; no user can have the name.
+const everybody = "*"
+
+// mayEscape says whom --allow-escape names.
+func mayEscape(names []string) (func(uid uint32) bool, error) {
+	named := make(map[uint32]bool)
+	for _, name := range names {
+		if name == everybody {
+			return func(uint32) bool { return true }, nil
+		}
+		uid, err := strconv.ParseUint(name, 10, 32)
+		if err != nil {
+			u, err := user.Lookup(name)
+			if err != nil {
+				return nil, err
+			}
+			if uid, err = strconv.ParseUint(u.Uid, 10, 32); err != nil {
+				return nil, err
+			}
+		}
+		named[uint32(uid)] = true
+	}
+	return func(uid uint32) bool { return named[uid] }, nil
 }
 
 func lookupGroup(name string) (int, error) {
