@@ -14,8 +14,8 @@ var errnos = []struct {
 	err   error
 	errno syscall.Errno
 }{
+	{reader.ErrGone, syscall.ENODEV}, // first: it ends whatever waits, and no signal came
 	{reader.ErrInterrupted, syscall.EINTR},
-	{reader.ErrGone, syscall.ENODEV},
 	{reader.ErrNoCard, syscall.ENOMEDIUM},
 	{reader.ErrStale, syscall.ESTALE},
 	{reader.ErrLocked, syscall.EBUSY},
@@ -46,7 +46,7 @@ func toErrno(err error) syscall.Errno {
 // waitErrno is toErrno for a call that waited with ctx: where the time given by
 // --open-timeout ended the waiting it was no signal.
 func waitErrno(ctx context.Context, err error) syscall.Errno {
-	if errors.Is(err, reader.ErrInterrupted) && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+	if toErrno(err) == syscall.EINTR && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		return syscall.ETIMEDOUT
 	}
 	return toErrno(err)

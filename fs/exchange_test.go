@@ -2,7 +2,6 @@ package fs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -422,24 +421,6 @@ func TestInterruptsLoseNothing(t *testing.T) {
 		}
 		t.Logf("3000 exchanges, %d interrupts", interrupts)
 	})
-}
-
-// The map of errors: each line of the contract's table, wrapped.
-func TestErrno(t *testing.T) {
-	for err, want := range map[error]syscall.Errno{
-		reader.ErrNoCard: syscall.ENOMEDIUM, reader.ErrGone: syscall.ENODEV, reader.ErrStale: syscall.ESTALE,
-		reader.ErrLocked: syscall.EBUSY, reader.ErrTimeout: syscall.ETIMEDOUT, reader.ErrProtocol: syscall.EPROTO,
-		reader.ErrUnsupported: syscall.EOPNOTSUPP, reader.ErrInvalid: syscall.EINVAL, reader.ErrInterrupted: syscall.EINTR,
-		reader.ErrNotReady: syscall.EAGAIN, reader.ErrMute: syscall.EIO, errors.New("anything else"): syscall.EIO, nil: 0,
-	} {
-		wrapped := err
-		if err != nil {
-			wrapped = fmt.Errorf("tried something: %w", err)
-		}
-		if got := toErrno(wrapped); got != want {
-			t.Errorf("%v: %v, want %v", err, got, want)
-		}
-	}
 }
 
 // "Several lines in one write are several commands, ... all are checked before
