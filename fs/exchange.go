@@ -154,12 +154,11 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 	if c.unread()+len(commands) > maxAnswers {
 		return 0, syscall.ENOBUFS
 	}
-	if !c.append {
-		c.out.seek(off)
+	if c.append {
+		c.out.move(off + int64(len(data)))
+	} else {
+		c.out.wrote(off, len(data))
 	}
-	// Reads go on where the kernel thinks the open is now.
-	c.out.pos = off + int64(len(data))
-	c.out.last = c.out.next
 	c.line = rest
 	if c.submit(commands...) {
 		c.later(c)

@@ -271,6 +271,33 @@ func TestReadAheadAndSeekBack(t *testing.T) {
 	})
 }
 
+// "seek(0), write, seek(0), read in a loop reads each command's own answer", however the
+// reads are cut.
+func TestSeekWriteSeekRead(t *testing.T) {
+	for _, size := range []int{1 << 17, 18, 17, 5} {
+		synctest.Test(t, func(t *testing.T) {
+			c := open(t, &fakeCard{}, rdwr)
+			for i := range 50 {
+				c.off = 0
+				c.mustWrite(fmt.Sprintf("00B000%02X\n", i))
+				synctest.Wait()
+				c.off = 0
+				got := ""
+				for !strings.HasSuffix(got, "\n") {
+					s, errno := c.read(size)
+					if errno != 0 || s == "" {
+						t.Fatalf("read %q, %v after %q", s, errno, got)
+					}
+					got += s
+				}
+				if want := fmt.Sprintf("00 B0 00 %02X 90 00\n", i); got != want {
+					t.Fatalf("command %d: %q", i, got)
+				}
+			}
+		})
+	}
+}
+
 // With O_APPEND the kernel writes at st_size, wherever the reads are, and goes on
 // from there.
 func TestAppend(t *testing.T) {

@@ -11,7 +11,7 @@ type stream struct {
 	pos  int64 // file offset of buf[next]
 }
 
-// seek moves to where a read or write wants to be. It is false where that is
+// seek moves to where a read wants to be. It is false where that is
 // beyond the position: a second chunk that sshfs asks for at once, or a
 // read-ahead.
 func (s *stream) seek(off int64) bool {
@@ -27,6 +27,20 @@ func (s *stream) seek(off int64) bool {
 	}
 	return true
 }
+
+// wrote moves to behind a write of n bytes at off. Where it comes from inside the last
+// read, a buffered reader has used part of what it read ahead: the rest can be had again.
+// From the first byte of the last read, that was used and the program began anew, as
+// seek(0), write, seek(0), read does over and over.
+func (s *stream) wrote(off int64, n int) {
+	if back := s.pos - off; back > 0 && back < int64(s.next-s.last) {
+		s.next -= int(back)
+	}
+	s.move(off + int64(n))
+}
+
+// move makes off the position of what is to be read next; nothing can be put back.
+func (s *stream) move(off int64) { s.pos, s.last = off, s.next }
 
 // ready is how many bytes can be read without waiting.
 func (s *stream) ready() int { return len(s.buf) - s.next }

@@ -44,6 +44,51 @@ func TestStreamSeek(t *testing.T) {
 	}
 }
 
+// "A WRITE gives bytes back only from behind the first byte of the last read": what comes
+// next on the open after reads and writes at these offsets, from "abcdefghij".
+func TestStreamWrite(t *testing.T) {
+	type step struct {
+		off  int64
+		n    int
+		want string // of a read; "W": a write
+	}
+	for _, tt := range []struct {
+		name  string
+		steps []step
+	}{
+		{"in turn", []step{{0, 2, "ab"}, {2, 5, "W"}, {7, 2, "cd"}, {9, 5, "W"}, {14, 2, "ef"}}},
+		{"over and over from 0", []step{{0, 5, "W"}, {0, 3, "abc"}, {0, 5, "W"}, {0, 3, "def"}, {0, 5, "W"}, {0, 3, "ghi"}}},
+		{"over and over, read where the write ended", []step{{0, 5, "W"}, {5, 3, "abc"}, {0, 5, "W"}, {5, 3, "def"}}},
+		{"a part was used", []step{{0, 6, "abcdef"}, {2, 5, "W"}, {7, 9, "cdefghij"}}},
+		{"all but a byte was used", []step{{0, 6, "abcdef"}, {5, 5, "W"}, {10, 9, "fghij"}}},
+		{"a byte was used", []step{{0, 6, "abcdef"}, {1, 5, "W"}, {6, 9, "bcdefghij"}}},
+		{"from the first byte", []step{{4, 0, "W"}, {4, 6, "abcdef"}, {4, 5, "W"}, {9, 9, "ghij"}}},
+		{"before the first byte", []step{{4, 0, "W"}, {4, 6, "abcdef"}, {3, 5, "W"}, {8, 9, "ghij"}}},
+		{"where the read ended", []step{{0, 6, "abcdef"}, {6, 5, "W"}, {11, 9, "ghij"}}},
+		{"beyond", []step{{0, 6, "abcdef"}, {60, 5, "W"}, {65, 9, "ghij"}}},
+		{"not of the read before the last", []step{{0, 3, "abc"}, {3, 3, "def"}, {2, 5, "W"}, {7, 9, "ghij"}}},
+		{"twice, and only once given back", []step{{0, 6, "abcdef"}, {2, 5, "W"}, {4, 5, "W"}, {9, 9, "cdefghij"}}},
+		{"a read cannot step back behind a write", []step{{0, 6, "abcdef"}, {6, 5, "W"}, {8, 2, "gh"}, {8, 2, "gh"}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := stream{buf: []byte("abcdefghij")}
+			for _, st := range tt.steps {
+				if st.want == "W" {
+					s.wrote(st.off, st.n)
+					continue
+				}
+				got := "EOF"
+				if s.seek(st.off) {
+					got = string(s.read(make([]byte, st.n)))
+				}
+				if got != st.want {
+					t.Errorf("read of %d at %d gave %q, want %q", st.n, st.off, got, st.want)
+				}
+			}
+		})
+	}
+}
+
 // Whatever is read ahead and put back, a reader that knows what it has not used
 // sees every byte once, and the stream forgets what was read long ago.
 func TestStreamReadAhead(t *testing.T) {
