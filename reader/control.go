@@ -154,7 +154,11 @@ func (b *Bay) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
 		}
 		l.tracef("> escape [%d bytes]", len(p))
 		answer, err := e.Escape(b.ctx, p)
-		l.tracef("< escape [%d bytes] %v", len(answer), err)
+		if err != nil {
+			l.tracef("! %v", err)
+		} else {
+			l.tracef("< escape [%d bytes]", len(answer))
+		}
 		return answer, err
 	})
 }
@@ -183,7 +187,11 @@ func (b *Bay) Input(ctx context.Context, in KeyInput, by Caller) ([]byte, error)
 		}
 		l.tracef("> keypad %q", in.Prompt)
 		keys, err := keypad.Input(b.ctx, in)
-		l.tracef("< keypad [masked] %v", err)
+		if err != nil {
+			l.tracef("! %v", err)
+		} else {
+			l.tracef("< keypad %s", masked)
+		}
 		if errors.Is(err, ErrTimeout) || errors.Is(err, ErrCancelled) {
 			ended, err = err, nil
 		}
@@ -236,8 +244,10 @@ func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func
 		answer, err := l.enterPIN(template, func(prologue [3]byte, dst []byte) ([]byte, error) {
 			return enter(pad, prologue, dst)
 		})
-		if err == nil && len(answer) >= 2 {
-			l.tracef("< PIN pad: SW % X", answer[len(answer)-2:])
+		if err != nil {
+			l.tracef("! %v", err)
+		} else {
+			l.tracef("< PIN pad: %s", maskedAnswer(answer))
 		}
 		return answer, err
 	})
@@ -246,9 +256,9 @@ func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func
 // enterPIN runs the exchange whose command the reader completes. Under T=1 at
 // TPDU level the block's prologue is ours and the card's block comes back, so
 // that the machine's sequence numbers go on.
-func (l *link) enterPIN(template []byte, enter func(prologue [3]byte, dst []byte) ([]byte, error)) ([]byte, error) {
-	l.masked = true
-	defer func() { l.masked = false }()
+func (l *link) enterPIN(template []byte, enter func(prologue [3]byte, dst []byte) ([]byte, error)) (answer []byte, err error) {
+	l.conceal(nil) // whatever the command is
+	defer func() { l.reveal(err) }()
 	if l.t1 == nil {
 		return enter([3]byte{}, nil)
 	}

@@ -509,7 +509,7 @@ func TestControlTrace(t *testing.T) {
 				t.Errorf("%q shows:\n%s%s", secret, lines, b.Info().Lines())
 			}
 		}
-		for _, want := range []string{"> PIN pad: 00 20 00 01", "< PIN pad: SW 63 C2", `> keypad "Code?"`, "> escape [4 bytes]", `> display "Hello"`} {
+		for _, want := range []string{"> PIN pad: 00 20 00 01", "< PIN pad: [masked] 63 C2", `> keypad "Code?"`, "> escape [4 bytes]", `> display "Hello"`} {
 			if !strings.Contains(lines, want) {
 				t.Errorf("%q does not show:\n%s", want, lines)
 			}

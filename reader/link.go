@@ -24,7 +24,11 @@ type link struct {
 	machine iso7816.Machine // nil: C-APDUs go to the reader as they are
 	t1      *iso7816.T1     // machine, if that is T=1
 	rx      []byte          // receive buffer
-	masked  bool            // what is exchanged now holds reference data
+
+	masked     bool // what is exchanged now is secret
+	wireMasked bool // and so is what the card says now
+	fetched    bool // the last command was, and so is what GET RESPONSE fetches
+	late       bool // it failed: the card may not have said everything
 }
 
 // powerUp activates or resets the card, agrees on protocol want (-1: the
@@ -198,6 +202,7 @@ func (l *link) pps(ctx context.Context, t int, ta1 byte) (byte, error) {
 
 // setUp makes the machine for what was agreed on.
 func (l *link) setUp(ctx context.Context) error {
+	l.fetched, l.late = false, false
 	if l.params.T == 0 {
 		c := iso7816.T0Config{Params: l.params, ClockHz: l.traits.ClockHz}
 		switch l.traits.Level {
@@ -278,20 +283,19 @@ func (l *link) expire() (step iso7816.Step, expired bool, until time.Time) {
 
 // transmit exchanges a C-APDU for an R-APDU, which it appends to dst.
 func (l *link) transmit(capdu, dst []byte) ([]byte, error) {
-	// Whether or not anybody follows the trace: one may begin in the middle.
-	l.masked = len(capdu) < 4 || secret(capdu[1])
+	l.conceal(capdu)
 	if l.traced() {
 		l.traceAPDU('>', capdu)
 	}
 	answer, err := l.exchange(capdu, dst)
 	if l.traced() {
 		if err != nil {
-			l.tracef("! %v", err)
+			l.traceError(err)
 		} else {
 			l.traceAPDU('<', answer[len(dst):])
 		}
 	}
-	l.masked = false
+	l.reveal(err)
 	return answer, err
 }
 

@@ -118,6 +118,6 @@ func pinOrder(what string, b []byte, fixed int) (binary.ByteOrder, error) {
 	case binary.BigEndian.Uint32(at):
 		return binary.BigEndian, nil
 	default:
-		return nil, fmt.Errorf("%s: ulDataLength % X does not fit the %d bytes of abData: %w", what, at, n, ErrInvalid)
+		return nil, fmt.Errorf("%s: ulDataLength does not fit the %d bytes of abData: %w", what, n, ErrInvalid)
 	}
 }

@@ -130,11 +130,11 @@ func checkPPS(p []byte) error {
 // the answer to an S(IFS request). The EDC is an LRC.
 func cutBlock(p []byte) ([]byte, error) {
 	if len(p) < 4 {
-		return nil, fmt.Errorf("% X is no T=1 block: %w", p, reader.ErrProtocol)
+		return nil, fmt.Errorf("%d bytes are no T=1 block: %w", len(p), reader.ErrProtocol)
 	}
 	n := 3 + int(p[2]) + 1
 	if n > len(p) {
-		return nil, fmt.Errorf("% X: LEN announces a block of %d bytes, %d came: %w", p, n, len(p), reader.ErrProtocol)
+		return nil, fmt.Errorf("LEN announces a block of %d bytes, %d came: %w", n, len(p), reader.ErrProtocol)
 	}
 	return p[:n], nil
 }

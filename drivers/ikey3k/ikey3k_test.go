@@ -224,7 +224,7 @@ func TestAnswers(t *testing.T) {
 		{"block with surplus", getBlock, "00 00 02 90 00 92 40 98 C1", nil, ""},
 		{"block of 255 bytes", getBlock, "00 00 FB" + strings.Repeat("00", 251) + "FB", nil, ""},
 		{"block cut", getBlock, "00 00 02 90 00", reader.ErrProtocol, "block of 6 bytes, 5 came"},
-		{"block of three bytes", getBlock, "00 00 00", reader.ErrProtocol, "00 00 00 is no T=1 block"},
+		{"block of three bytes", getBlock, "00 00 00", reader.ErrProtocol, "3 bytes are no T=1 block"},
 		{"block empty", getBlock, "", reader.ErrProtocol, "no T=1 block"},
 		{"LEN FF", getBlock, "00 00 FF" + strings.Repeat("00", 252), reader.ErrProtocol, "block of 259 bytes, 255 came"},
 	} {

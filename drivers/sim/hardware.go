@@ -228,11 +228,8 @@ func (r *plainReader) silence(ctx context.Context, t reader.Transfer, got int) e
 	case t.Want > 0:
 		return r.fail("exchange", fmt.Errorf("%d of %d characters came: %w", got, t.Want, reader.ErrTimeout))
 	}
-	return r.fail("exchange", fmt.Errorf("no answer to % X… within %v: %w", head(t.Out), wait, reader.ErrTimeout))
+	return r.fail("exchange", fmt.Errorf("no answer to %d bytes within %v: %w", len(t.Out), wait, reader.ErrTimeout))
 }
-
-// head is what an error may show of a message: never data, which may be a PIN.
-func head(p []byte) []byte { return p[:min(len(p), 4)] }
 
 // defaultWait is how long a reader that keeps the time itself waits.
 const defaultWait = 10 * time.Second

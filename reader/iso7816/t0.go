@@ -139,7 +139,7 @@ func (t *T0) Start(capdu, dst []byte) Step {
 	case t.cfg.Mode == T0APDU: // what the carrier does with them is its matter
 	case cmd.INS&0xF0 == 0x60 || cmd.INS&0xF0 == 0x90:
 		// Its acknowledgement would look like SW1 (ISO/IEC 7816-3:2006 §10.3.2).
-		return Step{Done: true, Err: invalid("INS %02X cannot be sent over T=0: 6x and 9x are reserved", cmd.INS)}
+		return Step{Done: true, Err: invalid("an INS of 6x or 9x cannot be sent over T=0: it is reserved")}
 	case t.cfg.Mode == T0Character && cmd.CLA == 0xFF:
 		return Step{Done: true, Err: invalid("CLA FF cannot be sent over T=0: it begins a PPS")}
 	}
@@ -260,7 +260,7 @@ func (t *T0) procedure(b byte) Step {
 	case b == ins^0xFF, b == ins^0xFE:
 		one = true
 	default:
-		return t.broken(ErrProtocol, fmt.Sprintf("procedure byte %02X after INS %02X", b, ins))
+		return t.broken(ErrProtocol, "the procedure byte is neither NULL, nor INS, nor SW1")
 	}
 	if out := t.out[t.sent:]; len(out) > 0 {
 		if one {
@@ -281,7 +281,7 @@ func (t *T0) procedure(b byte) Step {
 		t.acked = true // case 1: some cards acknowledge that there is nothing
 		return Step{Want: 1, Wait: t.wwt}
 	}
-	return t.broken(ErrProtocol, fmt.Sprintf("procedure byte %02X asks for more than the %d data bytes there are", b, max(t.in, len(t.out))))
+	return t.broken(ErrProtocol, "the procedure byte asks for more data than there are")
 }
 
 // wait grants another work waiting time.

@@ -38,6 +38,7 @@ type runner struct {
 	deps    map[string][]string      // by tested package: what its tests are built from
 	limits  map[string]time.Duration // by stage: what its slowest package may take
 	copied  bool                     // the tree, to scratch/tree, for edits of C
+	flaky   []string                 // tests that failed once, and not again
 }
 
 func (r *runner) open(ctx context.Context) error {
@@ -150,6 +151,11 @@ func (r *runner) bound(ctx context.Context, packages []string) (time.Duration, e
 		return limit, nil
 	}
 	out, err := r.run(ctx, r.top, "GOFLAGS="+os.Getenv("GOFLAGS"), r.args(5*time.Minute, packages)...)
+	for found := failed.FindSubmatch(out); err != nil && found != nil && len(r.flaky) < 10; found = failed.FindSubmatch(out) {
+		fmt.Fprintf(os.Stderr, "fails without an edit, left out: %s\n", found[1])
+		r.flaky = append(r.flaky, string(found[1]))
+		out, err = r.run(ctx, r.top, "GOFLAGS="+os.Getenv("GOFLAGS"), r.args(5*time.Minute, packages)...)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("without an edit: %w\n%s", err, out)
 	}
@@ -164,11 +170,15 @@ func (r *runner) bound(ctx context.Context, packages []string) (time.Duration, e
 }
 
 func (r *runner) args(limit time.Duration, packages []string) []string {
+	skip := strings.Join(append([]string{r.skip}, r.flaky...), "|")
 	return append([]string{"test", "-count=1", "-vet=off", "-failfast", "-timeout", limit.String(),
-		"-p", strconv.Itoa(r.jobs), "-skip", r.skip}, packages...)
+		"-p", strconv.Itoa(r.jobs), "-skip", skip}, packages...)
 }
 
-var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)|^panic: (test timed out|.*)|^(FAIL)\s+(\S+)`)
+var (
+	failed = regexp.MustCompile(`(?m)^--- FAIL: (\S+)`)
+	died   = regexp.MustCompile(`(?m)^panic: (test timed out|.*)|^WARNING: (DATA RACE)`)
+)
 
 func (r *runner) test(ctx context.Context, m mutant, dir, flags string) (what, by string, err error) {
 	for _, packages := range r.stages(m) {
@@ -176,6 +186,7 @@ func (r *runner) test(ctx context.Context, m mutant, dir, flags string) (what, b
 		if err != nil {
 			return "", "", err
 		}
+	again:
 		out, err := r.run(ctx, dir, flags, r.args(limit, packages)...)
 		if err == nil {
 			continue
@@ -186,12 +197,22 @@ func (r *runner) test(ctx context.Context, m mutant, dir, flags string) (what, b
 		if bytes.Contains(out, []byte("[build failed]")) {
 			return unbuilt, "", nil
 		}
-		name := "a hang"
-		// The last of the indented names is the subtest.
-		if found := failed.FindSubmatch(out); found != nil {
-			name = string(bytes.Join(found[1:], nil))
+		if found := died.FindSubmatch(out); found != nil {
+			return killed, "by " + oneLine(string(bytes.Join(found[1:], nil))) + " ", nil
 		}
-		return killed, "by " + oneLine(name) + " ", nil
+		found := failed.FindSubmatch(out)
+		if found == nil {
+			return killed, "by a hang ", nil
+		}
+		// A test that fails now and then says nothing.
+		name := string(found[1])
+		args := r.args(limit, packages)
+		if _, err := r.run(ctx, dir, flags, append(args, "-run", "^"+name+"$")...); err == nil && ctx.Err() == nil {
+			fmt.Fprintf(os.Stderr, "flaky: %s\n", name)
+			r.flaky = append(r.flaky, name)
+			goto again
+		}
+		return killed, "by " + name + " ", nil
 	}
 	return survived, "", nil
 }
