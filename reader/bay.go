@@ -83,7 +83,7 @@ func newBay(m *Manager, u *unit, number, index int) *Bay {
 		manager: m, unit: u, number: number, index: index,
 		name:    lastingName(u.dev, index),
 		since:   time.Now(),
-		log:     m.log.With("slot", number, "driver", u.dev.Driver),
+		log:     LimitLog(m.log).With("slot", number, "driver", u.dev.Driver),
 		turn:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
 	}

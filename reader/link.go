@@ -37,7 +37,7 @@ func (l *link) powerUp(ctx context.Context, how Reset, want int) (atr []byte, p 
 	l.machine, l.t1, l.dead = nil, nil, false
 	// ISO/IEC 7816-3:2006 §6.2.3 allows up to three attempts before the card is
 	// rejected: a cold one as the second is what revives most.
-	negotiate, mayRetry := true, true
+	negotiate, retries := true, 2
 	for {
 		atr, p, offered, err = l.activate(ctx, how, want, negotiate)
 		var refused *negotiationError
@@ -47,8 +47,9 @@ func (l *link) powerUp(ctx context.Context, how Reset, want int) (atr []byte, p 
 			// protocol at the default rate.
 			how, negotiate = Cold, false
 			continue
-		case mayRetry && (errors.Is(err, ErrMute) || errors.Is(err, ErrStale) || errors.Is(err, ErrProtocol) || errors.Is(err, ErrTimeout)):
-			how, mayRetry = Cold, false
+		case retries > 0 && (errors.Is(err, ErrMute) || errors.Is(err, ErrStale) || errors.Is(err, ErrProtocol) || errors.Is(err, ErrTimeout)):
+			how = Cold
+			retries--
 			continue
 		}
 		break
@@ -234,7 +235,7 @@ func (l *link) setUp(ctx context.Context) error {
 // over.
 func (l *link) run(ctx context.Context, step iso7816.Step) error {
 	until, expired := l.limit(ctx), false
-	for !step.Done {
+	for sent := 0; !step.Done; sent++ {
 		x := Transfer{
 			Out: step.Send, Want: step.Want, Wait: step.Wait, WTX: step.WTX,
 			Until: until, Extended: l.extended,
@@ -260,6 +261,10 @@ func (l *link) run(ctx context.Context, step iso7816.Step) error {
 		if err != nil && (errors.Is(err, ErrGone) || errors.Is(err, ErrNoCard) || errors.Is(err, ErrStale) || ctx.Err() != nil) {
 			l.dead = true
 			l.bay.answered()
+			if sent > 0 && errors.Is(err, ErrStale) {
+				// The card has seen something before it lost its power.
+				return fmt.Errorf("the card lost its power during the exchange (%v): %w", err, ErrTimeout)
+			}
 			return err
 		}
 		if !expired && errors.Is(err, ErrTimeout) && !time.Now().Before(until) {

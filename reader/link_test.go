@@ -293,6 +293,32 @@ func TestMuteThenRefused(t *testing.T) {
 	})
 }
 
+// ISO/IEC 7816-3:2006 §6.2.3: up to three attempts before the card is rejected.
+func TestThreeAttempts(t *testing.T) {
+	for _, failure := range []error{ErrMute, ErrProtocol, ErrTimeout} {
+		for bad := range 4 {
+			bubble(t, Options{}, func(t *testing.T, r *rig) {
+				slot := newFakeSlot(t)
+				n := 0
+				slot.power = func(context.Context, Reset) ([]byte, error) {
+					if n++; n <= bad {
+						return nil, failure
+					}
+					return atrT1, nil
+				}
+				_, b := r.plug(Device{}, slot)
+				_, err := b.Open(context.Background(), someone())
+				if bad < 3 && err != nil || bad == 3 && !errors.Is(err, failure) {
+					t.Errorf("%v, %d times: %v", failure, bad, err)
+				}
+				if n != min(3, bad+1) {
+					t.Errorf("%v, %d times: %d attempts", failure, bad, n)
+				}
+			})
+		}
+	}
+}
+
 // What a card may send instead of an ATR. Where the host must speak with it, it
 // cannot be used; where the reader does, it may be.
 func TestMalformedATR(t *testing.T) {
@@ -438,7 +464,7 @@ func TestCommandFindsTheCardWithoutPower(t *testing.T) {
 		_, b := r.plug(Device{}, slot)
 		_, err := b.Open(context.Background(), someone())
 		wantErr(t, "open", err, ErrMute) // of S(IFS request)
-		if errors.Is(err, ErrStale) || slot.count("power on cold") != 2 {
+		if errors.Is(err, ErrStale) || slot.count("power on cold") != 3 {
 			t.Errorf("open: %v; %q", err, slot.calls())
 		}
 	})

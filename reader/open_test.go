@@ -62,8 +62,8 @@ func TestFailedPowerUpIsSharedThenRetried(t *testing.T) {
 			_, err := o.get()
 			wantErr(t, "open", err, ErrMute)
 		}
-		// ISO/IEC 7816-3 allows another attempt before the card is rejected.
-		if want := []string{"power on cold", "power on cold", "power off"}; !slices.Equal(slot.calls(), want) {
+		// ISO/IEC 7816-3 allows three attempts before the card is rejected.
+		if want := []string{"power on cold", "power on cold", "power on cold", "power off"}; !slices.Equal(slot.calls(), want) {
 			t.Errorf("calls: %q, want %q", slot.calls(), want)
 		}
 		if i := b.Info(); i.State != "present" || !errors.Is(i.Err, ErrMute) {
