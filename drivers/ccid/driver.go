@@ -54,6 +54,7 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	log = reader.LimitLog(log)
 	only := anyInterface
 	if p, ok := dev.Params["interface"]; ok {
 		n, err := strconv.ParseUint(p, 0, 8)
@@ -201,7 +202,7 @@ func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
 // contact is the first command: what an earlier user of the reader left in it
 // is read over, or aborted.
 func (f *function) contact(ctx context.Context) error {
-	limit := statusLimit * time.Duration(f.openFactor*f.factor)
+	limit := times(statusLimit, f.openFactor*f.factor)
 	_, err := f.pipe.lanes[0].do(ctx, command{kind: cmdSlotStatus}, nil, limit)
 	if failed := (*Error)(nil); err == nil || errors.As(err, &failed) || ctx.Err() != nil {
 		return ctx.Err()
@@ -219,12 +220,7 @@ func (f *function) contact(ctx context.Context) error {
 // noContact is the error of a device with which nothing can be begun. One that
 // is still plugged in has failed, and is not gone.
 func (f *function) noContact(err error) error {
-	select {
-	case <-f.conn.Gone():
-		return fmt.Errorf("ccid: interface %d: first contact: %w", f.Number, err)
-	default:
-	}
-	if errors.Is(err, reader.ErrGone) {
+	if !f.left() && errors.Is(err, reader.ErrGone) {
 		return fmt.Errorf("ccid: interface %d: the reader does not answer, not after a USB reset either; plug it in anew: %w", f.Number, reader.ErrTimeout)
 	}
 	return fmt.Errorf("ccid: interface %d: first contact: %w", f.Number, err)
@@ -248,14 +244,22 @@ func (f *function) watch() {
 	}
 }
 
+// left tells whether the device is gone.
+func (f *function) left() bool {
+	select {
+	case <-f.conn.Gone():
+		return true
+	default:
+		return false
+	}
+}
+
 // leave tells the core that the device left.
 func (r *ifd) leave() { r.once.Do(func() { close(r.gone) }) }
 
 // fail tells the core the same of a device that is still there but dead.
 func (f *function) fail() {
-	select {
-	case <-f.conn.Gone():
-	default:
+	if !f.left() {
 		f.broken.Store(true)
 	}
 	f.leave()

@@ -104,9 +104,15 @@ func (s *emuSlot) powerOn(ctx context.Context, power byte) emuReply {
 	if c.Features&(AutoParamsATR|AutoNegotiate|AutoPPS) != 0 || c.Level >= reader.ShortAPDU {
 		s.proto, s.block = a.block(a.first, s.agreed)
 	}
-	if c.Features&AutoNegotiate != 0 && !a.specific && a.ta1 != 0x11 {
-		s.negotiate(a.first, a.ta1)
-		s.proto, s.block = a.block(a.first, s.agreed)
+	if c.Features&AutoNegotiate != 0 && !a.specific {
+		t := a.first
+		if c.PrefersT1 && a.t1 {
+			t = 1
+		}
+		if t != a.first || a.ta1 != 0x11 {
+			s.negotiate(t, a.ta1)
+			s.proto, s.block = a.block(t, s.agreed)
+		}
 	}
 	return emuReply{data: atr}
 }
@@ -332,6 +338,7 @@ var (
 // emuATR is what a reader needs of an ATR.
 type emuATR struct {
 	inverse, specific   bool
+	t1                  bool // offers T=1
 	first               byte
 	ta1, tc1, tc2       byte
 	ifsc, waiting, edcs byte
@@ -377,6 +384,7 @@ func readATR(atr []byte) emuATR {
 		}
 		t, y = atr[at]&15, atr[at]>>4
 		at++
+		a.t1 = a.t1 || t == 1
 		if i == 1 {
 			a.first = t
 		}

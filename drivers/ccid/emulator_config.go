@@ -45,6 +45,10 @@ type Config struct {
 	// ExtensionEvery is how often the reader asks for more time while the card
 	// works; 0 means 500 ms.
 	ExtensionEvery time.Duration
+	// PrefersT1: with AutoNegotiate the reader takes T=1 where the card has it.
+	PrefersT1 bool
+	// Protocols is dwProtocols; 0 means 3.
+	Protocols uint32
 	// EMV has the reader start in EMV mode: IccPowerOn fails with BB until
 	// Escape 1F 01.
 	EMV bool
@@ -85,6 +89,9 @@ func (c Config) complete() Config {
 	def(&c.DataRate, 9600)
 	def(&c.MaxRate, 344086)
 	def(&c.PacketSize, 64)
+	if c.Protocols == 0 {
+		c.Protocols = 3
+	}
 	if c.Voltages == 0 {
 		c.Voltages = 7
 	}

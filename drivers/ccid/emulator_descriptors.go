@@ -135,7 +135,7 @@ func (c *Config) classDescriptor() []byte {
 	le.PutUint16(d[2:], 0x0110)
 	d[4] = byte(c.Slots - 1)
 	d[5] = c.Voltages
-	le.PutUint32(d[6:], 3)
+	le.PutUint32(d[6:], c.Protocols)
 	le.PutUint32(d[10:], uint32(c.Clock))
 	le.PutUint32(d[14:], uint32(c.Clock))
 	le.PutUint32(d[19:], uint32(c.DataRate))

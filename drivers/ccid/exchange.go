@@ -2,6 +2,7 @@ package ccid
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,32 +23,62 @@ const maxResponse = 65538
 
 // Exchange is XfrBlock, or as many as chaining takes.
 func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
+	s.lane.until, s.lane.extended = t.Until, t.Extended
+	rx, halfway, err := s.exchange(ctx, &t, dst)
+	s.lane.until, s.lane.extended = time.Time{}, nil
+	if err != nil {
+		return nil, s.ended(ctx, halfway, err)
+	}
+	return rx, nil
+}
+
+func (s *slot) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx []byte, halfway bool, err error) {
 	limit := s.pace.limit(s.characterCount(t), t.WTX)
 	switch level := s.level(); {
 	case level == reader.Character:
-		return s.characters(ctx, t, dst, limit)
+		rx, err = s.characters(ctx, t, dst, limit)
+		return rx, false, err
 	case level == reader.ExtendedAPDU, s.chains:
 		room := int(s.MaxMessage) - headerLen
 		return chained(ctx, s, room, t.Out, dst, limit)
 	}
 	if err := s.fits("command", len(t.Out)); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	a, err := s.xfr(ctx, t.WTX, chainWhole, t.Out, limit)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if a.param != chainFirst || s.level() != reader.ShortAPDU {
-		return append(dst, a.data...), nil
+		return append(dst, a.data...), false, nil
 	}
 	// A reader that chains, which its level does not know of.
-	return collect(ctx, s, a, dst, limit)
+	rx, err = collect(ctx, s, a, dst, limit)
+	return rx, true, err
+}
+
+// ended sees to it that nothing of an exchange that failed is left for the next. One
+// that was given up half-way leaves a reader that waits for the rest of a command, or
+// holds the rest of a response: the card loses its power, and the reader both.
+func (s *slot) ended(ctx context.Context, halfway bool, err error) error {
+	var failed *Error
+	if errors.As(err, &failed) {
+		// A reader that was reset says at once that the card has no power; one whose
+		// card is mute and lost its power for that waited for the card before.
+		failed.waited = halfway || s.pace.wait > 0 && failed.took >= s.pace.wait/2
+	}
+	if halfway && !errors.Is(err, reader.ErrGone) && !errors.Is(err, reader.ErrNoCard) {
+		if off := s.PowerOff(context.WithoutCancel(ctx)); off != nil {
+			err = fmt.Errorf("%w; power off: %w", err, off)
+		}
+	}
+	return err
 }
 
 // characterCount is how many characters one XfrBlock may move at most between
 // reader and card: at APDU levels one message's worth of the command and of the
 // response that it asks for.
-func (f *function) characterCount(t reader.Transfer) int {
+func (f *function) characterCount(t *reader.Transfer) int {
 	const overhead = 16 // headers, status words, GET RESPONSE, epilogues
 	n := len(t.Out)
 	switch {
@@ -77,7 +108,7 @@ type mover interface {
 
 // characters sends t.Out and receives t.Want characters (CCID 1.1 §3.2.4:
 // wLevelParameter is how many the answer shall have).
-func (s *slot) characters(ctx context.Context, t reader.Transfer, dst []byte, limit time.Duration) ([]byte, error) {
+func (s *slot) characters(ctx context.Context, t *reader.Transfer, dst []byte, limit time.Duration) ([]byte, error) {
 	out, want := t.Out, t.Want
 	room := int(s.MaxMessage) - headerLen
 	if s.long {
@@ -117,7 +148,10 @@ func (s *slot) characters(ctx context.Context, t reader.Transfer, dst []byte, li
 //	> 01 data   < 10      > 03 data   < 10      > 02 data   < 01 data
 //	                                            > 10        < 03 data
 //	                                            > 10        < 02 data
-func chained(ctx context.Context, m mover, room int, capdu, dst []byte, limit time.Duration) ([]byte, error) {
+//
+// With an error, halfway says that the exchange had begun: the other side still has
+// a part of the command or of the response.
+func chained(ctx context.Context, m mover, room int, capdu, dst []byte, limit time.Duration) (rx []byte, halfway bool, err error) {
 	level := uint16(chainWhole)
 	for rest, first := capdu, true; ; first = false {
 		part := rest
@@ -132,13 +166,14 @@ func chained(ctx context.Context, m mover, room int, capdu, dst []byte, limit ti
 		rest = rest[len(part):]
 		a, err := m.xfr(ctx, 0, level, part, limit)
 		if err != nil {
-			return nil, err
+			return nil, !first, err
 		}
 		if len(rest) == 0 {
-			return collect(ctx, m, a, dst, limit)
+			rx, err = collect(ctx, m, a, dst, limit)
+			return rx, true, err
 		}
 		if a.param != chainEmpty || len(a.data) > 0 {
-			return nil, fmt.Errorf("ccid: XfrBlock: %d bytes with bChainParameter %02X where the next part of the command is due; this reader does not take commands of more than %d bytes: %w",
+			return nil, true, fmt.Errorf("ccid: XfrBlock: %d bytes with bChainParameter %02X where the next part of the command is due; this reader does not take commands of more than %d bytes: %w",
 				len(a.data), a.param, room, reader.ErrProtocol)
 		}
 	}
@@ -146,6 +181,7 @@ func chained(ctx context.Context, m mover, room int, capdu, dst []byte, limit ti
 
 // collect appends a response that came whole, or begins with a.
 func collect(ctx context.Context, m mover, a answer, dst []byte, limit time.Duration) ([]byte, error) {
+	last := time.Now().Add(exchangeLimit)
 	for start, empty := len(dst), 0; ; {
 		dst = append(dst, a.data...)
 		switch a.param {
@@ -162,6 +198,9 @@ func collect(ctx context.Context, m mover, a answer, dst []byte, limit time.Dura
 		}
 		if len(dst)-start > maxResponse || empty > noiseLimit {
 			return nil, fmt.Errorf("ccid: XfrBlock: %d bytes and no end of the response: %w", len(dst)-start, reader.ErrProtocol)
+		}
+		if time.Now().After(last) {
+			return nil, fmt.Errorf("ccid: XfrBlock: no end of the response in %v: %w", exchangeLimit, reader.ErrTimeout)
 		}
 		var err error
 		if a, err = m.xfr(ctx, 0, chainEmpty, nil, limit); err != nil {

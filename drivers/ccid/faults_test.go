@@ -48,7 +48,7 @@ func TestFaults(t *testing.T) {
 		{"silence", Fault{Kind: Silence}, silent},
 		{"hang until reset", Fault{Kind: Hang}, outcome{reader.ErrTimeout, 25 * time.Second, false}},
 		{"hang for ever", Fault{Kind: Stone}, outcome{reader.ErrGone, 30 * time.Second, true}},
-		{"endless time extension", Fault{Kind: Endless}, outcome{reader.ErrTimeout, extensionLimit + 10*time.Second, false}},
+		{"endless time extension", Fault{Kind: Endless}, outcome{reader.ErrTimeout, exchangeLimit + 10*time.Second, false}},
 		{"parity error", Fault{Kind: Fail, Code: 0xFD}, protocol},
 		{"hardware error", Fault{Kind: Fail, Code: 0xFB}, protocol},
 		{"mute", Fault{Kind: Fail, Code: 0xFE}, outcome{reader.ErrTimeout, soon, false}},

@@ -42,29 +42,33 @@ const (
 //	XFR_BLOCK header --> busy* --> ready: XFR_BLOCK data   --> busy* --> SW: DATA_BLOCK 2
 //	                       |  '--> ready: DATA_BLOCK Le    --> busy* --> SW: DATA_BLOCK 2
 //	                       '-----> SW: DATA_BLOCK 2
+//
+// Neither version numbers its messages. So an answer that was not fetched to its end
+// would be that of the next command: an exchange that fails anywhere between its
+// first XFR_BLOCK and the whole of its last DATA_BLOCK ends with ICC_POWER_OFF.
 type iccd struct {
 	*function
-	active bool
+	active bool // the card was activated by us, and nothing has taken its power since
+	unsure bool // the device may hold an answer, and could not be told to forget it
 	atr    []byte
 	pace   pace
 	buf    []byte
 	silent int // control transfers in a row that timed out
+	until  time.Time
+	more   func() // reader.Transfer's Extended
 }
 
 var (
 	_ reader.Slot             = (*iccd)(nil)
 	_ reader.Notifier         = (*iccd)(nil)
+	_ reader.ProtocolLister   = (*iccd)(nil)
 	_ reader.ProtocolSelector = (*iccd)(nil)
 )
 
 // openICCD takes the power off the card, whatever state an earlier user left it in.
 func (f *function) openICCD(ctx context.Context) (*iccd, error) {
 	s := &iccd{function: f, buf: make([]byte, min(max(int(f.MaxMessage), 512), iccdMost))}
-	err := s.PowerOff(ctx)
-	if errors.Is(err, usb.ErrStall) {
-		err = nil // no power, nothing to take off
-	}
-	if err != nil {
+	if err := s.PowerOff(ctx); err != nil {
 		return nil, f.noContact(err)
 	}
 	return s, nil
@@ -82,11 +86,15 @@ func (s *iccd) control(ctx context.Context, what string, typ, request uint8, val
 		s.silent = 0
 		return n, nil
 	case errors.Is(err, usb.ErrTimeout):
+		s.active = false // by the reset, if not before
 		if s.silent++; s.silent > 1 || s.conn.Reset(context.WithoutCancel(ctx)) != nil {
 			s.silent = -1
 			s.fail()
 			err = reader.ErrGone
 		}
+	case errors.Is(err, usb.ErrReset):
+		s.active, s.silent = false, 0
+		err = fmt.Errorf("%w: %w", err, reader.ErrProtocol)
 	case errors.Is(err, usb.ErrStall), errors.Is(err, usb.ErrOverflow):
 		s.silent = 0
 		err = fmt.Errorf("%w: %w", err, reader.ErrProtocol)
@@ -110,13 +118,20 @@ func (s *iccd) Status(ctx context.Context) (reader.Status, error) {
 	if n < 2 {
 		return reader.Absent, fmt.Errorf("ccid: ICCD SLOT_STATUS of %d bytes: %w", n, reader.ErrProtocol)
 	}
-	switch b[1] & iccMask {
+	return s.note(b[1]), nil
+}
+
+// note keeps what a status of version B says of the card: bmICCStatus.
+func (s *iccd) note(status byte) reader.Status {
+	switch status & iccMask {
 	case iccActive:
-		return reader.Powered, nil
+		return reader.Powered
 	case iccInactive:
-		return reader.Present, nil
+		s.active = false
+		return reader.Present
 	}
-	return reader.Absent, nil
+	s.active = false
+	return reader.Absent
 }
 
 // Changes is nil without an interrupt endpoint.
@@ -131,13 +146,14 @@ func (s *iccd) Traits() reader.Traits { return s.traits() }
 
 // PowerOn is ICC_POWER_ON, after ICC_POWER_OFF: an ICCD knows one kind of reset.
 func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
-	if s.active {
+	if s.active || s.unsure {
 		if err := s.PowerOff(ctx); err != nil {
 			return nil, err
 		}
 	}
 	s.atr, s.pace = nil, pace{}
 	var atr []byte
+	s.unsure = true // until the ATR is there, or that there is none
 	if s.Protocol == ProtocolICCDA {
 		n, err := s.control(ctx, "ICC_POWER_ON", fromInterface, reqPowerOn, 0, s.buf)
 		if err != nil {
@@ -155,6 +171,7 @@ func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 		}
 		atr = a.data
 	}
+	s.unsure = false
 	if len(atr) == 0 {
 		return nil, fmt.Errorf("ccid: ICCD ICC_POWER_ON: an ATR of no bytes: %w", reader.ErrMute)
 	}
@@ -174,15 +191,20 @@ func mute(err error) error {
 // PowerOff is ICC_POWER_OFF; in version B its end is asked for, in version A
 // the status brings the interface back to idle.
 func (s *iccd) PowerOff(ctx context.Context) error {
-	s.active = false
-	if _, err := s.control(ctx, "ICC_POWER_OFF", toInterface, reqPowerOff, 0, nil); err != nil {
+	s.active, s.unsure = false, true
+	_, err := s.control(ctx, "ICC_POWER_OFF", toInterface, reqPowerOff, 0, nil)
+	switch {
+	case errors.Is(err, usb.ErrStall): // no power, nothing to take off
+	case err != nil:
 		return err
+	case s.Protocol == ProtocolICCDA:
+		_, err = s.state(ctx)
+	default:
+		_, err = s.Status(ctx)
 	}
-	if s.Protocol == ProtocolICCDA {
-		_, err := s.state(ctx)
-		return err
+	if err == nil || errors.Is(err, usb.ErrStall) {
+		s.unsure, err = false, nil
 	}
-	_, err := s.Status(ctx)
 	return err
 }
 
@@ -197,31 +219,58 @@ func (s *iccd) SelectProtocol(_ context.Context, want iso7816.Params) (iso7816.P
 
 // Exchange carries a T=0 TPDU in version A, and in version B what dwFeatures says.
 func (s *iccd) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
-	limit := s.pace.limit(s.characterCount(t), t.WTX)
-	if s.Protocol == ProtocolICCDA {
-		return s.tpdu(ctx, t.Out, dst, limit)
-	}
-	if s.level() == reader.TPDU {
+	switch {
+	case s.left():
+		return nil, fmt.Errorf("ccid: ICCD: %w", reader.ErrGone)
+	case !s.active:
+		return nil, fmt.Errorf("ccid: ICCD: the card has lost its power: %w", reader.ErrStale)
+	case s.Protocol == ProtocolICCDA && len(t.Out) < 5:
+		return nil, fmt.Errorf("ccid: ICCD version A takes T=0 TPDUs of 5 bytes and more, this has %d: %w", len(t.Out), reader.ErrInvalid)
+	case s.Protocol == ProtocolICCDB && s.level() == reader.TPDU:
 		if err := s.fits("TPDU", len(t.Out)); err != nil {
 			return nil, err
 		}
 	}
-	// Short APDU devices chain as well as extended ones (libccid).
-	return chained(ctx, s, int(s.MaxMessage)-headerLen, t.Out, dst, limit)
+	s.until, s.more = t.Until, t.Extended
+	rx, err := s.exchange(ctx, &t, dst)
+	s.until, s.more = time.Time{}, nil
+	return rx, err
+}
+
+func (s *iccd) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx []byte, err error) {
+	limit := s.pace.limit(s.characterCount(t), t.WTX)
+	halfway := true
+	if s.Protocol == ProtocolICCDA {
+		rx, err = s.tpdu(ctx, t.Out, dst, limit)
+	} else {
+		// Short APDU devices chain as well as extended ones (libccid).
+		rx, halfway, err = chained(ctx, s, min(int(s.MaxMessage)-headerLen, iccdMost), t.Out, dst, limit)
+	}
+	if err == nil {
+		return rx, nil
+	}
+	// A status in the place of a response is the whole answer to what was sent whole.
+	if failed := (*Error)(nil); halfway || !errors.As(err, &failed) {
+		if off := s.PowerOff(context.WithoutCancel(ctx)); off != nil {
+			err = fmt.Errorf("%w; power off: %w", err, off)
+		}
+	}
+	return nil, err
 }
 
 // xfr is XFR_BLOCK and the DATA_BLOCKs that answer it.
-func (s *iccd) xfr(ctx context.Context, _ int, level uint16, data []byte, limit time.Duration) (answer, error) {
+func (s *iccd) xfr(ctx context.Context, _ int, level uint16, data []byte, _ time.Duration) (answer, error) {
 	if _, err := s.control(ctx, "XFR_BLOCK", toInterface, reqXfrBlock, level<<8, data); err != nil {
 		return answer{}, err
 	}
-	return s.dataBlock(ctx, cmdXfrBlock, limit)
+	return s.dataBlock(ctx, cmdXfrBlock, exchangeLimit)
 }
 
-// dataBlock fetches a response of version B; the device names the time until it
-// is worth asking again.
+// dataBlock fetches a response of version B; the device names the time until it is
+// worth asking again, as often as limit and the exchange limit allow.
 func (s *iccd) dataBlock(ctx context.Context, command byte, limit time.Duration) (answer, error) {
-	last := time.Now().Add(max(limit, extensionLimit))
+	start := time.Now()
+	last := earlier(start.Add(limit), s.until)
 	for {
 		n, err := s.control(ctx, "DATA_BLOCK", fromInterface, reqDataBlock, 0, s.buf)
 		if err != nil {
@@ -238,14 +287,22 @@ func (s *iccd) dataBlock(ctx context.Context, command byte, limit time.Duration)
 			if n < 3 {
 				return answer{}, fmt.Errorf("ccid: ICCD DATA_BLOCK: status of %d bytes: %w", n, reader.ErrProtocol)
 			}
+			s.note(b[1])
+			if took := time.Since(start); command == cmdXfrBlock {
+				return answer{}, &Error{Command: command, Status: b[1], Code: b[2], took: took, waited: took >= s.pace.wait/2}
+			}
+			s.unsure = false // there is no ATR to come
 			return answer{}, &Error{Command: command, Status: b[1], Code: b[2]}
 		case iccdPolling:
 			pause := iccdPause
 			if n >= 3 {
 				pause *= time.Duration(max(1, binary.LittleEndian.Uint16(b[1:])))
 			}
+			if s.more != nil {
+				s.more()
+			}
 			if time.Now().Add(pause).After(last) {
-				return answer{}, fmt.Errorf("ccid: ICCD DATA_BLOCK: polled for %v: %w", max(limit, extensionLimit), reader.ErrTimeout)
+				return answer{}, fmt.Errorf("ccid: ICCD DATA_BLOCK: polled for %v: %w", time.Since(start).Round(time.Second), reader.ErrTimeout)
 			}
 			if err := sleep(ctx, pause); err != nil {
 				return answer{}, err
@@ -264,10 +321,14 @@ func (s *iccd) state(ctx context.Context) (byte, error) {
 	return b[0], err
 }
 
-// settled waits until the card of version A wants or has something.
+// settled waits until the card of version A wants or has something: while it is busy
+// until the exchange limit, else for limit.
 func (s *iccd) settled(ctx context.Context, limit time.Duration) (byte, error) {
-	for last := time.Now().Add(limit); ; {
+	start := time.Now()
+	last := earlier(start.Add(exchangeLimit), s.until)
+	for idle := start; ; {
 		b, err := s.state(ctx)
+		now := time.Now()
 		switch {
 		case err != nil:
 			return b, err
@@ -275,8 +336,14 @@ func (s *iccd) settled(ctx context.Context, limit time.Duration) (byte, error) {
 			return b, fmt.Errorf("ccid: ICCD: the card is mute (status %02X): %w", b, reader.ErrTimeout)
 		case b&iccdBusy == 0 && b&(iccdReady|iccdSW) != 0:
 			return b, nil
-		case time.Now().After(last):
-			return b, fmt.Errorf("ccid: ICCD: status %02X for %v: %w", b, limit, reader.ErrTimeout)
+		case b&iccdBusy != 0:
+			idle = now
+			if s.more != nil && now.Sub(start) > limit {
+				s.more()
+			}
+		}
+		if now.Sub(idle) > limit || now.After(last) {
+			return b, fmt.Errorf("ccid: ICCD: status %02X after %v: %w", b, now.Sub(start).Round(time.Millisecond), reader.ErrTimeout)
 		}
 		if err := sleep(ctx, iccdPause); err != nil {
 			return b, err
@@ -286,9 +353,6 @@ func (s *iccd) settled(ctx context.Context, limit time.Duration) (byte, error) {
 
 // tpdu exchanges a T=0 TPDU by version A.
 func (s *iccd) tpdu(ctx context.Context, tx, dst []byte, limit time.Duration) ([]byte, error) {
-	if len(tx) < 5 {
-		return nil, fmt.Errorf("ccid: ICCD version A takes T=0 TPDUs of 5 bytes and more, this has %d: %w", len(tx), reader.ErrInvalid)
-	}
 	if _, err := s.control(ctx, "XFR_BLOCK", toInterface, reqXfrBlock, 0, tx[:5]); err != nil {
 		return nil, err
 	}

@@ -72,7 +72,21 @@ func TestICCDWire(t *testing.T) {
 			c A1 6F 0000 0000: 6D 00
 			c 21 65 0000 0000 00 A4 00 00 02
 			c A1 A0 0000 0000: 80                   # mute
+			c 21 63 0000 0000                       # nothing is left for the next command
+			c A1 A0 0000 0000: 00
+			c A1 62 0000 0000: 3B 02 14 50
 			c 21 65 0000 0000 00 A4 00 00 02: stall
+			c 21 63 0000 0000
+			c A1 A0 0000 0000: 00
+			c A1 62 0000 0000: 3B 02 14 50
+			c 21 65 0000 0000 00 84 00 00 02
+			c A1 A0 0000 0000: 10
+			c A1 6F 0000 0000: 01                   # shorter than Le
+			c 21 63 0000 0000: silence              # and now it is silent, and is reset
+			reset
+			c 21 63 0000 0000                       # once more, before anything else
+			c A1 A0 0000 0000: 00
+			c A1 62 0000 0000: 3B 02 14 50
 		`).open(t)
 		s := r.slots[0]
 		atr, err := s.PowerOn(ctx, reader.Cold)
@@ -84,12 +98,26 @@ func TestICCDWire(t *testing.T) {
 			{"00 84 00 00 02", "01 02 90 00", nil},
 			{"00 A4 00 00 02 3F 00", "90 00", nil},
 			{"00 A4 00 00 02 3F 00", "6D 00", nil},
-			{"00 A4 00 00 02 3F 00", "", reader.ErrTimeout},
-			{"00 A4 00 00 02 3F 00", "", reader.ErrProtocol},
 			{"00 A4 00 00", "", reader.ErrInvalid},
+			{"00 A4 00 00 02 3F 00", "", reader.ErrTimeout},
+			{"00 A4 00 00 02 3F 00", "", reader.ErrStale}, // nothing is sent to a card without power
+			{"", "", nil},
+			{"00 A4 00 00 02 3F 00", "", reader.ErrProtocol},
+			{"", "", nil},
+			{"00 84 00 00 02", "", reader.ErrProtocol},
+			{"00 84 00 00 02", "", reader.ErrStale},
+			{"", "", nil},
 		} {
+			if x.tx == "" {
+				atr, err := s.PowerOn(ctx, reader.Cold)
+				check(t, atr, err, atrT0, nil)
+				continue
+			}
 			rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex(x.tx)}, nil)
 			check(t, rx, err, unhex(x.rx), x.err)
+			if st, err := s.Status(ctx); err != nil || st == reader.Powered != (x.err == nil || x.err == reader.ErrInvalid) {
+				t.Errorf("> %s: status %v, %v", x.tx, st, err)
+			}
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
@@ -108,7 +136,17 @@ func TestICCDWire(t *testing.T) {
 			c 21 65 1000 0000
 			c A1 6F 0000 0000: 02 90 00
 			c 21 65 0000 0000 00
-			c A1 6F 0000 0000: 40 41 FE             # failed: mute
+			c A1 6F 0000 0000: 40 40 FE             # failed: mute
+			c 21 65 0000 0000 00
+			c A1 6F 0000 0000: 80 02 00             # a second and more of polling
+			c A1 6F 0000 0000: 80 00 02
+			c A1 6F 0000 0000: 40 41 FE             # failed: mute, and without power for that
+			c 21 62 0001 0000
+			c A1 6F 0000 0000: 00 3B 02 14 50
+			c 21 65 0000 0000 00
+			c A1 6F 0000 0000: 40 41 FE             # without power, at once: the card saw nothing
+			c 21 62 0001 0000
+			c A1 6F 0000 0000: 00 3B 02 14 50
 			c 21 65 0000 0000 00
 			c A1 6F 0000 0000: 40 42 FE             # no card
 			c A1 81 0000 0000: 40 00 00
@@ -120,9 +158,16 @@ func TestICCDWire(t *testing.T) {
 		check(t, atr, err, atrT0, nil)
 		rx, err := s.Exchange(ctx, reader.Transfer{Out: pattern(7)}, nil)
 		check(t, rx, err, unhex("AA BB 90 00"), nil)
-		for _, want := range []error{reader.ErrTimeout, reader.ErrNoCard} {
+		for _, want := range []error{reader.ErrTimeout, reader.ErrTimeout, reader.ErrStale, reader.ErrNoCard} {
+			if !s.(*iccd).active {
+				atr, err := s.PowerOn(ctx, reader.Cold)
+				check(t, atr, err, atrT0, nil)
+			}
 			rx, err = s.Exchange(ctx, reader.Transfer{Out: pattern(1)}, nil)
 			check(t, rx, err, nil, want)
+			if want != reader.ErrStale && errors.Is(err, reader.ErrStale) {
+				t.Error(err)
+			}
 		}
 		for _, want := range []reader.Status{reader.Powered, reader.Absent} {
 			if st, err := s.Status(ctx); st != want || err != nil {
@@ -160,7 +205,7 @@ func TestICCDFaults(t *testing.T) {
 					if err == nil && !polled || gone && !errors.Is(err, reader.ErrGone) {
 						t.Errorf("% X, %v", rx, err)
 					}
-					if took := time.Since(start); took > 6*time.Minute {
+					if took := time.Since(start); took > exchangeLimit+time.Minute {
 						t.Error(took)
 					}
 					if n := card.count(); n > 1 {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cardfs/cardfs/reader"
 )
@@ -173,6 +174,9 @@ type Error struct {
 	// Hardware is the last bHardwareErrorCode that the slot reported (CCID 1.1
 	// §6.3.2), 0 if none.
 	Hardware byte
+
+	took   time.Duration // until the answer
+	waited bool          // the reader may have waited for the card meanwhile
 }
 
 func (e *Error) Error() string {
@@ -207,6 +211,7 @@ const (
 	codeSlotBusy     = 0xE0
 	codeUnsupported  = 0x00
 	codeBadSlot      = 0x05
+	codeProtocolNum  = 0x07 // of SetParameters: the offset of bProtocolNum
 
 	codeShortCircuit = 0xA2 // the rest: seen of several makers
 	codeLongATR      = 0xA3
@@ -288,8 +293,11 @@ func (e *Error) Unwrap() error {
 	}
 	switch e.Code {
 	case codeMute:
-		if powering {
+		switch {
+		case powering:
 			return reader.ErrMute
+		case e.Status&iccMask == iccInactive && !e.waited && needsPower(e.Command):
+			return reader.ErrStale // the card saw nothing of it
 		}
 		return reader.ErrTimeout
 	case codeBadTS, codeBadTCK, codeLongATR:
@@ -307,6 +315,15 @@ func (e *Error) Unwrap() error {
 		return reader.ErrUnsupported
 	}
 	return reader.ErrProtocol
+}
+
+// needsPower tells whether a command is one to an active card.
+func needsPower(command byte) bool {
+	switch command {
+	case cmdXfrBlock, cmdSecure, cmdSetParameters, cmdGetParameters, cmdSetRate:
+		return true
+	}
+	return false
 }
 
 // slotChange calls f for each slot that a NotifySlotChange message says

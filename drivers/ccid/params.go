@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cardfs/cardfs/drivers/usb"
 	"github.com/cardfs/cardfs/reader"
@@ -49,6 +50,20 @@ func (f *function) rate(ta1 byte) (bitPerSecond uint32, ok bool) {
 	return uint32(uint64(f.DefaultClock) * 1000 * uint64(d) / uint64(factorF)), true
 }
 
+// Protocols are those of dwProtocols. ICCD version A carries T=0 TPDUs only.
+func (f *function) Protocols() []int {
+	if f.Protocol == ProtocolICCDA {
+		return []int{0}
+	}
+	var list []int
+	for t := range 2 {
+		if f.Interface.Protocols&(1<<t) != 0 {
+			list = append(list, t)
+		}
+	}
+	return list
+}
+
 // Supports tells whether the slot can do the rate of ta1: between dwDataRate and
 // dwMaxDataRate and, where there is a table of rates, in it.
 func (s *slot) Supports(ta1 byte) bool {
@@ -57,7 +72,7 @@ func (s *slot) Supports(ta1 byte) bool {
 	}
 	rate, ok := s.rate(ta1)
 	usual, _ := s.rate(iso7816.DefaultTA1)
-	if !ok || rate <= max(s.DataRate, usual) || rate > s.MaxDataRate+2 {
+	if !ok || rate <= max(s.DataRate, usual) || uint64(rate) > uint64(s.MaxDataRate)+2 {
 		return false
 	}
 	rates := s.rates
@@ -108,7 +123,16 @@ func (s *slot) patience(p iso7816.Params) iso7816.Params {
 // the clock and rate where the reader does not derive them.
 func (s *slot) SetParams(ctx context.Context, p iso7816.Params) error {
 	p = s.patience(p)
-	if _, err := s.setParameters(ctx, p); err != nil {
+	a, err := s.setParameters(ctx, p)
+	if failed := (*Error)(nil); refused(&a, err) && errors.As(err, &failed) &&
+		(p.TA1 == iso7816.DefaultTA1 || failed.Code == codeUnsupported && s.Features&AutoParamsATR != 0) {
+		// The card is still active, and what was asked for is what holds since the ATR,
+		// or what the reader takes from there. So answer readers that have a memory card
+		// in them.
+		s.log.Info("the parameters were not accepted", "slot", s.lane.slot, "error", err)
+		err = nil
+	}
+	if err != nil {
 		return err
 	}
 	if s.Features&AutoBaud == 0 && p.TA1 != iso7816.DefaultTA1 {
@@ -137,16 +161,18 @@ func (s *slot) setParameters(ctx context.Context, p iso7816.Params) (answer, err
 			}
 		}
 		return answer{}, nil
-	case failed.Code == codeUnsupported:
-		if s.Features&AutoParamsATR != 0 {
-			return answer{}, nil // it knows them from the ATR
-		}
-	case failed.Code < 0x80:
+	case failed.Code != codeUnsupported && failed.Code != codeProtocolNum && failed.Code < 0x80:
 		// Readers that find fault with one parameter work all the same.
 		s.log.Info("a parameter was not accepted", "slot", s.lane.slot, "error", err)
 		return answer{}, nil
 	}
 	return a, err
+}
+
+// refused tells whether the reader failed a command and left the card active.
+func refused(a *answer, err error) bool {
+	var failed *Error
+	return errors.As(err, &failed) && a.kind != 0 && a.icc() == iccActive
 }
 
 // setRate is SetDataRateAndClockFrequency (CCID 1.1 §6.1.14).
@@ -176,7 +202,7 @@ func (s *slot) setRate(ctx context.Context, ta1 byte) error {
 func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816.Params, error) {
 	atr, err := iso7816.ParseATR(s.atr)
 	if err != nil {
-		return want, fmt.Errorf("ccid: ATR % X: %w: %w", s.atr, err, reader.ErrProtocol)
+		return want, fmt.Errorf("ccid: ATR of %d bytes: %w: %w", len(s.atr), err, reader.ErrProtocol)
 	}
 	want = s.patience(want)
 	_, _, specific := atr.Specific()
@@ -191,18 +217,20 @@ func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816
 		if !specific {
 			want.TA1 = iso7816.DefaultTA1
 		}
-		_, err = s.setParameters(ctx, want)
+		var a answer
+		if a, err = s.setParameters(ctx, want); refused(&a, err) {
+			err = nil
+		}
 	default:
 		if !specific && (s.Features&AutoPPS == 0 || !s.Supports(want.TA1)) {
 			want.TA1 = iso7816.DefaultTA1
 		}
 		var a answer
-		a, err = s.setParameters(ctx, want)
-		var failed *Error
-		if errors.As(err, &failed) && failed.Code == codeUnsupported && want.T == first {
-			err = nil
-		}
-		if err == nil {
+		switch a, err = s.setParameters(ctx, want); {
+		case err == nil && len(a.data) >= 5 && int(a.param) <= 1 && int(a.param) != want.T,
+			refused(&a, err) && want.T == first:
+			want, err = s.negotiated(ctx, atr, want, first)
+		case err == nil:
 			want.TA1 = inForce(&a, want)
 		}
 	}
@@ -216,13 +244,15 @@ func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816
 // negotiated finds out what a reader chose that lets nobody choose (dwFeatures
 // 40: "the host shall not try to change FI, DI and the protocol").
 func (s *slot) negotiated(ctx context.Context, atr *iso7816.ATR, want iso7816.Params, first int) (iso7816.Params, error) {
-	if want.T == first && s.level() >= reader.ShortAPDU {
+	offered := atr.Protocols()
+	if len(offered) == 1 && want.T == first && s.level() >= reader.ShortAPDU {
 		return want, nil // nobody needs to know more
 	}
 	a, err := s.patient(ctx, command{kind: cmdGetParameters}, nil, statusLimit)
 	var failed *Error
 	t := int(a.param)
-	if errors.As(err, &failed) && !errors.Is(err, reader.ErrNoCard) || err == nil && (t > 1 || len(a.data) < 5) {
+	if errors.As(err, &failed) && !errors.Is(err, reader.ErrNoCard) && !errors.Is(err, reader.ErrStale) ||
+		err == nil && (len(a.data) < 5 || !slices.Contains(offered, t)) {
 		t, err = first, nil // it does not tell: the card's first offer
 	}
 	switch {

@@ -186,10 +186,14 @@ func (s *slot) secure(ctx context.Context, b []byte, timeout byte, dst []byte) (
 		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, s.ended(ctx, false, err)
 	}
 	if s.level() == reader.TPDU { // bChainParameter is reserved there
 		return append(dst, a.data...), nil
 	}
-	return collect(ctx, s, a, dst, limit)
+	rx, err := collect(ctx, s, a, dst, limit)
+	if err != nil {
+		return nil, s.ended(ctx, true, err)
+	}
+	return rx, nil
 }

@@ -13,24 +13,6 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Limits of the wire. CCID 1.1 gives none; these are what libccid has found to
-// suit readers in use, except where a reason is named.
-const (
-	writeLimit  = 5 * time.Second
-	statusLimit = 3 * time.Second
-	syncLimit   = time.Second // for an idle reader to answer while it is being brought back
-
-	// extensionLimit is how long a reader may ask for more time in all: an RSA
-	// key pair made on a card takes up to some minutes. extensionCount keeps one
-	// that asks without a pause from being read at full speed for as long.
-	extensionLimit = 5 * time.Minute
-	extensionCount = 3000
-
-	// noiseLimit is how many messages that answer nothing are read over in one
-	// command: what an earlier command left behind, empty packets.
-	noiseLimit = 32
-)
-
 // pipe is the pair of bulk endpoints that the slots of one interface share. Each
 // slot has one command under way at most (CCID 1.1 §6).
 //
@@ -51,8 +33,9 @@ type pipe struct {
 	turn    chan struct{} // held by whoever reads
 
 	mu     sync.Mutex
-	seq    byte // bSeq of the next command; one counter for all slots
-	active int  // lanes that wait for an answer
+	seq    byte      // bSeq of the next command; one counter for all slots
+	owed   [256]bool // numbers of commands that were given up and whose answer may still come
+	active int       // lanes that wait for an answer
 	dead   error
 	died   chan struct{} // closed with dead set
 }
@@ -66,6 +49,10 @@ type lane struct {
 
 	dirty    bool // the last command was given up and the reader not brought back
 	hardware atomic.Uint32
+
+	// Of the exchange under way: reader.Transfer's.
+	until    time.Time
+	extended func()
 
 	// Under pipe.mu.
 	waiting bool
@@ -187,27 +174,39 @@ func (l *lane) roundTrip(ctx context.Context, c command, data []byte, limit time
 		return answer{}, err
 	}
 	start := time.Now()
-	deadline := start.Add(limit)
-	for extensions := 0; ; {
+	last := start.Add(longest(c.kind))
+	if !tolerant {
+		last = earlier(last, l.until)
+	}
+	deadline := earlier(start.Add(limit), last)
+	for extensions, asked := 0, start; ; {
 		a, err := l.receive(ctx, seq, deadline, tolerant)
 		switch {
 		case err != nil:
+			if extensions > 0 && errors.Is(err, reader.ErrTimeout) {
+				err = fmt.Errorf("%d time extensions in %v: %w", extensions, time.Since(start).Round(time.Second), err)
+			}
+			l.owe(seq)
 			return a, err
 		case a.extension():
-			now := time.Now()
-			extensions++
-			if extensions > extensionCount || now.Sub(start) > extensionLimit {
-				return a, fmt.Errorf("%d time extensions in %v: %w", extensions, now.Sub(start).Round(time.Second), reader.ErrTimeout)
+			// CCID 1.1 §6.2: bError multiplies the time. The reader may ask again, as
+			// long as the exchange limit allows by the clock.
+			if l.extended != nil && !tolerant {
+				l.extended()
 			}
-			deadline = now.Add(limit * time.Duration(max(1, a.code)))
-			if last := start.Add(extensionLimit + limit); deadline.After(last) {
-				deadline = last
+			if extensions++; extensions > extensionBurst && time.Since(asked) < extensionPause {
+				if err := sleep(ctx, extensionPause); err != nil {
+					l.owe(seq)
+					return a, err
+				}
 			}
+			asked = time.Now()
+			deadline = earlier(asked.Add(times(limit, max(1, int(a.code)))), last)
 			continue
 		case a.err != nil:
 			return a, fmt.Errorf("%w: %w", errAnswered, a.err)
 		case a.failed():
-			return a, &Error{Command: c.kind, Status: a.status, Code: a.code, Hardware: byte(l.hardware.Swap(0))}
+			return a, &Error{Command: c.kind, Status: a.status, Code: a.code, Hardware: byte(l.hardware.Swap(0)), took: time.Since(start)}
 		case a.kind != answerOf(c.kind):
 			return a, fmt.Errorf("%w: message %02X, %02X is due: %w", errAnswered, a.kind, answerOf(c.kind), reader.ErrProtocol)
 		}
@@ -223,10 +222,30 @@ func (l *lane) begin() (byte, error) {
 	if p.dead != nil {
 		return 0, p.dead
 	}
+	for n := 0; p.owed[p.seq] && n < len(p.owed); n++ {
+		p.seq++
+	}
 	l.seq, l.waiting, l.full = p.seq, true, false
 	p.seq++
 	p.active++
 	return l.seq, nil
+}
+
+// owe remembers that the answer to a command was not waited for. Its number is not
+// given out again until that answer came, which else would be that of a later
+// command, 256 commands on.
+func (l *lane) owe(seq byte) {
+	p := l.pipe
+	p.mu.Lock()
+	p.owed[seq] = true
+	p.mu.Unlock()
+}
+
+// paid takes note of an answer that nobody waits for.
+func (p *pipe) paid(seq byte) {
+	p.mu.Lock()
+	p.owed[seq] = false
+	p.mu.Unlock()
 }
 
 func (l *lane) end() {
@@ -357,6 +376,9 @@ func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant 
 			return answer{}, fmt.Errorf("%w: %d bytes, %w: %w", errAnswered, n, err, reader.ErrProtocol)
 		}
 		noise++
+		if err == nil && !a.extension() {
+			p.paid(a.seq)
+		}
 		p.log.Debug("answer to no command", "slot", a.slot, "seq", a.seq, "bytes", n)
 	}
 	return answer{}, fmt.Errorf("the reader sends what answers nothing: %w", reader.ErrProtocol)

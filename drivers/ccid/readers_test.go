@@ -191,7 +191,7 @@ func TestRealReaders(t *testing.T) {
 		if s := (&slot{function: f}).PINSupport(); s.Verify {
 			pinpads++
 		}
-		if tr := f.traits(); tr.IFSD < 1 || tr.IFSD > 254 || tr.ClockHz < 100_000 {
+		if tr := f.traits(); tr.IFSD < 1 || tr.IFSD > 254 || tr.ClockHz < 1_000_000 {
 			t.Errorf("%s: %+v", name, tr)
 		}
 	}

@@ -51,6 +51,7 @@ var (
 	_ reader.Notifier         = (*slot)(nil)
 	_ reader.ParamSetter      = (*slot)(nil)
 	_ reader.ProtocolSelector = (*slot)(nil)
+	_ reader.ProtocolLister   = (*slot)(nil)
 	_ reader.RateLimiter      = (*slot)(nil)
 	_ reader.Ejector          = ejecting{}
 	_ reader.Escaper          = (*slot)(nil)
@@ -59,9 +60,12 @@ var (
 
 // do is lane.do with what a quirk adds to limits.
 func (s *slot) do(ctx context.Context, c command, data []byte, limit time.Duration) (answer, error) {
-	a, err := s.lane.do(ctx, c, data, limit*time.Duration(s.factor))
+	a, err := s.lane.do(ctx, c, data, times(limit, s.factor))
 	if a.kind != 0 {
-		s.note(a.icc())
+		was := s.active
+		if s.note(a.icc()); was && !s.active && needsPower(c.kind) && s.notifies != nil {
+			s.notify(int(s.lane.slot)) // the core looks what became of the card
+		}
 	}
 	return a, err
 }
@@ -236,6 +240,10 @@ func (s *slot) PowerOff(ctx context.Context) error {
 	return err
 }
 
+// clockHz is the clock to compute waiting times with. A card has 1 MHz at least
+// (ISO/IEC 7816-3:2006 §5.2.3), even if its reader says less.
+func (f *function) clockHz() int { return int(max(f.DefaultClock, isoClockKHz)) * 1000 }
+
 // Traits of the reader and its card.
 func (f *function) traits() reader.Traits {
 	const overhead = headerLen + 3 + 2 // NAD PCB LEN, EDC of two bytes
@@ -245,7 +253,7 @@ func (f *function) traits() reader.Traits {
 		AutoPPS:  f.Features&(AutoNegotiate|AutoPPS) != 0 || f.noPPS || level >= reader.ShortAPDU,
 		AutoIFSD: f.Features&AutoIFSD != 0,
 		IFSD:     int(f.MaxIFSD),
-		ClockHz:  int(f.DefaultClock) * 1000,
+		ClockHz:  f.clockHz(),
 		Fixed:    f.Features&Token != 0,
 	}
 	if room := int(f.MaxMessage) - overhead; level < reader.ShortAPDU && room < maxIFSD && !f.long {
@@ -322,7 +330,7 @@ func (f *function) paceOf(raw []byte) (p pace) {
 }
 
 func (f *function) pace(p iso7816.Params) pace {
-	hz := int(f.DefaultClock) * 1000
+	hz := f.clockHz()
 	if p.T == 0 {
 		return pace{char: p.GT(hz), wait: p.WWT(hz), gap: p.WWT(hz)}
 	}
@@ -340,5 +348,6 @@ func (p pace) slower(q pace) pace {
 // what S(WTX) granted), and some gaps; that every single gap is as long as
 // allowed, four minutes for 256 bytes, no card has been seen to do.
 func (p pace) limit(n, wtx int) time.Duration {
-	return 2*time.Duration(n)*p.char + time.Duration(max(1, wtx))*p.wait + 4*p.gap + 2*time.Second
+	d := times(p.char, 2*n) + times(p.wait, max(1, wtx)) + times(p.gap, 4) + 2*time.Second
+	return min(d, exchangeLimit)
 }

@@ -18,6 +18,7 @@ import (
 //	> 65 …      the host sends this message
 //	< 81 …      the reader sends that
 //	--          the reader sends nothing until the transfer's time is over
+//	t 3s        so long the host waits in the next bulk-IN transfer
 //	< stall     the endpoint stalls; < overflow: the reader sends too much
 //	c 21 01 …   the host does this control transfer: setup, data if it goes out
 //	c … : 80 25 and what comes back, or : stall
@@ -79,6 +80,12 @@ func (tp *tape) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout t
 }
 
 func (tp *tape) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
+	if timeout <= 0 {
+		tp.t.Errorf("the host waits for ever, due is %s", tp.due())
+	}
+	if want, ok := tp.next("t "); ok && want != timeout.String() {
+		tp.t.Errorf("the host waits for %v, want %s, before %s", timeout, want, tp.due())
+	}
 	if _, ok := tp.next("--"); ok {
 		select {
 		case <-ctx.Done():

@@ -285,15 +285,29 @@ func TestWire(t *testing.T) {
 				> 61 05 00 00 00  00 05 00 00 00  11 02 00 0A 00
 				< 82 00 00 00 00  00 05 40 0D 00                         # "parameter at offset 13": let it be
 				> 61 05 00 00 00  00 06 00 00 00  11 02 00 0A 00
-				< 82 00 00 00 00  00 06 40 00 00                         # not supported
+				< 82 00 00 00 00  00 06 40 00 00                         # not supported, and no change asked for
+				> 61 05 00 00 00  00 07 00 00 00  11 02 00 0A 00
+				< 82 00 00 00 00  00 07 40 FE 00                         # "mute", and active: a memory card
+				> 61 05 00 00 00  00 08 00 00 00  95 02 00 0A 00
+				< 82 00 00 00 00  00 08 40 00 00                         # not supported: the card is at another rate
+				> 61 05 00 00 00  00 09 00 00 00  95 02 00 0A 00
+				< 82 00 00 00 00  00 09 40 FE 00
+				> 61 05 00 00 00  00 0A 00 00 00  11 02 00 0A 00
+				< 82 00 00 00 00  00 0A 41 FE 00                         # the card has lost its power
+				> 61 05 00 00 00  00 0B 00 00 00  11 02 00 0A 00
+				< 82 00 00 00 00  00 0B 42 FE 00                         # the card is out
 			`, do: func(t *testing.T, s *slot) {
 				atr, err := s.PowerOn(ctx, reader.Cold)
 				check(t, atr, err, atrInverse, nil)
 				err = s.SetParams(ctx, iso7816.Params{T: 1, TA1: 0x95, N: 0xFF, IFSC: 254, BWI: 4, CWI: 5, CRC: true, ClockStop: 3})
 				check(t, nil, err, nil, nil)
-				for _, want := range []error{nil, nil, reader.ErrUnsupported} {
-					err = s.SetParams(ctx, iso7816.Params{T: 0, TA1: 0x11, WI: 10})
-					check(t, nil, err, nil, want)
+				for _, c := range []struct {
+					ta1  byte
+					want error
+				}{{0x11, nil}, {0x11, nil}, {0x11, nil}, {0x11, nil}, {0x95, reader.ErrUnsupported}, {0x95, reader.ErrTimeout},
+					{0x11, reader.ErrStale}, {0x11, reader.ErrNoCard}} {
+					err = s.SetParams(ctx, iso7816.Params{T: 0, TA1: c.ta1, WI: 10})
+					check(t, nil, err, nil, c.want)
 				}
 				for ta1, ok := range map[byte]bool{0x11: true, 0x95: true, 0x18: true, 0x96: false, 0x97: false, 0x01: false, 0x71: false, 0x1F: false} {
 					if s.Supports(ta1) != ok {
@@ -354,18 +368,52 @@ func TestWire(t *testing.T) {
 				> 6F 05 00 00 00  00 07 00 00 00  00 01 02 03 04
 				< 80 02 00 00 00  00 07 00 00 00  90 00
 				> 6F 05 00 00 00  00 08 00 01 00  00 01 02 03 04
-				< 80 02 00 00 00  00 08 00 00 00  67 00      # does not take parts
-				> 6F 01 00 00 00  00 09 00 00 00  00
-				< 80 02 00 00 00  00 09 00 00 77  90 00      # undefined
+				< 80 02 00 00 00  00 08 00 00 00  67 00      # does not take parts, but has one:
+				> 63 00 00 00 00  00 09 00 00 00              # the next command would be the next part
+				< 81 00 00 00 00  00 09 01 00 01
+				> 6F 01 00 00 00  00 0A 00 00 00  00
+				< 80 02 00 00 00  00 0A 00 00 77  90 00      # undefined
+				> 63 00 00 00 00  00 0B 00 00 00
+				< 81 00 00 00 00  00 0B 01 00 01
+				> 6F 05 00 00 00  00 0C 00 01 00  00 01 02 03 04
+				< 80 00 00 00 00  00 0C 00 00 10
+				> 6F 01 00 00 00  00 0D 00 02 00  05
+				< 80 00 00 00 00  00 0D 40 FD 00              # fails in the middle of the command
+				> 63 00 00 00 00  00 0E 00 00 00
+				< 81 00 00 00 00  00 0E 01 00 01
+				> 6F 01 00 00 00  00 0F 00 00 00  00
+				< 80 01 00 00 00  00 0F 00 00 01  01          # fails in the middle of the response
+				> 6F 00 00 00 00  00 10 00 10 00
+				< 80 00 00 00 00  00 10 41 FE 00              # the card saw the command: not ESTALE
+				> 63 00 00 00 00  00 11 00 00 00
+				< 81 00 00 00 00  00 11 01 00 01
+				> 6F 01 00 00 00  00 12 00 00 00  00
+				< 80 00 00 00 00  00 12 40 FD 00              # fails as a whole: nothing is left
+				> 6F 01 00 00 00  00 13 00 00 00  00
+				< 80 01 00 00 00  00 13 00 00 01  01
+				> 6F 00 00 00 00  00 14 00 10 00
+				--
+				c 21 01 1500 0000
+				> 72 00 00 00 00  00 15 00 00 00
+				< 80 00 00 00 00  00 14 40 FF 00
+				< 81 00 00 00 00  00 15 00 00 00
+				> 63 00 00 00 00  00 16 00 00 00              # aborted, and what was half-way forgotten
+				< 81 00 00 00 00  00 16 01 00 01
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: pattern(12)}, nil)
 				check(t, rx, err, unhex("01 02 03 04 05 06 07 08 09 0A 90 00"), nil)
 				rx, err = s.Exchange(ctx, reader.Transfer{Out: pattern(5)}, nil)
 				check(t, rx, err, unhex("90 00"), nil)
-				rx, err = s.Exchange(ctx, reader.Transfer{Out: pattern(6)}, nil)
-				check(t, rx, err, nil, reader.ErrProtocol)
-				rx, err = s.Exchange(ctx, reader.Transfer{Out: pattern(1)}, nil)
-				check(t, rx, err, nil, reader.ErrProtocol)
+				for _, c := range []struct {
+					n    int
+					want error
+				}{{6, reader.ErrProtocol}, {1, reader.ErrProtocol}, {6, reader.ErrProtocol}, {1, reader.ErrTimeout}, {1, reader.ErrProtocol}, {1, reader.ErrTimeout}} {
+					rx, err = s.Exchange(ctx, reader.Transfer{Out: pattern(c.n)}, nil)
+					check(t, rx, err, nil, c.want)
+					if errors.Is(err, reader.ErrStale) {
+						t.Error(err)
+					}
+				}
 			},
 		},
 		{
