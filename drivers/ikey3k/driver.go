@@ -207,7 +207,7 @@ func (t *token) send(ctx context.Context, what string, s usb.Setup, data []byte,
 		return t.transferFailed(what, s, len(data), err)
 	}
 	if n != len(data) {
-		return t.fail(what, fmt.Errorf("%v %04X: %d of %d bytes taken: %w", s, len(data), n, len(data), reader.ErrProtocol))
+		return t.fail(what, fmt.Errorf("%d of %d bytes taken: %w", n, len(data), reader.ErrProtocol))
 	}
 	return nil
 }
@@ -219,16 +219,21 @@ func (t *token) fetch(ctx context.Context, what string, s usb.Setup, n int, wait
 		return nil, t.transferFailed(what, s, n, err)
 	}
 	if got < 0 || got > n {
-		return nil, t.fail(what, fmt.Errorf("%v %04X: %d bytes came: %w", s, n, got, reader.ErrProtocol))
+		return nil, t.fail(what, fmt.Errorf("%d bytes came, %d were asked for: %w", got, n, reader.ErrProtocol))
 	}
 	return t.in[:got], nil
 }
 
-// transferFailed names the transfer. A stall and babble are answers too, wrong
-// ones: T=1 may ask again.
+// transferFailed names the transfer by its request and length only: what stands in
+// wValue and wIndex of a block are bytes of a command. A stall and babble are answers
+// too, wrong ones: T=1 may ask again. A reset of the port took the card's power.
 func (t *token) transferFailed(what string, s usb.Setup, n int, err error) error {
-	err = fmt.Errorf("%v %04X: %w", s, n, err)
-	if errors.Is(err, usb.ErrStall) || errors.Is(err, usb.ErrOverflow) {
+	err = fmt.Errorf("request %02X, %d bytes: %w", s.Request, n, err)
+	switch {
+	case errors.Is(err, usb.ErrStall), errors.Is(err, usb.ErrOverflow):
+		err = fmt.Errorf("%w: %w", err, reader.ErrProtocol)
+	case errors.Is(err, usb.ErrReset):
+		t.powered.Store(false)
 		err = fmt.Errorf("%w: %w", err, reader.ErrProtocol)
 	}
 	return t.fail(what, err)

@@ -67,14 +67,17 @@ func unpackBlock(dst []byte, s usb.Setup, data []byte) []byte {
 // and tokens of the same family differ there.
 func checkIdentify(p []byte) error {
 	if len(p) != identifyLen {
-		return fmt.Errorf("% X is %d bytes, not %d: %w", p, len(p), identifyLen, reader.ErrProtocol)
+		return fmt.Errorf("%d bytes, not %d: %w", len(p), identifyLen, reader.ErrProtocol)
 	}
 	return nil
 }
 
 func checkReset(p []byte) error {
-	if len(p) != resetLen || p[0] != 0 {
-		return fmt.Errorf("% X instead of 00: %w", p, reader.ErrProtocol)
+	switch {
+	case len(p) != resetLen:
+		return fmt.Errorf("%d bytes, not %d: %w", len(p), resetLen, reader.ErrProtocol)
+	case p[0] != 0:
+		return fmt.Errorf("not 00: %w", reader.ErrProtocol)
 	}
 	return nil
 }
@@ -87,9 +90,9 @@ func cutATR(p []byte) ([]byte, error) {
 	k := int(p[0])
 	switch {
 	case k == 0:
-		return nil, fmt.Errorf("% X announces no ATR: %w", p, reader.ErrMute)
+		return nil, fmt.Errorf("its length byte announces none: %w", reader.ErrMute)
 	case k+1 > len(p):
-		return nil, fmt.Errorf("% X announces %d bytes, %d came: %w", p, k, len(p)-1, reader.ErrProtocol)
+		return nil, fmt.Errorf("%d bytes announced, %d came: %w", k, len(p)-1, reader.ErrProtocol)
 	}
 	return p[1 : 1+k], nil
 }
@@ -99,7 +102,7 @@ func cutATR(p []byte) ([]byte, error) {
 // would answer with another PPS1, or none.
 func checkPPS(p []byte) error {
 	bad := func(what string) error {
-		return fmt.Errorf("% X: %s: %w", p, what, reader.ErrProtocol)
+		return fmt.Errorf("%d bytes: %s: %w", len(p), what, reader.ErrProtocol)
 	}
 	if len(p) < 3 || p[0] != 0xFF {
 		return bad("not a PPS response")

@@ -194,7 +194,7 @@ func run(ctx context.Context, s reader.Slot) (atr, rx []byte, err error) {
 }
 
 // What the token answers is believed only as far as it is plausible; errors say
-// which transfer, on which device, and which bytes.
+// which transfer, on which device, and how many bytes: never which.
 func TestAnswers(t *testing.T) {
 	for _, x := range []struct {
 		name, transfer, answer string
@@ -202,23 +202,23 @@ func TestAnswers(t *testing.T) {
 		says                   string // in the error
 	}{
 		{"another firmware", identify, "0A 61 00 08 2D 2D C0 80 80 60", nil, ""},
-		{"identify too short", identify, "0A 61 00 07", reader.ErrProtocol, "identify: 0A 61 00 07 is 4 bytes"},
-		{"identify too long", identify, "0A 61 00 07 2D 2D C0 80 80 60 00", reader.ErrProtocol, "is 11 bytes"},
-		{"identify empty", identify, "", reader.ErrProtocol, "is 0 bytes"},
-		{"reset answers something else", getReset, "01", reader.ErrProtocol, "01 instead of 00"},
-		{"reset answers two bytes", getReset, "00 00", reader.ErrProtocol, "00 00 instead of 00"},
+		{"identify too short", identify, "0A 61 00 07", reader.ErrProtocol, "identify: 4 bytes, not 10"},
+		{"identify too long", identify, "0A 61 00 07 2D 2D C0 80 80 60 00", reader.ErrProtocol, "11 bytes, not 10"},
+		{"identify empty", identify, "", reader.ErrProtocol, "0 bytes, not 10"},
+		{"reset answers something else", getReset, "01", reader.ErrProtocol, "not 00"},
+		{"reset answers two bytes", getReset, "00 00", reader.ErrProtocol, "2 bytes, not 1"},
 		{"reset answers nothing", getReset, "", reader.ErrProtocol, "reset"},
 		{"ATR without padding", getATR, "10" + atr, nil, ""},
 		{"ATR of 31 bytes", getATR, "1F 3B" + strings.Repeat("00", 30), nil, ""},
-		{"ATR length beyond what came", getATR, "11" + atr, reader.ErrProtocol, "announces 17 bytes, 16 came"},
-		{"ATR length FF", getATR, "FF" + atr, reader.ErrProtocol, "announces 255 bytes"},
-		{"no ATR", getATR, "00 00 00", reader.ErrMute, "announces no ATR"},
+		{"ATR length beyond what came", getATR, "11" + atr, reader.ErrProtocol, "17 bytes announced, 16 came"},
+		{"ATR length FF", getATR, "FF" + atr, reader.ErrProtocol, "255 bytes announced"},
+		{"no ATR", getATR, "00 00 00", reader.ErrMute, "announces none"},
 		{"ATR answer empty", getATR, "", reader.ErrProtocol, "empty"},
 		{"PPS response of a faster card", getPPS, "FF 11 94 7A", nil, ""},
 		{"PPS response without PPS1", getPPS, "FF 01 FE", nil, ""},
 		{"PPS response with wrong PCK", getPPS, "FF 11 11 FE", reader.ErrProtocol, "wrong PCK"},
 		{"PPS response for T=0", getPPS, "FF 10 11 FE", reader.ErrProtocol, "T=0"},
-		{"PPS response cut", getPPS, "FF 11 11", reader.ErrProtocol, "FF 11 11"},
+		{"PPS response cut", getPPS, "FF 11 11", reader.ErrProtocol, "3 bytes: PPS0 announces 4"},
 		{"PPS response empty", getPPS, "", reader.ErrProtocol, "PPS"},
 		{"no PPS response", getPPS, "00 11 11 00", reader.ErrProtocol, "not a PPS response"},
 		{"block with surplus", getBlock, "00 00 02 90 00 92 40 98 C1", nil, ""},
@@ -242,6 +242,9 @@ func TestAnswers(t *testing.T) {
 			if !errors.Is(err, x.is) || !strings.Contains(err.Error(), x.says) || !strings.HasPrefix(err.Error(), "ikey3k usb:1-2: ") {
 				t.Errorf("%v; want %v and %q", err, x.is, x.says)
 			}
+			if b := unhex(x.answer); len(b) >= 2 && strings.Contains(strings.ReplaceAll(err.Error(), " ", ""), fmt.Sprintf("%X", b[:2])) {
+				t.Errorf("bytes of the answer are in %q", err)
+			}
 		})
 	}
 }
@@ -258,6 +261,7 @@ func TestTransferErrors(t *testing.T) {
 		}{
 			{"stall", reply{err: usb.ErrStall}, reader.ErrProtocol},
 			{"babble", reply{err: usb.ErrOverflow}, reader.ErrProtocol},
+			{"reset", reply{err: usb.ErrReset}, reader.ErrProtocol},
 			{"time-out", reply{err: usb.ErrTimeout}, reader.ErrTimeout},
 			{"gone", reply{err: reader.ErrGone}, reader.ErrGone},
 			{"cancelled", reply{err: context.Canceled}, context.Canceled},
@@ -272,14 +276,19 @@ func TestTransferErrors(t *testing.T) {
 				if !errors.Is(err, x.is) || !strings.HasPrefix(err.Error(), "ikey3k usb:1-2: ") {
 					t.Fatalf("%v; want %v", err, x.is)
 				}
-				if x.r.err != nil && !strings.Contains(err.Error(), transfer[:len(transfer)-3]) {
+				words := strings.Fields(transfer)
+				if x.r.err != nil && !strings.Contains(err.Error(), fmt.Sprintf("request %s, %d bytes", words[2], unhex(words[5])[0])) {
 					t.Errorf("%v does not name the transfer %s", err, transfer)
+				}
+				// NAD PCB LEN INF stand in wValue and wIndex.
+				if strings.Contains(err.Error(), words[3]+" "+words[4]) {
+					t.Errorf("bytes of the command are in %q", err)
 				}
 				if rx != nil {
 					t.Errorf("% X and %v", rx, err)
 				}
 				powered := transfer == sendBlock || transfer == getBlock
-				if st, _ := s.Status(context.Background()); powered != (st == reader.Powered) || powered != (atr != nil) {
+				if st, _ := s.Status(context.Background()); (powered && x.name != "reset") != (st == reader.Powered) || powered != (atr != nil) {
 					t.Errorf("status %v, ATR % X", st, atr)
 				}
 			})
