@@ -1,12 +1,14 @@
 package usb
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -21,31 +23,49 @@ import (
 // Three sources say that something may have changed: uevents of the kernel, of
 // udevd after its rules, and inotify on /dev/bus/usb, which works in containers
 // that get no uevents. What is there is then read from sysfs. Nothing is polled
-// unless all three are missing.
+// while one of them works.
+//
+//	source --event--> look --sight--> apply --> announced, left, or as it was
+//
+// A look reads sysfs in a goroutine of its own for each device and holds no lock,
+// as the kernel may make it wait; a device that keeps its look waiting hurts no
+// other one. Only apply changes what is known.
 type Watcher struct {
-	host    reader.Host
-	serves  table
-	log     *slog.Logger
-	sys     string // /sys/bus/usb/devices
-	dev     string // /dev/bus/usb
-	deaf    bool   // takes no uevents, for tests
-	ctx     context.Context
-	cancel  context.CancelFunc
-	work    sync.WaitGroup
-	files   []*os.File
-	inotify *inotify
+	host   reader.Host
+	serves table
+	log    *slog.Logger
+	sys    string        // /sys/bus/usb/devices
+	char   string        // /sys/dev/char
+	dev    string        // /dev/bus/usb
+	every  time.Duration // pollEvery
+	deaf   bool          // takes no uevents, for tests
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup // all goroutines but the looks, which may wait for ever
 
+	openUevents, openInotify func() (source, error)
+
+	// mu is held while the host is told, and never while something is read that
+	// may wait.
 	mu     sync.Mutex
 	closed bool
 	known  map[string]*node // by sysfs name
-	// left are devices that a uevent said are leaving, while sysfs may still
-	// show them.
-	left  map[string]deviceNumber
-	early map[string]int // looks at directories that are not complete
+	looks  map[string]*look
+	// left are devices of which a source said that they are leaving, while sysfs
+	// may still show them.
+	left map[string]deviceNumber
+	// resting are devices whose configuration was taken away while they were known:
+	// they are leaving, or are not authorized any more.
+	resting map[string]deviceNumber
+	early   map[string]int // looks at directories that are not complete
 }
 
-// deviceNumber tells a device from the next one in the same port.
-type deviceNumber struct{ bus, dev int }
+// source tells of changes.
+type source interface {
+	// follow tells w of changes until Close or an error that lasts.
+	follow(w *Watcher) error
+	Close() error
+}
 
 // SlotCounter is a driver that finds in a device's descriptors how many slots it
 // has, so that all their directories are there at once.
@@ -74,62 +94,101 @@ func newWatcher(host reader.Host, drivers []reader.Driver, log *slog.Logger, sys
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Watcher{
-		host: host, serves: newTable(drivers), log: log, sys: sys, dev: dev,
-		known: map[string]*node{}, left: map[string]deviceNumber{}, early: map[string]int{},
+		host: host, serves: newTable(drivers), log: log,
+		sys: sys, char: filepath.Join(sys, "../../../dev/char"), dev: dev, every: pollEvery,
+		openUevents: openUevents,
+		openInotify: func() (source, error) {
+			in, err := openInotify(dev)
+			if err != nil {
+				return nil, err
+			}
+			return in, nil
+		},
+		known: map[string]*node{}, looks: map[string]*look{},
+		left: map[string]deviceNumber{}, resting: map[string]deviceNumber{}, early: map[string]int{},
 	}
 }
 
-// pollEvery is how often sysfs is read where nothing tells of changes.
-const pollEvery = time.Second
+const (
+	// pollEvery is how often sysfs is read where nothing tells of changes.
+	pollEvery = time.Second
+	// lookTime is how long Watch and Rescan wait for devices that the kernel is
+	// busy with; these are announced later.
+	lookTime = time.Second
+)
 
 func (w *Watcher) start(ctx context.Context) error {
-	ctx, w.cancel = context.WithCancel(ctx)
-	w.ctx = ctx
-	events := 0
-	if w.deaf {
-		w.log.Info("no uevents, as told")
-	} else if f, err := openUevents(); err != nil {
-		w.log.Info("no uevents", "error", err)
-	} else {
-		events++
-		w.files = append(w.files, f)
-		w.work.Go(func() { w.readUevents(f) })
-	}
-	in, err := openInotify(w.dev)
-	if err != nil {
-		w.log.Info("no events from "+w.dev, "error", err)
-	} else {
-		events++
-		w.inotify = in
-		w.files = append(w.files, in.file)
-		w.work.Go(func() { w.readInotify() })
-	}
-	w.work.Go(func() {
-		<-ctx.Done()
-		for _, f := range w.files {
-			f.Close()
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	sources := 0
+	for _, s := range []struct {
+		what string
+		open func() (source, error)
+	}{
+		{"uevents", w.openUevents},
+		{"events from " + w.dev, w.openInotify},
+	} {
+		if w.deaf && s.what == "uevents" {
+			w.log.Info("no uevents, as told")
+			continue
 		}
-	})
-	if events == 0 {
-		w.log.Warn("USB devices are looked for every second: there are no uevents, and no "+w.dev+" to watch", "every", pollEvery)
+		src, err := s.open()
+		if err != nil {
+			w.log.Info("no "+s.what, "error", err)
+			continue
+		}
+		sources++
+		w.work.Go(func() { w.keep(s.what, src, s.open) })
+	}
+	if sources == 0 {
+		w.log.Warn("USB devices are looked for every second: there are no uevents, and no "+w.dev+" to watch", "every", w.every)
 		w.work.Go(func() {
-			t := time.NewTicker(pollEvery)
-			defer t.Stop()
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case <-t.C:
-					w.scan(false)
-				}
+			for w.pause(w.every) {
+				w.scan(false, false)
 			}
 		})
 	}
-	w.scan(false) // after subscribing: what comes meanwhile is seen twice, not missed
+	w.scan(false, true) // after subscribing: what comes meanwhile is seen twice, not missed
 	return nil
 }
 
-// Close ends watching. Devices that were announced stay.
+// keep follows a source. Where it fails sysfs is polled until it is back.
+func (w *Watcher) keep(what string, src source, open func() (source, error)) {
+	for told := false; ; {
+		stop := context.AfterFunc(w.ctx, func() { src.Close() })
+		err := src.follow(w)
+		stop()
+		src.Close()
+		if w.ctx.Err() != nil {
+			return
+		}
+		if !told {
+			told = true
+			w.log.Error("no more "+what+"; USB devices are looked for until they come again", "every", w.every, "error", err)
+		}
+		for err != nil {
+			if !w.pause(w.every) {
+				return
+			}
+			src, err = open()
+			w.scan(false, false) // after subscribing
+		}
+	}
+}
+
+// pause reports false when the watcher was closed meanwhile.
+func (w *Watcher) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-w.ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// Close ends watching. Devices that were announced stay. It does not wait for a
+// look that the kernel keeps waiting, which changes nothing any more.
 func (w *Watcher) Close() error {
 	w.mu.Lock()
 	w.closed = true
@@ -143,96 +202,207 @@ func (w *Watcher) Close() error {
 
 // Rescan looks at what is plugged in now. Devices that could not be opened for
 // lack of permission, or because another program had them, are tried again.
-func (w *Watcher) Rescan() { w.scan(true) }
-
-// scan compares sysfs with what is known.
-func (w *Watcher) scan(retry bool) {
+func (w *Watcher) Rescan() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	entries, err := os.ReadDir(w.sys)
+	clear(w.left) // sysfs says the truth by now
+	w.mu.Unlock()
+	w.scan(true, true)
+}
+
+// lost is called when a source could not tell all that happened. Sysfs is read now,
+// and once more when it shows no device any more whose departure is among what was
+// lost.
+func (w *Watcher) lost() {
+	w.scan(false, false)
+	w.work.Go(func() {
+		if !w.pause(w.every) {
+			return
+		}
+		w.mu.Lock()
+		clear(w.left)
+		w.mu.Unlock()
+		w.scan(false, false)
+	})
+}
+
+// scan compares sysfs with what is known. With wait it returns when that was done,
+// and announces in the order of the names, so that numbers stay the same from one
+// start to the next; devices that the kernel is busy with come later.
+func (w *Watcher) scan(retry, wait bool) {
+	w.mu.Lock()
+	entries, err := os.ReadDir(w.sys) // waits for no device
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		w.mu.Unlock()
 		w.log.Warn("looking for USB devices", "error", err)
 		return // not the same as none
 	}
+	var order, limit chan struct{}
+	if wait {
+		limit = make(chan struct{})
+		defer time.AfterFunc(lookTime, func() { close(limit) }).Stop()
+	}
 	there := map[string]bool{}
+	looks := map[string]*look{}
 	for _, e := range entries {
-		if !strings.Contains(e.Name(), ":") { // an interface
-			there[e.Name()] = true
-			w.update(e.Name())
+		if name := e.Name(); !strings.Contains(name, ":") { // an interface
+			there[name] = true
+			if l := w.look(name, retry, order, limit); l != nil && wait {
+				looks[name], order = l, l.done
+			}
 		}
 	}
 	for name, n := range w.known {
 		if !there[name] {
 			w.leave(n)
-		} else if retry && n.refused() {
-			w.again(n)
 		}
 	}
-	for name := range w.left {
-		if !there[name] {
-			delete(w.left, name)
+	for _, waiting := range []map[string]deviceNumber{w.left, w.resting} {
+		for name := range waiting {
+			if !there[name] {
+				delete(waiting, name)
+			}
+		}
+	}
+	w.mu.Unlock()
+	for name, l := range looks {
+		select {
+		case <-l.done:
+			continue
+		case <-limit:
+		}
+		select {
+		case <-l.seen: // it only waited for its turn
+			select {
+			case <-l.done:
+			case <-time.After(lookTime):
+			}
+		default:
+			w.log.Warn("the kernel is busy with a USB device; it is looked at when that ends", "port", name)
 		}
 	}
 }
 
-// update looks at one device. w.mu is held.
-func (w *Watcher) update(name string) {
+// look is one look at a device that is under way.
+type look struct {
+	again bool // something happened since it began
+	retry bool
+	stale bool          // the device has left
+	seen  chan struct{} // closed after the first sight
+	done  chan struct{}
+}
+
+// look looks at one device, after order, but not later than limit, where these are
+// not nil. Of one device there is one look at a time. w.mu is held.
+func (w *Watcher) look(name string, retry bool, order, limit <-chan struct{}) *look {
 	if w.closed {
-		return
+		return nil
 	}
-	dir := filepath.Join(w.sys, name)
-	is := deviceNumber{int(readDecimal(dir, "busnum")), int(readDecimal(dir, "devnum"))}
+	if l := w.looks[name]; l != nil {
+		l.again = true
+		l.retry = l.retry || retry
+		return l
+	}
+	l := &look{retry: retry, seen: make(chan struct{}), done: make(chan struct{})}
+	w.looks[name] = l
+	go func() {
+		defer close(l.done)
+		seen := sync.OnceFunc(func() { close(l.seen) })
+		for {
+			s := w.see(name)
+			seen()
+			if order != nil {
+				select {
+				case <-order:
+				case <-limit:
+				}
+			}
+			w.mu.Lock()
+			switch {
+			case l.stale, w.closed:
+			case l.again:
+				l.again = false
+				w.mu.Unlock()
+				continue
+			default:
+				delete(w.looks, name)
+				w.apply(name, s, l.retry)
+			}
+			w.mu.Unlock()
+			return
+		}
+	}()
+	return l
+}
+
+// forget drops a look that is under way: its device has left. It reports whether
+// there was one. w.mu is held.
+func (w *Watcher) forget(name string) bool {
+	l := w.looks[name]
+	if l == nil {
+		return false
+	}
+	l.stale = true
+	delete(w.looks, name)
+	return true
+}
+
+// apply takes what a look saw. w.mu is held.
+func (w *Watcher) apply(name string, s sight, retry bool) {
 	old := w.known[name]
-	if is.dev == 0 { // gone, or not a device
+	switch {
+	case s.incomplete && (old == nil || s.number == old.number || s.number == deviceNumber{}):
+		w.later(name)
+		return
+	case s.number == deviceNumber{}:
 		if old != nil {
 			w.leave(old)
 		}
+		delete(w.early, name)
+		return
+	case old == nil:
+	case old.number != s.number:
+		w.leave(old)
+	case old.configured && !s.configured:
+		w.leave(old)
+		w.resting[name] = s.number
+		return
+	case s.configured && !bytes.Equal(old.desc, s.desc): // not the configuration that was expected
+		w.leave(old)
+	case old.again(s.configured, retry):
+		w.leave(old)
+	default:
+		old.configured = s.configured
+		old.wake()
 		return
 	}
-	if old != nil {
-		if old.number == is {
-			return
-		}
-		w.leave(old)
-	}
-	if w.left[name] == is {
+	if w.left[name] == s.number || w.resting[name] == s.number && !s.configured {
 		return
 	}
 	delete(w.left, name)
-	w.arrive(name, is)
-}
-
-const classHub = 0x09 // bDeviceClass, USB 2.0 §11.23.1
-
-// arrive announces a device if a driver serves it. w.mu is held.
-func (w *Watcher) arrive(name string, number deviceNumber) {
-	dir := filepath.Join(w.sys, name)
-	all, err := readSysfs(filepath.Join(dir, "descriptors"))
-	if err != nil {
+	delete(w.resting, name)
+	if s.incomplete {
 		w.later(name)
 		return
 	}
 	delete(w.early, name)
-	if len(all) > 4 && all[4] == classHub {
-		// Most of its attributes can be read only when it has brought up what
-		// was plugged into it, which is what we are in a hurry for.
-		return
+	if s.err != nil {
+		w.log.Warn("USB device with bad descriptors", "port", name, "error", s.err)
 	}
-	desc, err := activeDescriptors(all, uint8(readDecimal(dir, "bConfigurationValue")))
-	if err != nil {
-		w.log.Warn("USB device with bad descriptors", "port", name, "error", err)
-		return
+	if s.served {
+		w.arrive(name, s)
 	}
-	d, id, ok := w.serves.match(desc)
-	if !ok {
-		return
-	}
+}
+
+const classHub = 0x09 // bDeviceClass, USB 2.0 §11.23.1
+
+// arrive announces a device. w.mu is held.
+func (w *Watcher) arrive(name string, s sight) {
 	n := &node{
-		name: name, number: number, desc: desc, sys: dir,
-		path: filepath.Join(w.dev, fmt.Sprintf("%03d", number.bus), fmt.Sprintf("%03d", number.dev)),
-		gone: make(chan struct{}), stirred: make(chan struct{}), since: time.Now(),
+		name: name, number: s.number, desc: s.desc, sys: filepath.Join(w.sys, name), configured: s.configured,
+		path: filepath.Join(w.dev, fmt.Sprintf("%03d", s.number.bus), fmt.Sprintf("%03d", s.number.dev)),
+		gone: make(chan struct{}), stirred: make(chan struct{}), since: time.Now(), strings: s.strings,
 	}
-	n.strings = kernelStrings(dir, desc)
+	id, desc := s.id, s.desc
 	if maker, product := n.strings[desc[manufacturerAt]], n.strings[desc[productAt]]; product != "" && (id.Model == "" || id.Class != 0) {
 		id.Model = product
 		if !strings.HasPrefix(product, maker) {
@@ -240,17 +410,20 @@ func (w *Watcher) arrive(name string, number deviceNumber) {
 		}
 	}
 	n.device = reader.Device{
-		Driver: d.Name(), Address: "usb:" + name, Bus: "usb",
+		Driver: s.driver.Name(), Address: "usb:" + name, Bus: "usb",
 		ID: reader.ID{
 			Vendor: uint16(desc[8]) | uint16(desc[9])<<8, Product: uint16(desc[10]) | uint16(desc[11])<<8,
 			Model: id.Model,
 		},
 		Serial: n.strings[desc[serialAt]], Port: name, Link: n,
 	}
-	if c, ok := d.(SlotCounter); ok {
+	if c, ok := s.driver.(SlotCounter); ok {
 		n.device.Slots = c.CountSlots(desc)
 	}
-	w.announce(n)
+	w.known[name] = n
+	if err := w.host.Announce(n.device); err != nil {
+		w.log.Warn("USB reader not taken", "device", n.device.Address, "driver", n.device.Driver, "error", err)
+	}
 }
 
 const (
@@ -268,93 +441,88 @@ func (w *Watcher) later(name string) {
 		return
 	}
 	w.work.Go(func() {
-		t := time.NewTimer(laterTime)
-		defer t.Stop()
-		select {
-		case <-w.ctx.Done():
+		if !w.pause(laterTime) {
 			return
-		case <-t.C:
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if _, err := os.Stat(filepath.Join(w.sys, name)); err != nil {
-			delete(w.early, name)
-			return
-		}
-		w.update(name)
+		w.look(name, false, nil, nil)
 	})
 }
 
-// announce is with w.mu held.
-func (w *Watcher) announce(n *node) {
-	w.known[n.name] = n
-	if err := w.host.Announce(n.device); err != nil {
-		w.log.Warn("USB reader not taken", "device", n.device.Address, "driver", n.device.Driver, "error", err)
-	}
-}
-
-// leave tells that a device has left. w.mu is held.
+// leave tells that a device has left, or is to be announced anew. w.mu is held.
 func (w *Watcher) leave(n *node) {
 	delete(w.known, n.name)
 	close(n.gone)
 }
 
-// again announces a device that could not be opened anew. w.mu is held.
-func (w *Watcher) again(n *node) {
-	w.leave(n)
-	w.arrive(n.name, n.number)
-}
-
 // handle takes one uevent.
 func (w *Watcher) handle(e uevent) {
-	if e.subsys != "usb" || e.devtype != "usb_device" && e.devtype != "usb_interface" {
+	device := e.devtype == "usb_device"
+	name := e.name()
+	if e.subsys != "usb" || !device && e.devtype != "usb_interface" || strings.Contains(name, ":") || !filepath.IsLocal(name) {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	name := e.name()
-	if e.devtype == "usb_device" && e.action == "add" {
+	n := w.known[name]
+	switch {
+	case device && e.action == "remove":
+		w.removed(name, e)
+		return
+	case device && e.action == "add":
 		delete(w.left, name)
 	}
-	if e.devtype == "usb_device" && e.action == "remove" {
-		// sysfs may show the device for a little longer.
-		is := deviceNumber{e.bus, e.dev}
-		if n := w.known[name]; n != nil && (n.number == is || is.dev == 0) {
-			w.left[name] = n.number
-			w.leave(n)
-		} else if n == nil {
-			w.left[name] = is
-		}
-		return
-	}
 	// Half a dozen events tell of a device that comes, from the kernel and from udevd,
-	// while its driver starts it. One is enough to look at sysfs; only an event of
-	// another device in the same port needs one more look.
-	if n := w.known[name]; n == nil || e.devtype == "usb_device" && n.number != (deviceNumber{e.bus, e.dev}) {
-		w.update(name)
+	// while its driver starts it. One is enough to look at sysfs; one more is needed
+	// for another device in the same port, for a device that could not be opened, and
+	// for one that loses its interfaces.
+	if n == nil || device && !n.number.is(e.bus, e.dev) || !device && e.action == "remove" || !n.ready() {
+		w.look(name, false, nil, nil)
 	}
-	if n := w.known[name]; n != nil {
-		w.stir(n)
+	if n != nil {
+		n.wake()
 	}
 }
 
-// stir is called when a device may have become usable: configured by the
-// kernel, or given to our group by udevd. w.mu is held.
-func (w *Watcher) stir(n *node) {
-	if n.stir() {
-		w.again(n)
+// removed takes the uevent of a device that is leaving. sysfs may show it for a
+// little longer. w.mu is held.
+func (w *Watcher) removed(name string, e uevent) {
+	if n := w.known[name]; n == nil {
+		var st unix.Stat_t
+		if unix.Stat(filepath.Join(w.sys, name), &st) == nil {
+			w.left[name] = deviceNumber{e.bus, e.dev, uint64(st.Ino)}
+		}
+		if w.forget(name) { // it may be another device's already
+			w.look(name, false, nil, nil)
+		}
+	} else if n.number.is(e.bus, e.dev) || e.dev == 0 {
+		w.forget(name)
+		w.left[name] = n.number
+		w.leave(n)
 	}
+}
+
+// byFile is the known device whose device file has that name. w.mu is held.
+func (w *Watcher) byFile(bus, dev string) *node {
+	path := filepath.Join(w.dev, bus, dev)
+	for _, n := range w.known {
+		if n.path == path {
+			return n
+		}
+	}
+	return nil
 }
 
 // nodeChanged is called when a device file changed its permissions.
 func (w *Watcher) nodeChanged(bus, dev string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, n := range w.known {
-		if n.path == filepath.Join(w.dev, bus, dev) {
-			w.stir(n)
-			return
+	if n := w.byFile(bus, dev); n != nil {
+		if !n.ready() {
+			w.look(n.name, false, nil, nil)
 		}
+		n.wake()
 	}
 }
 
@@ -364,11 +532,10 @@ func (w *Watcher) nodeChanged(bus, dev string) {
 func (w *Watcher) nodeWent(bus, dev string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, n := range w.known {
-		if n.path == filepath.Join(w.dev, bus, dev) {
-			w.left[n.name] = n.number
-			w.leave(n)
-		}
+	if n := w.byFile(bus, dev); n != nil {
+		w.forget(n.name)
+		w.left[n.name] = n.number
+		w.leave(n)
 	}
 }
 
@@ -377,18 +544,19 @@ func (w *Watcher) nodeWent(bus, dev string) {
 // hubs, and while the driver starts. It is false where the device is not found by
 // its file, and all of sysfs has to be read.
 func (w *Watcher) nodeCame(bus, dev string) bool {
+	b, err := strconv.Atoi(bus)
+	d, err2 := strconv.Atoi(dev)
+	if err != nil || err2 != nil {
+		return false
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for name, is := range w.left {
-		if filepath.Join(fmt.Sprintf("%03d", is.bus), fmt.Sprintf("%03d", is.dev)) == filepath.Join(bus, dev) {
+		if is.is(b, d) {
 			delete(w.left, name)
 		}
 	}
-	dir, ok := sysfsDir(filepath.Join(w.dev, bus, dev))
-	if !ok {
-		return false
-	}
-	target, err := os.Readlink(dir) // …/usb1/1-1
+	target, err := os.Readlink(filepath.Join(w.char, charDevice(b, d))) // …/usb1/1-1
 	if err != nil {
 		return false
 	}
@@ -396,96 +564,6 @@ func (w *Watcher) nodeCame(bus, dev string) bool {
 	if _, err := os.Stat(filepath.Join(w.sys, name)); err != nil {
 		return false
 	}
-	w.update(name)
+	w.look(name, false, nil, nil)
 	return true
-}
-
-func (w *Watcher) readUevents(f *os.File) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return
-	}
-	buf := make([]byte, 16<<10) // a uevent has at most 2 KiB, udevd's at most 8
-	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
-	for {
-		var n int
-		var trusted bool
-		var rerr error
-		err := raw.Read(func(fd uintptr) bool {
-			n, trusted, rerr = recvUevent(int(fd), buf, oob)
-			return !errors.Is(rerr, unix.EAGAIN)
-		})
-		switch {
-		case err != nil:
-			return // closed
-		case errors.Is(rerr, unix.ENOBUFS):
-			// Messages were dropped.
-			w.scan(false)
-			continue
-		case errors.Is(rerr, unix.EINTR):
-			continue
-		case rerr != nil:
-			w.log.Error("no more uevents", "error", rerr)
-			return
-		case !trusted:
-			continue
-		}
-		e, err := parseUevent(buf[:n])
-		if err != nil {
-			w.log.Debug("uevent not understood", "error", err)
-			continue
-		}
-		w.handle(e)
-	}
-}
-
-// Groups of NETLINK_KOBJECT_UEVENT.
-const (
-	groupKernel = 1
-	groupUdev   = 2
-)
-
-func openUevents() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	// A hub full of readers makes hundreds of messages at once; without the
-	// privilege the system's limit holds, and a scan makes good what was lost.
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 1<<20)
-	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
-	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groupKernel | groupUdev})
-	}
-	if err != nil {
-		unix.Close(fd)
-		return nil, os.NewSyscallError("bind", err)
-	}
-	return os.NewFile(uintptr(fd), "uevents"), nil
-}
-
-// recvUevent receives one message. Only the kernel is trusted, and root in udevd's
-// group.
-func recvUevent(fd int, buf, oob []byte) (n int, trusted bool, err error) {
-	n, oobn, _, from, err := unix.Recvmsg(fd, buf, oob, 0)
-	if err != nil {
-		return 0, false, err
-	}
-	addr, ok := from.(*unix.SockaddrNetlink)
-	if !ok {
-		return n, false, nil
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil || len(msgs) == 0 {
-		return n, false, nil
-	}
-	cred, err := unix.ParseUnixCredentials(&msgs[0])
-	if err != nil || cred.Uid != 0 {
-		return n, false, nil
-	}
-	return n, addr.Groups == groupKernel && addr.Pid == 0 || addr.Groups == groupUdev, nil
-}
-
-func readDecimal(dir, name string) (n uint64) {
-	return uint64(decimal([]byte(readAttr(dir, name))))
 }

@@ -1,9 +1,10 @@
 package usb
 
 import (
-	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,7 @@ import (
 // inotify watches the device files: one directory a bus.
 type inotify struct {
 	file *os.File
+	raw  syscall.RawConn
 	dir  string
 	bus  map[int32]string // by watch: "003"; "" is the directory of buses
 }
@@ -21,18 +23,28 @@ const (
 	watchFiles = unix.IN_CREATE | unix.IN_DELETE | unix.IN_ATTRIB | unix.IN_ONLYDIR
 )
 
+var readBuses = os.ReadDir
+
 func openInotify(dir string) (*inotify, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("inotify_init", err)
 	}
 	in := &inotify{file: os.NewFile(uintptr(fd), "inotify"), dir: dir, bus: map[int32]string{}}
-	if err := in.watch(fd, "", watchBuses); err != nil {
+	if in.raw, err = in.file.SyscallConn(); err == nil {
+		if err = in.watch(fd, "", watchBuses); err == nil {
+			err = in.watchAll()
+		}
+	}
+	if err != nil {
 		in.file.Close()
 		return nil, err
 	}
-	return in, in.watchAll()
+	return in, nil
 }
+
+// Close ends follow.
+func (in *inotify) Close() error { return in.file.Close() }
 
 func (in *inotify) watch(fd int, bus string, mask uint32) error {
 	path := filepath.Join(in.dir, bus)
@@ -46,15 +58,11 @@ func (in *inotify) watch(fd int, bus string, mask uint32) error {
 
 // watchAll watches every bus that there is; one watched twice is watched once.
 func (in *inotify) watchAll() error {
-	buses, err := os.ReadDir(in.dir)
+	buses, err := readBuses(in.dir)
 	if err != nil {
 		return err
 	}
-	raw, err := in.file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Control(func(fd uintptr) {
+	return in.raw.Control(func(fd uintptr) {
 		for _, b := range buses {
 			// An error: the bus went while we looked.
 			_ = in.watch(int(fd), b.Name(), watchFiles)
@@ -62,19 +70,15 @@ func (in *inotify) watchAll() error {
 	})
 }
 
-// readInotify turns changes of device files into looks at sysfs.
-func (w *Watcher) readInotify() {
-	in := w.inotify
+// follow turns changes of device files into looks at sysfs.
+func (in *inotify) follow(w *Watcher) error {
 	buf := make([]byte, 64*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))
 	for {
 		n, err := in.file.Read(buf)
 		if err != nil {
-			if !errors.Is(err, os.ErrClosed) {
-				w.log.Error("no more events from "+w.dev, "error", err)
-			}
-			return
+			return err
 		}
-		look := false
+		look, lost := false, false
 		for p := buf[:n]; len(p) >= unix.SizeofInotifyEvent; {
 			e := (*unix.InotifyEvent)(unsafe.Pointer(&p[0]))
 			size := unix.SizeofInotifyEvent + int(e.Len)
@@ -85,9 +89,13 @@ func (w *Watcher) readInotify() {
 			bus, known := in.bus[e.Wd]
 			switch {
 			case e.Mask&unix.IN_Q_OVERFLOW != 0:
-				look = true
+				_ = in.watchAll()
+				lost = true
 			case e.Mask&unix.IN_IGNORED != 0: // the bus has gone
 				delete(in.bus, e.Wd)
+				if known && bus == "" {
+					return fmt.Errorf("%s: %w", in.dir, os.ErrNotExist)
+				}
 			case known && bus == "":
 				_ = in.watchAll()
 				look = true
@@ -100,8 +108,11 @@ func (w *Watcher) readInotify() {
 			}
 			p = p[size:]
 		}
-		if look {
-			w.scan(false)
+		switch {
+		case lost:
+			w.lost()
+		case look:
+			w.scan(false, false)
 		}
 	}
 }

@@ -26,6 +26,8 @@ type node struct {
 	strings map[uint8]string
 	since   time.Time
 	gone    chan struct{}
+	// configured is what sysfs said at the latest look. It is under the watcher's mu.
+	configured bool
 
 	mu      sync.Mutex
 	stirred chan struct{} // closed and replaced when the device may have become usable
@@ -82,14 +84,16 @@ const (
 // OpenUSB opens the device and claims an interface. It waits for the kernel to
 // configure a device that has just come, and for udevd to give it to our group.
 func (n *node) OpenUSB(ctx context.Context, iface uint8) (Conn, error) {
+	n.mu.Lock()
+	n.waiting++
+	n.failure = nil
+	n.mu.Unlock()
 	for {
 		n.mu.Lock()
 		stirred := n.stirred
-		n.waiting++
 		n.mu.Unlock()
-		c, err := n.try(iface)
-		patience := n.patience(err)
-		if patience > 0 {
+		c, err := n.try(ctx, iface)
+		if patience := n.patience(err); patience > 0 && ctx.Err() == nil {
 			t := time.NewTimer(patience)
 			select {
 			case <-stirred:
@@ -98,26 +102,69 @@ func (n *node) OpenUSB(ctx context.Context, iface uint8) (Conn, error) {
 			case <-ctx.Done():
 			}
 			t.Stop()
+			if ctx.Err() == nil {
+				continue
+			}
+			err = ctx.Err()
 		}
-		n.mu.Lock()
-		n.waiting--
-		n.failure = nil
-		if errors.Is(err, reader.ErrNoPermission) || errors.Is(err, reader.ErrClaimed) {
-			n.failure = err
-		}
-		n.mu.Unlock()
-		if patience <= 0 {
+		if n.ended(err, stirred) {
 			return c, err
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
 		}
 	}
 }
 
+// ended ends an OpenUSB, unless it failed and something happened since it saw
+// stirred: what happens from now on has the device announced anew.
+func (n *node) ended(err error, stirred chan struct{}) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	retry := errors.Is(err, reader.ErrNoPermission) || errors.Is(err, reader.ErrClaimed) || errors.Is(err, errNotConfigured)
+	if retry && stirred != n.stirred {
+		return false
+	}
+	n.waiting--
+	if retry {
+		n.failure = err
+	}
+	return true
+}
+
 var errNotConfigured = errors.New("the kernel has not configured the device (no bConfigurationValue in sysfs)")
 
-func (n *node) try(iface uint8) (Conn, error) {
+// try is one attempt. The kernel may be busy with the device, and then neither a
+// read of sysfs nor open(2) can be interrupted: they are left behind.
+func (n *node) try(ctx context.Context, iface uint8) (Conn, error) {
+	type outcome struct {
+		conn *conn
+		err  error
+	}
+	done := make(chan outcome)
+	left := make(chan struct{})
+	defer close(left)
+	go func() {
+		c, err := n.open(iface)
+		select {
+		case done <- outcome{c, err}:
+		case <-left:
+			if err == nil {
+				c.Close()
+			}
+		}
+	}()
+	select {
+	case o := <-done:
+		if o.err != nil {
+			return nil, o.err
+		}
+		return o.conn, nil
+	case <-n.gone:
+		return nil, openError(n.device.Address, n.path, unix.ENODEV)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (n *node) open(iface uint8) (*conn, error) {
 	select {
 	case <-n.gone:
 		return nil, openError(n.device.Address, n.path, unix.ENODEV)
@@ -125,6 +172,9 @@ func (n *node) try(iface uint8) (Conn, error) {
 	}
 	if readAttr(n.sys, "bConfigurationValue") == "" {
 		if _, err := os.Stat(n.sys); err == nil {
+			if readAttr(n.sys, "authorized") == "0" {
+				return nil, fmt.Errorf("%s is not authorized (USBGuard, or authorized in sysfs): %w", n.device.Address, errNotConfigured)
+			}
 			return nil, fmt.Errorf("%s: %w", n.device.Address, errNotConfigured)
 		}
 	}
@@ -154,22 +204,34 @@ func (n *node) patience(err error) time.Duration {
 	return 0
 }
 
-// stir wakes who waits in OpenUSB. It tells whether the device should be
-// announced anew, as it could not be opened before and nobody waits.
-func (n *node) stir() (again bool) {
+// wake wakes who waits in OpenUSB: the device may have become usable, configured by
+// the kernel, or given to our group by udevd.
+func (n *node) wake() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	close(n.stirred)
 	n.stirred = make(chan struct{})
-	if n.waiting > 0 || !errors.Is(n.failure, reader.ErrNoPermission) {
-		return false
-	}
-	return unix.Access(n.path, unix.R_OK|unix.W_OK) == nil
 }
 
-// refused tells whether the device could not be opened though it is there.
-func (n *node) refused() bool {
+// ready reports that the device could be opened, or that nobody has tried.
+func (n *node) ready() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.failure != nil && n.waiting == 0
+	return n.failure == nil
+}
+
+// again reports whether the device should be announced anew: it could not be opened
+// before, and may be now. With retry it is enough that it might.
+func (n *node) again(configured, retry bool) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.failure == nil || n.waiting > 0:
+		return false
+	case errors.Is(n.failure, errNotConfigured):
+		return configured
+	case errors.Is(n.failure, reader.ErrNoPermission):
+		return retry || unix.Access(n.path, unix.R_OK|unix.W_OK) == nil
+	}
+	return retry
 }

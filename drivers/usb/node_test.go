@@ -31,7 +31,7 @@ func TestTell(t *testing.T) {
 		{[]byte{0x03, 0x03, 0xFF}, "2"},
 		{[]byte{0x03, 0x08}, "0"},
 	} {
-		n := &node{number: deviceNumber{4, 12}, desc: desc(tt.classes...)}
+		n := &node{number: deviceNumber{bus: 4, dev: 12}, desc: desc(tt.classes...)}
 		if got, want := n.Tell(), map[string]string{"usb": "004/012", "interface": tt.want}; !maps.Equal(got, want) {
 			t.Errorf("classes % X: %v, want %v", tt.classes, got, want)
 		}

@@ -2,6 +2,7 @@ package usb
 
 import (
 	"context"
+	"strings"
 	"time"
 	"unicode/utf16"
 )
@@ -45,7 +46,7 @@ func kernelStrings(sys string, desc []byte) map[uint8]string {
 	known := map[uint8]string{}
 	for at, name := range map[int]string{manufacturerAt: "manufacturer", productAt: "product", serialAt: "serial"} {
 		if i := desc[at]; i != 0 {
-			if s := readAttr(sys, name); s != "" {
+			if s := strings.TrimSpace(strings.Map(printable, readAttr(sys, name))); s != "" {
 				known[i] = s
 			}
 		}

@@ -1,0 +1,182 @@
+package usb
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// deviceNumber tells a device from the next one in the same port. The kernel gives
+// numbers again after 127 devices, but never the inode of a directory in sysfs.
+type deviceNumber struct {
+	bus, dev int
+	inode    uint64
+}
+
+// is reports whether the device has these numbers, as uevents and device files
+// tell them.
+func (d deviceNumber) is(bus, dev int) bool { return d.bus == bus && d.dev == dev }
+
+// sight is what sysfs shows of a device at one moment. It is taken without a lock:
+// the kernel makes readers of some attributes wait for as long as it is busy with
+// the device, which can be seconds (Linux drivers/usb/core/sysfs.c,
+// usb_lock_device_interruptible).
+type sight struct {
+	number     deviceNumber // zero where there is no device
+	incomplete bool         // its directory is being made, or could not be read now
+	err        error        // its descriptors are bad
+	configured bool
+	served     bool // by driver and id
+	driver     reader.Driver
+	id         reader.ID
+	desc       []byte // nil unless served
+	strings    map[uint8]string
+}
+
+// see takes a sight of the device with that name.
+func (w *Watcher) see(name string) (s sight) {
+	dir := filepath.Join(w.sys, name)
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		s.incomplete = !notThere(err)
+		return s
+	}
+	number := deviceNumber{inode: uint64(st.Ino)}
+	for attr, n := range map[string]*int{"busnum": &number.bus, "devnum": &number.dev} {
+		b, err := readSysfs(filepath.Join(dir, attr))
+		if err != nil && !notThere(err) {
+			s.incomplete = true
+			return s
+		}
+		*n = decimal(bytes.TrimSpace(b))
+	}
+	if number.dev == 0 { // gone, or not a device
+		return s
+	}
+	s.number = number
+	all, err := readSysfs(filepath.Join(dir, "descriptors"))
+	if err != nil {
+		s.incomplete = true
+		return s
+	}
+	if len(all) > 4 && all[4] == classHub {
+		// Most of its attributes can be read only when it has brought up what
+		// was plugged into it, which is what we are in a hurry for.
+		return s
+	}
+	config, err := readSysfs(filepath.Join(dir, "bConfigurationValue"))
+	if err != nil && !notThere(err) {
+		s.incomplete = true
+		return s
+	}
+	config = bytes.TrimSpace(config)
+	s.configured = len(config) > 0
+	if s.desc, s.err = activeDescriptors(all, uint8(decimal(config))); s.err != nil {
+		return s
+	}
+	if s.driver, s.id, s.served = w.serves.match(s.desc); !s.served {
+		s.desc = nil
+		return s
+	}
+	s.strings = kernelStrings(dir, s.desc)
+	return s
+}
+
+// notThere reports whether an error of sysfs says that there is no such file or
+// device, and not that it cannot be read just now.
+func notThere(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENOTDIR)
+}
+
+// sysfsDir is the directory of the device whose device file is at path.
+func sysfsDir(path string) (string, bool) {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return "", false
+	}
+	rdev := uint64(st.Rdev) // 32 bits on MIPS
+	dir := fmt.Sprintf("/sys/dev/char/%d:%d", unix.Major(rdev), unix.Minor(rdev))
+	_, err := os.Stat(dir)
+	return dir, err == nil
+}
+
+// charDevice names a USB device as /sys/dev/char does: major number 189, 128 minor
+// numbers for each bus (Linux Documentation/admin-guide/devices.txt).
+func charDevice(bus, dev int) string {
+	return fmt.Sprintf("189:%d", (bus-1)*128+dev-1)
+}
+
+// activeConfig is the bConfigurationValue in force, 0 where sysfs does not tell.
+func activeConfig(path string) uint8 {
+	dir, ok := sysfsDir(path)
+	if !ok {
+		return 0
+	}
+	n, err := strconv.ParseUint(readAttr(dir, "bConfigurationValue"), 10, 8)
+	if err != nil {
+		return 0
+	}
+	return uint8(n)
+}
+
+func readAttr(dir, name string) string {
+	b, err := readSysfs(filepath.Join(dir, name))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// maxSysfs bounds what is read of one file: descriptors of 8 configurations, which
+// is the most that the kernel takes, have 512 KiB.
+const maxSysfs = 1 << 20
+
+// readSysfs reads a file of sysfs or procfs, which gives at once what fits, and
+// all if it is less: three system calls, where os.ReadFile makes nine. A dozen of
+// these files are read between plugging and the first APDU.
+func readSysfs(name string) ([]byte, error) {
+	fd, err := uninterrupted(func() (int, error) { return unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 0, 512)
+	for {
+		// A read waits for the kernel to be done with the device, and may be
+		// interrupted by a signal of Go's own.
+		n, err := uninterrupted(func() (int, error) { return unix.Read(fd, b[len(b):cap(b)]) })
+		if err != nil {
+			return nil, &os.PathError{Op: "read", Path: name, Err: err}
+		}
+		b = b[:len(b)+n]
+		if len(b) < cap(b) {
+			return b, nil
+		}
+		if len(b) >= maxSysfs {
+			return nil, fmt.Errorf("%s: more than %d bytes: %w", name, maxSysfs, reader.ErrProtocol)
+		}
+		b = slices.Grow(b, cap(b))
+	}
+}
+
+func uninterrupted(call func() (int, error)) (n int, err error) {
+	for {
+		if n, err = call(); err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+func readHex(dir, name string) uint64 {
+	n, _ := strconv.ParseUint(readAttr(dir, name), 16, 32)
+	return n
+}
