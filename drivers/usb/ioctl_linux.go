@@ -87,9 +87,12 @@ var (
 	ioDisconnectClaim = request(dirRead, 27, unsafe.Sizeof(disconnectClaim{}))
 )
 
-// ioctl calls an ioctl with a pointer as its argument, again where a signal
+// ioctl is the way to the kernel; tests stand in for it.
+var ioctl = kernelIoctl
+
+// kernelIoctl calls an ioctl with a pointer as its argument, again where a signal
 // interrupted it.
-func ioctl(fd int, req uintptr, arg unsafe.Pointer) error {
+func kernelIoctl(fd int, req uintptr, arg unsafe.Pointer) error {
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), req, uintptr(arg))
 		switch errno {

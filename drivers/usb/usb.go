@@ -68,9 +68,15 @@ var (
 	ErrTimeout = fmt.Errorf("usb: transfer timed out: %w", reader.ErrTimeout)
 	// ErrOverflow: the device sent more than was asked for (babble).
 	ErrOverflow = errors.New("usb: device sent more than asked for")
-	// ErrReset: the device was reset under the transfer, by Reset or by
-	// someone else. It is still there, in its initial state.
+	// ErrReset: the device was reset under the transfer, by Reset, by someone else
+	// or by the system's sleep. It is still there, in its initial state.
 	ErrReset = errors.New("usb: the device was reset")
+	// ErrNoEndpoint: the kernel knows no such interface or endpoint, though the
+	// descriptors have it; an address that is there twice, for instance. The device
+	// is still there, and trying again is in vain.
+	ErrNoEndpoint = errors.New("usb: the kernel knows no such endpoint")
+	// ErrBus: the device is there but did not answer on the bus, or only noise came.
+	ErrBus = errors.New("usb: no answer on the bus")
 )
 
 // Opener opens a device and claims one interface of it. It is what

@@ -53,6 +53,7 @@ type conn struct {
 	gone     chan struct{}
 	goneOnce sync.Once
 	reaped   chan struct{} // the reaper has ended
+	ended    uintptr       // the urb that ended last; the reaper's
 	pin      runtime.Pinner
 
 	mu       sync.Mutex
@@ -96,11 +97,16 @@ func openDevice(path, name string, iface uint8) (*conn, error) {
 	return c, nil
 }
 
+// readDescriptors reads what usbfs gives; tests stand in for it.
+var readDescriptors = func(f *os.File) ([]byte, error) {
+	return io.ReadAll(io.NewSectionReader(f, 0, maxSysfs))
+}
+
 func (c *conn) setUp(fd int) (err error) {
 	if c.raw, err = c.file.SyscallConn(); err != nil {
 		return fmt.Errorf("%s: %w", c.name, err)
 	}
-	all, err := io.ReadAll(io.NewSectionReader(c.file, 0, 1<<16))
+	all, err := readDescriptors(c.file)
 	if err != nil && len(all) < 18 {
 		return c.failed("read descriptors", err)
 	}
@@ -142,23 +148,37 @@ func (c *conn) failed(what string, err error) error {
 }
 
 // sortError maps what usbfs answers and what a urb's status says (Linux
-// Documentation/driver-api/usb/error-codes.rst) to this package's errors.
+// Documentation/driver-api/usb/error-codes.rst) to this package's errors. Only ENODEV
+// says that the device has left.
 func sortError(err error) error {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
 		return err
 	}
+	var what error
 	switch errno {
-	case unix.ENODEV, unix.ESHUTDOWN, unix.ENOENT, unix.ENXIO:
-		return fmt.Errorf("%w (%w)", reader.ErrGone, errno)
+	case unix.ENODEV:
+		what = reader.ErrGone
+	case unix.ENOENT, unix.ESRCH:
+		what = ErrNoEndpoint
 	case unix.EPIPE:
 		return ErrStall
 	case unix.EOVERFLOW:
 		return ErrOverflow
 	case unix.ETIMEDOUT:
 		return ErrTimeout
+	case unix.EPROTO, unix.EILSEQ, unix.ETIME, unix.ECOMM, unix.ENOSR:
+		what = ErrBus
+	case unix.ESHUTDOWN, unix.EHOSTUNREACH: // the host controller or the device is asleep
+		what = ErrReset
+	case unix.EBUSY:
+		what = reader.ErrClaimed
+	case unix.EACCES, unix.EPERM:
+		what = reader.ErrNoPermission
+	default: // EINVAL, ENOMEM, EAGAIN, ENXIO …: the kernel did not take it
+		return errno
 	}
-	return errno
+	return fmt.Errorf("%w (%w)", what, errno)
 }
 
 // do runs f with the descriptor.
@@ -175,12 +195,11 @@ func (c *conn) reap() {
 	defer close(c.reaped)
 	_ = c.raw.Write(func(fd uintptr) bool {
 		for {
-			var ended uintptr
-			switch err := ioctl(int(fd), ioReapNDelay, unsafe.Pointer(&ended)); err {
+			switch err := ioctl(int(fd), ioReapNDelay, unsafe.Pointer(&c.ended)); err {
 			case nil:
 				c.mu.Lock()
-				u := c.inFlight[ended]
-				delete(c.inFlight, ended)
+				u := c.inFlight[c.ended]
+				delete(c.inFlight, c.ended)
 				c.mu.Unlock()
 				if u != nil {
 					u.done <- struct{}{}
@@ -286,7 +305,7 @@ func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flag
 		return 0, err
 	}
 	if err := c.submit(u, kind, ep, n, flags); err != nil {
-		return 0, sortError(err)
+		return 0, c.refused(ctx, err)
 	}
 	var expired <-chan time.Time
 	if timeout > 0 {
@@ -313,11 +332,23 @@ func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flag
 			return moved, ended
 		}
 		return moved, c.whyEnded()
-	case unix.EPROTO, unix.EILSEQ, unix.ETIME:
-		return moved, c.lost(ctx, status)
 	default:
-		return moved, sortError(status)
+		err := sortError(status)
+		if errors.Is(err, ErrBus) {
+			err = c.lost(ctx, err)
+		}
+		return moved, err
 	}
+}
+
+// refused sorts the error of a urb that was not taken. While the system goes to sleep
+// and wakes, the host controller takes none; that passes, or the device is gone then.
+func (c *conn) refused(ctx context.Context, err error) error {
+	err = sortError(err)
+	if errors.Is(err, ErrReset) {
+		err = c.lost(ctx, err)
+	}
+	return err
 }
 
 // whyEnded tells why the kernel ended a transfer by itself.
@@ -342,11 +373,11 @@ func (c *conn) whyEnded() error {
 
 // unplugTime is how long the kernel may take to see that a device has left after
 // its transfers fail: hubs are asked every 256 ms.
-const unplugTime = 600 * time.Millisecond
+var unplugTime = 600 * time.Millisecond // shorter in tests
 
 // lost is for a device that did not answer on the bus. Mostly it is being
-// unplugged, which a hub reports a little later.
-func (c *conn) lost(ctx context.Context, status syscall.Errno) error {
+// unplugged, which a hub reports a little later; else the error is err.
+func (c *conn) lost(ctx context.Context, err error) error {
 	t := time.NewTimer(unplugTime)
 	defer t.Stop()
 	select {
@@ -355,7 +386,7 @@ func (c *conn) lost(ctx context.Context, status syscall.Errno) error {
 	case <-ctx.Done():
 	case <-t.C:
 	}
-	return fmt.Errorf("no answer on the bus: %w", status)
+	return err
 }
 
 // discard ends u and waits until the kernel has let go of it.
