@@ -17,18 +17,20 @@ import (
 )
 
 // Terminal is one program's conversation with the terminal: it has its own
-// selected file and its own preference of protocols.
+// selected file, its own preference of protocols, and a session with each card
+// that it activated. Slots are numbered as P1 has them, from 1.
 type Terminal struct {
-	bay  *reader.Bay
-	by   reader.Caller
-	file *file        // selected by SELECT FILE; nil: the master file
-	want map[int]int  // protocol preference by slot number, from SET INTERFACE PARAMETER
-	mine map[int]bool // slots whose card this program activated
+	bay   *reader.Bay
+	by    reader.Caller
+	file  *file        // selected by SELECT FILE; nil: the master file
+	want  map[int]int  // protocol preference, from SET INTERFACE PARAMETER
+	cards map[int]*icc // how the program stands to each slot's card
+	unit  byte         // who made the status word of the command at hand
 }
 
 // New makes a terminal of the reader that bay belongs to.
 func New(bay *reader.Bay, by reader.Caller) *Terminal {
-	return &Terminal{bay: bay, by: by, want: make(map[int]int), mine: make(map[int]bool)}
+	return &Terminal{bay: bay, by: by, want: make(map[int]int), cards: make(map[int]*icc)}
 }
 
 // sw is a status word. CT-BCS 1.0 and the manuals of its libraries name them.
@@ -42,6 +44,7 @@ const (
 	swFewer       sw = 0x6282 // end of data before Le
 	swFailed      sw = 0x6400 // reset failed; at the keypad: time over
 	swCancelled   sw = 0x6401
+	swDiffer      sw = 0x6402 // the new PIN and its repetition
 	swNoCard      sw = 0x64A1
 	swNotActive   sw = 0x64A2
 	swNoProtocol  sw = 0x64A3 // card could not be brought into the protocol
@@ -95,10 +98,23 @@ func Check(b []byte) error {
 // Exchange answers a command. What is wrong with a command, a card or a slot is a
 // status word; an error is returned only where the reader is gone or ctx ended
 // a wait.
+//
+// ctx ends only what comes before the command's first act, with
+// reader.ErrInterrupted: then nothing was done and the command may be sent again.
+// An act is whatever a card, a reader or a card holder can notice: power, a
+// protocol, a text on the display, an entry at the keypad. Handlers go on after
+// one with context.WithoutCancel.
 func (t *Terminal) Exchange(ctx context.Context, b, dst []byte) ([]byte, error) {
+	dst, _, err := t.exchange(ctx, b, dst)
+	return dst, err
+}
+
+// exchange is Exchange that also says which unit's status word the answer has.
+func (t *Terminal) exchange(ctx context.Context, b, dst []byte) ([]byte, byte, error) {
 	if err := Check(b); err != nil {
-		return dst, err
+		return dst, 0, err
 	}
+	t.unit = addrCT
 	c, ok := parse(b)
 	var data []byte
 	code := swLength
@@ -109,9 +125,9 @@ func (t *Terminal) Exchange(ctx context.Context, b, dst []byte) ([]byte, error) 
 		code = refusal(c)
 	}
 	if err != nil {
-		return dst, err
+		return dst, 0, err
 	}
-	return append(append(dst, data...), byte(code>>8), byte(code)), nil
+	return append(append(dst, data...), byte(code>>8), byte(code)), t.unit, nil
 }
 
 type handlerFunc func(*Terminal, context.Context, command) ([]byte, sw, error)
@@ -207,10 +223,11 @@ func (t *Terminal) reset(ctx context.Context, c command) ([]byte, sw, error) {
 					return nil, code, err
 				}
 			}
+			ctx = context.WithoutCancel(ctx)
 		}
 		t.file = nil
 		clear(t.want)
-		clear(t.mine)
+		t.forget()
 		return nil, swOK, nil
 	}
 	b := t.slot(c.p1)
@@ -235,29 +252,30 @@ func (t *Terminal) reset(ctx context.Context, c command) ([]byte, sw, error) {
 		code, err := failure(err, absent)
 		return nil, code, err
 	}
-	return t.activated(ctx, b, c, want, absent)
+	return t.activated(context.WithoutCancel(ctx), b, c, want, absent)
 }
 
-// activated brings a card that has power into the protocol wanted and answers
-// what P2 asks for.
+// activated brings a card that has power into the protocol wanted, begins a
+// session with it and answers what P2 asks for.
 func (t *Terminal) activated(ctx context.Context, b *reader.Bay, c command, want int, absent sw) ([]byte, sw, error) {
 	if want >= 0 {
 		if code, err := t.protocol(ctx, b, want, absent); code != swOK {
 			return nil, code, err
 		}
 	}
-	t.mine[int(c.p1)] = true
-	i := b.Info()
-	if i.State != "powered" {
-		return nil, absent, nil
+	s, err := t.begin(ctx, b, int(c.p1), true)
+	if err != nil {
+		code, err := failure(err, absent)
+		return nil, code, err
 	}
+	i := b.Info()
 	code := swAsync
 	if i.Synchronous() {
 		code = swOK
 	}
 	switch c.p2 & 0x0F {
 	case 1:
-		return i.ATR, code, nil
+		return s.ATR(), code, nil
 	case 2:
 		return i.Historical(), code, nil
 	}
@@ -302,23 +320,35 @@ func (t *Terminal) request(ctx context.Context, c command) ([]byte, sw, error) {
 		return nil, code, nil
 	}
 	switch state := b.Info().State; {
-	case state == "powered" && t.mine[int(c.p1)]:
+	case t.card(int(c.p1)).ours:
 		return nil, swActive, nil
 	case state == "empty" && o.timeout > 0:
-		defer t.prompt(ctx, b, c.p2, o)()
+		var done func()
+		ctx, done = t.prompt(ctx, b, c.p2, o)
+		defer done()
 		arrived, err := waitFor(ctx, b, o.timeout, func(state string) bool { return state != "empty" })
 		if err != nil {
 			return nil, 0, err
 		}
 		if !arrived {
+			t.absent(int(c.p1))
 			return nil, swNoCardYet, nil
 		}
 	}
 	if err := b.Power(ctx, reader.PowerUp, t.by); err != nil {
 		code, err := failure(err, swNoCardYet)
+		if code == swNoCardYet {
+			t.absent(int(c.p1))
+		}
 		return nil, code, err
 	}
-	return t.activated(ctx, b, c, t.preference(int(c.p1)), swNoCardYet)
+	return t.activated(context.WithoutCancel(ctx), b, c, t.preference(int(c.p1)), swNoCardYet)
+}
+
+// absent notes that there is no card. The next one's first command opens it.
+func (t *Terminal) absent(slot int) {
+	t.card(slot).end()
+	delete(t.cards, slot)
 }
 
 // waitFor waits until the slot's state is as wanted, or the time is over.
@@ -412,7 +442,7 @@ func (t *Terminal) deactivate(ctx context.Context, c command) ([]byte, sw, error
 		code, err := failure(err, swNoCard)
 		return nil, code, err
 	}
-	delete(t.mine, int(c.p1))
+	t.card(int(c.p1)).end()
 	return nil, swOK, nil
 }
 
@@ -434,6 +464,7 @@ func (t *Terminal) eject(ctx context.Context, c command) ([]byte, sw, error) {
 		return nil, code, nil
 	}
 	if b.Info().State == "empty" {
+		t.card(int(c.p1)).end()
 		return nil, swOK, nil
 	}
 	err := b.Power(ctx, reader.Eject, t.by)
@@ -444,11 +475,13 @@ func (t *Terminal) eject(ctx context.Context, c command) ([]byte, sw, error) {
 		code, err := failure(err, swOK)
 		return nil, code, err
 	}
-	delete(t.mine, int(c.p1))
+	ctx = context.WithoutCancel(ctx)
+	t.card(int(c.p1)).end()
 	if o.timeout == 0 || c.p2&ejectStay != 0 {
 		return nil, swOK, nil
 	}
-	defer t.prompt(ctx, b, c.p2, o)()
+	_, done := t.prompt(ctx, b, c.p2, o)
+	defer done()
 	taken, err := waitFor(ctx, b, o.timeout, func(state string) bool { return state == "empty" })
 	switch {
 	case err != nil:
@@ -487,13 +520,20 @@ func (t *Terminal) setInterface(ctx context.Context, c command) ([]byte, sw, err
 			return nil, swUnsupported, nil
 		}
 	}
-	t.want[int(c.p1)] = want
 	if b.Info().State != "powered" {
+		t.want[int(c.p1)] = want
 		return nil, swOK, nil // for the next RESET or REQUEST ICC
 	}
+	was := *t.card(int(c.p1))
 	if code, err := t.protocol(ctx, b, want, swNoCard); code != swOK {
-		delete(t.want, int(c.p1))
 		return nil, code, err
+	}
+	t.want[int(c.p1)] = want
+	if was.session != nil { // the card may have been reset for it
+		if _, err := t.begin(context.WithoutCancel(ctx), b, int(c.p1), was.ours); err != nil {
+			code, err := failure(err, swNoCard)
+			return nil, code, err
+		}
 	}
 	return nil, swAsync, nil
 }

@@ -10,12 +10,23 @@ import (
 
 // prompt shows what a program wants the card holder to read while it waits,
 // where there is a display; done takes it away. F in the high nibble of P2 asks
-// for no prompt.
-func (t *Terminal) prompt(ctx context.Context, b *reader.Bay, p2 byte, o objects) (done func()) {
-	if p2>>4 == 0x0F || len(o.text) == 0 || b.Show(ctx, o.text[0], o.timeout, t.by) != nil {
-		return func() {}
+// for no prompt. What follows goes on with the context returned.
+func (t *Terminal) prompt(ctx context.Context, b *reader.Bay, p2 byte, o objects) (_ context.Context, done func()) {
+	if p2>>4 == 0x0F {
+		o.text = nil
 	}
-	return func() { b.Show(context.WithoutCancel(ctx), "", 0, t.by) }
+	ctx, done, _ = t.show(ctx, b, o.text, o.timeout)
+	return ctx, done
+}
+
+// show shows the first of the texts, if there is one and a display that takes it.
+// If ctx ends the waiting for the display, it ends that of what follows, too.
+func (t *Terminal) show(ctx context.Context, b *reader.Bay, text []string, limit time.Duration) (_ context.Context, done func(), shown bool) {
+	if len(text) == 0 || b.Show(ctx, text[0], limit, t.by) != nil {
+		return ctx, func() {}, false
+	}
+	ctx = context.WithoutCancel(ctx)
+	return ctx, func() { b.Show(ctx, "", 0, t.by) }, true
 }
 
 // output is OUTPUT: a text on the display.
@@ -301,20 +312,21 @@ func (t *Terminal) pinEntry(c command, able, modify bool) (e pinEntry, code sw) 
 	case "present":
 		return e, swNotActive
 	}
+	if t.card(int(c.p1)).lapsed { // powered, but not by this program
+		return e, swNotActive
+	}
 	e.format, code = e.command.format(e.objects, modify)
 	return e, code
 }
 
 // ask shows the program's own text, in place of the reader's. Where the reader has
 // no display that takes one, its own it is.
-func (t *Terminal) ask(ctx context.Context, e *pinEntry) (done func()) {
-	if len(e.objects.text) == 0 || e.bay.Show(ctx, e.objects.text[0], 0, t.by) != nil {
-		return func() {}
-	}
-	if e.objects.messages == nil {
+func (t *Terminal) ask(ctx context.Context, e *pinEntry) (_ context.Context, done func()) {
+	ctx, done, shown := t.show(ctx, e.bay, e.objects.text, 0)
+	if shown && e.objects.messages == nil {
 		e.format.Messages = 0x00
 	}
-	return func() { e.bay.Show(context.WithoutCancel(ctx), "", 0, t.by) }
+	return ctx, done
 }
 
 // verify is PERFORM VERIFICATION: the PIN goes from the keypad to the card.
@@ -323,8 +335,10 @@ func (t *Terminal) verify(ctx context.Context, c command) ([]byte, sw, error) {
 	if code != swOK {
 		return nil, code, nil
 	}
-	defer t.ask(ctx, &e)()
-	return pinAnswer(e.bay.VerifyPIN(ctx, &reader.PINVerify{PINFormat: e.format}, t.by))
+	ctx, done := t.ask(ctx, &e)
+	defer done()
+	answer, err := e.bay.VerifyPIN(ctx, &reader.PINVerify{PINFormat: e.format}, t.by)
+	return t.pinAnswer(c, answer, err)
 }
 
 // modify is MODIFY VERIFICATION DATA. Where both positions are the same no old
@@ -334,21 +348,29 @@ func (t *Terminal) modify(ctx context.Context, c command) ([]byte, sw, error) {
 	if code != swOK {
 		return nil, code, nil
 	}
-	defer t.ask(ctx, &e)()
+	ctx, done := t.ask(ctx, &e)
+	defer done()
 	m := &reader.PINModify{PINFormat: e.format, OffsetOld: byte(e.command.old), OffsetNew: byte(e.command.new)}
 	m.Confirm = 0x01 // ask for the new PIN twice
 	if m.OffsetOld != m.OffsetNew {
 		m.Confirm |= 0x02
 	}
-	return pinAnswer(e.bay.ModifyPIN(ctx, m, t.by))
+	answer, err := e.bay.ModifyPIN(ctx, m, t.by)
+	return t.pinAnswer(c, answer, err)
 }
 
 // pinAnswer is the card's status word, or 64 00, 64 01, 64 02 of the reader.
-func pinAnswer(answer []byte, err error) ([]byte, sw, error) {
+func (t *Terminal) pinAnswer(c command, answer []byte, err error) ([]byte, sw, error) {
 	switch {
 	case err == nil && len(answer) >= 2:
 		n := len(answer) - 2
-		return answer[:n], sw(answer[n])<<8 | sw(answer[n+1]), nil
+		code := sw(answer[n])<<8 | sw(answer[n+1])
+		switch code {
+		case swFailed, swCancelled, swDiffer:
+		default:
+			t.unit = unitOf(int(c.p1))
+		}
+		return answer[:n], code, nil
 	case errors.Is(err, reader.ErrInvalid), errors.Is(err, reader.ErrUnsupported):
 		return nil, swNotNow, nil
 	}

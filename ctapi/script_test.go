@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,12 +22,15 @@ import (
 //	after 3s sim 0 insert      the same, later
 //	> 20 12 01 01 00           a command to the terminal of slot 0
 //	2> 20 13 00 80 00          one of another program's
+//	@ 00 02 00A40000           what CT_data sends: dad, sad, command; 2@ another program's
 //	< 00 90 00                 its answer; < error: no status word but an error
 //	took 3s                    how long that was in coming
 //	display Insert             what the display shows now
 //	display-after 3s Insert    and what it will
 //	sleep 2s
 //	lock, unlock               somebody else begins and ends a transaction
+//	power reset                somebody else's power: on, off, reset
+//	sessions 1                 how many sessions there are with the card
 type script struct {
 	t         *testing.T
 	m         *reader.Manager
@@ -90,14 +94,19 @@ func (s *script) do(line string) error {
 			return err
 		}
 		time.Sleep(d)
-	case ">", "2>":
-		t := s.terminals[word]
+	case ">", "2>", "@", "2@":
+		who := strings.TrimRight(word, ">@")
+		t := s.terminals[who]
 		if t == nil {
 			t = New(s.m.Bay(0), reader.Caller{Owner: new(int)})
-			s.terminals[word] = t
+			s.terminals[who] = t
+		}
+		exchange := t.Exchange
+		if strings.HasSuffix(word, "@") {
+			exchange = t.Data
 		}
 		start := time.Now()
-		answer, err := t.Exchange(context.Background(), unhex(rest), nil)
+		answer, err := exchange(context.Background(), unhex(rest), nil)
 		s.got, s.err, s.took = fmt.Sprintf("% X", answer), err, time.Since(start)
 		synctest.Wait()
 	case "<":
@@ -129,6 +138,13 @@ func (s *script) do(line string) error {
 		return err
 	case "lock":
 		return s.m.Bay(0).Lock(context.Background(), reader.Caller{Owner: s}, nil)
+	case "power":
+		actions := map[string]reader.Action{"on": reader.PowerUp, "off": reader.PowerDown, "reset": reader.ResetWarm}
+		return s.m.Bay(0).Power(context.Background(), actions[rest], reader.Caller{Owner: "another"})
+	case "sessions":
+		if got := s.m.Bay(0).Info().Sessions; strconv.Itoa(got) != rest {
+			return fmt.Errorf("%d sessions", got)
+		}
 	case "unlock":
 		s.m.Bay(0).Unlock(s)
 	default:

@@ -2,6 +2,8 @@ package fs
 
 import (
 	"context"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 
@@ -11,11 +13,15 @@ import (
 // ctbcsFile is one open of `ctbcs`: a program's conversation with the terminal,
 // which package ctapi has. The file is there for each slot and always speaks for
 // the whole reader.
+//
+// After CARDFS_CTAPI (cardfs.h) it carries what libctapi-cardfs sends: bytes, with
+// two addresses before each command and answer, for the terminal and its cards.
 type ctbcsFile struct {
 	flocked
 	*channel
 	opening
-	terminal *ctapi.Terminal
+	terminal  *ctapi.Terminal
+	addressed atomic.Bool
 }
 
 var (
@@ -33,12 +39,40 @@ func openCTBCS(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	c.opening = newOpening(ctx, f, c, flags)
 	c.terminal = ctapi.New(f.bay, c.by)
 	c.flocked = flocked{byOwner{&f.locks, c}}
-	c.channel = newChannel(c, f, flags, c.unlock)
+	c.channel = newChannel(c, f, flags, c.end)
 	return c, ready(ctx, f.bay, c.by)
 }
 
-func (c *ctbcsFile) check(command []byte) error { return ctapi.Check(command) }
+const iocCTAPI = iocMagic<<8 | 3 // _IOC_NONE
+
+// Ioctl does CARDFS_CTAPI besides what every exchange file does.
+func (c *ctbcsFile) Ioctl(ctx context.Context, cmd uint32, arg uint64, input, output []byte) (int32, syscall.Errno) {
+	if cmd != iocCTAPI {
+		return c.channel.Ioctl(ctx, cmd, arg, input, output)
+	}
+	n, errno := c.channel.Ioctl(ctx, iocBinary, 0, nil, nil)
+	if errno == 0 {
+		c.addressed.Store(true)
+	}
+	return n, errno
+}
+
+func (c *ctbcsFile) check(command []byte) error {
+	if c.addressed.Load() {
+		return ctapi.CheckData(command)
+	}
+	return ctapi.Check(command)
+}
 
 func (c *ctbcsFile) exchange(ctx context.Context, command, dst []byte) ([]byte, error) {
+	if c.addressed.Load() {
+		return c.terminal.Data(ctx, command, dst)
+	}
 	return c.terminal.Exchange(ctx, command, dst)
+}
+
+// end is the last thing of an open: nothing of it is under way any more.
+func (c *ctbcsFile) end() {
+	c.unlock()
+	c.terminal.Close()
 }

@@ -110,6 +110,13 @@ func (s *Session) Close() {
 	delete(s.bay.sessions, s)
 }
 
+// Err says why the session cannot go on; nil if it can.
+func (s *Session) Err() error {
+	s.bay.mu.Lock()
+	defer s.bay.mu.Unlock()
+	return s.bay.usable(s)
+}
+
 // Bay is the slot of the session.
 func (s *Session) Bay() *Bay { return s.bay }
 

@@ -1,0 +1,593 @@
+package ctapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// The answer comes with dad and sad changed over: dad is who asked, 2 the host or 5
+// the remote host, sad who answered, 1 the terminal, 0 and 2 to 14 the cards.
+func TestAddresses(t *testing.T) {
+	play(t, "twoslot", `
+		@ 01 02 20 13 00 80 00
+		< 02 01 80 02 03 03 90 00
+		@ 01 05 20 13 00 80 00
+		< 05 01 80 02 03 03 90 00
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+		@ 00 05 00 A4 00 0C 02 3F 00
+		< 05 00 90 00
+		# the second slot is 2; OpenCT's and KOBIL's programs call that of two 3
+		@ 02 02 00 A4 00 0C 02 3F 00
+		< 02 02 90 00
+		@ 03 02 00 A4 00 0C 02 3F 00
+		< 02 03 90 00
+		> 20 13 00 80 00
+		< 80 02 05 05 90 00
+		# no such unit
+		@ 04 02 00 A4 00 0C 02 3F 00
+		< error
+		@ 0F 02 00 A4 00 0C 02 3F 00
+		< error
+		@ FF 02 00 A4 00 0C 02 3F 00
+		< error
+	`)
+	play(t, "t1", `
+		# a reader of one slot has neither
+		@ 02 02 00 A4 00 0C 02 3F 00
+		< error
+		@ 03 02 00 A4 00 0C 02 3F 00
+		< error
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+	`)
+}
+
+func TestCheckData(t *testing.T) {
+	for n := range 10 {
+		err := CheckData(make([]byte, n))
+		if ok := n == 2 || n >= 6; ok != (err == nil) || !ok && !errors.Is(err, reader.ErrInvalid) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+}
+
+// A card's life: used without more ado, ejected, activated, used. The terminal has
+// 64A1 for no card, 64A2 for one that is not active.
+func TestCardLife(t *testing.T) {
+	play(t, "twoslot", `
+		ctl sim 0 remove
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A1
+		ctl sim 0 insert
+		# what was put in since is opened by its first command
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+		sessions 1
+		@ 01 02 20 15 01 00
+		< 02 01 90 00
+		sessions 0
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A2
+		# the other slot has nothing to do with it
+		@ 02 02 00 A4 00 0C 02 3F 00
+		< 02 02 90 00
+		@ 01 02 20 12 01 01 00
+		< 02 01 `+tokenATR+` 90 01
+		sessions 1
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+		@ 01 02 20 14 01 00
+		< 02 01 90 00
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A2
+		@ 01 02 20 11 01 00
+		< 02 01 90 01
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+		sessions 1
+		# RESET CT: all cards are off, and as at the beginning
+		@ 01 02 20 14 01 00
+		< 02 01 90 00
+		@ 01 02 20 11 00 00
+		< 02 01 90 00
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+		@ 02 02 00 A4 00 0C 02 3F 00
+		< 02 02 90 00
+		# nor does a REQUEST ICC that found none leave anything behind
+		ctl sim 0 remove
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A1
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A1
+		@ 01 02 20 12 01 00 01 05
+		< 02 01 62 00
+		@ 01 02 20 12 01 00
+		< 02 01 62 00
+		ctl sim 0 insert
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+		# EJECT ICC, and the card is put in again: the program has to activate it
+		@ 01 02 20 15 01 00 01 05
+		< 02 01 62 00
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A2
+		ctl sim 0 remove
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A1
+		@ 01 02 20 15 01 00
+		< 02 01 90 00
+		ctl sim 0 insert
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A2
+	`)
+}
+
+// "The card was reset, changed or powered off by somebody else: its security state is
+// lost, and RESET CT or REQUEST ICC begins anew."
+func TestCardLost(t *testing.T) {
+	for _, loss := range []string{"power reset", "power off\npower on", "ctl sim 0 remove\nctl sim 0 insert\npower on"} {
+		play(t, "t1", `
+			# opened by its first command
+			@ 00 02 00 A4 00 0C 02 3F 00
+			< 02 00 90 00
+			`+loss+`
+			@ 00 02 00 A4 00 0C 02 3F 00
+			< 02 01 64 A2
+			@ 00 02 00 A4 00 0C 02 3F 00
+			< 02 01 64 A2
+			sessions 0
+			@ 01 02 20 12 01 01 00
+			< 02 01 `+tokenATR+` 90 01
+			@ 00 02 00 A4 00 0C 02 3F 00
+			< 02 00 90 00
+			# activated; that it still is, is not so
+			@ 01 02 20 12 01 01 00
+			< 02 01 62 01
+			`+loss+`
+			@ 01 02 20 12 01 01 00
+			< 02 01 `+tokenATR+` 90 01
+			@ 00 02 00 A4 00 0C 02 3F 00
+			< 02 00 90 00
+			`+loss+`
+			@ 01 02 20 11 01 00
+			< 02 01 90 01
+			@ 00 02 00 A4 00 0C 02 3F 00
+			< 02 00 90 00
+			# before the first command
+			@ 01 02 20 11 01 00
+			< 02 01 90 01
+			`+loss+`
+			@ 00 02 00 A4 00 0C 02 3F 00
+			< 02 01 64 A2
+			# SET INTERFACE PARAMETER is no activation
+			@ 01 02 80 60 01 00 03 22 01 02
+			< 02 01 90 01
+			@ 00 02 00 A4 00 0C 02 3F 00
+			< 02 01 64 A2
+		`)
+	}
+	play(t, "t1", `
+		# text users: 6201 is for the card that was activated
+		> 20 12 01 01 00
+		< `+tokenATR+` 90 01
+		> 20 12 01 01 00
+		< 62 01
+		power reset
+		> 20 12 01 01 00
+		< `+tokenATR+` 90 01
+		# RESET CT and DEACTIVATE ICC end that it is this program's
+		> 20 11 00 00
+		< 90 00
+		power on
+		> 20 12 01 01 00
+		< `+tokenATR+` 90 01
+		> 20 14 01 00
+		< 90 00
+		power on
+		> 20 12 01 01 00
+		< `+tokenATR+` 90 01
+		> 20 15 01 00
+		< 90 00
+		power on
+		> 20 12 01 01 00
+		< `+tokenATR+` 90 01
+	`)
+}
+
+// A protocol that is set anew resets the card for this program, which goes on.
+func TestCardProtocol(t *testing.T) {
+	play(t, "t1 card=dual", `
+		@ 01 02 20 12 01 00
+		< 02 01 90 01
+		@ 01 02 80 60 01 00 03 22 01 02
+		< 02 01 90 01
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+		@ 01 02 80 60 01 00 03 22 01 01
+		< 02 01 90 01
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+		sessions 1
+		# it is as much this program's as before
+		@ 01 02 20 12 01 00
+		< 02 01 62 01
+		# one that the card does not do changes nothing
+		@ 01 02 80 60 01 00 03 22 01 80
+		< 02 01 6A 80
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+	`)
+}
+
+// A preference that the card refused is forgotten, the one before it is not.
+func TestPreferenceKept(t *testing.T) {
+	play(t, "t1", `
+		> 80 60 01 00 03 22 01 02
+		< 90 00
+		> 20 12 01 00
+		< 90 01
+		> 80 60 01 00 03 22 01 01
+		< 64 A3
+		> 20 11 01 00
+		< 90 01
+	`)
+}
+
+// The unit is the card's where the card's status word it is.
+func TestPINUnit(t *testing.T) {
+	play(t, "pinpad", `
+		@ 01 02 20 18 01 00 08 52 06 01 06 00 20 00 01
+		< 02 01 64 A2
+		@ 01 02 20 12 01 00
+		< 02 01 90 01
+		ctl sim 0 keys 9999
+		@ 01 02 20 18 01 00 08 52 06 01 06 00 20 00 01
+		< 02 00 63 C2
+		@ 01 02 20 13 00 80 00
+		< 02 01 80 01 05 90 00
+		ctl sim 0 keys 1234
+		@ 01 02 20 18 01 00 08 52 06 01 06 00 20 00 01
+		< 02 00 90 00
+		ctl sim 0 keys cancel
+		@ 01 02 20 18 01 00 08 52 06 01 06 00 20 00 01
+		< 02 01 64 01
+		@ 01 02 20 18 01 00 08 52 06 01 06 00 20 00 01
+		< 02 01 64 00
+		ctl sim 0 keys 1234 5678 5679
+		@ 01 02 20 19 01 00 09 52 07 01 06 0E 00 24 00 01
+		< 02 01 64 02
+		ctl sim 0 keys 1234 5678 5678
+		@ 01 02 20 19 01 00 09 52 07 01 06 0E 00 24 00 01
+		< 02 00 90 00
+		@ 01 02 20 18 01 00 01 52
+		< 02 01 67 00
+		# no PIN for a card that another reset meanwhile
+		power reset
+		ctl sim 0 keys 5678
+		@ 01 02 20 18 01 00 08 52 06 01 06 00 20 00 01
+		< 02 01 64 A2
+		@ 01 02 20 12 01 00
+		< 02 01 90 01
+		@ 01 02 20 18 01 00 08 52 06 01 06 00 20 00 01
+		< 02 00 90 00
+	`)
+}
+
+// CT_close powers the cards off that RESET CT or REQUEST ICC activated, unless another
+// program holds them.
+func TestEnd(t *testing.T) {
+	play(t, "twoslot", `
+		@ 02 02 00 A4 00 0C 02 3F 00
+		< 02 02 90 00
+		@ 01 02 20 12 01 00
+		< 02 01 90 01
+		@ 01 02
+		< 02 01
+		# the second was only used
+		> 20 13 00 80 00
+		< 80 02 03 05 90 00
+		sessions 0
+		@ 01 02 20 11 01 00
+		< 02 01 90 01
+		@ 01 02 20 11 02 00
+		< 02 01 90 01
+		@ 01 05
+		< 05 01
+		> 20 13 00 80 00
+		< 80 02 03 03 90 00
+		# it goes on as at the beginning
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+		@ 01 02
+		< 02 01
+		> 20 13 00 80 00
+		< 80 02 05 03 90 00
+	`)
+	play(t, "t1", `
+		# another holds the transaction: the power stays
+		@ 01 02 20 12 01 00
+		< 02 01 90 01
+		lock
+		@ 01 02
+		< 02 01
+		unlock
+		> 20 13 00 80 00
+		< 80 01 05 90 00
+		sessions 0
+		# another reset the card: it is not this program's any more
+		@ 01 02 20 11 01 00
+		< 02 01 90 01
+		power reset
+		@ 01 02
+		< 02 01
+		> 20 13 00 80 00
+		< 80 01 05 90 00
+		# what this program deactivated and another activated
+		@ 01 02 20 11 01 00
+		< 02 01 90 01
+		@ 01 02 20 14 01 00
+		< 02 01 90 00
+		power on
+		@ 01 02
+		< 02 01
+		> 20 13 00 80 00
+		< 80 01 05 90 00
+		# and one whose card is gone
+		@ 01 02 20 11 01 00
+		< 02 01 90 01
+		ctl sim 0 remove
+		@ 01 02
+		< 02 01
+	`)
+}
+
+// Another's transaction: nothing is sent, and the caller may try again.
+func TestCardLocked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+		defer m.Close(context.Background())
+		m.Command("attach sim t1")
+		b := m.Bay(0)
+		terminal := New(b, reader.Caller{Owner: t, Wait: true})
+		defer terminal.Close()
+		command := unhex("00 02 00 A4 00 0C 02 3F 00")
+		for range 2 {
+			if err := b.Lock(context.Background(), reader.Caller{Owner: "another"}, nil); err != nil {
+				t.Fatal(err)
+			}
+			before := []byte{0xA5}
+			if answer, err := terminal.Data(context.Background(), command, before); !errors.Is(err, reader.ErrLocked) || !bytes.Equal(answer, before) {
+				t.Errorf("% X, %v", answer, err)
+			}
+			b.Unlock("another")
+			answer, err := terminal.Data(context.Background(), command, before)
+			if err != nil || !bytes.Equal(answer, unhex("A5 02 00 90 00")) {
+				t.Errorf("% X, %v", answer, err)
+			}
+		}
+		m.Command("sim 0 unplug")
+		synctest.Wait()
+		for range 2 {
+			if answer, err := terminal.Data(context.Background(), command, nil); !errors.Is(err, reader.ErrGone) || len(answer) > 0 {
+				t.Errorf("without the reader: % X, %v", answer, err)
+			}
+		}
+	})
+}
+
+// Close leaves the cards their power, and no session behind.
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+		defer m.Close(context.Background())
+		m.Command("attach sim t1")
+		synctest.Wait()
+		b := m.Bay(0)
+		for i, first := range []string{"00 02 00 A4 00 0C 02 3F 00", "01 02 20 12 01 00", "01 02 20 11 01 00"} {
+			terminal := New(b, reader.Caller{Owner: t})
+			if _, err := terminal.Data(context.Background(), unhex(first), nil); err != nil {
+				t.Fatal(err)
+			}
+			during := b.Info().Sessions
+			terminal.Close()
+			if info := b.Info(); during != 1 || info.Sessions != 0 || info.State != "powered" {
+				t.Errorf("%d: %d sessions, then %d, %s", i, during, info.Sessions, info.State)
+			}
+		}
+	})
+}
+
+// acting is the sim driver, whose slots tell when something is done that a card, a
+// reader or a card holder can notice.
+type acting struct {
+	*sim.Driver
+	act func(what string)
+}
+
+type actingReader struct {
+	reader.Reader
+	slots []reader.Slot
+}
+
+func (r actingReader) Slots() []reader.Slot { return r.slots }
+
+// pad is what the slots of a reader with keys and a display can do.
+type pad interface {
+	reader.Slot
+	reader.Notifier
+	reader.PINPad
+	reader.Display
+	reader.Keypad
+	reader.Teller
+}
+
+type actingSlot struct {
+	pad
+	act func(what string)
+}
+
+// plain is what the slots of a reader without can do.
+type plain interface {
+	reader.Slot
+	reader.Notifier
+}
+
+type actingPlain struct {
+	plain
+	act func(what string)
+}
+
+func (s actingPlain) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
+	s.act("on")
+	return s.plain.PowerOn(ctx, how)
+}
+
+func (d acting) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	r, err := d.Driver.Open(ctx, dev)
+	if err != nil {
+		return nil, err
+	}
+	a := actingReader{Reader: r}
+	for _, s := range r.Slots() {
+		if p, ok := s.(pad); ok {
+			a.slots = append(a.slots, actingSlot{p, d.act})
+		} else {
+			a.slots = append(a.slots, actingPlain{s.(plain), d.act})
+		}
+	}
+	return a, nil
+}
+
+func (s actingSlot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
+	s.act("on")
+	return s.pad.PowerOn(ctx, how)
+}
+
+func (s actingSlot) PowerOff(ctx context.Context) error {
+	s.act("off")
+	return s.pad.PowerOff(ctx)
+}
+
+func (s actingSlot) Show(ctx context.Context, text string, d time.Duration) error {
+	s.act("show " + text)
+	return s.pad.Show(ctx, text, d)
+}
+
+func (s actingSlot) Input(ctx context.Context, in reader.KeyInput) ([]byte, error) {
+	s.act("input")
+	return s.pad.Input(ctx, in)
+}
+
+func (s actingSlot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
+	s.act("verify")
+	return s.pad.VerifyPIN(ctx, v, dst)
+}
+
+func (s actingSlot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte) ([]byte, error) {
+	s.act("modify")
+	return s.pad.ModifyPIN(ctx, m, dst)
+}
+
+// "An ioctl says EINTR only while its command was not yet sent; from then on it returns
+// the answer, whatever signals come": a command whose ctx ends at its first act answers
+// as one whose ctx does not, and one whose ctx ended before does nothing.
+func TestInterruptedActs(t *testing.T) {
+	const on = "20 12 01 00"
+	const pinpad, dual = "pinpad", "t1 card=dual"
+	for _, tt := range []struct{ device, before, command string }{
+		{pinpad, on, "20 11 00 00"},
+		{pinpad, on, "20 10 01 01 00"},
+		{pinpad, on, "20 11 01 01 00"},
+		{dual, on, "20 11 01 00 03 FF 11 94"},
+		{dual, "80 60 01 00 03 22 01 02", "20 12 01 01 00"},
+		{pinpad, "remove", "20 12 01 01 09 50 04 'Card' 80 01 02 00"},
+		{pinpad, "", "20 12 01 02 00"},
+		{pinpad, on, "20 14 01 00"},
+		{pinpad, on, "20 15 01 00"},
+		{pinpad, on, "20 15 01 00 01 05"},
+		{pinpad, on, "20 15 01 00 09 50 04 'Take' 80 01 02"},
+		{pinpad, "keys 0815", "20 16 50 00 08"},
+		{pinpad, "", "20 17 40 00 07 50 05 'Hello'"},
+		{pinpad, "keys 1234", "20 18 01 00 08 52 06 01 06 00 20 00 01"},
+		{pinpad, "keys 1234", "20 18 01 00 13 50 09 'Your code' 52 06 01 06 00 20 00 01"},
+		{pinpad, "keys 1234 5678 5678", "20 19 01 00 09 52 07 01 06 0E 00 24 00 01"},
+		{pinpad, "keys 1234 5678 5678", "20 19 01 00 10 50 05 'Codes' 52 07 01 06 0E 00 24 00 01"},
+		{dual, on, "80 60 01 00 03 22 01 02"},
+		{pinpad, on, "end"},
+	} {
+		// Whether ctx ends: never, at the first act, before the command.
+		run := func(when string) (answer string, acts []string, err error) {
+			synctest.Test(t, func(t *testing.T) {
+				var act func(string)
+				m := reader.NewManager(reader.Options{Drivers: []reader.Driver{acting{sim.New(), func(what string) { act(what) }}}})
+				defer m.Close(context.Background())
+				act = func(string) {}
+				if err := m.Command("attach sim " + tt.device); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				terminal := New(m.Bay(0), reader.Caller{Owner: t, Wait: true})
+				defer terminal.Close()
+				switch word, _, _ := strings.Cut(tt.before, " "); word {
+				case "keys":
+					terminal.Exchange(context.Background(), unhex(on), nil)
+					if when != "before" {
+						m.Command("sim 0 " + tt.before)
+					}
+				case "remove":
+					m.Command("sim 0 remove")
+				case "":
+				default:
+					terminal.Exchange(context.Background(), unhex(tt.before), nil)
+				}
+				synctest.Wait()
+				ctx, cancel := context.WithCancel(context.Background())
+				defer cancel()
+				if when == "before" { // it waits for its turn while another has the reader
+					act = func(string) { time.Sleep(time.Hour) }
+					go m.Bay(0).Power(context.Background(), reader.ResetCold, reader.Caller{Owner: "another"})
+					go m.Bay(0).Input(context.Background(), reader.KeyInput{}, reader.Caller{Owner: "another"})
+					synctest.Wait()
+					time.AfterFunc(time.Second, cancel)
+				}
+				act = func(what string) {
+					acts = append(acts, what)
+					if when == "at" {
+						cancel()
+					}
+				}
+				var got []byte
+				if tt.command == "end" {
+					got, err = terminal.Data(ctx, []byte{1, 2}, nil)
+				} else {
+					got, err = terminal.Exchange(ctx, unhex(tt.command), nil)
+				}
+				answer = fmt.Sprintf("% X", got)
+				act = func(string) {}
+			})
+			return answer, acts, err
+		}
+		want, done, err := run("never")
+		if err != nil || len(done) == 0 {
+			t.Errorf("%s: %s, %v, did %q: the test is of no use", tt.command, want, err, done)
+		}
+		if got, acts, err := run("at"); got != want || err != nil || !slices.Equal(acts, done) {
+			t.Errorf("%s, interrupted at its first act: %s, %v, did %q; want %s, %q", tt.command, got, err, acts, want, done)
+		}
+		if _, acts, err := run("before"); !errors.Is(err, reader.ErrInterrupted) || len(acts) > 0 {
+			t.Errorf("%s, interrupted before: %v, did %q", tt.command, err, acts)
+		}
+	}
+}

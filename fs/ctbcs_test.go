@@ -1,0 +1,95 @@
+package fs
+
+import (
+	"context"
+	"syscall"
+	"testing"
+	"testing/synctest"
+
+	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// openTerminal opens ctbcs of a simulated reader.
+func openTerminal(t *testing.T, flags uint32) (*ctbcsFile, *client, *reader.Bay) {
+	t.Helper()
+	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+	t.Cleanup(func() { m.Close(context.Background()) })
+	if err := m.Command("attach sim t1"); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+	f := &file{mount: &mount{server: &server{}}, bay: m.Bay(0)}
+	h, err := openCTBCS(bg, f, flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := h.(*ctbcsFile)
+	c.later = func(c *channel) { go c.send() }
+	return c, &client{t: t, channel: c.channel}, m.Bay(0)
+}
+
+// "From now on this open of ctbcs carries dad, sad, then the command; dad, sad, then
+// the answer", by read and write and by CARDFS_EXCHANGE.
+func TestCTAPIMode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, text, bay := openTerminal(t, rdwr)
+		text.mustWrite("20 13 00 80 00\n")
+		text.wantRead("80 01 03 90 00\n")
+		if errno := text.write("20 13 00\n"); errno != syscall.EINVAL {
+			t.Errorf("a text that is no CT-BCS command: %v", errno)
+		}
+		if _, errno := c.Ioctl(bg, iocCTAPI, 0, nil, nil); errno != 0 {
+			t.Fatal(errno)
+		}
+		text.mustWrite("\x00\x05\x00\xA4\x00\x0C\x02\x3F\x00")
+		text.wantRead("\x05\x00\x90\x00")
+		in, out := ioctlBuffers("01 02 20 13 00 80 00", 64)
+		if n, errno := c.Ioctl(bg, exchangeRequest(64), 0, in, out); n != 7 || errno != 0 || string(out[4:11]) != "\x02\x01\x80\x01\x05\x90\x00" {
+			t.Errorf("%d, %v, % X", n, errno, out)
+		}
+		for _, bad := range []string{"\x01", "\x01\x02\x20", "\x01\x02\x20\x13\x00"} {
+			if errno := text.write(bad); errno != syscall.EINVAL {
+				t.Errorf("% X: %v", bad, errno)
+			}
+		}
+		if n := bay.Info().Sessions; n != 1 {
+			t.Errorf("%d sessions", n)
+		}
+		c.Release(bg)
+		if i := bay.Info(); i.Sessions != 0 || i.State != "powered" {
+			t.Errorf("after the close: %d sessions, %s", i.Sessions, i.State)
+		}
+	})
+}
+
+func TestCTAPIModeRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, flags := range []uint32{syscall.O_RDONLY, syscall.O_WRONLY} {
+			c, _, _ := openTerminal(t, flags)
+			if _, errno := c.Ioctl(bg, iocCTAPI, 0, nil, nil); errno != syscall.EBADF || c.addressed.Load() {
+				t.Errorf("flags %o: %v", flags, errno)
+			}
+			if _, errno := c.Ioctl(bg, iocCTAPI+1, 0, nil, nil); errno != syscall.ENOTTY {
+				t.Errorf("another ioctl: %v", errno)
+			}
+			c.Release(bg)
+		}
+		if _, errno := open(t, &fakeCard{}, rdwr).Ioctl(bg, iocCTAPI, 0, nil, nil); errno != syscall.ENOTTY {
+			t.Errorf("on apdu: %v", errno)
+		}
+	})
+}
+
+// The sessions of a conversation last until its last command is done.
+func TestCTBCSReleaseDuring(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, text, bay := openTerminal(t, rdwr)
+		text.mustWrite("20 12 01 00\n20 11 01 00\n")
+		c.Release(bg)
+		synctest.Wait()
+		if i := bay.Info(); i.Sessions != 0 || i.State != "powered" {
+			t.Errorf("%d sessions, %s", i.Sessions, i.State)
+		}
+	})
+}
