@@ -8,9 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cardfs.h"
 #include "file.h"
 
-enum { SHARED_MS = 20 };
+/* A session that was just closed may count for a moment: close(2) does not wait
+ * for the daemon to hear of it. */
+enum { CLOSING_MS = 20 };
 
 /* The mount is between two states: a reader is starting, somebody holds the
  * transaction. Nothing was done, and to ask again soon is right. */
@@ -19,9 +22,9 @@ static bool passing(int result)
 	return result == -EAGAIN || result == -EBUSY;
 }
 
-static int write_power(struct cf_slot *s, const char *word)
+static int write_power(struct cf_slot *s, const char *word, int patience)
 {
-	struct cf_wait w = cf_wait_for(CF_SOON_MS);
+	struct cf_wait w = cf_wait_for(patience);
 	char path[PATH_MAX];
 	int result;
 
@@ -47,7 +50,7 @@ static int begin(struct cf_slot *s)
 		card = cf_card(s);
 		if (!cf_path(s, "apdu", path, sizeof path))
 			return -ENODEV;
-		fd = cf_channel(AT_FDCWD, path, O_NONBLOCK);
+		fd = cf_channel(AT_FDCWD, path, O_NONBLOCK, CARDFS_BINARY);
 	} while (passing(fd) && cf_pause(&w));
 	if (fd < 0)
 		return fd;
@@ -83,9 +86,9 @@ ssize_t cf_power_up(struct cf_slot *s, bool reset, uint8_t *atr)
 	pthread_mutex_lock(&s->io);
 	cf_close(&s->apdu);
 	if (s->owes_reset)
-		result = write_power(s, "cold");
+		result = write_power(s, "cold", CF_SOON_MS);
 	else if (reset)
-		result = write_power(s, "reset");
+		result = write_power(s, "reset", CF_SOON_MS);
 	if (result == 0) {
 		s->owes_reset = false;
 		/* The session first: what changes after it ends it. */
@@ -104,21 +107,6 @@ ssize_t cf_power_up(struct cf_slot *s, bool reset, uint8_t *atr)
 	return result;
 }
 
-/* shared tells whether other programs have sessions with the card. Ours was just
- * closed, and may count for a moment: the kernel does not wait for it. */
-static bool shared(struct cf_slot *s)
-{
-	struct cf_wait w = cf_wait_for(SHARED_MS);
-	char text[CF_TEXT_MAX + 1], value[16];
-
-	do
-		if (!cf_status(s, text, sizeof text) ||
-		    !cf_value(text, "sessions", value, sizeof value) || atoi(value) <= 0)
-			return false;
-	while (cf_pause(&w));
-	return true;
-}
-
 int cf_power_down(struct cf_slot *s)
 {
 	int result;
@@ -126,15 +114,14 @@ int cf_power_down(struct cf_slot *s)
 	pthread_mutex_lock(&s->io);
 	cf_close(&s->apdu);
 	s->natr = 0;
-	/* pcscd does this to every card that it does not use, 5 seconds after it
-	 * was put in. Programs on the mount would lose theirs by it. */
-	s->owes_reset = shared(s);
-	result = s->owes_reset ? 0 : write_power(s, "off");
-	if (result == -EBUSY)
-		s->owes_reset = true;
-	if (result == -ENODEV || result == -ENOENT || result == -ENOTCONN ||
+	/* pcscd does this to every card that it does not use, 5 seconds after it was
+	 * put in, in the thread that also looks for cards. Programs on the mount
+	 * would lose theirs by it. */
+	result = write_power(s, "release", CLOSING_MS);
+	s->owes_reset = result == -EBUSY;
+	if (result == -EBUSY || result == -ENODEV || result == -ENOENT || result == -ENOTCONN ||
 	    result == -ENOMEDIUM || result == -EAGAIN)
-		result = 0; /* no card, no power */
+		result = 0; /* others', or no card: it is not ours to power */
 	pthread_mutex_unlock(&s->io);
 	return result;
 }
@@ -192,7 +179,7 @@ ssize_t cf_transmit(struct cf_slot *s, const uint8_t *tx, size_t ntx, uint8_t *r
 	if (s->apdu < 0) {
 		n = cf_state_of(s) == CF_CARD ? -ESTALE : -ENOMEDIUM;
 	} else {
-		n = cf_patient(s->apdu, tx, ntx, rx, nrx);
+		n = cf_patient(&s->apdu, tx, ntx, rx, nrx, 0);
 		if (n == 0 || n == 1) /* without SW1 SW2 */
 			n = CF_BROKEN;
 		switch (n) {
@@ -241,7 +228,7 @@ ssize_t cf_control(struct cf_slot *s, uint32_t code, const uint8_t *tx, size_t n
 	if (fd < 0)
 		return fd;
 	cf_close(&fd);
-	fd = cf_channel(AT_FDCWD, path, 0);
+	fd = cf_channel(AT_FDCWD, path, 0, CARDFS_BINARY);
 	if (fd < 0)
 		return fd;
 	command = malloc(4 + ntx);
@@ -255,7 +242,7 @@ ssize_t cf_control(struct cf_slot *s, uint32_t code, const uint8_t *tx, size_t n
 	command[3] = (uint8_t)code;
 	if (ntx > 0)
 		memcpy(command + 4, tx, ntx);
-	n = cf_converse(fd, command, 4 + ntx, rx, nrx);
+	n = cf_converse(&fd, command, 4 + ntx, rx, nrx, 0);
 	explicit_bzero(command, 4 + ntx);
 	free(command);
 	cf_close(&fd);

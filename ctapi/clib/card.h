@@ -17,7 +17,8 @@
 ssize_t cf_power_up(struct cf_slot *s, bool reset, uint8_t *atr);
 
 /* cf_power_down ends the session and takes the power off the card, unless other
- * programs have sessions with it: theirs go on, and ours begins with a reset. */
+ * programs have sessions with it or the transaction: theirs go on, and ours begins
+ * with a reset. It waits for none of them. */
 int cf_power_down(struct cf_slot *s);
 
 /* cf_protocol makes T=t the active protocol. -ENOTSUP: card or reader cannot. */

@@ -47,4 +47,14 @@ struct cardfs_exchange {
  */
 #define CARDFS_BINARY _IO(CARDFS_IOC_MAGIC, 2)
 
+/*
+ * From now on this open of ctbcs carries what CT_data of CT-API takes and gives, by
+ * read and write as after CARDFS_BINARY, or by CARDFS_EXCHANGE: dad, sad, then the
+ * command; dad, sad, then the answer. dad may name a card, whose state for this
+ * program the terminal keeps. dad and sad without a command end the conversation:
+ * the cards that it activated lose their power, unless another program holds them.
+ * Fails with ENOTTY on other files.
+ */
+#define CARDFS_CTAPI _IO(CARDFS_IOC_MAGIC, 3)
+
 #endif

@@ -18,9 +18,6 @@
  * for where there is no /proc. */
 enum { LOOK_AGAIN_MS = 1000, LEAST_MS = 10 };
 
-/* All signals are blocked: a read that is interrupted often is not one. */
-enum { PATIENCE = 100 };
-
 /* A daemon that hangs does not answer an interrupted read. */
 enum { JOIN_SECONDS = 2 };
 
@@ -29,7 +26,6 @@ enum { LINE = 1024 };
 
 struct reader {
 	struct cf_mount *mount;
-	int events, mounts; /* descriptors, -1: none */
 	char line[LINE];
 	size_t n;
 	bool skipping; /* to the end of an overlong line */
@@ -82,16 +78,17 @@ static void feed(struct reader *r, const char *p, size_t n)
 static bool stream(struct reader *r)
 {
 	char path[PATH_MAX], buf[4096];
+	int *events = &r->mount->events;
+	const struct timespec least = {.tv_nsec = LEAST_MS * 1000000L};
 	bool useful = false;
-	int interrupted = 0;
 
 	snprintf(path, sizeof path, "%s/event", r->mount->root);
 	r->n = 0;
 	r->skipping = false;
 	cancellable(true);
-	r->events = open(path, O_RDONLY | O_CLOEXEC);
+	*events = open(path, O_RDONLY | O_CLOEXEC);
 	cancellable(false);
-	if (r->events < 0)
+	if (*events < 0)
 		return false;
 	/* Looked at after the stream began: what changes from now on is in it. */
 	cf_resync(r->mount);
@@ -100,25 +97,27 @@ static bool stream(struct reader *r)
 		ssize_t n;
 
 		cancellable(true);
-		n = read(r->events, buf, sizeof buf);
+		n = read(*events, buf, sizeof buf);
 		cancellable(false);
-		if (n < 0 && errno == EINTR && ++interrupted < PATIENCE)
+		/* All signals are blocked; a debugger's and SIGSTOP interrupt even so. */
+		if (n < 0 && errno == EINTR) {
+			nanosleep(&least, NULL);
 			continue;
+		}
 		if (n <= 0)
 			break;
-		interrupted = 0;
 		useful = true;
 		feed(r, buf, (size_t)n);
 		cf_probe(r->mount);
 	}
-	cf_close(&r->events);
+	cf_close(events);
 	return useful;
 }
 
 /* pause_for waits until something was mounted or unmounted. */
 static void pause_for(struct reader *r)
 {
-	struct pollfd p = {.fd = r->mounts, .events = POLLPRI};
+	struct pollfd p = {.fd = r->mount->table, .events = POLLPRI};
 	struct timespec least = {.tv_nsec = LEAST_MS * 1000000L};
 
 	cancellable(true);
@@ -134,8 +133,8 @@ static void finish(void *arg)
 	struct reader *r = arg;
 	struct cf_mount *m = r->mount;
 
-	cf_close(&r->events);
-	cf_close(&r->mounts);
+	cf_close(&m->events);
+	cf_close(&m->table);
 	free(r);
 	cf_release(m);
 }
@@ -147,7 +146,7 @@ static void *follow(void *arg)
 	pthread_cleanup_push(finish, r);
 	cancellable(false);
 	/* Opened before the first look, so that no later mount goes unseen. */
-	r->mounts = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+	r->mount->table = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
 	for (;;) {
 		if (stream(r))
 			r->pause = LEAST_MS;
@@ -172,7 +171,8 @@ struct cf_mount *cf_follow(const char *root)
 	}
 	snprintf(m->root, sizeof m->root, "%s", root);
 	atomic_init(&m->refs, 2);
-	*r = (struct reader){.mount = m, .events = -1, .mounts = -1, .pause = LEAST_MS};
+	m->events = m->table = -1;
+	*r = (struct reader){.mount = m, .pause = LEAST_MS};
 	/* The process's signals are for its own threads. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -195,6 +195,12 @@ void cf_unfollow(struct cf_mount *m)
 	until.tv_sec += JOIN_SECONDS;
 	if (pthread_clockjoin_np(m->thread, NULL, CLOCK_MONOTONIC, &until) != 0)
 		pthread_detach(m->thread); /* it ends by itself when the daemon does */
+}
+
+void cf_forked(struct cf_mount *m)
+{
+	cf_close(&m->events);
+	cf_close(&m->table);
 }
 
 void cf_release(struct cf_mount *m)

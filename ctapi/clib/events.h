@@ -22,6 +22,7 @@ struct cf_mount {
 
 	pthread_t thread;
 	atomic_uint refs; /* the thread and each slot */
+	int events, table; /* the thread's descriptors, -1: none */
 };
 
 /* cf_follow starts the thread; NULL: no memory or no thread to be had. The
@@ -30,6 +31,8 @@ struct cf_mount *cf_follow(const char *root);
 /* cf_unfollow ends the thread. It does not wait for a daemon that hangs. */
 void cf_unfollow(struct cf_mount *m);
 void cf_release(struct cf_mount *m);
+/* cf_forked closes what the thread has open, in a child that does not have the thread. */
+void cf_forked(struct cf_mount *m);
 
 /* What the thread calls; no lock is held. */
 void cf_event(struct cf_mount *m, unsigned number, const char *what);

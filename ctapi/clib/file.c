@@ -12,9 +12,6 @@
 
 #include "cardfs.h"
 
-/* A call that was interrupted this often in a row is not going to succeed. */
-enum { PATIENCE = 100 };
-
 enum { LONGEST_PAUSE = 20 };
 
 int64_t cf_now(void)
@@ -46,17 +43,21 @@ bool cf_pause(struct cf_wait *w)
 	return true;
 }
 
+/* interrupted says whether the call that gave result is to be made again. */
+static bool interrupted(ssize_t result, const struct cf_wait *w)
+{
+	return result < 0 && errno == EINTR && cf_now() < w->until;
+}
+
 int cf_open(int at, const char *path, int flags)
 {
-	for (int i = 0; i < PATIENCE; i++) {
-		int fd = openat(at, path, flags | O_CLOEXEC | O_NOCTTY);
+	struct cf_wait w = cf_wait_for(CF_ANSWER_MS);
+	int fd;
 
-		if (fd >= 0)
-			return fd;
-		if (errno != EINTR)
-			return -errno;
-	}
-	return -EINTR;
+	do
+		fd = openat(at, path, flags | O_CLOEXEC | O_NOCTTY);
+	while (interrupted(fd, &w));
+	return fd < 0 ? -errno : fd;
 }
 
 void cf_close(int *fd)
@@ -66,63 +67,52 @@ void cf_close(int *fd)
 	*fd = -1;
 }
 
-static ssize_t read_once(int fd, void *buf, size_t n)
-{
-	for (int i = 0; i < PATIENCE; i++) {
-		ssize_t got = read(fd, buf, n);
-
-		if (got >= 0)
-			return got;
-		if (errno != EINTR)
-			return -errno;
-	}
-	return -EINTR;
-}
-
 ssize_t cf_read(int at, const char *path, char *text, size_t size)
 {
+	struct cf_wait w = cf_wait_for(CF_ANSWER_MS);
 	size_t n = 0;
+	ssize_t got = 0;
 	int fd = cf_open(at, path, O_RDONLY | O_NONBLOCK);
 
 	text[0] = '\0';
 	if (fd < 0)
 		return fd;
 	while (n < size - 1) {
-		ssize_t got = read_once(fd, text + n, size - 1 - n);
-
-		if (got < 0) {
-			text[0] = '\0';
-			cf_close(&fd);
-			return got;
-		}
-		if (got == 0)
+		do
+			got = read(fd, text + n, size - 1 - n);
+		while (interrupted(got, &w));
+		if (got <= 0)
 			break;
 		n += (size_t)got;
 	}
+	if (got < 0) {
+		n = 0;
+		got = -errno;
+	}
 	text[n] = '\0';
 	cf_close(&fd);
-	return (ssize_t)n;
+	return got < 0 ? got : (ssize_t)n;
 }
 
 int cf_write(int at, const char *path, const char *word)
 {
+	struct cf_wait w = cf_wait_for(CF_ANSWER_MS);
 	size_t n = strlen(word);
+	ssize_t put;
 	int fd = cf_open(at, path, O_WRONLY | O_NONBLOCK);
-	int result = -EINTR;
 
 	if (fd < 0)
 		return fd;
 	/* To say a state or a reset once more does no harm. */
-	for (int i = 0; i < PATIENCE && result == -EINTR; i++) {
-		ssize_t put = write(fd, word, n);
-
-		if (put < 0)
-			result = -errno;
-		else
-			result = (size_t)put == n ? 0 : CF_BROKEN;
-	}
+	do
+		put = write(fd, word, n);
+	while (interrupted(put, &w));
+	if (put < 0)
+		put = -errno;
+	else
+		put = (size_t)put == n ? 0 : CF_BROKEN;
 	cf_close(&fd);
-	return result;
+	return (int)put;
 }
 
 bool cf_value(const char *text, const char *key, char *value, size_t size)
@@ -179,77 +169,97 @@ ssize_t cf_hex(const char *text, uint8_t *bytes, size_t size)
 	}
 }
 
-int cf_channel(int at, const char *path, int flags)
+int cf_channel(int at, const char *path, int flags, unsigned long mode)
 {
+	struct cf_wait w = cf_wait_for(CF_ANSWER_MS);
 	int fd = cf_open(at, path, O_RDWR | flags);
-	int result = -EINTR;
+	int result;
 
 	if (fd < 0)
 		return fd;
-	for (int i = 0; i < PATIENCE && result == -EINTR; i++)
-		result = ioctl(fd, CARDFS_BINARY) < 0 ? -errno : 0;
+	do
+		result = ioctl(fd, mode);
+	while (interrupted(result, &w));
 	if (result < 0) {
+		result = -errno;
 		cf_close(&fd);
 		return result;
 	}
+	if (flags & O_NONBLOCK)
+		fcntl(fd, F_SETFL, O_RDWR); /* if not, receive asks again and again */
 	return fd;
 }
 
-/* receive is read_once that waits, on a channel whose open did not. */
+/* give_up closes a channel that is out of step. */
+static ssize_t give_up(int *fd)
+{
+	cf_close(fd);
+	return CF_BROKEN;
+}
+
+/* receive reads what there is of an answer. */
 static ssize_t receive(int fd, void *buf, size_t n, struct cf_wait *w)
 {
 	for (;;) {
-		ssize_t got = read_once(fd, buf, n);
+		ssize_t got = read(fd, buf, n);
 
-		if (got != -EAGAIN)
+		if (got >= 0)
 			return got;
-		if (!cf_pause(w))
-			return -ETIMEDOUT;
+		switch (errno) {
+		case EINTR:
+			if (cf_now() >= w->until)
+				return CF_BROKEN;
+			break;
+		case EAGAIN:
+			if (!cf_pause(w))
+				return CF_BROKEN;
+			break;
+		default:
+			return -errno;
+		}
 	}
 }
 
 /*
  * collect reads one whole answer, so that the next exchange does not find the
  * rest of it. An answer ends with a read that gives less than asked for; want,
- * if not 0, is how long it is.
+ * if not 0, is how long it is, and most the longest that there is. An error in its
+ * place is the command's.
  */
-static ssize_t collect(int fd, uint8_t *rx, size_t nrx, size_t want)
+static ssize_t collect(int *fd, uint8_t *rx, size_t nrx, size_t want, size_t most)
 {
 	struct cf_wait w = cf_wait_for(CF_ANSWER_MS);
 	uint8_t rest[512];
-	size_t n = 0;
+	size_t n = 0, room;
+	ssize_t got;
 
 	do {
-		size_t room = n < nrx ? nrx - n : sizeof rest;
-		ssize_t got = receive(fd, n < nrx ? rx + n : rest, room, &w);
-
-		if (got < 0)
-			return got;
-		n += (size_t)got;
-		if (n > CF_ANSWER_MAX)
-			return CF_BROKEN;
-		if ((size_t)got < room)
-			break;
-	} while (want == 0 || n < want);
+		room = n < nrx ? nrx - n : sizeof rest;
+		got = receive(*fd, n < nrx ? rx + n : rest, room, &w);
+		if (got > 0)
+			n += (size_t)got;
+	} while (got > 0 && (size_t)got == room && n <= most && (want == 0 || n < want));
 	explicit_bzero(rest, sizeof rest);
-	if (want != 0 && n != want)
-		return CF_BROKEN;
+	if (got < 0 && n == 0 && want == 0 && got != CF_BROKEN)
+		return got;
+	if (got < 0 || n > most || (want != 0 && n != want))
+		return give_up(fd);
 	return n > nrx ? CF_TOO_LONG : (ssize_t)n;
 }
 
-ssize_t cf_converse(int fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx)
+ssize_t cf_converse(int *fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx, unsigned head)
 {
 	ssize_t put;
 
 	if (ntx == 0 || ntx > CF_COMMAND_MAX + 4)
 		return -EINVAL;
+	put = write(*fd, tx, ntx);
 	/* Not repeated when interrupted: whether it was sent is not known then. */
-	put = write(fd, tx, ntx);
-	if (put < 0)
+	if (put < 0 && errno != EINTR)
 		return -errno;
-	if ((size_t)put != ntx)
-		return CF_BROKEN;
-	return collect(fd, rx, nrx, 0);
+	if (put < 0 || (size_t)put != ntx)
+		return give_up(fd);
+	return collect(fd, rx, nrx, 0, head + CF_ANSWER_MAX);
 }
 
 /*
@@ -257,59 +267,59 @@ ssize_t cf_converse(int fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t n
  * read, at the price of one more system call, while every byte of the size is
  * copied in and out.
  */
-static size_t exchange_size(const uint8_t *tx, size_t ntx)
+static size_t exchange_size(const uint8_t *tx, size_t ntx, unsigned head)
 {
-	size_t data = 256 + 2;
+	size_t data = head + 256 + 2;
 	size_t header = sizeof(struct cardfs_exchange);
 
-	if (ntx > 5 + 255 + 1 || (ntx >= 7 && tx[4] == 0))
+	if (ntx > head + 5 + 255 + 1 || (ntx >= head + 7 && tx[head + 4] == 0))
 		return CARDFS_EXCHANGE_MAX;
 	return header + (ntx > data ? ntx : data);
 }
 
-ssize_t cf_exchange(int fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx)
+ssize_t cf_exchange(int *fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx, unsigned head)
 {
 	alignas(struct cardfs_exchange) uint8_t buf[CARDFS_EXCHANGE_MAX];
 	struct cardfs_exchange *x = (struct cardfs_exchange *)buf;
+	struct cf_wait w = cf_wait_for(CF_ANSWER_MS);
 	size_t room = sizeof buf - sizeof *x;
 	size_t size;
-	ssize_t n = -EINTR;
+	ssize_t n;
 
 	if (ntx == 0)
 		return -EINVAL;
 	if (ntx > room)
-		return cf_converse(fd, tx, ntx, rx, nrx);
-	size = exchange_size(tx, ntx);
+		return cf_converse(fd, tx, ntx, rx, nrx, head);
+	size = exchange_size(tx, ntx, head);
 	room = size - sizeof *x;
 	/* EINTR: the command was not sent, so that it can be sent again. */
-	for (int i = 0; i < PATIENCE && n == -EINTR; i++) {
+	do {
 		x->length = (uint32_t)ntx;
 		memcpy(x->data, tx, ntx);
 		memset(x->data + ntx, 0, room - ntx);
-		n = ioctl(fd, CARDFS_EXCHANGE(size), buf);
-		if (n < 0)
-			n = -errno;
-	}
-	if (n > CF_ANSWER_MAX || (n >= 0 && x->length != (uint32_t)n)) {
-		n = CF_BROKEN;
-	} else if (n >= 0 && (size_t)n > room) {
-		n = collect(fd, rx, nrx, (size_t)n);
-	} else if (n >= 0 && (size_t)n > nrx) {
+		n = ioctl(*fd, CARDFS_EXCHANGE(size), buf);
+	} while (interrupted(n, &w));
+	if (n < 0)
+		n = -errno;
+	else if ((size_t)n > head + CF_ANSWER_MAX || x->length != (uint32_t)n)
+		n = give_up(fd);
+	else if ((size_t)n > room)
+		n = collect(fd, rx, nrx, (size_t)n, head + CF_ANSWER_MAX);
+	else if ((size_t)n > nrx)
 		n = CF_TOO_LONG;
-	} else if (n >= 0) {
+	else
 		memcpy(rx, x->data, (size_t)n);
-	}
 	explicit_bzero(buf, size); /* a PIN may have been in it */
 	return n;
 }
 
-ssize_t cf_patient(int fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx)
+ssize_t cf_patient(int *fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx, unsigned head)
 {
 	struct cf_wait w = cf_wait_for(CF_SOON_MS);
 	ssize_t n;
 
 	do
-		n = cf_exchange(fd, tx, ntx, rx, nrx);
+		n = cf_exchange(fd, tx, ntx, rx, nrx, head);
 	while (n == -EBUSY && cf_pause(&w));
 	return n;
 }

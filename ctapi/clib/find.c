@@ -184,22 +184,6 @@ static int find_id(const struct cf_name *name)
 	return decimal(last, &number, &rest) && *rest == '\0' ? (int)number : -1;
 }
 
-unsigned cf_reader(const struct cf_name *name, unsigned *numbers, unsigned max)
-{
-	char text[CF_TEXT_MAX + 1], value[CF_TEXT_MAX];
-	const char *p = value;
-	unsigned n = 0;
-
-	if (max == 0 || !status_at(name->root, name->number, text, sizeof text))
-		return 0;
-	if (cf_value(text, "siblings", value, sizeof value))
-		for (; n < max && decimal(p, &numbers[n], &p); n++)
-			p += strspn(p, " ");
-	if (n == 0)
-		numbers[n++] = name->number;
-	return n;
-}
-
 /* sibling is the number of slot index of the reader that status tells of, and
  * how many it has. A name of a later slot stands for that slot alone. */
 static int sibling(const char *status, int number, unsigned index, unsigned *count)

@@ -40,10 +40,6 @@ bool cf_parse(const char *device, struct cf_name *name);
 /* cf_numbered names slot directory n of the default mount point. */
 bool cf_numbered(unsigned long n, struct cf_name *name);
 
-/* cf_reader lists the directories of all slots of the reader of slot directory
- * name->number, at most max; 0: there is no such directory. */
-unsigned cf_reader(const struct cf_name *name, unsigned *numbers, unsigned max);
-
 /* cf_look looks for slot index of the reader that is so named. It never waits. */
 struct cf_view cf_look(const struct cf_name *name, unsigned index);
 

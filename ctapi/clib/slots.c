@@ -33,6 +33,46 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct cf_slot *slots;
 static struct cf_mount *mounts;
 
+/* ---- fork ------------------------------------------------------------------
+ * Slots and sessions are the parent's: a child has neither, nor the threads, and
+ * may make its own. The memory stays, as it may be in use where the fork came from. */
+
+static struct cf_slot *slots_left_behind;
+static struct cf_mount *mounts_left_behind;
+
+static void before_fork(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+static void in_parent(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
+static void in_child(void)
+{
+	struct cf_slot **s;
+	struct cf_mount **m;
+
+	for (s = &slots; *s != NULL; s = &(*s)->next)
+		cf_close(&(*s)->apdu);
+	*s = slots_left_behind;
+	slots_left_behind = slots;
+	slots = NULL;
+	for (m = &mounts; *m != NULL; m = &(*m)->next)
+		cf_forked(*m);
+	*m = mounts_left_behind;
+	mounts_left_behind = mounts;
+	mounts = NULL;
+	pthread_mutex_unlock(&lock);
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+	pthread_atfork(before_fork, in_parent, in_child);
+}
+
 /* ---- state; the lock is held -------------------------------------------- */
 
 static void set_state(struct cf_slot *s, enum cf_state state)

@@ -52,13 +52,15 @@ func run(t *testing.T, env []string, name string, args ...string) string {
 	return out.String()
 }
 
-// build makes the test program of that name. How long the libraries wait for
-// what comes soon is made short: 30 ms instead of 5 s.
+// build makes the test program of that name. How long the libraries wait is the
+// tests' to say (testdata/times.h): 30 ms for what comes soon, 60 ms for an answer
+// where they say nothing.
 func build(t *testing.T, name string, flags ...string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), name)
 	args := append([]string{"-std=gnu11", "-g", "-O1", "-fno-omit-frame-pointer", "-pthread",
-		"-DCF_SOON_MS=30", "-DCF_ANSWER_MS=60", "-I", sources, "-o", program,
+		"-DCF_SOON_MS=test_soon_ms", "-DCF_ANSWER_MS=test_answer_ms", "-DSOON_MS=30", "-DANSWER_MS=60",
+		"-include", "testdata/times.h", "-I", sources, "-o", program,
 		"testdata/" + name + ".c", "testdata/fake.c"}, warnings...)
 	args = append(args, flags...)
 	for _, f := range wrapped {
@@ -85,6 +87,12 @@ func TestLibraries(t *testing.T) {
 	}
 	for _, program := range []string{"ifd_test", "ifd_hostile_test", "ctapi_test"} {
 		t.Run(program, func(t *testing.T) {
+			t.Run("plain", func(t *testing.T) {
+				t.Parallel()
+				p := build(t, program)
+				// Here the memory is all the program's own, and is searched for PINs.
+				t.Logf("%s", run(t, []string{stride("20"), "SCAN=1"}, p))
+			})
 			t.Run("address,undefined", func(t *testing.T) {
 				t.Parallel()
 				p := build(t, program, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

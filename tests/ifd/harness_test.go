@@ -201,6 +201,16 @@ func (m *mount) read(name string) string {
 	return string(text)
 }
 
+// await waits until a text file says something.
+func (m *mount) await(name, text string) {
+	m.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(m.read(name), text); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			m.t.Fatalf("%s never said %q:\n%s", name, text, m.read(name))
+		}
+	}
+}
+
 // conf is an entry of reader.conf. The device comes before what completes it,
 // and without quotes, which pcscd would take for a part of it.
 func conf(name, device string) string {

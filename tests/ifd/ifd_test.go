@@ -373,6 +373,32 @@ func TestOthersOnTheMount(t *testing.T) {
 	}
 }
 
+// TestPowerDownBesideTransaction: pcscd powers down what it does not use, in the thread
+// that looks for cards. While another program holds the transaction it goes on seeing
+// them, and the card begins anew for the next client.
+func TestPowerDownBesideTransaction(t *testing.T) {
+	m := newMount(t, "--sim", "t1")
+	m.start()
+	s := newPcscd(t, conf("R0", "cardfs:"+m.dir+"/0"), pcscd.Debug())
+	c := newClient(t, s)
+	c.want("ok 9000", "work", name(0), selectMF)
+	unlock := holdCard(t, m)
+	c.want("ok", "disconnect", "unpower")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := s.WaitLog(ctx, "powerState: POWER_STATE_UNPOWERED"); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.read("0/power"); got != "on\n" {
+		t.Errorf("the holder's card: power %q", got)
+	}
+	m.ctl("sim 0 remove")
+	c.want("ok", "await", name(0), "empty")
+	m.ctl("sim 0 insert")
+	unlock()
+	c.want("ok 9000", "work", name(0), selectMF)
+}
+
 func TestManyReaders(t *testing.T) {
 	sims := make([]string, 16)
 	for i := range sims {

@@ -9,6 +9,8 @@
 
 #include "ctapi.h"
 #include "hostile.h"
+#include "memory.h"
+#include "times.h"
 
 /* The codes in 8 bits, whatever the signedness of char. */
 static int init(unsigned ctn, unsigned pn)
@@ -51,8 +53,6 @@ static struct result *exchange(unsigned ctn, unsigned dad, const void *command, 
 
 static const unsigned char select_mf[] = {0x00, 0xA4, 0x00, 0x0C, 0x02, 0x3F, 0x00};
 static const unsigned char request[] = {0x20, 0x12, 0x01, 0x01, 0x00};
-static const unsigned char request2[] = {0x20, 0x12, 0x02, 0x01, 0x00};
-static const unsigned char eject[] = {0x20, 0x15, 0x01, 0x00};
 static const unsigned char reset_ct[] = {0x20, 0x11, 0x00, 0x00};
 
 static void begin(const char *name)
@@ -76,68 +76,221 @@ static void sw(unsigned ctn, unsigned dad, const void *command, unsigned n, unsi
 	EQUAL(r->dad, CT_HOST);
 }
 
-static void test_life(void)
+static void test_units(void)
 {
-	begin("a card's life: requested, used, ejected");
+	begin("each command to its unit, each answer from it; CT_close ends the conversation");
 	fake_arrive(0, 2, false);
 	EQUAL(init(7, 0), OK);
 	sw(7, CT_ICC1, select_mf, 7, 0x64A1, CT_CT);
+	EQUAL(fake_commands(0), 0);
 	fake_insert(0);
 	fake_insert(1);
 	sw(7, CT_CT, request, 5, 0x9000, CT_CT);
+	EQUAL(fake_count(0, request, 5), 1);
 	sw(7, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
-	EQUAL(fake_commands(0), 2);
-	/* The second slot: T's and L's DAD 2, OpenCT's and KOBIL's 3. */
-	sw(7, CT_CT, request2, 5, 0x9000, CT_CT);
+	EQUAL(fake_count(0, select_mf, 7), 1);
 	sw(7, CT_ICC2, select_mf, 7, 0x9000, CT_ICC2);
 	sw(7, 3, select_mf, 7, 0x9000, 3);
-	EQUAL(fake_commands(1), 2);
-	sw(7, CT_CT, eject, 4, 0x9000, CT_CT);
-	sw(7, CT_ICC1, select_mf, 7, 0x64A2, CT_CT);
-	sw(7, CT_ICC2, select_mf, 7, 0x9000, CT_ICC2); /* that was slot 1 alone */
-	sw(7, CT_CT, request, 5, 0x9000, CT_CT);
-	sw(7, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
-	sw(7, CT_CT, eject, 4, 0x9000, CT_CT);
-	sw(7, CT_CT, reset_ct, 4, 0x9000, CT_CT);
-	sw(7, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
-	EQUAL(closes(7), OK);
-	/* At the second slot's port: the same terminal. */
+	EQUAL(fake_count(1, select_mf, 7), 2);
 	EQUAL(init(8, 1), OK);
-	sw(8, CT_ICC2, select_mf, 7, 0x9000, CT_ICC2);
-	EQUAL(fake_commands(1), 4);
-	EQUAL(closes(8), OK);
-	/* Activated by us: the second only, as the first was ejected. */
 	EQUAL(strcmp(fake_power(0), ""), 0);
-	EQUAL(strcmp(fake_power(1), "off"), 0);
+	EQUAL(closes(7), OK);
+	EQUAL(strcmp(fake_power(0), "close"), 0);
+	EQUAL(strcmp(fake_power(1), ""), 0);
+	EQUAL(closes(8), OK);
+	EQUAL(strcmp(fake_power(1), "close"), 0);
 	end();
 }
 
-static void test_state_lost(void)
+static void test_busy(void)
 {
-	static const unsigned char verify[] = {0x00, 0x20, 0x00, 0x01, 0x04, 0x31, 0x32, 0x33, 0x34};
-
-	begin("a card that was reset or changed gets nothing before it is requested anew");
+	begin("another program holds the transaction: waited for a while, and nothing is sent");
 	fake_arrive(0, 1, false);
 	fake_insert(0);
 	EQUAL(init(1, 0), OK);
+	fake_foreign_lock(0, true);
+	EQUAL(exchange(1, CT_ICC1, select_mf, 7, 258)->code, ERR_CT);
+	EQUAL(fake_commands(0), 0);
+	fake_foreign_lock(0, false);
 	sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
-	fake_foreign_reset(0);
-	sw(1, CT_ICC1, verify, 9, 0x64A2, CT_CT);
-	sw(1, CT_ICC1, verify, 9, 0x64A2, CT_CT);
-	EQUAL(fake_count(0, verify, 9), 0);
+	EQUAL(closes(1), OK);
+	end();
+}
+
+/* ---- signals -------------------------------------------------------------------- */
+
+/* Long enough for any number of interrupts on any machine. */
+enum { PATIENT_MS = 120000 };
+
+/* EINTR never counts: "once a command was taken, only time ends the wait". */
+static void test_interrupted(void)
+{
+	static unsigned char big[17000] = {0x80, 0xEE};
+
+	for (int at = 1; at <= 4; at++) {
+		struct result *r;
+
+		begin("a thousand interrupts at one call");
+		test_answer_ms = PATIENT_MS;
+		fake_arrive(0, 1, false);
+		fake_insert(0);
+		fake_fault((struct fault){.shape = ERRNO, .error = EINTR, .at = at <= 2 ? at : 1000000, .times = 1000});
+		EQUAL(init(1, 0), OK); /* open, ioctl */
+		if (at == 3) /* the read of the terminal's answer, after the write */
+			fake_fault((struct fault){.shape = ERRNO, .error = EINTR, .at = 2, .times = 1000});
+		sw(1, CT_CT, reset_ct, 4, 0x9000, CT_CT);
+		if (at == 4) /* the ioctl: not sent until it says otherwise */
+			fake_fault((struct fault){.shape = ERRNO, .error = EINTR, .at = 1, .times = 1000});
+		sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
+		/* A long one goes by write and read: interrupts between two reads. */
+		for (unsigned i = 5; i < sizeof big; i++)
+			big[i] = (unsigned char)(i * 7);
+		fake_fault((struct fault){.shape = ERRNO, .error = EINTR, .at = at, .times = at == 1 ? 0 : 1000});
+		r = exchange(1, CT_ICC1, big, sizeof big, 65535);
+		if (at == 1) { /* the write: whether it was sent is not known */
+			EQUAL(r->code, ERR_HTSI);
+			EQUAL(exchange(1, CT_ICC1, select_mf, 7, 258)->code, ERR_HTSI);
+		} else {
+			EQUAL(r->code, OK);
+			EQUAL(r->n, sizeof big + 2);
+			CHECK(memcmp(r->data, big, sizeof big) == 0, "%d", r->data[0]);
+			EQUAL(fake_count(0, big, sizeof big), 1);
+			EQUAL(fake_count(0, select_mf, 7), 1);
+		}
+		EQUAL(closes(1), OK);
+		end();
+	}
+}
+
+/* What was given up closes the channel: the next command never reads the answer
+ * before it. */
+static void test_given_up(void)
+{
+	static const int errors[] = {EINTR, EAGAIN};
+	static unsigned char big[17000] = {0x80, 0xEE};
+
+	for (int i = 0; i < 4; i++) {
+		const void *command = i < 2 ? (const void *)reset_ct : big;
+		unsigned n = i < 2 ? sizeof reset_ct : sizeof big, dad = i < 2 ? CT_CT : CT_ICC1;
+
+		begin("an answer that does not come");
+		fake_arrive(0, 1, false);
+		fake_insert(0);
+		EQUAL(init(1, 0), OK);
+		fake_fault((struct fault){.shape = ERRNO, .error = errors[i % 2], .at = 2, .from_then_on = true});
+		EQUAL(exchange(1, dad, command, n, 258)->code, ERR_HTSI);
+		EQUAL(fake_count(0, command, n), 1);
+		fake_fault((struct fault){NONE});
+		EQUAL(exchange(1, CT_CT, request, 5, 258)->code, ERR_HTSI);
+		EQUAL(exchange(1, CT_ICC1, select_mf, 7, 258)->code, ERR_HTSI);
+		EQUAL(fake_commands(0), 1);
+		EQUAL(fake_open_files(), 0);
+		EQUAL(closes(1), OK);
+		EQUAL(init(1, 0), OK);
+		sw(1, CT_CT, reset_ct, 4, 0x9000, CT_CT);
+		EQUAL(closes(1), OK);
+		end();
+	}
+
+	begin("EAGAIN for a while");
+	test_answer_ms = PATIENT_MS;
+	fake_arrive(0, 1, false);
+	EQUAL(init(1, 0), OK);
+	fake_fault((struct fault){.shape = ERRNO, .error = EAGAIN, .at = 2, .times = 5});
+	sw(1, CT_CT, reset_ct, 4, 0x9000, CT_CT);
+	EQUAL(closes(1), OK);
+	end();
+
+	begin("half an answer, then an error");
+	fake_arrive(0, 1, false);
+	fake_insert(0);
+	EQUAL(init(1, 0), OK);
+	fake_fault((struct fault){.shape = ERRNO, .error = EIO, .at = 3});
+	EQUAL(exchange(1, CT_ICC1, big, sizeof big, 258)->code, ERR_HTSI);
+	EQUAL(exchange(1, CT_ICC1, select_mf, 7, 258)->code, ERR_HTSI);
+	EQUAL(closes(1), OK);
+	end();
+
+	begin("an error in the answer's place is the command's");
+	fake_arrive(0, 1, false);
+	EQUAL(init(1, 0), OK);
+	fake_fault((struct fault){.shape = ERRNO, .error = EIO, .at = 2});
+	EQUAL(exchange(1, CT_CT, reset_ct, 4, 258)->code, ERR_TRANS);
+	sw(1, CT_CT, reset_ct, 4, 0x9000, CT_CT);
+	EQUAL(closes(1), OK);
+	end();
+}
+
+/* ---- fork ------------------------------------------------------------------------ */
+
+static void child_again(void)
+{
+	EQUAL(fake_open_files(), 0);
+	EQUAL(closes(1), ERR_CT);
+	EQUAL(closes(2), ERR_CT);
+}
+
+static void child(void)
+{
+	EQUAL(fake_open_files(), 0);
+	EQUAL(exchange(1, CT_ICC1, select_mf, 7, 258)->code, ERR_CT);
+	EQUAL(closes(1), ERR_CT);
+	EQUAL(strcmp(fake_power(0), ""), 0);
+	/* It may open its own. */
+	EQUAL(init(2, 0), OK);
+	sw(2, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
+	in_child(child_again);
+	sw(2, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
+	EQUAL(closes(2), OK);
+}
+
+static void test_fork(void)
+{
+	begin("a child has nothing of its parent's");
+	fake_arrive(0, 1, false);
+	fake_insert(0);
+	EQUAL(init(1, 0), OK);
 	sw(1, CT_CT, request, 5, 0x9000, CT_CT);
-	sw(1, CT_ICC1, verify, 9, 0x9000, CT_ICC1);
-	fake_swap(0);
-	sw(1, CT_ICC1, verify, 9, 0x64A2, CT_CT);
-	sw(1, CT_CT, request, 5, 0x9000, CT_CT);
+	in_child(child);
 	sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
-	sw(1, CT_CT, request, 5, 0x9000, CT_CT);
-	fake_swap(0); /* before the first command */
-	sw(1, CT_ICC1, verify, 9, 0x64A2, CT_CT);
-	sw(1, CT_CT, request, 5, 0x9000, CT_CT);
-	fake_remove(0);
-	sw(1, CT_ICC1, verify, 9, 0x64A1, CT_CT);
-	EQUAL(fake_count(0, verify, 9), 1);
+	EQUAL(strcmp(fake_power(0), ""), 0);
+	EQUAL(closes(1), OK);
+	EQUAL(strcmp(fake_power(0), "close"), 0);
+	end();
+}
+
+/* ---- PINs ------------------------------------------------------------------------- */
+
+static void test_wiped(void)
+{
+	static const int errors[] = {0, EIO, EINTR, EBUSY};
+
+	begin("a PIN stays nowhere in the process, however its command ends");
+	check_scan();
+	fake_arrive(0, 1, false);
+	fake_insert(0);
+	EQUAL(init(1, 0), OK);
+	for (int length = 0; length < 2; length++)
+		for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+			unsigned n = length == 0 ? 13 : 17000;
+			unsigned char *tx = sized(n), rx[16];
+			unsigned char dad = CT_ICC1, sad = CT_HOST;
+			unsigned short room = sizeof rx;
+
+			memcpy(tx, "\x80\xEE\x00\x01\x08", 5); /* it is echoed, too */
+			pin_into(tx + n - 8);
+			if (errors[i] != 0)
+				fake_fault((struct fault){.shape = ERRNO, .error = errors[i], .at = length + 1, .from_then_on = true});
+			CT_data(1, &dad, &sad, (unsigned short)n, tx, &room, rx);
+			fake_fault((struct fault){NONE});
+			memset(tx, 0, n);
+			memset(rx, 0, sizeof rx);
+			free(tx);
+			fake_forget_answers();
+			EQUAL(pins_in_memory(), 0);
+			closes(1);
+			EQUAL(init(1, 0), OK);
+		}
 	EQUAL(closes(1), OK);
 	end();
 }
@@ -216,7 +369,7 @@ static void test_unplugged(void)
 	EQUAL(init(1, 0), OK);
 	sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
 	EQUAL(closes(1), OK);
-	EQUAL(strcmp(fake_power(0), ""), 0);
+	EQUAL(strcmp(fake_power(0), "close"), 0); /* of the second alone */
 	end();
 }
 
@@ -242,8 +395,33 @@ static void test_lengths(void)
 		EQUAL(fake_count(0, big, n), 2);
 	}
 	sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
+	/* SW1 SW2 alone fill the least buffer. */
+	EQUAL(exchange(1, CT_ICC1, select_mf, 7, 2)->n, 2);
+	EQUAL(exchange(1, CT_CT, reset_ct, 4, 2)->n, 2);
+	/* The longest answer does not fit any buffer here; the next is its own. */
+	EQUAL(exchange(1, CT_ICC1, "\x80\xEF\x00\x00\x00", 5, 65535)->code, ERR_MEMORY);
+	sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
+	/* One longer there is not. */
+	EQUAL(exchange(1, CT_ICC1, "\x80\xEF\x01\x00\x00", 5, 65535)->code, ERR_HTSI);
+	EQUAL(exchange(1, CT_ICC1, select_mf, 7, 258)->code, ERR_HTSI);
 	EQUAL(closes(1), OK);
 	end();
+
+	/* Without SW1 SW2, of the card and of the terminal. */
+	for (unsigned dad = CT_ICC1; dad <= CT_CT; dad++)
+		for (unsigned char n = 0; n < 2; n++) {
+			unsigned char bare[] = {0x80, 0xE1, n, 0x00, 0x00};
+
+			begin("no SW1 SW2");
+			fake_arrive(0, 1, false);
+			fake_insert(0);
+			EQUAL(init(1, 0), OK);
+			EQUAL(exchange(1, dad, bare, 5, 258)->code, ERR_HTSI);
+			EQUAL(exchange(1, dad, select_mf, 7, 258)->code, ERR_HTSI);
+			EQUAL(fake_commands(0), 1);
+			EQUAL(closes(1), OK);
+			end();
+		}
 }
 
 static void *hammer(void *arg)
@@ -294,6 +472,7 @@ static void hostile_exchange(unsigned dad, const void *command, unsigned n, unsi
 
 static void scenario(void)
 {
+	static const unsigned char eject[] = {0x20, 0x15, 0x01, 0x00};
 	static const unsigned char verify[] = {0x00, 0x20, 0x00, 0x01, 0x04, 0x31, 0x32, 0x33, 0x34};
 	static const unsigned char get[] = {0x80, 0xEC, 0x01, 0x2C, 0x00};
 	static unsigned char big[17000] = {0x00, 0xD6};
@@ -323,8 +502,12 @@ static void recovered(void)
 int main(void)
 {
 	setenv("CARDFS_MOUNT", "/fake/", 1);
-	test_life();
-	test_state_lost();
+	test_units();
+	test_busy();
+	test_interrupted();
+	test_given_up();
+	test_fork();
+	test_wiped();
 	test_parameters();
 	test_unplugged();
 	test_lengths();

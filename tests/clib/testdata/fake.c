@@ -16,6 +16,9 @@
 #include <unistd.h>
 
 #include "cardfs.h"
+#include "times.h"
+
+int test_soon_ms = SOON_MS, test_answer_ms = ANSWER_MS;
 
 enum { FIRST = 5000, FILES = 256, LOG = 1 << 16, COMMANDS = 2048, ANSWER = 70000 };
 
@@ -34,7 +37,7 @@ struct slot {
 };
 
 struct file {
-	bool used, binary;
+	bool used, binary, addressed;
 	char kind[16];
 	int slot;
 	unsigned serial, epoch, era;
@@ -45,6 +48,7 @@ struct file {
 	uint8_t *answer;
 	size_t nanswer;
 	bool pending;
+	struct slot *logged; /* where the command is that the answer is to; NULL: nowhere */
 };
 
 static pthread_mutex_t mu = PTHREAD_MUTEX_INITIALIZER;
@@ -58,6 +62,7 @@ static bool alive;
 static struct fault fault;
 static int calls, calls_of_others;
 static int allocations, starve_at;
+static const char *atr; /* the text of the atr file, if not the usual one */
 static __thread bool own;
 
 int __real_open(const char *, int, ...);
@@ -85,6 +90,12 @@ static void leave(void)
 {
 	pthread_cond_broadcast(&changed);
 	pthread_mutex_unlock(&mu);
+}
+
+/* A fork finds the lock free, as the kernel's would be. */
+__attribute__((constructor)) static void watch_forks(void)
+{
+	pthread_atfork(enter, leave, leave);
 }
 
 static void emit(const char *format, ...)
@@ -126,6 +137,9 @@ void fake_reset(void)
 	fault = (struct fault){NONE};
 	calls = calls_of_others = 0;
 	starve_at = 0;
+	test_soon_ms = SOON_MS;
+	test_answer_ms = ANSWER_MS;
+	atr = NULL;
 	leave();
 }
 
@@ -250,6 +264,22 @@ void fake_sessions(int n, int others)
 	leave();
 }
 
+void fake_remove_unseen(int n)
+{
+	enter();
+	slot[n].card = false;
+	slot[n].powered = false;
+	slot[n].epoch++;
+	leave();
+}
+
+void fake_atr(const char *text)
+{
+	enter();
+	atr = text;
+	leave();
+}
+
 void fake_line(const char *line)
 {
 	enter();
@@ -267,17 +297,33 @@ int fake_commands(int n)
 	return count;
 }
 
+/* The log keeps the bytes inverted, so that no PIN is found in it. */
+static bool same(const uint8_t *logged, const uint8_t *bytes, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if ((logged[i] ^ bytes[i]) != 0xFF)
+			return false;
+	return true;
+}
+
 int fake_count(int n, const uint8_t *command, size_t length)
 {
 	int count = 0;
 
 	enter();
 	for (int i = 0; i < slot[n].commands; i++)
-		if (slot[n].log[i].n == length &&
-		    memcmp(slot[n].log[i].bytes, command, length) == 0)
-			count++;
+		count += slot[n].log[i].n == length && same(slot[n].log[i].bytes, command, length);
 	leave();
 	return count;
+}
+
+void fake_forget_answers(void)
+{
+	enter();
+	for (int i = 0; i < FILES; i++)
+		if (file[i].used && file[i].answer != NULL)
+			memset(file[i].answer, 0, ANSWER);
+	leave();
 }
 
 const char *fake_power(int n)
@@ -344,7 +390,7 @@ static enum shape strike(void)
 
 	if (fault.shape == NONE || own == fault.of_others || fault.at == 0)
 		return NONE;
-	if (n == fault.at || (fault.from_then_on && n > fault.at))
+	if (n == fault.at || (n > fault.at && (fault.from_then_on || n < fault.at + fault.times)))
 		return fault.shape;
 	return NONE;
 }
@@ -390,7 +436,7 @@ static void fill_text(struct file *f)
 			n += (size_t)snprintf(t + n, size - n, "usb %03d/%03d\ninterface %d\n",
 				s->bus, s->device, s->interface);
 	} else if (strcmp(f->kind, "atr") == 0) {
-		n = (size_t)snprintf(t, size, "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1\n");
+		n = (size_t)snprintf(t, size, "%s\n", atr != NULL ? atr : "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1");
 	} else if (strcmp(f->kind, "protocol") == 0) {
 		n = (size_t)snprintf(t, size, "T=%c T=%c\n", s->protocol, s->protocol == '1' ? '0' : '1');
 	}
@@ -533,6 +579,8 @@ int __wrap_close(int fd)
 		fprintf(stderr, "fake: close of %d, which is not open\n", fd);
 		abort();
 	}
+	if (f->answer != NULL)
+		memset(f->answer, 0, ANSWER);
 	free(f->answer);
 	f->answer = NULL;
 	f->used = false;
@@ -570,9 +618,10 @@ ssize_t __wrap_read(int fd, void *buf, size_t n)
 	if (f == NULL)
 		return refuse(EBADF);
 	shape = strike();
-	if (shape == ERRNO && fault.error == EBUSY && f->pending) {
-		/* Nothing was sent: that is what this answer means. */
-		free(slot[f->slot].log[--slot[f->slot].commands].bytes);
+	if (shape == ERRNO && f->pending && fault.error != EINTR && fault.error != EAGAIN) {
+		/* An error in the place of the answer. EBUSY: nothing was sent. */
+		if (fault.error == EBUSY && f->logged != NULL)
+			free(f->logged->log[--f->logged->commands].bytes);
 		f->pending = false;
 		f->pos = f->ntext;
 	}
@@ -620,11 +669,91 @@ ssize_t __wrap_read(int fd, void *buf, size_t n)
 	return (ssize_t)n;
 }
 
-/* card answers one command into f->answer; 0 or an errno. */
+/* keep logs a command. */
+static void keep(struct file *f, struct slot *s, const uint8_t *c, size_t n)
+{
+	uint8_t *bytes = __real_malloc(n == 0 ? 1 : n);
+
+	if (s->commands == COMMANDS) {
+		fprintf(stderr, "fake: too many commands\n");
+		abort();
+	}
+	for (size_t i = 0; i < n; i++)
+		bytes[i] = (uint8_t)~c[i];
+	s->log[s->commands].n = n;
+	s->log[s->commands].bytes = bytes;
+	s->commands++;
+	f->logged = s;
+}
+
+static void word(struct slot *s, const char *w)
+{
+	strcat(s->words, s->words[0] == '\0' ? "" : " ");
+	strcat(s->words, w);
+}
+
+/* card answers a command of a card or of the terminal. */
+static size_t card(uint8_t *to, const uint8_t *c, size_t n)
+{
+	size_t want = 0;
+
+	if (c[0] == 0x80 && c[1] == 0xEC)
+		want = (size_t)c[2] << 8 | c[3];
+	else if (c[0] == 0x80 && c[1] == 0xEF) /* the longest, and one more */
+		want = 65536 + c[2];
+	else if (c[0] == 0x80 && c[1] == 0xEE)
+		want = n < 65536 ? n : 65536;
+	for (size_t i = 0; i < want; i++)
+		to[i] = c[1] == 0xEE ? c[i] : (uint8_t)i;
+	to[want] = 0x90;
+	to[want + 1] = 0x00;
+	if (c[0] == 0x80 && c[1] == 0xE1) /* an answer of c[2] bytes, without SW1 SW2 */
+		return c[2];
+	return want + 2;
+}
+
+/* addressed answers what CT_data sends, by the reader's own rules: a card that is
+ * not there has the terminal's 64A1. */
+static int addressed(struct file *f, const uint8_t *c, size_t n)
+{
+	struct slot *s = &slot[f->slot];
+	int dad, at;
+
+	if (n == 2) {
+		word(s, "close");
+		memcpy(f->answer, "\2\1", 2);
+		f->nanswer = 2;
+		return 0;
+	}
+	if (n < 6)
+		return EINVAL;
+	dad = c[0];
+	at = dad == 0 ? 0 : dad == 3 && s->siblings == 2 ? 1 : dad - 1;
+	if (dad != 1 && at >= s->siblings)
+		return EINVAL;
+	f->answer[0] = c[1] == 5 ? 5 : 2;
+	f->answer[1] = (uint8_t)dad;
+	if (dad == 1) {
+		keep(f, s, c + 2, n - 2);
+	} else {
+		s = &slot[s->first + at];
+		if (s->lock)
+			return EBUSY;
+		if (!s->card) {
+			memcpy(f->answer + 1, "\x01\x64\xA1", 3);
+			f->nanswer = 4;
+			return 0;
+		}
+		keep(f, s, c + 2, n - 2);
+	}
+	f->nanswer = 2 + card(f->answer + 2, c + 2, n - 2);
+	return 0;
+}
+
+/* answer answers one command into f->answer; 0 or an errno. */
 static int answer(struct file *f, const uint8_t *c, size_t n)
 {
 	struct slot *s = &slot[f->slot];
-	size_t want = 0;
 
 	if (is(f, "apdu")) {
 		if (!s->card)
@@ -636,52 +765,39 @@ static int answer(struct file *f, const uint8_t *c, size_t n)
 		if (n < 4)
 			return EINVAL;
 	}
-	if (s->commands == COMMANDS) {
-		fprintf(stderr, "fake: too many commands\n");
-		abort();
-	}
-	s->log[s->commands].n = n;
-	s->log[s->commands].bytes = __real_malloc(n);
-	memcpy(s->log[s->commands].bytes, c, n);
-	s->commands++;
-	free(f->answer);
-	f->answer = __real_malloc(ANSWER);
+	if (f->answer == NULL)
+		f->answer = __real_malloc(ANSWER);
+	f->logged = NULL;
+	if (f->addressed)
+		return addressed(f, c, n);
+	keep(f, s, c, n);
 	if (is(f, "control")) {
-		/* 42000D48 echoes its data, code 1 is not known, else two bytes */
+		/* code 1 is not known, the rest echo their data */
 		if (n >= 4 && memcmp(c, "\0\0\0\1", 4) == 0)
 			return EOPNOTSUPP;
-		memcpy(f->answer, c + 4, n - 4);
 		f->nanswer = n - 4;
+		memcpy(f->answer, c + 4, n - 4);
 		return 0;
 	}
-	if (c[0] == 0x80 && c[1] == 0xEC)
-		want = (size_t)c[2] << 8 | c[3];
-	else if (c[0] == 0x80 && c[1] == 0xEE)
-		want = n < 65536 ? n : 65536;
-	for (size_t i = 0; i < want; i++)
-		f->answer[i] = c[1] == 0xEE ? c[i] : (uint8_t)i;
-	f->answer[want] = 0x90;
-	f->answer[want + 1] = 0x00;
-	f->nanswer = want + 2;
-	if (is(f, "ctbcs") && c[0] == 0x20 && c[1] == 0x12 && c[2] == 0)
-		memcpy(f->answer, "\x6A\x00", 2);
+	f->nanswer = card(f->answer, c, n);
 	return 0;
 }
 
-static int power(struct file *f, const char *word, size_t n)
+static int power(struct file *f, const char *text, size_t n)
 {
 	struct slot *s = &slot[f->slot];
 	char w[16];
+	bool off;
 
-	snprintf(w, sizeof w, "%.*s", (int)n, word);
-	strcat(s->words, s->words[0] == '\0' ? "" : " ");
-	strcat(s->words, w);
+	snprintf(w, sizeof w, "%.*s", (int)n, text);
+	word(s, w);
+	off = strcmp(w, "off") == 0 || strcmp(w, "release") == 0;
+	if (s->lock || (strcmp(w, "release") == 0 && s->sessions > 0))
+		return EBUSY;
 	if (!s->card)
 		return ENOMEDIUM;
-	if (s->lock)
-		return EBUSY;
 	s->epoch++;
-	s->powered = strcmp(w, "off") != 0;
+	s->powered = !off;
 	event(f->slot, s->powered ? "reset" : "powered power=off");
 	return 0;
 }
@@ -746,8 +862,9 @@ int __wrap_ioctl(int fd, unsigned long request, void *arg)
 	error = dead(f);
 	if (error != 0)
 		return refuse(error);
-	if (request == CARDFS_BINARY) {
+	if (request == CARDFS_BINARY || (request == CARDFS_CTAPI && is(f, "ctbcs"))) {
 		f->binary = true;
+		f->addressed = request == CARDFS_CTAPI;
 		if (shape == ERRNO_LATE)
 			return refuse(fault.error);
 		leave();

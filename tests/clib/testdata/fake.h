@@ -32,15 +32,23 @@ void fake_swap(int slot);  /* remove and insert, before anybody looks */
 void fake_foreign_reset(int slot);
 void fake_foreign_lock(int slot, bool held);
 void fake_sessions(int slot, int others);
+/* fake_remove_unseen takes the card out, and no event tells of it. */
+void fake_remove_unseen(int slot);
+/* fake_atr makes the atr files say text, which lasts until fake_reset. */
+void fake_atr(const char *text);
 /* fake_line sends a line of its own to who follows events. */
 void fake_line(const char *line);
 
 /* The card answers with SW 9000, and 80EE data with the data; 80EC nnnn with
- * nnnn bytes; control and ctbcs echo in the same way. What it got: */
+ * nnnn bytes; 80EF nn with 65,536 + nn; 80E1 nn with nn bytes, SW1 SW2 included. So
+ * does ctbcs, which also takes addresses; control echoes its data. What it got: */
 int fake_commands(int slot);                              /* all */
 int fake_count(int slot, const uint8_t *command, size_t n); /* this one */
-const char *fake_power(int slot); /* words written to power, blank-separated */
+/* words written to power, and "close" for the end of CT-API; blank-separated */
+const char *fake_power(int slot);
 int fake_open_files(void);
+/* fake_forget_answers wipes the daemon's copies, which a test would find here. */
+void fake_forget_answers(void);
 
 /* Faults: what happens to the call with number at, of those that the test's
  * own thread makes (or the others, if of_others), and to all after it. */
@@ -58,7 +66,7 @@ enum shape {
 struct fault {
 	enum shape shape;
 	int error;
-	int at;
+	int at, times; /* 0 is once, too */
 	bool from_then_on;
 	bool of_others;
 };
