@@ -29,6 +29,7 @@ import (
 type Bay struct {
 	manager *Manager
 	unit    *unit
+	life    *life
 	number  int    // of the directory
 	serial  uint64 // no two bays of a Manager share it, as they may share a number
 	index   int    // of the slot in its reader
@@ -40,6 +41,7 @@ type Bay struct {
 	cancel context.CancelFunc
 	turn   chan struct{} // holds a token while somebody uses link
 	link   link          // owned by the holder of the turn
+	under  atomic.Bool   // something that Abort may end is under way
 
 	events source[Event]
 	traces source[string]
@@ -54,11 +56,14 @@ type Bay struct {
 	sessions map[*Session]struct{} // open, of this epoch
 	changed  chan struct{}         // closed and replaced at every change of the fields above and lock
 	powering *attempt
-	atr      []byte // nil unless powered
+	raising  bool                    // the card is being powered up or reset
+	cut      context.CancelCauseFunc // ends what is under way: link.ctx
+	atr      []byte                  // nil unless powered
 	params   iso7816.Params
 	offered  []int // protocols that the ATR offers
 	level    Level // of the slot, as it was when the card was powered
 	lastErr  error
+	failure  error // why the phase is failed
 	lock     *transaction
 	used     time.Time // end of the last exchange, for IdleOff
 }
@@ -80,7 +85,7 @@ type attempt struct {
 
 func newBay(m *Manager, u *unit, number, index int) *Bay {
 	b := &Bay{
-		manager: m, unit: u, number: number, index: index,
+		manager: m, unit: u, life: u.life, number: number, index: index,
 		name:    lastingName(u.dev, index),
 		since:   time.Now(),
 		log:     LimitLog(m.log).With("slot", number, "driver", u.dev.Driver),
@@ -88,7 +93,7 @@ func newBay(m *Manager, u *unit, number, index int) *Bay {
 		changed: make(chan struct{}),
 	}
 	b.traces.weigh = func(line string) int { return len(line) }
-	b.ctx, b.cancel = context.WithCancel(u.ctx)
+	b.ctx, b.cancel = context.WithCancel(u.life.ctx)
 	return b
 }
 
@@ -117,7 +122,7 @@ func (b *Bay) touch() {
 }
 
 // acquire takes the turn. ctx ends only the waiting for it. Once the reader
-// left, or the manager is closing, nobody gets it any more.
+// left or failed, or the manager is closing, nobody gets it any more.
 func (b *Bay) acquire(ctx context.Context) error {
 	select {
 	case b.turn <- struct{}{}:
@@ -125,21 +130,59 @@ func (b *Bay) acquire(ctx context.Context) error {
 		select {
 		case b.turn <- struct{}{}:
 		case <-ctx.Done():
-			return ErrInterrupted
+			return b.interrupted()
 		case <-b.unit.gone:
 			return ErrGone
+		case <-b.life.over:
+			return b.life.err()
 		case <-b.manager.leaving.Done():
 			return ErrGone
 		}
 	}
-	if !b.unit.present() || b.manager.leaving.Err() != nil {
+	if err := b.over(); err != nil {
 		b.release()
-		return ErrGone
+		return err
 	}
 	return nil
 }
 
 func (b *Bay) release() { <-b.turn }
+
+// inTurn runs do with the turn, which is given back whatever happens in do: a panic
+// fails the reader.
+func (b *Bay) inTurn(ctx context.Context, do func() error) (err error) {
+	if err := b.acquire(ctx); err != nil {
+		return err
+	}
+	return b.holding(do)
+}
+
+// holding is inTurn for who has the turn already.
+func (b *Bay) holding(do func() error) (err error) {
+	defer b.release()
+	defer b.life.recovered("slot", &err)
+	return do()
+}
+
+// over says why nobody can use the slot any more; nil while it can be used.
+func (b *Bay) over() error {
+	switch {
+	case b.manager.leaving.Err() != nil:
+		return ErrGone
+	case !b.life.present():
+		return b.life.err()
+	}
+	return nil
+}
+
+// interrupted is what a caller hears whose ctx ended while it waited. That the reader
+// left comes first: select has no order.
+func (b *Bay) interrupted() error {
+	if err := b.over(); err != nil {
+		return err
+	}
+	return ErrInterrupted
+}
 
 // wait waits for the next change; the caller passes the channel it saw.
 func (b *Bay) wait(ctx context.Context, changed <-chan struct{}) error {
@@ -147,12 +190,42 @@ func (b *Bay) wait(ctx context.Context, changed <-chan struct{}) error {
 	case <-changed:
 		return nil
 	case <-ctx.Done():
-		return ErrInterrupted
-	case <-b.ctx.Done():
+		if closed(changed) {
+			return nil // the caller looks at what changed first
+		}
+		return b.interrupted()
+	case <-b.unit.gone:
 		return ErrGone
+	case <-b.life.over:
+		return b.life.err()
 	case <-b.manager.leaving.Done():
 		return ErrGone
 	}
+}
+
+// begin marks that something is under way which Abort may end: what holds to
+// b.link.ctx. b.mu is held, and the turn; who holds it clears under.
+func (b *Bay) begin() {
+	if b.link.ctx == nil || b.link.ctx.Err() != nil {
+		b.link.ctx, b.cut = context.WithCancelCause(b.ctx)
+	}
+	b.under.Store(true)
+}
+
+// Abort ends what is under way in the slot: its caller gets ErrAborted, and the card
+// is powered off. Where nothing is, it says ErrInvalid.
+func (b *Bay) Abort() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.phase == gone {
+		return ErrGone
+	}
+	if !b.under.Load() {
+		return fmt.Errorf("nothing is under way in slot %d: %w", b.number, ErrInvalid)
+	}
+	b.log.Info("ended by abort")
+	b.cut(ErrAborted)
+	return nil
 }
 
 // WaitReady waits until the driver initialised the reader. With wait false
@@ -183,7 +256,7 @@ func (b *Bay) readyErr() error {
 	case starting:
 		return ErrNotReady
 	case failed:
-		return fmt.Errorf("%w: %w", ErrFailed, b.lastErr)
+		return fmt.Errorf("%w: %w", ErrFailed, b.failure)
 	case gone:
 		return ErrGone
 	}
@@ -192,38 +265,55 @@ func (b *Bay) readyErr() error {
 
 // start gives the bay its slot once the driver has opened the reader.
 func (b *Bay) start(s Slot) {
-	if b.acquire(b.ctx) != nil {
+	var status Status
+	var failure error
+	if b.inTurn(b.ctx, func() error {
+		b.link = link{bay: b, slot: s, extended: b.extended}
+		status, failure = s.Status(b.ctx)
+		return nil
+	}) != nil {
 		return
 	}
-	b.link = link{bay: b, slot: s, extended: b.extended}
-	status, err := s.Status(b.ctx)
-	b.release()
-
+	if errors.Is(failure, ErrGone) {
+		b.life.lost(failure)
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.phase != starting {
 		return
 	}
-	b.phase = ready
+	b.phase, b.lastErr = ready, nil
 	b.publish(Ready)
-	if err != nil {
-		b.noteError(fmt.Errorf("first status: %w", err))
+	if failure != nil {
+		b.noteError(fmt.Errorf("first status: %w", failure))
 	}
 	b.setCard(status)
 	b.touch()
 }
 
-// fail ends the start with an error that stays.
+// fail makes the slot one that works no more, with an error that stays.
 func (b *Bay) fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.phase != starting {
+	if b.phase == gone || b.phase == failed {
 		return
 	}
-	b.phase = failed
+	if b.card != Absent {
+		b.publish(Removed)
+	}
+	b.card, b.atr = Absent, nil
+	b.newEpoch()
+	b.phase, b.failure = failed, err
 	b.noteError(err)
 	b.publish(Failed, "error", err.Error())
 	b.touch()
+}
+
+func (b *Bay) isFailed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.phase == failed
 }
 
 // leave makes the bay gone for ever.
@@ -247,13 +337,13 @@ func (b *Bay) publish(what What, pairs ...string) { b.manager.events.publish(b, 
 func (b *Bay) noteError(err error) {
 	b.lastErr = err
 	if err != nil && !errors.Is(err, ErrGone) {
-		b.log.Warn("slot error", "error", err)
+		b.log.Warn("slot error", "error", printable(err.Error(), maxWords))
 	}
 }
 
 // setCard takes what the reader says of its contacts. b.mu is held.
 func (b *Bay) setCard(now Status) {
-	if b.phase == gone {
+	if b.phase != ready {
 		return
 	}
 	switch {
@@ -301,7 +391,7 @@ func (b *Bay) refresh() {
 	switch {
 	case b.ctx.Err() != nil:
 	case errors.Is(err, ErrGone):
-		b.unit.left()
+		b.life.lost(err)
 	case err != nil:
 		err = fmt.Errorf("status: %w", err)
 		if b.lastErr == nil || b.lastErr.Error() != err.Error() { // it may be asked for ever
@@ -316,14 +406,16 @@ func (b *Bay) refresh() {
 // where it has none. It also takes the power off an idle card.
 func (b *Bay) monitor() {
 	var changes <-chan struct{}
-	if n, ok := b.link.slot.(Notifier); ok {
-		changes = n.Changes()
-	}
-	if b.acquire(b.ctx) != nil {
+	var fixed bool
+	if b.inTurn(b.ctx, func() error {
+		if n, ok := b.link.slot.(Notifier); ok {
+			changes = n.Changes()
+		}
+		fixed = b.link.slot.Traits().Fixed
+		return nil
+	}) != nil {
 		return
 	}
-	fixed := b.link.slot.Traits().Fixed
-	b.release()
 	idleOff := b.manager.options.IdleOff
 	if fixed && idleOff == 0 {
 		return
@@ -341,19 +433,23 @@ func (b *Bay) monitor() {
 	}
 	for {
 		select {
-		case <-changes:
+		case _, open := <-changes:
+			if !open { // nil: it never will tell again
+				changes = nil
+				continue
+			}
 		case <-poll:
 		case <-idle:
 			b.powerOffIdle(idleOff)
 			continue
+		case <-b.life.over:
+			return
 		case <-b.ctx.Done():
 			return
 		}
-		if b.acquire(b.ctx) != nil {
+		if b.inTurn(b.ctx, func() error { b.refresh(); return nil }) != nil {
 			return
 		}
-		b.refresh()
-		b.release()
 	}
 }
 

@@ -8,60 +8,95 @@ import (
 	"strings"
 )
 
-// Command does one line of `ctl`. It checks, starts and returns; what comes of
-// it is in the events.
-//
-//	attach DRIVER DEVICE [key=value…]
-//	detach N
-//	rescan
-//	DRIVER N WORD…        a command of that driver, such as `sim 0 remove`
+// ctlCommand is one command of `ctl`.
+type ctlCommand struct {
+	word, args string
+	explains   string
+	do         func(m *Manager, args []string) error
+}
+
+func (c *ctlCommand) String() string { return strings.TrimSpace(c.word + " " + c.args) }
+
+// ctlCommands is the table of them; the drivers' own commands are behind it.
+var ctlCommands = []ctlCommand{
+	{"attach", "DRIVER DEVICE [key=value...]", "make a device a reader that nothing announces", (*Manager).attach},
+	{"detach", "N", "make the reader of slot N leave", slotCommand((*Manager).Detach)},
+	{"abort", "N", "end the exchange under way in slot N; its card is powered off", slotCommand((*Manager).abort)},
+	{"rescan", "", "look for devices again, and open those again that failed", func(m *Manager, args []string) error {
+		if len(args) != 0 {
+			return fmt.Errorf("takes no argument: %w", ErrInvalid)
+		}
+		m.rescan()
+		return nil
+	}},
+}
+
+// CtlUsage lists the commands of `ctl` that need no driver, with what they do.
+func CtlUsage() (commands [][2]string) {
+	for i := range ctlCommands {
+		commands = append(commands, [2]string{ctlCommands[i].String(), ctlCommands[i].explains})
+	}
+	return commands
+}
+
+// Command does one line of `ctl`: a command of the table, or `DRIVER N WORD…`, a command
+// of that driver, such as `sim 0 remove`. It checks, starts and returns; what comes of it
+// is in the events.
 func (m *Manager) Command(line string) error {
 	words := strings.Fields(line)
 	if len(words) == 0 {
 		return nil
 	}
-	switch words[0] {
-	case "attach":
-		return m.attach(words[1:])
-	case "detach":
-		number, err := slotNumber(words, 2)
-		if err != nil {
-			return err
+	for i := range ctlCommands {
+		if c := &ctlCommands[i]; c.word == words[0] {
+			if err := c.do(m, words[1:]); err != nil {
+				return fmt.Errorf("%s: %w", c, err)
+			}
+			return nil
 		}
-		return m.Detach(number)
-	case "rescan":
-		if len(words) != 1 {
-			return fmt.Errorf("rescan takes no argument: %w", ErrInvalid)
-		}
-		if m.options.Rescan != nil {
-			m.options.Rescan()
-		}
-		return nil
 	}
 	return m.driverCommand(words)
 }
 
-func slotNumber(words []string, want int) (int, error) {
-	if len(words) < 2 || want > 0 && len(words) != want {
-		return 0, fmt.Errorf("%s N: %w", words[0], ErrInvalid)
+// slotCommand is a command whose one argument is the number of a slot.
+func slotCommand(do func(*Manager, int) error) func(*Manager, []string) error {
+	return func(m *Manager, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("the number of a slot's directory must follow, and nothing else: %w", ErrInvalid)
+		}
+		n, err := slotNumber(args[0])
+		if err != nil {
+			return err
+		}
+		return do(m, n)
 	}
-	n, err := strconv.Atoi(words[1])
-	if err != nil || n < 0 {
-		return 0, fmt.Errorf("%s %q: the number of a slot's directory must follow: %w", words[0], words[1], ErrInvalid)
+}
+
+func slotNumber(word string) (int, error) {
+	n, err := strconv.Atoi(word)
+	if err != nil || n < 0 || word != strconv.Itoa(n) {
+		return 0, fmt.Errorf("%q is no number of a slot's directory: %w", word, ErrInvalid)
 	}
 	return n, nil
+}
+
+func (m *Manager) abort(number int) error {
+	b := m.Bay(number)
+	if b == nil {
+		return fmt.Errorf("no slot %d: %w", number, ErrInvalid)
+	}
+	return b.Abort()
 }
 
 // attach takes DRIVER DEVICE key=value…; a driver that completes what it is given
 // may have a default for DEVICE.
 func (m *Manager) attach(words []string) error {
-	usage := fmt.Errorf("attach DRIVER DEVICE [key=value…]: %w", ErrInvalid)
 	if len(words) == 0 {
-		return usage
+		return fmt.Errorf("a driver must follow; there are %s: %w", strings.Join(m.driverNames(), ", "), ErrInvalid)
 	}
 	d := m.driver(words[0])
 	if d == nil {
-		return fmt.Errorf("attach: no driver %q; there are %s: %w", words[0], strings.Join(m.driverNames(), ", "), ErrInvalid)
+		return fmt.Errorf("no driver %q; there are %s: %w", words[0], strings.Join(m.driverNames(), ", "), ErrInvalid)
 	}
 	dev := Device{Driver: words[0], Params: make(map[string]string)}
 	attacher, completes := d.(Attacher)
@@ -70,20 +105,26 @@ func (m *Manager) attach(words []string) error {
 		for _, p := range words[2:] {
 			key, value, ok := strings.Cut(p, "=")
 			if !ok || key == "" {
-				return fmt.Errorf("attach: %q is not key=value: %w", p, ErrInvalid)
+				return fmt.Errorf("%q is not key=value: %w", p, ErrInvalid)
 			}
 			dev.Params[key] = value
 		}
 	} else if !completes {
-		return usage
+		return fmt.Errorf("driver %s wants a device: %w", words[0], ErrInvalid)
 	}
 	if completes {
 		var err error
-		if dev, err = attacher.Attach(dev); err != nil {
-			return fmt.Errorf("attach %s %s: %w", dev.Driver, dev.Address, err)
+		if dev, err = m.complete(attacher, dev); err != nil {
+			return fmt.Errorf("%s %s: %w", dev.Driver, dev.Address, err)
 		}
 	}
 	return m.Announce(dev)
+}
+
+func (m *Manager) complete(a Attacher, dev Device) (done Device, err error) {
+	done = dev
+	defer m.recovered("driver "+dev.Driver+": Attach", &err)
+	return a.Attach(dev)
 }
 
 func (m *Manager) driverNames() []string {
@@ -99,11 +140,14 @@ func (m *Manager) driverCommand(words []string) error {
 	d := m.driver(words[0])
 	c, ok := d.(Commander)
 	if !ok {
-		return fmt.Errorf("%q is no command; there are attach, detach, rescan%s: %w", words[0], m.commanders(), ErrInvalid)
+		return fmt.Errorf("%q is no command; there are %s: %w", words[0], strings.Join(m.commandWords(), ", "), ErrInvalid)
 	}
-	number, err := slotNumber(words, 0)
+	if len(words) < 2 {
+		return fmt.Errorf("%s N: the number of a slot's directory must follow: %w", words[0], ErrInvalid)
+	}
+	number, err := slotNumber(words[1])
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", words[0], err)
 	}
 	m.mu.Lock()
 	dev, known := m.last[number]
@@ -111,27 +155,43 @@ func (m *Manager) driverCommand(words []string) error {
 	if !known || dev.Driver != words[0] {
 		return fmt.Errorf("slot %d is not and was not driver %s's: %w", number, words[0], ErrInvalid)
 	}
-	return c.Command(m.ctx, dev, words[2:])
+	return m.commandDriver(c, dev.Device, words[2:])
 }
 
-func (m *Manager) commanders() string {
-	var out string
+func (m *Manager) commandDriver(c Commander, dev Device, words []string) (err error) {
+	defer m.recovered("driver "+dev.Driver+": Command", &err)
+	return c.Command(m.ctx, dev, words)
+}
+
+func (m *Manager) commandWords() (words []string) {
+	for i := range ctlCommands {
+		words = append(words, ctlCommands[i].word)
+	}
 	for _, d := range m.options.Drivers {
 		if _, ok := d.(Commander); ok {
-			out += ", " + d.Name()
+			words = append(words, d.Name())
 		}
 	}
-	return out
+	return words
+}
+
+// usage is Commander.Usage.
+func (m *Manager) usage(c Commander) (lines []string) {
+	var err error
+	defer m.recovered("Usage", &err)
+	return c.Usage()
 }
 
 // Describe is what reading `ctl` gives: the commands, the drivers with what they
 // serve, and the readers.
 func (m *Manager) Describe() []byte {
 	var out strings.Builder
-	out.WriteString("# attach DRIVER DEVICE [key=value...]\n# detach N\n# rescan\n")
+	for i := range ctlCommands {
+		fmt.Fprintf(&out, "# %s\n", &ctlCommands[i])
+	}
 	for _, d := range m.options.Drivers {
 		if c, ok := d.(Commander); ok {
-			for _, u := range c.Usage() {
+			for _, u := range m.usage(c) {
 				fmt.Fprintf(&out, "# %s\n", u)
 			}
 		}
@@ -145,13 +205,13 @@ func (m *Manager) Describe() []byte {
 		fmt.Fprintf(&out, "driver %s slots=%d\n", d.Name(), units[d.Name()])
 	}
 	for _, b := range bays {
-		i := b.Info()
-		fmt.Fprintf(&out, "reader %d %s %s %s", b.number, i.Device.Driver, i.Device.Address, i.State)
+		i := b.brief()
+		fmt.Fprintf(&out, "reader %d %s %s %s", b.number, i.Device.Driver, word(i.Device.Address, maxValue), i.State)
 		for _, key := range slices.Sorted(maps.Keys(i.Device.Params)) {
-			fmt.Fprintf(&out, " %s=%s", key, i.Device.Params[key])
+			fmt.Fprintf(&out, " %s=%s", word(key, maxValue), word(i.Device.Params[key], maxValue))
 		}
 		if i.Err != nil {
-			fmt.Fprintf(&out, " error=%s", strings.Map(oneWord, i.Err.Error()))
+			fmt.Fprintf(&out, " error=%s", word(i.Err.Error(), maxWords))
 		}
 		out.WriteByte('\n')
 	}

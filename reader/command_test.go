@@ -116,8 +116,8 @@ func FuzzCommand(f *testing.F) {
 			t.Errorf("%q: %v is no ErrInvalid", line, err)
 		}
 		bays := m.Bays()
-		// Three commands, one of the driver, the driver, the readers.
-		if got, want := strings.Count(string(m.Describe()), "\n"), 5+len(bays); got != want {
+		// Four commands, one of the driver, the driver, the readers.
+		if got, want := strings.Count(string(m.Describe()), "\n"), 6+len(bays); got != want {
 			t.Errorf("%q: ctl has %d lines, want %d:\n%s", line, got, want, m.Describe())
 		}
 		for _, b := range bays {

@@ -153,7 +153,7 @@ func (b *Bay) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
 			return nil, fmt.Errorf("escape command: %w", ErrUnsupported)
 		}
 		l.tracef("> escape [%d bytes]", len(p))
-		answer, err := e.Escape(b.ctx, p)
+		answer, err := e.Escape(b.link.ctx, p)
 		if err != nil {
 			l.tracef("! %v", err)
 		} else {
@@ -171,7 +171,7 @@ func (b *Bay) Show(ctx context.Context, text string, d time.Duration, by Caller)
 			return nil, fmt.Errorf("this reader has no display: %w", ErrUnsupported)
 		}
 		l.tracef("> display %q", text)
-		return nil, display.Show(b.ctx, text, d)
+		return nil, display.Show(b.link.ctx, text, d)
 	})
 	return err
 }
@@ -186,7 +186,7 @@ func (b *Bay) Input(ctx context.Context, in KeyInput, by Caller) ([]byte, error)
 			return nil, fmt.Errorf("this reader has no keypad: %w", ErrUnsupported)
 		}
 		l.tracef("> keypad %q", in.Prompt)
-		keys, err := keypad.Input(b.ctx, in)
+		keys, err := keypad.Input(b.link.ctx, in)
 		if err != nil {
 			l.tracef("! %v", err)
 		} else {
@@ -212,7 +212,7 @@ func (b *Bay) VerifyPIN(ctx context.Context, v *PINVerify, by Caller) ([]byte, e
 		}
 		with := *v
 		with.Prologue = prologue
-		return p.VerifyPIN(b.ctx, &with, dst)
+		return p.VerifyPIN(b.link.ctx, &with, dst)
 	})
 }
 
@@ -224,7 +224,7 @@ func (b *Bay) ModifyPIN(ctx context.Context, m *PINModify, by Caller) ([]byte, e
 		}
 		with := *m
 		with.Prologue = prologue
-		return p.ModifyPIN(b.ctx, &with, dst)
+		return p.ModifyPIN(b.link.ctx, &with, dst)
 	})
 }
 
@@ -288,7 +288,7 @@ func (l *link) enterPIN(template []byte, enter func(prologue [3]byte, dst []byte
 			l.dead = true
 			return nil, fmt.Errorf("the card wants the PIN command again: %w", ErrProtocol)
 		}
-		rx, err = l.slot.Exchange(l.bay.ctx, Transfer{Out: step.Send, Want: step.Want, Wait: step.Wait + l.traits.Slack, WTX: step.WTX}, l.rx[:0])
+		rx, err = l.slot.Exchange(l.ctx, Transfer{Out: step.Send, Want: step.Want, Wait: step.Wait + l.traits.Slack, WTX: step.WTX}, l.rx[:0])
 	}
 	l.dead = l.t1.Dead()
 	if step.Err != nil {

@@ -34,8 +34,10 @@ var (
 	ErrInvalid = iso7816.ErrInvalid
 	// ErrNotReady: the driver is still initialising the reader.
 	ErrNotReady = errors.New("the reader is still starting")
-	// ErrFailed: the driver could not initialise the reader.
-	ErrFailed = errors.New("the reader failed to start")
+	// ErrFailed: the driver could not initialise the reader, or gave it up.
+	ErrFailed = errors.New("the reader failed")
+	// ErrAborted: the owner ended the exchange, with `abort` in ctl.
+	ErrAborted = errors.New("ended by abort")
 	// ErrInterrupted: the caller gave up before anything was sent.
 	ErrInterrupted = errors.New("interrupted before anything was sent")
 	// ErrCancelled: the card holder pressed cancel.

@@ -80,7 +80,7 @@ func renderPairs(pairs []string) string {
 		s.WriteByte(' ')
 		s.WriteString(pairs[i])
 		s.WriteByte('=')
-		s.WriteString(strings.Map(oneWord, pairs[i+1]))
+		s.WriteString(word(pairs[i+1], maxWords))
 	}
 	return s.String()
 }

@@ -71,6 +71,9 @@ func (f *Feed[T]) Next(ctx context.Context) (item T, lost uint64, err error) {
 		select {
 		case <-f.wake:
 		case <-ctx.Done():
+			if item, lost, ok, err := f.TryNext(); ok || err != nil {
+				return item, lost, err // what is there comes before the interruption
+			}
 			return item, 0, ErrInterrupted
 		}
 	}

@@ -3,10 +3,8 @@ package reader
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -34,11 +32,32 @@ type Info struct {
 
 // Info never waits for the device.
 func (b *Bay) Info() Info {
+	i := b.brief()
+	siblings := b.unit.list()
+	i.Siblings = make([]int, len(siblings))
+	for k, s := range siblings {
+		i.Siblings[k] = s.number
+	}
+	if t, ok := i.Device.Link.(Teller); ok {
+		i.tell(b, t)
+	}
+	b.Capable(func(s Slot) bool {
+		t, ok := s.(Teller)
+		if ok {
+			i.tell(b, t)
+		}
+		return ok
+	})
+	return i
+}
+
+// brief is Info without what only a look at the device's other slots, or a driver, tells.
+func (b *Bay) brief() Info {
 	m := b.manager
 	m.mu.Lock()
 	i := Info{Number: b.number, ByID: b.name, Index: b.index, Device: b.unit.dev, Model: b.unit.model, More: b.unit.more}
-	for _, s := range b.unit.bays {
-		i.Siblings = append(i.Siblings, s.number)
+	if note := b.unit.note; note != "" {
+		i.add("slots", note)
 	}
 	m.mu.Unlock()
 	b.mu.Lock()
@@ -63,24 +82,25 @@ func (b *Bay) Info() Info {
 			i.Waiting = max(1, time.Since(time.Unix(0, since)))
 		}
 	}
-	if t, ok := i.Device.Link.(Teller); ok {
-		i.tell(t)
-	}
-	if b.phase == ready {
-		if t, ok := b.link.slot.(Teller); ok {
-			i.tell(t)
-		}
-	}
 	return i
 }
 
-func (i *Info) tell(t Teller) {
+// add adds to More, which is the unit's.
+func (i *Info) add(key, value string) {
 	more := maps.Clone(i.More)
 	if more == nil {
 		more = make(map[string]string)
 	}
-	maps.Copy(more, t.Tell())
+	more[key] = value
 	i.More = more
+}
+
+func (i *Info) tell(b *Bay, t Teller) {
+	var err error
+	defer b.life.recovered("Tell", &err)
+	for key, value := range tidy(t.Tell()) {
+		i.add(key, value)
+	}
 }
 
 // Historical are the historical bytes of the ATR (ISO/IEC 7816-3:2006 §8.2.4).
@@ -96,41 +116,6 @@ func (i Info) Historical() []byte {
 // H4 (ISO/IEC 7816-10:1999 §5), not TS.
 func (i Info) Synchronous() bool {
 	return len(i.ATR) == 4 && i.ATR[0] != 0x3B && i.ATR[0] != 0x3F
-}
-
-// lastingName is a slot's name that survives replugging and reboot, in udev's
-// style: bus, model, serial number or port, and the slot in the reader.
-func lastingName(dev Device, index int) string {
-	where, bus := dev.Serial, dev.Bus
-	if where == "" {
-		where = dev.Port
-	}
-	if where == "" {
-		where = dev.Address
-	}
-	if bus == "" {
-		bus = dev.Driver
-	}
-	model := dev.ID.Model
-	if model != "" {
-		model += "_"
-	}
-	return fmt.Sprintf("%s-%s%s-slot%d", tame(bus), tame(model), tame(where), index)
-}
-
-// tame keeps what udev keeps in names: letters, digits and "#+-.:=@_"; a run of
-// anything else becomes one underscore.
-func tame(s string) string {
-	var out strings.Builder
-	for _, r := range strings.TrimSpace(s) {
-		switch {
-		case r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', strings.ContainsRune("#+-.:=@_", r):
-			out.WriteRune(r)
-		case !strings.HasSuffix(out.String(), "_"):
-			out.WriteByte('_')
-		}
-	}
-	return out.String()
 }
 
 // ByID maps the lasting names of the slots that are there to the slots.
@@ -158,34 +143,36 @@ func (b *Bay) Capable(of func(Slot) bool) bool {
 	b.mu.Lock()
 	isReady := b.phase == ready
 	b.mu.Unlock()
-	return isReady && of(b.link.slot)
+	if !isReady {
+		return false
+	}
+	var err error
+	defer b.life.recovered("slot", &err)
+	return of(b.link.slot)
 }
-
-// sortedKeys is for output that must not change from run to run.
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
 // Lines renders the info as `status` shows it: "key value" lines, state first.
 func (i Info) Lines() []byte {
 	var out strings.Builder
 	line := func(key, format string, args ...any) {
-		text := strings.TrimSpace(fmt.Sprintf(format, args...))
+		text := strings.TrimSpace(printable(fmt.Sprintf(format, args...), 2*maxWords))
 		if text != "" {
-			fmt.Fprintf(&out, "%s %s\n", key, strings.Map(oneLine, text))
+			fmt.Fprintf(&out, "%s %s\n", key, text)
 		}
 	}
 	line("state", "%s", i.State)
 	if i.Err != nil {
-		line("error", "%s", i.Err)
+		line("error", "%s", printable(i.Err.Error(), maxWords))
 	}
-	line("reader", "%s", i.Model)
-	line("driver", "%s", i.Device.Driver)
-	line("device", "%s", i.Device.Address)
-	line("bus", "%s", i.Device.Bus)
+	line("reader", "%s", printable(i.Model, maxValue))
+	line("driver", "%s", printable(i.Device.Driver, maxValue))
+	line("device", "%s", printable(i.Device.Address, maxValue))
+	line("bus", "%s", printable(i.Device.Bus, maxValue))
 	if i.Device.ID.Vendor != 0 || i.Device.ID.Product != 0 {
 		line("usb-id", "%04x:%04x", i.Device.ID.Vendor, i.Device.ID.Product)
 	}
-	line("serial", "%s", i.Device.Serial)
-	line("port", "%s", i.Device.Port)
+	line("serial", "%s", printable(i.Device.Serial, maxValue))
+	line("port", "%s", printable(i.Device.Port, maxValue))
 	line("by-id", "%s", i.ByID)
 	line("slot", "%d of %d", i.Index, max(1, len(i.Siblings)))
 	line("siblings", "%s", strings.Trim(fmt.Sprint(i.Siblings), "[]"))
@@ -205,21 +192,4 @@ func (i Info) Lines() []byte {
 		line("transaction", "held")
 	}
 	return []byte(out.String())
-}
-
-// oneLine is for strings.Map: what a device calls itself ends no line, and
-// commands no terminal.
-func oneLine(r rune) rune {
-	if unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp) {
-		return ' '
-	}
-	return r
-}
-
-// oneWord is oneLine for what must have no blanks either.
-func oneWord(r rune) rune {
-	if r = oneLine(r); unicode.IsSpace(r) {
-		return '_'
-	}
-	return r
 }

@@ -48,7 +48,7 @@ func TestDeviceNamesItself(t *testing.T) {
 		all := r.Follow()
 		model := "A\tB\nstate gone\x1b[2J\u009b1m\u0085C\u2028D\u00a0lost=9\x7f\xff"
 		_, b := r.plug(Device{Address: "x", ID: ID{Model: model}}, newFakeSlot(t))
-		const status = "\nreader A B state gone [2J 1m C D\u00a0lost=9 \ufffd\n"
+		const status = "\nreader A B state gone [2J 1m C D lost=9 \ufffd\n"
 		if text := string(b.Info().Lines()); !strings.Contains(text, status) {
 			t.Errorf("no line %q in %q", status, text)
 		}

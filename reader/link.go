@@ -15,9 +15,10 @@ import (
 type link struct {
 	bay      *Bay
 	slot     Slot
-	extended func() // Bay.extended
-	active   bool   // the card has power, as far as we know
-	dead     bool   // the protocol broke down; only a reset helps
+	ctx      context.Context // ends what is under way; see Bay.begin
+	extended func()          // Bay.extended
+	active   bool            // the card has power, as far as we know
+	dead     bool            // the protocol broke down; only a reset helps
 	traits   Traits
 	params   iso7816.Params
 
@@ -306,7 +307,7 @@ func (l *link) transmit(capdu, dst []byte) ([]byte, error) {
 
 func (l *link) exchange(capdu, dst []byte) ([]byte, error) {
 	if l.machine != nil {
-		if err := l.run(l.bay.ctx, l.machine.Start(capdu, dst)); err != nil {
+		if err := l.run(l.ctx, l.machine.Start(capdu, dst)); err != nil {
 			return nil, err
 		}
 		return l.machine.Response(), nil
@@ -318,7 +319,7 @@ func (l *link) exchange(capdu, dst []byte) ([]byte, error) {
 	if l.traits.Level == ShortAPDU && cmd.Extended {
 		return nil, fmt.Errorf("a C-APDU of extended length: this reader takes short ones: %w", ErrUnsupported)
 	}
-	answer, err := l.slot.Exchange(l.bay.ctx, Transfer{Out: capdu, Until: l.limit(l.bay.ctx), Extended: l.extended}, dst)
+	answer, err := l.slot.Exchange(l.ctx, Transfer{Out: capdu, Until: l.limit(l.ctx), Extended: l.extended}, dst)
 	l.bay.answered()
 	if err == nil && len(answer) < len(dst)+2 {
 		return nil, fmt.Errorf("R-APDU of %d bytes, at least SW1 SW2 must come: %w", len(answer)-len(dst), ErrProtocol)

@@ -2,7 +2,6 @@ package reader
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -45,29 +44,14 @@ type Manager struct {
 	serial  uint64           // of the newest bay
 	units   map[string]*unit // present readers by identity
 	bays    map[int]*Bay
-	names   map[string]*Bay  // by lasting name
-	homes   map[string][]int // numbers that an identity had
-	last    map[int]Device   // the device that has, or last had, a number
+	lowest  int                // no number below it is free
+	names   map[string]*Bay    // by lasting name
+	homes   map[string]home    // numbers that an identity had
+	last    map[int]lastDevice // the device that has, or last had, a number
 	onLeave func(*Bay)
-}
 
-// unit is one reader: an announced device, then what its driver made of it.
-type unit struct {
-	manager  *Manager
-	dev      Device
-	driver   Driver
-	ctx      context.Context
-	cancel   context.CancelFunc
-	gone     chan struct{}   // closed when the device left or is being detached
-	linkGone <-chan struct{} // closed when the device left, where its link tells; else nil
-	once     sync.Once
-	closed   chan struct{} // closed when nothing holds the device any more
-
-	// The rest is under the manager's mu.
-	bays   []*Bay
-	reader Reader
-	model  string
-	more   map[string]string
+	heldNumbers map[int]*unit // of readers that are being revived
+	heldNames   map[string]*unit
 }
 
 // NewManager starts with no reader.
@@ -84,7 +68,8 @@ func NewManager(o Options) *Manager {
 	m := &Manager{
 		options: o, log: o.Log,
 		units: make(map[string]*unit), bays: make(map[int]*Bay), names: make(map[string]*Bay),
-		homes: make(map[string][]int), last: make(map[int]Device),
+		homes: make(map[string]home), last: make(map[int]lastDevice),
+		heldNumbers: make(map[int]*unit), heldNames: make(map[string]*unit),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.leaving, m.leave = context.WithCancel(context.Background())
@@ -160,8 +145,12 @@ func (m *Manager) Announce(dev Device) error {
 	if driver == nil {
 		return fmt.Errorf("no driver %q: %w", dev.Driver, ErrInvalid)
 	}
-	dev.Host = m
+	dev.ID.Model = printable(dev.ID.Model, maxValue)
 	id := dev.identity()
+	var linkGone <-chan struct{}
+	if l, ok := dev.Link.(interface{ Gone() <-chan struct{} }); ok {
+		linkGone = l.Gone()
+	}
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -170,32 +159,33 @@ func (m *Manager) Announce(dev Device) error {
 	}
 	if other := m.units[id]; other != nil && other.present() {
 		if other.dev.Address == dev.Address {
-			return fmt.Errorf("%s %s is already attached as %d: %w", dev.Driver, dev.Address, other.bays[0].number, ErrInvalid)
+			return other.isThere()
 		}
 		id += " @" + dev.Port + dev.Address
 		if other := m.units[id]; other != nil && other.present() {
-			return fmt.Errorf("%s %s is already attached as %d: %w", dev.Driver, dev.Address, other.bays[0].number, ErrInvalid)
+			return other.isThere()
 		}
 	}
 	u := &unit{
-		manager: m, dev: dev, driver: driver, model: dev.ID.Model,
-		gone: make(chan struct{}), closed: make(chan struct{}),
+		manager: m, id: id, dev: dev, driver: driver, model: dev.ID.Model, linkGone: linkGone,
+		gone: make(chan struct{}), retry: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
-	if l, ok := dev.Link.(interface{ Gone() <-chan struct{} }); ok {
-		u.linkGone = l.Gone()
-	}
-	u.ctx, u.cancel = context.WithCancel(m.ctx)
+	u.dev.Host = u
+	u.life = newLife(u)
 	before := m.units[id] // may still be closing its device
 	if before != nil {
+		m.unhold(before)
 		if bays := before.takeBays(); len(bays) > 0 {
 			m.spawn(func() { m.tellLeft(bays) })
 		}
 	}
 	m.units[id] = u
-	for range max(1, dev.Slots) {
-		m.addBay(u, id)
+	u.slots = u.allow(max(1, dev.Slots))
+	for range u.slots {
+		m.addBay(u)
 	}
-	m.spawn(func() { u.run(id, before) })
+	l := u.life
+	m.spawn(func() { u.run(l, before) })
 	if u.linkGone != nil {
 		m.spawn(func() {
 			select {
@@ -208,190 +198,13 @@ func (m *Manager) Announce(dev Device) error {
 	return nil
 }
 
-// addBay gives u one more slot, with the number it had before if that is
-// free, else the lowest free one. m.mu is held.
-func (m *Manager) addBay(u *unit, id string) {
-	index, home := len(u.bays), m.homes[id]
-	number := 0
-	if index < len(home) && m.bays[home[index]] == nil {
-		number = home[index]
-	} else {
-		// A number that another slot of this reader had is left for that one.
-		for m.bays[number] != nil || slices.Contains(home[min(index, len(home)):], number) {
-			number++
-		}
+// isThere refuses a device that is there already. The manager's mu is held.
+func (u *unit) isThere() error {
+	at := ""
+	if len(u.bays) > 0 {
+		at = fmt.Sprintf(" as %d", u.bays[0].number)
 	}
-	if index < len(home) {
-		home[index] = number
-	} else {
-		m.homes[id] = append(home, number)
-	}
-	b := newBay(m, u, number, index)
-	m.serial++
-	b.serial = m.serial
-	u.bays = append(u.bays, b)
-	m.bays[number] = b
-	if m.names[b.name] != nil {
-		// Clones that share a serial number: the later has its number behind the name.
-		b.name = fmt.Sprintf("%s-%d", b.name, number)
-	}
-	m.names[b.name] = b
-	last := u.dev
-	last.Slot = index
-	m.last[number] = last
-	b.mu.Lock()
-	b.publish(Arrived, "driver", u.dev.Driver, "device", u.dev.Address, "reader", u.model)
-	b.mu.Unlock()
-}
-
-// present tells whether the unit has not begun to leave. What its device says of
-// that counts before the unit has noticed it: the same device may be announced
-// anew at once. The manager's mu is held, or the turn of a bay that was started.
-func (u *unit) present() bool {
-	if !closed(u.gone) && !closed(u.linkGone) && (u.reader == nil || !closed(u.reader.Gone())) {
-		return true
-	}
-	u.left()
-	return false
-}
-
-// closed tells whether c, on which nothing is sent, is closed; nil never is.
-func closed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
-// left makes the unit leave; it only gives the signal.
-func (u *unit) left() { u.once.Do(func() { close(u.gone) }) }
-
-// run is the life of a reader: open, serve until it is gone, clean up.
-func (u *unit) run(id string, before *unit) {
-	defer u.depart(id)
-	if before != nil {
-		// The same device is there again; whoever had it must let go first.
-		select {
-		case <-before.closed:
-		case <-u.gone:
-			u.dropBays()
-			<-before.closed // whoever comes after this one waits for it alone
-			return
-		}
-	}
-	opened := make(chan struct{})
-	var r Reader
-	var err error
-	u.manager.spawn(func() {
-		defer close(opened)
-		r, err = u.driver.Open(u.ctx, u.dev)
-	})
-	select {
-	case <-opened:
-	case <-u.gone:
-		u.cancel()
-		u.dropBays()
-		<-opened
-		if err == nil {
-			r.Close()
-		}
-		return
-	}
-	if err == nil && len(r.Slots()) == 0 {
-		r.Close()
-		err = errors.New("the driver found no slot")
-	}
-	if err != nil {
-		u.failed(err)
-		<-u.gone
-		return
-	}
-	u.begin(id, r)
-	select {
-	case <-r.Gone():
-		u.left()
-	case <-u.gone:
-	}
-	u.dropBays()
-	if err := r.Close(); err != nil {
-		u.manager.log.Warn("close", "driver", u.dev.Driver, "device", u.dev.Address, "error", err)
-	}
-}
-
-// failed keeps the reader's directories, with the reason, until it is
-// unplugged or detached.
-func (u *unit) failed(err error) {
-	if errors.Is(err, ErrGone) {
-		u.left()
-		return
-	}
-	err = fmt.Errorf("%s %s: %w", u.dev.Driver, u.dev.Address, err)
-	for _, b := range u.list() {
-		b.fail(err)
-	}
-}
-
-// begin gives the bays their slots; a reader with more than were announced
-// gets more bays, one with fewer loses some.
-func (u *unit) begin(id string, r Reader) {
-	m, slots := u.manager, r.Slots()
-	var model string
-	var more map[string]string
-	if i, ok := r.(Identifier); ok {
-		model, more = i.Identify() // may ask the device: not while holding mu
-	}
-	m.mu.Lock()
-	if closed(u.gone) { // and another may have its numbers
-		m.mu.Unlock()
-		return
-	}
-	u.reader = r
-	if u.more = more; model != "" {
-		u.model = model
-	}
-	for len(u.bays) < len(slots) {
-		m.addBay(u, id)
-	}
-	surplus := u.bays[len(slots):]
-	u.bays = u.bays[:len(slots):len(slots)]
-	m.remove(surplus)
-	m.mu.Unlock()
-	m.tellLeft(surplus)
-	for i, b := range u.list() {
-		// Apart, as a slot may take its time: its siblings work meanwhile, and
-		// the reader may leave.
-		m.spawn(func() {
-			b.start(slots[i])
-			b.monitor()
-		})
-	}
-}
-
-// list is a copy of the unit's bays.
-func (u *unit) list() []*Bay {
-	u.manager.mu.Lock()
-	defer u.manager.mu.Unlock()
-	return slices.Clone(u.bays)
-}
-
-// dropBays takes the directories away; who waits in them gets ErrGone at once.
-func (u *unit) dropBays() {
-	u.manager.mu.Lock()
-	bays := u.takeBays()
-	u.manager.mu.Unlock()
-	u.manager.tellLeft(bays)
-	u.cancel()
-}
-
-// takeBays takes the bays out of the tree, with the manager's mu held: before
-// another reader can have their numbers, the events say that these have left.
-func (u *unit) takeBays() []*Bay {
-	bays := u.bays
-	u.bays = nil
-	u.manager.remove(bays)
-	return bays
+	return fmt.Errorf("%s is already attached%s: %w", u.name(), at, ErrInvalid)
 }
 
 // remove is called with mu held, and tellLeft after it.
@@ -399,6 +212,7 @@ func (m *Manager) remove(bays []*Bay) {
 	for _, b := range bays {
 		if m.bays[b.number] == b {
 			delete(m.bays, b.number)
+			m.lowest = min(m.lowest, b.number)
 		}
 		if m.names[b.name] == b {
 			delete(m.names, b.name)
@@ -419,18 +233,6 @@ func (m *Manager) tellLeft(bays []*Bay) {
 	}
 }
 
-// depart ends what is left of the unit.
-func (u *unit) depart(id string) {
-	u.left()
-	u.dropBays()
-	u.manager.mu.Lock()
-	if u.manager.units[id] == u {
-		delete(u.manager.units, id)
-	}
-	u.manager.mu.Unlock()
-	close(u.closed)
-}
-
 // Detach makes the reader that has slot number leave: its directories and names
 // are free when Detach returns. It does not wait for the device.
 func (m *Manager) Detach(number int) error {
@@ -440,14 +242,44 @@ func (m *Manager) Detach(number int) error {
 	}
 	b.unit.left()
 	b.unit.dropBays()
+	if l, ok := b.unit.dev.Link.(interface{ Detached() }); ok {
+		l.Detached()
+	}
 	return nil
 }
 
-// letGoLimit is how long Close waits for drivers that close their devices.
-const letGoLimit = 5 * time.Second
+// rescan looks for devices that no event announced, and opens those again that failed.
+func (m *Manager) rescan() {
+	if m.options.Rescan != nil {
+		m.options.Rescan()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, u := range m.units {
+		if len(u.bays) == 0 || !u.bays[0].isFailed() {
+			continue
+		}
+		select {
+		case u.retry <- struct{}{}:
+		default:
+		}
+	}
+}
+
+const (
+	// letGoLimit is how long Close waits for drivers that close their devices.
+	letGoLimit = 5 * time.Second
+	// powerOffLimit is how long a card's power-off may take after grace ended.
+	powerOffLimit = 2 * time.Second
+)
 
 // Close lets everybody who waits go, lets the commands on the wire finish until
-// grace ends, powers the cards off and closes the readers.
+// grace ends, powers the cards off and closes the readers. The order matters:
+//
+//   - leave first: from here on nobody gets a turn, so that no card gets power;
+//   - a power-up under way is cut short, a command is not, until grace ends;
+//   - with the turn, each card's power is taken off: the last thing that goes to it;
+//   - only then do the readers leave, for a driver that closes cannot power off.
 func (m *Manager) Close(grace context.Context) {
 	m.mu.Lock()
 	m.closed = true
@@ -455,11 +287,24 @@ func (m *Manager) Close(grace context.Context) {
 	units := slices.Collect(maps.Values(m.units))
 	m.mu.Unlock()
 	m.leave()
-	var quiet sync.WaitGroup
-	for _, b := range bays {
-		quiet.Go(func() { b.quiesce(grace) })
+	quiet := make(chan struct{})
+	go func() {
+		defer close(quiet)
+		var all sync.WaitGroup
+		for _, b := range bays {
+			all.Go(func() { b.quiesce(grace) })
+		}
+		all.Wait()
+	}()
+	select {
+	case <-quiet:
+	case <-grace.Done():
+		select {
+		case <-quiet:
+		case <-time.After(letGoLimit):
+			m.log.Warn("a driver does not end what is under way; leaving without it")
+		}
 	}
-	quiet.Wait()
 	for _, u := range units {
 		u.left()
 	}
@@ -479,17 +324,45 @@ func (m *Manager) Close(grace context.Context) {
 
 // quiesce waits for the exchange under way and takes the power off.
 func (b *Bay) quiesce(grace context.Context) {
+	b.mu.Lock()
+	if b.raising { // powerUp looks at leaving under the same lock
+		b.cut(ErrGone)
+	}
+	b.mu.Unlock()
 	select {
 	case b.turn <- struct{}{}:
-	case <-grace.Done():
-		return
-	case <-b.ctx.Done():
-		return
+	default:
+		select {
+		case b.turn <- struct{}{}:
+		case <-b.life.over:
+			return
+		case <-grace.Done():
+			b.mu.Lock()
+			if b.cut != nil {
+				b.cut(ErrGone)
+			}
+			b.mu.Unlock()
+			select {
+			case b.turn <- struct{}{}:
+			case <-b.life.over:
+				return
+			case <-time.After(powerOffLimit):
+				return
+			}
+		}
 	}
 	defer b.release()
-	if b.link.slot != nil && b.link.active {
-		stop := context.AfterFunc(grace, b.cancel)
-		b.powerOff()
-		stop()
+	var err error
+	defer b.life.recovered("PowerOff", &err)
+	if b.link.slot == nil || !b.link.active {
+		return
 	}
+	ctx, cancel := context.WithCancel(b.ctx)
+	defer cancel()
+	stop := context.AfterFunc(grace, func() {
+		t := time.AfterFunc(powerOffLimit, cancel)
+		context.AfterFunc(ctx, func() { t.Stop() })
+	})
+	defer stop()
+	b.powerOffIf(ctx, nil)
 }

@@ -30,11 +30,9 @@ func (b *Bay) powerOffIdle(after time.Duration) {
 	b.mu.Lock()
 	idle := b.card == Powered && due() == nil
 	b.mu.Unlock()
-	if !idle || b.acquire(b.ctx) != nil {
-		return
+	if idle {
+		b.inTurn(b.ctx, func() error { return b.powerOffIf(b.ctx, due) })
 	}
-	defer b.release()
-	b.powerOffIf(due)
 }
 
 // unused is nil where by may take the power off and takes it from nobody. A
@@ -49,16 +47,13 @@ func (b *Bay) unused(by Caller) error {
 	return nil
 }
 
-// powerOff deactivates the card. The caller holds the turn.
-func (b *Bay) powerOff() error { return b.powerOffIf(func() error { return nil }) }
-
 // powerOffIf deactivates the card unless allowed, which is called with b.mu held,
-// says why not. That, and that the card has no power any more, is one step: an
-// open that comes meanwhile waits for the turn and powers the card up again.
+// says why not; nil allows it. That, and that the card has no power any more, is one
+// step: an open that comes meanwhile waits for the turn and powers the card up again.
 // The caller holds the turn.
-func (b *Bay) powerOffIf(allowed func() error) error {
+func (b *Bay) powerOffIf(ctx context.Context, allowed func() error) error {
 	b.mu.Lock()
-	if b.card == Powered {
+	if b.card == Powered && allowed != nil {
 		if err := allowed(); err != nil {
 			b.mu.Unlock()
 			return err
@@ -66,7 +61,7 @@ func (b *Bay) powerOffIf(allowed func() error) error {
 	}
 	b.setUnpowered()
 	b.mu.Unlock()
-	err := b.link.powerOff(b.ctx)
+	err := b.link.powerOff(ctx)
 	if err != nil {
 		err = fmt.Errorf("power off: %w", err)
 		b.mu.Lock()
@@ -80,19 +75,32 @@ func (b *Bay) powerOffIf(allowed func() error) error {
 // protocol up: want is 0 or 1, or -1 for the card's first offer. The caller
 // holds the turn. by is who asked for a reset.
 func (b *Bay) powerUp(how Reset, want int, by Caller) error {
-	ctx, cancel := context.WithTimeout(b.ctx, powerLimit)
-	defer cancel()
 	b.mu.Lock()
+	if b.manager.leaving.Err() != nil {
+		b.mu.Unlock()
+		return ErrGone // Close took, or takes, the power off
+	}
 	was, before := b.card, b.epoch
+	b.begin()
+	b.raising = true
 	b.mu.Unlock()
 	if was != Powered {
 		how = Cold
 	}
+	ctx, cancel := context.WithTimeout(b.link.ctx, powerLimit)
+	defer cancel()
 	atr, params, offered, err := b.link.powerUp(ctx, how, want)
+	b.under.Store(false)
+	err = b.outcome(err)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.phase == gone || b.ctx.Err() != nil {
+	b.raising = false
+	switch {
+	case b.phase != ready || b.ctx.Err() != nil:
+		return b.life.err()
+	case b.manager.leaving.Err() != nil:
+		b.setUnpowered()
 		return ErrGone
 	}
 	b.stamp()
@@ -101,7 +109,7 @@ func (b *Bay) powerUp(how Reset, want int, by Caller) error {
 		case errors.Is(err, ErrNoCard):
 			b.setCard(Absent)
 		case errors.Is(err, ErrGone):
-			b.unit.left()
+			b.life.lost(err)
 		default:
 			b.setUnpowered()
 			b.noteError(err)
@@ -158,7 +166,11 @@ func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
 	if err := enter(ctx, by); err != nil {
 		return err
 	}
-	defer b.release()
+	return b.holding(func() error { return b.power(a, by) })
+}
+
+// power is Power with the turn.
+func (b *Bay) power(a Action, by Caller) error {
 	b.mu.Lock()
 	err, card, admitted := b.readyErr(), b.card, b.admitted(by)
 	b.mu.Unlock()
@@ -177,21 +189,27 @@ func (b *Bay) Power(ctx context.Context, a Action, by Caller) error {
 			return ErrNoCard
 		}
 	}
+	admits := func() error {
+		if !b.admitted(by) {
+			return ErrLocked
+		}
+		return nil
+	}
 	switch a {
 	case PowerUp, ResetCold:
 		return b.powerUp(Cold, -1, by)
 	case ResetWarm:
 		return b.powerUp(Warm, -1, by)
 	case PowerDown:
-		return b.orGone(b.powerOff())
+		return b.orGone(b.powerOffIf(b.ctx, admits))
 	case Release:
-		return b.orGone(b.powerOffIf(func() error { return b.unused(by) }))
+		return b.orGone(b.powerOffIf(b.ctx, func() error { return b.unused(by) }))
 	case Eject:
 		e, ok := b.link.slot.(Ejector)
 		if !ok {
 			return fmt.Errorf("eject: %w", ErrUnsupported)
 		}
-		if err := b.powerOff(); err != nil {
+		if err := b.powerOffIf(b.ctx, admits); err != nil {
 			return b.orGone(err)
 		}
 		err := e.Eject(b.ctx)
@@ -213,7 +231,11 @@ func (b *Bay) SelectProtocol(ctx context.Context, t int, by Caller) error {
 	if err := b.enterToReset(ctx, by); err != nil {
 		return err
 	}
-	defer b.release()
+	return b.holding(func() error { return b.selectProtocol(t, by) })
+}
+
+// selectProtocol is SelectProtocol with the turn.
+func (b *Bay) selectProtocol(t int, by Caller) error {
 	b.mu.Lock()
 	err, card, admitted := b.readyErr(), b.card, b.admitted(by)
 	inForce, offered := b.params.T, b.offered

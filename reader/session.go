@@ -34,6 +34,9 @@ type Session struct {
 func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 	b.Introduce(by)
 	for {
+		if err := b.over(); err != nil {
+			return nil, err
+		}
 		b.mu.Lock()
 		if err := b.readyErr(); err != nil && !(by.Wait && errors.Is(err, ErrNotReady)) {
 			b.mu.Unlock()
@@ -80,21 +83,20 @@ func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 // powerOnDemand runs apart from who asked for it, so that one who gives up
 // does not take it from the others.
 func (b *Bay) powerOnDemand(a *attempt) {
-	err := b.acquire(b.ctx)
-	if errors.Is(err, ErrInterrupted) {
-		err = ErrGone // nothing else ends b.ctx
-	}
-	if err == nil {
+	err := b.inTurn(b.ctx, func() error {
 		b.mu.Lock()
 		card := b.card
 		b.mu.Unlock()
 		switch card {
 		case Present:
-			err = b.powerUp(Cold, -1, Caller{})
+			return b.powerUp(Cold, -1, Caller{})
 		case Absent:
-			err = ErrNoCard
+			return ErrNoCard
 		}
-		b.release()
+		return nil
+	})
+	if errors.Is(err, ErrInterrupted) {
+		err = ErrGone // nothing else ends b.ctx
 	}
 	b.mu.Lock()
 	a.err = err
@@ -159,23 +161,52 @@ func (b *Bay) use(ctx context.Context, by Caller, s *Session, do func(*link) ([]
 			}
 			continue
 		}
-		b.mu.Unlock()
 		if err != nil {
+			b.mu.Unlock()
 			b.release()
 			return nil, err
 		}
-		answer, err := do(&b.link)
-		err = b.orGone(err)
-		b.settle(err)
-		b.release()
-		return answer, err
+		b.begin()
+		b.mu.Unlock()
+		return b.work(do)
 	}
 }
 
-// orGone is err, and ErrGone if it came because the reader left meanwhile.
+// work runs do and gives the turn back, whatever happens in do.
+func (b *Bay) work(do func(*link) ([]byte, error)) (answer []byte, err error) {
+	defer b.release()
+	defer b.life.recovered("slot", &err)
+	answer, err = do(&b.link)
+	b.under.Store(false)
+	err = b.outcome(err)
+	b.settle(err)
+	return answer, err
+}
+
+// outcome is err, but where the reader left, the manager closed, or Abort came
+// meanwhile, it says so.
+func (b *Bay) outcome(err error) error {
+	if err == nil || errors.Is(err, ErrGone) {
+		return err
+	}
+	if err := b.orGone(err); errors.Is(err, ErrGone) || errors.Is(err, ErrFailed) {
+		return err
+	}
+	if b.link.ctx.Err() != nil {
+		// What the driver says of its ctx, time-out or other, is no finding.
+		b.link.dead = true
+		return fmt.Errorf("%w (%v)", context.Cause(b.link.ctx), err)
+	}
+	return err
+}
+
+// orGone is err, and ErrGone or ErrFailed too if the reader left or failed meanwhile.
 func (b *Bay) orGone(err error) error {
-	if err != nil && b.ctx.Err() != nil && !errors.Is(err, ErrGone) {
-		return fmt.Errorf("%w: %w", ErrGone, err)
+	if err == nil || b.ctx.Err() == nil && !closed(b.life.over) {
+		return err
+	}
+	if why := b.life.err(); !errors.Is(err, why) {
+		return fmt.Errorf("%w: %w", why, err)
 	}
 	return err
 }
@@ -198,7 +229,7 @@ func (b *Bay) usable(s *Session) error {
 
 // settle draws the consequences of an exchange. The caller holds the turn.
 func (b *Bay) settle(err error) {
-	dead := b.link.dead || errors.Is(err, ErrStale)
+	dead := b.link.dead || errors.Is(err, ErrStale) // outcome may have seen it dead
 	if err == nil && !dead {
 		if b.manager.options.IdleOff > 0 {
 			b.mu.Lock()
@@ -207,15 +238,13 @@ func (b *Bay) settle(err error) {
 		}
 		return
 	}
-	if errors.Is(err, ErrGone) {
+	switch {
+	case b.manager.leaving.Err() != nil, closed(b.life.over):
+		return // quiesce takes the power off, or the reader is gone
+	case errors.Is(err, ErrGone):
 		// Who comes next must hear that too, and not that the card was reset.
-		b.unit.left()
+		b.life.lost(err)
 		return
-	}
-	if dead {
-		// The protocol could not be brought back: the card must be reset
-		// (ISO/IEC 7816-3:2006 rule 6.4), which only a new open may ask for.
-		b.link.powerOff(b.ctx)
 	}
 	b.mu.Lock()
 	b.stamp()
@@ -232,7 +261,11 @@ func (b *Bay) settle(err error) {
 		b.setUnpowered()
 	}
 	b.mu.Unlock()
-	if !dead && !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrUnsupported) {
+	if dead {
+		// The protocol could not be brought back, or was left in the middle: the card
+		// must be reset (ISO/IEC 7816-3:2006 rule 6.4), which only a new open may ask for.
+		b.link.powerOff(b.ctx)
+	} else if !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrUnsupported) {
 		b.refresh()
 	}
 }

@@ -99,7 +99,7 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 		return nil, fmt.Errorf("ccid: %04X:%04X has no interface that is a reader: %w", info.Vendor, info.Product, reader.ErrUnsupported)
 	}
 	for _, f := range r.functions {
-		r.work.Go(f.watch)
+		r.start(f.watch)
 	}
 	return r, nil
 }
@@ -129,7 +129,6 @@ type ifd struct {
 	slots     []reader.Slot
 
 	dev    reader.Device // as announced
-	broken atomic.Bool   // it answers nothing any more, but is still plugged in
 	gone   chan struct{}
 	once   sync.Once
 	ctx    context.Context // ends with Close
@@ -229,7 +228,7 @@ func (f *function) noContact(err error) error {
 // watch waits for the device to leave, and follows its interrupt endpoint.
 func (f *function) watch() {
 	if f.Intr.Address != 0 {
-		f.work.Go(f.listen)
+		f.start(f.listen)
 	}
 	var died <-chan struct{}
 	if f.pipe != nil {
@@ -239,7 +238,7 @@ func (f *function) watch() {
 	case <-f.conn.Gone():
 		f.leave()
 	case <-died:
-		f.fail()
+		f.leave() // the core opens the reader again if it is still plugged in
 	case <-f.ctx.Done():
 	}
 }
@@ -254,16 +253,17 @@ func (f *function) left() bool {
 	}
 }
 
+// start runs f on a goroutine that Close waits for; a panic in it fails the reader.
+func (r *ifd) start(f func()) {
+	r.work.Add(1)
+	reader.Go(r.dev.Host, func() {
+		defer r.work.Done()
+		f()
+	})
+}
+
 // leave tells the core that the device left.
 func (r *ifd) leave() { r.once.Do(func() { close(r.gone) }) }
-
-// fail tells the core the same of a device that is still there but dead.
-func (f *function) fail() {
-	if !f.left() {
-		f.broken.Store(true)
-	}
-	f.leave()
-}
 
 // Slots of all interfaces in the order of their numbers.
 func (r *ifd) Slots() []reader.Slot { return r.slots }
@@ -271,9 +271,7 @@ func (r *ifd) Slots() []reader.Slot { return r.slots }
 // Gone is closed when the device was unplugged, or answers nothing any more.
 func (r *ifd) Gone() <-chan struct{} { return r.gone }
 
-// Close releases the interfaces. A device that answers nothing any more is
-// announced once more: either the new start revives it, or its directory says
-// that it failed, and why, until it is unplugged.
+// Close releases the interfaces.
 func (r *ifd) Close() error {
 	r.cancel()
 	var errs []error
@@ -283,11 +281,6 @@ func (r *ifd) Close() error {
 		}
 	}
 	r.work.Wait()
-	if r.broken.Load() && r.dev.Host != nil {
-		if err := r.dev.Host.Announce(r.dev); err != nil && !errors.Is(err, reader.ErrGone) {
-			errs = append(errs, fmt.Errorf("ccid: announce anew: %w", err))
-		}
-	}
 	return errors.Join(errs...)
 }
 

@@ -89,7 +89,7 @@ func (s *iccd) control(ctx context.Context, what string, typ, request uint8, val
 		s.active = false // by the reset, if not before
 		if s.silent++; s.silent > 1 || s.conn.Reset(context.WithoutCancel(ctx)) != nil {
 			s.silent = -1
-			s.fail()
+			s.leave()
 			err = reader.ErrGone
 		}
 	case errors.Is(err, usb.ErrReset):

@@ -69,7 +69,7 @@ func (dv *device) command(host reader.Host, slot int, words []string) error {
 	case "unplug":
 		return dv.unplug()
 	case "plug":
-		return dv.plug(host)
+		return dv.plugIn(host)
 	case "remove":
 		return dv.remove(slot)
 	case "insert":
@@ -115,39 +115,27 @@ func oneIn(args []string) (int, error) {
 func (dv *device) unplug() error {
 	dv.mu.Lock()
 	defer dv.mu.Unlock()
-	switch {
-	case !dv.plugged:
+	if dv.plug == nil {
 		return invalid("the reader is not plugged in")
 	}
-	dv.plugged = false
-	close(dv.gone)
-	if dv.replug {
-		dv.replug = false // it was not announced again yet
-	} else {
-		dv.hw.unplug()
-	}
+	dv.pull()
 	return nil
 }
 
-// plug announces the device again. While the core still holds the reader that
-// was unplugged, the announcement waits for its Close.
-func (dv *device) plug(host reader.Host) error {
+// plugIn announces the device again. The core waits until its reader of before is
+// closed.
+func (dv *device) plugIn(host reader.Host) error {
 	dv.mu.Lock()
 	switch {
-	case dv.plugged:
+	case dv.plug != nil:
 		dv.mu.Unlock()
 		return invalid("the reader is plugged in already")
 	case host == nil:
 		dv.mu.Unlock()
 		return invalid("the reader was never announced")
 	}
-	dv.plugged, dv.gone, dv.dev.Host = true, make(chan struct{}), host
-	if dv.announced {
-		dv.replug = true
-		dv.mu.Unlock()
-		return nil
-	}
-	dv.announced = true
+	dv.plug = &plug{dv, make(chan struct{})}
+	dv.dev.Link = dv.plug
 	dev := dv.dev
 	dv.mu.Unlock()
 	return host.Announce(dev)
@@ -206,7 +194,7 @@ func (dv *device) press(slot int, words []string) error {
 	if err != nil {
 		return err
 	}
-	if !dv.plugged {
+	if dv.plug == nil {
 		return invalid("the reader is not plugged in")
 	}
 	if k, ok := dv.hw.(keyboard); !ok || !k.press(slot, keys) {

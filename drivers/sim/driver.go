@@ -45,25 +45,35 @@ func Devices() []string {
 	return names
 }
 
-// device is one emulated reader, plugged in or not.
+// device is one emulated reader, plugged in or not. It stays as it is until a person
+// detaches it.
 //
-//	attached --Open--> open --unplug--> unplugged --plug--> attached
-//	   open --detach: Close--> forgotten
+//	attached: plugged in --unplug--> unplugged --plug--> plugged in, announced anew
+//	    any --detach--> forgotten
 type device struct {
-	model model
-	start time.Duration
-	hw    hardware
-	dev   reader.Device
+	driver *Driver
+	model  model
+	start  time.Duration
+	hw     hardware
+	dev    reader.Device
 
-	mu        sync.Mutex
-	plugged   bool
-	announced bool          // the core has a reader for it, open or not yet
-	session   *session      // the newest that Open gave out; nil once closed
-	replug    bool          // plug came while the core had not let go yet
-	gone      chan struct{} // closed by unplug
-	kept      []icc.Card    // what remove took out, by slot
-	faults    []icc.Faults
+	mu     sync.Mutex
+	plug   *plug      // where it is plugged in; nil: unplugged
+	kept   []icc.Card // what remove took out, by slot
+	faults []icc.Faults
 }
+
+// plug is one time of being plugged in: what reader.Device.Link holds.
+type plug struct {
+	device *device
+	gone   chan struct{}
+}
+
+// Gone is closed by unplug.
+func (p *plug) Gone() <-chan struct{} { return p.gone }
+
+// Detached forgets the device.
+func (p *plug) Detached() { p.device.forget() }
 
 // Attach checks DEVICE and the keys and gives the device its identity. The
 // first ikey3k is ikey3k-1, the next ikey3k-2, and so on.
@@ -77,22 +87,21 @@ func (d *Driver) Attach(dev reader.Device) (reader.Device, error) {
 			break
 		}
 	}
-	made, err := newDevice(name, dev)
+	made, err := d.newDevice(name, dev)
 	if err != nil {
 		return dev, err
 	}
-	d.devices[made.dev.Address] = made
 	return made.dev, nil
 }
 
-func newDevice(name string, dev reader.Device) (*device, error) {
+// newDevice makes a device that is plugged in. d.mu is held.
+func (d *Driver) newDevice(name string, dev reader.Device) (*device, error) {
 	i := slices.IndexFunc(models, func(m model) bool { return m.name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("no simulated reader %q; there are %s: %w", name, strings.Join(Devices(), ", "), reader.ErrInvalid)
 	}
 	m := models[i]
-	d := &device{model: m, plugged: true, announced: true, gone: make(chan struct{}),
-		kept: make([]icc.Card, len(m.cards)), faults: make([]icc.Faults, len(m.cards))}
+	dv := &device{driver: d, model: m, kept: make([]icc.Card, len(m.cards)), faults: make([]icc.Faults, len(m.cards))}
 	words := slices.Clone(m.cards)
 	var slow time.Duration
 	for _, key := range slices.Sorted(maps.Keys(dev.Params)) {
@@ -104,7 +113,7 @@ func newDevice(name string, dev reader.Device) (*device, error) {
 				words[i] = value
 			}
 		case "start":
-			d.start, err = duration(value)
+			dv.start, err = duration(value)
 		case "slow":
 			slow, err = duration(value)
 		case "serial":
@@ -123,11 +132,13 @@ func newDevice(name string, dev reader.Device) (*device, error) {
 		dev.Serial = strings.ToUpper(dev.Address)
 	}
 	dev.Driver, dev.Bus, dev.ID, dev.Slots = "sim", "sim", m.id, len(m.cards)
-	d.dev = dev
-	d.hw = m.make(dev.Serial)
-	for i, c := range d.hw.contacts() {
-		d.faults[i].Slow = slow
-		c.SetFaults(d.faults[i])
+	dv.plug = &plug{dv, make(chan struct{})}
+	dev.Link = dv.plug
+	dv.dev = dev
+	dv.hw = m.make(dev.Serial)
+	for i, c := range dv.hw.contacts() {
+		dv.faults[i].Slow = slow
+		c.SetFaults(dv.faults[i])
 		if words[i] == noCard {
 			continue
 		}
@@ -137,7 +148,8 @@ func newDevice(name string, dev reader.Device) (*device, error) {
 		}
 		c.Insert(kind.make(dev.Serial))
 	}
-	return d, nil
+	d.devices[dev.Address] = dv
+	return dv, nil
 }
 
 func duration(s string) (time.Duration, error) {
@@ -151,67 +163,49 @@ func duration(s string) (time.Duration, error) {
 // Open starts the emulated reader, which takes as long as start= says. A device
 // that was not announced through Attach is made now, if its Address is a DEVICE.
 func (d *Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
-	d.mu.Lock()
-	dv := d.devices[dev.Address]
-	if dv == nil {
-		made, err := newDevice(dev.Address, dev)
+	p, announced := dev.Link.(*plug)
+	if !announced {
+		d.mu.Lock()
+		made, err := d.newDevice(dev.Address, dev)
+		d.mu.Unlock()
 		if err != nil {
-			d.mu.Unlock()
 			return nil, fmt.Errorf("sim: %w", err)
 		}
-		d.devices[dev.Address] = made
-		dv = made
+		p = made.plug
 	}
-	d.mu.Unlock()
-
-	dv.mu.Lock()
-	s := &session{driver: d, device: dv, gone: dv.gone}
-	dv.session, dv.announced = s, true
-	dv.replug = false // plug before this Open: the announcement served both
-	dv.mu.Unlock()
-
+	dv := p.device
 	if dv.start > 0 {
 		timer := time.NewTimer(dv.start)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-		case <-s.gone:
+		case <-p.gone:
 		case <-ctx.Done():
+			return nil, fmt.Errorf("sim %s: start: %w", dev.Address, ctx.Err())
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		s.Close()
-		return nil, fmt.Errorf("sim %s: start: %w", dev.Address, err)
-	}
-
 	dv.mu.Lock()
 	defer dv.mu.Unlock()
-	if s.left() {
-		// Unplugged while it started. A Reader that is gone, rather than an
-		// error, because its Close tells when it may be plugged in again.
-		s.slots = []reader.Slot{}
-		for range dv.model.cards {
-			s.slots = append(s.slots, goneSlot{"sim " + dev.Address})
-		}
-		return s, nil
+	if dv.plug != p {
+		return nil, fmt.Errorf("sim %s: start: unplugged: %w", dev.Address, reader.ErrGone)
 	}
-	r, err := dv.hw.plug(ctx, dv.dev)
+	// The driver of what is emulated announces nothing, but its goroutines are the
+	// core's matter.
+	inner := dv.dev
+	inner.Host = dev.Host
+	r, err := dv.hw.plug(ctx, inner)
 	if err != nil {
-		dv.session, dv.announced = nil, false
 		return nil, fmt.Errorf("sim %s: %w", dev.Address, err)
 	}
-	s.inner, s.slots = r, r.Slots()
-	return s, nil
+	return &session{plug: p, inner: r, announced: announced}, nil
 }
 
-// session is a device as Open gave it out: from being plugged in to unplugged.
+// session is a device as Open gave it out.
 type session struct {
-	driver *Driver
-	device *device
-	inner  reader.Reader
-	slots  []reader.Slot
-	gone   chan struct{}
-	once   sync.Once
+	plug      *plug
+	inner     reader.Reader
+	announced bool
+	once      sync.Once
 }
 
 var (
@@ -219,87 +213,51 @@ var (
 	_ reader.Identifier = (*session)(nil)
 )
 
-func (s *session) Slots() []reader.Slot  { return s.slots }
-func (s *session) Gone() <-chan struct{} { return s.gone }
-
-func (s *session) left() bool {
-	select {
-	case <-s.gone:
-		return true
-	default:
-		return false
-	}
-}
+func (s *session) Slots() []reader.Slot  { return s.inner.Slots() }
+func (s *session) Gone() <-chan struct{} { return s.plug.gone }
 
 // Identify passes on what the emulated reader's own driver says.
 func (s *session) Identify() (string, map[string]string) {
 	if i, ok := s.inner.(reader.Identifier); ok {
 		return i.Identify()
 	}
-	return s.device.model.id.Model, nil
+	return s.plug.device.model.id.Model, nil
 }
 
-// Close ends what is under way. A device that is closed while it is plugged in
-// was detached, and is forgotten.
-func (s *session) Close() error {
-	var err error
-	s.once.Do(func() { err = s.close() })
+// Close ends what is under way.
+func (s *session) Close() (err error) {
+	s.once.Do(func() {
+		dv := s.plug.device
+		dv.mu.Lock()
+		if dv.plug == s.plug {
+			dv.hw.unplug()
+		}
+		dv.mu.Unlock()
+		err = s.inner.Close()
+		if !s.announced {
+			dv.forget()
+		}
+	})
 	return err
 }
 
-func (s *session) close() error {
-	dv := s.device
+// forget gives the device's address free.
+func (dv *device) forget() {
 	dv.mu.Lock()
-	detached := dv.session == s && !s.left()
-	if detached {
-		dv.plugged = false
-		close(dv.gone)
+	dv.pull()
+	dv.mu.Unlock()
+	dv.driver.mu.Lock()
+	defer dv.driver.mu.Unlock()
+	if dv.driver.devices[dv.dev.Address] == dv {
+		delete(dv.driver.devices, dv.dev.Address)
+	}
+}
+
+// pull unplugs the device if it is plugged in. dv.mu is held.
+func (dv *device) pull() {
+	if dv.plug != nil {
+		close(dv.plug.gone)
+		dv.plug = nil
 		dv.hw.unplug()
 	}
-	replug := false
-	if dv.session == s {
-		dv.session = nil
-		replug, dv.replug = dv.replug, false
-		dv.announced = replug
-	}
-	dev := dv.dev
-	dv.mu.Unlock()
-	if detached {
-		s.driver.forget(dv)
-	}
-	var err error
-	if s.inner != nil {
-		err = s.inner.Close()
-	}
-	if replug {
-		if e := dev.Host.Announce(dev); !errors.Is(e, reader.ErrGone) {
-			err = errors.Join(err, e)
-		}
-	}
-	return err
-}
-
-func (d *Driver) forget(dv *device) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.devices[dv.dev.Address] == dv {
-		delete(d.devices, dv.dev.Address)
-	}
-}
-
-// goneSlot is a slot of a reader that left before it was open.
-type goneSlot struct{ name string }
-
-func (g goneSlot) err() error { return fmt.Errorf("%s: %w", g.name, reader.ErrGone) }
-
-func (g goneSlot) Status(context.Context) (reader.Status, error) { return reader.Absent, g.err() }
-
-func (g goneSlot) PowerOn(context.Context, reader.Reset) ([]byte, error) { return nil, g.err() }
-
-func (g goneSlot) PowerOff(context.Context) error { return g.err() }
-
-func (g goneSlot) Traits() reader.Traits { return reader.Traits{Fixed: true} }
-
-func (g goneSlot) Exchange(_ context.Context, _ reader.Transfer, dst []byte) ([]byte, error) {
-	return dst, g.err()
 }

@@ -177,8 +177,8 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// A replugged reader is announced under the same identity, and not before the
-// core has let go of what it had.
+// A replugged reader is announced under the same identity, with a link of its own,
+// by which the core knows the one that was unplugged to be gone.
 func TestReplug(t *testing.T) {
 	d, h := New(), new(host)
 	dev, _ := d.Attach(reader.Device{Driver: "sim", Address: "t1"})
@@ -195,41 +195,37 @@ func TestReplug(t *testing.T) {
 	}
 	do("unplug")
 	<-r.Gone()
-	do("plug")
-	if h.count() != 0 {
-		t.Fatal("announced while the old reader is open")
-	}
-	do("unplug")
-	do("plug")
-	if err := r.Close(); err != nil {
-		t.Error(err)
-	}
-	if h.count() != 1 || h.heard[0].Serial != dev.Serial || h.heard[0].Address != dev.Address {
-		t.Fatalf("announced %+v", h.heard)
-	}
-	// Unplugged before it was opened: Open gives a reader that is gone.
-	do("unplug")
-	do("plug")
-	do("unplug")
-	r, err = d.Open(context.Background(), dev)
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-r.Gone()
+	<-dev.Link.(*plug).Gone()
 	if _, err := r.Slots()[0].Status(context.Background()); !errors.Is(err, reader.ErrGone) {
 		t.Error(err)
 	}
-	r.Close()
-	if h.count() != 1 {
-		t.Error("announced although unplugged")
+	do("plug")
+	if h.count() != 1 || h.heard[0].Serial != dev.Serial || h.heard[0].Address != dev.Address || h.heard[0].Link == dev.Link {
+		t.Fatalf("announced %+v", h.heard)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	// Unplugged before it was opened.
+	do("unplug")
+	for _, stale := range []reader.Device{dev, h.heard[0]} {
+		if _, err := d.Open(context.Background(), stale); !errors.Is(err, reader.ErrGone) {
+			t.Error(err)
+		}
 	}
 	do("plug")
-	if h.count() != 2 {
-		t.Error("not announced although closed")
+	// Closed while plugged in, it can be opened again; its card is as it was.
+	for range 2 {
+		r, err := d.Open(context.Background(), h.heard[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now, err := r.Slots()[0].Status(context.Background()); now != reader.Present || err != nil {
+			t.Error(now, err)
+		}
+		r.Close()
 	}
-	// Closed while plugged in: detached.
-	r, _ = d.Open(context.Background(), dev)
-	r.Close()
+	h.heard[1].Link.(*plug).Detached()
 	if err := d.Command(context.Background(), dev, []string{"plug"}); err == nil || !strings.Contains(err.Error(), "was detached; attach it again") {
 		t.Error(err)
 	}
@@ -316,12 +312,9 @@ func TestStart(t *testing.T) {
 	}
 	dev, _ = d.Attach(reader.Device{Driver: "sim", Address: "t1", Params: map[string]string{"start": "1h"}})
 	time.AfterFunc(5*time.Millisecond, func() { d.Command(context.Background(), dev, []string{"unplug"}) })
-	r, err := d.Open(context.Background(), dev)
-	if err != nil {
-		t.Fatal(err)
+	if _, err := d.Open(context.Background(), dev); !errors.Is(err, reader.ErrGone) {
+		t.Error(err)
 	}
-	<-r.Gone()
-	r.Close()
 }
 
 // A thousand idle tokens cost a few KiB each and no goroutine.
@@ -337,6 +330,7 @@ func TestManyAreCheap(t *testing.T) {
 	runtime.ReadMemStats(&m0)
 	d := New()
 	var readers []reader.Reader
+	var links []*plug
 	for range n {
 		dev, err := d.Attach(reader.Device{Driver: "sim", Address: "ikey3k"})
 		if err != nil {
@@ -354,6 +348,7 @@ func TestManyAreCheap(t *testing.T) {
 			t.Fatal(err)
 		}
 		readers = append(readers, r)
+		links = append(links, dev.Link.(*plug))
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&m1)
@@ -365,8 +360,9 @@ func TestManyAreCheap(t *testing.T) {
 	if got := runtime.NumGoroutine(); got > before {
 		t.Errorf("%d goroutines more", got-before)
 	}
-	for _, r := range readers {
+	for i, r := range readers {
 		r.Close()
+		links[i].Detached()
 	}
 	if len(d.devices) != 0 {
 		t.Errorf("%d devices left", len(d.devices))

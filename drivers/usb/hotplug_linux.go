@@ -418,7 +418,8 @@ func (w *Watcher) arrive(name string, s sight) {
 		Serial: n.strings[desc[serialAt]], Port: name, Link: n,
 	}
 	if c, ok := s.driver.(SlotCounter); ok {
-		n.device.Slots = c.CountSlots(desc)
+		// Without a number the device has one slot until its driver opened it.
+		_ = reader.Guard(w.log, "driver "+s.driver.Name()+": CountSlots", func() { n.device.Slots = c.CountSlots(desc) })
 	}
 	w.known[name] = n
 	if err := w.host.Announce(n.device); err != nil {

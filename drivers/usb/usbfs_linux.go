@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"runtime"
 	"sync"
@@ -93,7 +94,11 @@ func openDevice(path, name string, iface uint8) (*conn, error) {
 		c.file.Close()
 		return nil, err
 	}
-	go c.reap()
+	go func() {
+		if reader.Guard(slog.Default(), name, c.reap) != nil {
+			c.leave()
+		}
+	}()
 	return c, nil
 }
 

@@ -45,7 +45,7 @@ func newPort(dev reader.Device, o options, ln net.Listener) *port {
 	}
 	p.close = sync.OnceValue(p.shut)
 	p.wg.Add(1)
-	go p.accept()
+	reader.Go(dev.Host, p.accept)
 	return p
 }
 
@@ -137,13 +137,13 @@ func (p *port) add(nc net.Conn) {
 	if !standing {
 		c.lost = reader.ErrGone
 	}
-	go func() {
+	reader.Go(p.dev.Host, func() {
 		defer p.wg.Done()
 		c.read()
 		p.mu.Lock()
 		delete(p.conns, c)
 		p.mu.Unlock()
-	}()
+	})
 	if standing {
 		return
 	}

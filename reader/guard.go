@@ -1,0 +1,79 @@
+package reader
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+)
+
+// A driver's panic takes its own reader with it and nothing else. It is recovered
+// where the core calls the driver; where that is done with a slot's turn, the turn is
+// given back. The reader is closed and its slots say failed, with the reason, until it
+// is plugged in anew or `rescan` is written to ctl.
+
+// panicError is a panic, recovered. It is an ErrFailed.
+type panicError struct{ what, reason string }
+
+func (e *panicError) Error() string {
+	return fmt.Sprintf("%s: the program has a fault there: panic: %s", e.what, e.reason)
+}
+
+func (e *panicError) Is(target error) bool { return target == ErrFailed }
+
+// panicked makes an error of what recover returned, and logs where it happened.
+func panicked(log *slog.Logger, what string, v any) error {
+	reason := fmt.Sprintf("%T", v)
+	switch v := v.(type) {
+	case error:
+		reason = v.Error()
+	case string:
+		reason = v
+	}
+	err := &panicError{what, printable(reason, maxValue)}
+	log.Error("panic", "in", what, "reason", err.reason, "stack", stack())
+	return err
+}
+
+// stack lists the calls that led to the panic which is being recovered: functions and
+// lines, without arguments, which may be parts of a command.
+func stack() string {
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
+	var out strings.Builder
+	for {
+		f, more := frames.Next()
+		fmt.Fprintf(&out, "%s %s:%d; ", f.Function, f.File, f.Line)
+		if !more {
+			return strings.TrimSuffix(out.String(), "; ")
+		}
+	}
+}
+
+// recovered is deferred around a call of a driver that belongs to no reader yet.
+func (m *Manager) recovered(what string, err *error) {
+	if v := recover(); v != nil {
+		*err = panicked(m.log, what, v)
+	}
+}
+
+// Go runs f on a goroutine of its own. Drivers start theirs so, with the Host of their
+// Device: a panic in f then fails that reader, where else it would end the program.
+func Go(h Host, f func()) {
+	if g, ok := h.(interface{ Go(func()) }); ok {
+		g.Go(f)
+		return
+	}
+	go f()
+}
+
+// Guard calls f and makes an error of a panic in it, for who calls a driver outside the core.
+func Guard(log *slog.Logger, what string, f func()) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = panicked(log, what, v)
+		}
+	}()
+	f()
+	return nil
+}
