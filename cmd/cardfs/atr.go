@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -17,11 +18,13 @@ func newATR() *cobra.Command {
 		Use:   "atr [HEX…]",
 		Short: "Say in words what an ATR means",
 		Long: `atr decodes an answer to reset by ISO/IEC 7816-3: the protocols and parameters that
-the card offers, and its historical bytes. All HEX together are one ATR, blanks
-and case do not matter. Without HEX, or with -, each line of standard input is one.
+the card offers, and its historical bytes. All HEX together are one ATR. Blanks and
+case do not matter; 3b:b7, 3B,B7 and 0x3B 0xB7 are understood, too. Without HEX, or
+with -, each line of standard input is one.
 
-It exits 1, with the reason, where the standard refuses an ATR, and 2 where it is
-not hex.`,
+An ATR that breaks the standard is decoded as far as it goes, and each defect is
+named: its card can be used. Only what no card sends exits 1: a first byte (TS) other
+than 3B and 3F, or more than 33 bytes. What is not hex exits 2.`,
 		Example: `  cardfs atr 3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1
   cardfs atr <cards/0/atr`,
 		Args:              cobra.ArbitraryArgs,
@@ -36,7 +39,7 @@ not hex.`,
 }
 
 func describeATR(text string, w io.Writer) error {
-	b, err := parseHex(text)
+	b, err := parseATRText(text)
 	if err != nil {
 		return usageError("%s: %w", strings.TrimSpace(text), err)
 	}
@@ -45,6 +48,17 @@ func describeATR(text string, w io.Writer) error {
 		return fmt.Errorf("% X: %w", b, err)
 	}
 	return atr.Describe(w)
+}
+
+// parseATRText reads hex as parseHex does, and in the forms in which ATRs are
+// quoted elsewhere: bytes with colons or commas between, and with 0x before.
+func parseATRText(text string) ([]byte, error) {
+	text, _, _ = strings.Cut(text, "#")
+	fields := strings.FieldsFunc(text, func(r rune) bool { return r == ':' || r == ',' || unicode.IsSpace(r) })
+	for i, f := range fields {
+		fields[i] = strings.TrimPrefix(strings.TrimPrefix(f, "0x"), "0X")
+	}
+	return parseHex(strings.Join(fields, " "))
 }
 
 // describeLines goes on after a line that is refused.

@@ -8,18 +8,24 @@ import (
 // MaxATR is the length of the longest ATR, TS included (ISO/IEC 7816-3:2006 §8.2.1).
 const MaxATR = 33
 
-// ATRReason says why an ATR was refused.
+// ATRReason is what the standard has against an ATR.
 type ATRReason string
 
-// The reasons that ISO/IEC 7816-3:2006 §8 gives.
+// What makes an ATR unusable (ISO/IEC 7816-3:2006 §8.1, §8.2.1).
 const (
-	ATREmpty    ATRReason = "too short"       // not even TS and T0
-	ATRTooLong  ATRReason = "too long"        // more than 33 bytes
-	ATRBadTS    ATRReason = "bad TS"          // neither 3B nor 3F
+	ATREmpty   ATRReason = "no bytes"
+	ATRTooLong ATRReason = "too long" // more than 33 bytes
+	ATRBadTS   ATRReason = "bad TS"   // neither 3B nor 3F
+)
+
+// What real cards do in spite of ISO/IEC 7816-3:2006 §8.2 and §8.3.
+const (
 	ATRMissing  ATRReason = "bytes missing"   // fewer than T0 and the TDs announce
 	ATRLeftOver ATRReason = "bytes left over" // more than they announce
 	ATRBadTCK   ATRReason = "bad TCK"         // T0..TCK do not XOR to 00
 	ATRT15First ATRReason = "T=15 in TD1"     // T=15 is no protocol and cannot be the first
+	ATRSpareTCK ATRReason = "needless TCK"    // with T=0 alone
+	ATRReserved ATRReason = "reserved value"  // or one that contradicts another
 )
 
 // ATRError is the error of ParseATR. It is ErrProtocol to errors.Is.
@@ -34,6 +40,15 @@ func (e *ATRError) Unwrap() error { return ErrProtocol }
 func atrError(r ATRReason, format string, args ...any) error {
 	return &ATRError{Reason: r, Detail: fmt.Sprintf(format, args...)}
 }
+
+// ATRDefect is something that the standard does not allow in an ATR, of a card
+// that is used in spite of it.
+type ATRDefect struct {
+	Reason ATRReason
+	Detail string
+}
+
+func (d ATRDefect) String() string { return d.Detail }
 
 // Which bytes of a Group are there: bits 5..8 of T0 or TDi, shifted down.
 const (
@@ -54,47 +69,64 @@ type Group struct {
 
 // ATR is an answer to reset taken apart, ISO/IEC 7816-3:2006 §8.
 type ATR struct {
-	raw    []byte
-	groups []Group // groups[0] is TA1..TD1
-	hist   []byte
-	tck    bool
-	odd    []string
+	raw     []byte
+	groups  []Group // groups[0] is TA1..TD1
+	hist    []byte
+	tck     int // index of TCK in raw; 0: there is none
+	rest    int // raw[rest:] was not announced
+	defects []ATRDefect
 }
 
 // ParseATR takes an answer to reset apart. b begins with TS, in direct
 // convention (an inverse card's TS is 3F). The error is an *ATRError.
 //
-// Refused is what leaves in doubt which bytes mean what. Reserved values that
-// real cards send, and readers have always accepted, are Oddities: the default
-// is used in their place.
+// Of every forty kinds of card in the field one breaks the rules, and works with
+// other systems' readers. So only what cannot be an ATR at all is refused. What
+// could be decoded counts, defaults stand for the rest, and Defects says what is wrong.
 func ParseATR(b []byte) (*ATR, error) {
-	if len(b) < 2 {
-		return nil, atrError(ATREmpty, "%d bytes; TS and T0 are the least", len(b))
-	}
-	if b[0] != 0x3B && b[0] != 0x3F {
+	switch {
+	case len(b) == 0:
+		return nil, atrError(ATREmpty, "it has no bytes")
+	case b[0] != 0x3B && b[0] != 0x3F:
 		hint := ""
 		if b[0] == 0x03 {
 			hint = " (03 is how a TS of 3F looks before the inverse convention is undone)"
 		}
 		return nil, atrError(ATRBadTS, "TS is %02X, neither 3B nor 3F%s", b[0], hint)
-	}
-	if len(b) > MaxATR {
+	case len(b) > MaxATR:
 		return nil, atrError(ATRTooLong, "%d bytes; %d are the most", len(b), MaxATR)
 	}
 	a := &ATR{raw: slices.Clone(b)}
-	b = a.raw
+	a.rest = a.parse()
+	a.findReserved()
+	return a, nil
+}
 
-	n, td, t := 2, b[1], 0
+// parse takes raw apart as far as it goes and returns how far that is.
+func (a *ATR) parse() (n int) {
+	b := a.raw
+	if len(b) == 1 {
+		a.groups = make([]Group, 1)
+		a.defect(ATRMissing, "T0 is missing: the ATR ends after TS")
+		return 1
+	}
+	n, td, t, needsTCK := 2, b[1], 0, false
 	for i := 1; ; i++ {
-		g := Group{T: t, Has: td >> 4}
+		g := Group{T: t}
 		for j, p := range [...]*byte{&g.TA, &g.TB, &g.TC, &g.TD} {
-			if g.Has&(1<<j) == 0 {
+			has := byte(1 << j)
+			if td>>4&has == 0 {
 				continue
 			}
 			if n == len(b) {
-				return nil, atrError(ATRMissing, "T%c%d is announced, but the ATR ends after %d bytes", 'A'+j, i, n)
+				a.defect(ATRMissing, "T%c%d is announced, but the ATR ends after %d bytes", 'A'+j, i, n)
+				if g.Has != 0 || i == 1 {
+					a.groups = append(a.groups, g)
+				}
+				return n
 			}
 			*p = b[n]
+			g.Has |= has
 			n++
 		}
 		if g.Has != 0 || i == 1 {
@@ -105,43 +137,44 @@ func ParseATR(b []byte) (*ATR, error) {
 		}
 		td, t = g.TD, int(g.TD&0x0F)
 		if i == 1 && t == 15 {
-			return nil, atrError(ATRT15First, "TD1 is %02X: T=15 is not a protocol and cannot come first", td)
+			a.defect(ATRT15First, "TD1 is %02X: T=15 is not a protocol and cannot come first", td)
 		}
-		if t != 0 {
-			a.tck = true
-		}
+		needsTCK = needsTCK || t != 0
 	}
 
 	k := int(b[1] & 0x0F)
-	if len(b)-n < k {
-		return nil, atrError(ATRMissing, "%d historical bytes are announced, %d are there", k, len(b)-n)
+	if there := len(b) - n; there < k {
+		a.defect(ATRMissing, "%d historical bytes are announced, %d are there", k, there)
+		k = there
 	}
 	a.hist = b[n : n+k : n+k]
 	n += k
-	if a.tck {
-		if n == len(b) {
-			return nil, atrError(ATRMissing, "TCK is missing; it is required when a protocol other than T=0 is offered")
-		}
+	switch left := len(b) - n; {
+	case needsTCK && left == 0:
+		a.defect(ATRMissing, "TCK is missing; it is required when a protocol other than T=0 is offered")
+		return n
+	case needsTCK:
+		a.tck = n
 		n++
 		if x := LRC(b[1:n]); x != 0 {
-			return nil, atrError(ATRBadTCK, "TCK is %02X instead of %02X", b[n-1], b[n-1]^x)
+			a.defect(ATRBadTCK, "TCK is %02X instead of %02X", b[n-1], b[n-1]^x)
 		}
+	case left == 1 && LRC(b[1:]) == 0:
+		a.tck = n
+		a.defect(ATRSpareTCK, "the last byte is a TCK, which does not belong there when only T=0 is offered")
+		return n + 1
 	}
-	switch left := len(b) - n; {
-	case left == 1 && !a.tck && LRC(b[1:]) == 0:
-		a.oddity("the last byte is a TCK, which does not belong there when only T=0 is offered")
-	case left > 0:
-		return nil, atrError(ATRLeftOver, "%d bytes announced, %d are there", n, len(b))
+	if n < len(b) {
+		a.defect(ATRLeftOver, "%d bytes announced, %d are there", n, len(b))
 	}
-	a.findOddities()
-	return a, nil
+	return n
 }
 
-func (a *ATR) oddity(format string, args ...any) {
-	a.odd = append(a.odd, fmt.Sprintf(format, args...))
+func (a *ATR) defect(r ATRReason, format string, args ...any) {
+	a.defects = append(a.defects, ATRDefect{r, fmt.Sprintf(format, args...)})
 }
 
-func (a *ATR) findOddities() {
+func (a *ATR) findReserved() {
 	last := 0
 	for i, g := range a.groups {
 		if g.Has&HasTD == 0 {
@@ -149,36 +182,37 @@ func (a *ATR) findOddities() {
 		}
 		t := int(g.TD & 0x0F)
 		if t < last {
-			a.oddity("TD%d names T=%d after T=%d; they should ascend", i+1, t, last)
+			a.defect(ATRReserved, "TD%d names T=%d after T=%d; they should ascend", i+1, t, last)
 		}
 		last = max(last, t)
 	}
 	g := a.groups[0]
 	if g.Has&HasTA != 0 {
 		if _, _, _, ok := decodeFD(g.TA); !ok {
-			a.oddity("TA1 is %02X: reserved F or D, not used", g.TA)
+			a.defect(ATRReserved, "TA1 is %02X: reserved F or D, not used", g.TA)
 		}
 	}
-	if t, _, ok := a.Specific(); ok {
-		if !slices.Contains(a.Protocols(), t) {
-			a.oddity("TA2 fixes T=%d, which no TD offers", t)
+	if _, _, ok := a.Specific(); ok {
+		ta2 := a.groups[1].TA
+		if t := int(ta2 & 0x0F); !slices.Contains(a.Protocols(), t) {
+			a.defect(ATRReserved, "TA2 fixes T=%d, which no TD offers", t)
 		}
-		if ta2 := a.groups[1].TA; ta2&0x60 != 0 {
-			a.oddity("TA2 is %02X: reserved bits are set", ta2)
+		if ta2&0x60 != 0 {
+			a.defect(ATRReserved, "TA2 is %02X: reserved bits are set", ta2)
 		}
 	}
 	if wi, ok := a.tc2(); ok && wi == 0 {
-		a.oddity("TC2 is 00: reserved; WI 10 is used")
+		a.defect(ATRReserved, "TC2 is 00: reserved; WI 10 is used")
 	}
 	ta, tb, tc := a.first(1)
 	if ta != nil && (*ta == 0 || *ta == 0xFF) {
-		a.oddity("IFSC is %02X: reserved; 32 is used", *ta)
+		a.defect(ATRReserved, "IFSC is %02X: reserved; 32 is used", *ta)
 	}
 	if tb != nil && *tb>>4 > 9 {
-		a.oddity("BWI is %d: reserved; 9 is used", *tb>>4)
+		a.defect(ATRReserved, "BWI is %d: reserved; 9 is used", *tb>>4)
 	}
 	if tc != nil && *tc > 1 {
-		a.oddity("the EDC byte is %02X: reserved bits are set", *tc)
+		a.defect(ATRReserved, "the EDC byte is %02X: reserved bits are set", *tc)
 	}
 }
 
@@ -232,9 +266,9 @@ func (a *ATR) Groups() []Group { return slices.Clone(a.groups) }
 // Historical are the historical bytes, without TCK.
 func (a *ATR) Historical() []byte { return slices.Clone(a.hist) }
 
-// Oddities says in words what the standard does not allow but the card is used
-// in spite of; nil for most cards.
-func (a *ATR) Oddities() []string { return slices.Clone(a.odd) }
+// Defects are what the standard does not allow but the card is used in spite of;
+// nil for most cards.
+func (a *ATR) Defects() []ATRDefect { return slices.Clone(a.defects) }
 
 // Protocols are the protocols offered, each once; the first is the one that
 // holds without a PPS. T=15 is not one. Without TD1 it is T=0 alone.
@@ -260,7 +294,11 @@ func (a *ATR) Specific() (t int, implicit, ok bool) {
 		return 0, false, false
 	}
 	ta2 := a.groups[1].TA
-	return int(ta2 & 0x0F), ta2&0x10 != 0, true
+	t = int(ta2 & 0x0F)
+	if offered := a.Protocols(); t > 1 && !slices.Contains(offered, t) {
+		t = offered[0] // a protocol that there is not
+	}
+	return t, ta2&0x10 != 0, true
 }
 
 // Changeable says whether a card in specific mode may be moved to negotiable
@@ -280,7 +318,7 @@ func (a *ATR) Default() int {
 
 // Params are the parameters in force without a PPS if protocol t is used: in
 // negotiable mode F and D are the default 11, in specific mode those of TA1 (11
-// if they are implicit: nothing here knows them). The error is ErrUnsupported
+// if they are reserved or implicit: nothing here knows them). The error is ErrUnsupported
 // if the card does not offer t, or is in specific mode with another protocol.
 func (a *ATR) Params(t int) (Params, error) {
 	p := DefaultParams(t)
@@ -291,11 +329,6 @@ func (a *ATR) Params(t int) (Params, error) {
 	case !specific && !slices.Contains(a.Protocols(), t):
 		return p, fmt.Errorf("the card offers T=%v, not T=%d: %w", a.Protocols(), t, ErrUnsupported)
 	case specific && !implicit:
-		if g := a.groups[0]; g.Has&HasTA != 0 {
-			if _, _, _, ok := decodeFD(g.TA); !ok {
-				return p, fmt.Errorf("the card is in specific mode with TA1 = %02X, a reserved F or D: %w", g.TA, ErrUnsupported)
-			}
-		}
 		p.TA1 = a.ta1()
 	}
 	if g := a.groups[0]; g.Has&HasTC != 0 {

@@ -3,6 +3,7 @@ package iso7816
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -33,22 +34,31 @@ func (a *ATR) Describe(w io.Writer) error {
 		convention = "inverse convention"
 	}
 	d.line(b[:1], "TS", "%s", convention)
-	k := "no historical bytes"
-	switch n := len(a.hist); {
-	case n == 1:
-		k = "1 historical byte"
-	case n > 1:
-		k = fmt.Sprintf("%d historical bytes", n)
+	if len(b) > 1 {
+		k := "no historical bytes"
+		switch n := b[1] & 0x0F; {
+		case n == 1:
+			k = "1 historical byte"
+		case n > 1:
+			k = fmt.Sprintf("%d historical bytes", n)
+		}
+		d.line(b[1:2], "T0", "%s%s", follow(b[1]>>4, 1), k)
 	}
-	d.line(b[1:2], "T0", "%s%s", follow(a.groups[0].Has, 1), k)
 	for i := range a.groups {
 		a.describeGroup(&d, i)
 	}
 	describeHistorical(&d, a.hist)
-	if n := len(b) - 1; a.tck {
-		d.line(b[n:], "TCK", "check byte, right")
-	} else if 2+a.interfaceBytes()+len(a.hist) == n {
-		d.line(b[n:], "TCK", "check byte, right, but not needed")
+	if n := a.tck; n > 0 {
+		words := "check byte, right"
+		if LRC(b[1:n+1]) != 0 {
+			words = "check byte, wrong"
+		} else if a.defective(ATRSpareTCK) {
+			words += ", but not needed"
+		}
+		d.line(b[n:n+1], "TCK", "%s", words)
+	}
+	if a.rest < len(b) {
+		d.line(b[a.rest:], "", "not announced")
 	}
 
 	fmt.Fprintln(&d.sb)
@@ -98,8 +108,8 @@ func (a *ATR) Describe(w io.Writer) error {
 				q.IFSC, edc, brief(q.BWT(0)), brief(q.CWT(0)))
 		}
 	}
-	for _, o := range a.odd {
-		d.note("odd", "%s", o)
+	for _, f := range a.defects {
+		d.note("defect", "%s", f.Detail)
 	}
 	_, err = io.WriteString(w, d.sb.String())
 	return err
@@ -114,14 +124,8 @@ func brief(d time.Duration) string {
 	return d.Round(unit).String()
 }
 
-// interfaceBytes is the number of bytes between T0 and the historical bytes.
-func (a *ATR) interfaceBytes() (n int) {
-	for _, g := range a.groups {
-		for h := g.Has; h != 0; h &= h - 1 {
-			n++
-		}
-	}
-	return n
+func (a *ATR) defective(r ATRReason) bool {
+	return slices.ContainsFunc(a.defects, func(d ATRDefect) bool { return d.Reason == r })
 }
 
 // follow lists the bytes that a T0 or TD announces: "TA1, TD1 follow; ".
@@ -167,11 +171,7 @@ func (a *ATR) describeGroup(d *describer, i int) {
 		var words string
 		switch {
 		case j == 3:
-			next := byte(0)
-			if i+1 < len(a.groups) {
-				next = a.groups[i+1].Has
-			}
-			words = follow(next, n+1) + tName(int(b&0x0F))
+			words = follow(b>>4, n+1) + tName(int(b&0x0F))
 		case n == 1:
 			words = [...]func(byte) string{rate, vpp, a.guardTime}[j](b)
 		case n == 2:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,38 +24,106 @@ func mustATR(t *testing.T, s string) *ATR {
 	return a
 }
 
-// ISO/IEC 7816-3:2006 §8.2: what makes an ATR unusable.
+// "Only TS wrong, no bytes, or more than 33 fail."
 func TestParseATRRefused(t *testing.T) {
 	for _, c := range []struct {
 		in     string
 		reason ATRReason
 		words  string
 	}{
-		{"", ATREmpty, "0 bytes"},
-		{"3B", ATREmpty, "TS and T0"},
+		{"", ATREmpty, "no bytes"},
 		{"3A 00", ATRBadTS, "3A"},
 		{"03 00", ATRBadTS, "inverse"},
-		{"3B 10", ATRMissing, "TA1 is announced"},
-		{"3B 80", ATRMissing, "TD1 is announced"},
-		{"3B 80 01", ATRMissing, "TCK is missing"},
-		{"3B 80 80", ATRMissing, "TD2 is announced"},
-		{"3B 80 F0 11", ATRMissing, "TB2 is announced"},
-		{"3B 02 41", ATRMissing, "2 historical bytes are announced, 1 are there"},
-		{"3B 02 41 42 43", ATRLeftOver, "4 bytes announced, 5 are there"},
-		{"3B 02 41 42 00 00", ATRLeftOver, "6 are there"},
-		{"3B 80 01 81 00", ATRLeftOver, "4 bytes announced"},
-		{"3B 80 01 80", ATRBadTCK, "80 instead of 81"},
-		{"3B 80 1F 00 9F", ATRT15First, "T=15"},
-		{"3B 80 0F 8F", ATRT15First, "T=15"},
+		{"00", ATRBadTS, "00"},
+		{"3A " + strings.Repeat("80 ", 40), ATRBadTS, "3A"},
 		{"3B " + strings.Repeat("80 ", 33), ATRTooLong, "34 bytes"},
-		// "3B 88 01 31"-like strings: bytes that are announced and not there.
-		{"3B 88 01 31", ATRMissing, "8 historical bytes are announced, 1 are there"},
+		{"3F 0F " + strings.Repeat("55 ", 32), ATRTooLong, "34 bytes; 33 are the most"},
 	} {
 		_, err := ParseATR(unhex(t, c.in))
 		var e *ATRError
 		if !errors.As(err, &e) || e.Reason != c.reason || !strings.Contains(err.Error(), c.words) || !errors.Is(err, ErrProtocol) {
 			t.Errorf("%s: error %v, want %q with %q", c.in, err, c.reason, c.words)
 		}
+	}
+}
+
+// "Any ATR that begins with 3B or 3F gives a working card: wrong or missing TCK, too
+// few or too many historical bytes, T=15 first. What could be decoded counts, the
+// rest is default."
+func TestATRDefects(t *testing.T) {
+	for _, c := range []struct {
+		in      string
+		params  string // of the default protocol
+		hist    string
+		defects string // reasons and words, one a line
+	}{
+		{"3B", "T=0 F=372 D=1 N=0 WI=10", "", "bytes missing: T0 is missing"},
+		{"3B 10", "T=0 F=372 D=1 N=0 WI=10", "", "bytes missing: TA1 is announced, but the ATR ends after 2 bytes"},
+		{"3B 70 95", "T=0 F=372 D=1 N=0 WI=10", "", "bytes missing: TB1 is announced, but the ATR ends after 3"},
+		{"3B 50 95 05", "T=0 F=372 D=1 N=5 WI=10", "", ""},
+		{"3B 80", "T=0 F=372 D=1 N=0 WI=10", "", "bytes missing: TD1 is announced"},
+		{"3B 80 01", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", "", "bytes missing: TCK is missing"},
+		{"3B 80 81", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", "", "bytes missing: TD2 is announced"},
+		{"3B 80 81 31 FE", "T=1 F=372 D=1 N=0 IFSC=254 BWI=4 CWI=13 LRC", "", "bytes missing: TB3 is announced"},
+		{"3B 80 F0 11", "T=0 F=372 D=1 N=0 WI=10", "", "bytes missing: TB2 is announced\nreserved value: TA2 fixes T=1"},
+		{"3B 02 41", "T=0 F=372 D=1 N=0 WI=10", "41", "bytes missing: 2 historical bytes are announced, 1 are there"},
+		{"3B 02 41 42 43", "T=0 F=372 D=1 N=0 WI=10", "4142", "bytes left over: 4 bytes announced, 5 are there"},
+		{"3B 02 41 42 00 00", "T=0 F=372 D=1 N=0 WI=10", "4142", "bytes left over: 4 bytes announced, 6 are there"},
+		{"3B 02 41 42 01", "T=0 F=372 D=1 N=0 WI=10", "4142", "needless TCK: the last byte is a TCK"},
+		{"3B 80 01 81 00", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", "", "bytes left over: 4 bytes announced, 5"},
+		{"3B 80 01 80", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", "", "bad TCK: TCK is 80 instead of 81"},
+		{"3B 80 01 80 90 00", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", "", "bad TCK: TCK is 80 instead of 81\nbytes left over: 4 bytes announced, 6"},
+		{"3B 80 1F 00 9F", "T=0 F=372 D=1 N=0 WI=10", "", "T=15 in TD1: TD1 is 1F"},
+		{"3B 80 0F 8F", "T=0 F=372 D=1 N=0 WI=10", "", "T=15 in TD1: TD1 is 0F"},
+		{"3B 80 9F 43 01 5D", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", "", "T=15 in TD1\nreserved value: TD2 names T=1 after T=15\nreserved value: TA2 fixes T=3\nreserved value: TA2 is 43"},
+		{"3B 88 01 31", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", "31", "bytes missing: 8 historical bytes are announced, 1 are there\nbytes missing: TCK is missing"},
+		// Two real ones: a gas card and a GSM card.
+		{"3B 10 14 50", "T=0 F=372 D=1 N=0 WI=10", "", "bytes left over: 3 bytes announced, 4 are there"},
+		{"3B 67 00 00 29 20 00 6F 78 90 00 4A", "T=0 F=372 D=1 N=0 WI=10", "2920006F789000", "bytes left over: 11 bytes announced, 12"},
+
+		{"3B 10 7F", "T=0 F=372 D=1 N=0 WI=10", "", "reserved value: TA1 is 7F"},
+		{"3B 80 40 00", "T=0 F=372 D=1 N=0 WI=10", "", "reserved value: TC2 is 00"},
+		{"3B 80 10 60", "T=0 F=372 D=1 N=0 WI=10", "", "reserved value: TA2 is 60"},
+		{"3B 80 81 11 FF EF", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", "", "reserved value: IFSC is FF"},
+		{"3B 80 81 11 00 10", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", "", "reserved value: IFSC is 00"},
+		{"3B 80 81 21 F2 D2", "T=1 F=372 D=1 N=0 IFSC=32 BWI=9 CWI=2 LRC", "", "reserved value: BWI is 15"},
+		{"3B 80 81 21 95 B5", "T=1 F=372 D=1 N=0 IFSC=32 BWI=9 CWI=5 LRC", "", ""},
+		{"3B 80 81 41 03 43", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 CRC", "", "reserved value: the EDC byte is 03"},
+		{"3B 80 81 80 01 80", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", "", "reserved value: TD2 names T=0 after T=1"},
+		{"3B 0F " + strings.Repeat("55", 15), "T=0 F=372 D=1 N=0 WI=10", strings.Repeat("55", 15), ""},
+		{"3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1", "T=1 F=372 D=1 N=0 IFSC=254 BWI=6 CWI=5 LRC", "53504B32339000", ""},
+	} {
+		a := mustATR(t, c.in)
+		var want []string
+		if c.defects != "" {
+			want = strings.Split(c.defects, "\n")
+		}
+		got := a.Defects()
+		for i, d := range got {
+			if i < len(want) && !strings.HasPrefix(string(d.Reason)+": "+d.String(), want[i]) && !strings.HasPrefix(string(d.Reason), want[i]) {
+				t.Errorf("%s: %s: %s, want %s", c.in, d.Reason, d, want[i])
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%s: %q, want %q", c.in, got, want)
+		}
+		if h := fmt.Sprintf("%X", a.Historical()); h != c.hist {
+			t.Errorf("%s: historical bytes %s, want %s", c.in, h, c.hist)
+		}
+		if err := checkATR(a); err != nil {
+			t.Errorf("%s: %v", c.in, err)
+		}
+		t0 := a.Protocols()[0]
+		if _, _, specific := a.Specific(); specific {
+			continue
+		}
+		if p, err := a.Params(t0); err != nil || p.String() != c.params {
+			t.Errorf("%s: %v, %v; want %s", c.in, p, err, c.params)
+		}
+	}
+	// The longest: 33 bytes are allowed, however few of them are announced.
+	if a := mustATR(t, "3B 00 "+strings.Repeat("55 ", 31)); len(a.Defects()) != 1 || len(a.Bytes()) != MaxATR {
+		t.Errorf("%q", a.Defects())
 	}
 }
 
@@ -107,7 +176,7 @@ func TestATRParams(t *testing.T) {
 		{"specific mode, F and D implicit", "3B 90 95 10 10", []int{0}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
 		{"specific mode without TA1", "3B 80 10 00", []int{0}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
 		{"specific mode, the other protocol", "3B 90 95 91 01 31 20 45 C1", []int{1}, 0, "specific mode with T=1", 0},
-		{"specific mode, reserved TA1", "3B 90 7F 10 00", []int{0}, 0, "reserved F or D", 0},
+		{"specific mode, reserved TA1: default", "3B 90 7F 10 00", []int{0}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
 		{"both protocols, T=0", "3B 80 80 01 01", []int{0, 1}, 0, "T=0 F=372 D=1 N=0 WI=10", 0},
 		{"both protocols, T=1 needs a PPS", "3B 80 80 01 01", []int{0, 1}, 1, "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", 0x11},
 		{"T=1 in TD1 alone: TA2 is no IFSC", "3B 80 01 81", []int{1}, 1, "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=13 LRC", 0},
@@ -179,29 +248,6 @@ func TestATRBest(t *testing.T) {
 	}
 }
 
-// Reserved values that real cards send do not make the card unusable.
-func TestATROddities(t *testing.T) {
-	for _, c := range []struct{ atr, words string }{
-		{"3B 10 7F", "TA1 is 7F"},
-		{"3B 02 41 42 01", "TCK, which does not belong there"},
-		{"3B 80 40 00", "TC2 is 00"},
-		{"3B 80 10 60", "TA2 is 60"},
-		{"3B 80 10 01", "TA2 fixes T=1"},
-		{"3B 80 81 11 FF EF", "IFSC is FF"},
-		{"3B 80 81 21 F2 D2", "BWI is 15"},
-		{"3B 80 81 41 03 43", "reserved bits"},
-		{"3B 80 81 80 01 80", "should ascend"},
-	} {
-		a := mustATR(t, c.atr)
-		if !strings.Contains(strings.Join(a.Oddities(), "\n"), c.words) {
-			t.Errorf("%s: %q, want %q", c.atr, a.Oddities(), c.words)
-		}
-	}
-	if o := mustATR(t, "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1").Oddities(); o != nil {
-		t.Errorf("%q", o)
-	}
-}
-
 // rebuild writes an ATR from its parts.
 func rebuild(a *ATR) []byte {
 	b := []byte{a.raw[0], a.groups[0].Has<<4 | byte(len(a.hist))}
@@ -213,7 +259,7 @@ func rebuild(a *ATR) []byte {
 		}
 	}
 	b = append(b, a.hist...)
-	if a.tck {
+	if a.tck > 0 {
 		b = append(b, LRC(b[1:]))
 	}
 	return b
@@ -221,9 +267,19 @@ func rebuild(a *ATR) []byte {
 
 // checkATR holds a parsed ATR to what is true of all of them.
 func checkATR(a *ATR) error {
-	b := rebuild(a)
-	if !bytes.Equal(b, a.raw) && !bytes.Equal(append(b, LRC(b[1:])), a.raw) { // a TCK too many
+	whole := !a.defective(ATRMissing) && !a.defective(ATRBadTCK) && a.rest == len(a.raw)
+	if b := rebuild(a); whole && !bytes.Equal(b, a.raw) {
 		return fmt.Errorf("rebuilt as % X", b)
+	}
+	n := 2 + len(a.hist)
+	for _, g := range a.groups {
+		n += bits.OnesCount8(g.Has)
+	}
+	if a.tck > 0 {
+		n++
+	}
+	if n = min(n, len(a.raw)); n != a.rest {
+		return fmt.Errorf("%d bytes decoded, %d used", n, a.rest)
 	}
 	ts := a.Protocols()
 	if len(ts) == 0 || slices.Contains(ts, 15) {
@@ -281,6 +337,11 @@ func TestATRDescribe(t *testing.T) {
 		"short-00":    "3B 02 00 41",
 		"dir":         "3B 04 10 01 41 42",
 		"unusable-ta": "3B 90 7F 10 80",
+		"left-over":   "3B 67 00 00 29 20 00 6F 78 90 00 4A",
+		"wrong-tck":   "3B 80 01 80 90",
+		"cut-off":     "3B F7 94 00",
+		"t15-first":   "3B 81 1F 00 41 DF",
+		"ts":          "3B",
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := unhex(t, s)
@@ -331,15 +392,10 @@ func FuzzATR(f *testing.F) {
 			if !errors.As(err, &e) {
 				t.Fatalf("% X: %v", b, err)
 			}
-			// A wrong TCK hides what lies behind it.
-			if e.Reason == ATRBadTCK {
-				b[len(b)-1] ^= LRC(b[1:])
-				if a, err = ParseATR(b); err != nil {
-					return
-				}
-			} else {
-				return
+			if len(b) > 0 && len(b) <= MaxATR && (b[0] == 0x3B || b[0] == 0x3F) {
+				t.Fatalf("% X: %v", b, err)
 			}
+			return
 		}
 		if err := checkATR(a); err != nil {
 			t.Fatalf("% X: %v", b, err)
