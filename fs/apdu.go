@@ -43,7 +43,16 @@ func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 	return a, err
 }
 
+// check leaves bytes to the caller: old commands with a Lc of 00 and pseudo-APDUs
+// are no C-APDUs, and go to the card as they are where the way can carry them.
 func (a *apduFile) check(command []byte) error {
+	if len(command) == 0 {
+		return fmt.Errorf("a command of no bytes: %w", reader.ErrInvalid)
+	}
+	return nil
+}
+
+func (a *apduFile) checkText(command []byte) error {
 	_, err := iso7816.ParseCommand(command)
 	return err
 }

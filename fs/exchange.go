@@ -33,6 +33,12 @@ type exchanger interface {
 	exchange(ctx context.Context, command, dst []byte) ([]byte, error)
 }
 
+// textChecker is an exchanger that takes less as a line of text than as bytes: a
+// line is often typed.
+type textChecker interface {
+	checkText(command []byte) error
+}
+
 // channel is one open of an exchange file: commands in, answers out, in order,
 // and nobody else's. A write hands its commands over and returns; a goroutine
 // that lives while there is work sends them.
@@ -205,6 +211,9 @@ func (c *channel) parseLine(line []byte) ([]byte, error) {
 	command, err := parseHex(make([]byte, 0, (len(line)+1)/2), line)
 	if err == nil && len(command) > 0 {
 		err = c.to.check(command)
+		if t, ok := c.to.(textChecker); ok && err == nil {
+			err = t.checkText(command)
+		}
 	}
 	return command, err
 }

@@ -29,7 +29,7 @@ var (
 	// ErrProtocol: the answer breaks the protocol.
 	ErrProtocol = iso7816.ErrProtocol
 	// ErrUnsupported: this reader or card cannot do that.
-	ErrUnsupported = errors.New("not supported by this reader")
+	ErrUnsupported = iso7816.ErrUnsupported
 	// ErrInvalid: the caller's command is malformed; nothing was sent.
 	ErrInvalid = iso7816.ErrInvalid
 	// ErrNotReady: the driver is still initialising the reader.

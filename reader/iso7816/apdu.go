@@ -34,6 +34,7 @@ const (
 	MaxCommand  = 4 + 3 + MaxNc + 2 // bytes of a C-APDU
 	MaxResponse = MaxNe + 2         // bytes of an R-APDU
 	chainingBit = 0x10              // CLA bit 5 of the interindustry classes
+	maxShort    = 5 + 255 + 1       // bytes of a C-APDU of a short case
 )
 
 // Command is a C-APDU taken apart.
@@ -160,6 +161,23 @@ func (c *Command) Append(dst []byte) ([]byte, error) {
 	return dst, nil
 }
 
+// Carries is nil if a carrier of whole C-APDUs takes capdu: one of short cases only,
+// or of extended ones, too. What is no C-APDU goes as it is if its length allows:
+// old commands with a Lc of 00, pseudo-APDUs with class FF, a contactless card's
+// native commands. The error is ErrUnsupported where another carrier could take it.
+func Carries(capdu []byte, extended bool) error {
+	if len(capdu) == 0 {
+		return invalid("a command of no bytes")
+	}
+	if cmd, err := ParseCommand(capdu); !extended && (len(capdu) > maxShort || err == nil && cmd.Extended) {
+		return fmt.Errorf("a command of extended length: this reader takes short ones: %w", ErrUnsupported)
+	}
+	if len(capdu) > MaxCommand {
+		return invalid("%d bytes; a command has %d at most", len(capdu), MaxCommand)
+	}
+	return nil
+}
+
 // SplitResponse takes an R-APDU apart. data points into b.
 func SplitResponse(b []byte) (data []byte, sw uint16, err error) {
 	n := len(b) - 2
@@ -169,7 +187,7 @@ func SplitResponse(b []byte) (data []byte, sw uint16, err error) {
 	return b[:n:n], uint16(b[n])<<8 | uint16(b[n+1]), nil
 }
 
-// chainClass is CLA for GET RESPONSE and ENVELOPE: the class of the command, so
+// chainClass is CLA for ENVELOPE: the class of the command, so
 // that logical channel and secure messaging stay the same, without the chaining
 // bit of an interindustry class (ISO/IEC 7816-4:2013 §5.4.1), as the continuing
 // command is not part of a chain. In proprietary classes that bit means

@@ -17,7 +17,7 @@ var (
 	ErrProtocol = errors.New("the answer breaks the protocol")
 	// ErrInvalid: the caller's command is malformed; nothing was sent.
 	ErrInvalid = errors.New("malformed command")
-	// ErrUnsupported: the card does not offer that.
+	// ErrUnsupported: the card does not offer that, or the way to it cannot carry it.
 	ErrUnsupported = errors.New("not supported")
 )
 
@@ -70,6 +70,12 @@ type Machine interface {
 	// took longer than its user is willing to wait. The error is ErrTimeout. It is
 	// called once an exchange, and not before the exchange's first Next.
 	Expire() Step
+	// Dead says that card and machine are out of step: the card must be reset, and
+	// a new machine made.
+	Dead() bool
+	// Heard says whether anything came from the card yet that the protocol allows:
+	// the rate is then right.
+	Heard() bool
 	// Response is dst with the R-APDU appended, once Done without an error.
 	Response() []byte
 }

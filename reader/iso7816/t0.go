@@ -16,7 +16,8 @@ const (
 	// T0Character: single characters; the machine handles procedure bytes.
 	T0Character
 	// T0APDU: the carrier takes a whole C-APDU of a short case (4 bytes for
-	// case 1, Le included in case 4), but leaves 61xx and 6Cxx to us.
+	// case 1, Le included in case 4), but leaves 61xx and 6Cxx to us. What is no
+	// C-APDU goes to it as it is.
 	T0APDU
 )
 
@@ -27,6 +28,9 @@ type T0Config struct {
 	Mode    T0Mode
 	// Extended: in mode T0APDU, the carrier takes extended C-APDUs, too.
 	Extended bool
+	// Plain: every status word is passed up, and nothing sent that was not in the
+	// command: neither GET RESPONSE nor a corrected Le.
+	Plain bool
 }
 
 const (
@@ -49,7 +53,8 @@ const (
 //
 // After 90 00 in case 4 there is no GET RESPONSE, though §12.2.5 would allow
 // one: a card with data says 61xx, and to one without it would be a command
-// that nobody wrote, answered with an error that hides the 90 00.
+// that nobody wrote, answered with an error that hides the 90 00. After a
+// warning there is one (see warns), which cannot hide it.
 //
 // T=0 has no way back into step: after silence or a procedure byte that means
 // nothing the machine is Dead and the card must be reset. A late answer can
@@ -66,6 +71,8 @@ type T0 struct {
 	cfg  T0Config
 	wwt  time.Duration
 	dead bool
+	// heard: something came that the protocol allows.
+	heard bool
 
 	state t0State
 	capdu []byte
@@ -85,6 +92,9 @@ type T0 struct {
 	acked     bool // the card acknowledged that there are no data
 	corrected bool // it is the repetition that 6Cxx asked for
 	env       int  // capdu[:env] went out by ENVELOPE
+
+	class, otherClass byte    // for GET RESPONSE; equal if there is no choice
+	warning           [2]byte // the command's SW1 SW2, if GET RESPONSE follows it; else 0
 
 	buf [5 + 255]byte
 }
@@ -119,6 +129,9 @@ func NewT0(cfg T0Config) *T0 {
 // a new T0 made.
 func (t *T0) Dead() bool { return t.dead }
 
+// Heard says whether a procedure byte or an answer was received since the reset.
+func (t *T0) Heard() bool { return t.heard }
+
 // Response is dst of Start with the R-APDU appended.
 func (t *T0) Response() []byte { return t.dst }
 
@@ -132,11 +145,13 @@ func (t *T0) Start(capdu, dst []byte) Step {
 		return Step{Done: true, Err: fmt.Errorf("T=0: card and reader are out of step; reset the card: %w", ErrProtocol)}
 	}
 	cmd, err := ParseCommand(capdu)
-	if err != nil {
-		return Step{Done: true, Err: err}
-	}
 	switch {
 	case t.cfg.Mode == T0APDU: // what the carrier does with them is its matter
+		if err := Carries(capdu, t.cfg.Extended); err != nil {
+			return Step{Done: true, Err: err}
+		}
+	case err != nil:
+		return Step{Done: true, Err: err}
 	case cmd.INS&0xF0 == 0x60 || cmd.INS&0xF0 == 0x90:
 		// Its acknowledgement would look like SW1 (ISO/IEC 7816-3:2006 §10.3.2).
 		return Step{Done: true, Err: invalid("an INS of 6x or 9x cannot be sent over T=0: it is reserved")}
@@ -145,10 +160,10 @@ func (t *T0) Start(capdu, dst []byte) Step {
 	}
 	t.capdu, t.cmd = capdu, cmd
 	t.dst, t.base = dst, len(dst)
-	t.corrected, t.env = false, 0
+	t.corrected, t.env, t.warning = false, 0, [2]byte{}
+	t.class, t.otherClass = responseClass(cmd.CLA)
 
-	ext := cmd.Case().Extended()
-	if t.cfg.Mode == T0APDU && (!ext || t.cfg.Extended) {
+	if t.cfg.Mode == T0APDU {
 		t.kind = t0Command
 		t.hdr = [5]byte{cmd.CLA, cmd.INS, cmd.P1, cmd.P2, 0}
 		t.out, t.sent, t.got = cmd.Data, len(cmd.Data), 0
@@ -175,7 +190,52 @@ func (t *T0) envelope() Step {
 
 func (t *T0) getResponse(n int) Step {
 	t.corrected = false
-	return t.tpdu(t0GetResponse, chainClass(t.cmd.CLA), insGetResponse, 0, 0, nil, n)
+	return t.tpdu(t0GetResponse, t.class, insGetResponse, 0, 0, nil, n)
+}
+
+// responseClass is CLA for GET RESPONSE after a command of class cla, and the one
+// to try if the card does not know that: the same if there is none.
+//
+//	00-7F  the command's, without chaining and secure messaging (ISO/IEC
+//	       7816-4:2013 §5.4.1): GET RESPONSE continues the transfer, not the chain
+//	80-9F  00 with the command's channel (EMV Book 1 §9.2.2.1, ETSI TS 102 221
+//	       §7.3.1, GlobalPlatform 2.3.1 §11.1.5)
+//	other  the command's; A0 of GSM 11.11 among them
+//
+// The other choice is the command's own class where that is not the first, else 00.
+func responseClass(cla byte) (first, other byte) {
+	switch {
+	case cla < 0x40:
+		first, other = cla&^0x1C, cla
+	case cla < 0x80:
+		first, other = cla&^0x30, cla
+	case cla < 0xA0:
+		first, other = cla&0x03, cla
+	default:
+		first, other = cla, 0x00
+	}
+	return first, other
+}
+
+// warns reports whether a case 4 command that the card answered with sw1 sw2 alone
+// gets a GET RESPONSE: such a card may have data, which it does not announce
+// (EMV Book 1 §9.3.1.1, ETSI TS 102 221 §7.3.1.1.4). Not so where ISO/IEC
+// 7816-4:2013 gives the status word another meaning: 6202 to 6280 (§8.6.1, a query
+// by the card), 63Cx (§5.6, a counter), 6300 to a verification.
+func warns(ins, sw1, sw2 byte) bool {
+	switch {
+	case sw1 == 0x62:
+		return sw2 < 0x02 || sw2 > 0x80
+	case sw1 == 0x63 && sw2 == 0x00:
+		switch ins {
+		case 0x20, 0x21, // VERIFY
+			0x24, 0x25, // CHANGE REFERENCE DATA
+			0x82: // EXTERNAL and MUTUAL AUTHENTICATE
+			return false
+		}
+		return true
+	}
+	return sw1 == 0x63 && sw2&0xF0 != 0xC0
 }
 
 // tpdu sends a TPDU: out are the data to the card or, if there are none, in is
@@ -249,8 +309,10 @@ func (t *T0) procedure(b byte) Step {
 	one := false
 	switch {
 	case b == 0x60: // NULL
+		t.heard = true
 		return t.wait()
 	case b&0xF0 == 0x60 || b&0xF0 == 0x90:
+		t.heard = true
 		t.sw1 = b
 		t.state = t0SW2
 		return Step{Want: 1, Wait: t.wwt}
@@ -262,6 +324,7 @@ func (t *T0) procedure(b byte) Step {
 	default:
 		return t.broken(ErrProtocol, "the procedure byte is neither NULL, nor INS, nor SW1")
 	}
+	t.heard = true
 	if out := t.out[t.sent:]; len(out) > 0 {
 		if one {
 			out = out[:1]
@@ -338,6 +401,7 @@ func (t *T0) answer(rx []byte) Step {
 	case n > t.in:
 		return t.done(t.fatal(ErrProtocol, fmt.Sprintf("the answer has %d data bytes, at most %d were asked for", n, t.in)))
 	}
+	t.heard = true
 	t.take(rx[:n])
 	return t.status(rx[n], rx[n+1])
 }
@@ -353,6 +417,7 @@ func (t *T0) status(sw1, sw2 byte) Step {
 	left := t.left()
 	receiving := len(t.out) == 0
 	switch {
+	case t.cfg.Plain:
 	case left <= 0: // nothing expected (cases 1 and 3), or all there
 	case sw1 == 0x6C && receiving && t.got == 0 && !t.corrected:
 		// The card did nothing but tell the right length. A second 6Cxx in a
@@ -363,11 +428,23 @@ func (t *T0) status(sw1, sw2 byte) Step {
 	case sw1 == 0x61 && (t.kind != t0GetResponse || t.got > 0):
 		// A GET RESPONSE that brought nothing is not repeated, for the same reason.
 		return t.getResponse(min(left, le(int(sw2), 256)))
+	case t.kind == t0GetResponse && t.got == 0 && sw2 == 0 && (sw1 == 0x6E || sw1 == 0x6D) && t.class != t.otherClass:
+		t.class = t.otherClass
+		return t.getResponse(t.in)
+	case t.kind != t0GetResponse && len(t.cmd.Data) > 0 && t.left() == t.cmd.Ne && warns(t.cmd.INS, sw1, sw2):
+		t.warning = [2]byte{sw1, sw2}
+		return t.getResponse(min(left, 256))
 	}
 	return t.finish(sw1, sw2)
 }
 
+// finish ends the exchange with a status word: with the command's warning, if data
+// were asked for because of it, unless they broke off.
 func (t *T0) finish(sw1, sw2 byte) Step {
+	whole := sw1 == 0x90 || sw1 >= 0x61 && sw1 <= 0x63
+	if t.warning[0] != 0 && (whole || len(t.dst) == t.base) {
+		sw1, sw2 = t.warning[0], t.warning[1]
+	}
 	t.dst = append(t.dst, sw1, sw2)
 	return t.done(nil)
 }

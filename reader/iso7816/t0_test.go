@@ -15,6 +15,7 @@ type t0Trace struct {
 	name, rule string
 	mode       T0Mode
 	extended   bool
+	plain      bool
 	apdu, want string
 	errs       []error
 	alive      bool // after an error
@@ -25,7 +26,7 @@ type t0Trace struct {
 func (c t0Trace) run(t *testing.T) {
 	t.Log(c.rule)
 	p := DefaultParams(0)
-	m := NewT0(T0Config{Params: p, Mode: c.mode, Extended: c.extended})
+	m := NewT0(T0Config{Params: p, Mode: c.mode, Extended: c.extended, Plain: c.plain})
 	var lines []line
 	for s := range strings.Lines(c.trace) {
 		s = strings.TrimSpace(s)
@@ -239,8 +240,6 @@ func TestT0TPDU(t *testing.T) {
 			trace: "> 00 A4 04 00 02 A0 00\n< 6C 02"},
 		{name: "logical channel and chaining", rule: "class of the command, without the chaining bit", apdu: "11A40400 02A000 00", want: "AA9000",
 			trace: "> 11 A4 04 00 02 A0 00\n< 61 01\n> 01 C0 00 00 01\n< AA 90 00"},
-		{name: "proprietary class", rule: "bit 5 is not chaining there", apdu: "90A40400 02A000 00", want: "AA9000",
-			trace: "> 90 A4 04 00 02 A0 00\n< 61 01\n> 90 C0 00 00 01\n< AA 90 00"},
 		{name: "case 2E, short", rule: "as 2S", apdu: "00B00000000002", want: "AABB9000",
 			trace: "> 00 B0 00 00 02\n< AA BB 90 00"},
 		{name: "case 2E, long", rule: "P3 = 00, then 61xx", apdu: "00B0000000012C", want: fill(300) + "9000",
@@ -286,28 +285,51 @@ func TestT0APDU(t *testing.T) {
 			trace: "> 00 60 00 00 01 00\n< 90 00"},
 		{name: "extended, carried", rule: "sent as it is", extended: true, apdu: fmt.Sprintf("%X", long), want: "AA9000",
 			trace: fmt.Sprintf("> % X\n< 61 01\n> 00 C0 00 00 01\n< AA 90 00", long)},
-		{name: "extended, not carried", rule: "ENVELOPE", apdu: fmt.Sprintf("%X", long), want: "9000",
-			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< 90 00\n> 00 C2 00 00 36 % X\n< 90 00", long[:255], long[255:])},
-		{name: "case 2E, not carried", rule: "as 2S", apdu: "00B00000000000", want: "AA9000",
-			trace: "> 00 B0 00 00 00\n< AA 90 00"},
+		{name: "no C-APDU", rule: "contract: to the card as it is, where the reader takes APDUs", apdu: "FF88000460 00", want: "9000",
+			trace: "> FF 88 00 04 60 00\n< 90 00"},
+		{name: "a Lc of 00", rule: "contract: old commands", apdu: "00B201140000", want: "AA 6110",
+			trace: "> 00 B2 01 14 00 00\n< AA 61 10"},
+		{name: "a native command of a contactless card", rule: "contract: bytes are the caller's", apdu: "60", want: "AF01",
+			trace: "> 60\n< AF 01"},
 	} {
 		c.mode = T0APDU
 		t.Run(c.name, c.run)
 	}
 }
 
+// "Over T=0 what fits no case says EINVAL. A command that is well formed but too long
+// for the way says EOPNOTSUPP, nothing sent." ENVELOPE is for TPDUs only.
 func TestT0Refused(t *testing.T) {
 	for _, c := range []struct {
 		apdu string
 		mode T0Mode
+		want error
 	}{
-		{"00600000", T0TPDU}, {"006F0000", T0Character}, {"00900000", T0TPDU}, {"009F000000", T0Character},
-		{"FFCA000000", T0Character}, {"00A400000301", T0TPDU}, {"00", T0APDU},
+		{"00600000", T0TPDU, ErrInvalid}, {"006F0000", T0Character, ErrInvalid},
+		{"00900000", T0TPDU, ErrInvalid}, {"009F000000", T0Character, ErrInvalid},
+		{"FFCA000000", T0Character, ErrInvalid},
+		{"00A400000301", T0TPDU, ErrInvalid}, {"00A400000301", T0Character, ErrInvalid},
+		{"00B201140000", T0TPDU, ErrInvalid}, {"00B201140000", T0Character, ErrInvalid},
+		{"FF8800046000", T0TPDU, ErrInvalid}, {"60", T0TPDU, ErrInvalid},
+		{"", T0APDU, ErrInvalid}, {"", T0TPDU, ErrInvalid},
+		{"00B00000000000", T0APDU, ErrUnsupported},
+		{"00D6000000000101", T0APDU, ErrUnsupported},
+		{"00DB3FFF00012C" + fill(300) + "0000", T0APDU, ErrUnsupported},
+		{"00DB3FFFFF" + fill(257), T0APDU, ErrUnsupported}, // no C-APDU, and too long for a short one
 	} {
 		m := NewT0(T0Config{Params: DefaultParams(0), Mode: c.mode})
 		s := m.Start(unhex(t, c.apdu), nil)
-		if !s.Done || !errors.Is(s.Err, ErrInvalid) || len(s.Send) != 0 || m.Dead() {
+		if !s.Done || !errors.Is(s.Err, c.want) || len(s.Send) != 0 || m.Dead() {
 			t.Errorf("%s: %+v", c.apdu, s)
+		}
+	}
+	// The longest that a carrier of short C-APDUs takes, and an extended one.
+	for n, extended := range map[int]bool{261: false, MaxCommand: true} {
+		for more := range 2 {
+			s := NewT0(T0Config{Params: DefaultParams(0), Mode: T0APDU, Extended: extended}).Start(make([]byte, n+more), nil)
+			if s.Done != (more == 1) || (s.Err == nil) != (more == 0) {
+				t.Errorf("%d bytes, extended %v: %v", n+more, extended, s.Err)
+			}
 		}
 	}
 }

@@ -180,6 +180,9 @@ func (t *T1) defaults() {
 // Dead says that recovery failed: the card must be reset, and a new T1 made.
 func (t *T1) Dead() bool { return t.dead }
 
+// Heard says whether a valid block was received since the reset.
+func (t *T1) Heard() bool { return t.valid }
+
 // IFSD is the information field size that the card may send now.
 func (t *T1) IFSD() int { return t.ifsd }
 
@@ -208,7 +211,8 @@ func (t *T1) Start(capdu, dst []byte) Step {
 	if t.dead {
 		return t.refuse()
 	}
-	if len(capdu) < 4 || len(capdu) > MaxCommand {
+	// What it means is between the caller and the card.
+	if len(capdu) == 0 || len(capdu) > MaxCommand {
 		return Step{Done: true, Err: invalid("%d bytes are not a command", len(capdu))}
 	}
 	t.abandoned = t.state != t1Idle
