@@ -59,9 +59,10 @@ type Bay struct {
 	raising  bool                    // the card is being powered up or reset
 	cut      context.CancelCauseFunc // ends what is under way: link.ctx
 	atr      []byte                  // nil unless powered
+	answer   *iso7816.ATR            // atr, taken apart
 	params   iso7816.Params
-	offered  []int // protocols that the ATR offers
-	level    Level // of the slot, as it was when the card was powered
+	fallback string // what is in force in place of a rate that failed, in words
+	level    Level  // of the slot, as it was when the card was powered
 	lastErr  error
 	failure  error // why the phase is failed
 	lock     *transaction

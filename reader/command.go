@@ -109,6 +109,14 @@ func (m *Manager) attach(words []string) error {
 			}
 			dev.Params[key] = value
 		}
+		// The core's own key; a driver would not know it.
+		if v, ok := dev.Params["t0"]; ok {
+			if v != "plain" {
+				return fmt.Errorf("attach: t0=%s: only t0=plain is known: %w", v, ErrInvalid)
+			}
+			dev.T0Plain = true
+			delete(dev.Params, "t0")
+		}
 	} else if !completes {
 		return fmt.Errorf("driver %s wants a device: %w", words[0], ErrInvalid)
 	}
@@ -209,6 +217,9 @@ func (m *Manager) Describe() []byte {
 		fmt.Fprintf(&out, "reader %d %s %s %s", b.number, i.Device.Driver, word(i.Device.Address, maxValue), i.State)
 		for _, key := range slices.Sorted(maps.Keys(i.Device.Params)) {
 			fmt.Fprintf(&out, " %s=%s", word(key, maxValue), word(i.Device.Params[key], maxValue))
+		}
+		if i.Device.T0Plain {
+			out.WriteString(" t0=plain")
 		}
 		if i.Err != nil {
 			fmt.Fprintf(&out, " error=%s", word(i.Err.Error(), maxWords))

@@ -22,12 +22,15 @@ type Info struct {
 	Siblings []int // numbers of all slots of the reader, by index
 	ATR      []byte
 	Params   iso7816.Params
-	Offered  []int // protocols that the ATR offers, its first choice first
-	Sessions int   // sessions with the card as it is now
-	Locked   bool  // somebody holds the transaction
+	Offered  []int  // protocols that the ATR offers, its first choice first
+	Fallback string // what is in force in place of a rate that failed, in words
+	Sessions int    // sessions with the card as it is now
+	Locked   bool   // somebody holds the transaction
 	// Waiting is how long ago the card, or the reader for it, first asked for more
 	// time for the exchange under way; 0: it did not.
 	Waiting time.Duration
+
+	answer *iso7816.ATR // ATR, taken apart
 }
 
 // Info never waits for the device.
@@ -76,7 +79,8 @@ func (b *Bay) brief() Info {
 		i.State = "present"
 	default:
 		i.State = "powered"
-		i.ATR, i.Params, i.Offered = b.atr, b.params, b.offered
+		i.ATR, i.Params, i.Fallback = b.atr, b.params, b.fallback
+		i.answer, i.Offered = b.answer, b.answer.Protocols()
 		i.Sessions = len(b.sessions)
 		if since := b.waiting.Load(); since != 0 {
 			i.Waiting = max(1, time.Since(time.Unix(0, since)))
@@ -105,11 +109,22 @@ func (i *Info) tell(b *Bay, t Teller) {
 
 // Historical are the historical bytes of the ATR (ISO/IEC 7816-3:2006 §8.2.4).
 func (i Info) Historical() []byte {
-	atr, err := iso7816.ParseATR(i.ATR)
-	if err != nil {
+	if i.answer == nil {
 		return nil
 	}
-	return atr.Historical()
+	return i.answer.Historical()
+}
+
+// defects says what the standard has against the ATR.
+func (i Info) defects() string {
+	var words []string
+	if i.answer == nil {
+		return ""
+	}
+	for _, d := range i.answer.Defects() {
+		words = append(words, d.String())
+	}
+	return strings.Join(words, "; ")
 }
 
 // Synchronous tells whether the card has a memory card's ATR: four bytes H1 to
@@ -181,9 +196,11 @@ func (i Info) Lines() []byte {
 	}
 	if i.State == "powered" {
 		line("atr", "% X", i.ATR)
+		line("atr-defect", "%s", i.defects())
 		line("protocol", "T=%d", i.Params.T)
 		line("sessions", "%d", i.Sessions)
 		line("parameters", "%s", i.Params)
+		line("fallback", "%s", i.Fallback)
 		if i.Waiting > 0 {
 			line("waiting", "%d", i.Waiting/time.Second)
 		}

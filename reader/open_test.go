@@ -62,7 +62,7 @@ func TestFailedPowerUpIsSharedThenRetried(t *testing.T) {
 			_, err := o.get()
 			wantErr(t, "open", err, ErrMute)
 		}
-		// ISO/IEC 7816-3 allows three attempts before the card is rejected.
+		// ISO/IEC 7816-3:2006 §6.2.3: three attempts before the card is rejected.
 		if want := []string{"power on cold", "power on cold", "power on cold", "power off"}; !slices.Equal(slot.calls(), want) {
 			t.Errorf("calls: %q, want %q", slot.calls(), want)
 		}

@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 )
 
-// powerLimit bounds an activation with everything that belongs to it: three
+// powerLimit bounds one activation with everything that belongs to it: three
 // voltages with an ATR of 33 characters at 9600 etu each, PPS and S(IFS).
 const powerLimit = 30 * time.Second
 
@@ -87,9 +86,7 @@ func (b *Bay) powerUp(how Reset, want int, by Caller) error {
 	if was != Powered {
 		how = Cold
 	}
-	ctx, cancel := context.WithTimeout(b.link.ctx, powerLimit)
-	defer cancel()
-	atr, params, offered, err := b.link.powerUp(ctx, how, want)
+	err := b.link.powerUp(b.link.ctx, how, want)
 	b.under.Store(false)
 	err = b.outcome(err)
 
@@ -118,7 +115,8 @@ func (b *Bay) powerUp(how Reset, want int, by Caller) error {
 		return err
 	}
 	b.setCard(max(Present, b.card)) // where the reader had not noticed it yet
-	b.card, b.atr, b.params, b.offered, b.lastErr = Powered, atr, params, offered, nil
+	atr, params := b.link.atr.Bytes(), b.link.params
+	b.card, b.atr, b.answer, b.params, b.fallback, b.lastErr = Powered, atr, b.link.atr, params, b.link.fallback, nil
 	b.level = b.link.traits.Level
 	b.renewEpoch(by, before)
 	if was == Powered {
@@ -238,7 +236,7 @@ func (b *Bay) SelectProtocol(ctx context.Context, t int, by Caller) error {
 func (b *Bay) selectProtocol(t int, by Caller) error {
 	b.mu.Lock()
 	err, card, admitted := b.readyErr(), b.card, b.admitted(by)
-	inForce, offered := b.params.T, b.offered
+	inForce := b.params.T
 	b.mu.Unlock()
 	switch {
 	case err != nil:
@@ -249,10 +247,12 @@ func (b *Bay) selectProtocol(t int, by Caller) error {
 		return nil
 	case !admitted:
 		return ErrLocked
-	case card == Powered && !slices.Contains(offered, t):
-		return fmt.Errorf("protocol T=%d: the card's ATR does not offer it: %w", t, ErrUnsupported)
-	case card == Powered && !b.link.selectable():
-		return fmt.Errorf("protocol T=%d: this reader chooses the protocol by itself: %w", t, ErrUnsupported)
+	case !b.link.speaks(t):
+		return fmt.Errorf("protocol T=%d: the reader does not have it: %w", t, ErrUnsupported)
+	case card == Powered:
+		if err := b.link.selectable(t); err != nil {
+			return err
+		}
 	}
 	return b.powerUp(Warm, t, by)
 }

@@ -45,6 +45,7 @@ type Device struct {
 	Serial  string            // "" where it has none
 	Port    string            // where it is plugged in; stands in for a missing serial number
 	Params  map[string]string // key=value pairs of `attach`
+	T0Plain bool              // `attach` said t0=plain: T=0 as the card speaks it, see iso7816.T0Config
 	Slots   int               // how many slots the announcement shows; 0 means 1
 	Slot    int               // Commander.Command: which of its slots the number names; else 0
 

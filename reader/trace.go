@@ -103,7 +103,7 @@ func (l *link) maskedWire(dir byte, p []byte) string {
 		}
 	case dir == '<':
 		return maskedAnswer(p)
-	case len(p) > 4:
+	case len(p) > 4 && !malformed(p): // else nobody knows what the first four are
 		return fmt.Sprintf("% X %s", p[:4], masked)
 	}
 	return masked

@@ -174,7 +174,7 @@ func (p *port) announce(c *conn) error {
 	return p.dev.Host.Announce(reader.Device{
 		Driver: Driver{}.Name(), Address: fmt.Sprintf("%s+%d", p.opts, n),
 		Bus: p.opts.network, Port: fmt.Sprintf("%s+%d", p.opts.address, n),
-		Params: p.dev.Params, Slots: 1, Link: c, Host: p.dev.Host,
+		Params: p.dev.Params, T0Plain: p.dev.T0Plain, Slots: 1, Link: c, Host: p.dev.Host,
 	})
 }
 
