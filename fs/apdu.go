@@ -46,8 +46,8 @@ func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 // check leaves bytes to the caller: old commands with a Lc of 00 and pseudo-APDUs
 // are no C-APDUs, and go to the card as they are where the way can carry them.
 func (a *apduFile) check(command []byte) error {
-	if len(command) == 0 {
-		return fmt.Errorf("a command of no bytes: %w", reader.ErrInvalid)
+	if len(command) < 4 {
+		return fmt.Errorf("a command has at least 4 bytes, CLA INS P1 P2; here are %d: %w", len(command), reader.ErrInvalid)
 	}
 	return nil
 }

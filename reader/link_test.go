@@ -337,8 +337,10 @@ func TestLevels(t *testing.T) {
 		s := mustOpen(t, b, someone())
 		_, err := s.Transmit(bg, hexb("00 B0 00 00 00 10 00"), nil)
 		wantErr(t, "an extended C-APDU", err, ErrUnsupported)
-		_, err = s.Transmit(bg, nil, nil)
-		wantErr(t, "no command", err, ErrInvalid)
+		for _, short := range []string{"", "00 A4", "00 A4 00"} {
+			_, err = s.Transmit(bg, hexb(short), nil)
+			wantErr(t, "no command: "+short, err, ErrInvalid)
+		}
 		if len(slot.sent) != 0 {
 			t.Errorf("sent % X", slot.sent)
 		}

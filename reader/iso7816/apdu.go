@@ -163,13 +163,14 @@ func (c *Command) Append(dst []byte) ([]byte, error) {
 
 // Carries is nil if a carrier of whole C-APDUs takes capdu: one of short cases only,
 // or of extended ones, too. What is no C-APDU goes as it is if its length allows:
-// old commands with a Lc of 00, pseudo-APDUs with class FF, a contactless card's
-// native commands. The error is ErrUnsupported where another carrier could take it.
+// old commands with a Lc of 00, pseudo-APDUs with class FF. The error is
+// ErrUnsupported where another carrier could take it.
 func Carries(capdu []byte, extended bool) error {
-	if len(capdu) == 0 {
-		return invalid("a command of no bytes")
+	cmd, err := ParseCommand(capdu)
+	if len(capdu) < 4 {
+		return err
 	}
-	if cmd, err := ParseCommand(capdu); !extended && (len(capdu) > maxShort || err == nil && cmd.Extended) {
+	if !extended && (len(capdu) > maxShort || err == nil && cmd.Extended) {
 		return fmt.Errorf("a command of extended length: this reader takes short ones: %w", ErrUnsupported)
 	}
 	if len(capdu) > MaxCommand {

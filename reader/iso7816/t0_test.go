@@ -289,8 +289,6 @@ func TestT0APDU(t *testing.T) {
 			trace: "> FF 88 00 04 60 00\n< 90 00"},
 		{name: "a Lc of 00", rule: "contract: old commands", apdu: "00B201140000", want: "AA 6110",
 			trace: "> 00 B2 01 14 00 00\n< AA 61 10"},
-		{name: "a native command of a contactless card", rule: "contract: bytes are the caller's", apdu: "60", want: "AF01",
-			trace: "> 60\n< AF 01"},
 	} {
 		c.mode = T0APDU
 		t.Run(c.name, c.run)
@@ -311,7 +309,7 @@ func TestT0Refused(t *testing.T) {
 		{"00A400000301", T0TPDU, ErrInvalid}, {"00A400000301", T0Character, ErrInvalid},
 		{"00B201140000", T0TPDU, ErrInvalid}, {"00B201140000", T0Character, ErrInvalid},
 		{"FF8800046000", T0TPDU, ErrInvalid}, {"60", T0TPDU, ErrInvalid},
-		{"", T0APDU, ErrInvalid}, {"", T0TPDU, ErrInvalid},
+		{"", T0APDU, ErrInvalid}, {"00A400", T0APDU, ErrInvalid}, {"", T0TPDU, ErrInvalid},
 		{"00B00000000000", T0APDU, ErrUnsupported},
 		{"00D6000000000101", T0APDU, ErrUnsupported},
 		{"00DB3FFF00012C" + fill(300) + "0000", T0APDU, ErrUnsupported},

@@ -211,8 +211,8 @@ func (t *T1) Start(capdu, dst []byte) Step {
 	if t.dead {
 		return t.refuse()
 	}
-	// What it means is between the caller and the card.
-	if len(capdu) == 0 || len(capdu) > MaxCommand {
+	// What follows the header is between the caller and the card.
+	if len(capdu) < 4 || len(capdu) > MaxCommand {
 		return Step{Done: true, Err: invalid("%d bytes are not a command", len(capdu))}
 	}
 	t.abandoned = t.state != t1Idle

@@ -341,7 +341,7 @@ func TestT1IFSCMax(t *testing.T) {
 
 func TestT1Refused(t *testing.T) {
 	m := NewT1(T1Config{})
-	for _, n := range []int{0, MaxCommand + 1} {
+	for _, n := range []int{0, 3, MaxCommand + 1} {
 		if s := m.Start(make([]byte, n), nil); !s.Done || !errors.Is(s.Err, ErrInvalid) || len(s.Send) != 0 {
 			t.Errorf("%d bytes: %+v", n, s)
 		}
