@@ -10,7 +10,7 @@ import (
 
 // t0Trace is an exchange and what crosses the line meanwhile: > to the card,
 // < from the card, -- silence. In Character mode < holds all that the card
-// sends until it waits again.
+// sends until it waits again, or falls silent: < 84 01 --.
 type t0Trace struct {
 	name, rule string
 	mode       T0Mode
@@ -36,11 +36,8 @@ func (c t0Trace) run(t *testing.T) {
 			continue
 		}
 		l := line{text: s, toCard: dir == ">"}
-		if strings.TrimSpace(body) == "--" {
-			l.silent = true
-		} else {
-			l.b = unhex(t, body)
-		}
+		body, l.silent = strings.CutSuffix(strings.TrimSpace(body), "--")
+		l.b = unhex(t, body)
 		lines = append(lines, l)
 	}
 	prefix := []byte{7}
@@ -50,7 +47,7 @@ func (c t0Trace) run(t *testing.T) {
 		wait = 260 * p.WWT(0) // a whole answer, as slow as it may be
 	}
 	var pending []byte
-	asked := 0
+	asked, silent := 0, false
 	for !s.Done {
 		if s.Wait != wait {
 			t.Fatalf("the wait is %v, want %v", s.Wait, wait)
@@ -74,18 +71,22 @@ func (c t0Trace) run(t *testing.T) {
 			if l := lines[0]; !l.toCard || !bytes.Equal(l.b, s.Send) {
 				t.Fatalf("sent % X at the line %q", s.Send, l.text)
 			}
-			if l := lines[1]; !l.silent {
-				pending = l.b
-				if c.mode != T0Character {
-					pending = nil
-					lines = lines[2:]
-					s = m.Next(l.b, nil)
-					continue
-				}
+			if lines[1].toCard {
+				t.Fatalf("no answer to the line %q", lines[0].text)
 			}
+			pending, silent = lines[1].b, lines[1].silent
 			lines = lines[2:]
+			if c.mode != T0Character && !silent {
+				s = m.Next(pending, nil)
+				pending = nil
+				continue
+			}
 		}
 		if len(pending) == 0 {
+			if !silent {
+				t.Fatalf("waits for %d characters after the card's last", s.Want)
+			}
+			silent = false
 			s = m.Next(nil, ErrTimeout)
 			continue
 		}
@@ -94,8 +95,8 @@ func (c t0Trace) run(t *testing.T) {
 		pending = pending[n:]
 		s = m.Next(b, nil)
 	}
-	if len(pending) > 0 {
-		t.Errorf("not read: % X", pending)
+	if len(pending) > 0 || silent {
+		t.Errorf("not read: % X, silence %v", pending, silent)
 	}
 	for _, l := range lines {
 		t.Errorf("not played: %s", l.text)
@@ -167,9 +168,9 @@ func TestT0Character(t *testing.T) {
 		{name: "silence after the data were sent", rule: "WWT", apdu: "00D6000003010203", errs: []error{ErrTimeout, ErrInDoubt},
 			trace: "> 00 D6 00 00 03\n< D6\n> 01 02 03\n< --"},
 		{name: "silence within the data", rule: "WWT", apdu: "0084000004", errs: []error{ErrTimeout, ErrInDoubt},
-			trace: "> 00 84 00 00 04\n< 84 01 02"},
+			trace: "> 00 84 00 00 04\n< 84 01 02 --"},
 		{name: "silence in place of SW2", rule: "WWT", apdu: "0084000004", errs: []error{ErrTimeout, ErrInDoubt},
-			trace: "> 00 84 00 00 04\n< 90"},
+			trace: "> 00 84 00 00 04\n< 90 --"},
 		{name: "unknown procedure byte", rule: "neither NULL, ACK nor SW1", apdu: "0084000004", errs: []error{ErrProtocol, ErrInDoubt},
 			trace: "> 00 84 00 00 04\n< 12"},
 		{name: "ACK once too often", rule: "all data are there", apdu: "0084000001", errs: []error{ErrProtocol, ErrInDoubt},

@@ -1,0 +1,278 @@
+// Package fuzz feeds whole readers with what the fuzzer thinks of, through the
+// core: descriptors, answers, notifications. Nothing that a device says may end
+// the daemon, keep it from ending, or leave a goroutine behind.
+package fuzz
+
+import (
+	"context"
+	"encoding/hex"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/ccid"
+	"github.com/cardfs/cardfs/drivers/ikey3k"
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// script is what a device says: pieces, each with its length in the first byte.
+type script struct {
+	mu   sync.Mutex
+	data []byte
+}
+
+func (s *script) take(n int) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n = min(n, len(s.data))
+	b := s.data[:n]
+	s.data = s.data[n:]
+	return b
+}
+
+// device is a USB device that answers by its scripts and then not at all.
+type device struct {
+	desc             []byte
+	answers, notices script
+	gone, closed     chan struct{}
+	leave, close     sync.Once
+
+	mu   sync.Mutex
+	last [10]byte // header of the host's last message
+}
+
+func (d *device) OpenUSB(context.Context, uint8) (usb.Conn, error) { return d, nil }
+func (d *device) Descriptors() []byte                              { return d.desc }
+func (d *device) String(uint8) string                              { return "made up" }
+func (d *device) Gone() <-chan struct{}                            { return d.gone }
+func (d *device) ClearHalt(context.Context, uint8) error           { return nil }
+func (d *device) Reset(context.Context) error                      { return nil }
+func (d *device) unplug()                                          { d.leave.Do(func() { close(d.gone) }) }
+
+func (d *device) Close() error {
+	d.close.Do(func() { close(d.closed) })
+	return nil
+}
+
+// silence is what a transfer without an answer comes to.
+func (d *device) silence(ctx context.Context, timeout time.Duration) error {
+	var over <-chan time.Time
+	if timeout > 0 {
+		timer := time.NewTimer(timeout)
+		defer timer.Stop()
+		over = timer.C
+	}
+	select {
+	case <-over:
+		return usb.ErrTimeout
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.gone:
+		return reader.ErrGone
+	case <-d.closed:
+		return reader.ErrGone
+	}
+}
+
+func (d *device) Out(ctx context.Context, _ uint8, p []byte, _ bool, _ time.Duration) (int, error) {
+	d.mu.Lock()
+	copy(d.last[:], p)
+	d.mu.Unlock()
+	return len(p), ctx.Err()
+}
+
+func (d *device) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
+	from := &d.answers
+	if timeout == 0 {
+		from = &d.notices
+	}
+	kind := from.take(1)
+	if len(kind) == 0 {
+		return 0, d.silence(ctx, timeout)
+	}
+	switch k := kind[0]; {
+	case k == 0xFF:
+		return 0, usb.ErrStall
+	case k == 0xFE:
+		return 0, usb.ErrOverflow
+	case k == 0xFD:
+		return 0, usb.ErrReset
+	case k == 0xFC && timeout > 0:
+		return 0, d.silence(ctx, timeout)
+	case k == 0xFB:
+		d.unplug()
+		return 0, reader.ErrGone
+	case k >= 0x80: // an answer whose header fits, but for its last three bytes
+		body := from.take(int(k) - 0x80)
+		d.mu.Lock()
+		message := []byte{0x80, byte(len(body)), 0, 0, 0, d.last[5], d.last[6], 0, 0, 0}
+		switch d.last[0] {
+		case 0x63, 0x65, 0x72, 0x6E, 0x71, 0x6A: // answered by slot status
+			message[0] = 0x81
+		case 0x61, 0x6C, 0x6D: // by parameters
+			message[0] = 0x82
+		case 0x6B:
+			message[0] = 0x83
+		case 0x73:
+			message[0] = 0x84
+		}
+		d.mu.Unlock()
+		copy(message[7:], from.take(3))
+		return copy(p, append(message, body...)), nil
+	default:
+		return copy(p, from.take(int(k))), nil
+	}
+}
+
+func (d *device) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
+	if !s.In() {
+		return len(data), ctx.Err()
+	}
+	kind := d.answers.take(1)
+	switch {
+	case len(kind) == 0, kind[0] == 0xFC:
+		return 0, d.silence(ctx, max(timeout, time.Second))
+	case kind[0] == 0xFF:
+		return 0, usb.ErrStall
+	}
+	return copy(data, d.answers.take(int(kind[0]&0x7F))), nil
+}
+
+// use does with a reader what programs do, as often as there are ops; the reader
+// leaves with op 0.
+func use(t *testing.T, drivers []reader.Driver, dev reader.Device, unplug func(), ops []byte) {
+	m := reader.NewManager(reader.Options{Drivers: drivers, ExchangeLimit: time.Minute})
+	start := time.Now()
+	defer func() {
+		closing := time.Now()
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		m.Close(grace)
+		// Close's own limits are 10 s of grace and 5 s for drivers.
+		if took := time.Since(closing); took > time.Minute {
+			t.Errorf("Close took %v", took)
+		}
+		if took := time.Since(start); took > 24*time.Hour {
+			t.Errorf("it took %v", took)
+		}
+	}()
+	if m.Announce(dev) != nil {
+		return
+	}
+	events := m.Follow()
+	defer events.Close()
+	b := m.Bay(0)
+	if b == nil {
+		return // refused already
+	}
+	trace := b.FollowTrace()
+	defer b.CloseTrace(trace)
+	by := reader.Caller{Owner: t, Wait: true}
+	var s *reader.Session
+	pin := unhex("1E 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 0D 00 00 00 00 20 00 01 08 20 FF FF FF FF FF FF FF")
+	for _, op := range ops {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+		switch op % 12 {
+		case 0:
+			unplug()
+		case 1:
+			if s != nil {
+				s.Close()
+			}
+			s, _ = b.Open(ctx, by)
+		case 2, 3, 4, 5:
+			if s == nil {
+				s, _ = b.Open(ctx, by)
+			}
+			if s != nil {
+				s.Transmit(ctx, append([]byte{0, 0xA4, 4, 0, op}, make([]byte, op)...), nil)
+			}
+		case 6:
+			if s != nil {
+				s.Transmit(ctx, append([]byte{0, 0xD6, 0, 0, 0, 4, op}, make([]byte, 1024+int(op))...), nil)
+			}
+		case 7:
+			b.Power(ctx, []reader.Action{reader.PowerUp, reader.PowerDown, reader.ResetWarm, reader.ResetCold, reader.Eject}[op%5], by)
+		case 8:
+			b.SelectProtocol(ctx, int(op>>4&1), by)
+		case 9:
+			b.Control(ctx, 0x42330006, pin, by)
+		case 10:
+			b.Control(ctx, reader.CtlEscape, []byte{op}, by)
+			b.Control(ctx, reader.CtlGetFeatures, nil, by)
+		case 11:
+			b.Info().Lines()
+			m.Describe()
+			time.Sleep(time.Second)
+		}
+		cancel()
+	}
+}
+
+func unhex(s string) []byte {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// patch puts pairs of place and byte into a copy of desc: most of a descriptor
+// has to be right for the rest to be looked at. With a first byte of FF the rest
+// is the descriptor.
+func patch(desc, how []byte) []byte {
+	if len(how) > 0 && how[0] == 0xFF {
+		return how[1:]
+	}
+	desc = append([]byte{}, desc...)
+	for ; len(how) >= 2; how = how[2:] {
+		if at := int(how[0]); at < len(desc) {
+			desc[at] = how[1]
+		}
+	}
+	return desc
+}
+
+var allOps = []byte{11, 1, 2, 3, 6, 7, 19, 8, 20, 24, 9, 10, 2, 11, 1, 2, 31, 43, 55, 0, 1, 2}
+
+// FuzzCCID is a reader that lies about itself and then answers anything.
+func FuzzCCID(f *testing.F) {
+	configs := []ccid.Config{ccid.CharacterReader(), ccid.TPDUReader(), ccid.ShortAPDUReader(), ccid.ExtendedAPDUReader(),
+		ccid.PINPadReader(), ccid.TwoSlotReader(), ccid.ICCDA(), ccid.ICCDB()}
+	for kind := range byte(len(configs)) {
+		f.Add(kind, []byte{}, unhex("80 00 00 00  84 3B 02 14 50 00 00 00  85 11 00 00 0A 00 00 00 00  82 90 00 00 00 00"), []byte{2, 0x50, 3}, allOps)
+		f.Add(kind, []byte{54, 0xFF, 55, 0xFF}, unhex("80 00 00 00  80 00 00 00  84 3B 80 81 01 00 00 00  87 11 10 00 4D 00 FE 00 00 00 00  FC FF FE 03 01 02 03"), []byte{0xFF, 0xFD, 3, 0x51, 0, 0}, allOps)
+		f.Add(kind, []byte{0xFF, 18, 1, 0, 2, 0, 0, 0, 8}, []byte{}, []byte{}, allOps)
+	}
+	f.Fuzz(func(t *testing.T, kind byte, how, answers, notices, ops []byte) {
+		if len(answers) > 2000 || len(ops) > 40 || len(notices) > 200 {
+			return
+		}
+		synctest.Test(t, func(t *testing.T) {
+			d := &device{
+				desc:    patch(ccid.NewEmulator(configs[int(kind)%len(configs)]).Descriptors(), how),
+				answers: script{data: answers}, notices: script{data: notices},
+				gone: make(chan struct{}), closed: make(chan struct{}),
+			}
+			use(t, []reader.Driver{ccid.Driver{}}, reader.Device{Driver: "ccid", Address: "a", Link: d}, d.unplug, ops)
+		})
+	})
+}
+
+// FuzzIKey3000 is the same for the token's driver.
+func FuzzIKey3000(f *testing.F) {
+	desc := unhex("12 01 10 01 00 00 00 08 B9 04 00 13 00 01 00 00 00 01  09 02 12 00 01 01 00 80 32  09 04 00 00 00 FF 00 00 00")
+	f.Add([]byte{}, unhex("0D 01 02 03 04 05 06 07 08 09 0A 0B 0C 0D  01 00  11 10 3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1  04 FF 11 11 FF  05 00 E1 01 FE 1E  06 00 00 02 90 00 92"), allOps)
+	f.Fuzz(func(t *testing.T, how, answers, ops []byte) {
+		if len(answers) > 2000 || len(ops) > 40 {
+			return
+		}
+		synctest.Test(t, func(t *testing.T) {
+			d := &device{desc: patch(desc, how), answers: script{data: answers}, gone: make(chan struct{}), closed: make(chan struct{})}
+			use(t, []reader.Driver{ikey3k.Driver{}}, reader.Device{Driver: "ikey3k", Address: "a", Link: d}, d.unplug, ops)
+		})
+	})
+}
