@@ -134,6 +134,23 @@ func TestCardLife(t *testing.T) {
 	`)
 }
 
+// EJECT ICC of an empty slot, too, wants an activation after it.
+func TestEjectEmpty(t *testing.T) {
+	play(t, "t1 card=none", `
+		@ 01 02 20 15 01 00
+		< 02 01 90 00
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A1
+		ctl sim 0 insert token
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A2
+		@ 01 02 20 11 01 00
+		< 02 01 90 01
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 00 90 00
+	`)
+}
+
 // "The card was reset, changed or powered off by somebody else: its security state is
 // lost, and RESET CT or REQUEST ICC begins anew."
 func TestCardLost(t *testing.T) {
@@ -314,6 +331,15 @@ func TestEnd(t *testing.T) {
 		< 02 01
 		> 20 13 00 80 00
 		< 80 02 05 03 90 00
+	`)
+	play(t, "twoslot", `
+		# only the second
+		@ 01 02 20 12 02 00
+		< 02 01 90 01
+		@ 01 02
+		< 02 01
+		> 20 13 00 80 00
+		< 80 02 03 03 90 00
 	`)
 	play(t, "t1", `
 		# another holds the transaction: the power stays

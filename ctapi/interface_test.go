@@ -82,6 +82,10 @@ func TestSetInterfaceParameter(t *testing.T) {
 		< 67 00
 		> 80 60 01 00 04 22 02 02 01
 		< 67 00
+		> 80 60 01 00 02 22 00
+		< 67 00
+		> 80 60 01 00 02 46 00
+		< 6A 85
 		# the card does not speak it: 64A3, and it stays as it was
 		> 20 12 01 00
 		< 90 01

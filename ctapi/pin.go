@@ -97,6 +97,9 @@ func (t *Terminal) input(ctx context.Context, c command) ([]byte, sw, error) {
 		return nil, swCancelled, nil
 	case err != nil:
 		code, err := failure(err, swNotNow)
+		if code == swFailed { // which here says that nobody typed
+			code = swTransport
+		}
 		return nil, code, err
 	}
 	return keys, swOK, nil

@@ -1,0 +1,259 @@
+package ctapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// askedDriver is the sim driver with slots that note what they are asked to do at the
+// keypad, and answer as the test says.
+type askedDriver struct {
+	*sim.Driver
+	slot *askedSlot
+}
+
+type askedSlot struct {
+	pad
+	verify *reader.PINVerify
+	modify *reader.PINModify
+	input  *reader.KeyInput
+	answer []byte
+	err    error
+}
+
+func (d askedDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	r, err := d.Driver.Open(ctx, dev)
+	if err != nil {
+		return nil, err
+	}
+	d.slot.pad = r.Slots()[0].(pad)
+	return actingReader{Reader: r, slots: []reader.Slot{d.slot}}, nil
+}
+
+func (s *askedSlot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
+	s.verify = v
+	return append(dst, s.answer...), s.err
+}
+
+func (s *askedSlot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte) ([]byte, error) {
+	s.modify = m
+	return append(dst, s.answer...), s.err
+}
+
+func (s *askedSlot) Input(ctx context.Context, in reader.KeyInput) ([]byte, error) {
+	s.input = &in
+	return s.answer, s.err
+}
+
+// ask runs one command with a slot whose card has power.
+func (s *askedSlot) ask(t *testing.T, command string) (answer string, err error) {
+	t.Helper()
+	s.verify, s.modify, s.input = nil, nil, nil
+	synctest.Test(t, func(t *testing.T) {
+		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{askedDriver{sim.New(), s}}})
+		defer m.Close(context.Background())
+		if err := m.Command("attach sim pinpad"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		terminal := New(m.Bay(0), reader.Caller{Owner: t, Wait: true})
+		defer terminal.Close()
+		if _, err := terminal.Exchange(context.Background(), unhex("20 12 01 00"), nil); err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		got, err = terminal.Exchange(context.Background(), unhex(command), nil)
+		answer = fmt.Sprintf("% X", got)
+	})
+	return answer, err
+}
+
+// What a reader's PIN pad says, as a status word.
+func TestPINErrors(t *testing.T) {
+	for _, tt := range []struct {
+		answer string
+		err    error
+		want   string // empty: an error
+	}{
+		{"90 00", nil, "90 00"},
+		{"01 02 63 C1", nil, "01 02 63 C1"},
+		{"64 00", nil, "64 00"},
+		{"", nil, "6F 00"}, // without a status word
+		{"90", nil, "6F 00"},
+		// the transmission failed: 6F00, and not 6400, which says that nobody typed
+		{"", reader.ErrTimeout, "6F 00"},
+		{"", reader.ErrProtocol, "6F 00"},
+		{"", errors.New("something"), "6F 00"},
+		// what the reader cannot do: 6985
+		{"", fmt.Errorf("no: %w", reader.ErrInvalid), "69 85"},
+		{"", fmt.Errorf("no: %w", reader.ErrUnsupported), "69 85"},
+		{"", reader.ErrNoCard, "64 A1"},
+		{"", reader.ErrLocked, "69 85"},
+		{"", reader.ErrGone, ""},
+	} {
+		for _, command := range []string{"20 18 01 00 08 52 06 01 06 00 20 00 01", "20 19 01 00 09 52 07 01 06 0E 00 24 00 01"} {
+			s := &askedSlot{answer: unhex(tt.answer), err: tt.err}
+			got, err := s.ask(t, command)
+			if (err != nil) != (tt.want == "") || got != tt.want {
+				t.Errorf("%s, %v: %s, %v, want %s", tt.answer, tt.err, got, err, tt.want)
+			}
+		}
+	}
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{reader.ErrTimeout, "64 00"}, {reader.ErrCancelled, "64 01"}, {reader.ErrLocked, "69 85"},
+		{reader.ErrProtocol, "6F 00"}, {reader.ErrGone, ""},
+	} {
+		s := &askedSlot{err: tt.err}
+		if got, err := s.ask(t, "20 16 50 00 08"); (err != nil) != (tt.want == "") || got != tt.want {
+			t.Errorf("INPUT, %v: %s, %v, want %s", tt.err, got, err, tt.want)
+		}
+	}
+}
+
+// What the reader's PIN pad is asked for, in the terms of PC/SC part 10 §2.5.2.
+func TestPINFormat(t *testing.T) {
+	for _, tt := range []struct{ command, want string }{
+		// time, format string, block, length, digits, condition, messages, indexes, language
+		{"20 18 01 00 08 52 06 01 06 00 20 00 01", "15 82 00 00 4-16 2 255 [0 0 0] 407"},
+		{"20 18 01 00 0B 80 01 1E 52 06 01 06 00 20 00 01", "30 82 00 00 4-16 2 255 [0 0 0] 407"},
+		{"20 18 01 00 08 52 06 00 06 00 20 00 01", "15 81 08 00 4-16 2 255 [0 0 0] 407"},
+		{"20 18 01 00 08 52 06 02 06 00 20 00 01", "15 89 47 04 4-12 2 255 [0 0 0] 407"},
+		{"20 18 01 00 08 52 06 61 06 00 20 00 01", "15 82 06 00 6-6 3 255 [0 0 0] 407"},
+		{"20 18 01 00 08 52 06 50 06 00 20 00 01", "15 81 03 00 5-5 3 255 [0 0 0] 407"},
+		{"20 18 01 00 08 52 06 01 08 00 20 00 01", "15 92 08 00 4-8 2 255 [0 0 0] 407"},
+		// object 51: fewest and most; more than there is room for is cut to it
+		{"20 18 01 00 0C 51 02 05 07 52 06 01 06 00 20 00 01", "15 82 00 00 5-7 2 255 [0 0 0] 407"},
+		{"20 18 01 00 0C 51 02 05 FF 52 06 01 06 00 20 00 01", "15 82 00 00 5-16 2 255 [0 0 0] 407"},
+		{"20 18 01 00 0C 51 02 09 05 52 06 01 06 00 20 00 01", "15 82 00 00 5-5 2 255 [0 0 0] 407"},
+		{"20 18 01 00 0F 52 0D 01 06 00 20 00 01 06 FF FF FF FF FF FF", "15 82 06 00 4-6 2 255 [0 0 0] 407"},
+		// three bytes hold no four digits of ASCII
+		{"20 18 01 00 0C 52 0A 01 06 00 20 00 01 03 FF FF FF", "15 82 03 00 3-3 2 255 [0 0 0] 407"},
+		// a fixed length makes object 51 void
+		{"20 18 01 00 0C 51 02 05 07 52 06 41 06 00 20 00 01", "15 82 04 00 4-4 3 255 [0 0 0] 407"},
+		// objects 53 and 54, messages by number
+		{"20 18 01 00 10 53 03 01 02 03 54 01 02 52 06 01 06 00 20 00 01", "15 82 00 00 4-16 2 2 [1 2 3] 407"},
+		{"20 18 01 00 0B 53 01 05 52 06 01 06 00 20 00 01", "15 82 00 00 4-16 2 255 [5 0 0] 407"},
+		// object 50, the program's own text in place of the reader's
+		{"20 18 01 00 0C 50 02 'Hi' 52 06 01 06 00 20 00 01", "15 82 00 00 4-16 2 0 [0 0 0] 407"},
+		{"20 18 01 00 0F 50 02 'Hi' 54 01 01 52 06 01 06 00 20 00 01", "15 82 00 00 4-16 2 1 [0 0 0] 407"},
+	} {
+		s := &askedSlot{answer: []byte{0x90, 0x00}}
+		if got, err := s.ask(t, tt.command); got != "90 00" || err != nil || s.verify == nil {
+			t.Errorf("%s: %s, %v", tt.command, got, err)
+			continue
+		}
+		f := s.verify.PINFormat
+		got := fmt.Sprintf("%d %02X %02X %02X %d-%d %d %d %v %X", f.Timeout, f.Format, f.Block, f.Length,
+			f.MinDigits, f.MaxDigits, f.Condition, f.Messages, f.MessageIndexes, f.Language)
+		if got != tt.want {
+			t.Errorf("%s:\n%s, want\n%s", tt.command, got, tt.want)
+		}
+	}
+	for _, tt := range []struct{ command, want string }{
+		// positions of the old and the new PIN, bConfirmPIN: 1 twice, 2 the old one, too
+		{"20 19 01 00 09 52 07 01 06 0E 00 24 00 01", "0 8 3"},
+		{"20 19 01 00 09 52 07 41 0A 06 00 24 00 01", "4 0 3"},
+		{"20 19 01 00 09 52 07 02 06 06 00 24 01 01", "0 0 1"},
+		{"20 19 01 00 09 52 07 01 06 FD 00 24 00 01", "0 247 3"}, // 255 bytes of data
+	} {
+		s := &askedSlot{answer: []byte{0x90, 0x00}}
+		got, err := s.ask(t, tt.command)
+		if got != "90 00" || err != nil || s.modify == nil {
+			t.Errorf("%s: %s, %v", tt.command, got, err)
+			continue
+		}
+		if got := fmt.Sprintf("%d %d %d", s.modify.OffsetOld, s.modify.OffsetNew, s.modify.Confirm); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.command, got, tt.want)
+		}
+		if n := len(s.modify.APDU); int(s.modify.APDU[4]) != n-5 {
+			t.Errorf("%s: Lc %d of %d bytes", tt.command, s.modify.APDU[4], n)
+		}
+	}
+	s := &askedSlot{}
+	if got, err := s.ask(t, "20 19 01 00 09 52 07 01 06 FE 00 24 00 01"); got != "67 00" || err != nil || s.modify != nil {
+		t.Errorf("256 bytes of data: %s, %v", got, err)
+	}
+}
+
+// What INPUT asks for.
+func TestInputAsked(t *testing.T) {
+	for _, tt := range []struct {
+		command string
+		want    reader.KeyInput
+	}{
+		{"20 16 50 00 08", reader.KeyInput{Max: 8, First: 15 * time.Second}},
+		{"20 16 50 02 00", reader.KeyInput{Max: 256, First: 15 * time.Second, Echo: reader.EchoStars}},
+		{"20 16 50 01 01 1E 04", reader.KeyInput{Max: 4, First: 30 * time.Second, Echo: reader.EchoDigits}},
+		{"20 16 50 01 01 00 04", reader.KeyInput{Max: 4, First: 15 * time.Second, Echo: reader.EchoDigits}},
+		{"20 16 50 10 01", reader.KeyInput{Max: 1, First: 15 * time.Second, Raw: true}},
+		{"20 16 50 12 01", reader.KeyInput{Max: 1, First: 15 * time.Second, Raw: true, Echo: reader.EchoStars}},
+		{"20 16 50 00 0A 50 05 'Hello' 80 01 05 04", reader.KeyInput{Max: 4, First: 5 * time.Second, Prompt: "Hello"}},
+	} {
+		s := &askedSlot{answer: []byte("12")}
+		if got, err := s.ask(t, tt.command); got != "31 32 90 00" || err != nil || s.input == nil || *s.input != tt.want {
+			t.Errorf("%s: %s, %v, asked for %+v", tt.command, got, err, s.input)
+		}
+	}
+}
+
+// Lengths of data objects have one byte, below 80.
+func TestObjectLengths(t *testing.T) {
+	text := strings.Repeat("41", 127)
+	for _, tt := range []struct {
+		data string
+		want sw
+	}{
+		{"50 7F " + text, swOK},
+		{"50 80 41" + text, swLength},
+		{"50 81 80 41" + text, swLength},
+		{"50 00", swOK},
+		{"50 00 50", swLength},
+		{"50 01", swLength},
+		{"53 03 01 02 03", swOK},
+		{"53 04 01 02 03 04", swLength},
+		{"53 00", swLength},
+		{"51 02 04 08", swOK},
+		{"51 03 04 08 08", swLength},
+		{"54 01 01", swOK},
+		{"54 00", swLength},
+		{"80 01 05", swOK},
+		{"80 00", swLength},
+		{"81 00", swTLV},
+	} {
+		if _, code := parseObjects(unhex(tt.data), tagTimeout, tagText, tagLengths, tagIndexes, tagMessages); code != tt.want {
+			t.Errorf("%.20s: %04X, want %04X", tt.data, code, tt.want)
+		}
+	}
+}
+
+// When the time is over the slot is looked at once more: an event may be on its way.
+func TestLastLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+		defer m.Close(context.Background())
+		m.Command("attach sim t1")
+		synctest.Wait()
+		for _, want := range []bool{true, false} {
+			looks := 0
+			start := time.Now()
+			got, err := waitFor(context.Background(), m.Bay(0), time.Second, func(string) bool {
+				looks++
+				return want && !time.Now().Before(start.Add(time.Second))
+			})
+			if got != want || err != nil || looks < 2 || time.Since(start) != time.Second {
+				t.Errorf("%v, %v after %d looks and %v", got, err, looks, time.Since(start))
+			}
+		}
+	})
+}
