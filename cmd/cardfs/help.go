@@ -54,7 +54,8 @@ file:
 
   { echo 00A4000C023F00 >&3; cat <&3; } 3<>cards/0/apdu
 
-The ioctls of cardfs.h exchange bytes in one call, or turn an open to raw bytes.
+The ioctls of cardfs.h exchange bytes in one call, or turn an open to raw bytes, or
+an open of ctbcs to what CT-API's CT_data sends: dad, sad, and a command.
 
 A card's SW1 SW2 is data. Errors are errno:
 

@@ -20,7 +20,7 @@ extern "C" {
 #define ERR_TRANS -10    /* the reader is gone, or reader or card do not answer as they should */
 #define ERR_MEMORY -11   /* no memory, or the answer does not fit into the buffer */
 #define ERR_HOST -127    /* the system refused: nothing mounted, no permission */
-#define ERR_HTSI -128    /* cardfs ended, or answered nonsense */
+#define ERR_HTSI -128    /* cardfs ended, or answered nonsense: until CT_close */
 
 /* Units for dad and sad; the second and further slots are 2 to 14. */
 #define CT_ICC1 0
@@ -31,7 +31,8 @@ extern "C" {
 /*
  * The results are these codes in 8 bits: where char is unsigned, -1 reads as
  * 255. All functions may be called from any thread; calls for one ctn wait for
- * each other.
+ * each other. Signals end no call. A child of fork(2) has none of its parent's
+ * terminals, each ctn is unknown to it, but may open its own.
  */
 
 /* CT_init waits for a reader that is starting. */
@@ -48,7 +49,8 @@ char CT_data(unsigned short ctn, unsigned char *dad, unsigned char *sad,
 	     unsigned short lenc, unsigned char *command,
 	     unsigned short *lenr, unsigned char *response);
 
-/* CT_close powers the cards off that RESET CT or REQUEST ICC activated. */
+/* CT_close powers the cards off that RESET CT or REQUEST ICC activated, unless
+ * another program holds them. The end of a program without it leaves them on. */
 char CT_close(unsigned short ctn);
 
 #ifdef __cplusplus
