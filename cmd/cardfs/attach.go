@@ -26,9 +26,10 @@ initialised it, and prints the number of its slot, a line a slot.
 
   sim DEVICE           a simulated reader with a card (cardfs help sim): ikey3k, t1,
                        t0 …; keys card=CARD start=DURATION slow=DURATION serial=WORD
-  vpcd IP:PORT         virtual cards of other projects connect there; keys
-                       timeout=DURATION public=yes
-  vpcd unix:PATH       the same over a UNIX socket; keys timeout=DURATION mode=OCTAL
+  vpcd IP:PORT         virtual cards of other projects connect there, 16 at once; keys
+                       timeout=DURATION cards=N public=yes
+  vpcd unix:PATH       the same over a UNIX socket; keys timeout=DURATION
+                       cards=N mode=OCTAL
 
 If the reader fails to start, attach exits 1 with the reason, and the reader stays,
 failed, until it is detached. The same without this command: write the line

@@ -64,7 +64,7 @@ func completeAttach(_ *cobra.Command, args []string, _ string) ([]string, cobra.
 	case args[0] == "vpcd" && len(args) == 1:
 		words = []string{"127.0.0.1:35963", "unix:"}
 	case args[0] == "vpcd":
-		return []string{"timeout=", "mode=", "public="}, noFiles | cobra.ShellCompDirectiveNoSpace
+		return []string{"timeout=", "cards=", "mode=", "public="}, noFiles | cobra.ShellCompDirectiveNoSpace
 	}
 	return words, noFiles
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,6 +28,7 @@ type options struct {
 	address string // as net.Listen takes it
 	mode    fs.FileMode
 	timeout time.Duration
+	cards   int
 }
 
 // String is the address in the form that `attach` takes.
@@ -124,16 +126,7 @@ func (o options) listenUnix(ctx context.Context) (net.Listener, error) {
 	if err := o.removeStale(); err != nil {
 		return nil, err
 	}
-	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
-		// The socket file takes its mode from the socket, less the umask
-		// (Linux, unix_bind): there is no moment at which it is open to more.
-		var err error
-		if cerr := rc.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), uint32(o.mode)) }); cerr != nil {
-			return cerr
-		}
-		return err
-	}}
-	ln, err := lc.Listen(ctx, "unix", o.address)
+	ln, err := o.bind(ctx)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("vpcd: listen at %s: the file is in the way: %w", o, reader.ErrClaimed)
@@ -144,14 +137,43 @@ func (o options) listenUnix(ctx context.Context) (net.Listener, error) {
 	}
 	u := &unixListener{UnixListener: ln.(*net.UnixListener), path: o.address}
 	u.SetUnlinkOnClose(false)
-	if u.file, err = os.Lstat(o.address); err == nil && u.file.Mode().Perm() != o.mode {
-		err = os.Chmod(o.address, o.mode)
+	if u.file, err = os.Lstat(o.address); err == nil && u.file.Mode() != o.mode|fs.ModeSocket {
+		err = fmt.Errorf("they are %v, and not %v; is there a umask? %w", u.file.Mode(), o.mode|fs.ModeSocket, reader.ErrNoPermission)
 	}
 	if err != nil {
+		if u.file != nil && u.file.Mode().Type() != fs.ModeSocket {
+			u.file = nil // not ours to remove
+		}
 		_ = u.Close()
 		return nil, fmt.Errorf("vpcd: permissions of %s: %w", o, err)
 	}
 	return u, nil
+}
+
+// bind makes the socket file. It has its permissions from the beginning and they are
+// never changed by name, since the name may be another file's by then: it takes them
+// from the socket, less the umask (Linux net/unix/af_unix.c, unix_bind). The umask
+// belongs to all threads of a process; so this is done on a thread that gets one of its
+// own, and ends with it.
+func (o options) bind(ctx context.Context) (ln net.Listener, err error) {
+	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
+		var err error
+		if cerr := rc.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), uint32(o.mode)) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and not unlocked
+		if unix.Unshare(unix.CLONE_FS) == nil {
+			unix.Umask(0)
+		} // else the umask may take permissions away, and nothing worse
+		ln, err = lc.Listen(ctx, "unix", o.address)
+	}()
+	<-done
+	return ln, err
 }
 
 // removeStale removes the socket file that a killed daemon left behind, and
@@ -167,6 +189,9 @@ func (o options) removeStale() error {
 	if st.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("vpcd: listen at %s: a file is there that is no socket; move it away: %w", o, reader.ErrInvalid)
 	}
+	if owner := st.Sys().(*syscall.Stat_t).Uid; owner != uint32(os.Geteuid()) {
+		return fmt.Errorf("vpcd: listen at %s: a socket of another user (uid %d) is there; move it away: %w", o, owner, reader.ErrNoPermission)
+	}
 	// A datagram socket cannot connect to a stream socket: the kernel says
 	// EPROTOTYPE if somebody listens, without them seeing a connection, and
 	// ECONNREFUSED if nobody does.
@@ -180,7 +205,10 @@ func (o options) removeStale() error {
 	case !errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("vpcd: is %s in use? %w", o, err)
 	}
-	if err := os.Remove(o.address); err != nil {
+	if now, err := os.Lstat(o.address); err != nil || !os.SameFile(st, now) {
+		return fmt.Errorf("vpcd: listen at %s: somebody else is making a socket there: %w", o, reader.ErrClaimed)
+	}
+	if err := unix.Unlink(o.address); err != nil {
 		return fmt.Errorf("vpcd: remove the stale socket: %w", err)
 	}
 	return nil

@@ -20,6 +20,9 @@ import (
 //	idle --ask--> waiting --answer--> idle
 //	  any state --end: closed, late, talkative, refused--> ended
 //
+// A card that has said nothing for a while is asked by the connection itself; who
+// wants to ask meanwhile waits.
+//
 // One goroutine reads, for as long as the connection lives: so its end is
 // noticed at once, and so is a card that speaks without being asked.
 type conn struct {
@@ -32,10 +35,14 @@ type conn struct {
 	// Used by the asking side only.
 	out     []byte
 	expire  *time.Timer
+	proof   *time.Timer           // runs probe
 	writeFn func(fd uintptr) bool // c.tryWrite, made once
 	wrote   int
 
 	mu       sync.Mutex
+	busy     bool          // somebody asks or tells
+	proven   bool          // it has answered once
+	probing  chan struct{} // not nil while probe asks; closed at its end
 	waiting  bool
 	deadline time.Time
 	answer   []byte
@@ -62,6 +69,8 @@ func newConn(nc net.Conn, timeout time.Duration) *conn {
 	c.writeFn = c.tryWrite
 	c.expire = time.AfterFunc(time.Hour, c.late)
 	c.expire.Stop()
+	c.proof = time.AfterFunc(time.Hour, c.probe)
+	c.proof.Reset(proofTime) // which uses c.proof
 	return c
 }
 
@@ -135,7 +144,8 @@ func (c *conn) received(in *inbox) bool {
 
 // deliver ends the wait. The caller holds mu.
 func (c *conn) deliver(err error) {
-	c.waiting, c.err = false, err
+	c.waiting, c.busy, c.err = false, false, err
+	c.proven = c.proven || err == nil
 	c.wake <- struct{}{}
 }
 
@@ -157,6 +167,7 @@ func (c *conn) end(why error) {
 	}
 	onEnd := c.onEnd
 	c.mu.Unlock()
+	c.proof.Stop()
 	_ = c.net.Close()
 	if errors.Is(why, reader.ErrTimeout) || errors.Is(why, reader.ErrProtocol) {
 		slog.Warn("virtual card disconnected", "driver", "vpcd", "reason", why)
@@ -190,21 +201,48 @@ func (c *conn) late() {
 	}
 }
 
+// probe is the timer's: a connection that has said nothing so far is asked for its
+// ATR, and ends if it is no card.
+func (c *conn) probe() {
+	c.mu.Lock()
+	if c.ended != nil || c.proven {
+		c.mu.Unlock()
+		return
+	}
+	if c.busy { // what somebody asks now proves as much
+		c.proof.Reset(proofTime)
+		c.mu.Unlock()
+		return
+	}
+	c.busy = true
+	c.probing = make(chan struct{})
+	c.start(nil, true)
+	c.mu.Unlock()
+	_, _ = c.exchange(context.Background(), []byte{ctlATR}, nil)
+	c.mu.Lock()
+	close(c.probing)
+	c.probing = nil
+	c.mu.Unlock()
+}
+
 // ask sends one message and appends its answer to dst.
 func (c *conn) ask(ctx context.Context, msg, dst []byte) ([]byte, error) {
 	if err := c.begin(ctx, dst, true); err != nil {
 		return dst, err
 	}
+	return c.exchange(ctx, msg, dst)
+}
+
+// exchange is the rest of ask, after begin.
+func (c *conn) exchange(ctx context.Context, msg, dst []byte) ([]byte, error) {
 	if err := c.send(ctx, msg); err != nil {
 		c.end(err)
 	}
-	var given error
 	select {
 	case <-c.wake:
 	case <-ctx.Done():
 		// The answer may still come, and then would look like the next one's.
-		given = fmt.Errorf("vpcd: card at %s: the exchange was given up: %w", c.peer, ctx.Err())
-		c.end(given)
+		c.end(c.givenUp(ctx))
 		<-c.wake
 	}
 	c.expire.Stop()
@@ -213,10 +251,14 @@ func (c *conn) ask(ctx context.Context, msg, dst []byte) ([]byte, error) {
 	switch {
 	case err == nil:
 		return answer, nil
-	case given != nil:
-		return dst, given
+	case ctx.Err() != nil:
+		return dst, c.givenUp(ctx)
 	}
 	return dst, err
+}
+
+func (c *conn) givenUp(ctx context.Context) error {
+	return fmt.Errorf("vpcd: card at %s: the exchange was given up: %w", c.peer, ctx.Err())
 }
 
 // tell sends a message that has no answer.
@@ -224,30 +266,56 @@ func (c *conn) tell(ctx context.Context, msg ...byte) error {
 	if err := c.begin(ctx, nil, false); err != nil {
 		return err
 	}
-	if err := c.send(ctx, msg); err != nil {
+	err := c.send(ctx, msg)
+	if err != nil {
 		c.end(err)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.away()
 	}
-	return nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy = false
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return c.givenUp(ctx)
+	}
+	return c.away()
 }
 
+// begin waits until the connection may be used.
 func (c *conn) begin(ctx context.Context, dst []byte, answer bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for c.probing != nil {
+		probing := c.probing
+		c.mu.Unlock()
+		select {
+		case <-probing:
+		case <-ctx.Done():
+		}
+		c.mu.Lock()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
 	if c.ended != nil {
 		return c.away()
 	}
+	c.busy = true
+	c.start(dst, answer)
+	return nil
+}
+
+// start sets the state for one message. The caller holds mu.
+func (c *conn) start(dst []byte, answer bool) {
 	c.waiting, c.answer, c.err = answer, dst, nil
 	if answer {
 		c.deadline = time.Now().Add(c.timeout)
 		c.expire.Reset(c.timeout)
 	}
-	return nil
 }
 
 // away is the error of a connection that ended: what happened, and that the

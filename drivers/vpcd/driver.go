@@ -20,7 +20,10 @@
 // A port is one reader with one slot that stands as long as it is attached. A
 // connection is a card in the slot, its end is the removal. While the slot is
 // occupied, each further connection becomes a reader of its own that leaves
-// with its connection.
+// with its connection. A port takes so many cards at once as it was told; further
+// connections are closed. One that has said nothing for a minute is asked for its ATR,
+// as vpcd.c does to see whether a card is there, and closed if it does not answer: so
+// connections that are no cards do not keep the places for ever.
 package vpcd
 
 import (
@@ -28,6 +31,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,6 +44,12 @@ const (
 	defaultTimeout = time.Minute
 	// maxMessage is what two bytes of length can say.
 	maxMessage = 0xFFFF
+	// defaultCards is how many cards a port takes at once. Whoever may connect could
+	// make readers without end.
+	defaultCards = 16
+	// proofTime is how long a connection may be without having said anything before it
+	// is asked for its ATR, whether or not anybody uses it.
+	proofTime = time.Minute
 	// maxATR is TS and 32 more characters (ISO/IEC 7816-3:2006 §8.2.1).
 	maxATR = 33
 )
@@ -78,6 +88,7 @@ func (Driver) Attach(dev reader.Device) (reader.Device, error) {
 // announced. Parameters:
 //
 //	timeout=DURATION  how long a card may take for an answer; 1m by default
+//	cards=N           how many cards there may be at once; 16 by default
 //	mode=OCTAL        permissions of a UNIX socket; 0600 by default
 //	public=yes        allows an address that other machines can reach
 func (Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
@@ -100,7 +111,7 @@ func (Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error
 
 // parseOptions reads the words of `attach vpcd`.
 func parseOptions(address string, params map[string]string) (options, error) {
-	o := options{timeout: defaultTimeout, mode: 0o600}
+	o := options{timeout: defaultTimeout, mode: 0o600, cards: defaultCards}
 	if err := o.parseAddress(address, params["public"]); err != nil {
 		return options{}, err
 	}
@@ -116,6 +127,12 @@ func parseOptions(address string, params map[string]string) (options, error) {
 				return options{}, fmt.Errorf("vpcd: timeout=%s: give a time above zero with its unit, as in timeout=90s: %w", v, reader.ErrInvalid)
 			}
 			o.timeout = d
+		case k == "cards":
+			n, err := strconv.ParseUint(v, 10, 16)
+			if err != nil || n == 0 {
+				return options{}, fmt.Errorf("vpcd: cards=%s: give a number from 1 to 65535: %w", v, reader.ErrInvalid)
+			}
+			o.cards = int(n)
 		case k == "mode" && o.network == "unix":
 			m, err := parseMode(v)
 			if err != nil {
@@ -125,7 +142,7 @@ func parseOptions(address string, params map[string]string) (options, error) {
 		case k == "mode":
 			return options{}, fmt.Errorf("vpcd: mode=%s: only a UNIX socket has permissions: %w", v, reader.ErrInvalid)
 		default:
-			return options{}, fmt.Errorf("vpcd: no parameter %q; there are %s: %w", k, strings.Join([]string{"timeout", "mode", "public"}, ", "), reader.ErrInvalid)
+			return options{}, fmt.Errorf("vpcd: no parameter %q; there are %s: %w", k, strings.Join([]string{"timeout", "cards", "mode", "public"}, ", "), reader.ErrInvalid)
 		}
 	}
 	return o, nil

@@ -3,9 +3,11 @@ package vpcd
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"io"
 	"net"
-	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
@@ -55,43 +57,71 @@ func FuzzInbox(f *testing.F) {
 	})
 }
 
-// A hostile card: whatever it sends after a command, the exchange ends, and an
-// answer is exactly the one message that came.
+// A hostile card: whatever it sends after a command, the exchange ends, an answer is
+// exactly the one message that came, and the error says what was wrong.
 func FuzzCard(f *testing.F) {
 	f.Add([]byte("\x00\x02\x90\x00"), true)
 	f.Add([]byte("\x00\x02\x90\x00"), false)
 	f.Add([]byte("\x00\x02\x90\x00\x00"), true)
 	f.Add([]byte("\x00\x01\x90"), true)
 	f.Add([]byte("\x00\x00"), true)
+	f.Add([]byte("\x00"), false)
+	f.Add([]byte(""), true)
 	f.Add([]byte("\xFF\xFFxxxx"), true)
+	f.Add([]byte("\xFF\xFFxxxx"), false)
+	f.Add(append([]byte("\xFF\xFF"), make([]byte, 0xFFFF)...), true)
 	f.Fuzz(func(t *testing.T, stream []byte, closes bool) {
-		p, _ := attach(t, "unix:"+filepath.Join(t.TempDir(), "s"), map[string]string{"timeout": "20ms"})
-		s := p.Slots()[0]
-		nc := dial(t, p)
-		until(t, s, reader.Present)
-		go func() {
-			_ = play(nc, "> 00 01 01; > 00 01 04; < 00 02 3B 00; > 00 04 00 00 00 01")
-			_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
-			_, _ = nc.Write(stream)
-			if closes {
-				_ = nc.(*net.UnixConn).CloseWrite()
-			}
-		}()
-		if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
-			t.Skip(err) // a slow machine
-		}
-		got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 01")}, nil)
-		if err != nil {
-			return
-		}
-		want := appendFrame(nil, got)
-		if !bytes.HasPrefix(stream, want) || len(got) < 2 {
-			t.Fatalf("answer % X to a card that sent % X", got, stream)
-		}
-		if _, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 02")}, nil); err == nil {
-			t.Fatalf("the card that sent % X once answered twice", stream)
-		}
+		synctest.Test(t, func(t *testing.T) { hostile(t, stream, closes) })
 	})
+}
+
+func hostile(t *testing.T, stream []byte, closes bool) {
+	s, nc := piped(t, time.Second)
+	go func() {
+		_ = play(nc, "> 00 01 01; > 00 01 04; < 00 02 3B 00; > 00 04 00 00 00 01")
+		_, _ = nc.Write(stream)
+		if closes {
+			_ = nc.Close()
+		}
+		_, _ = io.Copy(io.Discard, nc)
+	}()
+	if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+		t.Fatal(err)
+	}
+	// What the protocol says of the stream.
+	silent := reader.ErrTimeout
+	if closes {
+		silent = reader.ErrNoCard
+	}
+	var answer []byte
+	want := silent
+	if len(stream) >= header {
+		switch n := int(binary.BigEndian.Uint16(stream)); {
+		case len(stream) < header+n:
+		case len(stream) > header+n, n < 2:
+			want = reader.ErrProtocol
+		default:
+			want, answer = nil, stream[header:]
+		}
+	}
+	got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 01")}, []byte("kept "))
+	if !errors.Is(err, want) || want == nil && err != nil {
+		t.Fatalf("%d bytes % X…: %v, want %v", len(stream), stream[:min(len(stream), 8)], err, want)
+	}
+	if got, ok := bytes.CutPrefix(got, []byte("kept ")); !ok || !bytes.Equal(got, answer) {
+		t.Fatalf("answer of %d bytes, want %d", len(got), len(answer))
+	}
+	// No byte of it is the answer to the next command.
+	if len(stream) == header && want == reader.ErrProtocol || len(stream) == header+1 && want == reader.ErrProtocol && stream[1] == 1 {
+		want = nil // an answer without SW1 SW2 is whole: the connection stays
+	}
+	next := reader.ErrNoCard
+	if want == nil && !closes {
+		next = reader.ErrTimeout
+	}
+	if _, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 02")}, nil); !errors.Is(err, next) {
+		t.Fatalf("the next command: %v, want %v", err, next)
+	}
 }
 
 // FuzzOptions: whatever `attach` is given, loopback stays the default.

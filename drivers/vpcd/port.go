@@ -27,6 +27,7 @@ type port struct {
 
 	mu     sync.Mutex
 	closed bool
+	full   bool          // a connection was closed for want of a place since there was one
 	conns  map[*conn]int // 1 is in the slot, the guests count from 2
 }
 
@@ -122,13 +123,19 @@ func (p *port) accept() {
 
 // add gives a new connection its place: the standing slot, or a reader of its own.
 func (p *port) add(nc net.Conn) {
-	c := newConn(nc, p.opts.timeout)
 	p.mu.Lock()
-	if p.closed {
+	if p.closed || len(p.conns) >= p.opts.cards {
+		told := p.closed || p.full
+		p.full = true
 		p.mu.Unlock()
+		if !told {
+			slog.Warn("vpcd: connections are closed, as all places are taken", "address", p.opts.String(), "cards", p.opts.cards)
+		}
 		_ = nc.Close()
 		return
 	}
+	p.full = false
+	c := newConn(nc, p.opts.timeout)
 	p.conns[c] = 1
 	p.wg.Add(1)
 	p.mu.Unlock()

@@ -184,7 +184,7 @@ func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]b
 		// One byte would be taken for "power off" and the like.
 		return dst, fmt.Errorf("vpcd: a command of %d bytes, shorter than its header of 4: %w", len(t.Out), reader.ErrInvalid)
 	case len(t.Out) > maxMessage:
-		return dst, fmt.Errorf("vpcd: a command of %d bytes; the vpcd protocol ends at %d: %w", len(t.Out), maxMessage, reader.ErrInvalid)
+		return dst, fmt.Errorf("vpcd: a command of %d bytes; the vpcd protocol ends at %d: %w", len(t.Out), maxMessage, reader.ErrUnsupported)
 	}
 	start := len(dst)
 	answer, err := c.ask(ctx, t.Out, dst)

@@ -336,7 +336,7 @@ func TestSwapIsSeen(t *testing.T) {
 // "several at once": further cards are readers of their own that leave with
 // their connection, and the standing slot takes the next when it is free.
 func TestSeveral(t *testing.T) {
-	p, h := attach(t, "127.0.0.1:0", nil)
+	p, h := attach(t, "127.0.0.1:0", map[string]string{"cards": "22"})
 	s := p.Slots()[0]
 	removeFirst := card(t, p)
 	until(t, s, reader.Present)
@@ -406,8 +406,19 @@ func TestLongest(t *testing.T) {
 	if err != nil || !bytes.Equal(got, append(cmd, 0x90, 0x00)) {
 		t.Errorf("%d bytes, %v; want %d bytes", len(got), err, maxMessage)
 	}
-	if _, err := s.Exchange(t.Context(), reader.Transfer{Out: make([]byte, maxMessage+1)}, nil); !errors.Is(err, reader.ErrInvalid) {
-		t.Errorf("a command that no length can announce: %v, want ErrInvalid", err)
+	if _, err := s.Exchange(t.Context(), reader.Transfer{Out: make([]byte, maxMessage+1)}, nil); !errors.Is(err, reader.ErrUnsupported) || errors.Is(err, reader.ErrInvalid) {
+		t.Errorf("a command that no length can announce: %v, want ErrUnsupported", err)
+	}
+	// "A command that is well formed but too long for the way says EOPNOTSUPP, nothing
+	// sent": Nc 65,535, extended, with and without Le.
+	for _, le := range []int{0, 2} {
+		cmd := append([]byte{0, 0xD6, 0, 0, 0, 0xFF, 0xFF}, make([]byte, 65535+le)...)
+		if _, err := s.Exchange(t.Context(), reader.Transfer{Out: cmd}, nil); !errors.Is(err, reader.ErrUnsupported) || errors.Is(err, reader.ErrInvalid) {
+			t.Errorf("%d bytes: %v, want ErrUnsupported", len(cmd), err)
+		}
+	}
+	if got := exchange(t, s, "00 84 00 00"); got != "00 84 00 00 90 00" {
+		t.Errorf("the next command: %s", got) // and nothing was sent before it
 	}
 }
 

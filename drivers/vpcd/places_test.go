@@ -1,0 +1,552 @@
+package vpcd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// piped is a slot with a card at the other end of a pipe, in a bubble of synctest.
+func piped(t *testing.T, timeout time.Duration) (*slot, net.Conn) {
+	here, there := net.Pipe()
+	s := newSlot(false)
+	c := newConn(here, timeout)
+	s.offer(c)
+	go c.read()
+	t.Cleanup(func() {
+		c.end(errors.New("the test is over"))
+		there.Close()
+		<-c.done
+	})
+	return s, there
+}
+
+// pipes is a listener whose connections the test makes, and whose errors.
+type pipes struct {
+	conns chan net.Conn
+	errs  chan error
+	once  sync.Once
+	over  chan struct{}
+}
+
+func newPipes() *pipes {
+	return &pipes{conns: make(chan net.Conn), errs: make(chan error, 100), over: make(chan struct{})}
+}
+
+func (l *pipes) Accept() (net.Conn, error) {
+	select {
+	case err := <-l.errs:
+		return nil, err
+	default:
+	}
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case err := <-l.errs:
+		return nil, err
+	case <-l.over:
+		return nil, net.ErrClosed
+	}
+}
+func (l *pipes) Close() error   { l.once.Do(func() { close(l.over) }); return nil }
+func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
+
+func (l *pipes) dial() net.Conn {
+	here, there := net.Pipe()
+	l.conns <- here
+	return there
+}
+
+// opened is a port on pipes.
+func opened(t *testing.T, o options) (*port, *pipes, *host) {
+	l := newPipes()
+	h := &host{t: t, seen: make(chan reader.Device, 64)}
+	o.network, o.address = "unix", "pipes"
+	p := newPort(reader.Device{Driver: "vpcd", Host: h}, o, l)
+	t.Cleanup(func() { _ = p.Close() })
+	return p, l, h
+}
+
+func (p *port) connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
+}
+
+// ended reports whether a connection is closed.
+func ended(nc net.Conn) bool {
+	_ = nc.SetReadDeadline(time.Now().Add(time.Millisecond))
+	_, err := nc.Read(make([]byte, 1))
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe)
+}
+
+func logged(t *testing.T) *bytes.Buffer {
+	var b bytes.Buffer
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&b, nil)))
+	t.Cleanup(func() { slog.SetDefault(old) })
+	return &b
+}
+
+// "cards=N  how many cards there may be at once": the rest is closed at once, and a
+// place that is left is free again.
+func TestCards(t *testing.T) {
+	for _, cards := range []int{1, 3, 16} {
+		log := logged(t)
+		synctest.Test(t, func(t *testing.T) {
+			p, l, h := opened(t, options{cards: cards, timeout: time.Minute})
+			var held []net.Conn
+			for range cards {
+				held = append(held, l.dial())
+			}
+			for range 1000 {
+				if nc := l.dial(); !ended(nc) {
+					t.Fatal("a connection too many is open")
+				}
+			}
+			synctest.Wait()
+			if len(h.seen) != cards-1 || p.connections() != cards {
+				t.Errorf("%d readers announced, %d connections, want %d cards", len(h.seen), p.connections(), cards)
+			}
+			for _, nc := range held {
+				if ended(nc) {
+					t.Error("a card was disconnected")
+				}
+			}
+			held[cards-1].Close()
+			synctest.Wait()
+			again := l.dial()
+			if ended(again) {
+				t.Error("a place that was left is not free")
+			}
+			if !ended(l.dial()) {
+				t.Error("a connection too many is open")
+			}
+			again.Close()
+			for _, nc := range held {
+				nc.Close()
+			}
+		})
+		if n := strings.Count(log.String(), "all places are taken"); n != 2 {
+			t.Errorf("%d cards: said %d times, want once each time that they are", cards, n)
+		}
+	}
+}
+
+// On a real socket, with the default.
+func TestFlood(t *testing.T) {
+	p, h := attach(t, "unix:"+filepath.Join(t.TempDir(), "s"), nil)
+	const all, places = 100, 16
+	ends := make(chan error, all)
+	for range all {
+		nc := dial(t, p)
+		go func() {
+			_, err := nc.Read(make([]byte, 1))
+			ends <- err
+		}()
+	}
+	for range all - places {
+		if err := await(t, ends, "end of a connection too many"); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+			t.Error(err)
+		}
+	}
+	for range places - 1 {
+		await(t, h.seen, "announcement")
+	}
+	n := p.connections()
+	if n != places || len(h.seen) != 0 {
+		t.Errorf("%d connections, want %d; %d readers too many", n, places, len(h.seen))
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	for range places {
+		await(t, ends, "end of a card with its port")
+	}
+}
+
+// A connection that never says anything is asked for its ATR after a minute, and closed
+// when it does not answer; one that answers is a card, and is not asked again.
+func TestSilentConnection(t *testing.T) {
+	for _, answers := range []bool{false, true} {
+		for _, reads := range []bool{false, true} {
+			if answers && !reads {
+				continue
+			}
+			synctest.Test(t, func(t *testing.T) {
+				p, l, h := opened(t, options{cards: 2, timeout: 10 * time.Second})
+				start := time.Now()
+				asked := make(chan time.Duration, 100)
+				end := make(chan time.Duration, 2)
+				for range 2 { // in the standing slot, and as a reader of its own
+					nc := l.dial()
+					if !reads {
+						continue
+					}
+					go func() {
+						for {
+							m, err := next(nc)
+							if err != nil {
+								end <- time.Since(start)
+								return
+							}
+							if !bytes.Equal(m, []byte{ctlATR}) {
+								t.Errorf("asked % X", m)
+							}
+							asked <- time.Since(start)
+							if answers {
+								_, _ = nc.Write(appendFrame(nil, atr))
+							}
+						}
+					}()
+				}
+				synctest.Wait()
+				time.Sleep(proofTime - time.Second)
+				if p.connections() != 2 || len(asked) != 0 {
+					t.Errorf("%d connections, asked %d times, before the time", p.connections(), len(asked))
+				}
+				time.Sleep(2 * time.Second)
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if want := map[bool]int{true: 2}[answers]; p.connections() != want {
+					t.Errorf("answers %v: %d connections, want %d", answers, p.connections(), want)
+				}
+				if reads && (len(asked) != 2 || <-asked != proofTime || <-asked != proofTime) {
+					t.Error("they were not asked once, at their time")
+				}
+				if reads && !answers && <-end != proofTime+10*time.Second {
+					t.Error("it was not disconnected at its time")
+				}
+				if st, _ := p.slot.Status(t.Context()); (st == reader.Present) != answers {
+					t.Errorf("answers %v: state %d", answers, st)
+				}
+				if len(h.seen) != 1 {
+					t.Errorf("%d announced", len(h.seen))
+				}
+				_ = p.Close()
+			})
+		}
+	}
+}
+
+// A card that is in use at that time is not asked in between, and whoever wants to ask
+// while it is asked waits.
+func TestAskedInBetween(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, nc := piped(t, 10*time.Minute)
+		wire := make(chan error, 1)
+		go func() { wire <- play(nc, "> 00 01 01; > 00 01 04") }()
+		go func() {
+			<-wire
+			time.Sleep(5 * time.Minute)
+			_, _ = nc.Write(unhex("00 02 3B 00"))
+		}()
+		if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		go func() { wire <- play(nc, "> 00 04 00 00 00 01; < 00 02 90 00") }()
+		if got := exchange(t, s, "00 00 00 01"); got != "90 00" {
+			t.Errorf("answer %s", got)
+		}
+		if err := <-wire; err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s, nc := piped(t, 10*time.Minute)
+		go func() {
+			time.Sleep(proofTime - time.Second)
+			_ = play(nc, "> 00 01 04")
+			time.Sleep(time.Minute)
+			_ = play(nc, "< 00 02 3B 00; > 00 01 01; > 00 01 04; < 00 02 3B 01")
+		}()
+		time.Sleep(proofTime + time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.PowerOn(ctx, reader.Cold); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("whoever waits may leave: %v", err)
+		}
+		got, err := s.PowerOn(t.Context(), reader.Cold)
+		if err != nil || !bytes.Equal(got, unhex("3B 01")) {
+			t.Errorf("% X, %v", got, err)
+		}
+	})
+}
+
+// A timer that fired while its answer came runs during the next exchange, and ends
+// nothing; the same at its own time does.
+func TestOldTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, nc := piped(t, time.Second)
+		c := s.card
+		go func() { _ = play(nc, "> 00 01 01; > 00 01 04; < 00 02 3B 00; > 00 04 00 00 00 01") }()
+		if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+			t.Fatal(err)
+		}
+		c.late() // nobody waits
+		answer := make(chan error, 1)
+		go func() {
+			_, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 01")}, nil)
+			answer <- err
+		}()
+		synctest.Wait()
+		c.late()
+		time.Sleep(time.Second - time.Nanosecond)
+		c.late()
+		synctest.Wait()
+		if _, err := nc.Write(unhex("00 02 90 00")); err != nil {
+			t.Errorf("the connection ended: %v", err)
+		}
+		if err := <-answer; err != nil {
+			t.Error(err)
+		}
+		// And at its time it ends.
+		start := time.Now()
+		go func() { _ = play(nc, "> 00 04 00 00 00 02") }()
+		_, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 02")}, nil)
+		if took := time.Since(start); !errors.Is(err, reader.ErrTimeout) || took != time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+	})
+}
+
+// A command that the socket takes in pieces arrives whole.
+func TestPartialWrite(t *testing.T) {
+	p, _ := attach(t, "unix:"+filepath.Join(t.TempDir(), "s"), nil)
+	s := p.Slots()[0]
+	nc := dial(t, p)
+	until(t, s, reader.Present)
+	c, _, err := p.slot.get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4096) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := make([]byte, maxMessage)
+	for i := range cmd {
+		cmd[i] = byte(i ^ i>>8)
+	}
+	got := make(chan []byte, 1)
+	go func() {
+		_ = play(nc, "> 00 01 01; > 00 01 04; < 00 02 3B 00")
+		for c.unsent() { // so that the first write cannot take all
+			time.Sleep(time.Millisecond)
+		}
+		m, _ := next(nc)
+		got <- m
+		_, _ = nc.Write(unhex("00 02 90 00"))
+	}()
+	if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := s.Exchange(t.Context(), reader.Transfer{Out: cmd}, nil); err != nil || !bytes.Equal(a, unhex("90 00")) {
+		t.Errorf("% X, %v", a, err)
+	}
+	if m := await(t, got, "command"); !bytes.Equal(m, cmd) {
+		t.Errorf("the command arrived as %d bytes that differ", len(m))
+	}
+}
+
+// unsent reports that the long command has not been begun.
+func (c *conn) unsent() bool {
+	var n int
+	_ = c.raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) })
+	return n == 0
+}
+
+// When the card that waited takes its place somebody is told, or nobody would look
+// again.
+func TestNextIsNotified(t *testing.T) {
+	s := newSlot(false)
+	var conns [2]net.Conn
+	for i := range conns {
+		here, there := net.Pipe()
+		conns[i] = there
+		c := newConn(here, time.Minute)
+		if i == 1 {
+			s.card.end(errors.New("it left"))
+		}
+		if !s.offer(c) {
+			t.Fatal("there is no place")
+		}
+		t.Cleanup(func() { c.end(errors.New("the test is over")); there.Close() })
+	}
+	taken := func() bool {
+		select {
+		case <-s.Changes():
+			return true
+		default:
+			return false
+		}
+	}
+	if !taken() {
+		t.Error("nobody is told of the exchange")
+	}
+	for i, want := range []reader.Status{reader.Absent, reader.Present, reader.Present} {
+		if st, err := s.Status(t.Context()); st != want || err != nil {
+			t.Errorf("look %d: state %d, %v, want %d", i, st, err, want)
+		}
+		if got := taken(); got != (i == 0) {
+			t.Errorf("look %d: another is asked for: %v", i, got)
+		}
+	}
+	// A third has no place while the second is there, nor while one waits.
+	here, there := net.Pipe()
+	defer there.Close()
+	third := newConn(here, time.Minute)
+	defer third.end(errors.New("the test is over"))
+	if s.offer(third) {
+		t.Error("the slot is occupied")
+	}
+}
+
+// The next in line may leave before its turn.
+func TestNextLeaves(t *testing.T) {
+	p, _ := attach(t, "127.0.0.1:0", nil)
+	s := p.Slots()[0]
+	first := dial(t, p)
+	until(t, s, reader.Present)
+	c, _, _ := p.slot.get()
+	first.Close()
+	await(t, c.done, "end of the first")
+	second := dial(t, p)
+	for p.occupied() == nil {
+		await(t, p.slot.changes, "the second")
+	}
+	c = p.occupied()
+	second.Close()
+	await(t, c.done, "end of the second")
+	until(t, s, reader.Absent)
+	if st, _ := s.Status(t.Context()); st != reader.Absent {
+		t.Errorf("state %d", st)
+	}
+	card(t, p)
+	until(t, s, reader.Present)
+}
+
+// The power that one card was given is not the next one's.
+func TestPowerOfAnother(t *testing.T) {
+	p, _ := attach(t, "127.0.0.1:0", nil)
+	s := p.Slots()[0]
+	remove := card(t, p)
+	until(t, s, reader.Present)
+	powerOn(t, s)
+	old, _, _ := p.slot.get()
+	remove()
+	until(t, s, reader.Absent)
+	card(t, p)
+	until(t, s, reader.Present)
+	p.slot.setPowered(old, true) // its answer comes late
+	if st, _ := s.Status(t.Context()); st != reader.Present {
+		t.Errorf("state %d, want present without power", st)
+	}
+	powerOn(t, s)
+	p.slot.setPowered(old, false)
+	if st, _ := s.Status(t.Context()); st != reader.Powered {
+		t.Errorf("state %d, want powered", st)
+	}
+	if err := s.PowerOff(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if st, _ := s.Status(t.Context()); st != reader.Present {
+		t.Errorf("state %d, want present without power", st)
+	}
+}
+
+// accept(2): EMFILE and a connection that ended before it was taken pass; the pauses
+// grow to a second and begin anew. Other errors end the port, and all its cards.
+func TestAccept(t *testing.T) {
+	_ = logged(t)
+	synctest.Test(t, func(t *testing.T) {
+		p, l, h := opened(t, options{cards: 4, timeout: time.Minute})
+		passing := func(n int) time.Duration {
+			start := time.Now()
+			for range n {
+				l.errs <- &net.OpError{Op: "accept", Err: syscall.EMFILE}
+			}
+			l.dial()
+			return time.Since(start)
+		}
+		l.dial()
+		synctest.Wait()
+		// 5, 10, 20 ms …; the accept under way takes the connection or the first error.
+		if took := passing(3); took != 35*time.Millisecond {
+			t.Errorf("3 errors took %v", took)
+		}
+		if took := passing(10); took != (5+10+20+40+80+160+320+640)*time.Millisecond+2*time.Second {
+			t.Errorf("10 errors took %v", took)
+		}
+		synctest.Wait()
+		d := <-h.seen
+		r, err := Driver{}.Open(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.errs <- &net.OpError{Op: "accept", Err: syscall.EINVAL}
+		<-p.Gone()
+		<-r.Gone()
+		for what, s := range map[string]reader.Slot{"port": p.Slots()[0], "guest": r.Slots()[0]} {
+			if _, err := s.PowerOn(t.Context(), reader.Cold); !errors.Is(err, reader.ErrGone) {
+				t.Errorf("%s: %v, want ErrGone", what, err)
+			}
+		}
+	})
+	// Detached during a pause.
+	synctest.Test(t, func(t *testing.T) {
+		p, l, _ := opened(t, options{cards: 4, timeout: time.Minute})
+		for range 20 {
+			l.errs <- &net.OpError{Op: "accept", Err: syscall.EMFILE}
+		}
+		time.Sleep(5 * time.Second)
+		start := time.Now()
+		if err := p.Close(); err != nil || time.Since(start) != 0 {
+			t.Errorf("close: %v after %v", err, time.Since(start))
+		}
+	})
+}
+
+// The names of readers count from 2 and take the lowest number that is free.
+func TestGuestNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, l, h := opened(t, options{cards: 16, timeout: time.Minute})
+		var all []net.Conn
+		for i := range 5 {
+			all = append(all, l.dial())
+			synctest.Wait()
+			if i > 0 {
+				d := <-h.seen
+				if want := fmt.Sprintf("unix:pipes+%d", i+1); d.Address != want || d.Port != want[5:] || d.Slots != 1 || d.Bus != "unix" || d.Host != reader.Host(h) {
+					t.Errorf("announced %+v, want %s", d, want)
+				}
+			}
+		}
+		all[3].Close()
+		all[1].Close()
+		synctest.Wait()
+		for _, want := range []string{"unix:pipes+2", "unix:pipes+4", "unix:pipes+6"} {
+			l.dial()
+			synctest.Wait()
+			if d := <-h.seen; d.Address != want {
+				t.Errorf("announced %s, want %s", d.Address, want)
+			}
+		}
+	})
+}
