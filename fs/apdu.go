@@ -34,7 +34,7 @@ func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 	a := &apduFile{file: f}
 	a.opening = newOpening(ctx, f, a, flags)
 	a.flocked = flocked{a}
-	a.channel = newChannel(a, f, flags, a.end)
+	a.channel = newChannel(a, f, &a.opening, flags, a.end)
 	if !a.writable {
 		return a, nil
 	}
@@ -45,11 +45,15 @@ func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 
 // check leaves bytes to the caller: old commands with a Lc of 00 and pseudo-APDUs
 // are no C-APDUs, and go to the card as they are where the way can carry them.
-func (a *apduFile) check(command []byte) error {
+func (a *apduFile) check(command []byte) (int, error) {
 	if len(command) < 4 {
-		return fmt.Errorf("a command has at least 4 bytes, CLA INS P1 P2; here are %d: %w", len(command), reader.ErrInvalid)
+		return 0, fmt.Errorf("a command has at least 4 bytes, CLA INS P1 P2; here are %d: %w", len(command), reader.ErrInvalid)
 	}
-	return nil
+	c, err := iso7816.ParseCommand(command)
+	if err != nil {
+		return shortAnswer, nil
+	}
+	return c.Ne + 2, nil
 }
 
 func (a *apduFile) checkText(command []byte) error {

@@ -40,17 +40,17 @@ func openControl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, err
 	c := &controlFile{file: f}
 	c.opening = newOpening(ctx, f, c, flags)
 	c.flocked = flocked{byOwner{&f.locks, c}}
-	c.channel = newChannel(c, f, flags, c.unlock)
+	c.channel = newChannel(c, f, &c.opening, flags, c.unlock)
 	return c, ready(ctx, f.bay, c.by)
 }
 
 const controlCode = 4 // bytes
 
-func (c *controlFile) check(command []byte) error {
+func (c *controlFile) check(command []byte) (int, error) {
 	if len(command) < controlCode {
-		return fmt.Errorf("control: a code of four bytes must come first, here are %d: %w", len(command), reader.ErrInvalid)
+		return 0, fmt.Errorf("control: a code of four bytes must come first, here are %d: %w", len(command), reader.ErrInvalid)
 	}
-	return nil
+	return shortAnswer, nil
 }
 
 func (c *controlFile) exchange(ctx context.Context, command, dst []byte) ([]byte, error) {

@@ -39,7 +39,7 @@ func openCTBCS(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	c.opening = newOpening(ctx, f, c, flags)
 	c.terminal = ctapi.New(f.bay, c.by)
 	c.flocked = flocked{byOwner{&f.locks, c}}
-	c.channel = newChannel(c, f, flags, c.end)
+	c.channel = newChannel(c, f, &c.opening, flags, c.end)
 	return c, ready(ctx, f.bay, c.by)
 }
 
@@ -57,11 +57,11 @@ func (c *ctbcsFile) Ioctl(ctx context.Context, cmd uint32, arg uint64, input, ou
 	return n, errno
 }
 
-func (c *ctbcsFile) check(command []byte) error {
+func (c *ctbcsFile) check(command []byte) (int, error) {
 	if c.addressed.Load() {
-		return ctapi.CheckData(command)
+		return shortAnswer, ctapi.CheckData(command)
 	}
-	return ctapi.Check(command)
+	return shortAnswer, ctapi.Check(command)
 }
 
 func (c *ctbcsFile) exchange(ctx context.Context, command, dst []byte) ([]byte, error) {

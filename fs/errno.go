@@ -28,6 +28,7 @@ var errnos = []struct {
 	{reader.ErrTimeout, syscall.ETIMEDOUT},
 	{reader.ErrProtocol, syscall.EPROTO},
 	{reader.ErrMute, syscall.EIO},
+	{errNoRoom, syscall.ENOBUFS},
 }
 
 // toErrno maps err; what it does not know is EIO, and `status` has the words.

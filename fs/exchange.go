@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -20,14 +19,18 @@ const maxAnswers = 64
 // piece is the size of the WRITEs into which the kernel cuts a longer write(2).
 const piece = 128 << 10
 
-// maxOrphans is how many commands may be under way in one file whose opens
-// were closed before the answer: `echo 00A40000 >apdu` without a read.
-const maxOrphans = 256
+// shortAnswer is the room that most answers need at most: 256 bytes and SW1 SW2.
+const shortAnswer = 256 + 2
+
+// leftBehind is what an open costs that was closed with commands under way, besides them:
+// its handle and a goroutine.
+const leftBehind = 4096
 
 // exchanger is what stands behind an exchange file.
 type exchanger interface {
-	// check tells whether command can be sent, before anything is.
-	check(command []byte) error
+	// check tells whether command can be sent, before anything is, and how long the
+	// answer may be.
+	check(command []byte) (answer int, err error)
 	// exchange sends it and appends the answer to dst. ctx ends only what
 	// comes before the sending, with reader.ErrInterrupted.
 	exchange(ctx context.Context, command, dst []byte) ([]byte, error)
@@ -51,31 +54,58 @@ type channel struct {
 	append   bool // O_APPEND: the offset of a write means nothing
 	readable bool
 	writable bool
-	orphans  *atomic.Int32 // of the file
-	onIdle   func()        // after Release, once nothing is under way any more
+	share    *share // of the slot's room
+	pass     *reader.Pass
+	onIdle   func() // after Release, once nothing is under way any more
 
 	mu      sync.Mutex
 	binary  bool
-	line    []byte   // a line whose newline has not come yet
-	refused bool     // the rest of a line, of which a piece was refused, is still to come
-	queue   [][]byte // commands not begun
-	busy    bool     // send or an ioctl has the exchanger
-	sending bool     // send has taken a command off the queue
-	answers []answer // had and not yet in out
+	line    []byte    // a line whose newline has not come yet
+	refused bool      // the rest of a line, of which a piece was refused, is still to come
+	queue   []command // commands not begun
+	busy    bool      // send or an ioctl has the exchanger
+	sending bool      // send has taken a command off the queue
+	answers []answer  // had and not yet in out, or not all of it
 	out     stream
+	held    int           // bytes of line, commands with the room for their answers, and answers
+	kept    int           // bytes of out, where they count
 	changed chan struct{} // non-nil while somebody waits: closed at the next change
 	closed  bool
 }
 
-type answer struct {
+type command struct {
 	data []byte
-	err  error
+	room int // for the answer
 }
 
-func newChannel(to exchanger, f *file, flags uint32, onIdle func()) *channel {
+func (c command) size() int { return len(c.data) + c.room }
+
+type answer struct {
+	data []byte // what is not in out yet
+	err  error
+	size int // of all data
+}
+
+// take takes n bytes of the channel's room and its user's. c.mu is held.
+func (c *channel) take(n int) bool {
+	if n > 0 && (c.held+n > channelRoom || !c.share.take(n)) {
+		return false
+	}
+	c.held += n
+	if n < 0 {
+		c.share.give(-n)
+	}
+	return true
+}
+
+// give gives n bytes back. c.mu is held.
+func (c *channel) give(n int) { c.take(-n) }
+
+func newChannel(to exchanger, f *file, o *opening, flags uint32, onIdle func()) *channel {
 	mode := flags & syscall.O_ACCMODE
 	return &channel{
-		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, gone: f.bay.Done(), orphans: &f.orphans, onIdle: onIdle,
+		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, gone: f.bay.Done(),
+		share: f.mount.rooms.of(f.bay).share(o.uid), pass: o.by.Pass, onIdle: onIdle,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
 		readable: mode != syscall.O_WRONLY,
@@ -134,16 +164,15 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 	if c.left() {
 		return 0, syscall.ENODEV
 	}
-	if c.orphans.Load() >= maxOrphans {
-		return 0, syscall.ENOBUFS
-	}
-	var commands [][]byte
+	var commands []command
 	var rest []byte
 	if c.binary {
-		commands = [][]byte{bytes.Clone(data)}
-		if err := c.to.check(data); err != nil {
+		room, err := c.to.check(data)
+		if err != nil {
 			return 0, toErrno(err)
 		}
+		commands = []command{{data, room}}
+		rest = c.line
 	} else {
 		var err error
 		if commands, rest, err = c.parse(data); err != nil {
@@ -153,12 +182,23 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 			cut := len(data) >= piece && data[len(data)-1] != '\n'
 			more := bytes.IndexByte(data, '\n') < 0
 			c.refused = cut || more && (c.refused || len(c.line)+len(data) > maxLine)
+			c.give(cap(c.line))
 			c.line = nil
 			return 0, toErrno(err)
 		}
 	}
 	if c.unread()+len(commands) > maxAnswers {
 		return 0, syscall.ENOBUFS
+	}
+	n := cap(rest) - cap(c.line)
+	for _, command := range commands {
+		n += command.size()
+	}
+	if !c.take(n) {
+		return 0, syscall.ENOBUFS
+	}
+	if c.binary {
+		commands[0].data = bytes.Clone(data)
 	}
 	if c.append {
 		c.out.move(off + int64(len(data)))
@@ -174,7 +214,7 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 
 // parse cuts what came so far into commands and the start of another line. It
 // changes nothing but what lies behind c.line in its array.
-func (c *channel) parse(data []byte) (commands [][]byte, rest []byte, err error) {
+func (c *channel) parse(data []byte) (commands []command, rest []byte, err error) {
 	first := c.line
 	if c.refused {
 		return nil, nil, reader.ErrInvalid
@@ -200,27 +240,35 @@ func (c *channel) parse(data []byte) (commands [][]byte, rest []byte, err error)
 		if err != nil {
 			return nil, nil, err
 		}
-		if len(command) > 0 {
+		if len(command.data) > 0 {
+			if len(commands) > maxAnswers { // too many already; the rest is only checked
+				command.data = nil
+				commands = commands[:maxAnswers]
+			}
 			commands = append(commands, command)
 		}
 		data = after
 	}
 }
 
-func (c *channel) parseLine(line []byte) ([]byte, error) {
-	command, err := parseHex(make([]byte, 0, (len(line)+1)/2), line)
-	if err == nil && len(command) > 0 {
-		err = c.to.check(command)
-		if t, ok := c.to.(textChecker); ok && err == nil {
-			err = t.checkText(command)
-		}
+func (c *channel) parseLine(line []byte) (command, error) {
+	data, err := parseHex(make([]byte, 0, (len(line)+1)/2), line)
+	if err != nil || len(data) == 0 {
+		return command{}, err
 	}
-	return command, err
+	if cap(data) > 2*len(data)+64 { // blanks and comments take no memory
+		data = bytes.Clone(data)
+	}
+	room, err := c.to.check(data)
+	if t, ok := c.to.(textChecker); ok && err == nil {
+		err = t.checkText(data)
+	}
+	return command{data, room}, err
 }
 
 // submit queues commands and tells whether nobody is there to send them: then the caller
 // has to call send, which may take as long as the card does. c.mu is held.
-func (c *channel) submit(commands ...[]byte) (send bool) {
+func (c *channel) submit(commands ...command) (send bool) {
 	c.queue = append(c.queue, commands...)
 	send = !c.busy && len(c.queue) > 0
 	c.busy = c.busy || send
@@ -245,18 +293,26 @@ var errPanic = errors.New("internal error; the log has more")
 func (c *channel) send() {
 	c.mu.Lock()
 	for len(c.queue) > 0 {
-		command := c.queue[0]
+		next := c.queue[0]
+		c.queue[0] = command{}
 		c.queue = c.queue[1:]
 		c.sending = true
 		c.mu.Unlock()
-		data, err := c.exchange(context.Background(), command, nil)
+		data, err := c.exchange(context.Background(), next.data, nil)
 		c.mu.Lock()
 		c.sending = false
 		if c.closed {
-			c.orphans.Add(-1)
+			c.give(next.size())
 			continue
 		}
-		c.answers = append(c.answers, answer{data, err})
+		if err != nil {
+			data = nil
+		}
+		if !c.take(len(data) - next.size()) {
+			c.give(next.size())
+			data, err = nil, errNoRoom
+		}
+		c.answers = append(c.answers, answer{data, err, len(data)})
 		c.touch()
 	}
 	c.queue = nil
@@ -268,7 +324,17 @@ func (c *channel) send() {
 func (c *channel) finish() {
 	c.busy = false
 	c.touch()
-	if c.closed && c.onIdle != nil {
+	if c.closed {
+		c.share.give(leftBehind)
+		c.end()
+	}
+}
+
+// end is the last thing of a channel that was closed: nothing is under way. c.mu is held.
+func (c *channel) end() {
+	c.give(c.held)
+	c.share.close()
+	if c.onIdle != nil {
 		c.onIdle()
 	}
 }
@@ -278,14 +344,14 @@ func (c *channel) finish() {
 func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.out.seek(off) {
+	if len(dest) == 0 || !c.out.seek(off) {
 		return fuse.ReadResultData(nil), 0
 	}
 	for c.out.ready() == 0 {
 		switch {
 		case len(c.answers) > 0:
 			if err := c.answers[0].err; err != nil {
-				c.answers = c.answers[1:]
+				c.drop()
 				return nil, toErrno(err)
 			}
 			c.fill(len(dest))
@@ -298,11 +364,16 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 		case len(c.line) > 0:
 			// The line that no newline ended counts now.
 			command, err := c.parseLine(c.line)
+			if err == nil && !c.take(command.size()-cap(c.line)) {
+				return nil, syscall.ENOBUFS // it stays
+			} else if err != nil {
+				c.give(cap(c.line))
+			}
 			c.line = nil
 			if err != nil {
 				return nil, toErrno(err)
 			}
-			if len(command) > 0 && c.submit(command) {
+			if len(command.data) > 0 && c.submit(command) {
 				go c.send()
 			}
 		case c.left():
@@ -311,27 +382,67 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 			return fuse.ReadResultData(nil), 0
 		}
 	}
-	return fuse.ReadResultData(c.out.read(dest)), 0
+	data := c.out.read(dest)
+	c.keep()
+	return fuse.ReadResultData(data), 0
+}
+
+// smallStream is how much of its last read each open may keep.
+const smallStream = 4096
+
+// keep has what the stream keeps of a long read counted, or the stream forget it: a step
+// back into it then gives nothing again. It takes no room that others need for commands.
+// c.mu is held.
+func (c *channel) keep() {
+	n := cap(c.out.buf)
+	if n <= smallStream {
+		n = 0
+	}
+	if n > c.kept && !c.share.takeSpare(n-c.kept) {
+		c.out.forget()
+		n = 0
+	}
+	if n < c.kept {
+		c.share.give(c.kept - n)
+	}
+	c.kept = n
 }
 
 // fill moves answers to the stream: in text as many as fit a read, in binary
-// one, as each read gives one.
+// one, as each read gives one. Of a long one it moves what fits.
 func (c *channel) fill(size int) {
 	c.out.grow()
-	for len(c.answers) > 0 && c.answers[0].err == nil {
-		a := c.answers[0]
-		c.answers[0] = answer{}
-		c.answers = c.answers[1:]
-		if c.binary {
-			c.out.buf = append(c.out.buf, a.data...)
-			break
+	for len(c.answers) > 0 && c.answers[0].err == nil && c.out.ready() < size {
+		a := &c.answers[0]
+		n := size - c.out.ready()
+		if !c.binary {
+			n = (n + 2) / 3 // digits, digits, blank
 		}
-		c.out.buf = appendHex(c.out.buf, a.data)
-		if c.out.ready() >= size {
+		n = min(n, len(a.data))
+		whole := n == len(a.data)
+		if c.binary {
+			c.out.buf = append(c.out.buf, a.data[:n]...)
+		} else {
+			c.out.buf = appendHex(c.out.buf, a.data[:n])
+			if !whole {
+				c.out.buf[len(c.out.buf)-1] = ' '
+			}
+		}
+		a.data = a.data[n:]
+		if whole {
+			c.drop()
+		}
+		if c.binary {
 			break
 		}
 	}
-	if len(c.answers) == 0 {
+}
+
+// drop forgets the first answer. c.mu is held.
+func (c *channel) drop() {
+	c.give(c.answers[0].size)
+	c.answers[0] = answer{}
+	if c.answers = c.answers[1:]; len(c.answers) == 0 {
 		c.answers = nil
 	}
 }
@@ -384,7 +495,8 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 		return 0, syscall.EINVAL
 	}
 	command := input[exchangeHeader : exchangeHeader+int(n)]
-	if err := c.to.check(command); err != nil {
+	room, err := c.to.check(command)
+	if err != nil {
 		return 0, toErrno(err)
 	}
 
@@ -400,7 +512,8 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 			return 0, toErrno(err)
 		}
 	}
-	if c.unread() >= maxAnswers { // this one may not fit and have to wait, too
+	// This answer, too, may not fit and have to wait.
+	if c.unread() >= maxAnswers || room > len(output)-exchangeHeader && c.held+room > channelRoom {
 		c.mu.Unlock()
 		return 0, syscall.ENOBUFS
 	}
@@ -414,10 +527,14 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fits := len(data) <= cap(dst)
-	if err == nil && !fits {
+	if err == nil && !fits && !c.closed { // closed: who asked was killed
 		// The command is done: its answer waits for read(2).
-		c.answers = append(c.answers, answer{data: data})
-		c.touch()
+		if c.take(len(data)) {
+			c.answers = append(c.answers, answer{data, nil, len(data)})
+			c.touch()
+		} else {
+			err = errNoRoom
+		}
 	}
 	if len(c.queue) > 0 {
 		go c.send()
@@ -443,10 +560,18 @@ func (c *channel) Release(ctx context.Context) syscall.Errno {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	c.answers = nil
-	c.orphans.Add(int32(c.unread()))
-	if !c.busy && c.onIdle != nil {
-		c.onIdle()
+	for len(c.answers) > 0 {
+		c.drop()
+	}
+	c.give(cap(c.line))
+	c.line = nil
+	c.out = stream{}
+	c.keep()
+	if c.busy {
+		c.share.force(leftBehind)
+		c.pass.Leave(c.share.left)
+	} else {
+		c.end()
 	}
 	return 0
 }

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -18,16 +17,17 @@ import (
 // fakeCard answers each command with itself and 9000. A command FF… is refused
 // by check.
 type fakeCard struct {
-	mu   sync.Mutex
-	sent []string
-	do   func(ctx context.Context, command, dst []byte) ([]byte, error)
+	answer int // what check says of its length
+	mu     sync.Mutex
+	sent   []string
+	do     func(ctx context.Context, command, dst []byte) ([]byte, error)
 }
 
-func (f *fakeCard) check(command []byte) error {
+func (f *fakeCard) check(command []byte) (int, error) {
 	if len(command) < 4 || command[0] == 0xFF {
-		return fmt.Errorf("no C-APDU: %w", reader.ErrInvalid)
+		return 0, fmt.Errorf("no C-APDU: %w", reader.ErrInvalid)
 	}
-	return nil
+	return f.answer, nil
 }
 
 func (f *fakeCard) exchange(ctx context.Context, command, dst []byte) ([]byte, error) {
@@ -52,17 +52,23 @@ func (f *fakeCard) commands() string {
 type client struct {
 	t testing.TB
 	*channel
-	card    *fakeCard
-	off     int64
-	orphans *atomic.Int32
-	idle    int
+	card *fakeCard
+	off  int64
+	room *room
+	idle int
 }
 
 func open(t testing.TB, card *fakeCard, flags uint32) *client {
-	c := &client{t: t, card: card, orphans: new(atomic.Int32)}
+	return openIn(t, new(room), 1000, card, flags)
+}
+
+// openIn is an open of one of several users, of one slot.
+func openIn(t testing.TB, r *room, uid uint32, card *fakeCard, flags uint32) *client {
+	c := &client{t: t, card: card, room: r}
 	mode := flags & syscall.O_ACCMODE
 	c.channel = &channel{
-		to: card, later: func(c *channel) { go c.send() }, panicked: func(any) {}, gone: make(chan struct{}), orphans: c.orphans, onIdle: func() { c.idle++ },
+		to: card, later: func(c *channel) { go c.send() }, panicked: func(any) {}, gone: make(chan struct{}), onIdle: func() { c.idle++ },
+		share: r.share(uid), pass: new(reader.Pass),
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
 		readable: mode != syscall.O_WRONLY,
@@ -359,49 +365,45 @@ func TestErrorsInOrder(t *testing.T) {
 	})
 }
 
-// What was written reaches the card even if the open is closed before the
-// answer; who flooded a file so is stopped, for a while. onIdle comes once, when
-// nothing is under way any more.
-func TestOrphans(t *testing.T) {
+// What was written reaches the card even if the open is closed before the answer. onIdle
+// comes once, when nothing is under way any more.
+func TestLeftBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
 		card := &fakeCard{do: func(_ context.Context, command, dst []byte) ([]byte, error) {
 			<-goOn
 			return append(dst, 0x90, 0x00), nil
 		}}
-		orphans := new(atomic.Int32)
+		r := new(room)
 		var opens []*client
-		another := func() *client {
-			c := open(t, card, syscall.O_WRONLY)
-			c.channel.orphans = orphans
-			opens = append(opens, c)
-			return c
-		}
 		for range 4 {
-			c := another()
+			c := openIn(t, r, 1000, card, syscall.O_WRONLY)
+			opens = append(opens, c)
 			c.mustWrite(strings.Repeat("00A40000\n", 64) + "00B0")
 			c.Release(bg)
 			if c.idle != 0 {
 				t.Error("idle with commands under way")
 			}
 		}
-		c := another()
-		if errno := c.write("00A40000\n"); errno != syscall.ENOBUFS {
-			t.Errorf("with %d orphans: %v", orphans.Load(), errno)
+		if n := r.used.Load(); n < 4*64*4 || n > 4*(leftBehind+64*300) {
+			t.Errorf("commands left behind count as %d bytes", n)
 		}
 		close(goOn)
 		synctest.Wait()
-		if n := orphans.Load(); n != 0 || len(card.sent) != 4*64 {
-			t.Errorf("%d orphans are left, %d commands were sent", n, len(card.sent))
+		if len(card.sent) != 4*64 {
+			t.Errorf("%d commands were sent", len(card.sent))
 		}
+		c := openIn(t, r, 1000, card, syscall.O_WRONLY)
 		c.mustWrite("00A40000\n")
 		synctest.Wait()
+		opens = append(opens, c)
 		c.Release(bg)
 		for i, c := range opens {
 			if c.idle != 1 {
 				t.Errorf("open %d was idle %d times", i, c.idle)
 			}
 		}
+		wantEmpty(t, r)
 	})
 }
 

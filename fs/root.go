@@ -29,6 +29,7 @@ type mount struct {
 	openTimeout time.Duration
 	started     time.Time
 	escape      func(uid uint32) bool
+	rooms       rooms
 	leaving     context.Context // ended: no new opens, streams end
 }
 
@@ -134,6 +135,7 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 // directory that is in use it would keep the files, which have long timeouts,
 // and with them our nodes and the bay: they are told first.
 func (r *root) forget(b *reader.Bay) {
+	r.mount.rooms.forget(b)
 	name := strconv.Itoa(b.Number())
 	if dir := r.GetChild(name); dir != nil {
 		if d, ok := dir.Operations().(*slotDir); ok && d.bay == b {

@@ -2,7 +2,6 @@ package fs
 
 import (
 	"context"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -99,11 +98,10 @@ var (
 // file is the node of one file; what an open does is in its handle.
 type file struct {
 	fs.Inode
-	mount   *mount
-	bay     *reader.Bay // nil at the top
-	spec    *spec
-	locks   advisory
-	orphans atomic.Int32
+	mount *mount
+	bay   *reader.Bay // nil at the top
+	spec  *spec
+	locks advisory
 }
 
 var (

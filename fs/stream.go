@@ -54,11 +54,21 @@ func (s *stream) read(dest []byte) []byte {
 	return dest[:n]
 }
 
+// forget keeps only what was not read.
+func (s *stream) forget() {
+	s.buf = append([]byte(nil), s.buf[s.next:]...)
+	s.last, s.next = 0, 0
+}
+
 // grow makes room at the end: what comes before the last read is forgotten.
 func (s *stream) grow() {
 	if s.last > 0 {
-		n := copy(s.buf, s.buf[s.last:])
-		s.buf = s.buf[:n]
+		rest := s.buf[s.last:]
+		if cap(s.buf) > smallStream && cap(s.buf) > 4*len(rest) {
+			s.buf = append([]byte(nil), rest...)
+		} else {
+			s.buf = s.buf[:copy(s.buf, rest)]
+		}
 		s.next -= s.last
 		s.last = 0
 	}

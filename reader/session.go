@@ -139,7 +139,7 @@ func (s *Session) Transmit(ctx context.Context, capdu, dst []byte) ([]byte, erro
 // not nil, while the card is still what it was when the session began.
 func (b *Bay) use(ctx context.Context, by Caller, s *Session, do func(*link) ([]byte, error)) ([]byte, error) {
 	for {
-		if err := b.acquire(ctx); err != nil {
+		if err := b.acquireAs(ctx, by); err != nil {
 			return nil, err
 		}
 		b.mu.Lock()

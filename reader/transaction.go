@@ -3,6 +3,7 @@ package reader
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 // transaction is the exclusive right to a slot, as flock(2) gives it.
@@ -20,6 +21,35 @@ type transaction struct {
 type Pass struct {
 	mu       sync.Mutex // a leaf
 	verdicts map[*Bay]verdict
+	left     atomic.Pointer[Queue]
+}
+
+// Queue is where commands wait for each other that opens left behind when they were
+// closed: all that one user left behind are one among those who wait for a slot's turn.
+type Queue chan struct{}
+
+// NewQueue returns an empty queue.
+func NewQueue() Queue { return make(Queue, 1) }
+
+// Leave says that the open was closed: what it still has to send waits in q.
+func (p *Pass) Leave(q Queue) { p.left.Store(&q) }
+
+// acquireAs is acquire for by.
+func (b *Bay) acquireAs(ctx context.Context, by Caller) error {
+	if by.Pass == nil {
+		return b.acquire(ctx)
+	}
+	if q := by.Pass.left.Load(); q != nil {
+		select {
+		case *q <- struct{}{}:
+			defer func() { <-*q }()
+		case <-b.ctx.Done():
+			return ErrGone
+		case <-b.manager.leaving.Done():
+			return ErrGone
+		}
+	}
+	return b.acquire(ctx)
 }
 
 type verdict struct {
@@ -125,7 +155,7 @@ func (b *Bay) Unlock(owner any) {
 // enter is acquire for by, of whom it is then known whether the transaction admits it.
 func (b *Bay) enter(ctx context.Context, by Caller) error {
 	for {
-		if err := b.acquire(ctx); err != nil {
+		if err := b.acquireAs(ctx, by); err != nil {
 			return err
 		}
 		b.mu.Lock()

@@ -1,0 +1,471 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// wantEmpty says that all was given back.
+func wantEmpty(t *testing.T, r *room) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := r.used.Load(); n != 0 || len(r.shares) != 0 {
+		t.Errorf("%d bytes are not given back, %d users have a share", n, len(r.shares))
+		for uid, s := range r.shares {
+			t.Errorf("user %d: %d bytes, %d opens", uid, s.used.Load(), s.opens)
+		}
+	}
+}
+
+// "A slot 8 MiB for each user and 64 MiB in all."
+func TestShares(t *testing.T) {
+	r := new(room)
+	s := r.share(1)
+	if again := r.share(1); again != s || r.share(2) == s {
+		t.Error("a user has one share")
+	}
+	for _, tt := range []struct {
+		n  int
+		ok bool
+	}{{userRoom + 1, false}, {userRoom, true}, {1, false}, {0, true}, {-1, true}, {1, true}, {1, false}} {
+		if tt.n < 0 {
+			s.give(-tt.n)
+		} else if s.take(tt.n) != tt.ok {
+			t.Errorf("%d bytes, with %d taken: %v", tt.n, s.used.Load(), !tt.ok)
+		}
+	}
+	var all []*share
+	for uid := range uint32(slotRoom/userRoom - 1) {
+		other := r.share(10 + uid)
+		all = append(all, other)
+		if !other.take(userRoom) {
+			t.Fatalf("user %d has no room", uid)
+		}
+	}
+	last := r.share(100)
+	if last.take(1) || last.used.Load() != 0 || r.used.Load() != slotRoom {
+		t.Errorf("more than the slot's room: %d", r.used.Load())
+	}
+	s.give(1)
+	if !last.take(1) || last.take(1) {
+		t.Error("the last byte")
+	}
+	// What can be done without takes at most half.
+	for _, other := range all {
+		other.give(userRoom)
+	}
+	if all[0].takeSpare(userRoom/2+1) || !all[0].takeSpare(userRoom/2) || all[0].takeSpare(1) || !all[0].take(userRoom/2) {
+		t.Error("spare room")
+	}
+	all[0].give(userRoom)
+	last.give(1)
+	s.give(userRoom - 1)
+	for _, s := range append(all, last, s, s, r.shares[2]) {
+		s.close()
+	}
+	wantEmpty(t, r)
+}
+
+// "A channel holds at most ... 1 MiB of commands and answers": to the byte, for commands,
+// for the room of answers to come, for answers, and for a line that is still coming.
+func TestChannelRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		card := &fakeCard{answer: 60 << 10}
+		card.do = func(_ context.Context, command, dst []byte) ([]byte, error) {
+			<-goOn
+			return append(dst, make([]byte, card.answer)...), nil
+		}
+		c := open(t, card, rdwr)
+		long := "00EE0000" + strings.Repeat("5A", 4<<10-4) + "\n"
+		for range 16 {
+			c.mustWrite(long)
+		}
+		if c.held != channelRoom || c.share.used.Load() != channelRoom {
+			t.Fatalf("%d bytes are held, %d of the user's", c.held, c.share.used.Load())
+		}
+		for _, more := range []string{"00A40000\n", "0"} {
+			if errno := c.write(more); errno != syscall.ENOBUFS {
+				t.Errorf("past 1 MiB: %v", errno)
+			}
+		}
+		if _, errno := c.Ioctl(bg, iocBinary, 0, nil, nil); errno != 0 {
+			t.Fatal(errno)
+		}
+		if errno := c.write("\x00\xa4\x00\x00"); errno != syscall.ENOBUFS {
+			t.Errorf("past 1 MiB, in binary: %v", errno)
+		}
+		close(goOn)
+		synctest.Wait()
+		if want := 16 * card.answer; c.held != want {
+			t.Errorf("%d bytes are held of %d of answers", c.held, want)
+		}
+		card.answer = 2
+		c.mustWrite("\x00\xa4\x00\x00") // the room of the commands is free again
+		for range 17 {
+			for got, want := 0, map[bool]int{true: 60 << 10, false: 2}[len(c.answers) > 1]; got < want; {
+				s, errno := c.read(50_000)
+				if errno != 0 || s == "" {
+					t.Fatalf("%d bytes, %v", got, errno)
+				}
+				got += len(s)
+			}
+			synctest.Wait()
+		}
+		c.wantRead("")
+		if c.held != 0 || c.kept > 256<<10 || c.share.used.Load() != int64(c.kept) {
+			t.Errorf("%d bytes are held and %d kept, %d of the user's, of nothing", c.held, c.kept, c.share.used.Load())
+		}
+		c.Release(bg)
+		wantEmpty(t, c.room)
+	})
+}
+
+// An answer longer than its command let expect has no room of its own: it gets it if
+// there is any, and is an error else. Nothing grows beyond the bounds.
+func TestAnswersLongerThanExpected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		card := &fakeCard{answer: 2}
+		card.do = func(_ context.Context, command, dst []byte) ([]byte, error) {
+			return append(dst, make([]byte, 65538)...), nil
+		}
+		c := open(t, card, rdwr)
+		c.mustWrite(strings.Repeat("00A40000\n", maxAnswers))
+		synctest.Wait()
+		if c.held > channelRoom {
+			t.Errorf("%d bytes are held", c.held)
+		}
+		whole, refused := 0, 0
+		for len(c.answers) > 0 || c.out.ready() > 0 {
+			s, errno := c.read(1 << 17)
+			whole += strings.Count(s, "\n")
+			if errno == syscall.ENOBUFS {
+				refused++
+			} else if errno != 0 {
+				t.Fatal(errno)
+			}
+		}
+		if whole != 15 || refused != maxAnswers-15 {
+			t.Errorf("%d answers, %d errors", whole, refused)
+		}
+		// By ioctl, where they do not fit.
+		card.do = func(_ context.Context, command, dst []byte) ([]byte, error) {
+			return append(dst, make([]byte, 65538)...), nil
+		}
+		done := 0
+		for range maxAnswers {
+			in, out := ioctlBuffers("00A40000", 8)
+			n, errno := c.Ioctl(bg, exchangeRequest(8), 0, in, out)
+			if errno == 0 && n == 65538 {
+				done++
+			} else if errno != syscall.ENOBUFS {
+				t.Fatal(n, errno)
+			}
+		}
+		if done != 15 || c.held > channelRoom {
+			t.Errorf("%d answers wait, %d bytes", done, c.held)
+		}
+		// One that says how long it will be is not sent.
+		card.answer = 65538
+		sent := len(card.sent)
+		in, out := ioctlBuffers("00A40000", 8)
+		if _, errno := c.Ioctl(bg, exchangeRequest(8), 0, in, out); errno != syscall.ENOBUFS || len(card.sent) != sent {
+			t.Errorf("%v, %d sent", errno, len(card.sent)-sent)
+		}
+		c.Release(bg)
+		wantEmpty(t, c.room)
+	})
+}
+
+// "So that nobody ... locks others out by commands left behind": one user's do not count
+// to another.
+func TestOneUserFillsTheSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		card := &fakeCard{answer: 258, do: func(_ context.Context, command, dst []byte) ([]byte, error) {
+			<-goOn
+			return append(dst, 0x90, 0x00), nil
+		}}
+		r := new(room)
+		opens, errno := 0, syscall.Errno(0)
+		for errno == 0 {
+			c := openIn(t, r, 1000, card, rdwr)
+			errno = c.write(strings.Repeat("00A40000\n", maxAnswers))
+			c.Release(bg)
+			if opens++; opens > 10_000 {
+				t.Fatal("one user may leave any number of commands behind")
+			}
+		}
+		if errno != syscall.ENOBUFS || opens < 100 || r.used.Load() > userRoom+leftBehind {
+			t.Errorf("%d opens, then %v, with %d bytes", opens, errno, r.used.Load())
+		}
+		// A single command each: what an open itself costs counts.
+		opens, errno = 0, 0
+		for errno == 0 {
+			c := openIn(t, r, 1001, card, rdwr)
+			errno = c.write("00A40000\n")
+			c.Release(bg)
+			if opens++; opens > 10_000 {
+				t.Fatal("one user may leave any number of opens behind")
+			}
+		}
+		other := openIn(t, r, 1002, card, rdwr)
+		other.mustWrite(strings.Repeat("00A40000\n", maxAnswers))
+		close(goOn)
+		synctest.Wait()
+		c := openIn(t, r, 1000, card, rdwr)
+		c.mustWrite("00A40000\n")
+		synctest.Wait()
+		c.wantRead("90 00\n")
+		c.Release(bg)
+		other.Release(bg)
+		wantEmpty(t, r)
+	})
+}
+
+// "So that nobody makes the daemon grow": 60 opens × 64 long commands behind a flock.
+func TestMemoryBehindALock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		card := &fakeCard{answer: 65538, do: func(_ context.Context, command, dst []byte) ([]byte, error) {
+			<-goOn
+			return append(dst, make([]byte, 65538)...), nil
+		}}
+		heap := func() uint64 {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		line := "00EE0000 00FFFF" + strings.Repeat(" 5a", 65535) + " 0000\n"
+		before := heap()
+		r := new(room)
+		var opens []*client
+		taken := 0
+		for range 60 {
+			c := openIn(t, r, 1000, card, rdwr)
+			opens = append(opens, c)
+			for refused, i := 0, 0; i < 64 && refused < 3; i++ {
+				for rest := line; len(rest) > 0; {
+					n := min(len(rest), piece)
+					if c.write(rest[:n]) != 0 {
+						refused++
+						break
+					}
+					if rest = rest[n:]; rest == "" {
+						taken++
+					}
+				}
+			}
+		}
+		if grown := int64(heap() - before); grown > 2*userRoom {
+			t.Errorf("%d commands taken: the daemon grew by %d MiB", taken, grown>>20)
+		}
+		close(goOn)
+		synctest.Wait()
+		if grown := int64(heap() - before); grown > 2*userRoom {
+			t.Errorf("%d answers: the daemon grew by %d MiB", taken, grown>>20)
+		}
+		if taken < 40 {
+			t.Errorf("only %d commands were taken", taken)
+		}
+		// Half-read answers, and what a read keeps to be stepped back into.
+		for _, c := range opens {
+			c.read(piece)
+		}
+		if grown := int64(heap() - before); grown > 2*userRoom+60*2*smallStream || r.used.Load() > userRoom {
+			t.Errorf("half-read: the daemon grew by %d MiB, %d count", grown>>20, r.used.Load())
+		}
+		for _, c := range opens {
+			c.Release(bg)
+		}
+		wantEmpty(t, r)
+	})
+}
+
+// What a long read keeps is given up where the room is needed, and a write is never
+// refused because of it.
+func TestKeptReadsDoNotRefuseWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := new(room)
+		card := &fakeCard{answer: 65538, do: func(_ context.Context, command, dst []byte) ([]byte, error) {
+			return append(dst, make([]byte, 65538)...), nil
+		}}
+		var opens []*client
+		for i := range 200 {
+			c := openIn(t, r, 1000, card, rdwr)
+			opens = append(opens, c)
+			c.mustWrite("00A40000\n")
+			got := 0
+			for got < 3*65538 {
+				s, errno := c.read(piece)
+				if errno != 0 || s == "" {
+					t.Fatalf("open %d: %d bytes, %v", i, got, errno)
+				}
+				got += len(s)
+			}
+			c.wantRead("")
+		}
+		if n := r.used.Load(); n == 0 || n > userRoom/2 {
+			t.Errorf("%d bytes are kept", n)
+		}
+		// A short one gives back what a long one kept.
+		kept := r.used.Load()
+		card.answer = 2
+		card.do = nil
+		for _, c := range opens {
+			c.mustWrite("00A40000\n00A40000\n")
+			synctest.Wait()
+			c.read(100)
+			c.read(100)
+			c.mustWrite("00A40000\n")
+			synctest.Wait()
+			c.read(100)
+		}
+		if n := r.used.Load(); n >= kept/4 {
+			t.Errorf("%d bytes are kept of short answers, %d of long ones", n, kept)
+		}
+		for _, c := range opens {
+			c.Release(bg)
+		}
+		wantEmpty(t, r)
+	})
+}
+
+// "Bytes are given back in every path": anything may happen, in any order.
+func TestRoomIsGivenBack(t *testing.T) {
+	for seed := range uint64(10) {
+		synctest.Test(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 9))
+			r := new(room)
+			card := &fakeCard{answer: 300}
+			var mu sync.Mutex
+			number := func(n int) int {
+				mu.Lock()
+				defer mu.Unlock()
+				return rnd.IntN(n)
+			}
+			card.do = func(ctx context.Context, command, dst []byte) ([]byte, error) {
+				time.Sleep(time.Duration(number(3)) * time.Millisecond)
+				switch number(8) {
+				case 0:
+					return nil, reader.ErrTimeout
+				case 1:
+					return append(dst, 1, 2, 3), reader.ErrGone
+				case 2:
+					panic("somewhere below")
+				case 3:
+					return append(dst, make([]byte, number(70_000))...), nil
+				case 4:
+					return nil, nil
+				}
+				return append(dst, 0x90, 0), nil
+			}
+			var wg sync.WaitGroup
+			for user := range uint32(3) {
+				for range 4 {
+					c := openIn(t, r, user, card, rdwr)
+					wg.Go(func() {
+						for range number(60) {
+							switch number(9) {
+							case 0:
+								c.write("zz\n")
+							case 1:
+								c.write("00A4" + strings.Repeat(" ", number(9000)))
+							case 2:
+								c.write("0000\n")
+							case 3:
+								c.write(strings.Repeat("00A40000\n", number(80)))
+							case 4:
+								in, out := ioctlBuffers("00A40000", 8+number(100))
+								c.Ioctl(bg, exchangeRequest(len(in)), 0, in, out)
+							case 5:
+								if number(5) == 0 {
+									c.Ioctl(bg, iocBinary, 0, nil, nil)
+								}
+							case 6:
+								c.readAt(bg, 1+number(1000), int64(number(100)))
+							default:
+								ctx, cancel := context.WithTimeout(bg, time.Millisecond)
+								c.readAt(ctx, 1+number(100_000), 0)
+								cancel()
+							}
+							if n := c.share.used.Load(); n < 0 || n > userRoom+leftBehind {
+								t.Errorf("%d bytes are in use", n)
+							}
+						}
+						c.Release(bg)
+					})
+				}
+			}
+			wg.Wait()
+			time.Sleep(time.Hour) // what was left behind is done
+			wantEmpty(t, r)
+		})
+	}
+}
+
+// Half of a long answer at a time, in whatever pieces: the same bytes.
+func TestLongAnswersInPieces(t *testing.T) {
+	for _, binary := range []bool{false, true} {
+		for _, size := range []int{1, 2, 3, 4, 5, 100, 4096, 4097, piece} {
+			synctest.Test(t, func(t *testing.T) {
+				want := make([]byte, 3000+size)
+				for i := range want {
+					want[i] = byte(i * 7)
+				}
+				c := open(t, &fakeCard{answer: len(want), do: func(_ context.Context, command, dst []byte) ([]byte, error) {
+					return append(dst, want...), nil
+				}}, rdwr)
+				text := string(appendHex(nil, want))
+				command := "00A40000\n"
+				if binary {
+					c.Ioctl(bg, iocBinary, 0, nil, nil)
+					text, command = string(want), "\x00\xa4\x00\x00"
+				}
+				c.mustWrite(command)
+				c.mustWrite(command)
+				synctest.Wait()
+				got := ""
+				for {
+					s, errno := c.read(size)
+					if errno != 0 || len(s) > size {
+						t.Fatalf("%d bytes, %v", len(s), errno)
+					}
+					if s == "" {
+						break
+					}
+					got += s
+				}
+				if got != text+text {
+					t.Errorf("binary %v, reads of %d: %d bytes, not as sent", binary, size, len(got))
+				}
+				if s, errno := c.readAt(bg, 0, c.off); s != "" || errno != 0 {
+					t.Errorf("a read of nothing: %q, %v", s, errno)
+				}
+			})
+		}
+	}
+}
+
+// An ENOBUFS is an errno of a read, too: it takes the place of an answer.
+func TestErrNoRoom(t *testing.T) {
+	if got := toErrno(fmt.Errorf("slot 0: %w", errNoRoom)); got != syscall.ENOBUFS {
+		t.Error(got)
+	}
+	if errors.Is(errNoRoom, reader.ErrInvalid) {
+		t.Error("it is no fault of the command")
+	}
+}
