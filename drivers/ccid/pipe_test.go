@@ -1,0 +1,592 @@
+package ccid
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// odd is a reader whose bulk endpoints do what the hooks say.
+type odd struct {
+	chaos
+	out    func(p []byte) (int, error)
+	in     func(p []byte, timeout time.Duration) (int, error)
+	clears int
+	resets int
+}
+
+func (o *odd) OpenUSB(context.Context, uint8) (usb.Conn, error) { return o, nil }
+
+func (o *odd) ClearHalt(context.Context, uint8) error {
+	o.clears++
+	return nil
+}
+
+func (o *odd) Reset(context.Context) error {
+	o.resets++
+	return nil
+}
+
+func (o *odd) Out(ctx context.Context, ep uint8, p []byte, zlp bool, d time.Duration) (int, error) {
+	o.last = append(o.last[:0], p...)
+	if o.out != nil {
+		return o.out(p)
+	}
+	return len(p), nil
+}
+
+func (o *odd) In(ctx context.Context, ep uint8, p []byte, d time.Duration) (int, error) {
+	if o.in != nil {
+		return o.in(p, d)
+	}
+	return copy(p, o.answer()), nil
+}
+
+// answer is the right one to the last message.
+func (o *odd) answer(data ...byte) []byte {
+	return append([]byte{answerOf(o.last[0]), byte(len(data)), 0, 0, 0, o.last[5], o.last[6], 0, 0, 0}, data...)
+}
+
+func oddReader(t *testing.T, cfg Config) (*odd, *slot) {
+	t.Helper()
+	cfg.NoInterrupt = true
+	o := &odd{chaos: chaos{desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}}
+	r, err := Driver{}.Open(ctx, reader.Device{Link: o})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return o, r.(*ifd).functions[0].own[0]
+}
+
+// A message that went out in part is no command: nobody waits for its answer as long
+// as for one, and the error says so.
+func TestShortWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, s := oddReader(t, TPDUReader())
+		o.out = func(p []byte) (int, error) {
+			if p[0] == cmdXfrBlock {
+				return len(p) - 1, nil
+			}
+			return len(p), nil
+		}
+		start := time.Now()
+		_, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
+		if !errors.Is(err, reader.ErrProtocol) || !strings.Contains(err.Error(), "10 bytes of 11") || time.Since(start) > 0 {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
+}
+
+// A reader that stalls for ever ends the command soon, at whatever speed it stalls.
+func TestStallsWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, s := oddReader(t, TPDUReader())
+		o.in = func([]byte, time.Duration) (int, error) { return 0, usb.ErrStall }
+		_, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
+		if !errors.Is(err, reader.ErrGone) { // nothing helps
+			t.Error(err)
+		}
+		// Five for the command; 33 for each of three attempts to bring it back, and two.
+		if o.clears > 5+3*33+2 || o.resets != 1 {
+			t.Errorf("%d halts ended, %d resets", o.clears, o.resets)
+		}
+	})
+}
+
+// A reader that sends empty packets, or babbles, for ever likewise.
+func TestNoiseWithoutEnd(t *testing.T) {
+	for name, err := range map[string]error{"empty": nil, "overflow": usb.ErrOverflow, "reset": usb.ErrReset} {
+		synctest.Test(t, func(t *testing.T) {
+			o, s := oddReader(t, TPDUReader())
+			reads := 0
+			o.in = func([]byte, time.Duration) (int, error) { reads++; return 0, err }
+			_, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
+			if !errors.Is(err, reader.ErrGone) || reads > 4*(8*noiseLimit+1) {
+				t.Errorf("%s: %v after %d reads", name, err, reads)
+			}
+		})
+	}
+}
+
+// The number of messages that are read over in one command: as many as noiseLimit.
+func TestNoiseIsReadOver(t *testing.T) {
+	for _, n := range []int{0, 1, noiseLimit, noiseLimit + 1} {
+		synctest.Test(t, func(t *testing.T) {
+			o, s := oddReader(t, TPDUReader())
+			left := 0
+			o.out = func(p []byte) (int, error) {
+				if left = 0; p[0] == cmdXfrBlock {
+					left = n
+				}
+				return len(p), nil
+			}
+			o.in = func(p []byte, _ time.Duration) (int, error) {
+				if left > 0 {
+					left--
+					return 0, nil
+				}
+				return copy(p, o.answer(0x90, 0)), nil
+			}
+			rx, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
+			if n <= noiseLimit {
+				check(t, rx, err, []byte{0x90, 0}, nil)
+			} else {
+				check(t, rx, err, nil, reader.ErrProtocol)
+			}
+		})
+	}
+}
+
+// A message that another lane read and handed over counts although the turn to read
+// comes free at the same moment: whoever takes the turn looks into the box first, or
+// waits for a message that came already.
+func TestMessageHandedOverWithTheTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := TwoSlotReader()
+		o, s := oddReader(t, cfg)
+		o.in = func([]byte, time.Duration) (int, error) {
+			t.Error("reads on, though the message is there")
+			return 0, usb.ErrTimeout
+		}
+		l := s.lane
+		for range 20 { // receive chooses at random
+			seq, err := l.begin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			msg := []byte{0x80, 2, 0, 0, 0, l.slot, seq, 0, 0, 0, 0x90, 0}
+			if a, err := parseAnswer(msg); err != nil || !l.pipe.deliver(&a, msg) {
+				t.Fatal("not delivered")
+			}
+			a, err := l.receive(ctx, seq, time.Now().Add(time.Second), false)
+			check(t, a.data, err, []byte{0x90, 0}, nil)
+			l.end()
+		}
+		// One that came for the command before is not the next one's.
+		seq, _ := l.begin()
+		a := answer{slot: l.slot, seq: seq}
+		l.pipe.deliver(&a, []byte{1, 2, 3})
+		l.end()
+		seq, _ = l.begin()
+		o.in = func(p []byte, _ time.Duration) (int, error) {
+			return copy(p, []byte{0x81, 0, 0, 0, 0, l.slot, seq, 0, 0, 0}), nil
+		}
+		if a, err := l.receive(ctx, seq, time.Now().Add(time.Second), false); err != nil || a.kind != 0x81 {
+			t.Errorf("%+v, %v", a, err)
+		}
+		l.end()
+		if a := (answer{slot: 9}); l.pipe.deliver(&a, nil) {
+			t.Error("delivered to a slot that is not there")
+		}
+	})
+}
+
+// CCID 1.1 §6.1.4: a response ends with bChainParameter 00 or 02, however often "not
+// yet" (10) comes before, as long as something comes between; 65,538 bytes are the
+// longest R-APDU.
+func TestLongResponses(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		parts func(n int) (param byte, size int) // of the nth answer
+		want  int                                // bytes; -1: a protocol error
+	}{
+		{"as many empties as allowed", func(n int) (byte, int) {
+			if n < noiseLimit {
+				return chainEmpty, 0
+			}
+			return chainLast, 2
+		}, 2},
+		{"one more", func(n int) (byte, int) {
+			if n <= noiseLimit {
+				return chainEmpty, 0
+			}
+			return chainLast, 2
+		}, -1},
+		{"empties with data between", func(n int) (byte, int) {
+			switch {
+			case n == 100:
+				return chainLast, 2
+			case n%20 == 19:
+				return chainMiddle, 1
+			}
+			return chainEmpty, 0
+		}, 7},
+		{"the longest", func(n int) (byte, int) {
+			if n == 1 {
+				return chainLast, maxResponse - 60000
+			}
+			return chainFirst, 60000
+		}, maxResponse},
+		{"the longest, and an empty end", func(n int) (byte, int) {
+			switch n {
+			case 0:
+				return chainFirst, 60000
+			case 1:
+				return chainMiddle, maxResponse - 60000
+			}
+			return chainLast, 0
+		}, maxResponse},
+		{"one byte more, and no end", func(n int) (byte, int) {
+			switch n {
+			case 0:
+				return chainFirst, 60000
+			case 1:
+				return chainMiddle, maxResponse - 60000 + 1
+			}
+			return chainLast, 2
+		}, -1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := 0
+			m := moverFunc(func() answer {
+				param, size := tt.parts(n)
+				n++
+				return answer{param: param, data: pattern(size)}
+			})
+			rx, halfway, err := chained(ctx, m, 65544, []byte{0, 0x84, 0, 0, 0, 0, 0}, []byte{0xAA}, time.Second)
+			switch {
+			case tt.want < 0 && (!errors.Is(err, reader.ErrProtocol) || !halfway):
+				t.Errorf("%v, half-way %v", err, halfway)
+			case tt.want >= 0 && (err != nil || len(rx) != 1+tt.want || rx[0] != 0xAA):
+				t.Errorf("%d bytes, %v", len(rx), err)
+			}
+		})
+	}
+}
+
+type moverFunc func() answer
+
+func (f moverFunc) xfr(context.Context, int, uint16, []byte, time.Duration) (answer, error) {
+	return f(), nil
+}
+
+// bError and bmICCStatus as errors of package reader, for each command that may fail
+// (CCID 1.1 table 6.2-2 and makers' own).
+func TestErrorKinds(t *testing.T) {
+	const all, active, inactive, absent = -1, 0x40, 0x41, 0x42
+	for _, tt := range []struct {
+		command byte
+		status  int
+		codes   []byte
+		want    error
+	}{
+		{cmdXfrBlock, active, []byte{0xFE}, reader.ErrTimeout},
+		{cmdXfrBlock, inactive, []byte{0xFE}, reader.ErrStale},
+		{cmdSecure, inactive, []byte{0xFE}, reader.ErrStale},
+		{cmdSetParameters, inactive, []byte{0xFE}, reader.ErrStale},
+		{cmdGetParameters, inactive, []byte{0xFE}, reader.ErrStale},
+		{cmdSetRate, inactive, []byte{0xFE}, reader.ErrStale},
+		{cmdEscape, inactive, []byte{0xFE}, reader.ErrTimeout},
+		{cmdPowerOff, inactive, []byte{0xFE}, reader.ErrTimeout},
+		{cmdXfrBlock, absent, []byte{0xFE, 0xFD, 0xFB, 0xF6, 0x07, 0xA2}, reader.ErrNoCard},
+		{cmdPowerOn, absent, []byte{0xFE, 0xFD, 0xFB, 0xF6, 0x07, 0xA2}, reader.ErrNoCard},
+		{cmdXfrBlock, absent, []byte{0x00, 0x05}, reader.ErrUnsupported},
+		{cmdPowerOn, inactive, []byte{0xFE, 0xFD, 0xFC, 0xFB, 0xF8, 0xF7, 0xA2, 0xA3}, reader.ErrMute},
+		{cmdPowerOn, active, []byte{0xFE, 0xFD, 0xFC, 0xFB, 0xF8, 0xF7, 0xA2, 0xA3}, reader.ErrMute},
+		{cmdXfrBlock, active, []byte{0xFD, 0xFC, 0xFB, 0xA2, 0xFF, 0xF4, 0xF3, 0xF2, 0xE0, 0xEF, 0xEE, 0xBB, 0xBE, 0x80, 0x81, 0xC0}, reader.ErrProtocol},
+		{cmdXfrBlock, active, []byte{0xF8, 0xF7, 0xA3}, reader.ErrMute},
+		{cmdPowerOn, inactive, []byte{0xF6, 0xF5, 0x00, 0x01, 0x07, 0x7F}, reader.ErrUnsupported},
+		{cmdXfrBlock, active, []byte{0xF6, 0xF5, 0x00, 0x01, 0x07, 0x7F}, reader.ErrUnsupported},
+		{cmdSecure, active, []byte{0xF0}, reader.ErrTimeout},
+		{cmdPowerOn, inactive, []byte{0xBB, 0xF2, 0xE0}, reader.ErrProtocol},
+	} {
+		for _, code := range tt.codes {
+			e := &Error{Command: tt.command, Status: byte(tt.status), Code: code}
+			if got := e.Unwrap(); got != tt.want {
+				t.Errorf("%s, bStatus %02X, bError %02X: %v, want %v", commandName(tt.command), tt.status, code, got, tt.want)
+			}
+			if s := e.Error(); !strings.Contains(s, fmt.Sprintf("bError %02X", code)) || strings.Contains(s, "undefined") && code != 0x80 {
+				t.Errorf("%02X: %s", code, s)
+			}
+		}
+	}
+	// A reader that waited for the card first: the card may have seen the command.
+	if got := (&Error{Command: cmdXfrBlock, Status: inactive, Code: 0xFE, waited: true}).Unwrap(); got != reader.ErrTimeout {
+		t.Error(got)
+	}
+	words := map[byte]string{0xFF: "aborted", 0xFE: "absent or mute", 0xFD: "parity", 0xFC: "overrun", 0xFB: "hardware", 0xF8: "bad TS", 0xF7: "bad TCK",
+		0xF6: "protocol not supported", 0xF5: "class not supported", 0xF4: "procedure byte", 0xF3: "deactivated", 0xF2: "automatic sequence", 0xF0: "no PIN",
+		0xEF: "cancelled", 0xEE: "differ", 0xE0: "busy", 0x00: "not supported", 0x01: "wrong length", 0x05: "does not exist", 0x0D: "offset 13", 0xA2: "short circuit",
+		0xA3: "longer than 33", 0xAB: "nothing was exchanged", 0xB0: "EMV mode", 0xBB: "EMV rules", 0xBD: "T=1 failed", 0xBE: "C-APDU", 0x90: "maker's own", 0xC1: "undefined", 0x80: "undefined"}
+	for code, want := range words {
+		if got := describe(code); !strings.Contains(got, want) {
+			t.Errorf("%02X: %q, want %q", code, got, want)
+		}
+	}
+	for hardware, want := range map[byte]string{0: "", 1: "overcurrent", 2: "hardware error 02"} {
+		if s := (&Error{Hardware: hardware}).Error(); !strings.Contains(s, want) || hardware == 0 && strings.Contains(s, "reports") {
+			t.Error(s)
+		}
+	}
+}
+
+// Supports: dwDataRate and dwMaxDataRate bound the rates, both included; a table has
+// them within 1 bit/s (CCID 1.1 §5.1, §5.3.3).
+func TestSupports(t *testing.T) {
+	// 3580 kHz: 9623 bit/s at 11, 19247 at 12, 111875 at 95, 223750 at 96.
+	for _, tt := range []struct {
+		name      string
+		low, high uint32
+		rates     []uint32
+		ta1       byte
+		want      bool
+	}{
+		{"the default, whatever is said", 1_000_000, 1_000_000, []uint32{1}, 0x11, true},
+		{"equal to the least", 111875, 344086, nil, 0x95, false},
+		{"above the least", 111874, 344086, nil, 0x95, true},
+		{"equal to the most", 9600, 111875, nil, 0x95, true},
+		{"two above the most", 9600, 111873, nil, 0x95, true},
+		{"three above the most", 9600, 111872, nil, 0x95, false},
+		{"no end", 9600, 0xFFFFFFFE, nil, 0x95, true},
+		{"no end", 9600, 0xFFFFFFFF, nil, 0x95, true},
+		{"slower than the default", 1, 344086, nil, 0x01, false},
+		{"in the table", 9600, 344086, []uint32{1, 111875}, 0x95, true},
+		{"one above", 9600, 344086, []uint32{111876}, 0x95, true},
+		{"one below", 9600, 344086, []uint32{111874}, 0x95, true},
+		{"two above", 9600, 344086, []uint32{111877}, 0x95, false},
+		{"two below", 9600, 344086, []uint32{111873}, 0x95, false},
+		{"reserved", 9600, 344086, nil, 0x7F, false},
+	} {
+		f := &function{ifd: &ifd{}, Interface: Interface{Descriptor: Descriptor{DefaultClock: 3580, DataRate: tt.low, MaxDataRate: tt.high}}, rates: tt.rates}
+		if got := (&slot{function: f, lane: &lane{}}).Supports(tt.ta1); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+	// 08E6:3480: other rates in the second slot.
+	f := &function{ifd: &ifd{effects: lookup(Device{Vendor: 0x08E6, Product: 0x3480, Release: 0x200})}, rates: []uint32{111875},
+		Interface: Interface{Descriptor: Descriptor{DefaultClock: 4000, DataRate: 9600, MaxDataRate: 344086}}}
+	for n, want := range map[byte]map[byte]bool{0: {0x18: false, 0x95: false}, 1: {0x18: false, 0x95: true, 0x12: true, 0x94: false}} {
+		for ta1, ok := range want {
+			if got := (&slot{function: f, lane: &lane{slot: n}}).Supports(ta1); got != ok {
+				t.Errorf("slot %d, TA1 %02X: %v", n, ta1, got)
+			}
+		}
+	}
+}
+
+// GET_DATA_RATES of a length that is no multiple of four, or empty, is no table
+// (CCID 1.1 §5.3.3).
+func TestRateTables(t *testing.T) {
+	for back, want := range map[string]int{"98 25 00 00 04 B5 01 00": 2, "98 25 00 00 04 B5 01": 0, "98": 0, "": 0, "98 25 00 00 00 00 00 00 04 B5 01 00": 2, "stall": 0} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := TPDUReader()
+			cfg.Rates = []uint32{1, 2, 3}
+			r := record(t, cfg, hello+"c A1 03 0000 0000: "+back).open(t)
+			if got := len(r.functions[0].rates); got != want {
+				t.Errorf("%q: %d rates", back, got)
+			}
+		})
+	}
+}
+
+// SetDataRateAndClockFrequency sets what was asked for, within one in a hundred
+// (CCID 1.1 §6.2.5).
+func TestRateThatWasSet(t *testing.T) {
+	const asked = 111875
+	for _, tt := range []struct {
+		got uint32
+		err error
+	}{{asked, nil}, {asked + 1118, nil}, {asked + 1119, reader.ErrProtocol}, {asked - 1118, nil}, {asked - 1119, reader.ErrProtocol}, {9600, reader.ErrProtocol}, {0, reader.ErrProtocol}} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := TPDUReader()
+			cfg.Features = AutoVoltage | AutoClock
+			r := record(t, cfg, hello+fmt.Sprintf(`
+				> 61 05 00 00 00  00 01 00 00 00  95 00 00 0A 00
+				< 82 05 00 00 00  00 01 00 00 00  95 00 00 0A 00
+				> 73 08 00 00 00  00 02 00 00 00  FC 0D 00 00  03 B5 01 00
+				< 84 08 00 00 00  00 02 00 00 00  FC 0D 00 00  %02X %02X %02X 00
+			`, byte(tt.got), byte(tt.got>>8), byte(tt.got>>16))).open(t)
+			s := r.slots[0].(*slot)
+			check(t, nil, s.SetParams(ctx, iso7816.Params{T: 0, TA1: 0x95, WI: 10}), nil, tt.err)
+			if fast := s.function.pace(iso7816.Params{T: 0, TA1: 0x95, WI: 10}); (s.pace == fast) != (tt.err == nil) {
+				t.Errorf("%d: pace %v", tt.got, s.pace)
+			}
+		})
+	}
+}
+
+// A reader that is busy with itself (F2) or whose slot is (E0) did not execute the
+// command: it is sent again for five seconds (CCID 1.1 table 6.2-2).
+func TestBusy(t *testing.T) {
+	for _, code := range []byte{0xF2, 0xE0, 0xFB} {
+		for _, busy := range []int{1, 50, 1000} {
+			synctest.Test(t, func(t *testing.T) {
+				o, s := oddReader(t, TPDUReader())
+				n := 0
+				o.in = func(p []byte, _ time.Duration) (int, error) {
+					a := o.answer()
+					if o.last[0] == cmdPowerOn {
+						a = o.answer(atrT0...)
+						if n++; n <= busy {
+							a = o.answer()
+							a[7], a[8] = 0x41, code
+						}
+					}
+					return copy(p, a), nil
+				}
+				start := time.Now()
+				atr, err := s.PowerOn(ctx, reader.Cold)
+				took := time.Since(start)
+				switch {
+				case code == 0xFB && (n != 1 || !errors.Is(err, reader.ErrMute)):
+					t.Errorf("%02X: %d times, %v", code, n, err)
+				case code == 0xFB:
+				case busy < 100 && (err != nil || !bytes.Equal(atr, atrT0) || n != busy+1):
+					t.Errorf("%02X, busy %d times: % X, %v", code, busy, atr, err)
+				case busy > 100 && (!errors.Is(err, reader.ErrProtocol) || took < busyLimit || took > busyLimit+time.Second):
+					t.Errorf("%02X: %v after %v", code, err, took)
+				}
+			})
+		}
+	}
+}
+
+// Failures of the interrupt endpoint count only in a row; after a reset of the port,
+// of which no reader notifies, every slot is looked at.
+func TestInterruptEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := NewEmulator(TwoSlotReader())
+		var log bytes.Buffer
+		r, err := Driver{Log: slog.New(slog.NewTextHandler(&log, nil))}.Open(ctx, reader.Device{Link: e})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Unplug()
+		defer r.Close()
+		told := func() (n int) {
+			synctest.Wait()
+			for _, s := range r.Slots() {
+				select {
+				case <-s.(reader.Notifier).Changes():
+					n++
+				default:
+				}
+			}
+			return n
+		}
+		told()
+		for range 3 * interruptTries {
+			e.Interrupt(nil)
+			time.Sleep(time.Second)
+			e.Interrupt(unhex("40 00"))
+			synctest.Wait()
+		}
+		time.Sleep(time.Minute)
+		if n := told(); n != 0 || strings.Contains(log.String(), "given up") {
+			t.Errorf("given up although it works between failures; %d notifications", n)
+		}
+		e.Reset(ctx)
+		if n := told(); n != 2 {
+			t.Errorf("%d of 2 slots are looked at after a reset", n)
+		}
+	})
+}
+
+// At TPDU level bChainParameter of a Secure's answer is reserved; above it chains.
+func TestPINAnswerChained(t *testing.T) {
+	for level, want := range map[reader.Level]string{reader.TPDU: "01", reader.ShortAPDU: "01 90 00", reader.ExtendedAPDU: "01 90 00"} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := PINPadReader()
+			cfg.Level = level
+			o, s := oddReader(t, cfg)
+			o.in = func(p []byte, _ time.Duration) (int, error) {
+				a := o.answer()
+				switch {
+				case o.last[0] == cmdSecure:
+					a = o.answer(1)
+					a[9] = chainFirst
+				case o.last[0] == cmdXfrBlock && o.last[8] == chainEmpty:
+					a = o.answer(0x90, 0)
+					a[9] = chainLast
+				}
+				return copy(p, a), nil
+			}
+			rx, err := s.VerifyPIN(ctx, &reader.PINVerify{PINFormat: format2()}, nil)
+			check(t, rx, err, unhex(want), nil)
+		})
+	}
+}
+
+// A PIN is waited for 90 seconds at least, and ten more than bTimerOut; the card's
+// time comes on top.
+func TestPINTime(t *testing.T) {
+	for timeout, want := range map[byte]time.Duration{0: 92 * time.Second, 30: 92 * time.Second, 80: 92 * time.Second, 81: 93 * time.Second, 255: 267 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			o, s := oddReader(t, PINPadReader())
+			o.in = func(p []byte, d time.Duration) (int, error) {
+				if o.last[0] == cmdSecure && d != want {
+					t.Errorf("bTimerOut %d: waits %v, want %v", timeout, d, want)
+				}
+				return copy(p, o.answer(0x90, 0)), nil
+			}
+			f := format2()
+			f.Timeout = timeout
+			if _, err := s.VerifyPIN(ctx, &reader.PINVerify{PINFormat: f}, nil); err != nil && !errors.Is(err, reader.ErrProtocol) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// bEntryValidationCondition: 1 to 7 as asked for; 0, and what is not defined, is the
+// OK key; what a Gemalto's firmware does not know (Escape 6A) is left out, and if
+// nothing remains, the least it knows.
+func TestPINCondition(t *testing.T) {
+	for _, tt := range []struct {
+		features string // "": no such quirk
+		ask      []byte
+		want     []byte
+	}{
+		{"", []byte{0, 1, 2, 3, 4, 7, 8, 0xFF}, []byte{2, 1, 2, 3, 4, 7, 2, 2}},
+		{"02 11 00 02 7F 00 00 00 06", []byte{0, 1, 2, 3, 4, 7, 8}, []byte{2, 2, 2, 2, 2, 2, 2}},
+		{"02 11 00 06", []byte{1, 2, 3, 4, 5, 7}, []byte{2, 2, 2, 4, 4, 6}},
+		{"02 11 00 05", []byte{2, 1, 6}, []byte{1, 1, 4}},
+		{"02 11 00 00", []byte{1, 7, 0}, []byte{1, 7, 2}}, // it knows none: not believed
+		{"02 11 00", []byte{1, 7, 0}, []byte{1, 7, 2}},
+		{"02 11 00 F8", []byte{1, 7, 0}, []byte{1, 7, 2}},
+	} {
+		for n, c := range tt.ask {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := PINPadReader()
+				if tt.features != "" {
+					cfg = as(cfg, 0x08E6, 0x34C2, 0x200)
+				}
+				o, s := oddReader(t, cfg)
+				asked := 0
+				o.in = func(p []byte, d time.Duration) (int, error) {
+					switch o.last[0] {
+					case cmdEscape:
+						asked++
+						return copy(p, o.answer(unhex(tt.features)...)), nil
+					case cmdSecure:
+						if got := o.last[headerLen+7]; got != tt.want[n] {
+							t.Errorf("features %q, condition %02X: %02X, want %02X", tt.features, c, got, tt.want[n])
+						}
+					}
+					return copy(p, o.answer(0x90, 0)), nil
+				}
+				f := format2()
+				f.Condition = c
+				for range 2 {
+					if _, err := s.VerifyPIN(ctx, &reader.PINVerify{PINFormat: f}, nil); err != nil {
+						t.Error(err)
+					}
+				}
+				if asked > 1 || asked == 1 != (tt.features != "") {
+					t.Errorf("asked %d times", asked)
+				}
+			})
+		}
+	}
+}
