@@ -228,21 +228,28 @@ func (b *Bay) ModifyPIN(ctx context.Context, m *PINModify, by Caller) ([]byte, e
 	})
 }
 
+// usePIN runs a PIN command on the card that is there now. While the command waits for
+// its turn another card may come, which must not get the PIN: then it says ErrStale.
 func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func(PINPad, [3]byte, []byte) ([]byte, error)) ([]byte, error) {
-	return b.use(ctx, by, nil, func(l *link) ([]byte, error) {
-		pad, ok := l.slot.(PINPad)
-		if !ok {
-			return nil, fmt.Errorf("this reader has no PIN pad: %w", ErrUnsupported)
-		}
-		if !l.active {
-			return nil, fmt.Errorf("PIN command: %w", errUnpowered)
-		}
-		if len(template) < 4 {
-			return nil, fmt.Errorf("PIN command of %d bytes: %w", len(template), ErrInvalid)
-		}
+	if len(template) < 4 {
+		return nil, fmt.Errorf("PIN command of %d bytes: %w", len(template), ErrInvalid)
+	}
+	b.mu.Lock()
+	card, now := b.card, &Session{bay: b, caller: by, epoch: b.epoch}
+	err := b.readyErr()
+	b.mu.Unlock()
+	switch {
+	case err != nil:
+		return nil, err
+	case !b.Capable(func(s Slot) bool { _, ok := s.(PINPad); return ok }):
+		return nil, fmt.Errorf("this reader has no PIN pad: %w", ErrUnsupported)
+	case card != Powered:
+		return nil, fmt.Errorf("PIN command: %w", errUnpowered)
+	}
+	return b.use(ctx, by, now, func(l *link) ([]byte, error) {
 		l.tracef("> PIN pad: % X …", template[:4])
 		answer, err := l.enterPIN(template, func(prologue [3]byte, dst []byte) ([]byte, error) {
-			return enter(pad, prologue, dst)
+			return enter(l.slot.(PINPad), prologue, dst)
 		})
 		if err != nil {
 			l.tracef("! %v", err)
@@ -252,6 +259,10 @@ func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func
 		return answer, err
 	})
 }
+
+// errPINAgain: what the card wants repeated is the template without the PIN. It would be
+// a wrong PIN to the card, and one try less.
+var errPINAgain = fmt.Errorf("the card wants the PIN command again: %w", ErrProtocol)
 
 // enterPIN runs the exchange whose command the reader completes. Under T=1 at
 // TPDU level the block's prologue is ours and the card's block comes back, so
@@ -263,36 +274,36 @@ func (l *link) enterPIN(template []byte, enter func(prologue [3]byte, dst []byte
 		return enter([3]byte{}, nil)
 	}
 	step := l.t1.Start(template, nil)
-	if step.Done {
-		return nil, step.Err
-	}
-	if len(step.Send) < 3 || step.Send[1]&0xA0 != 0 {
+	if !step.Done && (len(step.Send) < 3 || step.Send[1]&0xA0 != 0) {
 		// Chained, or an S-block comes first: the reader completes one I-block.
 		l.t1.Withdraw()
 		return nil, fmt.Errorf("PIN command of %d bytes does not fit one block of the card: %w", len(template), ErrUnsupported)
 	}
-	rx, err := enter([3]byte(step.Send[:3]), l.rx[:0])
-	if err == nil && len(rx) == 2 && rx[0] == 0x64 {
-		// No PIN was entered; the card knows of no block.
-		l.t1.Withdraw()
-		return rx, nil
-	}
-	if err != nil && (errors.Is(err, ErrGone) || errors.Is(err, ErrNoCard) || errors.Is(err, ErrStale) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrInvalid)) {
-		l.t1.Withdraw()
-		return nil, err
-	}
-	for step = l.t1.Next(rx, err); !step.Done; step = l.t1.Next(rx, err) {
-		if len(step.Send) > 1 && step.Send[1]&0x80 == 0 {
-			// What it would repeat is the template without the PIN: a wrong
-			// PIN to the card, and one try less.
-			l.dead = true
-			return nil, fmt.Errorf("the card wants the PIN command again: %w", ErrProtocol)
+	var none []byte // the reader's answer where no PIN was entered
+	entered := false
+	err = l.run(l.ctx, step, func(ctx context.Context, x Transfer, dst []byte) ([]byte, error) {
+		switch {
+		case entered && len(x.Out) > 1 && x.Out[1]&0x80 == 0:
+			return dst, errPINAgain
+		case entered:
+			return l.slot.Exchange(ctx, x, dst)
 		}
-		rx, err = l.slot.Exchange(l.ctx, Transfer{Out: step.Send, Want: step.Want, Wait: step.Wait + l.traits.Slack, WTX: step.WTX}, l.rx[:0])
-	}
-	l.dead = l.t1.Dead()
-	if step.Err != nil {
-		return nil, step.Err
+		entered = true
+		rx, err := enter([3]byte(x.Out[:3]), dst)
+		switch {
+		case err == nil && len(rx) == 2 && rx[0] == 0x64:
+			none = rx
+			return rx, unsent{} // the card knows of no block
+		case errors.Is(err, ErrGone), errors.Is(err, ErrNoCard), errors.Is(err, ErrStale), errors.Is(err, ErrUnsupported), errors.Is(err, ErrInvalid):
+			return rx, unsent{err}
+		}
+		return rx, err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case none != nil:
+		return none, nil
 	}
 	return l.t1.Response(), nil
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -386,4 +388,9 @@ func wantAnswer(t testing.TB, s *Session, capdu, want string) {
 	if !bytes.Equal(got, hexb(want)) {
 		t.Errorf("transmit %s: % X, want %s", capdu, got, want)
 	}
+}
+
+// newTextLog is the log as the command writes it.
+func newTextLog(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

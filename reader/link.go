@@ -65,15 +65,21 @@ func (l *link) setUp(ctx context.Context) error {
 		Character: l.traits.Level == Character, ClockHz: l.traits.ClockHz,
 	})
 	l.machine = l.t1
-	if err := l.run(ctx, l.t1.Setup()); err != nil {
+	if err := l.run(ctx, l.t1.Setup(), nil); err != nil {
 		return fmt.Errorf("S(IFS request): %w", err)
 	}
 	return nil
 }
 
+// sender sends one step's block or TPDU: Slot.Exchange, or what stands for it.
+type sender func(ctx context.Context, x Transfer, dst []byte) ([]byte, error)
+
+// unsent is a sender's error where nothing reached the card.
+type unsent struct{ error }
+
 // run carries a machine's steps out until it is done, or the exchange limit is
-// over.
-func (l *link) run(ctx context.Context, step iso7816.Step) error {
+// over. send, if not nil, stands for the slot's Exchange.
+func (l *link) run(ctx context.Context, step iso7816.Step, send sender) error {
 	until, expired := l.limit(ctx), false
 	for sent := 0; !step.Done; sent++ {
 		x := Transfer{
@@ -91,14 +97,24 @@ func (l *link) run(ctx context.Context, step iso7816.Step) error {
 		if l.traced() {
 			l.traceWire('>', step.Send)
 		}
-		rx, err := l.slot.Exchange(ctx, x, l.rx[:0])
+		var rx []byte
+		var err error
+		if send == nil {
+			rx, err = l.slot.Exchange(ctx, x, l.rx[:0])
+		} else if rx, err = send(ctx, x, l.rx[:0]); err != nil {
+			if none, ok := err.(unsent); ok {
+				l.t1.Withdraw()
+				l.bay.answered()
+				return none.error
+			}
+		}
 		if cap(rx) > cap(l.rx) {
 			l.rx = rx[:0]
 		}
 		if l.traced() {
 			l.traceWire('<', rx)
 		}
-		if err != nil && (errors.Is(err, ErrGone) || errors.Is(err, ErrNoCard) || errors.Is(err, ErrStale) || ctx.Err() != nil) {
+		if err != nil && (errors.Is(err, ErrGone) || errors.Is(err, ErrNoCard) || errors.Is(err, ErrStale) || errors.Is(err, errPINAgain) || ctx.Err() != nil) {
 			l.dead = true
 			l.bay.answered()
 			if sent > 0 && errors.Is(err, ErrStale) {
@@ -145,7 +161,7 @@ func (l *link) transmit(capdu, dst []byte) ([]byte, error) {
 
 func (l *link) exchange(capdu, dst []byte) ([]byte, error) {
 	if l.machine != nil {
-		if err := l.run(l.ctx, l.machine.Start(capdu, dst)); err != nil {
+		if err := l.run(l.ctx, l.machine.Start(capdu, dst), nil); err != nil {
 			if l.dead && !l.heard && !l.slowed {
 				l.forget()
 			}
