@@ -150,9 +150,9 @@ func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("get ATR: %w", err)
 	case len(atr) == 0:
-		return nil, fmt.Errorf("vpcd: card at %s: its ATR is empty: %w", c.peer, reader.ErrMute)
+		return nil, fmt.Errorf("vpcd: card at %s: its ATR is empty: %w: %w", c.peer, reader.ErrProtocol, reader.ErrMute)
 	case len(atr) > maxATR:
-		return nil, fmt.Errorf("vpcd: card at %s: its ATR has %d bytes, more than the %d that are allowed: %w", c.peer, len(atr), maxATR, reader.ErrMute)
+		return nil, fmt.Errorf("vpcd: card at %s: its ATR has %d bytes, more than the %d that are allowed: %w: %w", c.peer, len(atr), maxATR, reader.ErrProtocol, reader.ErrMute)
 	}
 	s.setPowered(c, true)
 	return atr, nil
