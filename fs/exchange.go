@@ -47,9 +47,10 @@ type textChecker interface {
 // that lives while there is work sends them.
 type channel struct {
 	to       exchanger
-	later    func(*channel)  // calls send once the write under way has returned
-	panicked func(any)       // logs a panic
-	gone     <-chan struct{} // closed when the reader left
+	later    func(*channel)             // calls send once the write under way has returned
+	panicked func(any)                  // logs a panic
+	gone     <-chan struct{}            // closed when the reader left
+	leaving  func(func()) (stop func()) // has something called when it leaves
 	nonblock bool
 	append   bool // O_APPEND: the offset of a write means nothing
 	readable bool
@@ -70,6 +71,7 @@ type channel struct {
 	held    int           // bytes of line, commands with the room for their answers, and answers
 	kept    int           // bytes of out, where they count
 	changed chan struct{} // non-nil while somebody waits: closed at the next change
+	wake    func()        // non-nil while somebody polls: called at every change
 	closed  bool
 }
 
@@ -104,7 +106,7 @@ func (c *channel) give(n int) { c.take(-n) }
 func newChannel(to exchanger, f *file, o *opening, flags uint32, onIdle func()) *channel {
 	mode := flags & syscall.O_ACCMODE
 	return &channel{
-		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, gone: f.bay.Done(),
+		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, gone: f.bay.Done(), leaving: f.bay.AfterLeft,
 		share: f.mount.rooms.of(f.bay).share(o.uid), pass: o.by.Pass, onIdle: onIdle,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
@@ -134,6 +136,9 @@ func (c *channel) unread() int {
 
 // touch wakes who waits. c.mu is held.
 func (c *channel) touch() {
+	if c.wake != nil {
+		c.wake()
+	}
 	if c.changed != nil {
 		close(c.changed)
 		c.changed = nil
@@ -339,6 +344,49 @@ func (c *channel) end() {
 	}
 }
 
+func (c *channel) setNonblock(on bool) {
+	c.mu.Lock()
+	c.nonblock = on
+	c.mu.Unlock()
+}
+
+// ready: "readable when an answer or an error is there, or the reader left (POLLHUP); not
+// for the end of file that a read with nothing outstanding gives. Writable when a command
+// would be taken, also while another holds the transaction."
+func (c *channel) ready() (bits uint32) {
+	if c.left() {
+		return hungUp
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.readable && (c.out.ready() > 0 || len(c.answers) > 0) {
+		bits |= readable
+	}
+	if c.writable && c.hasRoom() {
+		bits |= writable
+	}
+	return bits
+}
+
+// hasRoom reports whether a short command would be taken, as far as this channel goes: of
+// the room that the slot has for its user nobody tells when it is there again. c.mu is held.
+func (c *channel) hasRoom() bool {
+	return c.unread() < maxAnswers && c.held+4+shortAnswer <= channelRoom
+}
+
+func (c *channel) watch(wake func()) (stop func()) {
+	stopLeaving := c.leaving(wake)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wake = wake
+	return func() {
+		stopLeaving()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.wake = nil
+	}
+}
+
 // Read gives the answers in order; it waits for the first that is outstanding,
 // and is the end of file when none is.
 func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
@@ -346,6 +394,10 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 	defer c.mu.Unlock()
 	if len(dest) == 0 || !c.out.seek(off) {
 		return fuse.ReadResultData(nil), 0
+	}
+	nonblock := c.nonblock // as it stands now: another READ may bring another
+	if !c.hasRoom() {
+		defer c.touch() // there is now
 	}
 	for c.out.ready() == 0 {
 		switch {
@@ -355,7 +407,7 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 				return nil, toErrno(err)
 			}
 			c.fill(len(dest))
-		case c.busy && c.nonblock:
+		case c.busy && nonblock:
 			return nil, syscall.EAGAIN
 		case c.busy:
 			if err := c.wait(ctx); err != nil && len(c.answers) == 0 && c.out.ready() == 0 {

@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fs"
@@ -14,15 +15,19 @@ import (
 // follower is one open of `event` or `trace`: lines that come as things happen.
 type follower struct {
 	flocked
-	nonblock bool
+	nonblock atomic.Bool
 	leaving  context.Context
 	close    func()
 	// next gives the next line, waiting for it or not; ok is false when there
 	// is none yet.
 	next func(ctx context.Context, wait bool, dst []byte) (line []byte, ok bool, err error)
+	// there tells what next would find; told has something called when it finds more.
+	there func() (line, ended bool)
+	told  func(func())
 
 	turn chan struct{} // one reader at a time
 	out  stream
+	wake atomic.Pointer[func()] // who polls, who must know what a reader leaves
 }
 
 var (
@@ -34,10 +39,10 @@ var (
 
 func newFollower(f *file, flags uint32) *follower {
 	w := &follower{
-		leaving:  f.mount.leaving,
-		nonblock: flags&syscall.O_NONBLOCK != 0,
-		turn:     make(chan struct{}, 1),
+		leaving: f.mount.leaving,
+		turn:    make(chan struct{}, 1),
 	}
+	w.nonblock.Store(flags&syscall.O_NONBLOCK != 0)
 	w.flocked = flocked{byOwner{&f.locks, w}}
 	return w
 }
@@ -67,7 +72,7 @@ func openEvent(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	} else {
 		feed = f.mount.manager.Follow()
 	}
-	w.close = feed.Close
+	w.close, w.there, w.told = feed.Close, feed.Ready, feed.Watch
 	w.next = feedNext(feed, func(dst []byte, e reader.Event, lost uint64) []byte {
 		dst = e.Append(dst)
 		if lost > 0 {
@@ -83,6 +88,7 @@ func openTrace(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	w := newFollower(f, flags)
 	feed := f.bay.FollowTrace()
 	w.close = func() { f.bay.CloseTrace(feed) }
+	w.there, w.told = feed.Ready, feed.Watch
 	w.next = feedNext(feed, func(dst []byte, line string, lost uint64) []byte {
 		if lost > 0 {
 			dst = fmt.Appendf(dst, "# lost=%d\n", lost)
@@ -94,24 +100,38 @@ func openTrace(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 
 // Read gives the lines that are there, as many as fit, and waits for one.
 func (w *follower) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	nonblock := w.nonblock.Load() // another READ may bring another
 	select {
 	case w.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, syscall.EINTR
+	default:
+		if nonblock {
+			return nil, syscall.EAGAIN // what comes is for the one who waits
+		}
+		select {
+		case w.turn <- struct{}{}:
+		case <-ctx.Done():
+			return nil, syscall.EINTR
+		}
 	}
-	defer func() { <-w.turn }()
+	defer func() {
+		left := w.out.ready() > 0
+		<-w.turn
+		if wake := w.wake.Load(); left && wake != nil {
+			(*wake)()
+		}
+	}()
 	if !w.out.seek(off) {
 		return fuse.ReadResultData(nil), 0
 	}
 	if w.out.ready() == 0 {
-		if errno := w.fill(ctx, len(dest)); errno != 0 {
+		if errno := w.fill(ctx, len(dest), nonblock); errno != 0 {
 			return nil, errno
 		}
 	}
 	return fuse.ReadResultData(w.out.read(dest)), 0
 }
 
-func (w *follower) fill(ctx context.Context, size int) syscall.Errno {
+func (w *follower) fill(ctx context.Context, size int, nonblock bool) syscall.Errno {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(w.leaving, cancel)
@@ -119,7 +139,7 @@ func (w *follower) fill(ctx context.Context, size int) syscall.Errno {
 	w.out.grow()
 	for w.out.ready() < size {
 		first := w.out.ready() == 0
-		buf, ok, err := w.next(ctx, first && !w.nonblock, w.out.buf)
+		buf, ok, err := w.next(ctx, first && !nonblock, w.out.buf)
 		w.out.buf = buf
 		switch {
 		case ok:
@@ -135,6 +155,39 @@ func (w *follower) fill(ctx context.Context, size int) syscall.Errno {
 		}
 	}
 	return 0
+}
+
+func (w *follower) setNonblock(on bool) { w.nonblock.Store(on) }
+
+// ready: "event, trace: readable when there is a line".
+func (w *follower) ready() uint32 {
+	line, ended := w.there()
+	switch {
+	case w.leaving.Err() != nil || ended: // with lines or without, as a pipe whose writer is gone
+		return hungUp
+	case line:
+		return readable
+	}
+	select {
+	case w.turn <- struct{}{}:
+		defer func() { <-w.turn }()
+		if w.out.ready() > 0 {
+			return readable
+		}
+	default: // somebody reads, and will tell of what is left
+	}
+	return 0
+}
+
+func (w *follower) watch(wake func()) (stop func()) {
+	w.wake.Store(&wake)
+	w.told(wake)
+	stopLeaving := context.AfterFunc(w.leaving, wake)
+	return func() {
+		stopLeaving()
+		w.told(nil)
+		w.wake.Store(nil)
+	}
 }
 
 func (w *follower) Release(ctx context.Context) syscall.Errno {

@@ -14,7 +14,8 @@ import (
 // newTestFollower follows lines that the test sends.
 func newTestFollower(nonblock bool) (w *follower, lines chan string, leave context.CancelFunc) {
 	lines = make(chan string, 10_000)
-	w = &follower{nonblock: nonblock, turn: make(chan struct{}, 1)}
+	w = &follower{turn: make(chan struct{}, 1)}
+	w.nonblock.Store(nonblock)
 	w.leaving, leave = context.WithCancel(context.Background())
 	w.next = func(ctx context.Context, wait bool, dst []byte) ([]byte, bool, error) {
 		select {

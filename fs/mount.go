@@ -71,7 +71,7 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 	s := &Server{mount: mnt}
 	mnt.leaving, s.leave = context.WithCancel(context.Background())
 
-	long, none := time.Hour, time.Duration(0)
+	none := time.Duration(0)
 	options := &fs.Options{
 		MountOptions: fuse.MountOptions{
 			FsName: fsType, Name: fsType,
@@ -81,7 +81,7 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 			Debug:         o.Debug,
 			Logger:        log.New(logWriter{o.Log}, "", 0),
 		},
-		AttrTimeout:     &long,
+		AttrTimeout:     &none, // each says how long, as text files change their size
 		EntryTimeout:    &none, // each Lookup says how long
 		NegativeTimeout: &none, // a cached "no such file" would hide an arrival
 		NullPermissions: true,
@@ -93,7 +93,8 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 	if err == nil {
 		mnt.self, _ = inodeOf(at.path()) // asks no file system
 		s.mounted = mounted
-		if mnt.server, err = newServer(fd, fs.NewNodeFS(top, options), &options.MountOptions, o.Log); err != nil {
+		mnt.files = newFiles(fs.NewNodeFS(top, options))
+		if mnt.server, err = newServer(fd, mnt.files, &options.MountOptions, o.Log); err != nil {
 			_ = mounted.detach()
 		}
 	}

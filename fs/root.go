@@ -22,6 +22,7 @@ import (
 type mount struct {
 	manager     *reader.Manager
 	server      *server
+	files       *files
 	log         *slog.Logger
 	self        inode // the file system's device
 	uid, gid    uint32
@@ -67,7 +68,6 @@ func (m *mount) opening(ctx context.Context) (context.Context, context.CancelFun
 // root is the mount's top directory.
 type root struct {
 	fs.Inode
-	fixedDir
 	mount *mount
 }
 
@@ -76,6 +76,9 @@ var (
 	_ = (fs.NodeReaddirer)((*root)(nil))
 	_ = (fs.NodeGetattrer)((*root)(nil))
 )
+
+// long is how long the kernel may keep what does not change, or of which it is told.
+const long = time.Hour
 
 // Inode numbers: a file's is its slot's serial and its place in the slot's
 // directory, so that what comes under an old number is a new inode.
@@ -87,6 +90,7 @@ const (
 
 func (r *root) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	r.mount.attr(&out.Attr, syscall.S_IFDIR|r.mount.dirMode(), 0, r.mount.started)
+	out.SetTimeout(long)
 	return 0
 }
 
@@ -102,13 +106,13 @@ func (r *root) fixed() map[string]*file {
 // name back that stands for nothing any more.
 func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	if name == "by-id" {
-		out.SetEntryTimeout(time.Hour)
+		out.SetEntryTimeout(long)
+		out.SetAttrTimeout(long)
 		r.mount.attr(&out.Attr, syscall.S_IFDIR|r.mount.dirMode(), 0, r.mount.started)
 		return r.NewInode(ctx, &byID{mount: r.mount}, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: inoByID}), 0
 	}
 	if f := r.fixed()[name]; f != nil {
-		out.SetEntryTimeout(time.Hour)
-		f.attr(&out.Attr)
+		f.entry(out)
 		ino := uint64(inoEvent)
 		if name == "ctl" {
 			ino = inoCtl
@@ -128,6 +132,7 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	}
 	d := &slotDir{mount: r.mount, bay: b}
 	d.attr(&out.Attr)
+	out.SetAttrTimeout(long)
 	return r.NewInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: b.Serial() << 8}), 0
 }
 
@@ -164,12 +169,12 @@ func (r *root) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 // byID is the directory of names that survive replugging.
 type byID struct {
 	fs.Inode
-	fixedDir
 	mount *mount
 }
 
 func (d *byID) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	d.mount.attr(&out.Attr, syscall.S_IFDIR|d.mount.dirMode(), 0, d.mount.started)
+	out.SetTimeout(long)
 	return 0
 }
 
@@ -181,6 +186,7 @@ func (d *byID) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	link := &fs.MemSymlink{Data: []byte("../" + strconv.Itoa(b.Number()))}
 	d.mount.attr(&link.Attr, 0o777, uint64(len(link.Data)), d.mount.started)
 	out.Attr = link.Attr
+	out.SetAttrTimeout(long)
 	return d.NewInode(ctx, link, fs.StableAttr{Mode: syscall.S_IFLNK}), 0
 }
 
@@ -195,10 +201,3 @@ func (d *byID) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 
 // owner of the mount's files.
 func owner() (uid, gid uint32) { return uint32(os.Getuid()), uint32(os.Getgid()) }
-
-// fixedDir is a directory whose entries come and go with the readers alone.
-// Without these methods go-fuse would let rm(1) seem to succeed.
-type fixedDir struct{}
-
-func (fixedDir) Unlink(context.Context, string) syscall.Errno { return syscall.EPERM }
-func (fixedDir) Rmdir(context.Context, string) syscall.Errno  { return syscall.EPERM }

@@ -16,7 +16,7 @@ import (
 )
 
 // server reads the kernel's requests, has go-fuse answer them, and writes the answers.
-// It stands where go-fuse's Server.Serve would, which cannot do three things:
+// It stands where go-fuse's Server.Serve would, which cannot do these things:
 //
 //   - What a WRITE handed over is sent by the goroutine that took it, once write(2) has
 //     its answer. Else each command wakes a second thread, which then runs beside the
@@ -25,6 +25,7 @@ import (
 //     with room for the longest WRITE: 132 KiB for each ioctl under way.
 //   - Of an ioctl's answer only what the card answered is copied back, not all the room
 //     that the caller offers.
+//   - poll(2) is answered (poll.go).
 //   - Who is killed while a command of his is with the card is gone at once (killed.go).
 //
 // go-fuse calls its ProtocolServer experimental. TestProtocolServer has what is taken
@@ -33,6 +34,7 @@ type server struct {
 	fd      int // /dev/fuse; a read waits
 	session *fuse.Server
 	proto   *fuse.ProtocolServer
+	poll    poller // nil: none
 	log     *slog.Logger
 	panics  seldom
 	errors  seldom
@@ -103,6 +105,7 @@ const (
 // newServer speaks INIT on fd, a mount's /dev/fuse, which it then owns.
 func newServer(fd int, raw fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) (*server, error) {
 	s := &server{fd: fd, log: log, workers: map[*worker]struct{}{}, gone: make(chan struct{}), answered: make(chan struct{}, 1)}
+	s.poll, _ = raw.(poller)
 	o.PanicHandler = func(p any) fuse.Status { s.panicked(p); return fuse.EIO }
 	s.idle.New = func() any { return newWorker() }
 	s.large.New = func() any { b := make([]byte, largeSize); return &b }
@@ -283,6 +286,8 @@ func (s *server) answer(w *worker, h *fuse.InHeader, in, out []byte) (n int) {
 		return 0
 	case isHack(h, in):
 		return reply(out, h.Unique, fuse.ENOENT, 0)
+	case h.Opcode == opPoll:
+		return s.answerPoll(in, out)
 	}
 	w.message[0], w.answer[0] = in, out
 	n, status := s.proto.HandleRequest(w.message[:], w.answer[:])

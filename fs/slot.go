@@ -15,7 +15,6 @@ import (
 // reader left and another took the number: then all in it says ENODEV.
 type slotDir struct {
 	fs.Inode
-	fixedDir
 	mount *mount
 	bay   *reader.Bay
 }
@@ -26,6 +25,7 @@ func (d *slotDir) attr(out *fuse.Attr) {
 
 func (d *slotDir) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	d.attr(&out.Attr)
+	out.SetTimeout(long)
 	return 0
 }
 
@@ -36,8 +36,7 @@ func (d *slotDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (
 	for i := range slotFiles {
 		if s := &slotFiles[i]; s.name == name && s.fits(d.bay) {
 			f := &file{mount: d.mount, bay: d.bay, spec: s}
-			f.attr(&out.Attr)
-			out.SetEntryTimeout(time.Hour)
+			f.entry(out)
 			return d.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: d.ino(i)}), 0
 		}
 	}
@@ -66,7 +65,9 @@ type spec struct {
 	ownerOnly bool // whatever --mode says, only the mounting user may open it
 	ownWrite  bool // only the mounting user may write
 	locks     bool // it is read only by who may write: whoever opens it may lock
-	size      uint64
+	// text is what a text file holds now, nil for what is no text file.
+	text  func(*file) []byte
+	wakes bool // who polls it is woken by a change of its text
 	// applies tells whether a slot has such a file; nil: every slot.
 	applies func(*reader.Bay) bool
 	open    func(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
@@ -74,25 +75,25 @@ type spec struct {
 
 func (s *spec) fits(b *reader.Bay) bool { return s.applies == nil || s.applies(b) }
 
-// textSize is what text files claim: sendfile(2) stops at a file's size, and
-// sysfs uses the same.
-const textSize = 4096
+// streamSize is what exchange files and streams show: sendfile(2) and splice(2) stop at a
+// file's size, and at 0 they say end of file without asking.
+const streamSize = 4096
 
 var slotFiles = []spec{
-	{name: "status", size: textSize, open: openStatus},
-	{name: "atr", size: textSize, open: openATR},
-	{name: "power", size: textSize, write: true, open: openPower},
+	{name: "status", text: statusText, wakes: true, open: openStatus},
+	{name: "atr", text: atrText, open: openATR},
+	{name: "power", text: powerText, write: true, open: openPower},
 	{name: "apdu", write: true, locks: true, open: openAPDU},
 	{name: "control", write: true, locks: true, open: openControl},
 	{name: "ctbcs", write: true, locks: true, open: openCTBCS},
-	{name: "protocol", size: textSize, write: true, open: openProtocol},
+	{name: "protocol", text: protocolText, write: true, open: openProtocol},
 	{name: "event", open: openEvent},
 	{name: "trace", ownerOnly: true, open: openTrace},
 }
 
 var (
 	specRootEvent = spec{name: "event", open: openEvent}
-	specCtl       = spec{name: "ctl", size: textSize, write: true, ownWrite: true, open: openCtl}
+	specCtl       = spec{name: "ctl", text: ctlText, write: true, ownWrite: true, open: openCtl}
 )
 
 // file is the node of one file; what an open does is in its handle.
@@ -107,7 +108,6 @@ type file struct {
 var (
 	_ = (fs.NodeOpener)((*file)(nil))
 	_ = (fs.NodeGetattrer)((*file)(nil))
-	_ = (fs.NodeSetattrer)((*file)(nil))
 )
 
 func (f *file) attr(out *fuse.Attr) {
@@ -127,21 +127,28 @@ func (f *file) attr(out *fuse.Attr) {
 	if f.bay != nil {
 		since = f.bay.Since()
 	}
-	f.mount.attr(out, syscall.S_IFREG|mode, f.spec.size, since)
+	f.mount.attr(out, syscall.S_IFREG|mode, streamSize, since)
+}
+
+// measure sets the size that out shows, and returns how long the kernel may keep it.
+func (f *file) measure(out *fuse.Attr) time.Duration {
+	if f.spec.text == nil {
+		return long
+	}
+	out.Size = uint64(len(f.spec.text(f)))
+	return 0
+}
+
+// entry is what a Lookup says of the file.
+func (f *file) entry(out *fuse.EntryOut) {
+	f.attr(&out.Attr)
+	out.SetAttrTimeout(f.measure(&out.Attr))
+	out.SetEntryTimeout(long)
 }
 
 func (f *file) Getattr(ctx context.Context, h fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	f.attr(&out.Attr)
-	return 0
-}
-
-// Setattr accepts what `>` and touch(1) ask for, and changes nothing; a mode or
-// an owner is the mount's to give.
-func (f *file) Setattr(ctx context.Context, h fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
-		return syscall.EPERM
-	}
-	f.attr(&out.Attr)
+	out.SetTimeout(f.measure(&out.Attr))
 	return 0
 }
 
@@ -153,11 +160,12 @@ func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 	if !f.spec.write && flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		return nil, 0, syscall.EACCES // root passes the mode; sysfs refuses it too
 	}
-	ctx, cancel := f.mount.opening(ctx)
+	bounded, cancel := f.mount.opening(ctx)
 	defer cancel()
-	h, err := f.spec.open(ctx, f, flags)
+	h, err := f.spec.open(bounded, f, flags)
 	if err != nil {
-		return nil, 0, waitErrno(ctx, err)
+		return nil, 0, waitErrno(bounded, err)
 	}
+	f.mount.files.made(ctx, h)
 	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
 }

@@ -10,22 +10,25 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/reader"
 )
 
-// textFile is one open of a file that is read as it was at the open, and whose
-// writes are commands in words. After a write that failed, the same open reads
-// why, a line "error …": an errno alone does not tell which word was wrong.
+// textFile is one open of a file whose text is captured by a read at offset 0, and whose
+// writes are commands in words. After a write that failed, the same open reads why, a
+// line "error …": an errno alone does not tell which word was wrong.
 type textFile struct {
 	flocked
 	opening // of files whose writes ask for a card's power
 	file    *file
+	fixed   bool // its text is the open's
 	// do carries out one line; nil: read only. It may wait for the card.
 	do func(ctx context.Context, line string) error
 
 	mu      sync.Mutex // the kernel lets reads go on during a write
-	content []byte
+	content []byte     // replaced, never changed
+	refused []byte     // after a write that failed: what is read in its place
 }
 
 var (
@@ -40,20 +43,65 @@ func (t *textFile) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadR
 	if t.file.bay.Gone() {
 		return nil, syscall.ENODEV
 	}
-	t.mu.Lock()
-	content := t.content // replaced, never changed
-	t.mu.Unlock()
+	content := t.capture(off == 0)
 	if off >= int64(len(content)) {
 		return fuse.ReadResultData(nil), 0
 	}
 	return fuse.ReadResultData(content[off:min(int64(len(content)), off+int64(len(dest)))]), 0
 }
 
-// refuse keeps why a write failed.
-func (t *textFile) refuse(err error) {
+// capture is the text that a read belongs to; one at the beginning has it anew.
+func (t *textFile) capture(anew bool) []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.content = []byte("error " + strings.Join(strings.Fields(err.Error()), " ") + "\n")
+	if anew && !t.fixed {
+		t.content = t.file.spec.text(t.file)
+	}
+	if t.refused != nil {
+		return t.refused
+	}
+	return t.content
+}
+
+// ready: "text files: always readable; status wakes with POLLPRI|POLLERR after a change
+// since the last read, as sysfs does".
+func (t *textFile) ready() uint32 {
+	if t.file.bay.Gone() {
+		return hungUp
+	}
+	bits := uint32(readable)
+	if t.do != nil {
+		bits |= writable
+	}
+	if t.file.spec.wakes {
+		now := t.file.spec.text(t.file)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if !bytes.Equal(now, t.content) {
+			bits |= unix.POLLPRI | unix.POLLERR
+		}
+	}
+	return bits
+}
+
+func (t *textFile) watch(wake func()) (stop func()) {
+	switch {
+	case t.file.bay == nil:
+		return func() {}
+	case t.file.spec.wakes:
+		return t.file.bay.Watch(wake)
+	}
+	return t.file.bay.AfterLeft(wake)
+}
+
+// outcome keeps why a write failed.
+func (t *textFile) outcome(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.refused = nil
+	if err != nil {
+		t.refused = []byte("error " + strings.Join(strings.Fields(err.Error()), " ") + "\n")
+	}
 }
 
 // Write carries out the lines of one write in order. Where one fails after
@@ -70,8 +118,9 @@ func (t *textFile) Write(ctx context.Context, data []byte, off int64) (uint32, s
 		}
 		line := strings.TrimSpace(string(data[done:end]))
 		if line != "" && !strings.HasPrefix(line, "#") {
-			if err := t.do(ctx, line); err != nil {
-				t.refuse(err)
+			err := t.do(ctx, line)
+			t.outcome(err)
+			if err != nil {
 				if done > 0 {
 					break
 				}
@@ -83,8 +132,8 @@ func (t *textFile) Write(ctx context.Context, data []byte, off int64) (uint32, s
 	return uint32(done), 0
 }
 
-func newTextFile(f *file, content []byte) *textFile {
-	t := &textFile{file: f, content: content}
+func newTextFile(f *file) *textFile {
+	t := &textFile{file: f}
 	t.flocked = flocked{byOwner{&f.locks, t}}
 	return t
 }
@@ -96,20 +145,31 @@ func (t *textFile) Release(ctx context.Context) syscall.Errno {
 
 // openStatus never waits.
 func openStatus(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	return newTextFile(f, f.bay.Info().Lines()), nil
+	t := newTextFile(f)
+	t.capture(true)
+	return t, nil
 }
+
+func statusText(f *file) []byte { return f.bay.Info().Lines() }
 
 // openATR waits for a card and its power-up.
 func openATR(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := newTextFile(f, nil)
+	t := newTextFile(f)
 	t.opening = newOpening(ctx, f, t, flags)
 	s, err := f.bay.Open(ctx, t.by)
 	if err != nil {
 		return nil, err
 	}
-	t.content = appendHex(nil, s.ATR())
+	t.content, t.fixed = appendHex(nil, s.ATR()), true
 	s.Close()
 	return t, nil
+}
+
+func atrText(f *file) []byte {
+	if i := f.bay.Info(); len(i.ATR) > 0 {
+		return appendHex(nil, i.ATR)
+	}
+	return nil
 }
 
 // powerWords are what may be written to `power`.
@@ -121,14 +181,12 @@ var powerWords = map[string]reader.Action{
 
 // openPower waits for the reader to be ready.
 func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := newTextFile(f, []byte("off\n"))
+	t := newTextFile(f)
 	t.opening = newOpening(ctx, f, t, flags)
 	if err := ready(ctx, f.bay, t.by); err != nil {
 		return nil, err
 	}
-	if f.bay.Info().State == "powered" {
-		t.content = []byte("on\n")
-	}
+	t.capture(true)
 	t.do = func(ctx context.Context, word string) error {
 		action, ok := powerWords[word]
 		if !ok {
@@ -139,23 +197,21 @@ func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	return t, nil
 }
 
-// openProtocol waits for the reader to be ready. It reads as "T=1 T=0": the
-// protocol in force, then what else the card offers; empty without power.
+func powerText(f *file) []byte {
+	if f.bay.Info().State == "powered" {
+		return []byte("on\n")
+	}
+	return []byte("off\n")
+}
+
+// openProtocol waits for the reader to be ready.
 func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := newTextFile(f, nil)
+	t := newTextFile(f)
 	t.opening = newOpening(ctx, f, t, flags)
 	if err := ready(ctx, f.bay, t.by); err != nil {
 		return nil, err
 	}
-	if i := f.bay.Info(); i.State == "powered" {
-		t.content = fmt.Appendf(nil, "T=%d", i.Params.T)
-		for _, offered := range i.Offered {
-			if offered != i.Params.T {
-				t.content = fmt.Appendf(t.content, " T=%d", offered)
-			}
-		}
-		t.content = append(t.content, '\n')
-	}
+	t.capture(true)
 	t.do = func(ctx context.Context, word string) error {
 		switch word {
 		case "T=0":
@@ -168,10 +224,28 @@ func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, er
 	return t, nil
 }
 
+// protocolText is as "T=1 T=0": the protocol in force, then what else the card offers;
+// empty without power.
+func protocolText(f *file) []byte {
+	i := f.bay.Info()
+	if i.State != "powered" {
+		return nil
+	}
+	text := fmt.Appendf(nil, "T=%d", i.Params.T)
+	for _, offered := range i.Offered {
+		if offered != i.Params.T {
+			text = fmt.Appendf(text, " T=%d", offered)
+		}
+	}
+	return append(text, '\n')
+}
+
 // openCtl: reading describes drivers and readers, a line written is a command.
 func openCtl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	m := f.mount.manager
-	t := newTextFile(f, m.Describe())
-	t.do = func(ctx context.Context, line string) error { return m.Command(line) }
+	t := newTextFile(f)
+	t.capture(true)
+	t.do = func(ctx context.Context, line string) error { return f.mount.manager.Command(line) }
 	return t, nil
 }
+
+func ctlText(f *file) []byte { return f.mount.manager.Describe() }

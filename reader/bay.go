@@ -66,6 +66,7 @@ type Bay struct {
 	lastErr  error
 	failure  error // why the phase is failed
 	lock     *transaction
+	watchers map[*func()]struct{}
 	used     time.Time // end of the last exchange, for IdleOff
 }
 
@@ -120,6 +121,7 @@ func (b *Bay) Gone() bool { return b != nil && b.ctx.Err() != nil }
 func (b *Bay) touch() {
 	close(b.changed)
 	b.changed = make(chan struct{})
+	b.tell()
 }
 
 // acquire takes the turn. ctx ends only the waiting for it. Once the reader
@@ -337,6 +339,7 @@ func (b *Bay) publish(what What, pairs ...string) { b.manager.events.publish(b, 
 // noteError keeps err for `status`. b.mu is held.
 func (b *Bay) noteError(err error) {
 	b.lastErr = err
+	b.tell()
 	if err != nil && !errors.Is(err, ErrGone) {
 		b.log.Warn("slot error", "error", printable(err.Error(), maxWords))
 	}

@@ -58,6 +58,7 @@ type Feed[T any] struct {
 	lost  uint64
 	err   error // set when the source ended; what is queued is delivered first
 	wake  chan struct{}
+	watch func() // nil: nobody watches
 }
 
 // Next returns the next item and how many were dropped before it. It waits for
@@ -102,6 +103,32 @@ func (f *Feed[T]) take() T {
 	return item
 }
 
+// Watch has wake called whenever an item comes or the source ends; nil ends that. It is called
+// with locks held: it must not wait, and not use the feed.
+func (f *Feed[T]) Watch(wake func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watch = wake
+}
+
+// Ready reports what TryNext would find: an item, or that the source ended.
+func (f *Feed[T]) Ready() (item, ended bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.head < len(f.queue), f.err != nil
+}
+
+// told wakes who waits for the next item. f.mu is held.
+func (f *Feed[T]) told() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+	if f.watch != nil {
+		f.watch()
+	}
+}
+
 // Close ends the subscription.
 func (f *Feed[T]) Close() { f.source.remove(f) }
 
@@ -122,21 +149,15 @@ func (f *Feed[T]) put(item T) {
 		}
 		f.queue = append(f.queue, item)
 	}
+	f.told()
 	f.mu.Unlock()
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
 }
 
 func (f *Feed[T]) end(err error) {
 	f.mu.Lock()
 	f.err = err
+	f.told()
 	f.mu.Unlock()
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
 }
 
 // source is the writing end of feeds. Its zero value is ready.

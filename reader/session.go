@@ -50,6 +50,7 @@ func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 				b.sessions = make(map[*Session]struct{})
 			}
 			b.sessions[s] = struct{}{}
+			b.tell()
 			b.stamp()
 			b.mu.Unlock()
 			return s, nil
@@ -110,6 +111,7 @@ func (s *Session) Close() {
 	s.bay.mu.Lock()
 	defer s.bay.mu.Unlock()
 	delete(s.bay.sessions, s)
+	s.bay.tell()
 }
 
 // Err says why the session cannot go on; nil if it can.

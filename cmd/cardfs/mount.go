@@ -189,12 +189,12 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	}
 	switch {
 	case isBackground():
+		o.logger.Info("mounted", "dir", dir) // before the caller goes on, who may look
 		if err := detach(logFile); err != nil {
 			server.Leave()
 			o.close(manager)
 			return errors.Join(fmt.Errorf("background: %w", err), server.Close(time.Second))
 		}
-		o.logger.Info("mounted", "dir", dir)
 	default:
 		fmt.Fprintf(stderr, "cardfs: mounted at %s\n", dir)
 		if os.Getenv("NOTIFY_SOCKET") == "" { // a service has no second terminal

@@ -23,7 +23,7 @@ import (
 // a FUSE client and its server in one process can wait for each other for ever.
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"cardfs": main})
+	testscript.Main(m, map[string]func(){"cardfs": main, "gofile": goFile})
 }
 
 // patience bounds every wait for what must come; no test passes because of it.
@@ -31,7 +31,7 @@ const patience = 20 * time.Second
 
 func TestScripts(t *testing.T) {
 	for program, pkg := range map[string]string{
-		"dash": "dash", "bash": "bash", "python3": "python3", "flock": "util-linux", "setpriv": "util-linux",
+		"dash": "dash", "bash": "bash", "busybox": "busybox", "python3": "python3", "flock": "util-linux", "setpriv": "util-linux",
 		"sshfs": "sshfs", "/usr/lib/openssh/sftp-server": "openssh-sftp-server",
 	} {
 		if _, err := exec.LookPath(program); err != nil {

@@ -1,0 +1,150 @@
+package fs
+
+import (
+	"context"
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// files is go-fuse's tree of nodes with what its API of nodes does not show: the flags of
+// each READ and WRITE, and poll(2). What would change the tree is refused here, for all
+// directories alike: it changes as readers come and go.
+type files struct {
+	fuse.RawFileSystem // the tree
+
+	opening sync.Map // of a request's Cancel: the handle that its open made
+
+	mu   sync.RWMutex
+	open map[uint64]*openFile // by go-fuse's number
+}
+
+// openFile is what the kernel calls a file: one open.
+type openFile struct {
+	handle fs.FileHandle
+	poll   polled
+}
+
+func newFiles(tree fuse.RawFileSystem) *files {
+	return &files{RawFileSystem: tree, open: make(map[uint64]*openFile)}
+}
+
+// made is told by a node which handle it makes; go-fuse tells only its number.
+func (r *files) made(ctx context.Context, h fs.FileHandle) {
+	if c, ok := ctx.(*fuse.Context); ok {
+		r.opening.Store(c.Cancel, h)
+	}
+}
+
+func (r *files) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	status := r.RawFileSystem.Open(cancel, in, out)
+	if h, ok := r.opening.LoadAndDelete(cancel); ok && status.Ok() {
+		r.mu.Lock()
+		r.open[out.Fh] = &openFile{handle: h}
+		r.mu.Unlock()
+	}
+	return status
+}
+
+func (r *files) get(fh uint64) *openFile {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.open[fh]
+}
+
+// nonblocker is a handle that honours O_NONBLOCK as fcntl(2) sets it.
+type nonblocker interface{ setNonblock(bool) }
+
+// flagged does what a READ and a WRITE have in common.
+func (r *files) flagged(fh uint64, flags uint32) {
+	o := r.get(fh)
+	if o == nil {
+		return
+	}
+	o.poll.arm()
+	if h, ok := o.handle.(nonblocker); ok {
+		h.setNonblock(flags&syscall.O_NONBLOCK != 0)
+	}
+}
+
+// readLockOwner is FUSE_READ_LOCKOWNER: the READ comes from a read(2).
+const readLockOwner = 2
+
+// Read refuses the page cache, for which sendfile(2) and splice(2) read: what it reads is
+// cut and kept as it likes. They say EINVAL then, and their callers use read(2).
+func (r *files) Read(cancel <-chan struct{}, in *fuse.ReadIn, dest []byte) (fuse.ReadResult, fuse.Status) {
+	if in.ReadFlags&readLockOwner == 0 {
+		return nil, fuse.EINVAL
+	}
+	r.flagged(in.Fh, in.Flags)
+	return r.RawFileSystem.Read(cancel, in, dest)
+}
+
+func (r *files) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	r.flagged(in.Fh, in.Flags)
+	return r.RawFileSystem.Write(cancel, in, data)
+}
+
+func (r *files) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	r.flagged(in.Fh, in.Flags)
+	return r.RawFileSystem.Writev(cancel, in, data)
+}
+
+func (r *files) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
+	r.mu.Lock()
+	o := r.open[in.Fh]
+	delete(r.open, in.Fh)
+	r.mu.Unlock()
+	if o != nil {
+		o.poll.end()
+	}
+	r.RawFileSystem.Release(cancel, in)
+}
+
+// Fsync: the kernel says from then on by itself that all is well.
+func (r *files) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status    { return fuse.ENOSYS }
+func (r *files) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.ENOSYS }
+
+// SetAttr accepts what `>` and touch(1) ask for, and changes nothing; a mode or an owner
+// is the mount's to give.
+func (r *files) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+		return fuse.EPERM
+	}
+	return r.GetAttr(cancel, &fuse.GetAttrIn{InHeader: in.InHeader}, out)
+}
+
+// As in procfs and sysfs, where unlink(2), rename(2) and the like say EPERM.
+
+func (r *files) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOut) fuse.Status {
+	return fuse.EPERM
+}
+
+func (r *files) Tmpfile(<-chan struct{}, *fuse.CreateIn, *fuse.CreateOut) fuse.Status {
+	return fuse.EPERM
+}
+
+func (r *files) Mknod(<-chan struct{}, *fuse.MknodIn, string, *fuse.EntryOut) fuse.Status {
+	return fuse.EPERM
+}
+
+func (r *files) Mkdir(<-chan struct{}, *fuse.MkdirIn, string, *fuse.EntryOut) fuse.Status {
+	return fuse.EPERM
+}
+
+func (r *files) Symlink(<-chan struct{}, *fuse.InHeader, string, string, *fuse.EntryOut) fuse.Status {
+	return fuse.EPERM
+}
+
+func (r *files) Link(<-chan struct{}, *fuse.LinkIn, string, *fuse.EntryOut) fuse.Status {
+	return fuse.EPERM
+}
+
+func (r *files) Unlink(<-chan struct{}, *fuse.InHeader, string) fuse.Status { return fuse.EPERM }
+func (r *files) Rmdir(<-chan struct{}, *fuse.InHeader, string) fuse.Status  { return fuse.EPERM }
+
+func (r *files) Rename(<-chan struct{}, *fuse.RenameIn, string, string) fuse.Status {
+	return fuse.EPERM
+}
