@@ -112,6 +112,52 @@ func TestPINWire(t *testing.T) {
 			modify(func(m *reader.PINModify) { m.Messages = 0 }), "90 00", nil,
 		},
 		{
+			"Gemalto that says it is without the fix: three indexes", quirky(0x08E6, 0x34C2), `
+				> 6B 01 00 00 00  00 01 00 00 00  6A
+				< 83 09 00 00 00  00 01 00 00 00  02 11 00 07 7F 00 00 00 FB
+				> 69 29 00 00 00  00 02 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 01 09 04 00 01 02 00 00 00 ` + change + ok(2),
+			modify(func(m *reader.PINModify) { m.Messages = 1 }), "90 00", nil,
+		},
+		{
+			"modify, the reader's own messages", PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 FF 09 04 00 01 02 00 00 00 " + change + ok(1),
+			modify(func(m *reader.PINModify) { m.Messages = 0xFF }), "90 00", nil,
+		},
+		{
+			"modify, 2 messages", PINPadReader(), "> 69 28 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 02 09 04 00 01 00 00 00 " + change + ok(1),
+			modify(func(m *reader.PINModify) { m.Messages = 2 }), "90 00", nil,
+		},
+		{"modify, 4 messages", PINPadReader(), "", modify(func(m *reader.PINModify) { m.Messages = 4 }), "", reader.ErrInvalid},
+		{"modify, three bytes of command", PINPadReader(), "", modify(func(m *reader.PINModify) { m.APDU = m.APDU[:3] }), "", reader.ErrInvalid},
+		{"modify, no PIN pad", ShortAPDUReader(), "", modify(func(*reader.PINModify) {}), "", reader.ErrUnsupported},
+		{
+			"the entries differ", PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 03 09 04 00 01 02 00 00 00 " + change +
+				"\n< 80 00 00 00 00  00 01 40 EE 00", modify(func(*reader.PINModify) {}), "64 02", nil,
+		},
+		{
+			"the card is out", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
+				"\n< 80 00 00 00 00  00 01 42 FE 00", verify(format2()), "", reader.ErrNoCard,
+		},
+		{
+			"the card has no power", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
+				"\n< 80 00 00 00 00  00 01 41 FE 00", verify(format2()), "", reader.ErrStale,
+		},
+		{ // the prologue and the message index are the caller's
+			"verify, index and prologue", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 07 08 05 11 22 33 " + apdu + ok(1),
+			verify(with(func(f *reader.PINFormat) {
+				f.Language, f.MessageIndexes, f.Prologue = 0x0807, [3]byte{5}, [3]byte{0x11, 0x22, 0x33}
+			})), "90 00", nil,
+		},
+		{
+			"modify, indexes and prologue", PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 03 07 08 05 06 07 11 22 33 " + change + ok(1),
+			modify(func(m *reader.PINModify) {
+				m.Language, m.MessageIndexes, m.Prologue = 0x0807, [3]byte{5, 6, 7}, [3]byte{0x11, 0x22, 0x33}
+			}), "90 00", nil,
+		},
+		{
+			"SPR 532: padded, so nothing to append", quirky(0x04E6, 0xE003),
+			"> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu + ok(1), verify(format2()), "90 00", nil,
+		},
+		{
 			"Dell: no message, digits exchanged", quirky(0x413C, 0x2100),
 			"> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 04 08 02 00 09 04 00 00 00 00 " + apdu + ok(1),
 			verify(format2()), "90 00", nil,
