@@ -1,14 +1,25 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/reader"
 )
 
 // Help topics: commands that do nothing but be read.
+
+// ctlUsage lists what may be written to ctl.
+func ctlUsage() string {
+	var out strings.Builder
+	for _, c := range reader.CtlUsage() {
+		fmt.Fprintf(&out, "                 %s: %s\n", c[0], c[1])
+	}
+	return out.String()
+}
 
 func helpFiles() *cobra.Command {
 	return &cobra.Command{
@@ -32,8 +43,8 @@ func helpFiles() *cobra.Command {
   N/event      read: what happens to the slot, a line an event, for ever
   N/trace      read: what crosses the slot from now on, PINs masked; owner only
   event        read: what happens to all slots
-  ctl          read: drivers and readers; write, owner only: attach DRIVER DEVICE
-               [KEY=VALUE...], detach N, rescan, DRIVER N COMMAND
+  ctl          read: drivers and readers; write, owner only:
+` + ctlUsage() + `                 DRIVER N COMMAND, as reading ctl lists them
   by-id/NAME   links to N, with names that survive unplugging and reboot
 
 A write to power and protocol returns when the card did it. A write to ctl only

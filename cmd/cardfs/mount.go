@@ -27,6 +27,9 @@ import (
 // grace is how long a command on the wire may go on after SIGTERM.
 const grace = 10 * time.Second
 
+// unmountGrace is the same after umount: nobody is there any more to take the answer.
+const unmountGrace = time.Second
+
 // mountOptions are the flags of `cardfs mount`.
 type mountOptions struct {
 	sims          []string
@@ -168,13 +171,13 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 		OpenTimeout: o.openTimeout, Escape: escape, Log: o.logger, Debug: o.verbose > 1,
 	})
 	if err != nil {
-		o.close(manager)
+		o.close(manager, grace)
 		return err
 	}
 	unmounted := server.Done()
 	if err := o.attachAll(manager); err != nil {
 		server.Leave()
-		o.close(manager)
+		o.close(manager, grace)
 		return errors.Join(err, server.Close(time.Second))
 	}
 	if o.usb {
@@ -192,7 +195,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 		o.logger.Info("mounted", "dir", dir) // before the caller goes on, who may look
 		if err := detach(logFile); err != nil {
 			server.Leave()
-			o.close(manager)
+			o.close(manager, grace)
 			return errors.Join(fmt.Errorf("background: %w", err), server.Close(time.Second))
 		}
 	default:
@@ -203,15 +206,17 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	}
 	notify("READY=1", o.logger)
 
+	patience := grace
 	select {
 	case <-signalled:
 	case <-unmounted:
+		patience = unmountGrace
 		fmt.Fprintf(stderr, "cardfs: %s was unmounted\n", dir)
 	case <-ctx.Done():
 	}
 	notify("STOPPING=1", o.logger)
 	server.Leave()
-	o.close(manager)
+	o.close(manager, patience)
 	return server.Close(time.Second)
 }
 
@@ -227,7 +232,7 @@ func tune() {
 	}
 }
 
-func (o *mountOptions) close(m *reader.Manager) {
+func (o *mountOptions) close(m *reader.Manager, grace time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	m.Close(ctx)
