@@ -141,8 +141,8 @@ func (l *link) judge() {
 }
 
 // activate is one attempt of powerUp.
-func (l *link) activate(ctx context.Context, how Reset, want int) error {
-	ctx, cancel := context.WithTimeout(ctx, powerLimit)
+func (l *link) activate(parent context.Context, how Reset, want int) error {
+	ctx, cancel := context.WithTimeout(parent, powerLimit)
 	defer cancel()
 	l.machine, l.t1, l.dead, l.heard, l.slowed = nil, nil, false, false, false
 	l.tracef("%v reset", how)
@@ -167,6 +167,10 @@ func (l *link) activate(ctx context.Context, how Reset, want int) error {
 	}
 	l.params = p
 	if err := l.setUp(ctx); err != nil {
+		if ctx.Err() != nil && parent.Err() == nil {
+			// Three block waiting times are longer than that where BWI is above 6.
+			l.slowed = l.slower(l.asked)
+		}
 		if err = fmt.Errorf("T=%d TA1=%02X: %w", p.T, p.TA1, err); l.slowed {
 			return l.next(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -283,6 +284,39 @@ func TestRateFallback(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A card may take so long to answer, by its BWI, that one activation has not the time
+// for three attempts of S(IFS request). That the rate is wrong is found out then, too.
+func TestRateFallbackOfASlowCard(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		c := newRateCard(t, "3B 90 96 81 21 95 A3") // BWI 9: 51 s
+		c.deaf = []byte{0x96}
+		c.exchange = func(ctx context.Context, x Transfer, dst []byte) ([]byte, error) {
+			rx, err := c.answer(ctx, x, dst)
+			if err == nil {
+				return rx, nil
+			}
+			select {
+			case <-time.After(x.Wait):
+				return rx, err
+			case <-ctx.Done():
+				return rx, ctx.Err()
+			}
+		}
+		b := r.plugSlot(c, c.fakeSlot)
+		start := time.Now()
+		wantAnswer(t, mustOpen(t, b, someone()), "00 A4 00 00", "90 00")
+		if took := time.Since(start); took != powerLimit || b.Info().Params.TA1 != 0x99 {
+			t.Errorf("%v, %s", took, b.Info().Params)
+		}
+		// Where there is no slower rate it is the card.
+		c.deaf = []byte{0x99, 0x95, 0x98, 0x94, 0x93, 0x92, 0x11}
+		wantErr(t, "reset", b.Power(context.Background(), ResetCold, someone()), ErrTimeout)
+		if took := time.Since(start); took > 8*powerLimit {
+			t.Errorf("%v", took)
+		}
+	})
 }
 
 // "Over T=0, once a byte of a command was sent, that command is never repeated: it

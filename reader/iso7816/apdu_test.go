@@ -50,6 +50,41 @@ func TestParseCommand(t *testing.T) {
 	}
 }
 
+func TestCaseString(t *testing.T) {
+	for c, want := range map[Case]string{-1: "?", 0: "?", Case1: "1", Case2S: "2S", Case3S: "3S", Case4S: "4S", Case2E: "2E", Case3E: "3E", Case4E: "4E", Case4E + 1: "?"} {
+		if got := c.String(); got != want {
+			t.Errorf("%d: %s, want %s", int(c), got, want)
+		}
+	}
+}
+
+// A carrier of short C-APDUs takes 261 bytes, one of extended ones 65,544.
+func TestCarries(t *testing.T) {
+	short := func(n int) []byte { return append([]byte{0, 0xB2, 1, 0x14, 0}, make([]byte, n-5)...) } // no C-APDU
+	for _, c := range []struct {
+		in             []byte
+		short, carried error
+	}{
+		{nil, ErrInvalid, ErrInvalid},
+		{make([]byte, 3), ErrInvalid, ErrInvalid},
+		{make([]byte, 4), nil, nil},
+		{unhex(t, "00A4000005010203"), nil, nil},
+		{unhex(t, "00B00000000001"), ErrUnsupported, nil},
+		{unhex(t, "00D60000000001AB"), ErrUnsupported, nil},
+		{short(261), nil, nil},
+		{short(262), ErrUnsupported, nil},
+		{make([]byte, MaxCommand), ErrUnsupported, nil},
+		{make([]byte, MaxCommand+1), ErrUnsupported, ErrInvalid},
+	} {
+		if err := Carries(c.in, false); !errors.Is(err, c.short) {
+			t.Errorf("%d bytes, short: %v, want %v", len(c.in), err, c.short)
+		}
+		if err := Carries(c.in, true); !errors.Is(err, c.carried) {
+			t.Errorf("%d bytes, extended: %v, want %v", len(c.in), err, c.carried)
+		}
+	}
+}
+
 func TestParseCommandMalformed(t *testing.T) {
 	for _, c := range []struct{ in, words string }{
 		{"", "at least 4 bytes"},

@@ -342,6 +342,10 @@ func TestATRDescribe(t *testing.T) {
 		"cut-off":     "3B F7 94 00",
 		"t15-first":   "3B 81 1F 00 41 DF",
 		"ts":          "3B",
+		"dual":        "3B 80 80 01 01",
+		"category-85": "3B 02 85 41",
+		"t14-first":   "3B 80 8E 01 0F",
+		"status":      "3B 04 00 05 90 00",
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := unhex(t, s)

@@ -55,6 +55,16 @@ func TestCheckPPS(t *testing.T) {
 		{"PPS1 announced, missing", "FF 11 95 7B", "FF 11 EE", 0},
 		{"one byte too many", "FF 11 95 7B", "FF 11 95 7B 00", 0},
 		{"cut", "FF 11 95 7B", "FF 11 95", 0},
+		// With T=0, where no other check sees them.
+		{"T=0, too short", "FF 10 95 7A", "FF 00", 0},
+		{"T=0, PPSS wrong", "FF 10 95 7A", "FE 00 FE", 0},
+		{"T=0, bit 8 of PPS0", "FF 10 95 7A", "FF 80 7F", 0},
+		{"T=0, PCK wrong", "FF 10 95 7A", "FF 00 FE", 0},
+		{"T=0, cut", "FF 10 95 7A", "FF 10 95", 0},
+		{"T=0, one byte too many", "FF 10 95 7A", "FF 00 00 FF", 0},
+		{"T=0, PPS1 differs", "FF 10 95 7A", "FF 10 94 7B", 0},
+		{"T=0, PPS1 not asked for", "FF 00 FF", "FF 10 95 7A", 0},
+		{"the request is none", "FF 10 95", "FF 10 95 7A", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ta1, err := CheckPPS(unhex(t, c.req), unhex(t, c.resp))
