@@ -35,6 +35,7 @@ func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 	a.opening = newOpening(ctx, f, a, flags)
 	a.flocked = flocked{a}
 	a.channel = newChannel(a, f, &a.opening, flags, a.end)
+	a.lockLines = true
 	if !a.writable {
 		return a, nil
 	}

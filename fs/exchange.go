@@ -5,10 +5,13 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/reader"
 )
@@ -46,18 +49,19 @@ type textChecker interface {
 // and nobody else's. A write hands its commands over and returns; a goroutine
 // that lives while there is work sends them.
 type channel struct {
-	to       exchanger
-	later    func(*channel)             // calls send once the write under way has returned
-	panicked func(any)                  // logs a panic
-	gone     <-chan struct{}            // closed when the reader left
-	leaving  func(func()) (stop func()) // has something called when it leaves
-	nonblock bool
-	append   bool // O_APPEND: the offset of a write means nothing
-	readable bool
-	writable bool
-	share    *share // of the slot's room
-	pass     *reader.Pass
-	onIdle   func() // after Release, once nothing is under way any more
+	to        exchanger
+	later     func(*channel)             // calls send once the write under way has returned
+	panicked  func(any)                  // logs a panic
+	gone      <-chan struct{}            // closed when the reader left
+	leaving   func(func()) (stop func()) // has something called when it leaves
+	nonblock  bool
+	append    bool // O_APPEND: the offset of a write means nothing
+	readable  bool
+	writable  bool
+	lockLines bool   // lock and unlock are lines
+	share     *share // of the slot's room
+	pass      *reader.Pass
+	onIdle    func() // after Release, once nothing is under way any more
 
 	mu      sync.Mutex
 	binary  bool
@@ -67,6 +71,8 @@ type channel struct {
 	busy    bool      // send or an ioctl has the exchanger
 	sending bool      // send has taken a command off the queue
 	answers []answer  // had and not yet in out, or not all of it
+	errors  bool      // an error is a line of text (wordErrors)
+	giveUp  func()    // ends the waiting of wordLock
 	out     stream
 	held    int           // bytes of line, commands with the room for their answers, and answers
 	kept    int           // bytes of out, where they count
@@ -77,15 +83,59 @@ type channel struct {
 
 type command struct {
 	data []byte
-	room int // for the answer
+	word string // instead of data: one of these
+	room int    // for the answer
 }
+
+// The lines that are no commands for what stands behind the file.
+const (
+	wordErrors = "errors" // an error is a line "error ESTALE WORDS" from now on, for whoever is behind SFTP
+	wordLock   = "lock"   // flock(2) for whoever has none
+	wordUnlock = "unlock"
+	wordOK     = "ok\n" // answers them
+)
+
+// words are those of a channel.
+func (c *channel) words() []string {
+	if c.lockLines {
+		return []string{wordErrors, wordLock, wordUnlock}
+	}
+	return []string{wordErrors}
+}
+
+// word is the word that a line is, or of which, unless it is whole, it is the beginning.
+func (c *channel) word(line []byte, whole bool) string {
+	line = bytes.TrimLeft(line, blanks)
+	if len(line) == 0 || bytes.IndexByte([]byte("elu"), line[0]) < 0 {
+		return ""
+	}
+	if i := bytes.IndexByte(line, '#'); i >= 0 {
+		line, whole = line[:i], true
+	}
+	text := string(bytes.TrimRight(line[:min(len(line), 100)], blanks))
+	for _, w := range c.words() {
+		if text == w || !whole && strings.HasPrefix(w, text) {
+			return w
+		}
+	}
+	return ""
+}
+
+func (c command) none() bool { return len(c.data) == 0 && c.word == "" }
 
 func (c command) size() int { return len(c.data) + c.room }
 
 type answer struct {
 	data []byte // what is not in out yet
+	text bool   // data is the line itself
 	err  error
 	size int // of all data
+}
+
+// line has an error be a line of text.
+func (a *answer) line() {
+	words := strings.Join(strings.Fields(a.err.Error()), " ")
+	*a = answer{data: fmt.Appendf(nil, "error %s %s\n", unix.ErrnoName(toErrno(a.err)), words), text: true, size: a.size}
 }
 
 // take takes n bytes of the channel's room and its user's. c.mu is held.
@@ -176,7 +226,7 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 		if err != nil {
 			return 0, toErrno(err)
 		}
-		commands = []command{{data, room}}
+		commands = []command{{data: data, room: room}}
 		rest = c.line
 	} else {
 		var err error
@@ -232,7 +282,7 @@ func (c *channel) parse(data []byte) (commands []command, rest []byte, err error
 			}
 			// What can be no hex is refused now, not when the line is complete.
 			if bytes.IndexByte(first, '#') < 0 {
-				if _, err := parseHex(nil, line); err != nil && !errors.Is(err, errOdd) {
+				if _, err := parseHex(nil, line); err != nil && !errors.Is(err, errOdd) && c.word(append(first, line...), false) == "" {
 					return nil, nil, err
 				}
 			}
@@ -245,7 +295,7 @@ func (c *channel) parse(data []byte) (commands []command, rest []byte, err error
 		if err != nil {
 			return nil, nil, err
 		}
-		if len(command.data) > 0 {
+		if !command.none() {
 			if len(commands) > maxAnswers { // too many already; the rest is only checked
 				command.data = nil
 				commands = commands[:maxAnswers]
@@ -257,6 +307,9 @@ func (c *channel) parse(data []byte) (commands []command, rest []byte, err error
 }
 
 func (c *channel) parseLine(line []byte) (command, error) {
+	if w := c.word(line, true); w != "" {
+		return command{word: w, room: len(wordOK)}, nil
+	}
 	data, err := parseHex(make([]byte, 0, (len(line)+1)/2), line)
 	if err != nil || len(data) == 0 {
 		return command{}, err
@@ -268,7 +321,7 @@ func (c *channel) parseLine(line []byte) (command, error) {
 	if t, ok := c.to.(textChecker); ok && err == nil {
 		err = t.checkText(data)
 	}
-	return command{data, room}, err
+	return command{data: data, room: room}, err
 }
 
 // submit queues commands and tells whether nobody is there to send them: then the caller
@@ -280,15 +333,40 @@ func (c *channel) submit(commands ...command) (send bool) {
 	return send
 }
 
-// exchange is the exchanger's. Its panic is an error of this exchange alone.
-func (c *channel) exchange(ctx context.Context, command, dst []byte) (answer []byte, err error) {
+// exchange carries a command out. A panic is an error of this exchange alone.
+func (c *channel) exchange(ctx context.Context, command command, dst []byte) (answer []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.panicked(p)
 			answer, err = nil, errPanic
 		}
 	}()
-	return c.to.exchange(ctx, command, dst)
+	switch command.word {
+	case wordErrors:
+		c.mu.Lock()
+		c.errors = true
+		c.mu.Unlock()
+	case wordLock:
+		err = c.waitLock()
+	case wordUnlock:
+		c.to.(locker).unlock()
+	default:
+		return c.to.exchange(ctx, command.data, dst)
+	}
+	return []byte(wordOK), err
+}
+
+// waitLock waits for the lock until the open is closed.
+func (c *channel) waitLock() error {
+	ctx, giveUp := context.WithCancel(context.Background())
+	defer giveUp()
+	c.mu.Lock()
+	if c.closed {
+		giveUp()
+	}
+	c.giveUp = giveUp
+	c.mu.Unlock()
+	return c.to.(locker).lock(ctx, false, true)
 }
 
 var errPanic = errors.New("internal error; the log has more")
@@ -303,7 +381,7 @@ func (c *channel) send() {
 		c.queue = c.queue[1:]
 		c.sending = true
 		c.mu.Unlock()
-		data, err := c.exchange(context.Background(), next.data, nil)
+		data, err := c.exchange(context.Background(), next, nil)
 		c.mu.Lock()
 		c.sending = false
 		if c.closed {
@@ -317,7 +395,7 @@ func (c *channel) send() {
 			c.give(next.size())
 			data, err = nil, errNoRoom
 		}
-		c.answers = append(c.answers, answer{data, err, len(data)})
+		c.answers = append(c.answers, answer{data: data, text: next.word != "", err: err, size: len(data)})
 		c.touch()
 	}
 	c.queue = nil
@@ -402,7 +480,9 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 	for c.out.ready() == 0 {
 		switch {
 		case len(c.answers) > 0:
-			if err := c.answers[0].err; err != nil {
+			if err := c.answers[0].err; err != nil && c.errors && !c.binary {
+				c.answers[0].line()
+			} else if err != nil {
 				c.drop()
 				return nil, toErrno(err)
 			}
@@ -423,9 +503,8 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 			}
 			c.line = nil
 			if err != nil {
-				return nil, toErrno(err)
-			}
-			if len(command.data) > 0 && c.submit(command) {
+				c.answers = append(c.answers, answer{err: err})
+			} else if !command.none() && c.submit(command) {
 				go c.send()
 			}
 		case c.left():
@@ -467,12 +546,13 @@ func (c *channel) fill(size int) {
 	for len(c.answers) > 0 && c.answers[0].err == nil && c.out.ready() < size {
 		a := &c.answers[0]
 		n := size - c.out.ready()
-		if !c.binary {
+		hex := !c.binary && !a.text
+		if hex {
 			n = (n + 2) / 3 // digits, digits, blank
 		}
 		n = min(n, len(a.data))
 		whole := n == len(a.data)
-		if c.binary {
+		if !hex {
 			c.out.buf = append(c.out.buf, a.data[:n]...)
 		} else {
 			c.out.buf = appendHex(c.out.buf, a.data[:n])
@@ -546,8 +626,8 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 	if int64(n) > int64(len(input)-exchangeHeader) {
 		return 0, syscall.EINVAL
 	}
-	command := input[exchangeHeader : exchangeHeader+int(n)]
-	room, err := c.to.check(command)
+	sent := command{data: input[exchangeHeader : exchangeHeader+int(n)]}
+	room, err := c.to.check(sent.data)
 	if err != nil {
 		return 0, toErrno(err)
 	}
@@ -574,7 +654,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 
 	// The answer goes straight to where the kernel takes it from.
 	dst := output[exchangeHeader:exchangeHeader:len(output)]
-	data, err := c.exchange(ctx, command, dst)
+	data, err := c.exchange(ctx, sent, dst)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -582,7 +662,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 	if err == nil && !fits && !c.closed { // closed: who asked was killed
 		// The command is done: its answer waits for read(2).
 		if c.take(len(data)) {
-			c.answers = append(c.answers, answer{data, nil, len(data)})
+			c.answers = append(c.answers, answer{data: data, size: len(data)})
 			c.touch()
 		} else {
 			err = errNoRoom
@@ -612,6 +692,9 @@ func (c *channel) Release(ctx context.Context) syscall.Errno {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
+	if c.giveUp != nil {
+		c.giveUp()
+	}
 	for len(c.answers) > 0 {
 		c.drop()
 	}

@@ -24,6 +24,9 @@ func appendHex(dst, p []byte) []byte {
 // bytes) fits with two blanks between its bytes and a comment behind.
 const maxLine = 1 << 19
 
+// blanks are what may be between digits.
+const blanks = " \t\r\v\f"
+
 var errOdd = errors.New("an odd number of hex digits")
 
 // parseHex reads a line of hex: blanks anywhere between digits, case free, a
@@ -44,7 +47,7 @@ func parseHex(dst, line []byte) ([]byte, error) {
 		case c == '#':
 			line = nil
 		default:
-			return dst, fmt.Errorf("%q at %d is no hex digit: %w", c, i, reader.ErrInvalid)
+			return dst, fmt.Errorf("character %d is no hex digit: %w", i+1, reader.ErrInvalid)
 		}
 		if line == nil {
 			break

@@ -96,8 +96,10 @@ resets by others fail. LOCK_SH is taken as LOCK_EX. Two ways:
 
 The first way admits that open alone, and what its process and its children write
 to control, ctbcs, power and protocol. A reset by whom the lock admits leaves its
-opens of apdu valid. apdu opened only for reading is good for flock(2) alone: it
-waits for no card, and reads as empty.`,
+opens of apdu valid. Who has no flock(2), as behind sshfs, writes the lines lock and
+unlock to apdu; ok answers them. After the line errors, to apdu, control or ctbcs, an
+error is a line "error ESTALE WORDS" and no errno. apdu opened only for reading is
+good for flock(2) alone: it waits for no card, and reads as empty.`,
 	}
 }
 
