@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"fmt"
+	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 
@@ -33,15 +34,16 @@ var (
 func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	a := &apduFile{file: f}
 	a.opening = newOpening(ctx, f, a, flags)
+	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+		var err error
+		if a.session, err = f.bay.Open(ctx, a.by); err != nil {
+			return nil, err
+		}
+	}
 	a.flocked = flocked{a}
 	a.channel = newChannel(a, f, &a.opening, flags, a.end)
 	a.lockLines = true
-	if !a.writable {
-		return a, nil
-	}
-	var err error
-	a.session, err = f.bay.Open(ctx, a.by)
-	return a, err
+	return a, nil
 }
 
 // check leaves bytes to the caller: old commands with a Lc of 00 and pseudo-APDUs

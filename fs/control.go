@@ -39,9 +39,12 @@ var (
 func openControl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	c := &controlFile{file: f}
 	c.opening = newOpening(ctx, f, c, flags)
+	if err := ready(ctx, f.bay, c.by); err != nil {
+		return nil, err
+	}
 	c.flocked = flocked{byOwner{&f.locks, c}}
 	c.channel = newChannel(c, f, &c.opening, flags, c.unlock)
-	return c, ready(ctx, f.bay, c.by)
+	return c, nil
 }
 
 const controlCode = 4 // bytes

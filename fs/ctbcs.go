@@ -37,10 +37,13 @@ var (
 func openCTBCS(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	c := &ctbcsFile{}
 	c.opening = newOpening(ctx, f, c, flags)
+	if err := ready(ctx, f.bay, c.by); err != nil {
+		return nil, err
+	}
 	c.terminal = ctapi.New(f.bay, c.by)
 	c.flocked = flocked{byOwner{&f.locks, c}}
 	c.channel = newChannel(c, f, &c.opening, flags, c.end)
-	return c, ready(ctx, f.bay, c.by)
+	return c, nil
 }
 
 const iocCTAPI = iocMagic<<8 | 3 // _IOC_NONE
