@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cardfs/cardfs/tests/cc"
 	"github.com/cardfs/cardfs/tests/pcscd"
@@ -175,6 +177,9 @@ func (e *env) mounts(ctx context.Context) error {
 	if _, err := os.ReadFile(e.path("one/0/atr")); err != nil {
 		return err
 	}
+	e.once = append(e.once, subject{followers, share, func(ctx context.Context) ([]float64, error) {
+		return e.followers(ctx, many)
+	}})
 	perReader := func() (float64, error) {
 		a, err := many.resident()
 		if err != nil {
@@ -192,6 +197,56 @@ func (e *env) mounts(ctx context.Context) error {
 		return []float64{max(fresh, used)}, err
 	}})
 	return nil
+}
+
+// followers is the share of the time that a processor works for a client that follows
+// the events of many slots where nothing happens.
+func (e *env) followers(ctx context.Context, daemon *proc) ([]float64, error) {
+	cmd := exec.CommandContext(ctx, e.path("filebench"), "follow", strconv.Itoa(e.readers), e.path("many"))
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	said := bufio.NewScanner(stdout)
+	if !said.Scan() || said.Text() != "at rest" {
+		return nil, fmt.Errorf("filebench follow: %q, %v", said.Text(), cmd.Wait())
+	}
+	onBoth := func() (float64, error) {
+		a, err := onCPU(daemon.cmd.Process.Pid)
+		if err != nil {
+			return 0, err
+		}
+		b, err := onCPU(cmd.Process.Pid)
+		return a + b, err
+	}
+	before, err := onBoth()
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(e.idle):
+	case <-ctx.Done():
+	}
+	after, err := onBoth()
+	if err != nil {
+		return nil, err
+	}
+	_ = stdin.Close()
+	said.Scan()
+	if err := cmd.Wait(); err != nil {
+		return nil, fmt.Errorf("filebench follow: %w", err)
+	}
+	if said.Text() != "0" {
+		return nil, fmt.Errorf("the followers woke %s times while nothing happened", said.Text())
+	}
+	return []float64{(after - before) / float64(e.idle)}, nil
 }
 
 func (e *env) scbench(s *pcscd.Server, reader string, count int) func(context.Context) ([]float64, error) {

@@ -26,6 +26,7 @@ const (
 	seenCardfs = "insertion seen, cardfs"
 	idleNull   = "idle CPU, null"
 	idleCardfs = "idle CPU, cardfs"
+	followers  = "idle CPU, followers"
 )
 
 // row is one limit.
@@ -43,6 +44,7 @@ var rows = []row{
 	{what: "many readers: resident memory a reader (KiB)", a: memory, bound: 100},
 	{what: "many readers: cat 0/atr and an exchange, against one reader", a: openMany, b: openOne, bound: 1.5},
 	{what: "many clients, each on its reader, against one: exchanges a second", a: rateMany, b: rateOne, bound: 1.5, least: true},
+	{what: "many followers of events in one epoll client: CPU of it and the daemon at rest", a: followers, bound: 0.001},
 	// Through pcscd and libifdcardfs.
 	{what: "SCardTransmit through libifdcardfs, against an instant IFD handler", a: scCardfs, b: scNull, bound: 1.8},
 	{what: "SCardTransmit to a virtual card, against libifdvpcd", a: scCardfsV, b: scVpcd, bound: 0.05},

@@ -12,6 +12,11 @@
  *                                       prints exchanges a second in total, with all
  *                                       of them under way: not their start and end
  *
+ *   filebench follow N MOUNT            one epoll loop follows MOUNT/i/event of N slots,
+ *                                       as asyncio would; prints "at rest" once it has
+ *                                       read how things stand, and at the end of stdin
+ *                                       how often it woke since
+ *
  * The first four print COUNT samples; each is preceded by a tenth as much unmeasured. `text` works
  * on any file that answers what was written to it.
  */
@@ -19,6 +24,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -164,6 +170,40 @@ static void many(int milliseconds, const char *mount, int n)
 	free(c);
 }
 
+/* drain reads an event file to its present end. */
+static void drain(int fd)
+{
+	char buf[4096];
+	ssize_t n;
+	do
+		n = read(fd, buf, sizeof buf);
+	while (n > 0);
+	check(n < 0 && errno == EAGAIN ? 0 : -1, 0, "event");
+}
+
+static void follow(int n, const char *mount)
+{
+	int ep = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_event e = {.events = EPOLLIN, .data.fd = 0};
+	long woken = 0;
+	check(epoll_ctl(ep, EPOLL_CTL_ADD, 0, &e), 0, "epoll of stdin");
+	for (int i = 0; i < n; i++) {
+		char name[4096];
+		snprintf(name, sizeof name, "%s/%d/event", mount, i);
+		e.data.fd = open_or_die(name, O_RDONLY | O_NONBLOCK);
+		check(epoll_ctl(ep, EPOLL_CTL_ADD, e.data.fd, &e), 0, "epoll");
+	}
+	while (epoll_wait(ep, &e, 1, 0) == 1)
+		drain(e.data.fd);
+	puts("at rest");
+	fflush(stdout);
+	while (epoll_wait(ep, &e, 1, -1) != 1 || e.data.fd != 0) {
+		woken++;
+		drain(e.data.fd);
+	}
+	printf("%ld\n", woken);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -171,6 +211,10 @@ int main(int argc, char **argv)
 		void (*once)(int);
 	} modes[] = {{"ioctl", by_ioctl}, {"text", by_text}, {"binary", by_binary}, {"open", NULL}};
 
+	if (argc == 4 && strcmp(argv[1], "follow") == 0 && atoi(argv[2]) > 0) {
+		follow(atoi(argv[2]), argv[3]);
+		return 0;
+	}
 	int count = argc >= 5 ? atoi(argv[2]) : 0;
 	apdu_len = argc >= 5 ? unhex(argv[3], apdu, sizeof apdu) : 0;
 	if (count <= 0 || apdu_len < 4)
@@ -202,6 +246,6 @@ int main(int argc, char **argv)
 		return 0;
 	}
 usage:
-	fprintf(stderr, "usage: filebench ioctl|text|binary|open COUNT APDU FILE | many MS APDU MOUNT N\n");
+	fprintf(stderr, "usage: filebench ioctl|text|binary|open COUNT APDU FILE | many MS APDU MOUNT N | follow N MOUNT\n");
 	return 2;
 }
