@@ -19,7 +19,7 @@ import (
 )
 
 // patience is how long a tool may take that should take no time.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // dir is the mount: slots 0 and 1 have cards that echo (80EE), slot 2 is empty.
 var dir string
@@ -134,10 +134,16 @@ var (
 )
 
 func TestTools(t *testing.T) {
-	for _, group := range [][]tool{reading(), exchanging(), following(), refused()} {
+	for _, group := range [][]tool{reading(), exchanging(), refused()} {
 		for _, tt := range group {
 			t.Run(tt.name, func(t *testing.T) { tt.run(t) })
 		}
+	}
+	for _, tt := range following() { // which take their time
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.run(t)
+		})
 	}
 }
 
@@ -179,8 +185,8 @@ func reading() (list []tool) {
 			{"cmp", "cp $D/0/atr copy; " + prefix + "cmp copy $D/0/atr", ""},
 			{"head status", "head -n 1 $D/0/status", "state powered\n"},
 		} {
-			if name == "uutils" && (tt.what == "cmp" || tt.what == "od") {
-				continue // it has no cmp; its od 0.0.17 fails on any file smaller than a block
+			if name == "uutils" && tt.what == "cmp" {
+				continue // it has none
 			}
 			list = append(list, tool{name + " " + tt.what, bash, prefix + tt.script, regexp.QuoteMeta(tt.want), 0})
 			if strings.ContainsAny(tt.want, `*+`) {
@@ -189,6 +195,9 @@ func reading() (list []tool) {
 		}
 	}
 	return append(list, []tool{
+		// These cannot be right: they believe the size of a stream, and read nothing.
+		{"busybox tail -c of an exchange", bash, `{ echo '` + one + `' >&3; busybox tail -c 6 <&3; } 3<>$D/1/apdu; true`, "(90 00\\n)?", 0},
+		{"uutils wc -c of an exchange", bash, `{ echo '` + one + `' >&3; ` + uutils + `wc -c <&3; } 3<>$D/1/apdu`, "[0-9]+\n", 0},
 		{"ls -l tells the length", bash, `set -- $(ls -ln $D/0/atr); echo $5`, "48\n", 0},
 		{"stat and cat agree", bash, `for f in status atr power protocol; do [ $(stat -c %s $D/0/$f) = $(cat $D/0/$f | wc -c) ] || echo $f; done; [ $(stat -c %s $D/ctl) = $(cat $D/ctl | wc -c) ] || echo ctl`, "", 0},
 		{"tar", bash, `tar cf - -C $D/0 status atr | tar xOf - | cmp - <(cat $D/0/status $D/0/atr) && echo same`, "same\n", 0},
@@ -252,6 +261,7 @@ asyncio.run(main())`, answers, 0},
 		{"socat", bash, `printf '` + one + `\n` + two + `\n' | socat -t 5 - OPEN:$D/1/apdu,rdwr`, "01 01 90 00\n02 02 90 00\n", 0},
 		{"socat with a pause first", bash, `(sleep 0.3; echo '` + one + `'; sleep 0.3; echo '` + two + `') | socat -t 5 - OPEN:$D/1/apdu,rdwr`, "01 01 90 00\n02 02 90 00\n", 0},
 		{"dd", bash, `exec 3<>$D/1/apdu; echo '` + one + `' | dd status=none >&3; dd status=none bs=100 count=1 <&3`, "01 01 90 00\n", 0},
+		// This cannot be right: awk opens the file anew for reading, which is another channel.
 		{"awk opens twice: no answer", bash, `awk 'BEGIN { f = ENVIRON["D"] "/1/apdu"; print "` + one + `" >f; close(f); getline l <f; print "[" l "]" }'`, `\[\]\n`, 0},
 	}
 	for shell, by := range map[string][]string{"bash": bash, "dash": dash, "zsh": zsh, "busybox sh": ash} {
@@ -280,10 +290,15 @@ func following() []tool {
 	return []tool{
 		{"head event", bash, `head -n 1 $D/0/event`, first, 0},
 		{"head top event", bash, `head -n 1 $D/event`, first, 0},
-		{"busybox cat event", bash, `timeout 2 busybox cat $D/event | head -n 1`, first, 0},
-		{"uutils cat event", bash, `timeout 2 ` + uutils + `cat $D/event | head -n 1`, first, 0},
-		{"pv event", bash, `timeout 2 pv -q $D/event | head -n 1`, first, 0},
-		{"shutil.copyfile(event)", bash, `timeout 2 python3 -c 'import shutil,os; shutil.copyfile(os.environ["D"]+"/event","c")'; head -n 1 c`, first, 0},
+		{"busybox cat event", bash, `timeout 5 busybox cat $D/event | head -n 1`, first, 0},
+		{"uutils cat event", bash, `timeout 5 ` + uutils + `cat $D/event | head -n 1`, first, 0},
+		{"pv event", bash, `timeout 5 pv -q $D/event | head -n 1`, first, 0},
+		// It fills a buffer of 64 KiB first, and so waits where it used to end with nothing.
+		{"shutil.copyfile(event)", python, `import shutil,os,signal
+def enough(*a): raise TimeoutError
+signal.signal(signal.SIGALRM,enough); signal.setitimer(signal.ITIMER_REAL,1)
+try: shutil.copyfile(os.environ["D"]+"/event","c"); print("ended")
+except TimeoutError: print("waits")`, "waits\n", 0},
 		{"while read", bash, `while read -r seq slot what rest; do echo $slot $what; break; done <$D/event`, "0 arrived\n", 0},
 		{"dash while read", dash, `while read -r seq slot what rest; do echo $slot $what; break; done <$D/event`, "0 arrived\n", 0},
 		{"python select with a time-out", python, `import os,select
