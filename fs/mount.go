@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"io"
 	"log"
 	"log/slog"
 	"os"
@@ -149,14 +150,24 @@ func (s *Server) Close(patience time.Duration) error {
 	return err
 }
 
-// logWriter carries go-fuse's lines to slog.
+// LogWriter carries go-fuse's lines to log, without the bytes that a program wrote or got.
+// What go-fuse says of itself it writes to package log.
+func LogWriter(log *slog.Logger) io.Writer { return logWriter{log} }
+
 type logWriter struct{ log *slog.Logger }
 
-// written is the beginning of what a program wrote, as go-fuse shows it: it may
-// be a PIN.
-var written = regexp.MustCompile(`^(rx \d+: (?:WRITE|IOCTL) [^"]*)"(?:[^"\\]|\\.)*"`)
+// quoted is how go-fuse shows the beginning of what a program wrote or gets: it may be a
+// PIN. Names are shown so, too; those that are looked up are worth knowing.
+var (
+	quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"?`)
+	lookup = regexp.MustCompile(`^rx \d+: LOOKUP `)
+)
 
 func (w logWriter) Write(p []byte) (int, error) {
-	w.log.Debug("fuse", "line", string(written.ReplaceAll(p, []byte("$1 [masked]"))))
+	line := p
+	if !lookup.Match(line) {
+		line = quoted.ReplaceAll(line, []byte("[masked]"))
+	}
+	w.log.Debug("fuse", "line", string(line))
 	return len(p), nil
 }

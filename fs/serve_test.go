@@ -33,6 +33,8 @@ type counter struct {
 	lines []string
 }
 
+func slogOf(c *counter) *slog.Logger { return slog.New(c) }
+
 func (c *counter) Enabled(context.Context, slog.Level) bool { return true }
 
 func (c *counter) Handle(_ context.Context, r slog.Record) error {
@@ -91,15 +93,25 @@ const opInit, opOpen, opWrite, opNotifyReply = 26, 14, 16, 41
 
 func startServer(t testing.TB, a *answers) *kernel {
 	t.Helper()
+	log := &counter{Handler: slog.DiscardHandler}
+	k := startServerWith(t, a, &fuse.MountOptions{MaxWrite: maxWrite}, slog.New(log))
+	k.log = log
+	return k
+}
+
+func startServerWith(t testing.TB, a fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) *kernel {
+	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.RawFileSystem = fuse.NewDefaultRawFileSystem()
-	k := &kernel{t: t, fd: pair[0], ended: make(chan struct{}), log: &counter{Handler: slog.DiscardHandler}}
+	if a, ok := a.(*answers); ok {
+		a.RawFileSystem = fuse.NewDefaultRawFileSystem()
+	}
+	k := &kernel{t: t, fd: pair[0], ended: make(chan struct{})}
 	init := fuse.InitIn{Major: 7, Minor: 38}
 	k.send(opInit, &init.InHeader, bytesOf(&init), nil)
-	if k.server, err = newServer(pair[1], a, &fuse.MountOptions{MaxWrite: maxWrite}, slog.New(k.log)); err != nil {
+	if k.server, err = newServer(pair[1], a, o, log); err != nil {
 		t.Fatal(err)
 	}
 	k.receive()

@@ -136,7 +136,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	defer signal.Stop(pipe)
 	// go-fuse's last words, such as on a request for a node that it does not know.
 	log.SetFlags(0)
-	log.SetOutput(slog.NewLogLogger(handler, slog.LevelDebug).Writer())
+	log.SetOutput(fs.LogWriter(o.logger))
 
 	// From here on a signal ends the mount in order, and the next one the program,
 	// whatever it is doing.

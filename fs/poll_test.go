@@ -1,0 +1,340 @@
+package fs
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// fakeFile is a handle with something to wait for.
+type fakeFile struct {
+	bits     atomic.Uint32
+	nonblock atomic.Int32 // how often it was set, negative: the last was false
+
+	mu      sync.Mutex
+	wake    func()
+	watched atomic.Int32
+	stopped atomic.Int32
+}
+
+func (f *fakeFile) ready() uint32 { return f.bits.Load() }
+
+func (f *fakeFile) setNonblock(on bool) {
+	if on {
+		f.nonblock.Store(1)
+	} else {
+		f.nonblock.Store(-1)
+	}
+}
+
+func (f *fakeFile) watch(wake func()) func() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wake = wake
+	f.watched.Add(1)
+	return func() { f.stopped.Add(1) }
+}
+
+// happen makes something ready.
+func (f *fakeFile) happen(bits uint32) {
+	f.bits.Store(bits)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.wake != nil {
+		f.wake()
+	}
+}
+
+// pollTree is a tree of fakeFiles: each OPEN makes the next.
+type pollTree struct {
+	fuse.RawFileSystem
+	files *files
+	next  []fs.FileHandle
+	n     uint64
+	calls []string
+}
+
+func (p *pollTree) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	p.files.made(&fuse.Context{Cancel: cancel}, p.next[p.n])
+	p.n++
+	out.Fh = p.n
+	return fuse.OK
+}
+
+func (p *pollTree) Read(_ <-chan struct{}, in *fuse.ReadIn, dest []byte) (fuse.ReadResult, fuse.Status) {
+	p.calls = append(p.calls, "read")
+	return fuse.ReadResultData([]byte("x")), fuse.OK
+}
+
+func (p *pollTree) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	return uint32(len(data)), fuse.OK
+}
+
+func (p *pollTree) Release(<-chan struct{}, *fuse.ReleaseIn) {}
+
+func startPoll(t *testing.T, handles ...fs.FileHandle) (*kernel, *pollTree) {
+	tree := &pollTree{RawFileSystem: fuse.NewDefaultRawFileSystem(), next: handles}
+	tree.files = newFiles(tree)
+	log := &counter{}
+	k := startServerWith(t, tree.files, &fuse.MountOptions{MaxWrite: maxWrite}, slogOf(log))
+	for range handles {
+		k.want(k.open(), 0)
+	}
+	return k, tree
+}
+
+func (k *kernel) poll(fh, kh uint64, flags uint32, errno syscall.Errno) uint32 {
+	k.t.Helper()
+	in := pollIn{fh: fh, kh: kh, flags: flags}
+	data := k.want(k.send(opPoll, &in.InHeader, bytesOf(&in), nil), errno)
+	if errno != 0 {
+		return 0
+	}
+	if len(data) != 8 {
+		k.t.Fatalf("a fuse_poll_out of %d bytes", len(data))
+	}
+	return *(*uint32)(unsafe.Pointer(&data[0]))
+}
+
+// notified takes a NOTIFY_POLL: no unique, error 1, body kh.
+func (k *kernel) notified(kh uint64) {
+	k.t.Helper()
+	buf := make([]byte, 100)
+	n, err := unix.Read(k.fd, buf)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	h := (*fuse.OutHeader)(unsafe.Pointer(&buf[0]))
+	if n != 24 || h.Length != 24 || h.Unique != 0 || h.Status != 1 || *(*uint64)(unsafe.Pointer(&buf[16])) != kh {
+		k.t.Fatalf("instead of NOTIFY_POLL for %d: % X", kh, buf[:n])
+	}
+}
+
+// quiet reports that nothing but the next answer comes.
+func (k *kernel) quiet() {
+	k.t.Helper()
+	r := fuse.ReadIn{Fh: 99, ReadFlags: readLockOwner, Size: 1}
+	k.want(k.send(opRead, &r.InHeader, bytesOf(&r), nil), 0)
+}
+
+func (k *kernel) read(fh uint64, readFlags, flags uint32, errno syscall.Errno) {
+	k.t.Helper()
+	r := fuse.ReadIn{Fh: fh, ReadFlags: readFlags, Flags: flags, Size: 1}
+	k.want(k.send(opRead, &r.InHeader, bytesOf(&r), nil), errno)
+}
+
+const schedule = 1
+
+// "With FUSE_POLL_SCHEDULE_NOTIFY remember kh, whatever the answer is, and send
+// NOTIFY_POLL whenever a bit of revents becomes true; the kernel then asks again. Drop kh
+// at RELEASE."
+func TestPoll(t *testing.T) {
+	f, g := &fakeFile{}, &fakeFile{}
+	k, _ := startPoll(t, f, g)
+	if bits := k.poll(1, 7, 0, 0); bits != 0 {
+		t.Errorf("nothing is ready: %#x", bits)
+	}
+	f.happen(unix.POLLIN)
+	k.quiet() // nobody asked to be told
+	if bits := k.poll(1, 7, 0, 0); bits != unix.POLLIN {
+		t.Errorf("ready: %#x", bits)
+	}
+	f.bits.Store(0)
+	for i := range 3 {
+		if i > 0 {
+			f.bits.Store(unix.POLLIN) // the answer does not matter
+		}
+		k.poll(1, 7, schedule, 0)
+		k.poll(2, 8, schedule, 0)
+		f.happen(unix.POLLIN)
+		k.notified(7)
+		f.happen(unix.POLLIN)
+		k.quiet() // who was told asks again
+		g.happen(unix.POLLHUP)
+		k.notified(8)
+	}
+	// A read that finds nothing is as good as asking: epoll with EPOLLET asks no more.
+	k.read(1, readLockOwner, 0, 0)
+	f.happen(unix.POLLIN)
+	k.notified(7)
+	w := fuse.WriteIn{Fh: 1, Size: 1}
+	k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), []byte("x")), 0)
+	f.happen(unix.POLLIN)
+	k.notified(7)
+	// The last number counts.
+	k.poll(1, 9, schedule, 0)
+	f.happen(unix.POLLIN)
+	k.notified(9)
+	k.poll(1, 9, schedule, 0)
+	r := fuse.ReleaseIn{Fh: 1}
+	k.want(k.send(18, &r.InHeader, bytesOf(&r), nil), 0)
+	f.happen(unix.POLLIN)
+	k.quiet()
+	k.poll(1, 9, schedule, syscall.EBADF)
+	if f.watched.Load() != 1 || f.stopped.Load() != 1 || g.stopped.Load() != 0 {
+		t.Errorf("watched %d times, stopped %d and %d times", f.watched.Load(), f.stopped.Load(), g.stopped.Load())
+	}
+}
+
+// What has nothing to wait for is always ready; a POLL that is cut says so.
+func TestPollOthers(t *testing.T) {
+	k, _ := startPoll(t, struct{}{})
+	if bits := k.poll(1, 7, schedule, 0); bits != unix.POLLIN|0x40|unix.POLLOUT|0x100 {
+		t.Errorf("%#x", bits)
+	}
+	var h fuse.InHeader
+	k.want(k.send(opPoll, &h, bytesOf(&h), make([]byte, 8)), syscall.EIO)
+	k2 := startServer(t, &answers{})
+	k2.poll(1, 7, schedule, syscall.ENOSYS)
+}
+
+// "A READ whose read_flags lack FUSE_READ_LOCKOWNER is the page cache's: answer EINVAL,
+// take nothing." And "O_NONBLOCK as it stands at each READ is honoured".
+func TestReadFlags(t *testing.T) {
+	f := &fakeFile{}
+	k, tree := startPoll(t, f)
+	for _, flags := range []uint32{0, 1, 4, ^uint32(readLockOwner)} {
+		k.read(1, flags, 0, syscall.EINVAL)
+	}
+	if len(tree.calls) != 0 || f.nonblock.Load() != 0 {
+		t.Error("a read for the page cache reached the file")
+	}
+	for _, flags := range []uint32{syscall.O_NONBLOCK, 0, syscall.O_NONBLOCK | syscall.O_RDWR, syscall.O_RDWR} {
+		want := int32(-1)
+		if flags&syscall.O_NONBLOCK != 0 {
+			want = 1
+		}
+		k.read(1, readLockOwner, flags, 0)
+		if got := f.nonblock.Swap(0); got != want {
+			t.Errorf("READ with flags %#o: %d", flags, got)
+		}
+		w := fuse.WriteIn{Fh: 1, Size: 1, Flags: flags}
+		k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), []byte("x")), 0)
+		if got := f.nonblock.Swap(0); got != want {
+			t.Errorf("WRITE with flags %#o: %d", flags, got)
+		}
+	}
+}
+
+// Whoever would change the tree hears the same of every directory and name.
+func TestTreeIsFixed(t *testing.T) {
+	k, _ := startPoll(t)
+	for _, op := range []uint32{6, 8, 9, 10, 11, 12, 13, 35, 45, 51} { // SYMLINK … TMPFILE
+		var h fuse.InHeader
+		body := append(bytes.Repeat([]byte{0}, 16), "a\x00b\x00"...)
+		switch op {
+		case 6, 10, 11: // no more than names
+			body = []byte("a\x00b\x00")
+		case 12, 13: // fuse_rename_in, fuse_link_in
+			body = append(make([]byte, 8), "a\x00b\x00"...)
+		case 9:
+			body = append(make([]byte, 8), "a\x00"...)
+		}
+		k.want(k.send(op, &h, bytesOf(&h), body), syscall.EPERM)
+	}
+	for op, size := range map[uint32]int{20: 16, 30: 16} { // FSYNC, FSYNCDIR
+		var h fuse.InHeader
+		k.want(k.send(op, &h, bytesOf(&h), make([]byte, size)), syscall.ENOSYS)
+	}
+}
+
+// "Exchange files: readable when an answer or an error is there, or the reader left
+// (POLLHUP); not for the end of file that a read with nothing outstanding gives. Writable
+// when a command would be taken."
+func TestChannelReady(t *testing.T) {
+	const in, out, hup = unix.POLLIN | 0x40, unix.POLLOUT | 0x100, unix.POLLHUP | unix.POLLERR
+	answer := make(chan error)
+	card := &fakeCard{do: func(_ context.Context, command, dst []byte) ([]byte, error) {
+		if err := <-answer; err != nil {
+			return nil, err
+		}
+		return append(dst, 0x90, 0), nil
+	}}
+	for _, c := range []struct {
+		flags uint32
+		r, w  uint32
+	}{{syscall.O_RDWR, in, out}, {syscall.O_RDONLY, in, 0}, {syscall.O_WRONLY, 0, out}} {
+		c0 := open(t, card, c.flags)
+		want := func(bits uint32) {
+			t.Helper()
+			if got := c0.ready(); got != bits {
+				t.Errorf("open with %#o: %#x, want %#x", c.flags, got, bits)
+			}
+		}
+		var wakes atomic.Int32
+		woken := make(chan struct{}, 1000)
+		var leave func()
+		gone := make(chan struct{})
+		c0.gone = gone
+		c0.leaving = func(f func()) func() { leave = f; return func() { leave = nil } }
+		stop := c0.watch(func() { wakes.Add(1); woken <- struct{}{} })
+		want(c.w)
+		if c.flags == syscall.O_RDWR {
+			c0.mustWrite("00A40000\n00A40000\n")
+			want(out)
+			answer <- nil
+			<-woken
+			want(in | out)
+			c0.read(2)
+			want(in | out) // the rest of an answer
+			c0.read(100)
+			answer <- reader.ErrTimeout
+			<-woken
+			for c0.ready() == out { // between the answers
+			}
+			want(in | out)
+			if _, errno := c0.read(100); errno != syscall.ETIMEDOUT {
+				t.Error(errno)
+			}
+			want(out)
+			c0.wantRead("")
+			c0.mustWrite(string(bytes.Repeat([]byte("00A40000\n"), maxAnswers)))
+			want(0)
+			for range maxAnswers {
+				answer <- nil
+			}
+			for c0.ready() == 0 {
+			}
+			for {
+				c0.mu.Lock()
+				idle := !c0.busy
+				c0.mu.Unlock()
+				if idle {
+					break
+				}
+			}
+			want(in)
+			wakes.Store(0)
+			c0.read(6)
+			want(in | out)
+			if wakes.Load() == 0 {
+				t.Error("nobody is told that there is room")
+			}
+			wakes.Store(0)
+			c0.read(6)
+			if wakes.Load() != 0 {
+				t.Error("woken for nothing")
+			}
+		}
+		close(gone)
+		want(in | hup)
+		leave()
+		if wakes.Load() == 0 {
+			t.Error("nobody is told that the reader left")
+		}
+		stop()
+		if c0.wake != nil || leave != nil {
+			t.Error("it goes on being watched")
+		}
+	}
+}
