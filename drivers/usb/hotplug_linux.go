@@ -38,7 +38,9 @@ type Watcher struct {
 	char   string        // /sys/dev/char
 	dev    string        // /dev/bus/usb
 	every  time.Duration // pollEvery
-	deaf   bool          // takes no uevents, for tests
+	most   time.Duration // lookTime
+	after  func(time.Duration) <-chan time.Time
+	deaf   bool // takes no uevents, for tests
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup // all goroutines but the looks, which may wait for ever
@@ -95,7 +97,8 @@ func newWatcher(host reader.Host, drivers []reader.Driver, log *slog.Logger, sys
 	}
 	return &Watcher{
 		host: host, serves: newTable(drivers), log: log,
-		sys: sys, char: filepath.Join(sys, "../../../dev/char"), dev: dev, every: pollEvery,
+		sys: sys, char: filepath.Join(sys, "../../../dev/char"), dev: dev,
+		every: pollEvery, most: lookTime, after: time.After,
 		openUevents: openUevents,
 		openInotify: func() (source, error) {
 			in, err := openInotify(dev)
@@ -177,12 +180,10 @@ func (w *Watcher) keep(what string, src source, open func() (source, error)) {
 
 // pause reports false when the watcher was closed meanwhile.
 func (w *Watcher) pause(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
 	select {
 	case <-w.ctx.Done():
 		return false
-	case <-t.C:
+	case <-w.after(d):
 		return true
 	}
 }
@@ -239,7 +240,7 @@ func (w *Watcher) scan(retry, wait bool) {
 	var order, limit chan struct{}
 	if wait {
 		limit = make(chan struct{})
-		defer time.AfterFunc(lookTime, func() { close(limit) }).Stop()
+		defer time.AfterFunc(w.most, func() { close(limit) }).Stop()
 	}
 	there := map[string]bool{}
 	looks := map[string]*look{}
@@ -274,7 +275,7 @@ func (w *Watcher) scan(retry, wait bool) {
 		case <-l.seen: // it only waited for its turn
 			select {
 			case <-l.done:
-			case <-time.After(lookTime):
+			case <-time.After(w.most):
 			}
 		default:
 			w.log.Warn("the kernel is busy with a USB device; it is looked at when that ends", "port", name)
@@ -318,7 +319,9 @@ func (w *Watcher) look(name string, retry bool, order, limit <-chan struct{}) *l
 			}
 			w.mu.Lock()
 			switch {
-			case l.stale, w.closed:
+			case l.stale:
+			case w.closed:
+				delete(w.looks, name)
 			case l.again:
 				l.again = false
 				w.mu.Unlock()

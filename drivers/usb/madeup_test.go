@@ -282,7 +282,10 @@ func (f *tree) stick(d device, attr string) (loose func(value string)) {
 	hold, err := os.OpenFile(name, os.O_RDWR, 0)
 	f.must(err)
 	once := sync.OnceFunc(func() { hold.Close() })
-	f.Cleanup(once)
+	f.Cleanup(func() {
+		_ = os.Remove(name) // nobody may come later and wait for a writer
+		once()
+	})
 	return func(value string) {
 		f.must(os.WriteFile(name+"-", []byte(value), 0o600))
 		f.must(os.Rename(name+"-", name)) // for those that come later

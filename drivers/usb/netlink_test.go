@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader"
 )
 
 // Messages are believed from the kernel, which alone has port 0, and from root in
@@ -113,7 +115,7 @@ func TestForeignMessages(t *testing.T) {
 		{from: kernelAddr, cred: root, text: []byte(strings.ReplaceAll(remove, "usb/3-1", ""))},
 		{from: kernelAddr, cred: root, text: []byte(strings.ReplaceAll(string(d1.event("add")), "usb/3-1", "usb/.."))},
 		{from: kernelAddr, cred: root, text: []byte(strings.ReplaceAll(string(d1.ifEvent("add")), "3-1", ":"))},
-		{from: kernelAddr, cred: root, text: []byte(remove)[:40], flags: unix.MSG_TRUNC},
+		{from: kernelAddr, cred: root, text: []byte(remove), flags: unix.MSG_TRUNC},
 		{err: unix.EINTR},
 	} {
 		f.send(&m)
@@ -133,7 +135,8 @@ func TestMessagesLost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newTree(t)
-			f.w.every = time.Second
+			tick := make(chan time.Time)
+			f.w.after = func(time.Duration) <-chan time.Time { return tick }
 			f.plug(d1)
 			f.start("uevents")
 			r := f.next()
@@ -143,18 +146,52 @@ func TestMessagesLost(t *testing.T) {
 			f.gone(r)
 			r = f.next()
 			// The departure was told, the arrival of the same number was not; sysfs shows
-			// no difference.
+			// no difference, and might show what is leaving.
 			f.say(d2.event("remove"))
 			f.gone(r)
 			f.send(&message{err: unix.ENOBUFS})
+			f.none("it may be leaving still")
+			for range 2 {
+				tick <- time.Time{}
+			}
 			r = f.next()
 			// Its departure is lost, and sysfs shows it once more.
 			f.send(&message{err: unix.ENOBUFS})
 			f.stays(r, "it is there")
 			f.unplug(d2)
+			tick <- time.Time{}
 			f.gone(r)
 		})
 	}
+}
+
+// What the messages that were lost may have said is found without waiting for a device
+// that the kernel is busy with; what was refused is not tried again.
+func TestMessagesLostWhileStuck(t *testing.T) {
+	f := newTree(t)
+	f.w.after = func(time.Duration) <-chan time.Time { return nil }
+	f.plug(d2)
+	f.start("uevents")
+	r := f.next()
+	r.Link.(*node).failure = reader.ErrClaimed
+	f.w.most = time.Hour
+	f.plug(d1)
+	f.stick(d1, "bConfigurationValue")
+	f.send(&message{err: unix.ENOBUFS})
+	d3 := device{name: "3-3", bus: 3, dev: 7}
+	f.plug(d3)
+	f.say(d3.event("add"))
+	if r := f.next(); r.Address != "usb:3-3" {
+		t.Errorf("announced %s", r.Address)
+	}
+	select {
+	case <-r.Link.(*node).gone:
+		t.Error("a refused device is tried again")
+	default:
+	}
+	f.w.mu.Lock()
+	f.w.forget(d1.name)
+	f.w.mu.Unlock()
 }
 
 // A source that fails is opened again; meanwhile sysfs is polled. It is said once.

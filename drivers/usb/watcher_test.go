@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -286,11 +287,12 @@ func TestStuckDevice(t *testing.T) {
 			f.plug(d1)
 			loose := f.stick(d1, attr)
 			f.plug(d2)
+			f.w.most = 200 * time.Millisecond
 			f.start("uevents", "inotify")
 			if r := f.next(); r.Address != "usb:3-2" || len(f.news) != 0 {
 				t.Fatalf("announced %s", r.Address)
 			}
-			if f.log.count("the kernel is busy") != 1 {
+			if f.log.count("the kernel is busy") == 0 {
 				t.Error("nothing is said of the busy device")
 			}
 			d3 := device{name: "3-3", bus: 3, dev: 7}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -433,6 +434,28 @@ func TestSelectProtocol(t *testing.T) {
 	for _, want := range []iso7816.Params{{T: 0, TA1: 0x11}, {T: 1, TA1: 0x96}} {
 		if got, err := sel.SelectProtocol(t.Context(), want); got != want || err != nil {
 			t.Errorf("%+v, %v; want %+v", got, err, want)
+		}
+	}
+}
+
+// Who is at the other end is said in the words that help to find it.
+func TestPeer(t *testing.T) {
+	for address, want := range map[string]string{
+		"127.0.0.1:0": "127.0.0.1:",
+		"unix:" + filepath.Join(t.TempDir(), "s"): fmt.Sprintf("pid %d", os.Getpid()),
+	} {
+		p, h := attach(t, address, nil)
+		card(t, p)
+		until(t, p.Slots()[0], reader.Present)
+		card(t, p)
+		_, r := h.open()
+		model, more := r.(reader.Identifier).Identify()
+		if model != "Virtual card" || !strings.HasPrefix(more["peer"], want) {
+			t.Errorf("%s: %q, %v, want peer %s", address, model, more, want)
+		}
+		model, more = p.Identify()
+		if model != "Virtual card port" || more["listen"] != p.opts.String() || strings.HasSuffix(more["listen"], ":0") {
+			t.Errorf("%s: %q, %v", address, model, more)
 		}
 	}
 }
