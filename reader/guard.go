@@ -31,6 +31,9 @@ func panicked(log *slog.Logger, what string, v any) error {
 		reason = v
 	}
 	err := &panicError{what, printable(reason, maxValue)}
+	if log == nil {
+		return err
+	}
 	log.Error("panic", "in", what, "reason", err.reason, "stack", stack())
 	return err
 }
@@ -67,7 +70,7 @@ func Go(h Host, f func()) {
 	go f()
 }
 
-// Guard calls f and makes an error of a panic in it, for who calls a driver outside the core.
+// Guard (log may be nil) calls f and makes an error of a panic in it, for who calls a driver outside the core.
 func Guard(log *slog.Logger, what string, f func()) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -28,6 +28,9 @@ type Options struct {
 
 // Manager knows every reader there is. It alone gives numbers, lets readers
 // arrive and leave, and tells whoever shows them as files.
+//
+// Locks, the outer first: a bay's turn, Manager.mu, Bay.mu, the log of events, a feed.
+// Drivers are called, and OnLeave's function is, with no lock but the turn.
 type Manager struct {
 	options Options
 	log     *slog.Logger
@@ -149,7 +152,9 @@ func (m *Manager) Announce(dev Device) error {
 	id := dev.identity()
 	var linkGone <-chan struct{}
 	if l, ok := dev.Link.(interface{ Gone() <-chan struct{} }); ok {
-		linkGone = l.Gone()
+		if err := Guard(m.log, dev.Driver+" link: Gone", func() { linkGone = l.Gone() }); err != nil {
+			return err
+		}
 	}
 
 	m.mu.Lock()
@@ -243,7 +248,7 @@ func (m *Manager) Detach(number int) error {
 	b.unit.left()
 	b.unit.dropBays()
 	if l, ok := b.unit.dev.Link.(interface{ Detached() }); ok {
-		l.Detached()
+		return Guard(m.log, b.unit.name()+": Detached", l.Detached)
 	}
 	return nil
 }

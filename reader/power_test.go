@@ -164,3 +164,66 @@ func TestIdleOffCountsFromTheOpen(t *testing.T) {
 		}
 	})
 }
+
+// "A protocol is used only where card and reader both have it: else EOPNOTSUPP, the card
+// untouched."
+func TestProtocolThatNobodyHas(t *testing.T) {
+	bg := context.Background()
+	for _, tt := range []struct {
+		name    string
+		atr     []byte
+		autoPPS bool
+		want    int
+		err     error
+		calls   int // beyond the first power-up
+	}{
+		{"the card has T=1 only", atrT1, false, 0, ErrUnsupported, 0},
+		{"the card has T=0 only", atrT0, false, 1, ErrUnsupported, 0},
+		{"the reader chooses", atrBoth, true, 1, ErrUnsupported, 0},
+		{"the one in force", atrT0, false, 0, nil, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, Options{}, func(t *testing.T, r *rig) {
+				slot := newFakeSlot(t)
+				slot.atr, slot.traits = tt.atr, Traits{Level: TPDU, AutoPPS: tt.autoPPS, AutoIFSD: true}
+				_, b := r.plug(Device{}, slot)
+				mustOpen(t, b, someone())
+				before := len(slot.calls())
+				err := b.SelectProtocol(bg, tt.want, someone())
+				if tt.err == nil && err != nil {
+					t.Error(err)
+				} else {
+					wantErr(t, "protocol", err, tt.err)
+				}
+				if n := len(slot.calls()) - before; n != tt.calls {
+					t.Errorf("the card was touched: %q", slot.calls()[before:])
+				}
+			})
+		})
+	}
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		slot.status = Absent
+		_, b := r.plug(Device{}, slot)
+		wantErr(t, "protocol without a card", b.SelectProtocol(bg, 0, someone()), ErrNoCard)
+		// The reader has not told of the card yet: it is looked for.
+		slot.set(func(s *fakeSlot) { s.status = Present })
+		if err := b.Power(bg, PowerUp, someone()); err != nil {
+			t.Fatal(err)
+		}
+		if i := b.Info(); i.State != "powered" {
+			t.Errorf("a card that has power is said to be %s", i.State)
+		}
+		holder := someone()
+		if err := b.Lock(bg, holder, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range []Action{PowerDown, ResetWarm, ResetCold, Eject, Release} {
+			wantErr(t, "power by another", b.Power(bg, a, someone()), ErrLocked)
+		}
+		wantErr(t, "protocol by another", b.SelectProtocol(bg, 0, someone()), ErrLocked)
+		if err := b.Power(bg, PowerDown, holder); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -52,13 +52,15 @@ type Device struct {
 	// Link is how the driver reaches the device; its type belongs to the
 	// transport (drivers/usb: usb.Opener). Nil where Address is enough. If it
 	// has Gone() <-chan struct{}, that closes when the device leaves, whether
-	// or not a driver has opened it.
+	// or not a driver has opened it; a reader that dies before is opened again. If it
+	// has Detached(), that is called when a person detached the reader.
 	Link any
 	// Host is set by the Manager before Open.
 	Host Host
 }
 
-// Host is what the core offers to a driver beyond being called.
+// Host is what the core offers to a driver beyond being called. A driver starts its
+// goroutines with Go.
 type Host interface {
 	// Announce makes dev a reader of its own, as if it had just been plugged
 	// in: a hub's children, a connection to a listening port. It never waits
@@ -71,7 +73,9 @@ type Reader interface {
 	// Slots never changes while the Reader is open.
 	Slots() []Slot
 	// Gone is closed when the device left by itself: unplugged, or its
-	// connection ended. The core then calls Close.
+	// connection ended; or when it answers nothing any more, of which a method
+	// Err() error may say more. The core then calls Close, and Open again if
+	// Device.Link says that the device is still there.
 	Gone() <-chan struct{}
 	// Close ends everything under way in the reader and releases the device.
 	Close() error

@@ -281,7 +281,7 @@ func (u *unit) serve(l *life) (served bool, err error) {
 	if u.begin(l, r, died, slots) {
 		select {
 		case <-died:
-			l.lost(l.reason(r))
+			l.lost(ErrGone)
 		case <-l.over:
 		case <-u.gone:
 			l.end(ErrGone)
@@ -289,11 +289,15 @@ func (u *unit) serve(l *life) (served bool, err error) {
 	} else {
 		l.end(ErrGone)
 	}
-	if !errors.Is(l.why, ErrFailed) {
+	err = l.why
+	if err == ErrGone {
+		err = l.reason(r)
+	}
+	if !errors.Is(err, ErrFailed) {
 		u.holdBays()
 	}
 	u.close(l, r)
-	return true, l.why
+	return true, err
 }
 
 // reason is why r says that it is gone.
@@ -304,7 +308,7 @@ func (l *life) reason(r Reader) (err error) {
 			return fmt.Errorf("%w: %w", ErrGone, err)
 		}
 	}
-	return ErrGone
+	return fmt.Errorf("it answers nothing any more: %w", ErrGone)
 }
 
 // open has the driver open the device.
