@@ -506,3 +506,229 @@ func TestPanic(t *testing.T) {
 		}
 	})
 }
+
+// stepped is a card that answers when it is let.
+func stepped() (card *fakeCard, step chan struct{}) {
+	step = make(chan struct{})
+	return &fakeCard{do: func(_ context.Context, command, dst []byte) ([]byte, error) {
+		<-step
+		return append(append(dst, command...), 0x90, 0x00), nil
+	}}, step
+}
+
+// Two threads that share an open take turns, by read and write, by ioctl, and by both:
+// whoever waits is woken.
+func TestTurnsOnOneOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		card, step := stepped()
+		c := open(t, card, rdwr)
+		results := make(chan string, 10)
+		exchange := func(command string) {
+			in, out := ioctlBuffers(command, 64)
+			n, errno := c.Ioctl(bg, exchangeRequest(64), 0, in, out)
+			results <- fmt.Sprintf("%X %v", out[4:4+n], errno)
+		}
+		for i := range 5 {
+			go exchange(fmt.Sprintf("00A400%02X", i))
+		}
+		synctest.Wait()
+		got := map[string]bool{}
+		for range 5 {
+			step <- struct{}{}
+			got[<-results] = true
+		}
+		for i := range 5 {
+			if want := fmt.Sprintf("00A400%02X9000 errno 0", i); !got[want] {
+				t.Errorf("no %s in %v", want, got)
+			}
+		}
+		// A read that waits for another's ioctl finds nothing for itself, and ends.
+		go exchange("00B00000")
+		synctest.Wait()
+		go func() {
+			s, errno := c.readAt(bg, 100, c.off)
+			results <- fmt.Sprintf("%q %v", s, errno)
+		}()
+		synctest.Wait()
+		if len(results) != 0 {
+			t.Error("the read did not wait")
+		}
+		step <- struct{}{}
+		synctest.Wait()
+		if len(results) != 2 {
+			t.Fatalf("%d of an ioctl and a read ended", len(results))
+		}
+		if a, b := <-results, <-results; a != `"" errno 0` && b != `"" errno 0` {
+			t.Errorf("%s, %s", a, b)
+		}
+		// What is written during an ioctl is sent after it, whoever waits.
+		go exchange("00C00000")
+		synctest.Wait()
+		c.mustWrite("00D00000\n")
+		go exchange("00E00000")
+		synctest.Wait()
+		for range 3 {
+			step <- struct{}{}
+			synctest.Wait()
+		}
+		if len(results) != 2 {
+			t.Fatalf("%d ioctls ended", len(results))
+		}
+		c.wantRead("00 D0 00 00 90 00\n")
+		if got := card.commands(); !strings.HasSuffix(got, "00C00000 00D00000 00E00000") {
+			t.Errorf("sent %s", got)
+		}
+	})
+}
+
+// "ENODEV: the reader is gone": nothing is taken any more, what was answered before can
+// still be read, and then every read says so.
+func TestReaderLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gone := make(chan struct{})
+		c := open(t, &fakeCard{}, rdwr)
+		c.gone = gone
+		c.mustWrite("00A40000\n00B0")
+		synctest.Wait()
+		close(gone)
+		if errno := c.write("0000\n"); errno != syscall.ENODEV {
+			t.Errorf("write: %v", errno)
+		}
+		c.Ioctl(bg, iocBinary, 0, nil, nil)
+		if errno := c.write("\x00\xa4\x00\x00"); errno != syscall.ENODEV {
+			t.Errorf("write in binary: %v", errno)
+		}
+		c.binary = false
+		c.line = nil
+		c.wantRead("00 A4 00 00 90 00\n")
+		for range 2 {
+			if _, errno := c.read(100); errno != syscall.ENODEV {
+				t.Errorf("read: %v", errno)
+			}
+		}
+	})
+}
+
+// A line that is still coming is bounded, to the character; of one that is too long
+// nothing is a command up to its newline.
+func TestLongestLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, over := range []int{0, 1} {
+			c := open(t, &fakeCard{}, rdwr)
+			c.mustWrite("00A40000")
+			for range maxLine/1024 - 1 {
+				c.mustWrite(strings.Repeat(" ", 1024))
+			}
+			rest := strings.Repeat(" ", 1024-8+over)
+			if errno := c.write(rest); errno != map[int]syscall.Errno{0: 0, 1: syscall.EINVAL}[over] {
+				t.Errorf("%d more than the longest: %v", over, errno)
+			}
+			if over == 0 {
+				c.mustWrite("\n")
+				c.wantRead("00 A4 00 00 90 00\n")
+				continue
+			}
+			for _, piece := range []string{"00", " ", "00A40000", "00A40000\n"} {
+				if errno := c.write(piece); errno != syscall.EINVAL {
+					t.Errorf("%q, of the rest of a line that was too long: %v", piece, errno)
+				}
+			}
+			c.mustWrite("00B00000\n")
+			c.wantRead("00 B0 00 00 90 00\n")
+			if got := c.card.commands(); got != "00B00000" {
+				t.Errorf("sent %s", got)
+			}
+			c.Release(bg)
+			wantEmpty(t, c.room)
+		}
+	})
+}
+
+// The kernel cuts a write at 128 KiB: what follows a refused piece of that size, without a
+// newline at its end, is the rest of its line; after any other it is a line of its own.
+func TestRefusedPieces(t *testing.T) {
+	for _, tt := range []struct {
+		size int
+		end  string
+		rest bool
+	}{{piece, "zz", true}, {piece, "z\n", false}, {piece - 1, "zz", false}, {piece + 1, "zz", true}} {
+		c := open(t, &fakeCard{}, rdwr)
+		if errno := c.write(strings.Repeat("0", tt.size-len(tt.end)) + tt.end); errno != syscall.EINVAL {
+			t.Fatalf("%d characters of no hex: %v", tt.size, errno)
+		}
+		if errno := c.write("00A40000\n"); (errno == syscall.EINVAL) != tt.rest {
+			t.Errorf("after %d characters that end with %q: %v", tt.size, tt.end, errno)
+		}
+		if errno := c.write("00A40000\n"); errno != 0 {
+			t.Errorf("the next line, after %d characters: %v", tt.size, errno)
+		}
+	}
+}
+
+// "The answer stays until it was delivered, so an interrupted read can be repeated": by
+// whichever read comes next.
+func TestAnswerAfterInterruptedRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		card, step := stepped()
+		c := open(t, card, rdwr)
+		c.mustWrite("00A40000\n")
+		for range 3 {
+			ctx, cancel := context.WithCancel(bg)
+			done := make(chan syscall.Errno)
+			go func() {
+				_, errno := c.readAt(ctx, 100, c.off)
+				done <- errno
+			}()
+			synctest.Wait()
+			cancel()
+			if errno := <-done; errno != syscall.EINTR {
+				t.Errorf("an interrupted read: %v", errno)
+			}
+		}
+		step <- struct{}{}
+		synctest.Wait()
+		// An interrupt that comes when the answer is there does not lose it either.
+		ctx, cancel := context.WithCancel(bg)
+		cancel()
+		s, errno := c.readAt(ctx, 100, c.off)
+		if s != "00 A4 00 00 90 00\n" || errno != 0 {
+			t.Errorf("read %q, %v", s, errno)
+		}
+		c.off += int64(len(s))
+		c.wantRead("")
+		if got := card.commands(); got != "00A40000" {
+			t.Errorf("sent %s", got)
+		}
+	})
+}
+
+// A caller killed in an ioctl is gone, and its open with it, before the card answered: the
+// late answer is dropped, and nothing of it stays.
+func TestClosedDuringIoctl(t *testing.T) {
+	for _, room := range []int{8, 64} {
+		synctest.Test(t, func(t *testing.T) {
+			card, step := stepped()
+			c := open(t, card, rdwr)
+			done := make(chan struct{})
+			go func() {
+				in, out := ioctlBuffers("00A40000", room)
+				c.Ioctl(bg, exchangeRequest(room), 0, in, out)
+				close(done)
+			}()
+			synctest.Wait()
+			c.mustWrite("00B00000\n")
+			c.Release(bg)
+			if c.idle != 0 {
+				t.Error("idle with commands under way")
+			}
+			step <- struct{}{}
+			<-done
+			step <- struct{}{}
+			synctest.Wait()
+			if c.idle != 1 || len(c.answers) != 0 || card.commands() != "00A40000 00B00000" {
+				t.Errorf("idle %d times, %d answers, sent %s", c.idle, len(c.answers), card.commands())
+			}
+			wantEmpty(t, c.room)
+		})
+	}
+}

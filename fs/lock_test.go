@@ -35,6 +35,60 @@ func TestAdvisory(t *testing.T) {
 	try("d", exclusive, nil)
 }
 
+// Whoever waits is woken by each of what can let it in: an unlock, a lock that becomes a
+// shared one, and a shared one given up by who wants more.
+func TestAdvisoryWakes(t *testing.T) {
+	const shared, exclusive = true, false
+	for _, tt := range []struct {
+		name  string
+		held  map[string]bool
+		wants bool
+		gives func(a *advisory)
+	}{
+		{"unlock of an exclusive one", map[string]bool{"a": exclusive}, exclusive, func(a *advisory) { a.unlock("a") }},
+		{"unlock of an exclusive one, for a shared one", map[string]bool{"a": exclusive}, shared, func(a *advisory) { a.unlock("a") }},
+		{"unlock of the last shared one", map[string]bool{"a": shared, "b": shared}, exclusive, func(a *advisory) { a.unlock("b"); a.unlock("a") }},
+		{"an exclusive one becomes shared", map[string]bool{"a": exclusive}, shared, func(a *advisory) { a.lock(bg, "a", shared, false) }},
+		{"a shared one is given up for an exclusive one that may not wait", map[string]bool{"a": shared, "b": shared}, exclusive, func(a *advisory) {
+			a.lock(bg, "a", exclusive, false)
+			a.lock(bg, "b", exclusive, false)
+			a.unlock("b")
+		}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var a advisory
+			for owner, how := range tt.held {
+				if err := a.lock(bg, owner, how, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			granted := make(chan error, 3)
+			for _, owner := range []string{"x", "y", "z"} { // nobody's wake-up is another's
+				go func() {
+					err := a.lock(bg, owner, tt.wants, true)
+					granted <- err
+					if !tt.wants {
+						a.unlock(owner)
+					}
+				}()
+			}
+			synctest.Wait()
+			if len(granted) != 0 {
+				t.Fatalf("%s: somebody did not wait", tt.name)
+			}
+			tt.gives(&a)
+			synctest.Wait()
+			if len(granted) != 3 {
+				t.Errorf("%s: %d of 3 who waited were woken", tt.name, len(granted))
+			}
+			// Let the bubble end.
+			for owner := range tt.held {
+				a.unlock(owner)
+			}
+		})
+	}
+}
+
 func TestAdvisoryWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a advisory

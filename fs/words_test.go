@@ -216,6 +216,12 @@ func TestWords(t *testing.T) {
 			})
 		}
 	}
+	for _, line := range []string{"lo # a comment ends it", "lo\t#", "x", "unlocks"} {
+		var a advisory
+		if openLocking(t, &a, rdwr).write(line) != syscall.EINVAL {
+			t.Errorf("%q, which no newline ends and which can become no word, is taken", line)
+		}
+	}
 	c := open(t, &fakeCard{}, rdwr)
 	for _, line := range []string{"lock\n", "unlock\n", "lock", "l"} {
 		if errno := c.write(line); errno != syscall.EINVAL {

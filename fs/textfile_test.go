@@ -1,0 +1,187 @@
+package fs
+
+import (
+	"context"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+func (t *textFile) text(size int, off int64) (string, syscall.Errno) {
+	r, errno := t.Read(bg, make([]byte, size), off)
+	if errno != 0 {
+		return "", errno
+	}
+	p, _ := r.Bytes(nil)
+	return string(p), 0
+}
+
+// "After a write that failed the same open reads `error REASON`." Where a line fails after
+// others were done, the write is as long as these, and writing the rest says why.
+func TestTextFileWrites(t *testing.T) {
+	d := newDesk(t, "t1")
+	for _, tt := range []struct {
+		write string
+		n     uint32
+		errno syscall.Errno
+		reads string // its beginning
+	}{
+		{"on", 2, 0, "on\n"},
+		{"off\n", 4, 0, "off\n"},
+		{"  on  \n", 7, 0, "on\n"},
+		{"", 0, 0, "off\n"},
+		{"\n\n", 2, 0, "off\n"},
+		{"# nothing\n", 10, 0, "off\n"},
+		{"on\n# comment\n\noff\non\n", 21, 0, "on\n"},
+		{"nosuch\n", 0, syscall.EINVAL, `error power "nosuch": on, off, `},
+		{"nosuch", 0, syscall.EINVAL, `error power "nosuch": on, off, `},
+		{"on\nnosuch\noff\n", 3, 0, `error power "nosuch": on, off, `},
+		{"\nnosuch\noff\n", 1, 0, `error power "nosuch": on, off, `},
+		{"on\neject\n", 3, 0, "error eject: not supported"},
+		{"eject\n", 0, syscall.EOPNOTSUPP, "error eject: not supported"},
+	} {
+		other := d.mustOpen(as(1000, self), "power", syscall.O_RDWR).(*textFile)
+		if _, errno := other.Write(bg, []byte("off"), 0); errno != 0 {
+			t.Fatal(errno)
+		}
+		h := d.mustOpen(as(1000, self), "power", syscall.O_RDWR).(*textFile)
+		n, errno := h.Write(bg, []byte(tt.write), 0)
+		if n != tt.n || errno != tt.errno {
+			t.Errorf("%q: %d, %v; want %d, %v", tt.write, n, errno, tt.n, tt.errno)
+		}
+		got, errno := h.text(100, 0)
+		if errno != 0 || !strings.HasPrefix(got, tt.reads) || strings.Count(got, "\n") != 1 && len(got) < 100 {
+			t.Errorf("%q, then read: %q, %v; want %q", tt.write, got, errno, tt.reads)
+		}
+		// In pieces, the same.
+		pieces := ""
+		for {
+			s, errno := h.text(3, int64(len(pieces)))
+			if s == "" || errno != 0 {
+				break
+			}
+			pieces += s
+		}
+		if !strings.HasPrefix(pieces, got) {
+			t.Errorf("%q: in pieces %q, at once %q", tt.write, pieces, got)
+		}
+		// A write that succeeds ends the error, and no other open has it.
+		if s, _ := other.text(100, 0); strings.Contains(s, "error") {
+			t.Errorf("%q: another open reads %q", tt.write, s)
+		}
+		h.Write(bg, []byte("off\n"), 0)
+		if s, _ := h.text(100, 0); s != "off\n" {
+			t.Errorf("%q, then off: %q", tt.write, s)
+		}
+	}
+	h := d.mustOpen(as(1000, self), "power", syscall.O_RDWR).(*textFile)
+	if err := d.m.Detach(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, errno := h.Write(bg, []byte("on\n"), 0); errno != syscall.ENODEV {
+		t.Errorf("write, after the reader left: %v", errno)
+	}
+	if _, errno := h.text(100, 0); errno != syscall.ENODEV {
+		t.Errorf("read, after the reader left: %v", errno)
+	}
+}
+
+// "A write to `protocol`": the words, and what it reads.
+func TestProtocolFile(t *testing.T) {
+	d := newDesk(t, "t1")
+	h := d.mustOpen(as(1000, self), "protocol", syscall.O_RDWR).(*textFile)
+	if s, errno := h.text(100, 0); s != "" || errno != 0 {
+		t.Errorf("without power: %q, %v", s, errno)
+	}
+	d.mustOpen(as(1000, self), "atr", syscall.O_RDONLY)
+	if s, errno := h.text(100, 0); !strings.HasPrefix(s, "T=1") || errno != 0 {
+		t.Errorf("powered: %q, %v", s, errno)
+	}
+	for word, want := range map[string]syscall.Errno{"T=1": 0, "T=0": syscall.EOPNOTSUPP, "T=2": syscall.EINVAL, "t=1": syscall.EINVAL, "1": syscall.EINVAL} {
+		if _, errno := h.Write(bg, []byte(word), 0); errno != want {
+			t.Errorf("%s: %v, want %v", word, errno, want)
+		}
+	}
+}
+
+// "When a reader leaves, its path is gone at once": in a directory that somebody still sits
+// in, every name says ENODEV.
+func TestDirectoryOfReaderThatLeft(t *testing.T) {
+	d := newDesk(t, "t1")
+	dir := &slotDir{mount: d.mnt, bay: d.m.Bay(0)}
+	var out fuse.EntryOut
+	for _, name := range []string{"nosuch", "", "ATR", "memory", "."} {
+		if _, errno := dir.Lookup(bg, name, &out); errno != syscall.ENOENT {
+			t.Errorf("lookup of %q: %v", name, errno)
+		}
+	}
+	list, errno := dir.Readdir(bg)
+	if errno != 0 || !list.HasNext() {
+		t.Errorf("readdir: %v", errno)
+	}
+	names := map[string]uint64{}
+	for list.HasNext() {
+		e, _ := list.Next()
+		names[e.Name] = e.Ino
+	}
+	for i := range slotFiles {
+		if s := &slotFiles[i]; s.fits(dir.bay) != (names[s.name] != 0) || names[s.name] != 0 && names[s.name] != dir.ino(i) {
+			t.Errorf("%s: inode %d", s.name, names[s.name])
+		}
+	}
+	if err := d.m.Detach(0); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"atr", "apdu", "status", "nosuch"} {
+		if _, errno := dir.Lookup(bg, name, &out); errno != syscall.ENODEV {
+			t.Errorf("lookup of %q, after the reader left: %v", name, errno)
+		}
+	}
+	if _, errno := dir.Readdir(bg); errno != syscall.ENODEV {
+		t.Errorf("readdir, after the reader left: %v", errno)
+	}
+	f := &file{mount: d.mnt, bay: dir.bay, spec: &slotFiles[0]}
+	if _, _, errno := f.Open(as(1000, self), syscall.O_RDONLY); errno != syscall.ENODEV {
+		t.Errorf("open, after the reader left: %v", errno)
+	}
+}
+
+// "An ioctl says EINTR only while its command was not yet sent; from then on it returns the
+// answer": of `control`, whose reader waits for keys.
+func TestControlIsNotInterruptedOnceSent(t *testing.T) {
+	d := newDesk(t, "pinpad")
+	d.mustOpen(as(1000, self), "atr", syscall.O_RDONLY).(*textFile).Release(bg)
+	h := d.mustOpen(as(1000, self), "control", syscall.O_RDWR).(*controlFile)
+	const verify = "42330006 1E 00 82 08 00 0804 02 FF 0904 00 000000 0D000000 0020000108 FFFFFFFFFFFFFFFF"
+	in, out := ioctlBuffers(verify, 100)
+	ctx, cancel := context.WithCancel(bg)
+	type result struct {
+		n     int32
+		errno syscall.Errno
+	}
+	done := make(chan result)
+	go func() {
+		n, errno := h.Ioctl(ctx, exchangeRequest(100), 0, in, out)
+		done <- result{n, errno}
+	}()
+	for d.m.Bay(0).Info().More["display"] == "" {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	// Another, which waits for it, is interrupted at once.
+	in2, out2 := ioctlBuffers(verify, 100)
+	if _, errno := h.Ioctl(ctx, exchangeRequest(100), 0, in2, out2); errno != syscall.EINTR {
+		t.Errorf("an ioctl that waits: %v", errno)
+	}
+	if err := d.m.Command("sim 0 keys 1234"); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-done; r.errno != 0 || r.n != 2 || out[4] != 0x90 {
+		t.Errorf("%d, %v, % X", r.n, r.errno, out[:8])
+	}
+	h.Release(bg)
+	d.wantEmpty()
+}
