@@ -102,3 +102,15 @@ func TestEdits(t *testing.T) {
 		}
 	}
 }
+
+func TestFailure(t *testing.T) {
+	for out, want := range map[string]string{
+		"--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/b_1.2 (0.00s)\n        x_test.go:1: no\n--- FAIL: TestC (1s)\nFAIL\n": `^TestA$/^b_1\.2$`,
+		"--- FAIL: TestA (0.00s)\n--- FAIL: TestC (1s)\n":                                                                   "^TestA$",
+		"panic: no\n": "",
+	} {
+		if got := failure([]byte(out)); got != want {
+			t.Errorf("%q: %s, want %s", out, got, want)
+		}
+	}
+}

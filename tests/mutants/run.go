@@ -114,7 +114,7 @@ func (r *runner) try(ctx context.Context, m mutant) (what, by string, err error)
 			return "", "", err
 		}
 		flags := "GOFLAGS=" + strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+overlay)
-		if _, err := r.run(ctx, r.top, flags, "build", "./"+filepath.Dir(m.file)); err != nil {
+		if _, err := r.run(ctx, r.top, flags, "build", "-o", os.DevNull, "./"+filepath.Dir(m.file)); err != nil {
 			return unbuilt, "", nil
 		}
 		return r.test(ctx, m, r.top, flags)
@@ -150,11 +150,19 @@ func (r *runner) bound(ctx context.Context, packages []string) (time.Duration, e
 	if limit := r.limits[key]; limit > 0 {
 		return limit, nil
 	}
-	out, err := r.run(ctx, r.top, "GOFLAGS="+os.Getenv("GOFLAGS"), r.args(5*time.Minute, packages)...)
-	for found := failed.FindSubmatch(out); err != nil && found != nil && len(r.flaky) < 10; found = failed.FindSubmatch(out) {
-		fmt.Fprintf(os.Stderr, "fails without an edit, left out: %s\n", found[1])
-		r.flaky = append(r.flaky, string(found[1]))
-		out, err = r.run(ctx, r.top, "GOFLAGS="+os.Getenv("GOFLAGS"), r.args(5*time.Minute, packages)...)
+	var out []byte
+	var err error
+	once := map[string]bool{}
+	for range 10 {
+		if out, err = r.run(ctx, r.top, "GOFLAGS="+os.Getenv("GOFLAGS"), r.args(5*time.Minute, packages)...); err == nil {
+			break
+		}
+		name := failure(out)
+		if name != "" && once[name] {
+			fmt.Fprintf(os.Stderr, "fails without an edit, left out: %s\n", name)
+			r.flaky = append(r.flaky, name)
+		}
+		once[name] = true
 	}
 	if err != nil {
 		return 0, fmt.Errorf("without an edit: %w\n%s", err, out)
@@ -176,9 +184,29 @@ func (r *runner) args(limit time.Duration, packages []string) []string {
 }
 
 var (
-	failed = regexp.MustCompile(`(?m)^--- FAIL: (\S+)`)
+	failed = regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)`)
 	died   = regexp.MustCompile(`(?m)^panic: (test timed out|.*)|^WARNING: (DATA RACE)`)
 )
+
+// failure is the pattern of the first test that failed, with its subtest; "" if
+// the tests ended in another way.
+func failure(out []byte) string {
+	name := ""
+	for _, found := range failed.FindAllSubmatch(out, -1) {
+		if name != "" && !strings.HasPrefix(string(found[1]), name+"/") {
+			break
+		}
+		name = string(found[1])
+	}
+	if name == "" {
+		return ""
+	}
+	parts := strings.Split(name, "/")
+	for i, p := range parts {
+		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
+	}
+	return strings.Join(parts, "/")
+}
 
 func (r *runner) test(ctx context.Context, m mutant, dir, flags string) (what, by string, err error) {
 	for _, packages := range r.stages(m) {
@@ -200,19 +228,17 @@ func (r *runner) test(ctx context.Context, m mutant, dir, flags string) (what, b
 		if found := died.FindSubmatch(out); found != nil {
 			return killed, "by " + oneLine(string(bytes.Join(found[1:], nil))) + " ", nil
 		}
-		found := failed.FindSubmatch(out)
-		if found == nil {
+		name := failure(out)
+		if name == "" {
 			return killed, "by a hang ", nil
 		}
 		// A test that fails now and then says nothing.
-		name := string(found[1])
-		args := r.args(limit, packages)
-		if _, err := r.run(ctx, dir, flags, append(args, "-run", "^"+name+"$")...); err == nil && ctx.Err() == nil {
+		if _, err := r.run(ctx, dir, flags, append(r.args(limit, packages), "-run", name)...); err == nil && ctx.Err() == nil {
 			fmt.Fprintf(os.Stderr, "flaky: %s\n", name)
 			r.flaky = append(r.flaky, name)
 			goto again
 		}
-		return killed, "by " + name + " ", nil
+		return killed, "by " + strings.NewReplacer("^", "", "$", "", `\`, "").Replace(name) + " ", nil
 	}
 	return survived, "", nil
 }
