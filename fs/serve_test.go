@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	golog "log"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -94,7 +96,8 @@ const opInit, opOpen, opWrite, opNotifyReply = 26, 14, 16, 41
 func startServer(t testing.TB, a *answers) *kernel {
 	t.Helper()
 	log := &counter{Handler: slog.DiscardHandler}
-	k := startServerWith(t, a, &fuse.MountOptions{MaxWrite: maxWrite}, slog.New(log))
+	quiet := golog.New(io.Discard, "", 0)
+	k := startServerWith(t, a, &fuse.MountOptions{MaxWrite: maxWrite, Logger: quiet}, slog.New(log))
 	k.log = log
 	return k
 }
