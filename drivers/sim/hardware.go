@@ -131,7 +131,17 @@ type plainReader struct {
 	slots   [1]reader.Slot
 	gone    chan struct{} // unplugged or closed
 	changes chan struct{}
+	limited limited // of the exchange under way
 }
+
+// limited is a context that ends at a time by its Deadline alone: the contacts look
+// at it while a card takes its time, and no exchange that is quick needs a timer.
+type limited struct {
+	context.Context
+	until time.Time
+}
+
+func (l *limited) Deadline() (time.Time, bool) { return l.until, true }
 
 var (
 	_ reader.Slot     = (*plainReader)(nil)
@@ -190,6 +200,10 @@ func (r *plainReader) Exchange(ctx context.Context, t reader.Transfer, dst []byt
 	if r.left() {
 		return dst, r.fail("exchange", reader.ErrGone)
 	}
+	if !t.Until.IsZero() {
+		r.limited = limited{ctx, t.Until}
+		ctx = &r.limited
+	}
 	var rx []byte
 	switch r.level {
 	case reader.Character:
@@ -214,6 +228,9 @@ func (r *plainReader) silence(ctx context.Context, t reader.Transfer, got int) e
 	wait := t.Wait
 	if wait <= 0 {
 		wait = defaultWait
+	}
+	if !t.Until.IsZero() {
+		wait = min(wait, time.Until(t.Until))
 	}
 	over := r.contact.Hold(ctx, wait)
 	switch {

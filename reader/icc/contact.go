@@ -365,6 +365,11 @@ func (c *Contact) passUpTo(ctx context.Context, busy, passed, limit time.Duratio
 		if limit > 0 && limit-gone < d {
 			d = limit - gone
 		}
+		if end, ok := ctx.Deadline(); ok {
+			if d = min(d, time.Until(end)); d <= 0 {
+				return left, false
+			}
+		}
 		if c.wake == nil {
 			c.wake = make(chan struct{})
 		}
