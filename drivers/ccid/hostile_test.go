@@ -106,6 +106,8 @@ func TestSlotsAreBounded(t *testing.T) {
 		{"770 interfaces of 256 slots", 770, 255, func(n int) byte { return byte(n) }, 32, "more than 32 slots: 30 interfaces left out"},
 		{"33 interfaces of one slot", 33, 0, func(n int) byte { return byte(n) }, 32, ""},
 		{"one interface, 770 times", 770, 0, func(int) byte { return 3 }, 1, ""},
+		{"three of 11 slots: one more than a device has", 3, 10, func(n int) byte { return byte(n) }, 22, "more than 32 slots: 1 interfaces left out"},
+		{"two of 16 slots, and 30 more", 32, 15, func(n int) byte { return byte(n) }, 32, "30 interfaces left out"},
 		{"one that does not fit between two that do", 3, 15, func(n int) byte { return byte(n) }, 32, "1 interfaces left out"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -171,6 +171,9 @@ func (l *lane) roundTrip(ctx context.Context, c command, data []byte, limit time
 		}
 	}
 	if err := l.send(ctx, c, seq, data); err != nil {
+		if !errors.Is(err, errNotSent) {
+			l.owe(seq)
+		}
 		return answer{}, err
 	}
 	start := time.Now()

@@ -430,13 +430,25 @@ func TestWire(t *testing.T) {
 				< 80 00 00 00 00  00 04 00 00 00
 				> 6F 06 00 00 00  00 05 00 02 00  40 41 42 43 44 45
 				< 80 02 00 00 00  00 05 00 00 00  90 00
+				> 6F 40 00 00 00  00 06 00 02 00  ` + fmt.Sprintf("% X", pattern(64)) + `   # as much as a message has
+				< 80 02 00 00 00  00 06 00 00 00  90 00
+				> 6F 00 00 00 00  00 07 00 01 00
+				< 80 02 00 00 00  00 07 00 00 00  90 00       # more than was asked for
+				> 6F 01 00 00 00  00 08 00 00 00  00
+				< 80 00 00 00 00  00 08 00 00 00              # nothing was
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 36"), Want: 1}, nil)
 				check(t, rx, err, []byte{0x84}, nil)
 				rx, err = s.Exchange(ctx, reader.Transfer{Want: 54}, nil)
 				check(t, rx, err, []byte{0, 1, 2}, nil)
-				rx, err = s.Exchange(ctx, reader.Transfer{Out: pattern(70), Want: 2}, nil)
-				check(t, rx, err, unhex("90 00"), nil)
+				for _, n := range []int{70, 64} {
+					rx, err = s.Exchange(ctx, reader.Transfer{Out: pattern(n), Want: 2}, nil)
+					check(t, rx, err, unhex("90 00"), nil)
+				}
+				rx, err = s.Exchange(ctx, reader.Transfer{Want: 1}, nil)
+				check(t, rx, err, nil, reader.ErrProtocol)
+				rx, err = s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
+				check(t, rx, err, nil, nil)
 			},
 		},
 		{
