@@ -248,6 +248,33 @@ func TestATRBest(t *testing.T) {
 	}
 }
 
+// D is taken from the offer's F as long as the rate is above 1/372, which needs no PPS.
+func TestATRBestLadder(t *testing.T) {
+	for ta1, want := range map[string]string{
+		"96": "96 99 95 98 94 93 92 11", "97": "97 96 99 95 98 94 93 92 11",
+		"18": "18 14 13 12 11", "34": "34 33 11", // F 744: D 2 is 1/372
+		"33": "33 11", "32": "32 11", "D7": "D7 D6 D9 D5 D8 D4 11", "11": "11", "01": "01 11",
+	} {
+		a := mustATR(t, "3B 10 "+ta1)
+		var failed []byte
+		var got []string
+		for {
+			p, err := a.Best(0, func(ta1 byte) bool { return !slices.Contains(failed, ta1) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprintf("%02X", p.TA1))
+			if p.TA1 == DefaultTA1 {
+				break
+			}
+			failed = append(failed, p.TA1)
+		}
+		if got := strings.Join(got, " "); got != want {
+			t.Errorf("%s: %s, want %s", ta1, got, want)
+		}
+	}
+}
+
 // rebuild writes an ATR from its parts.
 func rebuild(a *ATR) []byte {
 	b := []byte{a.raw[0], a.groups[0].Has<<4 | byte(len(a.hist))}

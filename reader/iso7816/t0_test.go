@@ -351,6 +351,29 @@ func TestT0Dead(t *testing.T) {
 	}
 }
 
+// What one exchange leaves behind is nothing to the next.
+func TestT0Next(t *testing.T) {
+	m := NewT0(T0Config{Params: DefaultParams(0)})
+	play := func(capdu, want string, answers ...string) {
+		t.Helper()
+		s := m.Start(unhex(t, capdu), nil)
+		for _, a := range answers {
+			s = m.Next(unhex(t, a), nil)
+		}
+		if !s.Done || s.Err != nil || !bytes.Equal(m.Response(), unhex(t, want)) {
+			t.Fatalf("%s: % X, %+v", capdu, m.Response(), s)
+		}
+	}
+	const select4 = "00A4040002A00000"
+	play(select4, "AA6283", "6283", "AA9000")                    // a warning
+	play(select4, "AA9000", "6101", "AA9000")                    // is not that of the next
+	play("80A4040002A00000", "AA9000", "6101", "6E00", "AA9000") // another class
+	play(select4, "BB9000", "6101", "BB9000")                    // is not for the next
+	play("00B0000000", "CC9000", "6C01", "CC9000")               // a corrected length
+	play("00B0000000", "DD9000", "6C01", "DD9000")               // may be corrected again
+	play("00B0000001", "9000", "9000")
+}
+
 // What the carrier says about a failure is not lost.
 func TestT0CarrierErrors(t *testing.T) {
 	for _, c := range []struct {
