@@ -513,6 +513,9 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 			return fuse.ReadResultData(nil), 0
 		}
 	}
+	if c.out.ready() < len(dest) && c.begun() {
+		c.fill(len(dest))
+	}
 	data := c.out.read(dest)
 	c.keep()
 	return fuse.ReadResultData(data), 0
@@ -568,6 +571,11 @@ func (c *channel) fill(size int) {
 			break
 		}
 	}
+}
+
+// begun reports whether a part of the first answer is in the stream, or was. c.mu is held.
+func (c *channel) begun() bool {
+	return len(c.answers) > 0 && c.answers[0].err == nil && len(c.answers[0].data) < c.answers[0].size
 }
 
 // drop forgets the first answer. c.mu is held.

@@ -309,3 +309,61 @@ func TestWhoMayEscape(t *testing.T) {
 		t.Error("without --allow-escape")
 	}
 }
+
+// What an open's flags mean to its channel: which calls it takes, whether they wait, and
+// whether offsets count; and whose room it takes.
+func TestFlagsOfAnOpen(t *testing.T) {
+	d := newDesk(t, "t1")
+	const command = "00A4000C023F00\n"
+	for _, name := range []string{"apdu", "control", "ctbcs"} {
+		for _, mode := range []uint32{syscall.O_RDONLY, syscall.O_WRONLY, syscall.O_RDWR} {
+			for _, more := range []uint32{0, syscall.O_NONBLOCK, syscall.O_APPEND, syscall.O_NONBLOCK | syscall.O_APPEND} {
+				h := d.mustOpen(as(1000+mode, self), name, mode|more)
+				var c *channel
+				var o *opening
+				switch h := h.(type) {
+				case *apduFile:
+					c, o = h.channel, &h.opening
+				case *controlFile:
+					c, o = h.channel, &h.opening
+				case *ctbcsFile:
+					c, o = h.channel, &h.opening
+				}
+				if c.readable != (mode != syscall.O_WRONLY) || c.writable != (mode != syscall.O_RDONLY) ||
+					c.nonblock != (more&syscall.O_NONBLOCK != 0) || c.append != (more&syscall.O_APPEND != 0) ||
+					o.by.Wait == c.nonblock || o.by.Owner != h || o.by.Pass == nil || c.pass != o.by.Pass || o.uid != 1000+mode ||
+					c.share.uid != o.uid || c.lockLines != (name == "apdu") || o.who.pid != int(self) || o.unknown != nil {
+					t.Errorf("%s opened with %o: %+v, %+v", name, mode|more, o, c)
+				}
+				h.(fs.FileReleaser).Release(bg)
+			}
+		}
+	}
+	d.wantEmpty()
+
+	// Two opens' answers are their own, and a session goes with its open.
+	a := d.mustOpen(as(1000, self), "apdu", syscall.O_RDWR).(*apduFile)
+	b := d.mustOpen(as(1000, self), "apdu", syscall.O_RDWR|syscall.O_APPEND).(*apduFile)
+	if n := d.m.Bay(0).Info().Sessions; n != 2 {
+		t.Errorf("%d sessions", n)
+	}
+	for range 3 {
+		if _, errno := b.Write(bg, []byte(command), 4096); errno != 0 {
+			t.Fatal(errno)
+		}
+		d.mnt.server.send() // as after the reply to the WRITE
+		r, errno := b.Read(bg, make([]byte, 100), 4096+int64(len(command)))
+		if errno != 0 || r.Size() != len("90 00\n") {
+			t.Errorf("with O_APPEND: %v, %v", r, errno)
+		}
+	}
+	if r, errno := a.Read(bg, make([]byte, 100), 0); errno != 0 || r.Size() != 0 {
+		t.Errorf("another's answer: %v, %v", r, errno)
+	}
+	a.Release(bg)
+	b.Release(bg)
+	if n := d.m.Bay(0).Info().Sessions; n != 0 {
+		t.Errorf("%d sessions after all closed", n)
+	}
+	d.wantEmpty()
+}

@@ -447,6 +447,9 @@ func TestLongAnswersInPieces(t *testing.T) {
 					if s == "" {
 						break
 					}
+					if len(s) < size && !strings.HasSuffix(text, s) {
+						t.Fatalf("a short read in the middle of an answer: %d of %d", len(s), size)
+					}
 					got += s
 				}
 				if got != text+text {
