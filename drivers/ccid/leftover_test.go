@@ -256,3 +256,31 @@ func TestNothingIsLeftForTheNextCommand(t *testing.T) {
 		}
 	}
 }
+
+// A reset of the port that a status is told of took the card's power: nothing is sent
+// to it before it is activated anew.
+func TestICCDReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &tapped{Emulator: NewEmulator(ICCDB())}
+		e.Contact(0).Insert(&testCard{atr: atrT0})
+		r, err := Driver{}.Open(ctx, reader.Device{Link: e})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Unplug()
+		defer r.Close()
+		s := r.Slots()[0]
+		if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+			t.Fatal(err)
+		}
+		e.before = func(usb.Setup) error { return usb.ErrReset }
+		_, err = s.Status(ctx)
+		check(t, nil, err, nil, reader.ErrProtocol)
+		e.before = func(s usb.Setup) error {
+			t.Errorf("sent: %v", s)
+			return nil
+		}
+		_, err = s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 03")}, nil)
+		check(t, nil, err, nil, reader.ErrStale)
+	})
+}
