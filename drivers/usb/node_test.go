@@ -3,6 +3,8 @@ package usb
 import (
 	"maps"
 	"testing"
+
+	"github.com/cardfs/cardfs/reader"
 )
 
 // A device is known to others by its bus and device number, written as in
@@ -34,6 +36,30 @@ func TestTell(t *testing.T) {
 		n := &node{number: deviceNumber{bus: 4, dev: 12}, desc: desc(tt.classes...)}
 		if got, want := n.Tell(), map[string]string{"usb": "004/012", "interface": tt.want}; !maps.Equal(got, want) {
 			t.Errorf("classes % X: %v, want %v", tt.classes, got, want)
+		}
+	}
+}
+
+// What happens while an attempt to open fails is not lost: it is tried again, and the
+// device is announced anew by what happens from then on alone.
+func TestStirredWhileFailing(t *testing.T) {
+	for _, err := range []error{errNotConfigured, reader.ErrNoPermission, reader.ErrClaimed} {
+		n := &node{stirred: make(chan struct{}), waiting: 1}
+		before := n.stirred
+		n.wake()
+		if n.ended(err, before) || n.waiting != 1 || !n.ready() {
+			t.Errorf("%v: given up though something happened meanwhile", err)
+		}
+		if !n.ended(err, n.stirred) || n.waiting != 0 || n.ready() {
+			t.Errorf("%v: not given up though nothing happened", err)
+		}
+	}
+	for _, err := range []error{nil, reader.ErrGone, reader.ErrProtocol} {
+		n := &node{stirred: make(chan struct{}), waiting: 1}
+		before := n.stirred
+		n.wake()
+		if !n.ended(err, before) || n.waiting != 0 || !n.ready() {
+			t.Errorf("%v: tried again", err)
 		}
 	}
 }
