@@ -75,6 +75,39 @@ func TestGoneBeforeInterrupted(t *testing.T) {
 	}
 }
 
+// The same where both have happened before it is waited.
+func TestGoneBeforeInterruptedAtOnce(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		_, b := r.plug(Device{}, newFakeSlot(t))
+		b.turn <- struct{}{}
+		defer b.release()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		for range 100 {
+			wantErr(t, "acquire", b.acquire(ctx), ErrInterrupted)
+			wantErr(t, "wait", b.wait(ctx, make(chan struct{})), ErrInterrupted)
+		}
+		r.Detach(0)
+		for range 100 {
+			wantErr(t, "acquire", b.acquire(ctx), ErrGone)
+			wantErr(t, "wait", b.wait(ctx, make(chan struct{})), ErrGone)
+		}
+	})
+	// What the caller waits for comes before the interruption.
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		_, b := r.plug(Device{}, newFakeSlot(t))
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		changed := make(chan struct{})
+		close(changed)
+		for range 100 {
+			if err := b.wait(ctx, changed); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
 // A caller that is interrupted while it waits hears just that.
 func TestInterrupted(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
@@ -133,9 +166,15 @@ func TestAbort(t *testing.T) {
 				}
 				_, err = s.Transmit(bg, hexb("00 01 00 00"), nil)
 				wantErr(t, "an old session", err, ErrStale)
-				slot.set(func(s *fakeSlot) { s.exchange = nil })
+				slot.set(func(s *fakeSlot) {
+					s.power = func(ctx context.Context, _ Reset) ([]byte, error) { return atrT1, ctx.Err() }
+					s.exchange = func(ctx context.Context, x Transfer, dst []byte) ([]byte, error) {
+						return append(dst, hexb("90 00")...), ctx.Err()
+					}
+				})
+				next := mustOpen(t, b, someone())
 				if level == ExtendedAPDU {
-					wantAnswer(t, mustOpen(t, b, someone()), "00 01 00 00", "00 01 00 00 90 00")
+					wantAnswer(t, next, "00 01 00 00", "90 00")
 				}
 				wantErr(t, "abort after it", r.Command("abort 0"), ErrInvalid)
 				wantErr(t, "abort nowhere", r.Command("abort 9"), ErrInvalid)

@@ -280,3 +280,65 @@ func TestPanicBesideACommand(t *testing.T) {
 		wantErr(t, "the command that waits", err, ErrFailed)
 	})
 }
+
+// A panic that leaves a lock of the driver's locked, so that its Close never ends: the
+// slot says failed, leaves at once when it is unplugged, and the next reader of the same
+// name is opened all the same.
+func TestPanicAndNoClose(t *testing.T) {
+	bg := context.Background()
+	for _, how := range []string{"rescan", "replug"} {
+		t.Run(how, func(t *testing.T) {
+			bubble(t, Options{}, func(t *testing.T, r *rig) {
+				slot, let := newFakeSlot(t), make(chan struct{})
+				defer close(let)
+				slot.exchange = func(context.Context, Transfer, []byte) ([]byte, error) { panic("boom") }
+				fake := newFakeReader(slot)
+				fake.close = func() error { <-let; return nil }
+				healthy := newFakeReader(newFakeSlot(t))
+				first := true
+				r.driver.open = func(context.Context, Device) (Reader, error) {
+					if first {
+						first = false
+						return fake, nil
+					}
+					return healthy, nil
+				}
+				b := r.announce(Device{})
+				_, err := mustOpen(t, b, someone()).Transmit(bg, hexb("00 01 00 00"), nil)
+				wantErr(t, "transmit", err, ErrFailed)
+				synctest.Wait()
+				if how == "rescan" {
+					r.Command("rescan")
+				} else {
+					r.Detach(0)
+					if r.Bay(0) != nil {
+						t.Error("the directory waits for Close")
+					}
+					r.announce(Device{})
+				}
+				time.Sleep(letGoLimit)
+				synctest.Wait()
+				mustOpen(t, r.Bay(0), someone())
+			})
+		})
+	}
+}
+
+// A reader that failed is closed, and its slots then say that they are gone: it has
+// failed all the same.
+func TestGoneAfterPanic(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		one, two := newFakeSlot(t), newFakeSlot(t)
+		fake := newFakeReader(one, two)
+		fake.close = func() error { fake.unplug(); return nil }
+		two.state = func(context.Context) (Status, error) { <-two.gone; return Absent, ErrGone }
+		b := r.plugReader(Device{Slots: 2}, fake)
+		one.exchange = func(context.Context, Transfer, []byte) ([]byte, error) { panic("boom") }
+		_, err := mustOpen(t, b, someone()).Transmit(context.Background(), hexb("00 01 00 00"), nil)
+		wantErr(t, "transmit", err, ErrFailed)
+		synctest.Wait()
+		if r.Bay(0) != b || b.Info().State != "failed" || r.Bay(1).Info().State != "failed" {
+			t.Errorf("numbers %q", r.numbers())
+		}
+	})
+}

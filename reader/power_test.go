@@ -49,6 +49,13 @@ func TestRelease(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, ErrLocked, 0},
+		{"a transaction, while the slot is busy", func(t *testing.T, _ *rig, b *Bay, slot *fakeSlot, _ Caller) {
+			if err := b.Lock(bg, someone(), nil); err != nil {
+				t.Fatal(err)
+			}
+			b.turn <- struct{}{}
+			time.AfterFunc(time.Hour, b.release)
+		}, ErrLocked, 0},
 		{"its own transaction", func(t *testing.T, _ *rig, b *Bay, _ *fakeSlot, by Caller) {
 			if err := b.Lock(bg, by, nil); err != nil {
 				t.Fatal(err)

@@ -89,12 +89,16 @@ func (l *life) present() bool {
 }
 
 // lost ends l when its reader says that it is gone. Where the device's link does not
-// tell death from departure the device counts as gone.
+// tell death from departure the device counts as gone. A reader that failed before, and
+// was closed, says so too, and that means nothing.
 func (l *life) lost(err error) {
-	if l.unit.linkGone == nil {
-		l.unit.left()
-	}
-	l.end(err)
+	l.once.Do(func() {
+		if l.unit.linkGone == nil {
+			l.unit.left()
+		}
+		l.why = err
+		close(l.over)
+	})
 }
 
 // err is what those hear who come when l is over.
@@ -360,7 +364,26 @@ func (u *unit) close(l *life, r Reader) {
 			u.manager.log.Warn("close", "driver", u.dev.Driver, "device", u.dev.Address, "error", err)
 		}
 	})
-	u.await(done)
+	if !errors.Is(l.err(), ErrFailed) {
+		u.await(done)
+		return
+	}
+	// The panic may have left a lock of the driver's behind, for which Close waits for ever.
+	t := time.NewTimer(letGoLimit)
+	defer t.Stop()
+	gone := u.gone
+	for {
+		select {
+		case <-done:
+		case <-gone:
+			u.dropBays()
+			gone = nil
+			continue
+		case <-t.C:
+			u.manager.log.Warn("a driver does not let go of its device after a panic; going on without it", "driver", u.dev.Driver, "device", u.dev.Address)
+		}
+		return
+	}
 }
 
 // failed keeps the reader's directories, with the reason, until it is unplugged or
