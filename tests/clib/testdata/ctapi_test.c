@@ -283,8 +283,8 @@ static void test_wiped(void)
 				fake_fault((struct fault){.shape = ERRNO, .error = errors[i], .at = length + 1, .from_then_on = true});
 			CT_data(1, &dad, &sad, (unsigned short)n, tx, &room, rx);
 			fake_fault((struct fault){NONE});
-			memset(tx, 0, n);
-			memset(rx, 0, sizeof rx);
+			explicit_bzero(tx, n);
+			explicit_bzero(rx, sizeof rx);
 			free(tx);
 			fake_forget_answers();
 			EQUAL(pins_in_memory(), 0);

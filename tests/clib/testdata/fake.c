@@ -322,7 +322,7 @@ void fake_forget_answers(void)
 	enter();
 	for (int i = 0; i < FILES; i++)
 		if (file[i].used && file[i].answer != NULL)
-			memset(file[i].answer, 0, ANSWER);
+			explicit_bzero(file[i].answer, ANSWER);
 	leave();
 }
 
@@ -580,7 +580,7 @@ int __wrap_close(int fd)
 		abort();
 	}
 	if (f->answer != NULL)
-		memset(f->answer, 0, ANSWER);
+		explicit_bzero(f->answer, ANSWER);
 	free(f->answer);
 	f->answer = NULL;
 	f->used = false;

@@ -727,6 +727,31 @@ static void test_given_up(void)
 	free(rx);
 }
 
+/* A file without an end ends, too. */
+static void test_endless(void)
+{
+	UCHAR *big = sized(17000), *rx = sized(65548);
+	DWORD n = 65548;
+
+	memset(big, 0x5A, 17000);
+	begin("an answer without an end");
+	fake_arrive(0, 1, false);
+	fake_insert(0);
+	EQUAL(create(0, "cardfs:/fake/0"), IFD_SUCCESS);
+	up(0);
+	fake_fault((struct fault){.shape = LONG, .at = 2, .from_then_on = true});
+	EQUAL(transmit(0, big, 17000, rx, &n), IFD_COMMUNICATION_ERROR);
+	EQUAL(n, 0);
+	EQUAL(IFDHControl(0, 0x42000D48, big, 5, rx, 8, &n), IFD_COMMUNICATION_ERROR);
+	fake_fault((struct fault){NONE});
+	power_up(0);
+	works(0);
+	EQUAL(IFDHCloseChannel(0), IFD_SUCCESS);
+	end();
+	free(big);
+	free(rx);
+}
+
 /* ---- fork ------------------------------------------------------------------------ */
 
 static int descriptors(void)
@@ -795,7 +820,7 @@ static void test_wiped(void)
 	EQUAL(create(0, "cardfs:/fake/0"), IFD_SUCCESS);
 	for (int kind = 0; kind < 3; kind++) /* short, long, control */
 		for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
-			DWORD ntx = kind == 1 ? 17000 : 13, n = sizeof rx;
+			DWORD ntx = kind == 1 ? 17000 : kind == 2 ? 60 : 13, n = sizeof rx;
 			UCHAR *tx = sized(ntx);
 			SCARD_IO_HEADER send = {1, sizeof send};
 
@@ -810,8 +835,8 @@ static void test_wiped(void)
 			else
 				IFDHTransmitToICC(0, send, tx, ntx, rx, &n, NULL);
 			fake_fault((struct fault){NONE});
-			memset(tx, 0, ntx);
-			memset(rx, 0, sizeof rx);
+			explicit_bzero(tx, ntx);
+			explicit_bzero(rx, sizeof rx);
 			free(tx);
 			fake_forget_answers();
 			EQUAL(pins_in_memory(), 0);
@@ -1267,6 +1292,7 @@ int main(void)
 	test_passing();
 	test_interrupted();
 	test_given_up();
+	test_endless();
 	test_fork();
 	test_wiped();
 	test_text();

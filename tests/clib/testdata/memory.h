@@ -71,12 +71,12 @@ static int pins_in_memory(void)
 
 			/* Not itself. */
 			if (at < (unsigned long)buf + CHUNK && (unsigned long)buf < at + CHUNK)
-				memset(buf, 0, CHUNK);
+				explicit_bzero(buf, CHUNK);
 			n = pread(mem, buf, to - at < CHUNK ? to - at : CHUNK, (off_t)at);
 			if (n <= 0)
 				break;
 			found += pins_in(buf, (size_t)n);
-			memset(buf, 0, CHUNK);
+			explicit_bzero(buf, CHUNK);
 		}
 	}
 	fclose(maps);
@@ -92,7 +92,7 @@ static inline void check_scan(void)
 
 	pin_into(p + 5);
 	CHECK(getenv("SCAN") == NULL || pins_in_memory() > 0, "the scan is blind");
-	memset(p, 0, 64);
+	explicit_bzero(p, 64);
 	free(p);
 	CHECK(pins_in_memory() == 0, "the scan's own");
 }
