@@ -151,6 +151,18 @@ func TestEjectEmpty(t *testing.T) {
 	`)
 }
 
+// DEACTIVATE ICC, too, of a card that only others used.
+func TestDeactivateOthers(t *testing.T) {
+	play(t, "t1", `
+		power on
+		@ 01 02 20 14 01 00
+		< 02 01 90 00
+		power on
+		@ 00 02 00 A4 00 0C 02 3F 00
+		< 02 01 64 A2
+	`)
+}
+
 // "The card was reset, changed or powered off by somebody else: its security state is
 // lost, and RESET CT or REQUEST ICC begins anew."
 func TestCardLost(t *testing.T) {
@@ -554,7 +566,7 @@ func TestInterruptedActs(t *testing.T) {
 		{pinpad, on, "end"},
 	} {
 		// Whether ctx ends: never, at the first act, before the command.
-		run := func(when string) (answer string, acts []string, err error) {
+		run := func(when string) (answer string, acts []string, failed error) {
 			synctest.Test(t, func(t *testing.T) {
 				var act func(string)
 				m := reader.NewManager(reader.Options{Drivers: []reader.Driver{acting{sim.New(), func(what string) { act(what) }}}})
@@ -564,6 +576,14 @@ func TestInterruptedActs(t *testing.T) {
 					t.Fatal(err)
 				}
 				synctest.Wait()
+				// A session that is no more: what it sends takes its turn and comes to nothing.
+				stale, err := m.Bay(0).Open(context.Background(), reader.Caller{Owner: "another"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := m.Bay(0).Power(context.Background(), reader.PowerDown, reader.Caller{Owner: "another"}); err != nil {
+					t.Fatal(err)
+				}
 				terminal := New(m.Bay(0), reader.Caller{Owner: t, Wait: true})
 				defer terminal.Close()
 				switch word, _, _ := strings.Cut(tt.before, " "); word {
@@ -590,20 +610,24 @@ func TestInterruptedActs(t *testing.T) {
 				}
 				act = func(what string) {
 					acts = append(acts, what)
-					if when == "at" {
+					if when == "at" && len(acts) == 1 { // and its next step has to wait for its turn
 						cancel()
+						for range 4 {
+							go stale.Transmit(context.Background(), unhex("00 A4 00 00"), nil)
+						}
+						synctest.Wait()
 					}
 				}
 				var got []byte
 				if tt.command == "end" {
-					got, err = terminal.Data(ctx, []byte{1, 2}, nil)
+					got, failed = terminal.Data(ctx, []byte{1, 2}, nil)
 				} else {
-					got, err = terminal.Exchange(ctx, unhex(tt.command), nil)
+					got, failed = terminal.Exchange(ctx, unhex(tt.command), nil)
 				}
 				answer = fmt.Sprintf("% X", got)
 				act = func(string) {}
 			})
-			return answer, acts, err
+			return answer, acts, failed
 		}
 		want, done, err := run("never")
 		if err != nil || len(done) == 0 {

@@ -76,6 +76,42 @@ func (s *askedSlot) ask(t *testing.T, command string) (answer string, err error)
 	return answer, err
 }
 
+// threeDriver is the sim driver with readers of three slots.
+type threeDriver struct{ *sim.Driver }
+
+func (d threeDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	r, err := d.Driver.Open(ctx, dev)
+	if err != nil {
+		return nil, err
+	}
+	a := actingReader{Reader: r}
+	for range 3 {
+		a.slots = append(a.slots, actingPlain{r.Slots()[0].(plain), func(string) {}})
+	}
+	return a, nil
+}
+
+// The slots are 0, 2, 3, …; only of two is the second 3, too.
+func TestUnitsOfThree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{threeDriver{sim.New()}}})
+		defer m.Close(context.Background())
+		m.Command("attach sim t1")
+		synctest.Wait()
+		terminal := New(m.Bay(0), reader.Caller{Owner: t})
+		for dad, want := range map[byte]int{0: 1, 2: 2, 3: 3, 4: 0, 14: 0, 255: 0} {
+			if got := terminal.slotOf(dad); got != want {
+				t.Errorf("unit %d is slot %d, want %d", dad, got, want)
+			}
+		}
+		for slot, want := range map[int]byte{1: 0, 2: 2, 3: 3} {
+			if got := unitOf(slot); got != want {
+				t.Errorf("slot %d is unit %d, want %d", slot, got, want)
+			}
+		}
+	})
+}
+
 // What a reader's PIN pad says, as a status word.
 func TestPINErrors(t *testing.T) {
 	for _, tt := range []struct {
