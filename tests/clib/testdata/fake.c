@@ -93,9 +93,16 @@ static void leave(void)
 }
 
 /* A fork finds the lock free, as the kernel's would be. */
+static void in_child(void)
+{
+	/* Its waiters are the parent's; a broadcast would wait for them to leave. */
+	changed = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+	leave();
+}
+
 __attribute__((constructor)) static void watch_forks(void)
 {
-	pthread_atfork(enter, leave, leave);
+	pthread_atfork(enter, leave, in_child);
 }
 
 static void emit(const char *format, ...)

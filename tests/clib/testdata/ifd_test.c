@@ -287,14 +287,16 @@ static void test_lost_events(void)
 		end();
 	}
 
-	begin("a removal that no event tells of, and no command before it does");
+	begin("a removal that only a command tells of");
 	fake_arrive(0, 1, false);
 	fake_insert(0);
 	pcscd_start(&p, 0, "cardfs:/fake/0");
 	settled(&p, 1, 0);
+	fake_swap(0); /* all events before it have been read, then */
+	settled(&p, 2, 1);
 	fake_remove_unseen(0);
 	EQUAL(transmit(0, select_mf, sizeof select_mf, rx, &n), IFD_COMMUNICATION_ERROR);
-	settled(&p, 1, 1);
+	settled(&p, 2, 2);
 	pcscd_end(&p);
 	end();
 }

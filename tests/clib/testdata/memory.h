@@ -106,6 +106,7 @@ static inline void in_child(void (*check)(void))
 
 	CHECK(pid >= 0, "fork");
 	if (pid == 0) {
+		alarm(120); /* whoever hangs dies of that */
 		check();
 		kill(getpid(), SIGKILL);
 	}
