@@ -438,6 +438,7 @@ func TestProtocolsInCommon(t *testing.T) {
 	}{
 		{name: "the card's first", atr: both, want: -1, asked: "set T=0 11", inForce: 0},
 		{name: "T=1 asked for", atr: both, want: 1, asked: "set T=0 11, PPS FF 01 FE, set T=1 11", inForce: 1},
+		{name: "T=0 asked for of a card whose first is T=1", atr: "3B 80 81 00 01", want: 0, asked: "set T=1 11, PPS FF 00 FF, set T=0 11", inForce: 0},
 		{name: "T=1 asked for, the reader has T=0 only", atr: both, has: []int{0}, want: 1, err: ErrUnsupported, asked: "set T=0 11", inForce: 0},
 		{name: "T=0 asked for, the reader has T=1 only", atr: both, has: []int{1}, want: 0, err: ErrUnsupported, asked: "PPS FF 01 FE, set T=1 11", inForce: 1},
 		{name: "T=1 asked for, the card has T=0 only", atr: "3B 00", want: 1, err: ErrUnsupported, asked: "set T=0 11", inForce: 0},

@@ -184,3 +184,74 @@ func TestWaitingOfTheReader(t *testing.T) {
 		})
 	}
 }
+
+// "status and stats wake with POLLPRI|POLLERR after a change": when the waiting
+// begins, and when it is over, but not each time the card asks.
+func TestWaitingWakes(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		_, b := r.plug(Device{}, slot)
+		s := mustOpen(t, b, someone())
+		changed := func() <-chan struct{} {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.changed
+		}
+		woken := func(c <-chan struct{}) bool {
+			select {
+			case <-c:
+				return true
+			default:
+				return false
+			}
+		}
+		slot.set(func(f *fakeSlot) {
+			f.exchange = func(_ context.Context, x Transfer, dst []byte) ([]byte, error) {
+				c := changed()
+				x.Extended()
+				if !woken(c) {
+					t.Error("nobody is told that the card asks for time")
+				}
+				c = changed()
+				x.Extended()
+				if woken(c) {
+					t.Error("and again")
+				}
+				return append(dst, 0x90, 0x00), nil
+			}
+		})
+		wantAnswer(t, s, "00 01 00 00", "90 00")
+		if b.Info().Waiting != 0 {
+			t.Error("waiting")
+		}
+		var c <-chan struct{}
+		slot.set(func(f *fakeSlot) {
+			f.exchange = func(_ context.Context, x Transfer, dst []byte) ([]byte, error) {
+				x.Extended()
+				c = changed()
+				return append(dst, 0x90, 0x00), nil
+			}
+		})
+		wantAnswer(t, s, "00 01 00 00", "90 00")
+		if !woken(c) {
+			t.Error("nobody is told that it answered")
+		}
+	})
+}
+
+// The power is taken off once.
+func TestPowerOffOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		slot := newFakeSlot(t)
+		_, b := r.plug(Device{}, slot)
+		mustOpen(t, b, someone())
+		if err := b.Power(context.Background(), PowerDown, someone()); err != nil {
+			t.Fatal(err)
+		}
+		r.Close(context.Background())
+		if n := slot.count("power off"); n != 1 {
+			t.Errorf("%d times: %q", n, slot.calls())
+		}
+	})
+}
