@@ -51,6 +51,7 @@ func main() {
 	apart := flag.String("apart", "^emulator", "make no edits of files whose name matches")
 	only := flag.String("only", "", "try only entries whose place or note matches")
 	list := flag.Bool("list", false, "print the edits as a list; run nothing")
+	flag.BoolVar(&r.check, "check", false, "only see that the edits fit and build")
 	flag.BoolVar(&r.own, "own", false, "run only the tests of the edited package")
 	flag.StringVar(&r.skip, "skip", "InMachine|Witness|Soak", "tests to leave out")
 	flag.DurationVar(&r.slack, "slack", 15*time.Second, "on top of four times what tests take without an edit; a hang is a kill")
@@ -143,6 +144,7 @@ func (r *runner) all(ctx context.Context, mutants []mutant, n int, w io.Writer) 
 		case m.equal != "":
 			got = "UNEQUAL" // the list is wrong: a test saw it
 			ok = false
+		case got == "fits":
 		case got == killed:
 			counts[dir].killed++
 		default:

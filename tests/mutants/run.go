@@ -26,6 +26,7 @@ const (
 
 // runner tries mutants.
 type runner struct {
+	check   bool
 	own     bool
 	skip    string
 	slack   time.Duration // on top of what tests take
@@ -209,6 +210,9 @@ func failure(out []byte) string {
 }
 
 func (r *runner) test(ctx context.Context, m mutant, dir, flags string) (what, by string, err error) {
+	if r.check {
+		return "fits", "", nil
+	}
 	for _, packages := range r.stages(m) {
 		limit, err := r.bound(ctx, packages)
 		if err != nil {
