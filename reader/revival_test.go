@@ -273,3 +273,23 @@ func TestReplugDuringRevival(t *testing.T) {
 		}
 	})
 }
+
+// A reader that leaves while it is dead gives its number free: "a new reader takes the
+// lowest free number".
+func TestNumberOfADeadReaderThatLeft(t *testing.T) {
+	bubble(t, Options{Drivers: []Driver{linkDriver{}}}, func(t *testing.T, r *rig) {
+		var fake *fakeReader
+		l, _ := revivals(t, r, func(int) (*fakeReader, error) {
+			fake = newFakeReader(newFakeSlot(t))
+			return fake, nil
+		})
+		fake.unplug()
+		synctest.Wait()
+		r.plug(Device{Address: "meanwhile"}, newFakeSlot(t)) // gets 1, and passes over 0
+		close(l.gone)
+		synctest.Wait()
+		if _, b := r.plug(Device{Address: "next"}, newFakeSlot(t)); b.Number() != 0 {
+			t.Errorf("the next reader is number %d", b.Number())
+		}
+	})
+}
