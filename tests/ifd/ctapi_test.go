@@ -95,6 +95,7 @@ func TestCTAPI(t *testing.T) {
 	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
 	m.ctl("sim 2 remove")
 	m.ctl("sim 2 insert")
+	m.await("2/status", "state present") // until then the exchange is with a card that left
 	// The new card has no power, and is not the one that was requested.
 	c.ct("0 2 1 64A2", "data 1 0 00A4000C023F00")
 	c.ct("0 2 1 64A2", "data 1 0 00A4000C023F00")
@@ -110,7 +111,7 @@ func TestCTAPI(t *testing.T) {
 	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
 	c.ct("0 2 0 9000", "data 1 0 00A4000C023F00")
 	m.ctl("sim 2 unplug\nsim 2 plug")
-	m.await("ctl", "2 ") // a slot of that number is there again
+	m.await("2/status", "state present") // it is another reader: the old one's card had power
 	c.ct("-10 0 2 ", "data 1 0 00A4000C023F00")
 	c.ct("-10 1 2 ", "data 1 1 2013008000")
 	c.ct("0", "close 1")

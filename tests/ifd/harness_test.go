@@ -201,12 +201,16 @@ func (m *mount) read(name string) string {
 	return string(text)
 }
 
-// await waits until a text file says something.
+// await waits until a text file, which may not be there yet, says something.
 func (m *mount) await(name, text string) {
 	m.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(m.read(name), text); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		said, err := os.ReadFile(m.path(name))
+		if bytes.Contains(said, []byte(text)) {
+			return
+		}
 		if time.Now().After(deadline) {
-			m.t.Fatalf("%s never said %q:\n%s", name, text, m.read(name))
+			m.t.Fatalf("%s never said %q: %s, %v", name, text, said, err)
 		}
 	}
 }
