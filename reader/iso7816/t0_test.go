@@ -452,8 +452,13 @@ func FuzzT0(f *testing.F) {
 			return b
 		}
 		s := m.Start(capdu, nil)
-		if perr != nil && !errors.Is(s.Err, ErrInvalid) {
+		switch whole := T0Mode(mode%3) == T0APDU; {
+		case perr != nil && !whole && !errors.Is(s.Err, ErrInvalid):
 			t.Fatalf("malformed, but %+v", s)
+		case whole && s.Err == nil && !bytes.Equal(s.Send, capdu): // as it is
+			t.Fatalf("sent % X", s.Send)
+		case whole && (s.Err == nil) != (Carries(capdu, mode&4 != 0) == nil):
+			t.Fatalf("%v", s.Err)
 		}
 		// The longest: 65536 bytes in TPDUs of one, each with 6Cxx and the
 		// procedure bytes around, and the waiting time.
