@@ -324,6 +324,10 @@ func TestJudgedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 3 {
+			// Locking twice is locking once: nobody is asked again.
+			if err := b.Lock(bg, holder, admit); err != nil {
+				t.Fatal(err)
+			}
 			_, err := s.Transmit(bg, hexb("00 02 00 00"), nil)
 			wantErr(t, "who was refused", err, ErrLocked)
 			wantErr(t, "its reset", b.Power(bg, ResetWarm, refused), ErrLocked)
