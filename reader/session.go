@@ -96,9 +96,6 @@ func (b *Bay) powerOnDemand(a *attempt) {
 		}
 		return nil
 	})
-	if errors.Is(err, ErrInterrupted) {
-		err = ErrGone // nothing else ends b.ctx
-	}
 	b.mu.Lock()
 	a.err = err
 	b.powering = nil
