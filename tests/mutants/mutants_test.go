@@ -2,6 +2,8 @@ package main
 
 import (
 	"go/format"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -111,6 +113,23 @@ func TestFailure(t *testing.T) {
 	} {
 		if got := failure([]byte(out)); got != want {
 			t.Errorf("%q: %s, want %s", out, got, want)
+		}
+	}
+}
+
+// The lists can be read, and name files that are there.
+func TestLists(t *testing.T) {
+	names, err := filepath.Glob("*.txt")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	list, err := readLists(names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range list {
+		if _, err := os.Stat(filepath.Join("../..", m.file)); err != nil {
+			t.Error(err)
 		}
 	}
 }
