@@ -18,7 +18,11 @@ type rates struct {
 	failed []byte // TA1 of the rates that could not be set, or after which nothing came
 	noPPS  bool   // the card did not take a PPS that asks for a rate
 	proven bool   // something came at the rate that is left
+	known  int    // how many had failed then
 }
+
+// prove notes that something came.
+func (r *rates) prove() { r.proven, r.known = true, len(r.failed) }
 
 func (r *rates) fail(ta1 byte) {
 	if !slices.Contains(r.failed, ta1) {
@@ -113,11 +117,16 @@ func (l *link) powerUp(ctx context.Context, how Reset, want int) error {
 	return err
 }
 
-// forget drops what was found out about the card's rates if none of them worked: it
-// is not the rate.
+// forget drops what was found out about the card's rates since something came at one
+// of them: nothing comes at any now, so that it is not the rate.
 func (l *link) forget() {
 	for _, atr := range []*iso7816.ATR{l.atr, l.specific} {
-		if atr != nil && !l.rates(atr).proven {
+		if atr == nil {
+			continue
+		}
+		if r := l.rates(atr); r.proven {
+			r.failed = r.failed[:r.known]
+		} else {
 			delete(l.known, string(atr.Bytes()))
 		}
 	}
@@ -131,9 +140,9 @@ func (l *link) judge() {
 	case l.heard:
 	case l.machine.Heard():
 		l.heard = true
-		l.rates(l.atr).proven = true
+		l.rates(l.atr).prove()
 		if l.specific != nil {
-			l.rates(l.specific).proven = true
+			l.rates(l.specific).prove()
 		}
 	case l.dead && l.traits.Level <= TPDU:
 		l.slowed = l.slower(l.asked)

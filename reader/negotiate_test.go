@@ -286,6 +286,24 @@ func TestRateFallback(t *testing.T) {
 	}
 }
 
+// "What worked is remembered for that card": also after a power-up at which nothing
+// came at any rate, as from a card that is not quite in.
+func TestRateRemembered(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		c := newRateCard(t, "3B 90 96 01 07")
+		c.deaf = []byte{0x96}
+		b := r.plugSlot(c, c.fakeSlot)
+		mustOpen(t, b, someone())
+		c.deaf = []byte{0x96, 0x99, 0x95, 0x98, 0x94, 0x93, 0x92, 0x11}
+		wantErr(t, "reset", b.Power(context.Background(), ResetCold, someone()), ErrTimeout)
+		c.deaf, c.asked = []byte{0x96}, nil
+		mustOpen(t, b, someone())
+		if got := strings.Join(c.asked, ", "); got != "PPS FF 11 99 77, set T=1 99" {
+			t.Errorf("asked %s", got)
+		}
+	})
+}
+
 // A card may take so long to answer, by its BWI, that one activation has not the time
 // for three attempts of S(IFS request). That the rate is wrong is found out then, too.
 func TestRateFallbackOfASlowCard(t *testing.T) {
