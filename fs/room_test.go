@@ -472,3 +472,21 @@ func TestErrNoRoom(t *testing.T) {
 		t.Error("it is no fault of the command")
 	}
 }
+
+// An ioctl whose answer fits needs no room; one whose answer may have to wait needs it all.
+func TestIoctlNeedsRoomForWhatDoesNotFit(t *testing.T) {
+	for _, tt := range []struct {
+		free, size int
+		want       syscall.Errno
+	}{{10, 64, 0}, {10, 63, syscall.ENOBUFS}, {59, 63, syscall.ENOBUFS}, {60, 63, 0}, {0, 64, 0}} {
+		c := open(t, &fakeCard{answer: 60}, rdwr)
+		c.take(channelRoom - tt.free)
+		in, out := ioctlBuffers("00A40000", tt.size)
+		if _, errno := c.Ioctl(bg, exchangeRequest(tt.size), 0, in, out); errno != tt.want {
+			t.Errorf("%d bytes free, a buffer of %d: %v, want %v", tt.free, tt.size, errno, tt.want)
+		}
+		if sent := c.card.commands() != ""; sent != (tt.want == 0) {
+			t.Errorf("%d bytes free, a buffer of %d: sent %v", tt.free, tt.size, sent)
+		}
+	}
+}
