@@ -140,3 +140,112 @@ func TestFollowerInterrupted(t *testing.T) {
 		}
 	})
 }
+
+// Two who share an open take turns: the second may be interrupted while it waits for its
+// turn, and with O_NONBLOCK does not wait for it.
+func TestFollowerTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, lines, leave := newTestFollower(false)
+		defer leave()
+		first := make(chan string)
+		go func() {
+			s, _ := followRead(w, bg, 100, 0)
+			first <- s
+		}()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(bg)
+		second := make(chan syscall.Errno)
+		go func() {
+			_, errno := followRead(w, ctx, 100, 0)
+			second <- errno
+		}()
+		synctest.Wait()
+		cancel()
+		if errno := <-second; errno != syscall.EINTR {
+			t.Errorf("interrupted while it waits for its turn: %v", errno)
+		}
+		w.setNonblock(true)
+		if _, errno := followRead(w, bg, 100, 0); errno != syscall.EAGAIN {
+			t.Errorf("with O_NONBLOCK: %v", errno)
+		}
+		lines <- "one" // the first was asked to wait, and goes on waiting
+		if s := <-first; s != "one\n" {
+			t.Errorf("the first got %q", s)
+		}
+		w.setNonblock(false)
+		go func() {
+			s, _ := followRead(w, bg, 100, 4)
+			first <- s
+		}()
+		synctest.Wait()
+		lines <- "two"
+		if s := <-first; s != "two\n" {
+			t.Errorf("the first got %q", s)
+		}
+	})
+}
+
+// The end of an open ends what it follows, and unlocks.
+func TestFollowerRelease(t *testing.T) {
+	w, _, leave := newTestFollower(false)
+	defer leave()
+	var locks advisory
+	w.flocked = flocked{byOwner{&locks, w}}
+	if err := w.lock(bg, false, false); err != nil {
+		t.Fatal(err)
+	}
+	closed := 0
+	w.close = func() { closed++ }
+	w.Release(bg)
+	if closed != 1 || len(locks.holders) != 0 {
+		t.Errorf("closed %d times, still locked by %v", closed, locks.holders)
+	}
+}
+
+// "event, trace: readable when there is a line": also for the rest of one, and when no
+// more will come; and whoever polls is told of what a reader leaves.
+func TestFollowerReady(t *testing.T) {
+	w, lines, leave := newTestFollower(true)
+	ended := false
+	var told func()
+	w.there = func() (bool, bool) { return len(lines) > 0, ended }
+	w.told = func(f func()) { told = f }
+	want := func(bits uint32) {
+		t.Helper()
+		if got := w.ready(); got != bits {
+			t.Errorf("%#x, want %#x", got, bits)
+		}
+	}
+	want(0)
+	wakes := 0
+	woken := make(chan struct{}, 10)
+	stop := w.watch(func() { wakes++; woken <- struct{}{} })
+	if told == nil {
+		t.Fatal("the feed is not watched")
+	}
+	lines <- "one"
+	want(readable)
+	followRead(w, bg, 2, 0)
+	want(readable)
+	if wakes != 1 {
+		t.Errorf("told %d times of what a reader left", wakes)
+	}
+	followRead(w, bg, 100, 2)
+	if wakes != 1 {
+		t.Error("told of nothing")
+	}
+	want(0)
+	w.turn <- struct{}{} // somebody reads
+	want(0)
+	<-w.turn
+	ended = true
+	want(hungUp)
+	ended = false
+	leave()
+	<-woken
+	want(hungUp)
+	stop()
+	if told != nil || w.wake.Load() != nil {
+		t.Error("it goes on being watched")
+	}
+}

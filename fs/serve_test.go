@@ -85,6 +85,17 @@ func (a *answers) Write(_ <-chan struct{}, _ *fuse.WriteIn, data []byte) (uint32
 	return uint32(len(data)), fuse.OK
 }
 
+func (a *answers) GetXAttr(_ <-chan struct{}, _ *fuse.InHeader, _ string, dest []byte) (uint32, fuse.Status) {
+	for i := range dest {
+		dest[i] = byte(i)
+	}
+	return uint32(len(dest)), fuse.OK
+}
+
+func (a *answers) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	return a.GetXAttr(cancel, h, "", dest)
+}
+
 func (a *answers) Forget(uint64, uint64) {
 	if a.forget != nil {
 		a.forget()
@@ -359,6 +370,46 @@ func TestServeLong(t *testing.T) {
 		if data := k.want(k.send(opRead, &r.InHeader, bytesOf(&r), nil), 0); !bytes.Equal(data, long[:size]) {
 			t.Fatalf("a READ of %d gave %d", size, len(data))
 		}
+	}
+}
+
+// There is room for the answers whose size the request tells (linux/uapi/linux/fuse.h:
+// fuse_getxattr_in), and none is given to who asks for more than any request may.
+func TestServeRoom(t *testing.T) {
+	k := startServer(t, &answers{read: func(dest []byte) []byte { return dest }})
+	for _, size := range []uint32{1, 3000, 4096, 5000, 65536} {
+		for _, op := range []uint32{opGetXAttr, opListXAttr} {
+			r := fuse.GetXAttrIn{Size: size}
+			if data := k.want(k.send(op, &r.InHeader, bytesOf(&r), []byte("user.x\x00")), 0); len(data) != int(size) {
+				t.Errorf("opcode %d, room for %d: %d bytes", op, size, len(data))
+			}
+		}
+	}
+	for _, size := range []uint32{largeSize, 1 << 30, 1<<32 - 1} {
+		r := fuse.ReadIn{Size: size}
+		k.want(k.send(opRead, &r.InHeader, bytesOf(&r), nil), syscall.EIO)
+	}
+}
+
+// An interrupt that comes when its request has its answer, or a second one, ends no other:
+// the worker that had it serves the next by then.
+func TestServeLateInterrupt(t *testing.T) {
+	begun := make(chan struct{})
+	k := startServer(t, &answers{
+		open:  untilInterrupted(begun),
+		ioctl: func(<-chan struct{}, []byte, []byte) fuse.Status { return fuse.OK },
+	})
+	for range 50 {
+		done := k.ioctl(nil, 0)
+		k.want(done, 0)
+		waits := k.open()
+		<-begun
+		k.interrupt(done)
+		k.want(k.unique, syscall.EAGAIN)
+		k.interrupt(waits)
+		k.want(waits, syscall.EINTR)
+		k.interrupt(waits)
+		k.want(k.unique, syscall.EAGAIN)
 	}
 }
 
