@@ -102,7 +102,7 @@ func (a *answers) Forget(uint64, uint64) {
 	}
 }
 
-const opInit, opOpen, opWrite, opNotifyReply = 26, 14, 16, 41
+const opInit, opOpen, opWrite, opFlush, opNotifyReply = 26, 14, 16, 25, 41
 
 func startServer(t testing.TB, a *answers) *kernel {
 	t.Helper()
@@ -293,7 +293,9 @@ func TestServeNoHack(t *testing.T) {
 	}
 	f := fuse.ForgetIn{Nlookup: 1}
 	f.NodeId = ^uint64(0)
-	k.send(opForget, &f.InHeader, bytesOf(&f), nil)
+	k.send(opForget, &f.InHeader, bytesOf(&f), nil) // has no answer
+	var h fuse.InHeader
+	k.want(k.send(opFlush, &h, bytesOf(&h), make([]byte, 24)), 0)
 	if n := k.log.count(); n != 0 {
 		t.Errorf("%d lines in the log", n)
 	}
@@ -326,6 +328,21 @@ func TestServeAnything(t *testing.T) {
 		}
 	}
 	k.want(k.open(), 0)
+}
+
+// An INIT that go-fuse refuses is no mount: it would answer nothing, or in another version.
+func TestServeInit(t *testing.T) {
+	k := startServer(t, &answers{})
+	for _, c := range []struct {
+		major, minor uint32
+		ok           bool
+	}{{7, 38, true}, {7, 12, true}, {6, 38, false}, {8, 0, false}, {7, 1, false}} {
+		init := fuse.InitIn{Major: c.major, Minor: c.minor}
+		init.Opcode, init.Unique, init.Length = opInit, 2, uint32(unsafe.Sizeof(init))
+		if err := k.server.replayInit(init); (err == nil) != c.ok {
+			t.Errorf("version %d.%d: %v", c.major, c.minor, err)
+		}
+	}
 }
 
 // A mount whose /dev/fuse cannot be read any more is given up, without spinning.
