@@ -65,6 +65,15 @@ file:
 
   { echo 00A4000C023F00 >&3; cat <&3; } 3<>cards/0/apdu
 
+poll(2), select(2) and epoll(7): event and trace are readable when there is a line,
+apdu, control and ctbcs when an answer or an error is there. Text files always are;
+status wakes with POLLPRI after a change, and a read from its beginning has it anew.
+When the reader left it is POLLHUP. O_NONBLOCK counts as it is set at each read.
+
+Text files show their length, the others 4096. A read by sendfile(2) or splice(2) says
+EINVAL, after which cat, cp and their like use read(2). Nobody can make, remove or
+rename a file here: EPERM.
+
 The ioctls of cardfs.h exchange bytes in one call, or turn an open to raw bytes, or
 an open of ctbcs to what CT-API's CT_data sends: dad, sad, and a command.
 
