@@ -742,3 +742,29 @@ func TestEveryATR(t *testing.T) {
 		}
 	})
 }
+
+// Where there is no other way there is no other reset: a reader that makes the PPS and
+// cannot be told a rate, and a card that lost its power over refused parameters.
+func TestNoOtherRate(t *testing.T) {
+	for name, prepare := range map[string]func(*rateCard){
+		"automatic PPS": func(c *rateCard) { c.traits.AutoPPS, c.deaf = true, []byte{0x11} },
+		"the power lost": func(c *rateCard) {
+			c.atr, c.deny = hexb("3B 00"), []byte{0x11}
+			c.state = func(context.Context) (Status, error) { return Present, nil }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Options{}, func(t *testing.T, r *rig) {
+				c := newRateCard(t, "3B 90 96 01 07")
+				prepare(c)
+				b := r.plugSlot(c, c.fakeSlot)
+				if _, err := b.Open(context.Background(), someone()); err == nil {
+					t.Error("no error")
+				}
+				if len(c.resets) != attempts {
+					t.Errorf("resets %q", c.resets)
+				}
+			})
+		})
+	}
+}
