@@ -423,6 +423,11 @@ static int dead(const struct file *f)
 	return 0;
 }
 
+static bool is(const struct file *f, const char *kind)
+{
+	return strcmp(f->kind, kind) == 0;
+}
+
 /* fill_text is what a text file says at its open. */
 static void fill_text(struct file *f)
 {
@@ -447,12 +452,15 @@ static void fill_text(struct file *f)
 	} else if (strcmp(f->kind, "protocol") == 0) {
 		n = (size_t)snprintf(t, size, "T=%c T=%c\n", s->protocol, s->protocol == '1' ? '0' : '1');
 	}
+	for (int i = 0; is(f, "event") && i < SLOTS; i++) {
+		if (slot[i].there)
+			n += (size_t)snprintf(t + n, size - n, "0 %d arrived driver=fake\n", i);
+		if (slot[i].there && !slot[i].starting && !slot[i].failed)
+			n += (size_t)snprintf(t + n, size - n, "0 %d ready\n", i);
+		if (slot[i].card)
+			n += (size_t)snprintf(t + n, size - n, "0 %d inserted\n", i);
+	}
 	f->ntext = n;
-}
-
-static bool is(const struct file *f, const char *kind)
-{
-	return strcmp(f->kind, kind) == 0;
 }
 
 static bool known(const char *kind)
@@ -552,6 +560,8 @@ static int fake_open(int at, const char *path, int flags)
 	f.era = era;
 	if (f.slot >= 0)
 		f.epoch = slot[f.slot].epoch;
+	if (is(&f, "event"))
+		f.pos = nevents; /* the present state comes first, then what is new */
 	fill_text(&f);
 	file[i] = f;
 	leave();
@@ -605,7 +615,7 @@ static void unlock_mu(void *arg)
 static void wait_event(struct file *f)
 {
 	pthread_cleanup_push(unlock_mu, NULL);
-	while (dead(f) == 0 && f->pos >= nevents)
+	while (dead(f) == 0 && f->ntext == 0 && f->pos >= nevents)
 		pthread_cond_wait(&changed, &mu);
 	pthread_cleanup_pop(0);
 }
@@ -650,7 +660,19 @@ ssize_t __wrap_read(int fd, void *buf, size_t n)
 		leave();
 		return (ssize_t)n;
 	}
-	if (is(f, "event")) {
+	if (is(f, "event") && f->ntext > 0) {
+		have = f->ntext;
+		if (n >= have) {
+			memcpy(buf, f->text, have);
+			f->ntext = 0;
+			if (shape == ERRNO_LATE)
+				return refuse(fault.error);
+			leave();
+			return (ssize_t)have;
+		}
+		from = f->text;
+		n = 0;
+	} else if (is(f, "event")) {
 		from = events + f->pos;
 		have = nevents - f->pos;
 	} else if (f->pending) {
