@@ -325,13 +325,15 @@ func (r *runner) run(ctx context.Context, dir, flags string, args ...string) ([]
 	return out, err
 }
 
-// sweep ends the processes that have dir as their temporary directory, and
-// takes away the mounts below it.
+// sweep ends the processes that have their temporary directory in dir, and takes
+// away the mounts below it.
 func (r *runner) sweep(dir string) {
 	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, name := range environs {
 		env, err := os.ReadFile(name)
-		if err != nil || !slices.Contains(strings.Split(string(env), "\x00"), "TMPDIR="+dir) {
+		if err != nil || !slices.ContainsFunc(strings.Split(string(env), "\x00"), func(s string) bool {
+			return s == "TMPDIR="+dir || strings.HasPrefix(s, "TMPDIR="+dir+"/")
+		}) {
 			continue
 		}
 		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
