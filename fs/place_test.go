@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -231,4 +232,53 @@ func (l *levels) WithGroup(string) slog.Handler            { return l }
 func (l *levels) Handle(_ context.Context, r slog.Record) error {
 	l.lines = append(l.lines, r.Level.String()+" "+r.Message)
 	return nil
+}
+
+// refusing answers statfs(2) in a way that the kernel takes for no answer.
+type refusing struct{ fuse.RawFileSystem }
+
+func (refusing) StatFs(<-chan struct{}, *fuse.InHeader, *fuse.StatfsOut) fuse.Status {
+	return 600 // linux/fs/fuse/dev.c, fuse_dev_do_write: "if (oh.error <= -512 || oh.error > 0)"
+}
+
+// Whose answer the kernel refuses gets EIO; he would wait for ever else.
+func TestRefusedAnswer(t *testing.T) {
+	needMount(t)
+	dir := t.TempDir()
+	at, err := openPlace(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, m, err := connect(at, false)
+	at.close() // it would keep the mount
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &counter{}
+	s, err := newServer(fd, refusing{fuse.NewDefaultRawFileSystem()}, &fuse.MountOptions{MaxWrite: maxWrite}, slogOf(log))
+	if err != nil {
+		m.detach()
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { s.serve(); close(ended) }()
+	for range 3 {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != unix.EIO {
+			t.Errorf("statfs: %v", err)
+		}
+	}
+	if !s.connected() {
+		t.Error("not connected")
+	}
+	if err := m.detach(); err != nil {
+		t.Error(err)
+	}
+	<-ended
+	if s.connected() {
+		t.Error("connected to nothing")
+	}
+	if n := log.count(); n != 1 {
+		t.Errorf("%d lines in the log: %q", n, log.lines)
+	}
 }
