@@ -2,6 +2,8 @@
 package drivers
 
 import (
+	"log/slog"
+
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey3k"
 	"github.com/cardfs/cardfs/drivers/sim"
@@ -9,12 +11,18 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
+// Env is what drivers get from the program. The zero value is usable.
+type Env struct {
+	// Log takes what a driver has to say beside its errors; nil: nothing does.
+	Log *slog.Logger
+}
+
 // All is the list: a new driver is one line here.
-func All() []reader.Driver {
+func All(env Env) []reader.Driver {
 	return []reader.Driver{
-		ccid.Driver{},
+		ccid.Driver{Log: env.Log},
 		ikey3k.Driver{},
-		sim.New(),
-		vpcd.Driver{},
+		&sim.Driver{Log: env.Log},
+		vpcd.Driver{Log: env.Log},
 	}
 }

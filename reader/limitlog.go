@@ -16,8 +16,11 @@ const (
 
 // LimitLog is log for what a device makes the daemon say: it may say the same as often
 // as it likes, a thousand times a second. What is counted is the message, whatever its
-// attributes.
+// attributes. A nil log discards.
 func LimitLog(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
 	return slog.New(&limitedLog{log.Handler(), &logCounts{of: make(map[string]*logCount)}})
 }
 

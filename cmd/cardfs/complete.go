@@ -52,7 +52,7 @@ func completeAttach(_ *cobra.Command, args []string, _ string) ([]string, cobra.
 	var words []string
 	switch {
 	case len(args) == 0:
-		for _, d := range drivers.All() {
+		for _, d := range drivers.All(drivers.Env{}) {
 			if len(d.IDs()) == 0 {
 				words = append(words, d.Name())
 			}

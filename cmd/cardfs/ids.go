@@ -49,7 +49,7 @@ these readers, is made from it. Readers known only by their USB interface class
 		Args:              args(0, 0, "ids takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, b := range bundleIDs(drivers.All()) {
+			for _, b := range bundleIDs(drivers.All(drivers.Env{})) {
 				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", b.id, b.name); err != nil {
 					return err
 				}
@@ -70,7 +70,7 @@ run as root needs them.`,
 		Args:              args(0, 0, "udev-rules takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprint(cmd.OutOrStdout(), usb.UdevRules(drivers.All()))
+			_, err := fmt.Fprint(cmd.OutOrStdout(), usb.UdevRules(drivers.All(drivers.Env{})))
 			return err
 		},
 	}

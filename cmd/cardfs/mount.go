@@ -157,7 +157,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	}()
 
 	var watcher atomic.Pointer[usb.Watcher]
-	all := drivers.All()
+	all := drivers.All(drivers.Env{Log: o.logger})
 	manager := reader.NewManager(reader.Options{
 		Drivers: all, Log: o.logger, IdleOff: o.idleOff, ExchangeLimit: o.exchangeLimit,
 		Rescan: func() {

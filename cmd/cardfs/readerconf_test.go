@@ -200,8 +200,8 @@ func TestInBundle(t *testing.T) {
 
 // The bundle and the udev rules tell of the same readers.
 func TestIDsHaveRules(t *testing.T) {
-	rules := usb.UdevRules(drivers.All())
-	for _, b := range bundleIDs(drivers.All()) {
+	rules := usb.UdevRules(drivers.All(drivers.Env{}))
+	for _, b := range bundleIDs(drivers.All(drivers.Env{})) {
 		vendor, product, _ := strings.Cut(b.id, ":")
 		if want := fmt.Sprintf(`ATTR{idVendor}=="%s", ATTR{idProduct}=="%s"`, vendor, product); !strings.Contains(rules, want) {
 			t.Errorf("no rule for %s %s", b.id, b.name)

@@ -50,11 +50,7 @@ func (Driver) IDs() []reader.ID {
 // are its own. Parameters: interface=N takes only that one; firmware=any takes
 // readers whose firmware is refused as too old.
 func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
-	log := d.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	log = reader.LimitLog(log)
+	log := reader.LimitLog(d.Log).With("driver", dev.Driver, "device", dev.Address)
 	only := anyInterface
 	if p, ok := dev.Params["interface"]; ok {
 		n, err := strconv.ParseUint(p, 0, 8)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/reader"
@@ -40,13 +41,13 @@ func (h *ccidHardware) contacts() []*icc.Contact {
 	return list
 }
 
-func (h *ccidHardware) plug(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+func (h *ccidHardware) plug(ctx context.Context, dev reader.Device, log *slog.Logger) (reader.Reader, error) {
 	select {
 	case <-h.emulator.Gone():
 		h.replace()
 	default:
 	}
-	driver := ccid.Driver{}
+	driver := ccid.Driver{Log: log}
 	dev.Driver, dev.Link = driver.Name(), h.emulator
 	r, err := driver.Open(ctx, dev)
 	if err != nil || !h.config.PINPad {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
@@ -16,7 +17,11 @@ import (
 )
 
 // Driver is the driver and the owner of all its devices.
+// The zero value is ready.
 type Driver struct {
+	// Log, if not nil, takes what the drivers of emulated readers have to say.
+	Log *slog.Logger
+
 	mu      sync.Mutex
 	devices map[string]*device // by address, unplugged ones included
 }
@@ -28,7 +33,7 @@ var (
 )
 
 // New makes a driver without devices.
-func New() *Driver { return &Driver{devices: make(map[string]*device)} }
+func New() *Driver { return new(Driver) }
 
 // Name is "sim".
 func (d *Driver) Name() string { return "sim" }
@@ -148,6 +153,9 @@ func (d *Driver) newDevice(name string, dev reader.Device) (*device, error) {
 		}
 		c.Insert(kind.make(dev.Serial))
 	}
+	if d.devices == nil {
+		d.devices = make(map[string]*device)
+	}
 	d.devices[dev.Address] = dv
 	return dv, nil
 }
@@ -193,7 +201,7 @@ func (d *Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, er
 	// core's matter.
 	inner := dv.dev
 	inner.Host = dev.Host
-	r, err := dv.hw.plug(ctx, inner)
+	r, err := dv.hw.plug(ctx, inner, d.Log)
 	if err != nil {
 		return nil, fmt.Errorf("sim %s: %w", dev.Address, err)
 	}

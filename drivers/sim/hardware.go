@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/ccid"
@@ -60,8 +61,8 @@ func plain(name, title, card string, level reader.Level) model {
 // unplugged.
 type hardware interface {
 	contacts() []*icc.Contact
-	// plug opens the reader through its driver, as one just plugged in.
-	plug(ctx context.Context, dev reader.Device) (reader.Reader, error)
+	// plug opens the reader through its driver, which has log, as one just plugged in.
+	plug(ctx context.Context, dev reader.Device, log *slog.Logger) (reader.Reader, error)
 	// unplug ends what plug opened, if anything.
 	unplug()
 }
@@ -76,7 +77,7 @@ type usbHardware struct {
 
 func (h *usbHardware) contacts() []*icc.Contact { return h.slots }
 
-func (h *usbHardware) plug(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+func (h *usbHardware) plug(ctx context.Context, dev reader.Device, log *slog.Logger) (reader.Reader, error) {
 	dev.Driver = h.driver.Name()
 	dev.Link, h.leave = h.connect()
 	return h.driver.Open(ctx, dev)
@@ -98,7 +99,7 @@ type plainHardware struct {
 
 func (h *plainHardware) contacts() []*icc.Contact { return []*icc.Contact{&h.contact} }
 
-func (h *plainHardware) plug(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+func (h *plainHardware) plug(ctx context.Context, dev reader.Device, log *slog.Logger) (reader.Reader, error) {
 	r := &plainReader{name: "sim " + dev.Address, level: h.level, contact: &h.contact,
 		gone: make(chan struct{}), changes: make(chan struct{}, 1)}
 	r.slots[0] = r

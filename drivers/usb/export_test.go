@@ -9,7 +9,7 @@ import (
 
 // OpenPath opens a device file.
 func OpenPath(path string, iface uint8) (Conn, error) {
-	c, err := openDevice(path, "usb:test", iface)
+	c, err := openDevice(path, "usb:test", iface, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func newKernel(t *testing.T) *kernel {
 
 func (k *kernel) open() *conn {
 	k.Helper()
-	c, err := openDevice(k.path, "usb:test", 3)
+	c, err := openDevice(k.path, "usb:test", 3, nil)
 	if err != nil {
 		k.Fatal(err)
 	}
@@ -317,7 +317,7 @@ func TestOpenErrno(t *testing.T) {
 			t.Errorf("%v: gone", errno)
 		}
 	}
-	if _, err := openDevice(filepath.Join(t.TempDir(), "none"), "usb:1-1", 0); !errors.Is(err, reader.ErrGone) {
+	if _, err := openDevice(filepath.Join(t.TempDir(), "none"), "usb:1-1", 0, nil); !errors.Is(err, reader.ErrGone) {
 		t.Errorf("%v", err)
 	}
 }
@@ -350,7 +350,7 @@ func TestSetUp(t *testing.T) {
 			for req, errs := range tt.errs {
 				k.errs[req] = errs
 			}
-			c, err := openDevice(k.path, "usb:test", tt.iface)
+			c, err := openDevice(k.path, "usb:test", tt.iface, nil)
 			if !errors.Is(err, tt.want) {
 				t.Errorf("%v, want %v", err, tt.want)
 			}
@@ -372,11 +372,11 @@ func TestSetUp(t *testing.T) {
 	}
 	k := newKernel(t)
 	readDescriptors = func(*os.File) ([]byte, error) { return kernelDevice[:17], unix.EIO }
-	if _, err := openDevice(k.path, "usb:test", 3); !errors.Is(err, unix.EIO) {
+	if _, err := openDevice(k.path, "usb:test", 3, nil); !errors.Is(err, unix.EIO) {
 		t.Errorf("descriptors that cannot be read: %v", err)
 	}
 	readDescriptors = func(*os.File) ([]byte, error) { return kernelDevice[:20], nil }
-	if _, err := openDevice(k.path, "usb:test", 3); !errors.Is(err, reader.ErrProtocol) {
+	if _, err := openDevice(k.path, "usb:test", 3, nil); !errors.Is(err, reader.ErrProtocol) {
 		t.Errorf("descriptors that are cut: %v", err)
 	}
 	readDescriptors = func(*os.File) ([]byte, error) { return kernelDevice, unix.ENODEV }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"sync"
@@ -26,6 +27,7 @@ type node struct {
 	strings map[uint8]string
 	since   time.Time
 	gone    chan struct{}
+	log     *slog.Logger
 	// configured is what sysfs said at the latest look. It is under the watcher's mu.
 	configured bool
 
@@ -178,7 +180,7 @@ func (n *node) open(iface uint8) (*conn, error) {
 			return nil, fmt.Errorf("%s: %w", n.device.Address, errNotConfigured)
 		}
 	}
-	c, err := openDevice(n.path, n.device.Address, iface)
+	c, err := openDevice(n.path, n.device.Address, iface, n.log)
 	if err != nil {
 		return nil, err
 	}

@@ -76,8 +76,8 @@ type urb struct {
 	timer  *time.Timer
 }
 
-// openDevice opens the device file at path and claims an interface.
-func openDevice(path, name string, iface uint8) (*conn, error) {
+// openDevice opens the device file at path and claims an interface. log may be nil.
+func openDevice(path, name string, iface uint8, log *slog.Logger) (*conn, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, openError(name, path, err)
@@ -95,7 +95,7 @@ func openDevice(path, name string, iface uint8) (*conn, error) {
 		return nil, err
 	}
 	go func() {
-		if reader.Guard(slog.Default(), name, c.reap) != nil {
+		if reader.Guard(log, name, c.reap) != nil {
 			c.leave()
 		}
 	}()

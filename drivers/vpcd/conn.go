@@ -30,6 +30,7 @@ type conn struct {
 	raw     syscall.RawConn // nil where the connection has none
 	peer    string
 	timeout time.Duration
+	log     *slog.Logger
 	done    chan struct{} // closed when the reading goroutine has ended
 
 	// Used by the asking side only.
@@ -53,9 +54,9 @@ type conn struct {
 	wake     chan struct{} // buffer of one: the answer or its error is there
 }
 
-func newConn(nc net.Conn, timeout time.Duration) *conn {
+func newConn(nc net.Conn, timeout time.Duration, log *slog.Logger) *conn {
 	c := &conn{
-		net: nc, peer: peerName(nc), timeout: timeout, done: make(chan struct{}),
+		net: nc, peer: peerName(nc), timeout: timeout, log: log, done: make(chan struct{}),
 		wake: make(chan struct{}, 1), lost: reader.ErrNoCard,
 	}
 	if sc, ok := nc.(syscall.Conn); ok {
@@ -170,7 +171,7 @@ func (c *conn) end(why error) {
 	c.proof.Stop()
 	_ = c.net.Close()
 	if errors.Is(why, reader.ErrTimeout) || errors.Is(why, reader.ErrProtocol) {
-		slog.Warn("virtual card disconnected", "driver", "vpcd", "reason", why)
+		c.log.Warn("virtual card disconnected", "peer", c.peer, "reason", why)
 	}
 	if onEnd != nil {
 		onEnd()

@@ -29,6 +29,7 @@ package vpcd
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
@@ -60,7 +61,10 @@ const (
 //	attach vpcd 127.0.0.1:4000 timeout=5m
 //	attach vpcd unix:/run/user/1000/card.sock mode=0660
 //	attach vpcd 0.0.0.0:35963 public=yes
-type Driver struct{}
+type Driver struct {
+	// Log, if not nil, takes what the driver has to say beside its errors.
+	Log *slog.Logger
+}
 
 var (
 	_ reader.Driver   = Driver{}
@@ -91,7 +95,7 @@ func (Driver) Attach(dev reader.Device) (reader.Device, error) {
 //	cards=N           how many cards there may be at once; 16 by default
 //	mode=OCTAL        permissions of a UNIX socket; 0600 by default
 //	public=yes        allows an address that other machines can reach
-func (Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
 	if c, ok := dev.Link.(*conn); ok {
 		return newGuest(c), nil
 	}
@@ -106,7 +110,7 @@ func (Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error
 	if err != nil {
 		return nil, err
 	}
-	return newPort(dev, o, ln), nil
+	return newPort(dev, o, ln, reader.LimitLog(d.Log).With("driver", dev.Driver, "address", o.String())), nil
 }
 
 // parseOptions reads the words of `attach vpcd`.

@@ -25,7 +25,7 @@ import (
 func piped(t *testing.T, timeout time.Duration) (*slot, net.Conn) {
 	here, there := net.Pipe()
 	s := newSlot(false)
-	c := newConn(here, timeout)
+	c := newConn(here, timeout, slog.Default())
 	s.offer(c)
 	go c.read()
 	t.Cleanup(func() {
@@ -77,7 +77,7 @@ func opened(t *testing.T, o options) (*port, *pipes, *host) {
 	l := newPipes()
 	h := &host{t: t, seen: make(chan reader.Device, 64)}
 	o.network, o.address = "unix", "pipes"
-	p := newPort(reader.Device{Driver: "vpcd", Host: h}, o, l)
+	p := newPort(reader.Device{Driver: "vpcd", Host: h}, o, l, slog.Default())
 	t.Cleanup(func() { _ = p.Close() })
 	return p, l, h
 }
@@ -380,7 +380,7 @@ func TestNextIsNotified(t *testing.T) {
 	for i := range conns {
 		here, there := net.Pipe()
 		conns[i] = there
-		c := newConn(here, time.Minute)
+		c := newConn(here, time.Minute, slog.Default())
 		if i == 1 {
 			s.card.end(errors.New("it left"))
 		}
@@ -411,7 +411,7 @@ func TestNextIsNotified(t *testing.T) {
 	// A third has no place while the second is there, nor while one waits.
 	here, there := net.Pipe()
 	defer there.Close()
-	third := newConn(here, time.Minute)
+	third := newConn(here, time.Minute, slog.Default())
 	defer third.end(errors.New("the test is over"))
 	if s.offer(third) {
 		t.Error("the slot is occupied")

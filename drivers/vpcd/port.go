@@ -19,6 +19,7 @@ type port struct {
 	opts options
 	ln   net.Listener
 	slot *slot
+	log  *slog.Logger
 
 	gone    chan struct{}
 	closing chan struct{}
@@ -36,12 +37,12 @@ var (
 	_ reader.Identifier = (*port)(nil)
 )
 
-func newPort(dev reader.Device, o options, ln net.Listener) *port {
+func newPort(dev reader.Device, o options, ln net.Listener, log *slog.Logger) *port {
 	if o.network == "tcp" {
 		o.address = ln.Addr().String() // with the number that stands for port 0
 	}
 	p := &port{
-		dev: dev, opts: o, ln: ln, slot: newSlot(false),
+		dev: dev, opts: o, ln: ln, slot: newSlot(false), log: log,
 		gone: make(chan struct{}), closing: make(chan struct{}), conns: map[*conn]int{},
 	}
 	p.close = sync.OnceValue(p.shut)
@@ -106,12 +107,12 @@ func (p *port) accept() {
 		var ne net.Error
 		//lint:ignore SA1019 no other method tells EMFILE from a listener that is dead
 		if !errors.As(err, &ne) || !ne.Temporary() {
-			slog.Error("vpcd: listening ended", "address", p.opts.String(), "error", err)
+			p.log.Error("listening ended", "error", err)
 			p.leave(fmt.Errorf("vpcd: listen at %s: %w: %w", p.opts, err, reader.ErrGone))
 			close(p.gone)
 			return
 		}
-		slog.Warn("vpcd: accept", "address", p.opts.String(), "error", err, "again in", pause)
+		p.log.Warn("accept", "error", err, "again in", pause)
 		select {
 		case <-time.After(pause):
 			pause = min(2*pause, most)
@@ -129,13 +130,13 @@ func (p *port) add(nc net.Conn) {
 		p.full = true
 		p.mu.Unlock()
 		if !told {
-			slog.Warn("vpcd: connections are closed, as all places are taken", "address", p.opts.String(), "cards", p.opts.cards)
+			p.log.Warn("connections are closed, as all places are taken", "cards", p.opts.cards)
 		}
 		_ = nc.Close()
 		return
 	}
 	p.full = false
-	c := newConn(nc, p.opts.timeout)
+	c := newConn(nc, p.opts.timeout, p.log)
 	p.conns[c] = 1
 	p.wg.Add(1)
 	p.mu.Unlock()
@@ -156,7 +157,7 @@ func (p *port) add(nc net.Conn) {
 	}
 	if err := p.announce(c); err != nil {
 		c.end(fmt.Errorf("vpcd: card at %s: no reader for it: %w", c.peer, err))
-		slog.Warn("vpcd: a further card was turned away", "address", p.opts.String(), "peer", c.peer, "error", err)
+		p.log.Warn("a further card was turned away", "peer", c.peer, "error", err)
 	}
 }
 

@@ -51,7 +51,7 @@ func TestCycles(t *testing.T) {
 func TestCyclesInProcess(t *testing.T) {
 	dir := mountPoint(t)
 	begin := runtime.NumGoroutine()
-	m := reader.NewManager(reader.Options{Drivers: drivers.All(), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	m := reader.NewManager(reader.Options{Drivers: drivers.All(drivers.Env{}), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	server, err := fs.Mount(dir, m, fs.Options{GID: -1})
 	if err != nil {
 		t.Fatal(err)
