@@ -26,7 +26,12 @@ type Terminal struct {
 	want  map[int]int  // protocol preference, from SET INTERFACE PARAMETER
 	cards map[int]*icc // how the program stands to each slot's card
 	unit  byte         // who made the status word of the command at hand
+	at    reader.Moment
 }
+
+// WrittenAt says when the next command was handed over. Unless this program itself
+// brought another card since, what is for a card is for the one that was there then.
+func (t *Terminal) WrittenAt(at reader.Moment) { t.at = at }
 
 // New makes a terminal of the reader that bay belongs to.
 func New(bay *reader.Bay, by reader.Caller) *Terminal {

@@ -64,6 +64,9 @@ func (t *Terminal) begin(ctx context.Context, b *reader.Bay, slot int, ours bool
 	i.end()
 	by := t.by
 	by.Wait = false // that there is no card is a fact to tell, not to wait out
+	if !ours {
+		by.At = t.at
+	}
 	s, err := b.Open(ctx, by)
 	if err != nil {
 		return nil, err
@@ -186,7 +189,7 @@ func (t *Terminal) toCard(ctx context.Context, dad byte, command, dst []byte) ([
 	i := t.card(slot)
 	if i.session == nil && !i.lapsed {
 		if _, err = t.begin(ctx, b, slot, false); err != nil {
-			i.lapsed = false // it is as it was
+			i.lapsed = errors.Is(err, reader.ErrStale) // else it is as it was
 		}
 	}
 	if i.session != nil {

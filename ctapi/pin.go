@@ -288,6 +288,7 @@ var pinTags = []byte{tagTimeout, tagText, tagCommand, tagLengths, tagIndexes, ta
 // pinEntry is what PERFORM VERIFICATION and MODIFY VERIFICATION DATA share.
 type pinEntry struct {
 	bay     *reader.Bay
+	by      reader.Caller
 	command pinCommand
 	format  reader.PINFormat
 	objects objects
@@ -315,8 +316,13 @@ func (t *Terminal) pinEntry(c command, able, modify bool) (e pinEntry, code sw) 
 	case "present":
 		return e, swNotActive
 	}
-	if t.card(int(c.p1)).lapsed { // powered, but not by this program
+	e.by = t.by
+	e.by.At = e.bay.Now() // before the look
+	switch i := t.card(int(c.p1)); {
+	case i.lapsed: // powered, but not by this program
 		return e, swNotActive
+	case i.session == nil:
+		e.by.At = t.at
 	}
 	e.format, code = e.command.format(e.objects, modify)
 	return e, code
@@ -340,7 +346,7 @@ func (t *Terminal) verify(ctx context.Context, c command) ([]byte, sw, error) {
 	}
 	ctx, done := t.ask(ctx, &e)
 	defer done()
-	answer, err := e.bay.VerifyPIN(ctx, &reader.PINVerify{PINFormat: e.format}, t.by)
+	answer, err := e.bay.VerifyPIN(ctx, &reader.PINVerify{PINFormat: e.format}, e.by)
 	return t.pinAnswer(c, answer, err)
 }
 
@@ -358,7 +364,7 @@ func (t *Terminal) modify(ctx context.Context, c command) ([]byte, sw, error) {
 	if m.OffsetOld != m.OffsetNew {
 		m.Confirm |= 0x02
 	}
-	answer, err := e.bay.ModifyPIN(ctx, m, t.by)
+	answer, err := e.bay.ModifyPIN(ctx, m, e.by)
 	return t.pinAnswer(c, answer, err)
 }
 
@@ -376,6 +382,8 @@ func (t *Terminal) pinAnswer(c command, answer []byte, err error) ([]byte, sw, e
 		return answer[:n], code, nil
 	case errors.Is(err, reader.ErrInvalid), errors.Is(err, reader.ErrUnsupported):
 		return nil, swNotNow, nil
+	case errors.Is(err, reader.ErrStale): // another card, or another state of it
+		return nil, swNotActive, nil
 	}
 	code, err := failure(err, swNoCard)
 	if code == swFailed {

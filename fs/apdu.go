@@ -64,7 +64,8 @@ func (a *apduFile) checkText(command []byte) error {
 	return err
 }
 
-func (a *apduFile) exchange(ctx context.Context, command, dst []byte) ([]byte, error) {
+// exchange needs no moment: the session is with one card.
+func (a *apduFile) exchange(ctx context.Context, command []byte, _ reader.Moment, dst []byte) ([]byte, error) {
 	return a.session.Transmit(ctx, command, dst)
 }
 

@@ -42,7 +42,7 @@ func openControl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, err
 	if err := ready(ctx, f.bay, c.by); err != nil {
 		return nil, err
 	}
-	c.flocked = flocked{byOwner{&f.locks, c}}
+	c.flocked = f.flock(c)
 	c.channel = newChannel(c, f, &c.opening, flags, c.unlock)
 	return c, nil
 }
@@ -56,8 +56,10 @@ func (c *controlFile) check(command []byte) (int, error) {
 	return shortAnswer, nil
 }
 
-func (c *controlFile) exchange(ctx context.Context, command, dst []byte) ([]byte, error) {
-	answer, err := c.file.bay.Control(ctx, binary.BigEndian.Uint32(command), command[controlCode:], c.by)
+func (c *controlFile) exchange(ctx context.Context, command []byte, at reader.Moment, dst []byte) ([]byte, error) {
+	by := c.by
+	by.At = at
+	answer, err := c.file.bay.Control(ctx, binary.BigEndian.Uint32(command), command[controlCode:], by)
 	if errors.Is(err, reader.ErrNoPermission) {
 		c.refused.Do(func() {
 			c.file.mount.log.Warn("command refused", "slot", c.file.bay.Number(), "uid", c.uid, "error", err)

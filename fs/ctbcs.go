@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 
 	"github.com/cardfs/cardfs/ctapi"
+	"github.com/cardfs/cardfs/reader"
 )
 
 // ctbcsFile is one open of `ctbcs`: a program's conversation with the terminal,
@@ -41,7 +42,7 @@ func openCTBCS(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 		return nil, err
 	}
 	c.terminal = ctapi.New(f.bay, c.by)
-	c.flocked = flocked{byOwner{&f.locks, c}}
+	c.flocked = f.flock(c)
 	c.channel = newChannel(c, f, &c.opening, flags, c.end)
 	return c, nil
 }
@@ -67,7 +68,8 @@ func (c *ctbcsFile) check(command []byte) (int, error) {
 	return shortAnswer, ctapi.Check(command)
 }
 
-func (c *ctbcsFile) exchange(ctx context.Context, command, dst []byte) ([]byte, error) {
+func (c *ctbcsFile) exchange(ctx context.Context, command []byte, at reader.Moment, dst []byte) ([]byte, error) {
+	c.terminal.WrittenAt(at)
 	if c.addressed.Load() {
 		return c.terminal.Data(ctx, command, dst)
 	}

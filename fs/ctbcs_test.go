@@ -13,6 +13,12 @@ import (
 // openTerminal opens ctbcs of a simulated reader.
 func openTerminal(t *testing.T, flags uint32) (*ctbcsFile, *client, *reader.Bay) {
 	t.Helper()
+	c, text, m := openTerminalOf(t, flags)
+	return c, text, m.Bay(0)
+}
+
+func openTerminalOf(t *testing.T, flags uint32) (*ctbcsFile, *client, *reader.Manager) {
+	t.Helper()
 	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
 	t.Cleanup(func() { m.Close(context.Background()) })
 	if err := m.Command("attach sim t1"); err != nil {
@@ -26,7 +32,7 @@ func openTerminal(t *testing.T, flags uint32) (*ctbcsFile, *client, *reader.Bay)
 	}
 	c := h.(*ctbcsFile)
 	c.later = func(c *channel) { go c.send() }
-	return c, &client{t: t, channel: c.channel}, m.Bay(0)
+	return c, &client{t: t, channel: c.channel}, m
 }
 
 // "From now on this open of ctbcs carries dad, sad, then the command; dad, sad, then

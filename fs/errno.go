@@ -16,6 +16,7 @@ var errnos = []struct {
 }{
 	{reader.ErrGone, syscall.ENODEV}, // first: it ends whatever waits, and no signal came
 	{reader.ErrInterrupted, syscall.EINTR},
+	{reader.ErrAborted, syscall.EIO},
 	{reader.ErrNoCard, syscall.ENOMEDIUM},
 	{reader.ErrStale, syscall.ESTALE},
 	{reader.ErrLocked, syscall.EBUSY},

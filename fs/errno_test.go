@@ -34,6 +34,7 @@ func TestErrno(t *testing.T) {
 		{reader.ErrFailed, syscall.EIO},
 		{reader.ErrMute, syscall.EIO},
 		{reader.ErrCancelled, syscall.EIO},
+		{reader.ErrAborted, syscall.EIO},
 		{unknown, syscall.EIO},
 		{context.Canceled, syscall.EIO},
 	} {
@@ -69,6 +70,8 @@ func TestErrnoOfTwo(t *testing.T) {
 		{reader.ErrGone, reader.ErrProtocol, syscall.ENODEV, "its link broke in an exchange"},
 		{reader.ErrInterrupted, reader.ErrLocked, syscall.EINTR, "it waited for the lock"},
 		{reader.ErrNoCard, reader.ErrStale, syscall.ENOMEDIUM, "the card was taken out"},
+		{reader.ErrAborted, reader.ErrTimeout, syscall.EIO, "the owner ended it, not the clock"},
+		{reader.ErrAborted, reader.ErrGone, syscall.ENODEV, "the reader left meanwhile"},
 		{reader.ErrNoCard, reader.ErrTimeout, syscall.ENOMEDIUM, "the card was taken out"},
 		{reader.ErrStale, reader.ErrTimeout, syscall.ESTALE, "reopen"},
 		{reader.ErrStale, reader.ErrLocked, syscall.ESTALE, "waiting would not help"},

@@ -35,8 +35,9 @@ type exchanger interface {
 	// answer may be.
 	check(command []byte) (answer int, err error)
 	// exchange sends it and appends the answer to dst. ctx ends only what
-	// comes before the sending, with reader.ErrInterrupted.
-	exchange(ctx context.Context, command, dst []byte) ([]byte, error)
+	// comes before the sending, with reader.ErrInterrupted. at is when the command was
+	// handed over: what is for a card is for the one that was there then.
+	exchange(ctx context.Context, command []byte, at reader.Moment, dst []byte) ([]byte, error)
 }
 
 // textChecker is an exchanger that takes less as a line of text than as bytes: a
@@ -50,8 +51,9 @@ type textChecker interface {
 // that lives while there is work sends them.
 type channel struct {
 	to        exchanger
-	later     func(*channel)             // calls send once the write under way has returned
-	panicked  func(any)                  // logs a panic
+	later     func(*channel) // calls send once the write under way has returned
+	panicked  func(any)      // logs a panic
+	now       func() reader.Moment
 	gone      <-chan struct{}            // closed when the reader left
 	leaving   func(func()) (stop func()) // has something called when it leaves
 	nonblock  bool
@@ -65,16 +67,18 @@ type channel struct {
 
 	mu      sync.Mutex
 	binary  bool
-	line    []byte    // a line whose newline has not come yet
-	refused bool      // the rest of a line, of which a piece was refused, is still to come
-	queue   []command // commands not begun
-	busy    bool      // send or an ioctl has the exchanger
-	sending bool      // send has taken a command off the queue
-	answers []answer  // had and not yet in out, or not all of it
-	errors  bool      // an error is a line of text (wordErrors)
-	giveUp  func()    // ends the waiting of wordLock
+	line    []byte        // a line whose newline has not come yet
+	written reader.Moment // when its last piece came
+	refused bool          // the rest of a line, of which a piece was refused, is still to come
+	queue   []command     // commands not begun
+	busy    bool          // send or an ioctl has the exchanger
+	sending bool          // send has taken a command off the queue
+	answers []answer      // had and not yet in out, or not all of it
+	errors  bool          // an error is a line of text (wordErrors)
+	giveUp  func()        // ends the waiting of wordLock
 	out     stream
 	held    int           // bytes of line, commands with the room for their answers, and answers
+	beyond  bool          // one of answers is
 	kept    int           // bytes of out, where they count
 	changed chan struct{} // non-nil while somebody waits: closed at the next change
 	wake    func()        // non-nil while somebody polls: called at every change
@@ -85,6 +89,7 @@ type command struct {
 	data []byte
 	word string // instead of data: one of these
 	room int    // for the answer
+	at   reader.Moment
 }
 
 // The lines that are no commands for what stands behind the file.
@@ -130,6 +135,8 @@ type answer struct {
 	text bool   // data is the line itself
 	err  error
 	size int // of all data
+	// beyond: it took more than there was room for.
+	beyond bool
 }
 
 // line has an error be a line of text.
@@ -153,10 +160,25 @@ func (c *channel) take(n int) bool {
 // give gives n bytes back. c.mu is held.
 func (c *channel) give(n int) { c.take(-n) }
 
+// swap takes the room of an answer in place of its command's. An answer that is longer
+// than the command let expect may exceed what there is: it is there, and must not be lost.
+// Until it was read nothing more is sent, so that there is one such answer at most.
+// c.mu is held.
+func (c *channel) swap(command, answer int) (beyond bool) {
+	n := answer - command
+	if c.take(n) {
+		return false
+	}
+	c.held += n
+	c.share.force(n)
+	c.beyond = true
+	return true
+}
+
 func newChannel(to exchanger, f *file, o *opening, flags uint32, onIdle func()) *channel {
 	mode := flags & syscall.O_ACCMODE
 	return &channel{
-		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, gone: f.bay.Done(), leaving: f.bay.AfterLeft,
+		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, now: f.bay.Now, gone: f.bay.Done(), leaving: f.bay.AfterLeft,
 		share: f.mount.rooms.of(f.bay).share(o.uid), pass: o.by.Pass, onIdle: onIdle,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
@@ -166,14 +188,7 @@ func newChannel(to exchanger, f *file, o *opening, flags uint32, onIdle func()) 
 }
 
 // left tells whether the reader is gone.
-func (c *channel) left() bool {
-	select {
-	case <-c.gone:
-		return true
-	default:
-		return false
-	}
-}
+func (c *channel) left() bool { return closed(c.gone) }
 
 // unread is how many answers are to be read or to come. c.mu is held.
 func (c *channel) unread() int {
@@ -207,6 +222,12 @@ func (c *channel) wait(ctx context.Context) error {
 	case <-changed:
 		return nil
 	case <-ctx.Done():
+		switch { // select has no order
+		case c.left():
+			return reader.ErrGone
+		case closed(changed):
+			return nil // who waits looks first at what changed
+		}
 		return reader.ErrInterrupted
 	}
 }
@@ -260,7 +281,10 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 	} else {
 		c.out.wrote(off, len(data))
 	}
-	c.line = rest
+	c.line, c.written = rest, c.now()
+	for i := range commands {
+		commands[i].at = c.written
+	}
 	if c.submit(commands...) {
 		c.later(c)
 	}
@@ -351,7 +375,7 @@ func (c *channel) exchange(ctx context.Context, command command, dst []byte) (an
 	case wordUnlock:
 		c.to.(locker).unlock()
 	default:
-		return c.to.exchange(ctx, command.data, dst)
+		return c.to.exchange(ctx, command.data, command.at, dst)
 	}
 	return []byte(wordOK), err
 }
@@ -374,11 +398,23 @@ var errPanic = errors.New("internal error; the log has more")
 // send sends what is queued, a command after the other. It goes on after the
 // open was closed: what was written is not lost.
 func (c *channel) send() {
+	defer func() {
+		if p := recover(); p != nil { // in onIdle
+			c.panicked(p)
+		}
+	}()
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	for len(c.queue) > 0 {
 		next := c.queue[0]
 		c.queue[0] = command{}
 		c.queue = c.queue[1:]
+		if c.beyond && next.word == "" && !c.closed {
+			c.give(next.size())
+			c.answers = append(c.answers, answer{err: errNoRoom})
+			c.touch()
+			continue
+		}
 		c.sending = true
 		c.mu.Unlock()
 		data, err := c.exchange(context.Background(), next, nil)
@@ -391,16 +427,13 @@ func (c *channel) send() {
 		if err != nil {
 			data = nil
 		}
-		if !c.take(len(data) - next.size()) {
-			c.give(next.size())
-			data, err = nil, errNoRoom
-		}
-		c.answers = append(c.answers, answer{data: data, text: next.word != "", err: err, size: len(data)})
+		a := answer{data: data, text: next.word != "", err: err, size: len(data)}
+		a.beyond = c.swap(next.size(), a.size)
+		c.answers = append(c.answers, a)
 		c.touch()
 	}
 	c.queue = nil
 	c.finish()
-	c.mu.Unlock()
 }
 
 // finish ends being busy. c.mu is held.
@@ -502,6 +535,7 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 				c.give(cap(c.line))
 			}
 			c.line = nil
+			command.at = c.written
 			if err != nil {
 				c.answers = append(c.answers, answer{err: err})
 			} else if !command.none() && c.submit(command) {
@@ -581,6 +615,9 @@ func (c *channel) begun() bool {
 // drop forgets the first answer. c.mu is held.
 func (c *channel) drop() {
 	c.give(c.answers[0].size)
+	if c.answers[0].beyond {
+		c.beyond = false
+	}
 	c.answers[0] = answer{}
 	if c.answers = c.answers[1:]; len(c.answers) == 0 {
 		c.answers = nil
@@ -634,7 +671,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 	if int64(n) > int64(len(input)-exchangeHeader) {
 		return 0, syscall.EINVAL
 	}
-	sent := command{data: input[exchangeHeader : exchangeHeader+int(n)]}
+	sent := command{data: input[exchangeHeader : exchangeHeader+int(n)], at: c.now()}
 	room, err := c.to.check(sent.data)
 	if err != nil {
 		return 0, toErrno(err)
@@ -653,7 +690,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 		}
 	}
 	// This answer, too, may not fit and have to wait.
-	if c.unread() >= maxAnswers || room > len(output)-exchangeHeader && c.held+room > channelRoom {
+	if c.unread() >= maxAnswers || c.beyond || room > len(output)-exchangeHeader && c.held+room > channelRoom {
 		c.mu.Unlock()
 		return 0, syscall.ENOBUFS
 	}
@@ -669,12 +706,8 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 	fits := len(data) <= cap(dst)
 	if err == nil && !fits && !c.closed { // closed: who asked was killed
 		// The command is done: its answer waits for read(2).
-		if c.take(len(data)) {
-			c.answers = append(c.answers, answer{data: data, size: len(data)})
-			c.touch()
-		} else {
-			err = errNoRoom
-		}
+		c.answers = append(c.answers, answer{data: data, size: len(data), beyond: c.swap(0, len(data))})
+		c.touch()
 	}
 	if len(c.queue) > 0 {
 		go c.send()

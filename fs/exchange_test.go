@@ -30,7 +30,7 @@ func (f *fakeCard) check(command []byte) (int, error) {
 	return f.answer, nil
 }
 
-func (f *fakeCard) exchange(ctx context.Context, command, dst []byte) ([]byte, error) {
+func (f *fakeCard) exchange(ctx context.Context, command []byte, _ reader.Moment, dst []byte) ([]byte, error) {
 	f.mu.Lock()
 	f.sent = append(f.sent, fmt.Sprintf("%X", command))
 	do := f.do
@@ -67,7 +67,7 @@ func openIn(t testing.TB, r *room, uid uint32, card *fakeCard, flags uint32) *cl
 	c := &client{t: t, card: card, room: r}
 	mode := flags & syscall.O_ACCMODE
 	c.channel = &channel{
-		to: card, later: func(c *channel) { go c.send() }, panicked: func(any) {}, gone: make(chan struct{}), onIdle: func() { c.idle++ },
+		to: card, later: func(c *channel) { go c.send() }, panicked: func(any) {}, now: func() reader.Moment { return 0 }, gone: make(chan struct{}), onIdle: func() { c.idle++ },
 		share: r.share(uid), pass: new(reader.Pass),
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
@@ -731,4 +731,106 @@ func TestClosedDuringIoctl(t *testing.T) {
 			wantEmpty(t, c.room)
 		})
 	}
+}
+
+// That the reader left is told before that a signal came: EINTR would have the program
+// try again.
+func TestGoneBeforeInterrupted(t *testing.T) {
+	for name, call := range map[string]func(ctx context.Context, c *client) syscall.Errno{
+		"read": func(ctx context.Context, c *client) syscall.Errno {
+			_, errno := c.readAt(ctx, 100, c.off)
+			return errno
+		},
+		"ioctl": func(ctx context.Context, c *client) syscall.Errno {
+			in, out := ioctlBuffers("00A40000", 64)
+			_, errno := c.Ioctl(ctx, exchangeRequest(64), 0, in, out)
+			return errno
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			hang := make(chan struct{})
+			c := open(t, &fakeCard{do: func(context.Context, []byte, []byte) ([]byte, error) {
+				<-hang
+				return nil, reader.ErrGone
+			}}, rdwr)
+			gone := make(chan struct{})
+			c.gone = gone
+			c.mustWrite("00A40000\n")
+			ctx, cancel := context.WithCancel(bg)
+			go func() {
+				if errno := call(ctx, c); errno != syscall.ENODEV {
+					t.Errorf("%s: %v", name, errno)
+				}
+			}()
+			synctest.Wait()
+			close(gone)
+			cancel()
+			synctest.Wait()
+			close(hang)
+		})
+	}
+}
+
+// A change is seen before an interrupt: an answer that is there is given.
+func TestAnswerBeforeInterrupted(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			hang := make(chan struct{})
+			c := open(t, &fakeCard{do: func(context.Context, []byte, []byte) ([]byte, error) {
+				<-hang
+				return []byte{0x90, 0x00}, nil
+			}}, rdwr)
+			c.mustWrite("00A40000\n")
+			ctx, cancel := context.WithCancel(bg)
+			go func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				if err := c.wait(ctx); err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+			c.mu.Lock()
+			c.touch()
+			cancel()
+			c.mu.Unlock()
+			close(hang)
+			synctest.Wait()
+		})
+	}
+}
+
+// A panic of what stands behind the file, also at the end of it all, is logged, and leaves
+// nothing locked.
+func TestPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		panics := 0
+		card := &fakeCard{do: func(context.Context, []byte, []byte) ([]byte, error) { panic("exchange") }}
+		c := open(t, card, rdwr)
+		c.panicked = func(any) { panics++ }
+		c.onIdle = func() { panic("idle") }
+		for range 3 {
+			c.mustWrite("00A40000\n")
+			if _, errno := c.read(100); errno != syscall.EIO {
+				t.Errorf("a command whose exchange panics: %v", errno)
+			}
+			in, out := ioctlBuffers("00A40000", 64)
+			if _, errno := c.Ioctl(bg, exchangeRequest(64), 0, in, out); errno != syscall.EIO {
+				t.Errorf("by ioctl: %v", errno)
+			}
+		}
+		if panics != 6 || c.held != 0 || c.busy {
+			t.Errorf("%d panics logged, %d bytes held, busy: %v", panics, c.held, c.busy)
+		}
+		hang := make(chan struct{})
+		card.do = func(context.Context, []byte, []byte) ([]byte, error) { <-hang; return nil, nil }
+		c.mustWrite("00A40000\n")
+		synctest.Wait()
+		c.Release(bg)
+		close(hang)
+		synctest.Wait()
+		if panics != 7 || !c.mu.TryLock() {
+			t.Errorf("%d panics logged; it is still locked: %v", panics, !c.mu.TryLock())
+		}
+	})
 }

@@ -43,7 +43,7 @@ func newFollower(f *file, flags uint32) *follower {
 		turn:    make(chan struct{}, 1),
 	}
 	w.nonblock.Store(flags&syscall.O_NONBLOCK != 0)
-	w.flocked = flocked{byOwner{&f.locks, w}}
+	w.flocked = f.flock(w)
 	return w
 }
 
@@ -109,7 +109,12 @@ func (w *follower) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadR
 		}
 		select {
 		case w.turn <- struct{}{}:
+		case <-w.leaving.Done():
+			return nil, syscall.ENODEV
 		case <-ctx.Done():
+			if _, ended := w.there(); ended || w.leaving.Err() != nil {
+				return nil, syscall.ENODEV
+			}
 			return nil, syscall.EINTR
 		}
 	}

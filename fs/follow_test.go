@@ -17,6 +17,7 @@ func newTestFollower(nonblock bool) (w *follower, lines chan string, leave conte
 	w = &follower{turn: make(chan struct{}, 1)}
 	w.nonblock.Store(nonblock)
 	w.leaving, leave = context.WithCancel(context.Background())
+	w.there = func() (bool, bool) { return len(lines) > 0, false }
 	w.next = func(ctx context.Context, wait bool, dst []byte) ([]byte, bool, error) {
 		select {
 		case l, ok := <-lines:
@@ -164,6 +165,13 @@ func TestFollowerTurns(t *testing.T) {
 		if errno := <-second; errno != syscall.EINTR {
 			t.Errorf("interrupted while it waits for its turn: %v", errno)
 		}
+		// That no more will come counts before the interrupt.
+		there := w.there
+		w.there = func() (bool, bool) { return false, true }
+		if _, errno := followRead(w, ctx, 100, 0); errno != syscall.ENODEV {
+			t.Errorf("interrupted when the reader had left: %v", errno)
+		}
+		w.there = there
 		w.setNonblock(true)
 		if _, errno := followRead(w, bg, 100, 0); errno != syscall.EAGAIN {
 			t.Errorf("with O_NONBLOCK: %v", errno)
@@ -185,12 +193,28 @@ func TestFollowerTurns(t *testing.T) {
 	})
 }
 
+// When the mount leaves, who waits for a turn is told so, whatever signal came.
+func TestFollowerTurnWhenLeaving(t *testing.T) {
+	w, _, leave := newTestFollower(false)
+	w.turn <- struct{}{} // somebody reads
+	leave()
+	interrupted, cancel := context.WithCancel(bg)
+	cancel()
+	for range 50 {
+		for _, ctx := range []context.Context{bg, interrupted} {
+			if _, errno := followRead(w, ctx, 100, 0); errno != syscall.ENODEV {
+				t.Fatal(errno)
+			}
+		}
+	}
+}
+
 // The end of an open ends what it follows, and unlocks.
 func TestFollowerRelease(t *testing.T) {
 	w, _, leave := newTestFollower(false)
 	defer leave()
 	var locks advisory
-	w.flocked = flocked{byOwner{&locks, w}}
+	w.flocked = flocked{byOwner{&locks, w, nil}}
 	if err := w.lock(bg, false, false); err != nil {
 		t.Fatal(err)
 	}

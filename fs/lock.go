@@ -63,10 +63,20 @@ func (f flocked) Setlkw(ctx context.Context, owner uint64, lk *fuse.FileLock, fl
 type byOwner struct {
 	*advisory
 	owner any
+	gone  <-chan struct{} // closed when the reader left; nil: there is none
+}
+
+// flock is what flock(2) does on an open of a file that has no other use for it.
+func (f *file) flock(owner any) flocked {
+	b := byOwner{advisory: &f.locks, owner: owner}
+	if f.bay != nil {
+		b.gone = f.bay.Done()
+	}
+	return flocked{b}
 }
 
 func (b byOwner) lock(ctx context.Context, shared, wait bool) error {
-	return b.advisory.lock(ctx, b.owner, shared, wait)
+	return b.advisory.lock(ctx, b.owner, shared, wait, b.gone)
 }
 
 func (b byOwner) unlock() { b.advisory.unlock(b.owner) }
@@ -78,8 +88,11 @@ type advisory struct {
 	changed chan struct{}
 }
 
-func (a *advisory) lock(ctx context.Context, owner any, shared, wait bool) error {
+func (a *advisory) lock(ctx context.Context, owner any, shared, wait bool, gone <-chan struct{}) error {
 	for {
+		if closed(gone) {
+			return reader.ErrGone
+		}
 		a.mu.Lock()
 		free := true
 		for other, theirs := range a.holders {
@@ -113,8 +126,11 @@ func (a *advisory) lock(ctx context.Context, owner any, shared, wait bool) error
 		}
 		select {
 		case <-changed:
+		case <-gone:
 		case <-ctx.Done():
-			return reader.ErrInterrupted
+			if !closed(gone) {
+				return reader.ErrInterrupted
+			}
 		}
 	}
 }
@@ -132,5 +148,15 @@ func (a *advisory) wake() {
 	if a.changed != nil {
 		close(a.changed)
 		a.changed = nil
+	}
+}
+
+// closed reports whether c is closed; nil never is.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }

@@ -15,7 +15,7 @@ func TestAdvisory(t *testing.T) {
 	const shared, exclusive = true, false
 	try := func(owner string, how bool, want error) {
 		t.Helper()
-		if err := a.lock(bg, owner, how, false); !errors.Is(err, want) {
+		if err := a.lock(bg, owner, how, false, nil); !errors.Is(err, want) {
 			t.Errorf("%s, shared %v: %v, want %v", owner, how, err, want)
 		}
 	}
@@ -48,24 +48,24 @@ func TestAdvisoryWakes(t *testing.T) {
 		{"unlock of an exclusive one", map[string]bool{"a": exclusive}, exclusive, func(a *advisory) { a.unlock("a") }},
 		{"unlock of an exclusive one, for a shared one", map[string]bool{"a": exclusive}, shared, func(a *advisory) { a.unlock("a") }},
 		{"unlock of the last shared one", map[string]bool{"a": shared, "b": shared}, exclusive, func(a *advisory) { a.unlock("b"); a.unlock("a") }},
-		{"an exclusive one becomes shared", map[string]bool{"a": exclusive}, shared, func(a *advisory) { a.lock(bg, "a", shared, false) }},
+		{"an exclusive one becomes shared", map[string]bool{"a": exclusive}, shared, func(a *advisory) { a.lock(bg, "a", shared, false, nil) }},
 		{"a shared one is given up for an exclusive one that may not wait", map[string]bool{"a": shared, "b": shared}, exclusive, func(a *advisory) {
-			a.lock(bg, "a", exclusive, false)
-			a.lock(bg, "b", exclusive, false)
+			a.lock(bg, "a", exclusive, false, nil)
+			a.lock(bg, "b", exclusive, false, nil)
 			a.unlock("b")
 		}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var a advisory
 			for owner, how := range tt.held {
-				if err := a.lock(bg, owner, how, false); err != nil {
+				if err := a.lock(bg, owner, how, false, nil); err != nil {
 					t.Fatal(err)
 				}
 			}
 			granted := make(chan error, 3)
 			for _, owner := range []string{"x", "y", "z"} { // nobody's wake-up is another's
 				go func() {
-					err := a.lock(bg, owner, tt.wants, true)
+					err := a.lock(bg, owner, tt.wants, true, nil)
 					granted <- err
 					if !tt.wants {
 						a.unlock(owner)
@@ -92,13 +92,13 @@ func TestAdvisoryWakes(t *testing.T) {
 func TestAdvisoryWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a advisory
-		a.lock(bg, "a", true, true)
-		a.lock(bg, "b", true, true)
+		a.lock(bg, "a", true, true, nil)
+		a.lock(bg, "b", true, true, nil)
 		done := make(chan string, 3)
 		// Both want theirs to be exclusive: one after the other gets it.
 		for _, owner := range []string{"a", "b"} {
 			go func() {
-				if err := a.lock(bg, owner, false, true); err != nil {
+				if err := a.lock(bg, owner, false, true, nil); err != nil {
 					t.Error(err)
 				}
 				a.unlock(owner)
@@ -107,10 +107,10 @@ func TestAdvisoryWaits(t *testing.T) {
 		}
 		<-done
 		<-done
-		a.lock(bg, "a", false, true)
+		a.lock(bg, "a", false, true, nil)
 		ctx, cancel := context.WithCancel(bg)
 		go func() {
-			if err := a.lock(ctx, "c", true, true); !errors.Is(err, reader.ErrInterrupted) {
+			if err := a.lock(ctx, "c", true, true, nil); !errors.Is(err, reader.ErrInterrupted) {
 				t.Errorf("interrupted: %v", err)
 			}
 			done <- "c"
@@ -121,6 +121,42 @@ func TestAdvisoryWaits(t *testing.T) {
 		a.unlock("a")
 		if len(a.holders) != 0 {
 			t.Errorf("still held: %v", a.holders)
+		}
+	})
+}
+
+// "When a reader leaves ... what was opened before answers ENODEV for ever", flock(2), too,
+// also where a signal comes at the same time.
+func TestAdvisoryOfAReaderThatLeft(t *testing.T) {
+	gone := make(chan struct{})
+	close(gone)
+	ctx, cancel := context.WithCancel(bg)
+	cancel()
+	var a advisory
+	if err := a.lock(bg, "a", false, true, gone); !errors.Is(err, reader.ErrGone) {
+		t.Errorf("a lock that is free: %v", err)
+	}
+	a.lock(bg, "a", false, true, nil)
+	for range 50 {
+		if err := a.lock(ctx, "b", false, true, gone); !errors.Is(err, reader.ErrGone) {
+			t.Fatalf("a lock that is not: %v", err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		for range 50 {
+			var a advisory
+			a.lock(bg, "a", false, true, nil)
+			gone := make(chan struct{})
+			ctx, cancel := context.WithCancel(bg)
+			go func() {
+				if err := a.lock(ctx, "b", false, true, gone); !errors.Is(err, reader.ErrGone) {
+					t.Errorf("while it waits: %v", err)
+				}
+			}()
+			synctest.Wait()
+			close(gone)
+			cancel()
+			synctest.Wait()
 		}
 	})
 }

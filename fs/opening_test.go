@@ -129,14 +129,14 @@ func TestReadOnlyAPDU(t *testing.T) {
 	// This process passes by another open; one of nobody knows whom does not.
 	mine := d.mustOpen(as(1000, self), "apdu", syscall.O_RDWR|syscall.O_NONBLOCK).(*apduFile)
 	theirs := d.mustOpen(as(1000, 0), "apdu", syscall.O_RDWR|syscall.O_NONBLOCK).(*apduFile)
-	if _, err := mine.exchange(bg, []byte{0, 0xA4, 0, 12, 2, 0x3F, 0}, nil); err != nil {
+	if _, err := mine.exchange(bg, []byte{0, 0xA4, 0, 12, 2, 0x3F, 0}, 0, nil); err != nil {
 		t.Errorf("the holder's other open: %v", err)
 	}
-	if _, err := theirs.exchange(bg, []byte{0, 0xA4, 0, 12, 2, 0x3F, 0}, nil); !errors.Is(err, reader.ErrLocked) {
+	if _, err := theirs.exchange(bg, []byte{0, 0xA4, 0, 12, 2, 0x3F, 0}, 0, nil); !errors.Is(err, reader.ErrLocked) {
 		t.Errorf("another's open: %v", err)
 	}
 	h.Release(bg)
-	if _, err := theirs.exchange(bg, []byte{0, 0xA4, 0, 12, 2, 0x3F, 0}, nil); err != nil {
+	if _, err := theirs.exchange(bg, []byte{0, 0xA4, 0, 12, 2, 0x3F, 0}, 0, nil); err != nil {
 		t.Errorf("closing does not unlock: %v", err)
 	}
 	mine.Release(bg)
@@ -178,7 +178,7 @@ func TestUnknownOpener(t *testing.T) {
 		if errno := rw.Setlk(bg, 0, lock, fuse.FUSE_LK_FLOCK); errno != 0 {
 			t.Errorf("pid %d, read-write: %v", pid, errno)
 		}
-		if _, err := rw.exchange(bg, []byte{0, 0xA4, 0, 12, 2, 0x3F, 0}, nil); err != nil {
+		if _, err := rw.exchange(bg, []byte{0, 0xA4, 0, 12, 2, 0x3F, 0}, 0, nil); err != nil {
 			t.Errorf("pid %d, its own lock: %v", pid, err)
 		}
 		ro.Release(bg)
@@ -259,7 +259,7 @@ func TestSetlk(t *testing.T) {
 // A LOCK_NB request still waits a little: close(2) returns before its RELEASE arrives.
 func TestLockWaitsForRelease(t *testing.T) {
 	var a advisory
-	first, second := flocked{byOwner{&a, 1}}, flocked{byOwner{&a, 2}}
+	first, second := flocked{byOwner{&a, 1, nil}}, flocked{byOwner{&a, 2, nil}}
 	ex := &fuse.FileLock{Typ: syscall.F_WRLCK}
 	for try := 0; ; try++ {
 		if errno := first.Setlk(bg, 0, ex, fuse.FUSE_LK_FLOCK); errno != 0 {
@@ -278,7 +278,7 @@ func TestLockWaitsForRelease(t *testing.T) {
 		if try == 50 {
 			t.Fatalf("never within %v: %v", releaseLag, errno)
 		}
-		for a.lock(bg, 2, false, false) != nil {
+		for a.lock(bg, 2, false, false, nil) != nil {
 			time.Sleep(time.Millisecond)
 		}
 		second.unlock()
@@ -294,7 +294,7 @@ func TestWhoMayEscape(t *testing.T) {
 		d.log.Reset()
 		h := d.mustOpen(as(uid, self), "control", syscall.O_RDWR).(*controlFile)
 		for range 2 {
-			answer, err := h.exchange(bg, echo, []byte{7})
+			answer, err := h.exchange(bg, echo, 0, []byte{7})
 			if want && (err != nil || !bytes.Equal(answer, []byte{7, 0xCA})) || !want && toErrno(err) != syscall.EACCES {
 				t.Errorf("user %d: % X, %v", uid, answer, err)
 			}

@@ -17,8 +17,9 @@ const (
 	slotRoom    = 64 << 20
 )
 
-// errNoRoom is for an answer that is longer than its command let expect.
-var errNoRoom = errors.New("no room for the answer: too many wait to be read")
+// errNoRoom is for a command that was written behind one whose answer was longer than it
+// let expect, and found no more room.
+var errNoRoom = errors.New("not sent: no room for the answer; those before it wait to be read")
 
 // room counts the bytes that the channels of one slot hold, by user.
 type room struct {

@@ -133,8 +133,8 @@ func TestChannelRoom(t *testing.T) {
 	})
 }
 
-// An answer longer than its command let expect has no room of its own: it gets it if
-// there is any, and is an error else. Nothing grows beyond the bounds.
+// "The answer stays until it was delivered." One that is longer than its command let expect
+// has no room of its own: it may exceed what there is, but nothing is sent behind it then.
 func TestAnswersLongerThanExpected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		card := &fakeCard{answer: 2}
@@ -144,8 +144,9 @@ func TestAnswersLongerThanExpected(t *testing.T) {
 		c := open(t, card, rdwr)
 		c.mustWrite(strings.Repeat("00A40000\n", maxAnswers))
 		synctest.Wait()
-		if c.held > channelRoom {
-			t.Errorf("%d bytes are held", c.held)
+		// 15 fit, and the one that does not is kept.
+		if want := 16 * 65538; c.held != want || c.share.used.Load() != int64(want) || len(card.sent) != 16 {
+			t.Errorf("%d bytes are held, %d of the user's; %d commands were sent", c.held, c.share.used.Load(), len(card.sent))
 		}
 		whole, refused := 0, 0
 		for len(c.answers) > 0 || c.out.ready() > 0 {
@@ -157,9 +158,18 @@ func TestAnswersLongerThanExpected(t *testing.T) {
 				t.Fatal(errno)
 			}
 		}
-		if whole != 15 || refused != maxAnswers-15 {
+		if whole != 16 || refused != maxAnswers-16 {
 			t.Errorf("%d answers, %d errors", whole, refused)
 		}
+		c.mustWrite("00A40000\n")
+		synctest.Wait()
+		if len(card.sent) != 17 {
+			t.Error("nothing is sent any more once all was read")
+		}
+		for c.out.ready() > 0 || len(c.answers) > 0 {
+			c.read(1 << 17)
+		}
+		card.sent = nil
 		// By ioctl, where they do not fit.
 		card.do = func(_ context.Context, command, dst []byte) ([]byte, error) {
 			return append(dst, make([]byte, 65538)...), nil
@@ -174,8 +184,8 @@ func TestAnswersLongerThanExpected(t *testing.T) {
 				t.Fatal(n, errno)
 			}
 		}
-		if done != 15 || c.held > channelRoom {
-			t.Errorf("%d answers wait, %d bytes", done, c.held)
+		if done != 16 || c.held != 16*65538 || len(card.sent) != 16 {
+			t.Errorf("%d answers wait, %d bytes; %d commands were sent", done, c.held, len(card.sent))
 		}
 		// One that says how long it will be is not sent.
 		card.answer = 65538

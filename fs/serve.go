@@ -462,11 +462,6 @@ func (s *server) send() {
 	s.handed = s.handed[:last]
 	s.waiting.Store(int32(last))
 	s.mu.Unlock()
-	defer func() {
-		if p := recover(); p != nil {
-			s.panicked(p)
-		}
-	}()
 	c.send()
 }
 

@@ -134,7 +134,7 @@ func (t *textFile) Write(ctx context.Context, data []byte, off int64) (uint32, s
 
 func newTextFile(f *file) *textFile {
 	t := &textFile{file: f}
-	t.flocked = flocked{byOwner{&f.locks, t}}
+	t.flocked = f.flock(t)
 	return t
 }
 

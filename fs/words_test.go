@@ -19,7 +19,7 @@ type lockingCard struct {
 }
 
 func (l *lockingCard) lock(ctx context.Context, shared, wait bool) error {
-	return l.lockedBy.lock(ctx, l.owner, false, wait)
+	return l.lockedBy.lock(ctx, l.owner, false, wait, nil)
 }
 
 func (l *lockingCard) unlock() { l.lockedBy.unlock(l.owner) }
@@ -109,7 +109,7 @@ func TestLockLines(t *testing.T) {
 func TestLockLineInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a advisory
-		a.lock(bg, "another", false, true)
+		a.lock(bg, "another", false, true, nil)
 		c := openLocking(t, &a, rdwr)
 		c.mustWrite("lock\n")
 		ctx, cancel := context.WithCancel(bg)

@@ -52,7 +52,8 @@ type Bay struct {
 	mu       sync.Mutex
 	phase    phase
 	card     Status
-	epoch    uint64                // of the card's security state
+	epoch    Moment                // at which the card's security state began
+	inserted Moment                // at which the card was put in
 	sessions map[*Session]struct{} // open, of this epoch
 	changed  chan struct{}         // closed and replaced at every change of the fields above and lock
 	powering *attempt
@@ -249,9 +250,19 @@ func (b *Bay) WaitReady(ctx context.Context, wait bool) error {
 
 // newEpoch makes all sessions stale. b.mu is held.
 func (b *Bay) newEpoch() {
-	b.epoch++
+	b.epoch = Moment(b.manager.moments.Add(1))
 	clear(b.sessions)
 }
+
+// Moment is a point in the order of all that changed a card's state. The zero value is
+// none.
+type Moment uint64
+
+// Now is the moment behind all that changed a card's state so far.
+func (b *Bay) Now() Moment { return Moment(b.manager.moments.Load() + 1) }
+
+// before reports whether what began then was there at m; where m is none, it was.
+func (began Moment) before(m Moment) bool { return m == 0 || began < m }
 
 // readyErr is nil once commands to the reader make sense. b.mu is held.
 func (b *Bay) readyErr() error {
@@ -360,12 +371,14 @@ func (b *Bay) setCard(now Status) {
 		// still to be fetched, so that to us the card is not powered yet.
 		b.card, b.lastErr = Present, nil
 		b.newEpoch()
+		b.inserted = b.epoch
 		b.publish(Inserted)
 	case now == Present && b.card == Powered:
 		// It was powered and is not: it was out and in again between two
 		// looks, or the reader took the power away.
 		b.card, b.atr = Present, nil
 		b.newEpoch()
+		b.inserted = b.epoch
 		b.publish(Removed)
 		b.publish(Inserted)
 	default:

@@ -228,8 +228,9 @@ func (b *Bay) ModifyPIN(ctx context.Context, m *PINModify, by Caller) ([]byte, e
 	})
 }
 
-// usePIN runs a PIN command on the card that is there now. While the command waits for
-// its turn another card may come, which must not get the PIN: then it says ErrStale.
+// usePIN runs a PIN command on the card that was there, and in its present state, when the
+// command was handed over. While it waits to be sent another card may come, which must not
+// get the PIN: then it says ErrStale.
 func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func(PINPad, [3]byte, []byte) ([]byte, error)) ([]byte, error) {
 	if len(template) < 4 {
 		return nil, fmt.Errorf("PIN command of %d bytes: %w", len(template), ErrInvalid)
@@ -237,6 +238,7 @@ func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func
 	b.mu.Lock()
 	card, now := b.card, &Session{bay: b, caller: by, epoch: b.epoch}
 	err := b.readyErr()
+	same := b.epoch.before(by.At)
 	b.mu.Unlock()
 	switch {
 	case err != nil:
@@ -245,6 +247,8 @@ func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func
 		return nil, fmt.Errorf("this reader has no PIN pad: %w", ErrUnsupported)
 	case card != Powered:
 		return nil, fmt.Errorf("PIN command: %w", errUnpowered)
+	case !same:
+		return nil, fmt.Errorf("PIN command: %w", ErrStale)
 	}
 	return b.use(ctx, by, now, func(l *link) ([]byte, error) {
 		l.tracef("> PIN pad: % X …", template[:4])

@@ -560,6 +560,7 @@ func TestPINIsForOneCard(t *testing.T) {
 				pad := newPadSlot(t, script)
 				pad.traits.Level = ExtendedAPDU
 				b := r.plugPad(pad, true)
+				at := b.Now()
 				b.turn <- struct{}{} // another's command is under way
 				o := async(func() ([]byte, error) {
 					return b.Control(bg, codeVerify, pinVerifyBytes(template), someone())
@@ -575,6 +576,19 @@ func TestPINIsForOneCard(t *testing.T) {
 					return
 				}
 				wantErr(t, "verify", err, tt.want)
+				if n := pad.count("verify"); n != 0 {
+					t.Errorf("a PIN was asked for: %q", pad.calls())
+				}
+				// Handed over before, and sent now: to no card but that of then, whatever
+				// power the new one has.
+				if b.Info().State == "present" {
+					mustOpen(t, b, someone())
+					tt.want = ErrStale
+				}
+				by := someone()
+				by.At = at
+				_, err = b.Control(bg, codeVerify, pinVerifyBytes(template), by)
+				wantErr(t, "verify, handed over before", err, tt.want)
 				if n := pad.count("verify"); n != 0 {
 					t.Errorf("a PIN was asked for: %q", pad.calls())
 				}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,6 +36,7 @@ type Manager struct {
 	options Options
 	log     *slog.Logger
 	events  eventLog
+	moments atomic.Uint64 // the newest Moment at which a card changed
 
 	ctx     context.Context // ends when Close has finished with the devices
 	cancel  context.CancelFunc

@@ -15,6 +15,9 @@ type Caller struct {
 	Pass *Pass
 	// Escape: it may send escape commands.
 	Escape bool
+	// At is when the command was handed over that is sent now: a command with a PIN, and
+	// a session, is only for a card that was there then. None: now.
+	At Moment
 	// Wait: the caller waits for what is not ready, for a card, for the
 	// transaction of another. Without, it gets ErrNotReady, ErrNoCard, ErrLocked.
 	Wait bool
@@ -26,11 +29,12 @@ type Session struct {
 	bay    *Bay
 	caller Caller
 	atr    []byte
-	epoch  uint64 // under the bay's mu: a reset by the holder of the transaction moves it
+	epoch  Moment // under the bay's mu: a reset by the holder of the transaction moves it
 }
 
 // Open waits for the reader to be ready, for a card, and for its power-up, which
-// it starts where nobody did. All who wait for one power-up share its outcome.
+// it starts where nobody did. All who wait for one power-up share its outcome. A card that
+// was put in after by.At is another one: ErrStale.
 func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 	b.Introduce(by)
 	for {
@@ -44,6 +48,9 @@ func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 		}
 		changed := b.changed
 		switch {
+		case b.card != Absent && !b.inserted.before(by.At):
+			b.mu.Unlock()
+			return nil, ErrStale
 		case b.card == Powered:
 			s := &Session{bay: b, caller: by, epoch: b.epoch, atr: b.atr}
 			if b.sessions == nil {

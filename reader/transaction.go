@@ -191,7 +191,7 @@ func (b *Bay) enterToReset(ctx context.Context, by Caller) error {
 // renewEpoch is newEpoch for a reset that by asked for. One by the transaction's holder
 // leaves the holder's own sessions valid. before is the epoch in which the reset began.
 // b.mu is held.
-func (b *Bay) renewEpoch(by Caller, before uint64) {
+func (b *Bay) renewEpoch(by Caller, before Moment) {
 	var kept []*Session
 	if b.lock != nil && b.admitted(by) {
 		for s := range b.sessions {

@@ -1,0 +1,161 @@
+package fs
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+
+	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// A command with a PIN that waits behind another in its channel is for the card that was
+// there when write(2) handed it over: another card must not get the PIN, nor may its holder
+// be asked for one.
+func TestQueuedPINIsForOneCard(t *testing.T) {
+	const (
+		verify   = "42 33 00 06  1E 00 82 04 00 08 04 02 FF 07 04 00 00 00 00  0D 00 00 00  00 20 00 01 08 FF FF FF FF FF FF FF FF"
+		modify   = "42 33 00 07  1E 00 82 04 00 00 08 08 04 03 02 FF 07 04 00 01 02 00 00 00  15 00 00 00  00 24 00 01 10 FF FF FF FF FF FF FF FF FF FF FF FF FF FF FF FF"
+		ctbcs    = "20 18 01 00 08 52 06 01 06 00 20 00 01"
+		ctModify = "20 19 01 00 09 52 07 01 06 0E 00 24 00 01"
+	)
+	swap := func(t *testing.T, m *reader.Manager) {
+		for _, line := range []string{"sim 0 remove", "sim 0 insert"} {
+			if err := m.Command(line); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+	}
+	reset := func(t *testing.T, m *reader.Manager) {
+		if err := m.Bay(0).Power(bg, reader.ResetCold, reader.Caller{Owner: "another"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nothing := func(*testing.T, *reader.Manager) {}
+	for _, tt := range []struct {
+		name, file string
+		change     func(*testing.T, *reader.Manager)
+		before     string // sent first
+		command    string
+		want       string
+		errno      syscall.Errno
+	}{
+		{"control, the same card", "control", nothing, "", verify, "90 00\n", 0},
+		{"control, another card", "control", swap, "", verify, "", syscall.ESTALE},
+		{"control, reset", "control", reset, "", verify, "", syscall.ESTALE},
+		{"control, to change it", "control", swap, "", modify, "", syscall.ESTALE},
+		{"control, no newline", "control", swap, "", verify + "|", "", syscall.ESTALE},
+		{"ctbcs, the same card", "ctbcs", nothing, "", ctbcs, "90 00\n", 0},
+		{"ctbcs, another card", "ctbcs", swap, "", ctbcs, "64 A2\n", 0},
+		{"ctbcs, to change it", "ctbcs", swap, "", ctModify, "64 A2\n", 0},
+		// The program itself resets the card in between.
+		{"ctbcs, activated", "ctbcs", swap, "", "20 11 01 00\n" + ctbcs, "90 01\n90 00\n", 0},
+		// A card that the program activated, and that left, is not active.
+		{"ctbcs, activated before", "ctbcs", swap, "20 11 01 00", ctbcs, "64 A2\n", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+				defer m.Close(context.Background())
+				if err := m.Command("attach sim pinpad"); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				power := func() {
+					s, err := m.Bay(0).Open(bg, reader.Caller{Owner: "another", Wait: true})
+					if err != nil {
+						t.Fatal(err)
+					}
+					s.Close()
+				}
+				power()
+				f := &file{mount: &mount{server: &server{}}, bay: m.Bay(0)}
+				var c *channel
+				if tt.file == "control" {
+					h, err := openControl(bg, f, rdwr)
+					if err != nil {
+						t.Fatal(err)
+					}
+					c = h.(*controlFile).channel
+				} else {
+					h, err := openCTBCS(bg, f, rdwr)
+					if err != nil {
+						t.Fatal(err)
+					}
+					c = h.(*ctbcsFile).channel
+				}
+				defer c.Release(bg)
+				c.later = func(c *channel) { go c.send() }
+				text := &client{t: t, channel: c}
+				if tt.before != "" {
+					text.mustWrite(tt.before + "\n")
+					text.read(100)
+				}
+				c.mu.Lock()
+				c.busy = true // a command is under way
+				c.mu.Unlock()
+				whole, rest := tt.command+"\n", false
+				if whole, rest = strings.CutSuffix(tt.command, "|"); !rest {
+					whole += "\n"
+				}
+				text.mustWrite(whole)
+				tt.change(t, m)
+				power()
+				if tt.want != "" {
+					m.Command("sim 0 keys 1234")
+				}
+				c.mu.Lock()
+				c.finish()
+				c.busy = len(c.queue) > 0
+				if c.busy {
+					go c.send()
+				}
+				c.mu.Unlock()
+				got := new(bytes.Buffer)
+				var errno syscall.Errno
+				for range 2 {
+					s, e := text.read(1 << 10)
+					got.WriteString(s)
+					if errno = e; s == "" {
+						break
+					}
+					synctest.Wait()
+				}
+				if got.String() != tt.want || errno != tt.errno {
+					t.Errorf("read %q, %v; want %q, %v", got, errno, tt.want, tt.errno)
+				}
+			})
+		})
+	}
+}
+
+// What is handed over for a card by CT_data opens no card that came later.
+func TestQueuedDataIsForOneCard(t *testing.T) {
+	for _, swapped := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, text, m := openTerminalOf(t, rdwr)
+			defer c.Release(bg)
+			if _, errno := c.Ioctl(bg, iocCTAPI, 0, nil, nil); errno != 0 {
+				t.Fatal(errno)
+			}
+			c.mu.Lock()
+			c.busy = true
+			c.mu.Unlock()
+			text.mustWrite("\x00\x05\x00\xA4\x00\x0C\x02\x3F\x00")
+			want := "\x05\x00\x90\x00"
+			if swapped {
+				want = "\x05\x01\x64\xA2" // not active
+				m.Command("sim 0 remove")
+				synctest.Wait()
+				m.Command("sim 0 insert")
+				synctest.Wait()
+			}
+			go c.send()
+			text.wantRead(want)
+		})
+	}
+}
