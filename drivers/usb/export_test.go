@@ -9,7 +9,7 @@ import (
 
 // OpenPath opens a device file.
 func OpenPath(path string, iface uint8) (Conn, error) {
-	c, err := openDevice(path, "usb:test", iface, nil)
+	c, err := openDevice(path, "usb:test", iface, nil, func() {})
 	if err != nil {
 		return nil, err
 	}

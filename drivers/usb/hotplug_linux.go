@@ -23,7 +23,7 @@ import (
 // Three sources say that something may have changed: uevents of the kernel, of
 // udevd after its rules, and inotify on /dev/bus/usb, which works in containers
 // that get no uevents. What is there is then read from sysfs. Nothing is polled
-// while one of them works.
+// while one of them works. That an open device has left its device file says first.
 //
 //	source --event--> look --sight--> apply --> announced, left, or as it was
 //
@@ -405,6 +405,7 @@ func (w *Watcher) arrive(name string, s sight) {
 		path: filepath.Join(w.dev, fmt.Sprintf("%03d", s.number.bus), fmt.Sprintf("%03d", s.number.dev)),
 		gone: make(chan struct{}), stirred: make(chan struct{}), since: time.Now(), strings: s.strings, log: w.log,
 	}
+	n.departed = func() { w.departed(n) }
 	id, desc := s.id, s.desc
 	if maker, product := n.strings[desc[manufacturerAt]], n.strings[desc[productAt]]; product != "" && (id.Model == "" || id.Class != 0) {
 		id.Model = product
@@ -460,6 +461,24 @@ func (w *Watcher) leave(n *node) {
 	close(n.gone)
 }
 
+// depart is leave for a device that sysfs may show for a little longer. w.mu is held.
+func (w *Watcher) depart(n *node) {
+	w.forget(n.name)
+	w.left[n.name] = n.number
+	w.leave(n)
+}
+
+// departed is called when n's open device file says that the device has left. It says
+// so as soon as the kernel gives the device up; the uevent comes after the kernel has
+// taken the device down, and in a container not at all.
+func (w *Watcher) departed(n *node) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.known[n.name] == n {
+		w.depart(n)
+	}
+}
+
 // handle takes one uevent.
 func (w *Watcher) handle(e uevent) {
 	device := e.devtype == "usb_device"
@@ -501,9 +520,7 @@ func (w *Watcher) removed(name string, e uevent) {
 			w.look(name, false, nil, nil)
 		}
 	} else if n.number.is(e.bus, e.dev) || e.dev == 0 {
-		w.forget(name)
-		w.left[name] = n.number
-		w.leave(n)
+		w.depart(n)
 	}
 }
 
@@ -537,9 +554,7 @@ func (w *Watcher) nodeWent(bus, dev string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if n := w.byFile(bus, dev); n != nil {
-		w.forget(n.name)
-		w.left[n.name] = n.number
-		w.leave(n)
+		w.depart(n)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -36,6 +37,8 @@ type kernel struct {
 	gone    bool
 	driver  string // that has the interface, ENODATA if none
 	onReset func()
+
+	departures atomic.Int32 // how often the connection told that the device has left
 }
 
 const (
@@ -68,7 +71,7 @@ func newKernel(t *testing.T) *kernel {
 
 func (k *kernel) open() *conn {
 	k.Helper()
-	c, err := openDevice(k.path, "usb:test", 3, nil)
+	c, err := openDevice(k.path, "usb:test", 3, nil, func() { k.departures.Add(1) })
 	if err != nil {
 		k.Fatal(err)
 	}
@@ -285,10 +288,8 @@ func TestErrno(t *testing.T) {
 					t.Errorf("%d: the device has left: %v, by %v", i, isGone, got[i])
 				}
 			}
-			select {
-			case <-c.Gone():
-				t.Error("Gone is closed")
-			default:
+			if left := closed(c.Gone()); left != (tt.errno == unix.ENODEV) || left != (k.departures.Load() == 1) {
+				t.Errorf("Gone is closed: %v; departure told %d times", left, k.departures.Load())
 			}
 			if in, _ := Taken(c); in != 0 {
 				t.Errorf("%d urbs in flight", in)
@@ -317,7 +318,7 @@ func TestOpenErrno(t *testing.T) {
 			t.Errorf("%v: gone", errno)
 		}
 	}
-	if _, err := openDevice(filepath.Join(t.TempDir(), "none"), "usb:1-1", 0, nil); !errors.Is(err, reader.ErrGone) {
+	if _, err := openDevice(filepath.Join(t.TempDir(), "none"), "usb:1-1", 0, nil, func() {}); !errors.Is(err, reader.ErrGone) {
 		t.Errorf("%v", err)
 	}
 }
@@ -350,7 +351,7 @@ func TestSetUp(t *testing.T) {
 			for req, errs := range tt.errs {
 				k.errs[req] = errs
 			}
-			c, err := openDevice(k.path, "usb:test", tt.iface, nil)
+			c, err := openDevice(k.path, "usb:test", tt.iface, nil, func() {})
 			if !errors.Is(err, tt.want) {
 				t.Errorf("%v, want %v", err, tt.want)
 			}
@@ -372,11 +373,11 @@ func TestSetUp(t *testing.T) {
 	}
 	k := newKernel(t)
 	readDescriptors = func(*os.File) ([]byte, error) { return kernelDevice[:17], unix.EIO }
-	if _, err := openDevice(k.path, "usb:test", 3, nil); !errors.Is(err, unix.EIO) {
+	if _, err := openDevice(k.path, "usb:test", 3, nil, func() {}); !errors.Is(err, unix.EIO) {
 		t.Errorf("descriptors that cannot be read: %v", err)
 	}
 	readDescriptors = func(*os.File) ([]byte, error) { return kernelDevice[:20], nil }
-	if _, err := openDevice(k.path, "usb:test", 3, nil); !errors.Is(err, reader.ErrProtocol) {
+	if _, err := openDevice(k.path, "usb:test", 3, nil, func() {}); !errors.Is(err, reader.ErrProtocol) {
 		t.Errorf("descriptors that are cut: %v", err)
 	}
 	readDescriptors = func(*os.File) ([]byte, error) { return kernelDevice, unix.ENODEV }
@@ -589,6 +590,71 @@ func TestDeviceLeaves(t *testing.T) {
 	k.until(func() bool { return k.fd != 0 })
 	k.unplug(0)
 	await(t, c.Gone(), "departure without a transfer")
+}
+
+// closed reports whether c is closed.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// Whatever comes to hear ENODEV first, the departure is told before Gone is closed: who
+// sees only Gone takes a reader for dead whose device is still there. A panic of the
+// reaper is no departure.
+func TestDepartureIsToldFirst(t *testing.T) {
+	in := func(c *conn) { c.In(context.Background(), kIntrIn, make([]byte, 8), 0) }
+	for _, tt := range []struct {
+		how string
+		do  func(k *kernel, c *conn)
+	}{
+		{"reap", func(k *kernel, c *conn) { k.unplug(0) }},
+		{"ioctl", func(k *kernel, c *conn) { k.fail(ioClearHalt, unix.ENODEV); c.ClearHalt(t.Context(), kIntrIn) }},
+		{"submit", func(k *kernel, c *conn) { k.fail(ioSubmit, unix.ENODEV); in(c) }},
+		{"status", func(k *kernel, c *conn) { go k.finish(unix.ENODEV, ""); in(c) }},
+		{"reset", func(k *kernel, c *conn) { k.fail(ioReset, unix.ENODEV); c.Reset(t.Context()) }},
+		{"claim after reset", func(k *kernel, c *conn) {
+			k.fail(ioDisconnectClaim, unix.ENODEV)
+			c.Reset(t.Context())
+		}},
+		{"why a transfer ended", func(k *kernel, c *conn) {
+			k.fail(ioGetDriver, unix.ENODEV)
+			go k.finish(unix.ESHUTDOWN, "")
+			in(c)
+		}},
+	} {
+		t.Run(tt.how, func(t *testing.T) {
+			k := newKernel(t)
+			told := make(chan struct{})
+			var c *conn
+			c, err := openDevice(k.path, "usb:test", 3, nil, func() {
+				if closed(c.gone) {
+					t.Error("Gone was closed before")
+				}
+				close(told)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			k.until(func() bool { return k.fd != 0 })
+			tt.do(k, c)
+			await(t, told, "word of the departure")
+			await(t, c.Gone(), "Gone")
+		})
+	}
+	k := newKernel(t)
+	c := k.open()
+	c.die()
+	await(t, c.Gone(), "Gone")
+	k.unplug(0)
+	c.Close()
+	if n := k.departures.Load(); n != 0 {
+		t.Errorf("a connection that failed tells of a departure")
+	}
 }
 
 // A device that does not answer on the bus is mostly being unplugged.
@@ -816,11 +882,26 @@ func TestOpenUSB(t *testing.T) {
 		t.Fatalf("%v; failure %v", err, n.failure)
 	}
 	c2.Close()
-	f.say(d.event("remove"))
-	f.gone(r)
+	// The kernel says of the open file that the device left; there is no event yet, and
+	// sysfs still shows the device.
+	c.ClearHalt(t.Context(), kIntrIn) // the kernel here wakes who spoke last
+	k.unplug(0)
+	await(t, c.Gone(), "departure")
+	if !closed(n.gone) {
+		t.Error("the device has not left, and its reader looks dead")
+	}
+	f.w.scan(false, true)
+	f.none("it is leaving, and sysfs shows it")
 	if _, err := Open(t.Context(), r, 3); !errors.Is(err, reader.ErrGone) {
 		t.Errorf("gone: %v", err)
 	}
+	f.say(d.event("remove"))
+	f.quiet()
+	// "write rescan to ctl": after all it is there.
+	f.w.Rescan()
+	r = f.next()
+	n.departed() // of the device before
+	f.stays(r, "another device's file")
 	if _, err := Open(t.Context(), reader.Device{Driver: "x"}, 3); !errors.Is(err, reader.ErrInvalid) {
 		t.Errorf("no USB device: %v", err)
 	}

@@ -178,8 +178,8 @@ func await[T any](t *testing.T, c <-chan T, what string) (v T) {
 	return v
 }
 
-// quiet waits until all messages were dealt with and no look is under way.
-func (f *tree) quiet() {
+// heard waits until all messages were dealt with.
+func (f *tree) heard() {
 	f.Helper()
 	f.mu.Lock()
 	queue := slices.Clone(f.queue)
@@ -192,6 +192,12 @@ func (f *tree) quiet() {
 			await(f.T, m.done, "end of a message")
 		}
 	}
+}
+
+// quiet waits until all messages were dealt with and no look is under way.
+func (f *tree) quiet() {
+	f.Helper()
+	f.heard()
 	for {
 		f.w.mu.Lock()
 		var l *look

@@ -28,6 +28,8 @@ type node struct {
 	since   time.Time
 	gone    chan struct{}
 	log     *slog.Logger
+	// departed is called when the open device file says that the device has left.
+	departed func()
 	// configured is what sysfs said at the latest look. It is under the watcher's mu.
 	configured bool
 
@@ -180,7 +182,7 @@ func (n *node) open(iface uint8) (*conn, error) {
 			return nil, fmt.Errorf("%s: %w", n.device.Address, errNotConfigured)
 		}
 	}
-	c, err := openDevice(n.path, n.device.Address, iface, n.log)
+	c, err := openDevice(n.path, n.device.Address, iface, n.log, n.departed)
 	if err != nil {
 		return nil, err
 	}

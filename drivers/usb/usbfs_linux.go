@@ -53,6 +53,7 @@ type conn struct {
 
 	gone     chan struct{}
 	goneOnce sync.Once
+	departed func()        // called before gone is closed, if the kernel says that the device left
 	reaped   chan struct{} // the reaper has ended
 	ended    uintptr       // the urb that ended last; the reaper's
 	pin      runtime.Pinner
@@ -76,8 +77,9 @@ type urb struct {
 	timer  *time.Timer
 }
 
-// openDevice opens the device file at path and claims an interface. log may be nil.
-func openDevice(path, name string, iface uint8, log *slog.Logger) (*conn, error) {
+// openDevice opens the device file at path and claims an interface. departed is called
+// when the kernel says of the open file that its device has left. log may be nil.
+func openDevice(path, name string, iface uint8, log *slog.Logger, departed func()) (*conn, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, openError(name, path, err)
@@ -86,6 +88,7 @@ func openDevice(path, name string, iface uint8, log *slog.Logger) (*conn, error)
 		name: name, iface: uint32(iface),
 		file:     os.NewFile(uintptr(fd), path),
 		gone:     make(chan struct{}),
+		departed: departed,
 		reaped:   make(chan struct{}),
 		inFlight: map[uintptr]*urb{},
 		strings:  map[uint8]string{},
@@ -96,7 +99,7 @@ func openDevice(path, name string, iface uint8, log *slog.Logger) (*conn, error)
 	}
 	go func() {
 		if reader.Guard(log, name, c.reap) != nil {
-			c.leave()
+			c.die()
 		}
 	}()
 	return c, nil
@@ -186,11 +189,15 @@ func sortError(err error) error {
 	return fmt.Errorf("%w (%w)", what, errno)
 }
 
-// do runs f with the descriptor.
+// do runs f with the descriptor. The first ioctl that answers ENODEV tells of the
+// departure: the file may be closed before the reaper comes to hear it.
 func (c *conn) do(f func(fd int) error) error {
 	var err error
 	if cerr := c.raw.Control(func(fd uintptr) { err = f(int(fd)) }); cerr != nil {
 		return reader.ErrGone // closed
+	}
+	if errors.Is(err, unix.ENODEV) {
+		c.leave()
 	}
 	return err
 }
@@ -227,7 +234,17 @@ func (c *conn) reap() {
 	}
 }
 
-func (c *conn) leave() { c.goneOnce.Do(func() { close(c.gone) }) }
+// leave is called when the kernel says that the device has left. That it left is told
+// before Gone, after which it counts as there, and only its driver's reader as dead.
+func (c *conn) leave() {
+	c.goneOnce.Do(func() {
+		c.departed()
+		close(c.gone)
+	})
+}
+
+// die makes the connection useless, whatever the device does.
+func (c *conn) die() { c.goneOnce.Do(func() { close(c.gone) }) }
 
 // Gone is Conn's.
 func (c *conn) Gone() <-chan struct{} { return c.gone }
@@ -339,8 +356,11 @@ func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flag
 		return moved, c.whyEnded()
 	default:
 		err := sortError(status)
-		if errors.Is(err, ErrBus) {
+		switch {
+		case errors.Is(err, ErrBus):
 			err = c.lost(ctx, err)
+		case errors.Is(err, reader.ErrGone):
+			c.leave()
 		}
 		return moved, err
 	}

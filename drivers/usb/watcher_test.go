@@ -146,7 +146,7 @@ func TestRemovedBeforeAnnounced(t *testing.T) {
 	f.plug(d1)
 	loose := f.stick(d1, "bConfigurationValue")
 	f.say(d1.event("add"), d1.event("remove"))
-	f.send(&message{text: d2.event("unbind"), from: kernelAddr, cred: root})
+	f.heard()
 	loose("1\n")
 	f.none("it is leaving")
 	f.w.scan(false, true)
