@@ -73,6 +73,9 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 			info.Vendor, info.Product, bcd(info.Release), bcd(r.minFirmware), reader.ErrUnsupported)
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	// Until Open returns there is nothing to close: what brings the reader back
+	// ends with Open's ctx.
+	opened := context.AfterFunc(ctx, r.cancel)
 	if r.effects.startDelay > 0 {
 		if err := sleep(ctx, r.effects.startDelay); err != nil {
 			return nil, err
@@ -93,6 +96,10 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 		return nil, fmt.Errorf("ccid: interface %d is not of the class: %w", only, reader.ErrInvalid)
 	default:
 		return nil, fmt.Errorf("ccid: %04X:%04X has no interface that is a reader: %w", info.Vendor, info.Product, reader.ErrUnsupported)
+	}
+	if !opened() {
+		r.Close()
+		return nil, fmt.Errorf("ccid: open: %w", ctx.Err())
 	}
 	for _, f := range r.functions {
 		r.start(f.watch)
@@ -175,7 +182,7 @@ func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
 		r.slots = append(r.slots, s)
 		return nil
 	}
-	f.pipe = newPipe(conn, &i, r.log)
+	f.pipe = newPipe(r.ctx, conn, &i, r.log)
 	if r.one != nil {
 		f.pipe.busy = r.one
 	}

@@ -27,7 +27,7 @@ func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]b
 	rx, halfway, err := s.exchange(ctx, &t, dst)
 	s.lane.until, s.lane.extended = time.Time{}, nil
 	if err != nil {
-		return nil, s.ended(ctx, halfway, err)
+		return nil, s.ended(halfway, err)
 	}
 	return rx, nil
 }
@@ -60,7 +60,7 @@ func (s *slot) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx
 // ended sees to it that nothing of an exchange that failed is left for the next. One
 // that was given up half-way leaves a reader that waits for the rest of a command, or
 // holds the rest of a response: the card loses its power, and the reader both.
-func (s *slot) ended(ctx context.Context, halfway bool, err error) error {
+func (s *slot) ended(halfway bool, err error) error {
 	var failed *Error
 	if errors.As(err, &failed) {
 		// A reader that was reset says at once that the card has no power; one whose
@@ -68,7 +68,7 @@ func (s *slot) ended(ctx context.Context, halfway bool, err error) error {
 		failed.waited = halfway || s.pace.wait > 0 && failed.took >= s.pace.wait/2
 	}
 	if halfway && !errors.Is(err, reader.ErrGone) && !errors.Is(err, reader.ErrNoCard) {
-		if off := s.PowerOff(context.WithoutCancel(ctx)); off != nil {
+		if off := s.PowerOff(s.ctx); off != nil {
 			err = fmt.Errorf("%w; power off: %w", err, off)
 		}
 	}

@@ -51,7 +51,7 @@ func FuzzInterrupt(f *testing.F) {
 		for _, slots := range []int{1, 5, 256} {
 			r := &ifd{log: discard}
 			fn := &function{ifd: r}
-			fn.pipe = newPipe(nil, &Interface{Descriptor: Descriptor{MaxSlotIndex: uint8(slots - 1), MaxBusySlots: 1, MaxMessage: 271}}, discard)
+			fn.pipe = newPipe(context.Background(), nil, &Interface{Descriptor: Descriptor{MaxSlotIndex: uint8(slots - 1), MaxBusySlots: 1, MaxMessage: 271}}, discard)
 			for n := range slots {
 				fn.notifies = append(fn.notifies, make(chan struct{}, 1))
 				fn.own = append(fn.own, &slot{function: fn, lane: fn.pipe.lanes[n]})

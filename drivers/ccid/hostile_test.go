@@ -2,10 +2,13 @@ package ccid
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/cardfs/cardfs/drivers/usb"
 	"github.com/cardfs/cardfs/reader"
@@ -173,4 +176,84 @@ func TestInterfacesAsTheTransportHasThem(t *testing.T) {
 			t.Errorf("%s: transport has %+v", name, all)
 		}
 	}
+}
+
+// held is a reader whose bulk-IN endpoint sees the transfer's ctx.
+type held struct {
+	odd
+	hold func(ctx context.Context, p []byte) (int, error)
+}
+
+func (h *held) OpenUSB(context.Context, uint8) (usb.Conn, error) { return h, nil }
+
+func (h *held) In(ctx context.Context, _ uint8, p []byte, _ time.Duration) (int, error) {
+	return h.hold(ctx, p)
+}
+
+// reader.Driver: Open ends early with ctx. A reader that asks for ever more time to
+// end what was given up (CCID 1.1 §6.2) holds nobody.
+func TestOpenCancelledWhileAborting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cfg := TPDUReader()
+		cfg.NoInterrupt = true
+		h := &held{odd: odd{chaos: chaos{desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}}}
+		aborts := 0
+		h.hold = func(ctx context.Context, p []byte) (int, error) {
+			if h.last[0] == cmdAbort {
+				if aborts++; aborts == 1 {
+					more := h.answer()
+					more[7], more[8] = 0x80, 0xFF
+					return copy(p, more), nil
+				}
+			}
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}
+		time.AfterFunc(time.Second, cancel)
+		start := time.Now()
+		r, err := Driver{}.Open(ctx, reader.Device{Link: h})
+		if r != nil || !errors.Is(err, context.Canceled) || time.Since(start) > time.Second {
+			t.Errorf("%v, %v after %v", r, err, time.Since(start))
+		}
+	})
+}
+
+// What brings a reader back after a call that was given up ends with Close, which
+// has no word of the transfer but its ctx.
+func TestCloseWhileAborting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := TPDUReader()
+		cfg.NoInterrupt = true
+		h := &held{odd: odd{chaos: chaos{desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}}}
+		aborting := make(chan struct{})
+		h.hold = func(ctx context.Context, p []byte) (int, error) {
+			switch h.last[0] {
+			case cmdSlotStatus:
+				return copy(p, h.answer()), nil
+			case cmdAbort:
+				close(aborting)
+			}
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}
+		r, err := Driver{}.Open(t.Context(), reader.Device{Link: h})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			_, err := r.Slots()[0].Exchange(ctx, reader.Transfer{Out: []byte{0}, Wait: time.Minute}, nil)
+			done <- err
+		}()
+		synctest.Wait()
+		cancel()
+		<-aborting
+		r.Close()
+		if err := <-done; err == nil || time.Since(start) > 0 {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
 }

@@ -87,7 +87,7 @@ func (s *iccd) control(ctx context.Context, what string, typ, request uint8, val
 		return n, nil
 	case errors.Is(err, usb.ErrTimeout):
 		s.active = false // by the reset, if not before
-		if s.silent++; s.silent > 1 || s.conn.Reset(context.WithoutCancel(ctx)) != nil {
+		if s.silent++; s.silent > 1 || s.conn.Reset(s.ctx) != nil {
 			s.silent = -1
 			s.leave()
 			err = reader.ErrGone
@@ -251,7 +251,7 @@ func (s *iccd) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx
 	}
 	// A status in the place of a response is the whole answer to what was sent whole.
 	if failed := (*Error)(nil); halfway || !errors.As(err, &failed) {
-		if off := s.PowerOff(context.WithoutCancel(ctx)); off != nil {
+		if off := s.PowerOff(s.ctx); off != nil {
 			err = fmt.Errorf("%w; power off: %w", err, off)
 		}
 	}

@@ -186,14 +186,14 @@ func (s *slot) secure(ctx context.Context, b []byte, timeout byte, dst []byte) (
 		}
 	}
 	if err != nil {
-		return nil, s.ended(ctx, false, err)
+		return nil, s.ended(false, err)
 	}
 	if s.level() == reader.TPDU { // bChainParameter is reserved there
 		return append(dst, a.data...), nil
 	}
 	rx, err := collect(ctx, s, a, dst, limit)
 	if err != nil {
-		return nil, s.ended(ctx, true, err)
+		return nil, s.ended(true, err)
 	}
 	return rx, nil
 }

@@ -20,6 +20,7 @@ import (
 // another slot is handed over. So a reader with one slot, or one used slot, costs
 // no goroutine and no wake-up, and nothing is read while nothing is awaited.
 type pipe struct {
+	ctx     context.Context // ends with the reader
 	conn    usb.Conn
 	in, out uint8
 	iface   uint8
@@ -62,10 +63,10 @@ type lane struct {
 	ready   chan struct{}
 }
 
-func newPipe(conn usb.Conn, i *Interface, log *slog.Logger) *pipe {
+func newPipe(ctx context.Context, conn usb.Conn, i *Interface, log *slog.Logger) *pipe {
 	slots := int(i.MaxSlotIndex) + 1
 	p := &pipe{
-		conn: conn, in: i.In.Address, out: i.Out.Address, iface: i.Number, log: log,
+		ctx: ctx, conn: conn, in: i.In.Address, out: i.Out.Address, iface: i.Number, log: log,
 		most:    int(i.MaxMessage) + firstRead,
 		packet:  max(int(i.In.PacketSize), 1),
 		sending: make(chan struct{}, 1),
@@ -462,10 +463,12 @@ func (p *pipe) deliver(a *answer, msg []byte) bool {
 //	                     | no answer
 //	                     v
 //	                    dead
+//
+// The command's ctx may have ended; what is done here ends with the reader.
 func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
 	p := l.pipe
 	given := ctx.Err() != nil
-	ctx = context.WithoutCancel(ctx)
+	ctx = p.ctx
 	try := func(c command, limit time.Duration) bool {
 		_, err := l.roundTrip(ctx, c, nil, limit, true)
 		var failed *Error
@@ -507,6 +510,8 @@ func (p *pipe) isGone() bool {
 	case <-p.conn.Gone():
 		return true
 	case <-p.died:
+		return true
+	case <-p.ctx.Done():
 		return true
 	default:
 		return false
