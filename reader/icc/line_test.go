@@ -1,0 +1,85 @@
+package icc
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// ISO/IEC 7816-3:2006 §10.3.2: the card knows from the instruction which way the
+// data go. It asks for those of a command by INS; the others it answers.
+func TestIncoming(t *testing.T) {
+	// ISO/IEC 7816-4:2013 table 4 and the commands of parts 8 and 9: those that have
+	// a data field.
+	with := unhex(`0E 0F  10 12 14  20 21 22 24 2A 2B 2C  82 86 87 88 89  A0 A1 A2 A4  C2
+		D0 D1 D2 D6 D7 DA DB DC DD  E0 E2`)
+	for ins := range 256 {
+		if ins&0xF0 == 0x60 || ins&0xF0 == 0x90 || ins == insGetResponse { // no instructions (§10.3.2); no data of its own
+			continue
+		}
+		c, card := powered(t, atrT0, Faults{})
+		rx := c.Chars(context.Background(), []byte{0x00, byte(ins), 0x00, 0x00, 0x01}, 10)
+		asked := bytes.Equal(rx, []byte{byte(ins)}) && len(card.calls) == 0
+		if want := slices.Contains(with, byte(ins)); asked != want {
+			t.Errorf("INS %02X: data asked for %v, want %v; % X", ins, asked, want, rx)
+		}
+	}
+}
+
+// What comes behind a message in one go is the next message, however many there are.
+func TestCharsTogether(t *testing.T) {
+	for _, x := range []struct{ name, atr, tx, want string }{
+		{"T=0: PPS and command", atrBoth, "FF 00 FF  00 84 00 00 08", "84 11 22 33 44 55 66 77 88 90 00"},
+		{"T=1: PPS and block", atrBoth, "FF 01 FE  00 C1 01 20 E0", "00 E1 01 20 C0"},
+		{"T=1: three blocks", atrT1, "00 C1 01 20 E0  00 C1 01 20 E0  00 C1 01 40 80", "00 E1 01 40 A0"},
+	} {
+		c, _ := powered(t, x.atr, Faults{})
+		rx := c.Chars(context.Background(), unhex(x.tx), 100)
+		if got := fmt.Sprintf("% X", rx); !strings.HasSuffix(got, x.want) {
+			t.Errorf("%s: % X, want %s at the end", x.name, rx, x.want)
+		}
+	}
+}
+
+// ISO/IEC 7816-3:2006 §9.2: a protocol that the ATR offers is agreed to, another is
+// met with silence.
+func TestPPSProtocols(t *testing.T) {
+	for atr, offered := range map[string][2]bool{atrT0: {true, false}, atrT1: {false, true}, atrBoth: {true, true}} {
+		for p, want := range offered {
+			c, _ := powered(t, atr, Faults{})
+			req := []byte{0xFF, byte(p), 0xFF ^ byte(p)}
+			if got := bytes.Equal(c.PPS(req), req); got != want {
+				t.Errorf("ATR %s, T=%d: agreed %v, want %v", atr, p, got, want)
+			}
+		}
+	}
+}
+
+// ISO/IEC 7816-3:2006 §11.4.2: IFSC is 1 to 254; 00 and FF are reserved.
+func TestIFSC(t *testing.T) {
+	for ifsc, ok := range map[byte]bool{0: false, 1: true, 254: true, 255: false} {
+		var c Contact
+		c.Insert(short{[]byte{0x3B, 0x80, 0x81, 0x11, ifsc, 0x00}})
+		if _, err := c.Activate(context.Background(), false); (err == nil) != ok {
+			t.Errorf("IFSC %d: %v", ifsc, err)
+		}
+	}
+}
+
+// An ENVELOPE whose parts make no command is refused, and the next command begins anew.
+func TestEnvelopeRefused(t *testing.T) {
+	c, card := powered(t, atrT0, Faults{})
+	trace(t, c, `
+		> 00 C2 00 00 08 00 A4 00 00 00 00 02 3F      ; two bytes said, one there
+		< 67 00
+		> 00 C2 00 00 05 00 84 00 00 08
+		< 61 08
+		> 00 C0 00 00 08
+		< 11 22 33 44 55 66 77 88 90 00`)
+	if want := []string{"0084000008"}; !slices.Equal(card.calls, want) {
+		t.Errorf("the card had %v, want %v", card.calls, want)
+	}
+}
