@@ -454,6 +454,55 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// read(2): EINTR is no end, EAGAIN and 0 are one, anything else is an error.
+func TestReadNow(t *testing.T) {
+	for _, x := range []struct {
+		steps []any // text, or an errno
+		text  string
+		err   error
+	}{
+		{[]any{"a", syscall.EINTR, "b", syscall.EAGAIN, "c"}, "ab", nil},
+		{[]any{syscall.EINTR, syscall.EINTR, "a", "", "c"}, "a", nil},
+		{[]any{syscall.EAGAIN}, "", nil},
+		{[]any{"a", syscall.ENODEV}, "", syscall.ENODEV},
+	} {
+		steps := x.steps
+		text, err := readNow(func(p []byte) (int, error) {
+			step := steps[0]
+			steps = steps[1:]
+			if errno, ok := step.(syscall.Errno); ok {
+				return -1, errno
+			}
+			return copy(p, step.(string)), nil
+		})
+		if string(text) != x.text || err != x.err {
+			t.Errorf("%v: %q, %v", x.steps, text, err)
+		}
+	}
+}
+
+// "--wait 0 fails at once without a card": the look does not wait, says what open
+// said, and leaves nothing open.
+func TestLook(t *testing.T) {
+	c := tree(t, map[string]string{"ctl": "", "0/status": "state empty\n", "0/apdu": "", "1/status": "state empty\n"})
+	if err := unix.Mkfifo(c.path("1/apdu"), 0o600); err != nil { // its open would wait
+		t.Fatal(err)
+	}
+	if err := c.numbered(0).look("apdu", os.O_RDWR); err != nil {
+		t.Error(err)
+	}
+	if err := c.numbered(1).look("apdu", os.O_WRONLY); !errors.Is(err, syscall.ENXIO) {
+		t.Error(err)
+	}
+	wantError(t, "no reader", c.numbered(2).look("apdu", os.O_RDWR), exitNone, "no reader 2; there are 0, 1")
+	open, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range open {
+		if name, _ := os.Readlink(fd); strings.HasPrefix(name, c.dir) {
+			t.Errorf("%s is still open", name)
+		}
+	}
+}
+
 func reader1(text string) *bufio.Reader { return bufio.NewReader(strings.NewReader(text)) }
 
 // pcscd's own limits: a name of 121 characters and a device of 254 fit, one more

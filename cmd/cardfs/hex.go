@@ -10,24 +10,23 @@ import (
 )
 
 // parseHex reads hex as the exchange files do: blanks anywhere, case free, a
-// comment from # on.
+// comment from # on. Its errors show nothing of the text, which may hold a PIN.
 func parseHex(text string) ([]byte, error) {
 	text, _, _ = strings.Cut(text, "#")
-	digits := strings.Map(func(r rune) rune {
-		if unicode.IsSpace(r) {
-			return -1
+	var digits []byte
+	for i, r := range []rune(text) {
+		switch {
+		case unicode.IsSpace(r):
+		case strings.ContainsRune("0123456789ABCDEFabcdef", r):
+			digits = append(digits, byte(r))
+		default:
+			return nil, fmt.Errorf("character %d is no hex digit", i+1)
 		}
-		return r
-	}, text)
-	b, err := hex.DecodeString(digits)
-	var bad hex.InvalidByteError
-	switch {
-	case errors.As(err, &bad):
-		return nil, fmt.Errorf("%q is no hex digit", rune(bad))
-	case errors.Is(err, hex.ErrLength):
+	}
+	if len(digits)%2 != 0 {
 		return nil, errors.New("an odd number of hex digits")
 	}
-	return b, err
+	return hex.AppendDecode(nil, digits)
 }
 
 // cutLine is the rest of the first line of text that begins with prefix.

@@ -24,10 +24,13 @@ func TestParseHex(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"0":    "an odd number of hex digits",
-		"00A":  "an odd number of hex digits",
-		"00GA": `'G' is no hex digit`,
-		"0x00": `'x' is no hex digit`,
+		"0":                          "an odd number of hex digits",
+		"00A":                        "an odd number of hex digits",
+		"00GA":                       "character 3 is no hex digit",
+		"0x00":                       "character 2 is no hex digit",
+		"00 20 00 01 04 31 32 33 3P": "character 26 is no hex digit",
+		"ü":                          "character 1 is no hex digit",
+		"0ü0x":                       "character 2 is no hex digit",
 	} {
 		if _, err := parseHex(text); err == nil || err.Error() != want {
 			t.Errorf("%q: %v, want %s", text, err, want)

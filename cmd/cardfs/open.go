@@ -38,12 +38,9 @@ func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Dura
 			wait = max(wait-time.Since(begin), noticeAfter)
 		}
 	} else if wait == 0 {
-		// Only a look: an open with O_NONBLOCK would not wait for answers either.
-		fd, err := unix.Open(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, s.explain(err)
+		if err := s.look(name, flags); err != nil {
+			return nil, err
 		}
-		unix.Close(fd)
 		wait = noticeAfter
 	}
 	type opened struct {
@@ -70,6 +67,16 @@ func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Dura
 			s.tellWaiting(stderr)
 		}
 	}
+}
+
+// look tells whether an open of the file would have to wait. It is only a look: an
+// open with O_NONBLOCK would not wait for answers either.
+func (s slot) look(name string, flags int) error {
+	fd, err := unix.Open(s.path(name), flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return s.explain(err)
+	}
+	return unix.Close(fd)
 }
 
 // remote reports whether the slot is seen through another file system than cardfs, such

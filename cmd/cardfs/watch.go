@@ -213,20 +213,9 @@ func (src events) snapshot() ([]event, error) {
 	}
 	defer unix.Close(fd)
 	// Not an os.File: Go would wait for an EAGAIN to end.
-	var text []byte
-	buf := make([]byte, 1<<16)
-	for {
-		m, err := unix.Read(fd, buf)
-		if err == unix.EINTR {
-			continue
-		}
-		if err == unix.EAGAIN || err == nil && m == 0 {
-			break
-		}
-		if err != nil {
-			return nil, src.explain(err)
-		}
-		text = append(text, buf[:m]...)
+	text, err := readNow(func(p []byte) (int, error) { return unix.Read(fd, p) })
+	if err != nil {
+		return nil, src.explain(err)
 	}
 	var list []event
 	for line := range strings.Lines(string(text)) {
@@ -237,6 +226,23 @@ func (src events) snapshot() ([]event, error) {
 		list = append(list, e)
 	}
 	return list, nil
+}
+
+// readNow reads what is there without waiting for more.
+func readNow(read func([]byte) (int, error)) (text []byte, err error) {
+	buf := make([]byte, 1<<16)
+	for {
+		n, err := read(buf)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN, err == nil && n == 0:
+			return text, nil
+		case err != nil:
+			return nil, err
+		default:
+			text = append(text, buf[:n]...)
+		}
+	}
 }
 
 // following is an open event file.
