@@ -5,12 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // Messages come out as they went in, however the stream cuts them.
@@ -141,5 +143,54 @@ func FuzzOptions(f *testing.F) {
 		if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() {
 			t.Fatalf("%q listens at %s without public=yes", address, o.address)
 		}
+	})
+}
+
+// A hostile card in the core: it says one piece of its script after each message that it
+// gets, and then goes on listening. Each piece has its length in the first byte.
+func FuzzManager(f *testing.F) {
+	f.Add(unhex("07 00 05 3B 80 80 01 01  04 00 02 90 00  04 00 02 6C 02  06 00 04 11 22 90 00  04 00 02 90 00"), readertest.AllOps)
+	f.Add(unhex("04 00 02 3B 00  05 00 03 11 61 10  04 00 02 90 00  01 00  01 02  02 90 00"), readertest.AllOps)
+	f.Add(unhex("07 00 05 3B 80 80 01 01  05 00 02 90 00 00"), readertest.AllOps)
+	f.Add(unhex("02 FF FF"), []byte{1, 7, 2, 0, 11})
+	f.Add([]byte{}, readertest.AllOps)
+	f.Fuzz(func(t *testing.T, said, ops []byte) {
+		if len(said) > 2000 || len(ops) > 40 {
+			return
+		}
+		synctest.Test(t, func(t *testing.T) {
+			here, there := net.Pipe()
+			go func() {
+				var head [header]byte
+				for {
+					if _, err := io.ReadFull(there, head[:]); err != nil {
+						return
+					}
+					n := int64(binary.BigEndian.Uint16(head[:]))
+					first := make([]byte, 1)
+					if _, err := io.ReadFull(there, first[:min(n, 1)]); err != nil {
+						return
+					}
+					if _, err := io.CopyN(io.Discard, there, max(n-1, 0)); err != nil {
+						return
+					}
+					if n == 1 && first[0] != ctlATR || len(said) == 0 {
+						continue // nothing is to be answered
+					}
+					piece := said[1:][:min(int(said[0]), len(said)-1)]
+					said = said[1+len(piece):]
+					if _, err := there.Write(piece); err != nil {
+						return
+					}
+				}
+			}()
+			defer there.Close()
+			c := newConn(here, time.Minute, slog.New(slog.DiscardHandler))
+			c.lost = reader.ErrGone
+			go c.read()
+			dev := reader.Device{Driver: "vpcd", Address: "a", Slots: 1, Link: c}
+			readertest.Use(t, Driver{}, dev, ops, func(*reader.Manager, byte) { there.Close() })
+			c.end(errors.New("the test is over")) // where no reader was opened
+		})
 	})
 }

@@ -14,8 +14,10 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey3k"
+	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/drivers/usb"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // script is what a device says: pieces, each with its length in the first byte.
@@ -141,77 +143,6 @@ func (d *device) Control(ctx context.Context, s usb.Setup, data []byte, timeout 
 	return copy(data, d.answers.take(int(kind[0]&0x7F))), nil
 }
 
-// use does with a reader what programs do, as often as there are ops; the reader
-// leaves with op 0.
-func use(t *testing.T, drivers []reader.Driver, dev reader.Device, unplug func(), ops []byte) {
-	m := reader.NewManager(reader.Options{Drivers: drivers, ExchangeLimit: time.Minute})
-	start := time.Now()
-	defer func() {
-		closing := time.Now()
-		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		m.Close(grace)
-		// Close's own limits are 10 s of grace and 5 s for drivers.
-		if took := time.Since(closing); took > time.Minute {
-			t.Errorf("Close took %v", took)
-		}
-		if took := time.Since(start); took > 24*time.Hour {
-			t.Errorf("it took %v", took)
-		}
-	}()
-	if m.Announce(dev) != nil {
-		return
-	}
-	events := m.Follow()
-	defer events.Close()
-	b := m.Bay(0)
-	if b == nil {
-		return // refused already
-	}
-	trace := b.FollowTrace()
-	defer b.CloseTrace(trace)
-	by := reader.Caller{Owner: t, Wait: true}
-	var s *reader.Session
-	pin := unhex("1E 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 0D 00 00 00 00 20 00 01 08 20 FF FF FF FF FF FF FF")
-	for _, op := range ops {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-		switch op % 12 {
-		case 0:
-			unplug()
-		case 1:
-			if s != nil {
-				s.Close()
-			}
-			s, _ = b.Open(ctx, by)
-		case 2, 3, 4, 5:
-			if s == nil {
-				s, _ = b.Open(ctx, by)
-			}
-			if s != nil {
-				s.Transmit(ctx, append([]byte{0, 0xA4, 4, 0, op}, make([]byte, op)...), nil)
-			}
-		case 6:
-			if s != nil {
-				s.Transmit(ctx, append([]byte{0, 0xD6, 0, 0, 0, 4, op}, make([]byte, 1024+int(op))...), nil)
-			}
-		case 7:
-			b.Power(ctx, []reader.Action{reader.PowerUp, reader.PowerDown, reader.ResetWarm, reader.ResetCold, reader.Eject}[op%5], by)
-		case 8:
-			b.SelectProtocol(ctx, int(op>>4&1), by)
-		case 9:
-			b.Control(ctx, 0x42330006, pin, by)
-		case 10:
-			b.Control(ctx, reader.CtlEscape, []byte{op}, by)
-			b.Control(ctx, reader.CtlGetFeatures, nil, by)
-		case 11:
-			b.Info().Lines()
-			m.Describe()
-			time.Sleep(time.Second)
-		}
-		cancel()
-	}
-}
-
 func unhex(s string) []byte {
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
 	if err != nil {
@@ -236,16 +167,14 @@ func patch(desc, how []byte) []byte {
 	return desc
 }
 
-var allOps = []byte{11, 1, 2, 3, 6, 7, 19, 8, 20, 24, 9, 10, 2, 11, 1, 2, 31, 43, 55, 0, 1, 2}
-
 // FuzzCCID is a reader that lies about itself and then answers anything.
 func FuzzCCID(f *testing.F) {
 	configs := []ccid.Config{ccid.CharacterReader(), ccid.TPDUReader(), ccid.ShortAPDUReader(), ccid.ExtendedAPDUReader(),
 		ccid.PINPadReader(), ccid.TwoSlotReader(), ccid.ICCDA(), ccid.ICCDB()}
 	for kind := range byte(len(configs)) {
-		f.Add(kind, []byte{}, unhex("80 00 00 00  84 3B 02 14 50 00 00 00  85 11 00 00 0A 00 00 00 00  82 90 00 00 00 00"), []byte{2, 0x50, 3}, allOps)
-		f.Add(kind, []byte{54, 0xFF, 55, 0xFF}, unhex("80 00 00 00  80 00 00 00  84 3B 80 81 01 00 00 00  87 11 10 00 4D 00 FE 00 00 00 00  FC FF FE 03 01 02 03"), []byte{0xFF, 0xFD, 3, 0x51, 0, 0}, allOps)
-		f.Add(kind, []byte{0xFF, 18, 1, 0, 2, 0, 0, 0, 8}, []byte{}, []byte{}, allOps)
+		f.Add(kind, []byte{}, unhex("80 00 00 00  84 3B 02 14 50 00 00 00  85 11 00 00 0A 00 00 00 00  82 90 00 00 00 00"), []byte{2, 0x50, 3}, readertest.AllOps)
+		f.Add(kind, []byte{54, 0xFF, 55, 0xFF}, unhex("80 00 00 00  80 00 00 00  84 3B 80 81 01 00 00 00  87 11 10 00 4D 00 FE 00 00 00 00  FC FF FE 03 01 02 03"), []byte{0xFF, 0xFD, 3, 0x51, 0, 0}, readertest.AllOps)
+		f.Add(kind, []byte{0xFF, 18, 1, 0, 2, 0, 0, 0, 8}, []byte{}, []byte{}, readertest.AllOps)
 	}
 	f.Fuzz(func(t *testing.T, kind byte, how, answers, notices, ops []byte) {
 		if len(answers) > 2000 || len(ops) > 40 || len(notices) > 200 {
@@ -257,7 +186,7 @@ func FuzzCCID(f *testing.F) {
 				answers: script{data: answers}, notices: script{data: notices},
 				gone: make(chan struct{}), closed: make(chan struct{}),
 			}
-			use(t, []reader.Driver{ccid.Driver{}}, reader.Device{Driver: "ccid", Address: "a", Link: d}, d.unplug, ops)
+			readertest.Use(t, ccid.Driver{}, reader.Device{Driver: "ccid", Address: "a", Link: d}, ops, func(*reader.Manager, byte) { d.unplug() })
 		})
 	})
 }
@@ -265,14 +194,45 @@ func FuzzCCID(f *testing.F) {
 // FuzzIKey3000 is the same for the token's driver.
 func FuzzIKey3000(f *testing.F) {
 	desc := unhex("12 01 10 01 00 00 00 08 B9 04 00 13 00 01 00 00 00 01  09 02 12 00 01 01 00 80 32  09 04 00 00 00 FF 00 00 00")
-	f.Add([]byte{}, unhex("0D 01 02 03 04 05 06 07 08 09 0A 0B 0C 0D  01 00  11 10 3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1  04 FF 11 11 FF  05 00 E1 01 FE 1E  06 00 00 02 90 00 92"), allOps)
+	f.Add([]byte{}, unhex("0D 01 02 03 04 05 06 07 08 09 0A 0B 0C 0D  01 00  11 10 3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1  04 FF 11 11 FF  05 00 E1 01 FE 1E  06 00 00 02 90 00 92"), readertest.AllOps)
 	f.Fuzz(func(t *testing.T, how, answers, ops []byte) {
 		if len(answers) > 2000 || len(ops) > 40 {
 			return
 		}
 		synctest.Test(t, func(t *testing.T) {
 			d := &device{desc: patch(desc, how), answers: script{data: answers}, gone: make(chan struct{}), closed: make(chan struct{})}
-			use(t, []reader.Driver{ikey3k.Driver{}}, reader.Device{Driver: "ikey3k", Address: "a", Link: d}, d.unplug, ops)
+			readertest.Use(t, ikey3k.Driver{}, reader.Device{Driver: "ikey3k", Address: "a", Link: d}, ops, func(*reader.Manager, byte) { d.unplug() })
+		})
+	})
+}
+
+// What a person may do to a simulated reader, by the op that does it.
+var simCommands = []string{"unplug", "plug", "remove", "insert", "insert t0", "insert token", "mute", "slow 300ms", "slow 3h",
+	"noisy 1/2", "normal", "keys 1234", "keys cancel", "unplug"}
+
+// FuzzSim is every simulated reader in hands that do not rest.
+func FuzzSim(f *testing.F) {
+	models := sim.Devices()
+	for model := range byte(len(models)) {
+		f.Add(model, readertest.AllOps)
+		// A command, and in its midst whatever may be.
+		for n := range byte(len(simCommands)) {
+			f.Add(model, []byte{1, 2, 12 * 7, 3, 12 * n, 2, 7, 6, 9, 12 * 1, 12 * 3, 12 * 10, 1, 2})
+		}
+	}
+	f.Fuzz(func(t *testing.T, model byte, ops []byte) {
+		if len(ops) > 40 {
+			return
+		}
+		synctest.Test(t, func(t *testing.T) {
+			d := sim.New()
+			dev, err := d.Attach(reader.Device{Driver: "sim", Address: models[int(model)%len(models)]})
+			if err != nil {
+				t.Fatal(err)
+			}
+			readertest.Use(t, d, dev, ops, func(m *reader.Manager, n byte) {
+				m.Command("sim 0 " + simCommands[int(n)%len(simCommands)])
+			})
 		})
 	})
 }

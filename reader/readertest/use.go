@@ -1,0 +1,93 @@
+package readertest
+
+import (
+	"context"
+	"encoding/hex"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// AllOps is one of each thing that Use does.
+var AllOps = []byte{11, 1, 2, 3, 6, 7, 19, 8, 20, 24, 9, 10, 2, 11, 1, 2, 31, 43, 55, 0, 1, 2}
+
+// pinBlock is a PIN_VERIFY structure in order (PC/SC part 10, §2.5.2).
+var pinBlock, _ = hex.DecodeString(strings.ReplaceAll("1E 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 0D 00 00 00 00 20 00 01 08 20 FF FF FF FF FF FF FF", " ", ""))
+
+// Use does with a reader, through the core, what programs do: one thing for each of
+// ops. own is what may happen to the device itself; its number is the caller's. Nothing
+// that a device does may keep the core from ending: Use runs in a synctest bubble,
+// which sees to it that no goroutine is left.
+func Use(t *testing.T, d reader.Driver, dev reader.Device, ops []byte, own func(m *reader.Manager, n byte)) {
+	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{d}, ExchangeLimit: time.Minute})
+	start := time.Now()
+	defer func() {
+		closing := time.Now()
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		m.Close(grace)
+		// Close's own limits are 10 s of grace and 5 s for drivers.
+		if took := time.Since(closing); took > time.Minute {
+			t.Errorf("Close took %v", took)
+		}
+		if took := time.Since(start); took > 24*time.Hour {
+			t.Errorf("it took %v", took)
+		}
+	}()
+	if m.Announce(dev) != nil {
+		return
+	}
+	events := m.Follow()
+	defer events.Close()
+	b := m.Bay(0)
+	if b == nil {
+		return // refused already
+	}
+	trace := b.FollowTrace()
+	defer b.CloseTrace(trace)
+	by := reader.Caller{Owner: t, Wait: true}
+	var s *reader.Session
+	for _, op := range ops {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+		switch op % 12 {
+		case 0:
+			own(m, op/12)
+			// It may be back as another reader.
+			if again := m.Bay(0); again != nil && again != b {
+				b, s = again, nil
+			}
+		case 1:
+			if s != nil {
+				s.Close()
+			}
+			s, _ = b.Open(ctx, by)
+		case 2, 3, 4, 5:
+			if s == nil {
+				s, _ = b.Open(ctx, by)
+			}
+			if s != nil {
+				s.Transmit(ctx, append([]byte{0, 0xA4, 4, 0, op}, make([]byte, op)...), nil)
+			}
+		case 6:
+			if s != nil {
+				s.Transmit(ctx, append([]byte{0, 0xD6, 0, 0, 0, 4, op}, make([]byte, 1024+int(op))...), nil)
+			}
+		case 7:
+			b.Power(ctx, []reader.Action{reader.PowerUp, reader.PowerDown, reader.ResetWarm, reader.ResetCold, reader.Eject}[op%5], by)
+		case 8:
+			b.SelectProtocol(ctx, int(op>>4&1), by)
+		case 9:
+			b.Control(ctx, 0x42330006, pinBlock, by)
+		case 10:
+			b.Control(ctx, reader.CtlEscape, []byte{op}, by)
+			b.Control(ctx, reader.CtlGetFeatures, nil, by)
+		case 11:
+			b.Info().Lines()
+			m.Describe()
+			time.Sleep(time.Second)
+		}
+		cancel()
+	}
+}
