@@ -67,6 +67,9 @@ func (tp *tape) due() string {
 }
 
 func (tp *tape) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout time.Duration) (int, error) {
+	if timeout != writeLimit {
+		tp.t.Errorf("a message may take %v on its way, want %v", timeout, writeLimit)
+	}
 	due := tp.due()
 	want, ok := tp.next(">")
 	if want == "stall" {
@@ -109,6 +112,16 @@ func (tp *tape) In(ctx context.Context, ep uint8, p []byte, timeout time.Duratio
 }
 
 func (tp *tape) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
+	limit := writeLimit
+	switch {
+	case s.RequestType == toInterface && s.Request == reqAbort:
+		limit = syncLimit
+	case s.Request == reqGetDataRates:
+		limit = statusLimit
+	}
+	if timeout != limit {
+		tp.t.Errorf("request %02X may take %v, want %v", s.Request, timeout, limit)
+	}
 	got := fmt.Sprintf("%02X %02X %04X %04X", s.RequestType, s.Request, s.Value, s.Index)
 	if !s.In() && len(data) > 0 {
 		got += fmt.Sprintf(" % X", data)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -49,6 +50,7 @@ func (starcos) Process(c []byte) []byte {
 type recorder struct {
 	usb.Conn
 	lines []string
+	waits []time.Duration // the time-outs that the transfers were given
 }
 
 func (r *recorder) OpenUSB(context.Context, uint8) (usb.Conn, error) { return r, nil }
@@ -56,6 +58,7 @@ func (r *recorder) OpenUSB(context.Context, uint8) (usb.Conn, error) { return r,
 func (r *recorder) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
 	n, err := r.Conn.Control(ctx, s, data, timeout)
 	r.lines = append(r.lines, fmt.Sprintf("%v %04X | % X", s, len(data), data[:n]))
+	r.waits = append(r.waits, timeout)
 	return n, err
 }
 
@@ -116,6 +119,71 @@ func TestSession(t *testing.T) {
 		}
 	}
 }
+
+// The time-outs of the old driver: 10 s, 1 s where the card is asked for its ATR; a
+// block has what the protocol gives the card, or 10 s where that is nothing.
+func TestTimeouts(t *testing.T) {
+	const l, s = 10 * time.Second, time.Second
+	for given, want := range map[time.Duration]time.Duration{3 * time.Second: 3 * time.Second, 1: 1, 0: l, -1: l} {
+		e := new(Emulator)
+		e.Contact.Insert(starcos{})
+		rec := &recorder{Conn: e.Plug()}
+		_, slot := open(t, rec)
+		if _, err := slot.PowerOn(t.Context(), reader.Cold); err != nil {
+			t.Fatal(err)
+		}
+		slot.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 05 00 84 00 00 08 89"), Wait: given}, nil)
+		if want := []time.Duration{l, l, l, s, s, l, l, l, want}; !slices.Equal(rec.waits, want) {
+			t.Errorf("wait %v: %v, want %v", given, rec.waits, want)
+		}
+	}
+}
+
+// What the core builds on: the token does the PPS, its card is always there, and the
+// IFSD is the vendor's, whose blocks the token is known to take.
+func TestTraits(t *testing.T) {
+	_, s := open(t, &fake{answers: honest()})
+	want := reader.Traits{Level: reader.TPDU, AutoPPS: true, IFSD: 180, Slack: time.Second, Fixed: true}
+	if got := s.Traits(); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+// A reset that fails leaves no card with power: nothing is known of it any more.
+func TestResetFails(t *testing.T) {
+	for _, transfer := range []string{identify, sendReset, getReset, sendATR, getATR, sendPPS, getPPS} {
+		f := &fake{answers: honest()}
+		_, s := open(t, f)
+		if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+			t.Fatal(err)
+		}
+		f.answers[transfer] = reply{err: usb.ErrTimeout}
+		_, err := s.PowerOn(t.Context(), reader.Warm)
+		if st, _ := s.Status(t.Context()); err == nil || st != reader.Present {
+			t.Errorf("%s: status %v after %v", transfer, st, err)
+		}
+	}
+}
+
+// USB 2.0 §9.6.1: bcdDevice is bytes 12 and 13 of the device descriptor.
+func TestVersion(t *testing.T) {
+	whole := unhex("12 01 10 01 00 00 00 08 B9 04 00 13 34 12 00 00 00 01")
+	for n, want := range map[int]string{0: "", 13: "", 14: "12.34", 18: "12.34"} {
+		r, _ := open(t, &described{fake: fake{answers: honest()}, desc: whole[:n]})
+		if _, more := r.(reader.Identifier).Identify(); more["version"] != want {
+			t.Errorf("%d bytes: version %q, want %q", n, more["version"], want)
+		}
+	}
+}
+
+// described is a token with a descriptor of its own.
+type described struct {
+	fake
+	desc []byte
+}
+
+func (d *described) OpenUSB(context.Context, uint8) (usb.Conn, error) { return d, nil }
+func (d *described) Descriptors() []byte                              { return d.desc }
 
 // fake answers transfers by the table: the first whose setup begins with the
 // key, in order; what happens is its answer or error.

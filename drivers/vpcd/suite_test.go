@@ -22,8 +22,8 @@ func (s *spy) Open(ctx context.Context, dev reader.Device) (reader.Reader, error
 	return r, err
 }
 
-// fixture's cards cannot be made silent: a card that owes an answer is
-// disconnected, so it does not come back with a reset (see TestHostile).
+const neverSilent = "one that owes an answer is disconnected, and no reset brings it back (TestHostile)"
+
 func fixture() *readertest.Fixture {
 	return &readertest.Fixture{Command: unhex("00 01 02 03"), Answer: unhex("00 01 02 03 90 00")}
 }
@@ -33,7 +33,7 @@ func TestSuitePort(t *testing.T) {
 		f, d, remove := fixture(), &spy{}, func() {}
 		// The card is there before Open returns, as the suite wants it.
 		f.Driver, f.Device = inserting{d, func() { remove = insert(t, d.port) }}, reader.Device{Address: "127.0.0.1:0"}
-		f.Slots = []readertest.Slot{{Remove: func() { remove() }, Insert: func() { remove = insert(t, d.port) }}}
+		f.Slots = []readertest.Slot{{Remove: func() { remove() }, Insert: func() { remove = insert(t, d.port) }, NeverSilent: neverSilent}}
 		f.Close = func() { remove() }
 		f.Unplug = func() { // the listening socket dies
 			rc, err := d.port.ln.(*net.TCPListener).SyscallConn()
@@ -89,7 +89,7 @@ func TestSuiteGuest(t *testing.T) {
 		f.Unplug = card(t, p)
 		f.Device = await(t, h.seen, "announcement")
 		f.Driver = Driver{}
-		f.Slots = []readertest.Slot{{}}
+		f.Slots = []readertest.Slot{{Fixed: true, NeverSilent: neverSilent}}
 		f.Close = func() { f.Unplug(); first(); _ = p.Close() }
 		return f
 	})

@@ -36,16 +36,30 @@ type Fixture struct {
 
 // Slot is what a test can do to the card in one slot.
 type Slot struct {
-	// Remove takes the card out and Insert puts it back; nil where it is fixed.
+	// Remove takes the card out and Insert puts it back.
 	Remove, Insert func()
-	// Silent has the card answer nothing any more, a reset included. Nil where
-	// the emulator cannot do that: tests that need it are left out.
+	// Fixed: the card cannot be taken out; there is no Remove and no Insert.
+	Fixed bool
+	// Silent has the card answer nothing any more, a reset included.
 	Silent func(on bool)
+	// NeverSilent says why there is no Silent. Tests that need it are left out.
+	NeverSilent string
+}
+
+// check sees to it that no test is left out because somebody forgot something.
+func (s *Slot) check() error {
+	switch {
+	case s.Fixed != (s.Remove == nil), s.Fixed != (s.Insert == nil):
+		return errors.New("a slot has Remove and Insert, or is Fixed")
+	case (s.NeverSilent != "") != (s.Silent == nil):
+		return errors.New("a slot has Silent, or NeverSilent says why not")
+	}
+	return nil
 }
 
 // Contact makes the Slot of an emulator that stands on package icc.
 func Contact(c *icc.Contact, fixed bool) Slot {
-	s := Slot{Silent: func(on bool) { c.SetFaults(icc.Faults{Mute: on}) }}
+	s := Slot{Fixed: fixed, Silent: func(on bool) { c.SetFaults(icc.Faults{Mute: on}) }}
 	if !fixed {
 		card := c.Card()
 		s.Remove = func() { c.Remove() }
@@ -132,6 +146,11 @@ func (b *bench) device() (*Fixture, reader.Reader) {
 	b.ends = append(b.ends, func() { within(b, "Close", r.Close) })
 	if got := len(r.Slots()); got != len(f.Slots) {
 		b.Fatalf("%d slots, the device has %d", got, len(f.Slots))
+	}
+	for i := range f.Slots {
+		if err := f.Slots[i].check(); err != nil {
+			b.Fatalf("slot %d: %v", i, err)
+		}
 	}
 	return f, r
 }
@@ -284,6 +303,22 @@ func (b *bench) connect(s reader.Slot, how reader.Reset) *link {
 		b.Fatalf("power on, %v: %v", how, err)
 	}
 	return l
+}
+
+// removable leaves the test out where the first card is fixed.
+func (b *bench) removable(f *Fixture) {
+	b.Helper()
+	if f.Slots[0].Fixed {
+		b.Skip("the card is fixed")
+	}
+}
+
+// silenceable leaves the test out where the first card cannot be made silent.
+func (b *bench) silenceable(f *Fixture) {
+	b.Helper()
+	if why := f.Slots[0].NeverSilent; why != "" {
+		b.Skip("no card can be silent: " + why)
+	}
 }
 
 func (b *bench) status(s reader.Slot, want reader.Status) {

@@ -65,7 +65,7 @@ func testStatus(t *testing.T, b *bench) {
 			t.Errorf("slot %d: power off: %v", i, err)
 		}
 		b.status(s, reader.Present)
-		if f.Slots[i].Remove == nil {
+		if f.Slots[i].Fixed {
 			continue
 		}
 		f.Slots[i].Remove()
@@ -146,11 +146,9 @@ func testSlotsApart(t *testing.T, b *bench) {
 
 func testNoCard(t *testing.T, b *bench) {
 	f, r := b.device()
-	if f.Slots[0].Remove == nil {
-		t.Skip("the card is fixed")
-	}
+	b.removable(f)
 	for i, s := range r.Slots() {
-		if f.Slots[i].Remove == nil {
+		if f.Slots[i].Fixed {
 			continue
 		}
 		l := b.connect(s, reader.Cold)
@@ -189,9 +187,7 @@ func (b *bench) exchange(ctx context.Context, s reader.Slot, x reader.Transfer) 
 // stalled starts an exchange that a silent card leaves unanswered for a minute.
 func (b *bench) stalled(ctx context.Context, f *Fixture, r reader.Reader) (s reader.Slot, end <-chan error) {
 	b.Helper()
-	if f.Slots[0].Silent == nil {
-		b.Skip("the card cannot be made silent")
-	}
+	b.silenceable(f)
 	s = r.Slots()[0]
 	l := b.connect(s, reader.Cold)
 	x := l.first(f.Command, time.Minute)
@@ -213,9 +209,7 @@ func (b *bench) ended(what string, end <-chan error) error {
 func testRemoved(t *testing.T, b *bench) {
 	sweep(func(delay time.Duration) {
 		f, r := b.device()
-		if f.Slots[0].Remove == nil {
-			t.Skip("the card is fixed")
-		}
+		b.removable(f)
 		s, end := b.stalled(context.Background(), f, r)
 		time.Sleep(delay)
 		f.Slots[0].Remove()
@@ -232,9 +226,7 @@ func testRemoved(t *testing.T, b *bench) {
 
 func testMute(t *testing.T, b *bench) {
 	f, r := b.device()
-	if f.Slots[0].Silent == nil {
-		t.Skip("the card cannot be made silent")
-	}
+	b.silenceable(f)
 	for i, s := range r.Slots() {
 		f.Slots[i].Silent(true)
 		if err := within(t, "PowerOn", func() error {
@@ -252,9 +244,7 @@ func testMute(t *testing.T, b *bench) {
 // and not before; after a reset it works.
 func testTimeout(t *testing.T, b *bench) {
 	f, r := b.device()
-	if f.Slots[0].Silent == nil {
-		t.Skip("the card cannot be made silent")
-	}
+	b.silenceable(f)
 	s := r.Slots()[0]
 	l := b.connect(s, reader.Cold)
 	x := l.first(f.Command, 500*time.Millisecond)
@@ -387,7 +377,7 @@ func testGoneDuring(t *testing.T, b *bench) {
 	}
 	sweep(func(delay time.Duration) {
 		f, r := b.device()
-		if f.Slots[0].Silent == nil {
+		if f.Slots[0].NeverSilent != "" {
 			return
 		}
 		_, end := b.stalled(context.Background(), f, r)
