@@ -105,6 +105,38 @@ func TestInput(t *testing.T) {
 	`)
 }
 
+// Limits of data object 52: how many digits a format 2 block holds (ISO 9564-1: 4 to
+// 12), and how far from the front the keypad of PC/SC part 10 puts them (15 bytes).
+func TestPINCommandLimits(t *testing.T) {
+	for digits := range 16 {
+		_, code := parsePINCommand([]byte{byte(digits)<<4 | pinFormat2, 6, 0x00, 0x20, 0x00, 0x01}, false)
+		if want := digits == 0 || digits >= 4 && digits <= 12; (code == swOK) != want {
+			t.Errorf("format 2 of %d digits: %04X, want taken %v", digits, uint16(code), want)
+		}
+	}
+	for kind := range 2 {
+		for at := range 20 {
+			p, code := parsePINCommand([]byte{byte(4<<4 | kind), byte(6 + at), 0x00, 0x20, 0x00, 0x01}, false)
+			if code != swOK {
+				t.Fatalf("position %d: %04X", at, uint16(code))
+			}
+			f, code := p.format(objects{}, false)
+			if want := at <= 15; (code == swOK) != want || want && int(f.Format>>3&0x0F) != at {
+				t.Errorf("kind %d, position %d: %04X, bmFormatString %02X", kind, at, uint16(code), f.Format)
+			}
+		}
+	}
+	for at := range 5 { // in a format 2 block the digits begin a byte and a half behind it
+		p, code := parsePINCommand([]byte{pinFormat2, byte(6 + at), 0x00, 0x20, 0x00, 0x01}, false)
+		if code != swOK {
+			t.Fatalf("position %d: %04X", at, uint16(code))
+		}
+		if _, code := p.format(objects{}, false); (code == swOK) != (8*at+4 <= 15) {
+			t.Errorf("format 2 at %d: %04X", at, uint16(code))
+		}
+	}
+}
+
 // The card echo answers with the data field that reaches it.
 func TestPerformVerification(t *testing.T) {
 	play(t, "pinpad card=echo", `

@@ -86,21 +86,30 @@ func mounts() ([]mounted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
-	var list []mounted
+	list := reachable(infos)
+	for i := range list {
+		list[i].err = (&client{dir: list[i].dir}).enter()
+	}
+	return list, nil
+}
+
+// reachable are the mounts that their paths lead to. The mount table is in the order of
+// mounting; one that is mounted over is hidden by the later one.
+func reachable(infos []*mountinfo.Info) (list []mounted) {
 	for _, i := range infos {
-		if slices.ContainsFunc(list, func(m mounted) bool { return m.dir == i.Mountpoint }) {
-			continue // mounted over: the path leads to the newest
-		}
 		m := mounted{dir: i.Mountpoint}
 		for option := range strings.SplitSeq(i.VFSOptions, ",") {
 			if uid, ok := strings.CutPrefix(option, "user_id="); ok {
 				m.uid = uid
 			}
 		}
-		m.err = (&client{dir: m.dir}).enter()
-		list = append(list, m)
+		if at := slices.IndexFunc(list, func(m mounted) bool { return m.dir == i.Mountpoint }); at >= 0 {
+			list[at] = m
+		} else {
+			list = append(list, m)
+		}
 	}
-	return list, nil
+	return list
 }
 
 // theMount is the only mount that can be used, or /mnt/cards if there is none

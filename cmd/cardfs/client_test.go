@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -500,6 +501,19 @@ func TestLook(t *testing.T) {
 		if name, _ := os.Readlink(fd); strings.HasPrefix(name, c.dir) {
 			t.Errorf("%s is still open", name)
 		}
+	}
+}
+
+// A mount over another hides it, and is its own user's.
+func TestReachable(t *testing.T) {
+	at := func(dir, options string) *mountinfo.Info {
+		return &mountinfo.Info{Mountpoint: dir, VFSOptions: options}
+	}
+	got := reachable([]*mountinfo.Info{
+		at("/a", "rw,user_id=1,group_id=2"), at("/b", "rw,user_id=2"), at("/a", "rw,user_id=3"), at("/c", "rw"), at("/b", "user_id=2"), at("/d", "ro,user_id=0"),
+	})
+	if want := []mounted{{dir: "/a", uid: "3"}, {dir: "/b", uid: "2"}, {dir: "/c"}, {dir: "/d", uid: "0"}}; !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
