@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -74,6 +75,31 @@ static void feed(struct reader *r, const char *p, size_t n)
 	}
 }
 
+/*
+ * next waits in epoll_wait(2) and reads what is there.
+ *
+ * A thread that waits in a call to a FUSE file system cannot be frozen, so that the
+ * machine would not go to sleep: read(2) is out, and so is poll(2), which asks the file
+ * system once more when the freezer wakes it.
+ */
+static ssize_t next(struct cf_mount *m, char *buf, size_t size)
+{
+	struct epoll_event ready;
+
+	if (epoll_wait(m->epoll, &ready, 1, -1) < 0)
+		return -1;
+	return read(m->events, buf, size);
+}
+
+/* listen_to has epoll tell of fd; m->epoll is its descriptor. */
+static bool listen_to(struct cf_mount *m, int fd)
+{
+	struct epoll_event in = {.events = EPOLLIN};
+
+	m->epoll = epoll_create1(EPOLL_CLOEXEC);
+	return m->epoll >= 0 && epoll_ctl(m->epoll, EPOLL_CTL_ADD, fd, &in) == 0;
+}
+
 /* stream reads until the daemon ends; false: nothing came. */
 static bool stream(struct reader *r)
 {
@@ -86,10 +112,15 @@ static bool stream(struct reader *r)
 	r->n = 0;
 	r->skipping = false;
 	cancellable(true);
-	*events = open(path, O_RDONLY | O_CLOEXEC);
+	*events = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	cancellable(false);
 	if (*events < 0)
 		return false;
+	if (!listen_to(r->mount, *events)) {
+		cf_close(&r->mount->epoll);
+		cf_close(events);
+		return false;
+	}
 	/* Looked at after the stream began: what changes from now on is in it. */
 	cf_resync(r->mount);
 	cf_probe(r->mount);
@@ -97,10 +128,10 @@ static bool stream(struct reader *r)
 		ssize_t n;
 
 		cancellable(true);
-		n = read(*events, buf, sizeof buf);
+		n = next(r->mount, buf, sizeof buf);
 		cancellable(false);
 		/* All signals are blocked; a debugger's and SIGSTOP interrupt even so. */
-		if (n < 0 && errno == EINTR) {
+		if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
 			nanosleep(&least, NULL);
 			continue;
 		}
@@ -110,6 +141,7 @@ static bool stream(struct reader *r)
 		feed(r, buf, (size_t)n);
 		cf_probe(r->mount);
 	}
+	cf_close(&r->mount->epoll);
 	cf_close(events);
 	return useful;
 }
@@ -133,6 +165,7 @@ static void finish(void *arg)
 	struct reader *r = arg;
 	struct cf_mount *m = r->mount;
 
+	cf_close(&m->epoll);
 	cf_close(&m->events);
 	cf_close(&m->table);
 	free(r);
@@ -171,7 +204,7 @@ struct cf_mount *cf_follow(const char *root)
 	}
 	snprintf(m->root, sizeof m->root, "%s", root);
 	atomic_init(&m->refs, 2);
-	m->events = m->table = -1;
+	m->events = m->epoll = m->table = -1;
 	*r = (struct reader){.mount = m, .pause = LEAST_MS};
 	/* The process's signals are for its own threads. */
 	sigfillset(&all);
@@ -199,6 +232,7 @@ void cf_unfollow(struct cf_mount *m)
 
 void cf_forked(struct cf_mount *m)
 {
+	cf_close(&m->epoll);
 	cf_close(&m->events);
 	cf_close(&m->table);
 }

@@ -22,7 +22,7 @@ struct cf_mount {
 
 	pthread_t thread;
 	atomic_uint refs; /* the thread and each slot */
-	int events, table; /* the thread's descriptors, -1: none */
+	int events, epoll, table; /* the thread's descriptors, -1: none */
 };
 
 /* cf_follow starts the thread; NULL: no memory or no thread to be had. The

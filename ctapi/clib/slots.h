@@ -4,7 +4,7 @@
  *
  * One thread for each mount point reads its event file and keeps the state of
  * all slots on it, so that to ask for a card costs nothing and to wait for one
- * is to wait on a condition variable (poll(2) does not work on the mount).
+ * is to wait on a condition variable.
  *
  * A slot outlives its reader and the daemon: it is AWAY until the event file
  * tells of a reader by its name again.

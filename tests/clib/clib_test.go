@@ -16,7 +16,7 @@ const sources = "../../ctapi/clib"
 
 // wrapped is what the libraries call and fake.c answers.
 var wrapped = []string{
-	"open", "openat", "close", "read", "write", "ioctl", "readlink",
+	"open", "openat", "close", "read", "epoll_ctl", "epoll_wait", "write", "ioctl", "readlink",
 	"opendir", "readdir", "closedir", "malloc", "calloc", "pthread_create",
 }
 

@@ -5,12 +5,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -69,6 +69,8 @@ int __real_open(const char *, int, ...);
 int __real_openat(int, const char *, int, ...);
 int __real_close(int);
 ssize_t __real_read(int, void *, size_t);
+int __real_epoll_ctl(int, int, int, struct epoll_event *);
+int __real_epoll_wait(int, struct epoll_event *, int, int);
 ssize_t __real_write(int, const void *, size_t);
 int __real_ioctl(int, unsigned long, ...);
 ssize_t __real_readlink(const char *, char *, size_t);
@@ -390,16 +392,26 @@ int fake_allocations(void)
 
 /* ---- what the libraries see ---------------------------------------------------- */
 
-/* strike tells what happens to this call; mu is held. */
-static enum shape strike(void)
+/* struck tells what happens to the call after so many; mu is held. */
+static enum shape struck(int ahead)
 {
-	int n = own ? ++calls : ++calls_of_others;
+	int n = (own ? calls : calls_of_others) + ahead;
 
 	if (fault.shape == NONE || own == fault.of_others || fault.at == 0)
 		return NONE;
 	if (n == fault.at || (n > fault.at && (fault.from_then_on || n < fault.at + fault.times)))
 		return fault.shape;
 	return NONE;
+}
+
+/* strike tells what happens to this call. */
+static enum shape strike(void)
+{
+	if (own)
+		calls++;
+	else
+		calls_of_others++;
+	return struck(0);
 }
 
 static int refuse(int error)
@@ -611,13 +623,64 @@ static void unlock_mu(void *arg)
 	pthread_mutex_unlock(&mu);
 }
 
-/* wait_event is where the event thread waits, and may be cancelled. */
+static int waiting; /* threads in wait_event */
+
+void fake_followed(void)
+{
+	enter();
+	while (waiting == 0)
+		pthread_cond_wait(&changed, &mu);
+	leave();
+}
+
+static void wait_over(void *arg)
+{
+	waiting--;
+	unlock_mu(arg);
+}
+
+/* wait_event is where the event thread waits, and may be cancelled. A fault of its next
+ * call ends the waiting, too. */
 static void wait_event(struct file *f)
 {
-	pthread_cleanup_push(unlock_mu, NULL);
-	while (dead(f) == 0 && f->ntext == 0 && f->pos >= nevents)
+	pthread_cleanup_push(wait_over, NULL);
+	waiting++;
+	pthread_cond_broadcast(&changed);
+	while (dead(f) == 0 && f->ntext == 0 && f->pos >= nevents && struck(1) == NONE)
 		pthread_cond_wait(&changed, &mu);
+	waiting--;
 	pthread_cleanup_pop(0);
+}
+
+/* The file that an epoll descriptor tells of: the event thread has one of each. */
+static int watched[FIRST];
+
+int __wrap_epoll_ctl(int ep, int op, int fd, struct epoll_event *e)
+{
+	if (fd < FIRST)
+		return __real_epoll_ctl(ep, op, fd, e);
+	enter();
+	watched[ep] = fd;
+	leave();
+	return 0;
+}
+
+int __wrap_epoll_wait(int ep, struct epoll_event *e, int most, int timeout)
+{
+	struct file *f;
+
+	if (ep >= FIRST || watched[ep] == 0)
+		return __real_epoll_wait(ep, e, most, timeout);
+	enter();
+	f = of(watched[ep]);
+	if (f == NULL || !is(f, "event") || timeout >= 0) {
+		fprintf(stderr, "fake: an epoll_wait that nobody should do\n");
+		abort();
+	}
+	wait_event(f);
+	e->events = EPOLLIN;
+	leave();
+	return 1;
 }
 
 ssize_t __wrap_read(int fd, void *buf, size_t n)
@@ -644,11 +707,11 @@ ssize_t __wrap_read(int fd, void *buf, size_t n)
 	}
 	if (shape == ERRNO)
 		return refuse(fault.error);
-	if (is(f, "event"))
-		wait_event(f);
 	error = dead(f);
 	if (error != 0)
 		return refuse(error);
+	if (is(f, "event") && shape == NONE && f->ntext == 0 && f->pos >= nevents)
+		return refuse(EAGAIN); /* it is to be waited for in epoll_wait(2) */
 	if (shape == EMPTY) {
 		leave();
 		return 0;

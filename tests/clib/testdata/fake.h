@@ -79,4 +79,8 @@ int fake_calls_of_others(void);
 void fake_starve(int n);
 int fake_allocations(void);
 
+/* fake_followed waits until somebody follows the events and has read all there are: what
+ * changed before is in the state that a follower begins with, and is no event to it. */
+void fake_followed(void);
+
 #endif

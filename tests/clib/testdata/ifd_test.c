@@ -203,6 +203,7 @@ static void test_quick_swap(void)
 	pcscd_start(&p, 0, "cardfs:/fake/0");
 	settled(&p, 1, 0);
 	for (int i = 1; i <= 50; i++) {
+		fake_followed();
 		fake_swap(0);
 		settled(&p, 1 + i, i);
 		works(0);
@@ -292,6 +293,7 @@ static void test_lost_events(void)
 	fake_insert(0);
 	pcscd_start(&p, 0, "cardfs:/fake/0");
 	settled(&p, 1, 0);
+	fake_followed();
 	fake_swap(0); /* all events before it have been read, then */
 	settled(&p, 2, 1);
 	fake_remove_unseen(0);
@@ -312,6 +314,7 @@ static void test_two_at_once(void)
 	fake_insert(0);
 	pcscd_start(&p, 0, "usb:04b9/1300:libudev:0:/dev/bus/usb/003/012");
 	settled(&p, 1, 0);
+	fake_followed();
 	fake_arrive(1, 1, false);
 	fake_usb(1, 3, 12, 0);
 	fake_insert(1);
@@ -343,6 +346,7 @@ static void test_told(void)
 	EQUAL(IFDHICCPresence(0), IFD_ICC_PRESENT);
 	s = cf_get(0);
 	card = cf_card(s);
+	fake_followed();
 	fake_swap(0);
 	while (cf_card(s) == card || cf_state_of(s) != CF_CARD) {
 		CHECK(cf_now() < until, "no event");
@@ -1258,6 +1262,7 @@ static void test_threads(void)
 		EQUAL(create(0x10000, "cardfs:/fake/1"), IFD_SUCCESS);
 		for (int i = 0; i < 8; i++)
 			pthread_create(&t[i], NULL, hammer, (void *)(uintptr_t)((DWORD)(i & 1) << 16));
+		fake_followed();
 		fake_swap(0);
 		EQUAL(IFDHCloseChannel(0), IFD_SUCCESS);
 		for (int i = 0; i < 8; i++)
