@@ -3,17 +3,17 @@ package fs
 import (
 	"context"
 	"errors"
+	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/reader"
 )
 
 // errnos is the only place where the errors of the core become errno. The
 // first that matches counts.
-var errnos = []struct {
-	err   error
-	errno syscall.Errno
-}{
+var errnos = []errnoOf{
 	{reader.ErrGone, syscall.ENODEV}, // first: it ends whatever waits, and no signal came
 	{reader.ErrInterrupted, syscall.EINTR},
 	{reader.ErrAborted, syscall.EIO},
@@ -32,6 +32,11 @@ var errnos = []struct {
 	{errNoRoom, syscall.ENOBUFS},
 }
 
+type errnoOf struct {
+	err   error
+	errno syscall.Errno
+}
+
 // toErrno maps err; what it does not know is EIO, and `status` has the words.
 func toErrno(err error) syscall.Errno {
 	if err == nil {
@@ -43,6 +48,18 @@ func toErrno(err error) syscall.Errno {
 		}
 	}
 	return syscall.EIO
+}
+
+// errnoName is e's name in the manual pages.
+func errnoName(e syscall.Errno) string {
+	switch name := unix.ErrnoName(e); {
+	case e == syscall.EOPNOTSUPP:
+		return "EOPNOTSUPP" // x/sys has its other name, ENOTSUP
+	case name == "":
+		return "E" + strconv.Itoa(int(e))
+	default:
+		return name
+	}
 }
 
 // waitErrno is toErrno for a call that waited with ctx: where the time given by

@@ -121,3 +121,16 @@ func TestWaitErrno(t *testing.T) {
 		}
 	}
 }
+
+// Errors have the names of the contract's table, in `stats` and in lines of text.
+func TestErrnoName(t *testing.T) {
+	for e, want := range map[syscall.Errno]string{
+		syscall.ENOMEDIUM: "ENOMEDIUM", syscall.ENODEV: "ENODEV", syscall.ESTALE: "ESTALE", syscall.EBUSY: "EBUSY",
+		syscall.ETIMEDOUT: "ETIMEDOUT", syscall.EPROTO: "EPROTO", syscall.EOPNOTSUPP: "EOPNOTSUPP",
+		syscall.EINVAL: "EINVAL", syscall.EIO: "EIO", syscall.EAGAIN: "EAGAIN", 160: "E160",
+	} {
+		if got := errnoName(e); got != want {
+			t.Errorf("%d: %s, want %s", int(e), got, want)
+		}
+	}
+}

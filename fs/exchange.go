@@ -11,7 +11,6 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/reader"
 )
@@ -51,8 +50,9 @@ type textChecker interface {
 // that lives while there is work sends them.
 type channel struct {
 	to        exchanger
-	later     func(*channel) // calls send once the write under way has returned
-	panicked  func(any)      // logs a panic
+	later     func(*channel)      // calls send once the write under way has returned
+	panicked  func(any)           // logs a panic
+	failed    func(syscall.Errno) // nil, or counts an error that is no errno of a call
 	now       func() reader.Moment
 	gone      <-chan struct{}            // closed when the reader left
 	leaving   func(func()) (stop func()) // has something called when it leaves
@@ -142,7 +142,7 @@ type answer struct {
 // line has an error be a line of text.
 func (a *answer) line() {
 	words := strings.Join(strings.Fields(a.err.Error()), " ")
-	*a = answer{data: fmt.Appendf(nil, "error %s %s\n", unix.ErrnoName(toErrno(a.err)), words), text: true, size: a.size}
+	*a = answer{data: fmt.Appendf(nil, "error %s %s\n", errnoName(toErrno(a.err)), words), text: true, size: a.size}
 }
 
 // take takes n bytes of the channel's room and its user's. c.mu is held.
@@ -178,7 +178,7 @@ func (c *channel) swap(command, answer int) (beyond bool) {
 func newChannel(to exchanger, f *file, o *opening, flags uint32, onIdle func()) *channel {
 	mode := flags & syscall.O_ACCMODE
 	return &channel{
-		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, now: f.bay.Now, gone: f.bay.Done(), leaving: f.bay.AfterLeft,
+		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, failed: f.failed, now: f.bay.Now, gone: f.bay.Done(), leaving: f.bay.AfterLeft,
 		share: f.mount.rooms.of(f.bay).share(o.uid), pass: o.by.Pass, onIdle: onIdle,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
@@ -514,7 +514,9 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 		switch {
 		case len(c.answers) > 0:
 			if err := c.answers[0].err; err != nil && c.errors && !c.binary {
-				c.answers[0].line()
+				if c.answers[0].line(); c.failed != nil {
+					c.failed(toErrno(err))
+				}
 			} else if err != nil {
 				c.drop()
 				return nil, toErrno(err)

@@ -15,7 +15,7 @@ import (
 type files struct {
 	fuse.RawFileSystem // the tree
 
-	opening sync.Map // of a request's Cancel: the handle that its open made
+	opening sync.Map // of a request's Cancel: the *openFile that its open made
 
 	mu   sync.RWMutex
 	open map[uint64]*openFile // by go-fuse's number
@@ -24,6 +24,7 @@ type files struct {
 // openFile is what the kernel calls a file: one open.
 type openFile struct {
 	handle fs.FileHandle
+	file   *file
 	poll   polled
 }
 
@@ -32,17 +33,17 @@ func newFiles(tree fuse.RawFileSystem) *files {
 }
 
 // made is told by a node which handle it makes; go-fuse tells only its number.
-func (r *files) made(ctx context.Context, h fs.FileHandle) {
+func (r *files) made(ctx context.Context, h fs.FileHandle, f *file) {
 	if c, ok := ctx.(*fuse.Context); ok {
-		r.opening.Store(c.Cancel, h)
+		r.opening.Store(c.Cancel, &openFile{handle: h, file: f})
 	}
 }
 
 func (r *files) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	status := r.RawFileSystem.Open(cancel, in, out)
-	if h, ok := r.opening.LoadAndDelete(cancel); ok && status.Ok() {
+	if o, ok := r.opening.LoadAndDelete(cancel); ok && status.Ok() {
 		r.mu.Lock()
-		r.open[out.Fh] = &openFile{handle: h}
+		r.open[out.Fh] = o.(*openFile)
 		r.mu.Unlock()
 	}
 	return status
@@ -79,17 +80,34 @@ func (r *files) Read(cancel <-chan struct{}, in *fuse.ReadIn, dest []byte) (fuse
 		return nil, fuse.EINVAL
 	}
 	r.flagged(in.Fh, in.Flags)
-	return r.RawFileSystem.Read(cancel, in, dest)
+	result, status := r.RawFileSystem.Read(cancel, in, dest)
+	return result, r.noted(in.Fh, status)
 }
 
 func (r *files) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	r.flagged(in.Fh, in.Flags)
-	return r.RawFileSystem.Write(cancel, in, data)
+	n, status := r.RawFileSystem.Write(cancel, in, data)
+	return n, r.noted(in.Fh, status)
 }
 
 func (r *files) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	r.flagged(in.Fh, in.Flags)
-	return r.RawFileSystem.Writev(cancel, in, data)
+	n, status := r.RawFileSystem.Writev(cancel, in, data)
+	return n, r.noted(in.Fh, status)
+}
+
+func (r *files) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
+	return r.noted(in.Fh, r.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf))
+}
+
+// noted is status, which is counted if it is an error.
+func (r *files) noted(fh uint64, status fuse.Status) fuse.Status {
+	if !status.Ok() {
+		if o := r.get(fh); o != nil {
+			o.file.failed(syscall.Errno(status))
+		}
+	}
+	return status
 }
 
 func (r *files) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {

@@ -65,7 +65,7 @@ type pollTree struct {
 }
 
 func (p *pollTree) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	p.files.made(&fuse.Context{Cancel: cancel}, p.next[p.n])
+	p.files.made(&fuse.Context{Cancel: cancel}, p.next[p.n], &file{})
 	p.n++
 	out.Fh = p.n
 	return fuse.OK

@@ -66,10 +66,12 @@ type spec struct {
 	ownWrite  bool // only the mounting user may write
 	locks     bool // it is read only by who may write: whoever opens it may lock
 	// text is what a text file holds now, nil for what is no text file.
-	text  func(*file) []byte
-	wakes bool // who polls it is woken by a change of its text
+	text func(*file) []byte
+	// watch has who polls the file woken by a change of its text; nil: nobody is.
+	watch func(b *reader.Bay, wake func()) (stop func())
 	// applies tells whether a slot has such a file; nil: every slot.
 	applies func(*reader.Bay) bool
+	waits   bool // an open may wait for a reader or a card
 	open    func(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 }
 
@@ -80,13 +82,14 @@ func (s *spec) fits(b *reader.Bay) bool { return s.applies == nil || s.applies(b
 const streamSize = 4096
 
 var slotFiles = []spec{
-	{name: "status", text: statusText, wakes: true, open: openStatus},
-	{name: "atr", text: atrText, open: openATR},
-	{name: "power", text: powerText, write: true, open: openPower},
-	{name: "apdu", write: true, locks: true, open: openAPDU},
-	{name: "control", write: true, locks: true, open: openControl},
-	{name: "ctbcs", write: true, locks: true, open: openCTBCS},
-	{name: "protocol", text: protocolText, write: true, open: openProtocol},
+	{name: "status", text: statusText, watch: (*reader.Bay).Watch, open: openStatus},
+	{name: "stats", text: statsText, watch: (*reader.Bay).WatchStats, open: openStatus},
+	{name: "atr", text: atrText, waits: true, open: openATR},
+	{name: "power", text: powerText, write: true, waits: true, open: openPower},
+	{name: "apdu", write: true, locks: true, waits: true, open: openAPDU},
+	{name: "control", write: true, locks: true, waits: true, open: openControl},
+	{name: "ctbcs", write: true, locks: true, waits: true, open: openCTBCS},
+	{name: "protocol", text: protocolText, write: true, waits: true, open: openProtocol},
 	{name: "event", open: openEvent},
 	{name: "trace", ownerOnly: true, open: openTrace},
 }
@@ -154,18 +157,39 @@ func (f *file) Getattr(ctx context.Context, h fs.FileHandle, out *fuse.AttrOut) 
 
 // Open waits as the contract of each file says.
 func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	began := time.Now()
+	h, errno := f.openHandle(ctx, flags)
+	if f.spec.waits {
+		f.bay.CountOpen(time.Since(began))
+	}
+	if errno != 0 {
+		f.failed(errno)
+		return nil, 0, errno
+	}
+	f.mount.files.made(ctx, h, f)
+	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
+}
+
+func (f *file) openHandle(ctx context.Context, flags uint32) (fs.FileHandle, syscall.Errno) {
 	if f.mount.leaving.Err() != nil || f.bay.Gone() {
-		return nil, 0, syscall.ENODEV
+		return nil, syscall.ENODEV
 	}
 	if !f.spec.write && flags&syscall.O_ACCMODE != syscall.O_RDONLY {
-		return nil, 0, syscall.EACCES // root passes the mode; sysfs refuses it too
+		return nil, syscall.EACCES // root passes the mode; sysfs refuses it too
 	}
 	bounded, cancel := f.mount.opening(ctx)
 	defer cancel()
 	h, err := f.spec.open(bounded, f, flags)
 	if err != nil {
-		return nil, 0, waitErrno(bounded, err)
+		return nil, waitErrno(bounded, err)
 	}
-	f.mount.files.made(ctx, h)
-	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
+	return h, 0
+}
+
+// failed counts an error that a program got. It may have asked whether the file is a
+// terminal, which is no error of the slot.
+func (f *file) failed(e syscall.Errno) {
+	if f.bay != nil && e != syscall.ENOTTY {
+		f.bay.CountError(e)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -63,7 +64,7 @@ func (t *textFile) capture(anew bool) []byte {
 	return t.content
 }
 
-// ready: "text files: always readable; status wakes with POLLPRI|POLLERR after a change
+// ready: "text files: always readable; status and stats wake with POLLPRI|POLLERR after a change
 // since the last read, as sysfs does".
 func (t *textFile) ready() uint32 {
 	if t.file.bay.Gone() {
@@ -73,7 +74,7 @@ func (t *textFile) ready() uint32 {
 	if t.do != nil {
 		bits |= writable
 	}
-	if t.file.spec.wakes {
+	if t.file.spec.watch != nil {
 		now := t.file.spec.text(t.file)
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -88,8 +89,8 @@ func (t *textFile) watch(wake func()) (stop func()) {
 	switch {
 	case t.file.bay == nil:
 		return func() {}
-	case t.file.spec.wakes:
-		return t.file.bay.Watch(wake)
+	case t.file.spec.watch != nil:
+		return t.file.spec.watch(t.file.bay, wake)
 	}
 	return t.file.bay.AfterLeft(wake)
 }
@@ -151,6 +152,16 @@ func openStatus(ctx context.Context, f *file, flags uint32) (fs.FileHandle, erro
 }
 
 func statusText(f *file) []byte { return f.bay.Info().Lines() }
+
+// statsText has the errors that the contract knows, whether or not anybody got them.
+func statsText(f *file) []byte {
+	return f.bay.Stats(func(e syscall.Errno, got bool) string {
+		if got || slices.ContainsFunc(errnos, func(known errnoOf) bool { return known.errno == e }) {
+			return errnoName(e)
+		}
+		return ""
+	})
+}
 
 // openATR waits for a card and its power-up.
 func openATR(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {

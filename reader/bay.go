@@ -43,6 +43,7 @@ type Bay struct {
 	link   link          // owned by the holder of the turn
 	under  atomic.Bool   // something that Abort may end is under way
 
+	stats  stats
 	events source[Event]
 	traces source[string]
 	traced atomic.Int32 // followers of traces
@@ -128,9 +129,7 @@ func (b *Bay) touch() {
 // acquire takes the turn. ctx ends only the waiting for it. Once the reader
 // left or failed, or the manager is closing, nobody gets it any more.
 func (b *Bay) acquire(ctx context.Context) error {
-	select {
-	case b.turn <- struct{}{}:
-	default:
+	if !b.tryAcquire() {
 		select {
 		case b.turn <- struct{}{}:
 		case <-ctx.Done():
@@ -143,6 +142,20 @@ func (b *Bay) acquire(ctx context.Context) error {
 			return ErrGone
 		}
 	}
+	return b.acquired()
+}
+
+func (b *Bay) tryAcquire() bool {
+	select {
+	case b.turn <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// acquired gives the turn back where nobody can use it any more.
+func (b *Bay) acquired() error {
 	if err := b.over(); err != nil {
 		b.release()
 		return err
@@ -235,13 +248,14 @@ func (b *Bay) Abort() error {
 // WaitReady waits until the driver initialised the reader. With wait false
 // it says ErrNotReady instead.
 func (b *Bay) WaitReady(ctx context.Context, wait bool) error {
-	for {
+	for waited := false; ; {
 		b.mu.Lock()
 		err, changed := b.readyErr(), b.changed
 		b.mu.Unlock()
 		if !errors.Is(err, ErrNotReady) || !wait {
 			return err
 		}
+		b.noteWait(&waited)
 		if err := b.wait(ctx, changed); err != nil {
 			return err
 		}
@@ -345,7 +359,11 @@ func (b *Bay) leave() {
 	b.cancel()
 }
 
-func (b *Bay) publish(what What, pairs ...string) { b.manager.events.publish(b, what, pairs...) }
+// publish tells of an event. b.mu is held.
+func (b *Bay) publish(what What, pairs ...string) {
+	b.stats.event(what, pairs)
+	b.manager.events.publish(b, what, pairs...)
+}
 
 // noteError keeps err for `status`. b.mu is held.
 func (b *Bay) noteError(err error) {

@@ -40,11 +40,14 @@ func (b *Bay) Control(ctx context.Context, code uint32, data []byte, by Caller) 
 	}
 	switch code {
 	case CtlGetFeatures, ctlGetFeaturesWindows:
+		b.stats.count(&b.stats.control)
 		return b.features(by), nil
 	case ctlFeature + featureTLVProperties:
+		b.stats.count(&b.stats.control)
 		return b.tlvProperties(), nil
 	case ctlFeature + featureIFDPINProperties:
 		if s := b.pinSupport(); s.Verify || s.Modify {
+			b.stats.count(&b.stats.control)
 			// PIN_PROPERTIES_STRUCTURE: wLcdLayout, bEntryValidationCondition
 			// (07: the host may choose any), bTimeOut2.
 			return []byte{byte(s.Columns), byte(s.Lines), 0x07, 0x00}, nil
@@ -142,12 +145,20 @@ func (b *Bay) pinSupport() (s PINSupport) {
 // PINSupport is what the slot's PIN pad can do, once the reader is ready.
 func (b *Bay) PINSupport() PINSupport { return b.pinSupport() }
 
+// command is use for a command to the reader itself.
+func (b *Bay) command(ctx context.Context, by Caller, s *Session, do func(*link) ([]byte, error)) ([]byte, error) {
+	return b.use(ctx, by, s, func(l *link) ([]byte, error) {
+		b.stats.count(&b.stats.control)
+		return do(l)
+	})
+}
+
 // escape is the only way to a reader's Escaper.
 func (b *Bay) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
 	if !by.Escape {
 		return nil, fmt.Errorf("escape commands are for the mount's owner, and for whom --allow-escape names: %w", ErrNoPermission)
 	}
-	return b.use(ctx, by, nil, func(l *link) ([]byte, error) {
+	return b.command(ctx, by, nil, func(l *link) ([]byte, error) {
 		e, ok := l.slot.(Escaper)
 		if !ok {
 			return nil, fmt.Errorf("escape command: %w", ErrUnsupported)
@@ -165,7 +176,7 @@ func (b *Bay) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) {
 
 // Show shows a text on the reader's display.
 func (b *Bay) Show(ctx context.Context, text string, d time.Duration, by Caller) error {
-	_, err := b.use(ctx, by, nil, func(l *link) ([]byte, error) {
+	_, err := b.command(ctx, by, nil, func(l *link) ([]byte, error) {
 		display, ok := l.slot.(Display)
 		if !ok {
 			return nil, fmt.Errorf("this reader has no display: %w", ErrUnsupported)
@@ -180,7 +191,7 @@ func (b *Bay) Show(ctx context.Context, text string, d time.Duration, by Caller)
 // which are no fault of the slot, and those of exchanges.
 func (b *Bay) Input(ctx context.Context, in KeyInput, by Caller) ([]byte, error) {
 	var ended error
-	keys, err := b.use(ctx, by, nil, func(l *link) ([]byte, error) {
+	keys, err := b.command(ctx, by, nil, func(l *link) ([]byte, error) {
 		keypad, ok := l.slot.(Keypad)
 		if !ok {
 			return nil, fmt.Errorf("this reader has no keypad: %w", ErrUnsupported)
@@ -250,7 +261,7 @@ func (b *Bay) usePIN(ctx context.Context, by Caller, template []byte, enter func
 	case !same:
 		return nil, fmt.Errorf("PIN command: %w", ErrStale)
 	}
-	return b.use(ctx, by, now, func(l *link) ([]byte, error) {
+	return b.command(ctx, by, now, func(l *link) ([]byte, error) {
 		l.tracef("> PIN pad: % X …", template[:4])
 		answer, err := l.enterPIN(template, func(prologue [3]byte, dst []byte) ([]byte, error) {
 			return enter(l.slot.(PINPad), prologue, dst)

@@ -147,7 +147,11 @@ func (l *link) transmit(capdu, dst []byte) ([]byte, error) {
 	if l.traced() {
 		l.traceAPDU('>', capdu)
 	}
+	began := time.Now()
 	answer, err := l.exchange(capdu, dst)
+	if err == nil || !unheard(err) {
+		l.bay.stats.exchanged(time.Since(began), len(capdu), max(0, len(answer)-len(dst)), l.masked)
+	}
 	if l.traced() {
 		if err != nil {
 			l.traceError(err)
@@ -157,6 +161,11 @@ func (l *link) transmit(capdu, dst []byte) ([]byte, error) {
 	}
 	l.reveal(err)
 	return answer, err
+}
+
+// unheard reports whether err says that no card saw the command.
+func unheard(err error) bool {
+	return errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrNoCard) || errors.Is(err, ErrStale)
 }
 
 func (l *link) exchange(capdu, dst []byte) ([]byte, error) {

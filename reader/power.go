@@ -119,6 +119,9 @@ func (b *Bay) powerUp(how Reset, want int, by Caller) error {
 	b.card, b.atr, b.answer, b.params, b.fallback, b.lastErr = Powered, atr, b.link.atr, params, b.link.fallback, nil
 	b.level = b.link.traits.Level
 	b.renewEpoch(by, before)
+	if b.fallback != "" {
+		b.stats.count(&b.stats.fallbacks)
+	}
 	if was == Powered {
 		b.publish(WasReset, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
 	} else {
@@ -194,10 +197,12 @@ func (b *Bay) power(a Action, by Caller) error {
 		return nil
 	}
 	switch a {
-	case PowerUp, ResetCold:
+	case PowerUp:
 		return b.powerUp(Cold, -1, by)
+	case ResetCold:
+		return b.reset(Cold, by)
 	case ResetWarm:
-		return b.powerUp(Warm, -1, by)
+		return b.reset(Warm, by)
 	case PowerDown:
 		return b.orGone(b.powerOffIf(b.ctx, admits))
 	case Release:
@@ -215,6 +220,15 @@ func (b *Bay) power(a Action, by Caller) error {
 		return b.orGone(err)
 	}
 	return ErrInvalid
+}
+
+// reset is powerUp for who asks for a reset.
+func (b *Bay) reset(how Reset, by Caller) error {
+	err := b.powerUp(how, -1, by)
+	if err == nil {
+		b.stats.count(&b.stats.resets[how])
+	}
+	return err
 }
 
 func (b *Bay) hasCard() bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Caller is who asks: one open of one file.
@@ -37,7 +38,7 @@ type Session struct {
 // was put in after by.At is another one: ErrStale.
 func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 	b.Introduce(by)
-	for {
+	for waited := false; ; {
 		if err := b.over(); err != nil {
 			return nil, err
 		}
@@ -69,6 +70,7 @@ func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 				b.manager.spawn(func() { b.powerOnDemand(a) })
 			}
 			b.mu.Unlock()
+			b.noteWait(&waited)
 			if err := b.wait(ctx, a.done); err != nil {
 				return nil, err
 			}
@@ -82,9 +84,18 @@ func (b *Bay) Open(ctx context.Context, by Caller) (*Session, error) {
 			return nil, ErrNoCard
 		}
 		b.mu.Unlock()
+		b.noteWait(&waited)
 		if err := b.wait(ctx, changed); err != nil {
 			return nil, err
 		}
+	}
+}
+
+// noteWait counts an open that waits, once.
+func (b *Bay) noteWait(waited *bool) {
+	if !*waited {
+		*waited = true
+		b.stats.count(&b.stats.opensWaited)
 	}
 }
 
@@ -162,7 +173,10 @@ func (b *Bay) use(ctx context.Context, by Caller, s *Session, do func(*link) ([]
 			if !by.Wait {
 				return nil, ErrLocked
 			}
-			if err := b.wait(ctx, changed); err != nil {
+			began := time.Now()
+			err := b.wait(ctx, changed)
+			b.stats.waited(began)
+			if err != nil {
 				return nil, err
 			}
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // transaction is the exclusive right to a slot, as flock(2) gives it.
@@ -36,10 +37,15 @@ func (p *Pass) Leave(q Queue) { p.left.Store(&q) }
 
 // acquireAs is acquire for by.
 func (b *Bay) acquireAs(ctx context.Context, by Caller) error {
-	if by.Pass == nil {
-		return b.acquire(ctx)
+	var q *Queue
+	if by.Pass != nil {
+		q = by.Pass.left.Load()
 	}
-	if q := by.Pass.left.Load(); q != nil {
+	if q == nil && b.tryAcquire() {
+		return b.acquired()
+	}
+	defer b.stats.waited(time.Now())
+	if q != nil {
 		select {
 		case *q <- struct{}{}:
 			defer func() { <-*q }()

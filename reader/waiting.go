@@ -20,6 +20,7 @@ func (l *link) limit(ctx context.Context) time.Time {
 
 // extended notes that the card, or the reader for it, asked for more time.
 func (b *Bay) extended() {
+	b.stats.count(&b.stats.extensions)
 	if b.waiting.CompareAndSwap(0, time.Now().UnixNano()) {
 		b.mu.Lock()
 		b.touch()

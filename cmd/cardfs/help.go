@@ -41,6 +41,13 @@ func helpFiles() *cobra.Command {
   N/protocol   read: T=1 T=0, the protocol in force first, then what else the card
                offers; write T=0 or T=1: the card is reset and negotiated with
   N/event      read: what happens to the slot, a line an event, for ever
+  N/stats      read: "key value" counters since the directory is there: exchanges (that
+               a card saw), control (commands to the reader), bytes-to-card and
+               bytes-from-card (of what may hold a PIN or key the header and SW1 SW2
+               alone), opens, opens-waited, errors and error-ERRNO (what opens, reads,
+               writes and ioctls got), resets and power-ups, waits (for the slot's turn
+               or another's transaction). KEY-us is a sum of microseconds, and
+               exchange-us-le-100 how many exchanges took 100 or less
   N/trace      read: what crosses the slot from now on, PINs masked; owner only
   event        read: what happens to all slots
   ctl          read: drivers and readers; write, owner only:
@@ -67,7 +74,7 @@ file:
 
 poll(2), select(2) and epoll(7): event and trace are readable when there is a line,
 apdu, control and ctbcs when an answer or an error is there. Text files always are;
-status wakes with POLLPRI after a change, and a read from its beginning has it anew.
+status and stats wake with POLLPRI after a change; a read from the beginning has it anew.
 When the reader left it is POLLHUP. O_NONBLOCK counts as it is set at each read.
 
 Text files show their length, the others 4096. A read by sendfile(2) or splice(2) says

@@ -199,7 +199,7 @@ func reading() (list []tool) {
 		{"busybox tail -c of an exchange", bash, `{ echo '` + one + `' >&3; busybox tail -c 6 <&3; } 3<>$D/1/apdu; true`, "(90 00\\n)?", 0},
 		{"uutils wc -c of an exchange", bash, `{ echo '` + one + `' >&3; ` + uutils + `wc -c <&3; } 3<>$D/1/apdu`, "[0-9]+\n", 0},
 		{"ls -l tells the length", bash, `set -- $(ls -ln $D/0/atr); echo $5`, "48\n", 0},
-		{"stat and cat agree", bash, `for f in status atr power protocol; do [ $(stat -c %s $D/0/$f) = $(cat $D/0/$f | wc -c) ] || echo $f; done; [ $(stat -c %s $D/ctl) = $(cat $D/ctl | wc -c) ] || echo ctl`, "", 0},
+		{"stat and cat agree", bash, `for f in status atr power protocol stats; do [ $(stat -c %s $D/0/$f) = $(cat $D/0/$f | wc -c) ] || echo $f; done; [ $(stat -c %s $D/ctl) = $(cat $D/ctl | wc -c) ] || echo ctl`, "", 0},
 		{"tar", bash, `tar cf - -C $D/0 status atr | tar xOf - | cmp - <(cat $D/0/status $D/0/atr) && echo same`, "same\n", 0},
 		{"gzip", bash, `gzip -c $D/0/atr | zcat`, regexp.QuoteMeta(line), 0},
 		{"rsync", bash, `rsync $D/0/atr $D/0/status . && cmp atr $D/0/atr && cmp status $D/0/status && echo same`, "same\n", 0},
