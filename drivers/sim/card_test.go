@@ -529,3 +529,68 @@ func TestT0Card(t *testing.T) {
 		}
 	}
 }
+
+// ISO/IEC 7816-3:2006 §12.1: the lengths of each case, and one byte more and less.
+func TestParse(t *testing.T) {
+	for _, x := range []struct {
+		capdu    string
+		ok       bool
+		data, le int
+	}{
+		{"00 A4 00", false, 0, 0},
+		{"00 A4 00 00", true, 0, 0},
+		{"00 A4 00 00 05", true, 0, 5},
+		{"00 A4 00 00 00", true, 0, 256},
+		{"00 A4 00 00 02 3F", false, 0, 0},
+		{"00 A4 00 00 02 3F 00", true, 2, 0},
+		{"00 A4 00 00 02 3F 00 07", true, 2, 7},
+		{"00 A4 00 00 02 3F 00 00", true, 2, 256},
+		{"00 A4 00 00 02 3F 00 00 00", false, 0, 0},
+		{"00 A4 00 00 00 00", false, 0, 0},
+		{"00 A4 00 00 00 01 02", true, 0, 0x102},
+		{"00 A4 00 00 00 00 00", true, 0, 65536},
+		{"00 A4 00 00 00 00 00 00", false, 0, 0},
+		{"00 A4 00 00 00 00 02 3F", false, 0, 0},
+		{"00 A4 00 00 00 00 02 3F 00", true, 2, 0},
+		{"00 A4 00 00 00 00 02 3F 00 01", false, 0, 0},
+		{"00 A4 00 00 00 00 02 3F 00 01 02", true, 2, 0x102},
+		{"00 A4 00 00 00 00 02 3F 00 00 00", true, 2, 65536},
+		{"00 A4 00 00 00 00 02 3F 00 00 00 00", false, 0, 0},
+	} {
+		k, ok := parse(unhex(x.capdu))
+		if ok != x.ok || ok && (len(k.data) != x.data || k.le != x.le) {
+			t.Errorf("%s: %d bytes of data, Le %d, %v; want %d, %d, %v", x.capdu, len(k.data), k.le, ok, x.data, x.le, x.ok)
+		}
+	}
+}
+
+// A PIN has 4 to 8 bytes, filled up with FF or not. One byte more or less is refused,
+// costs no try, and changes nothing.
+func TestPINLengths(t *testing.T) {
+	for n := range 11 {
+		for _, fill := range []int{0, pinMax} {
+			fresh := append(bytes.Repeat([]byte{'7'}, n), bytes.Repeat([]byte{0xFF}, max(0, fill-n))...)
+			old := append([]byte("1234"), bytes.Repeat([]byte{0xFF}, max(0, fill-4))...)
+			want := n >= pinMin && n <= pinMax
+			for name, do := range map[string]func(*card) int{
+				"change":  func(c *card) int { return c.changePIN(command{p2: 1, data: append(old, fresh...)}) },
+				"unblock": func(c *card) int { return c.resetRetryCounter(command{p2: 1, data: append([]byte(puk), fresh...)}) },
+			} {
+				c := &card{pins: [2]pin{newPIN("1234")}}
+				sw := do(c)
+				p, value := &c.pins[0], "1234"
+				if want {
+					value = strings.Repeat("7", n)
+				}
+				if (sw == swOK) != want || string(bare(p.value[:])) != value || p.tries != pinTries || p.pukTries != pukTries {
+					t.Errorf("%s to %d digits in %d bytes: %04X, %+v", name, n, len(fresh), sw, p)
+				}
+			}
+			c := &card{pins: [2]pin{newPIN("1234")}}
+			sw := c.verify(command{p2: 1, data: fresh})
+			if tried := len(fresh) >= pinMin && len(fresh) <= pinMax; (sw == swTries|2) != tried || (c.pins[0].tries == pinTries-1) != tried {
+				t.Errorf("verify %d bytes: %04X, %d tries", len(fresh), sw, c.pins[0].tries)
+			}
+		}
+	}
+}

@@ -560,3 +560,21 @@ func FuzzT1(f *testing.F) {
 		run(m.Start([]byte{0, 0x84, 0, 0, 8}, nil))
 	})
 }
+
+// Rule 7.1 with a block that has not even its LEN, or no EDC: it is answered as one
+// whose LEN is wrong, whatever the redundancy code.
+func TestT1ShortBlocks(t *testing.T) {
+	for _, crc := range []bool{false, true} {
+		p := DefaultParams(1)
+		p.CRC = crc
+		block := []byte{0x00, 0x00, 0x00, 0x00, 0x00}
+		for n := 1; n < 3+edcLen(crc); n++ {
+			m := NewT1(T1Config{Params: p})
+			m.Start([]byte{0x00, 0xA4, 0x00, 0x00}, nil)
+			step := m.Next(block[:n], nil)
+			if step.Done || len(step.Send) < 2 || step.Send[1] != 0x82 {
+				t.Errorf("CRC %v, %d bytes: % X, %v; want R(0), other error", crc, n, step.Send, step.Err)
+			}
+		}
+	}
+}
