@@ -26,6 +26,7 @@ type link struct {
 	params   iso7816.Params
 	fallback string            // what is in force in place of a rate that failed, in words
 	specific *iso7816.ATR      // the ATR in specific mode that a warm reset changed; nil: there was none
+	chose    bool              // the reader took another protocol than the one it was asked for
 	asked    byte              // TA1 of the rate that the card or the reader was asked for
 	heard    bool              // something came from the card at that rate
 	slowed   bool              // nothing did, and there is a slower one

@@ -153,7 +153,7 @@ func (l *link) judge() {
 func (l *link) activate(parent context.Context, how Reset, want int) error {
 	ctx, cancel := context.WithTimeout(parent, powerLimit)
 	defer cancel()
-	l.machine, l.t1, l.dead, l.heard, l.slowed = nil, nil, false, false, false
+	l.machine, l.t1, l.dead, l.heard, l.slowed, l.chose = nil, nil, false, false, false, false
 	l.tracef("%v reset", how)
 	raw, err := l.slot.PowerOn(ctx, how)
 	if err != nil {
@@ -173,6 +173,9 @@ func (l *link) activate(parent context.Context, how Reset, want int) error {
 	l.asked = p.TA1
 	if err := l.agree(ctx, &p, r); err != nil {
 		return err
+	}
+	if want >= 0 && p.T != want {
+		return fmt.Errorf("protocol T=%d: this reader chooses the protocol by itself, and chose T=%d: %w", want, p.T, ErrUnsupported)
 	}
 	l.params = p
 	if err := l.setUp(ctx); err != nil {
@@ -316,7 +319,7 @@ func (l *link) selectable(t int) error {
 		return fmt.Errorf("protocol T=%d: the card's ATR does not offer it: %w", t, ErrUnsupported)
 	case specific && st != t && !l.atr.Changeable():
 		return fmt.Errorf("protocol T=%d: the card is in specific mode with T=%d: %w", t, st, ErrUnsupported)
-	case l.traits.AutoPPS && !selects && t != first:
+	case l.traits.AutoPPS && !selects && t != first, l.chose && t != l.params.T:
 		return fmt.Errorf("protocol T=%d: this reader chooses the protocol by itself: %w", t, ErrUnsupported)
 	}
 	return nil
@@ -382,6 +385,7 @@ func (l *link) agreed(ctx context.Context, p *iso7816.Params) error {
 	asked := *p
 	var err error
 	if *p, err = s.SelectProtocol(ctx, asked); err == nil {
+		l.chose = p.T != asked.T
 		return nil
 	}
 	err = fmt.Errorf("select T=%d TA1=%02X: %w", asked.T, asked.TA1, err)

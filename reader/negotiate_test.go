@@ -542,6 +542,74 @@ func TestProtocolsInCommon(t *testing.T) {
 	})
 }
 
+// ownWay is an autoCard whose reader takes T=1 whatever it is asked for.
+type ownWay struct{ autoCard }
+
+func (c ownWay) SelectProtocol(ctx context.Context, p iso7816.Params) (iso7816.Params, error) {
+	c.autoCard.SelectProtocol(ctx, p)
+	atr, _ := iso7816.ParseATR(c.atr)
+	c.p, _ = atr.Params(1)
+	c.t0, c.ta1 = 1, int(c.p.TA1)
+	return c.p, nil
+}
+
+// "write T=0/T=1 negotiates": a reader that chose the other protocol by itself makes it
+// EOPNOTSUPP, "the card untouched", and `protocol` says what is in force.
+func TestReaderThatChoosesByItself(t *testing.T) {
+	bg := context.Background()
+	plug := func(t *testing.T, r *rig) (*rateCard, *Bay) {
+		c := newRateCard(t, "3B 80 80 01 01")
+		c.traits.AutoPPS = true
+		return c, r.plugSlot(ownWay{autoCard{c}}, c.fakeSlot)
+	}
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		c, b := plug(t, r)
+		s := mustOpen(t, b, someone())
+		if i := b.Info(); i.Params.T != 1 {
+			t.Fatalf("T=%d in force", i.Params.T)
+		}
+		wantErr(t, "T=0", b.SelectProtocol(bg, 0, someone()), ErrUnsupported)
+		if err := b.SelectProtocol(bg, 1, someone()); err != nil {
+			t.Errorf("what is in force: %v", err)
+		}
+		if len(c.resets) != 1 || b.Info().Params.T != 1 {
+			t.Errorf("resets %q, %v", c.resets, b.Info().Params)
+		}
+		wantAnswer(t, s, "00 A4 00 00", "90 00")
+	})
+	// Before the card had power nobody knows: the reader is asked, and the card has no
+	// power after that, as before.
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		c, b := plug(t, r)
+		if err := b.WaitReady(bg, true); err != nil {
+			t.Fatal(err)
+		}
+		wantErr(t, "T=0", b.SelectProtocol(bg, 0, someone()), ErrUnsupported)
+		if i := b.Info(); i.State != "present" || len(c.resets) != 1 {
+			t.Errorf("state %s, resets %q", i.State, c.resets)
+		}
+		if err := b.SelectProtocol(bg, 1, someone()); err != nil {
+			t.Errorf("T=1: %v", err)
+		}
+		wantAnswer(t, mustOpen(t, b, someone()), "00 A4 00 00", "90 00")
+		// And T=1 was asked for, so that T=0 was not refused yet.
+		wantErr(t, "T=0", b.SelectProtocol(bg, 0, someone()), ErrUnsupported)
+		wantAnswer(t, mustOpen(t, b, someone()), "00 A4 00 00", "90 00")
+	})
+	// A reader that does as it is told is asked.
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		c := newRateCard(t, "3B 80 80 01 01")
+		c.traits.AutoPPS = true
+		b := r.plugSlot(autoCard{c}, c.fakeSlot)
+		mustOpen(t, b, someone())
+		for _, to := range []int{1, 0, 1} {
+			if err := b.SelectProtocol(bg, to, someone()); err != nil || b.Info().Params.T != to {
+				t.Errorf("T=%d: %v, in force %v", to, err, b.Info().Params)
+			}
+		}
+	})
+}
+
 // ISO/IEC 7816-3:2006 §6.2.3: three attempts before the card is rejected.
 func TestThreeAttempts(t *testing.T) {
 	for _, tt := range []struct {

@@ -150,6 +150,9 @@ func Parse(b []byte) (Device, []Interface, error) {
 			bad = fmt.Errorf("ccid: interface %d: %w", u.Number, err)
 		}
 	}
+	if beyond := usb.Beyond(b); beyond > 0 && len(found) > 0 {
+		found[0].Notes = append(found[0].Notes, fmt.Sprintf("more than %d interfaces: %d left out", usb.MaxInterfaces, beyond))
+	}
 	if len(found) == 0 {
 		if bad == nil {
 			bad = fmt.Errorf("ccid: %04X:%04X has no CCID interface: %w", dev.Vendor, dev.Product, reader.ErrUnsupported)

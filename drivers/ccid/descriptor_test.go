@@ -114,8 +114,7 @@ func TestParseLies(t *testing.T) {
 func TestParseComposite(t *testing.T) {
 	one := NewEmulator(TPDUReader()).Descriptors()
 	part := one[18+9:]
-	second := bytes.Clone(part)
-	second[2] = 2
+	second := secondInterface(one, 2)
 	alternate := bytes.Clone(part)
 	alternate[3] = 1
 	keyboard := []byte{9, 4, 1, 0, 1, 3, 1, 1, 0, 9, 0x21, 0x11, 1, 0, 1, 0x22, 65, 0, 7, 5, 0x84, 3, 8, 0, 10}

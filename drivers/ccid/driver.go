@@ -274,6 +274,20 @@ func (r *ifd) Slots() []reader.Slot { return r.slots }
 // Gone is closed when the device was unplugged, or answers nothing any more.
 func (r *ifd) Gone() <-chan struct{} { return r.gone }
 
+// Err is why the reader answers nothing any more; nil where nothing but the device's
+// departure says so.
+func (r *ifd) Err() error {
+	for _, f := range r.functions {
+		if f.pipe == nil {
+			continue
+		}
+		if err := f.pipe.reason(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Close releases the interfaces.
 func (r *ifd) Close() error {
 	r.cancel()

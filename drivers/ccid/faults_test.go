@@ -132,6 +132,96 @@ func (b *bench) departed(why FaultKind) {
 	}
 }
 
+// A reader that died says why, so that `status` can; one that was unplugged has nothing
+// to say.
+func TestReasonOfDeath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := NewEmulator(TwoSlotReader())
+		r := open(t, e)
+		if err := r.Err(); err != nil {
+			t.Errorf("a reader that is alive: %v", err)
+		}
+		e.Inject(Fault{Kind: Stone, On: cmdSlotStatus})
+		if _, err := r.slots[1].Status(ctx); !errors.Is(err, reader.ErrGone) {
+			t.Fatal(err)
+		}
+		<-r.Gone()
+		err := r.Err()
+		if err == nil || errors.Is(err, reader.ErrGone) || !strings.Contains(err.Error(), "GetSlotStatus") || !strings.HasSuffix(err.Error(), "the reader does not answer after a USB reset either") {
+			t.Errorf("reason %v", err)
+		}
+		if _, err := r.slots[0].Status(ctx); !errors.Is(err, reader.ErrGone) {
+			t.Errorf("the other slot: %v", err)
+		}
+	})
+	for _, cfg := range []Config{TPDUReader(), ICCDB()} {
+		synctest.Test(t, func(t *testing.T) {
+			e := NewEmulator(cfg)
+			r := open(t, e)
+			e.Unplug()
+			<-r.Gone()
+			if err := r.Err(); err != nil {
+				t.Errorf("unplugged: %v", err)
+			}
+		})
+	}
+	// While the core waits to open it again, `status` has the reason.
+	synctest.Test(t, func(t *testing.T) {
+		b := plug(t, TPDUReader(), &testCard{atr: atrT1})
+		s := b.session(0)
+		b.e.Inject(Fault{Kind: Stone, On: cmdXfrBlock})
+		if _, err := s.Transmit(context.Background(), unhex("00 84 00 00 04"), nil); !errors.Is(err, reader.ErrGone) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		status := string(b.m.Bay(0).Info().Lines())
+		if !strings.Contains(status, "the reader died (") || !strings.Contains(status, "after a USB reset") {
+			t.Errorf("status\n%s", status)
+		}
+	})
+}
+
+// A reader that takes everything and answers nothing does not keep the driver's Open for
+// ever; nor does it keep one whose device was detached or unplugged.
+func TestOpenOfASilentReader(t *testing.T) {
+	for _, cfg := range []Config{TPDUReader(), ICCDA(), ICCDB()} {
+		for _, how := range []string{"alone", "detached", "unplugged"} {
+			t.Run(cfg.Name+"/"+how, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					e := NewEmulator(cfg)
+					e.Inject(Fault{Kind: Stone, Count: -1})
+					e.mu.Lock()
+					e.dead, e.stone = true, true
+					e.mu.Unlock()
+					some, cancel := context.WithCancel(ctx)
+					defer cancel()
+					switch how {
+					case "detached":
+						time.AfterFunc(time.Second/2, cancel)
+					case "unplugged":
+						time.AfterFunc(time.Second/2, e.Unplug)
+					}
+					start := time.Now()
+					r, err := Driver{}.Open(some, reader.Device{Link: e})
+					if err == nil {
+						r.Close()
+						t.Fatal("opened")
+					}
+					most := 30 * time.Second
+					if how != "alone" {
+						most = time.Second/2 + 2*syncLimit
+					}
+					if took := time.Since(start); took > most {
+						t.Errorf("%v after %v", err, took)
+					}
+					e.Unplug()
+				})
+			})
+		}
+	}
+}
+
 // Faults of other commands than an exchange.
 func TestFaultsElsewhere(t *testing.T) {
 	kinds := map[string]FaultKind{"stall in": StallIn, "stall out": StallOut, "runt": Runt, "truncated": Truncated,

@@ -77,7 +77,7 @@ func TestQuirksOfAnyDevice(t *testing.T) {
 }
 
 // descriptorsOf is a device with so many interfaces of the class, each with that
-// bMaxSlotIndex, numbered as number has it.
+// bMaxSlotIndex, numbered as number has it. The first of them have endpoints of their own.
 func descriptorsOf(cfg Config, interfaces int, maxSlotIndex byte, number func(int) byte) []byte {
 	one := edited(cfg, func(c []byte) { c[4], c[53] = maxSlotIndex, 0xFF })
 	part := one[18+9:]
@@ -85,6 +85,16 @@ func descriptorsOf(cfg Config, interfaces int, maxSlotIndex byte, number func(in
 	for n := range interfaces {
 		p := bytes.Clone(part)
 		p[2] = number(n)
+		address := func(k int) byte { return byte(k+k/15+1) & 0x7F } // no endpoint 0
+		in := []byte{address(2 * n), address(2*n + 1)}
+		for e := p; len(e) > 0; e = e[e[0]:] {
+			switch {
+			case e[1] == 5 && e[2]&0x80 != 0:
+				e[2], in = in[0]|0x80, in[1:]
+			case e[1] == 5:
+				e[2] = address(n)
+			}
+		}
 		d = append(d, p...)
 	}
 	return d
@@ -107,7 +117,9 @@ func TestSlotsAreBounded(t *testing.T) {
 		{"256 slots", 1, 255, func(int) byte { return 0 }, 16, "bMaxSlotIndex 255: 16 slots are taken"},
 		{"the most of a device", 2, 15, func(n int) byte { return byte(n) }, 32, ""},
 		{"770 interfaces of 256 slots", 770, 255, func(n int) byte { return byte(n) }, 32, "more than 32 slots: 30 interfaces left out"},
-		{"33 interfaces of one slot", 33, 0, func(n int) byte { return byte(n) }, 32, ""},
+		{"256 of them count at all", 770, 255, func(n int) byte { return byte(n) }, 32, "more than 32 interfaces: 224 left out"},
+		{"32 interfaces of one slot", 32, 0, func(n int) byte { return byte(n) }, 32, ""},
+		{"33 interfaces of one slot", 33, 0, func(n int) byte { return byte(n) }, 32, "more than 32 interfaces: 1 left out"},
 		{"one interface, 770 times", 770, 0, func(int) byte { return 3 }, 1, ""},
 		{"three of 11 slots: one more than a device has", 3, 10, func(n int) byte { return byte(n) }, 22, "more than 32 slots: 1 interfaces left out"},
 		{"two of 16 slots, and 30 more", 32, 15, func(n int) byte { return byte(n) }, 32, "30 interfaces left out"},
@@ -123,7 +135,7 @@ func TestSlotsAreBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 			use := usable(ifs, lookup(dev), anyInterface)
-			if notes := strings.Join(use[0].Notes, "; "); !strings.Contains(notes, tt.note) || tt.note == "" && strings.Contains(notes, "slots are taken") {
+			if notes := strings.Join(use[0].Notes, "; "); !strings.Contains(notes, tt.note) || tt.note == "" && (strings.Contains(notes, "slots are taken") || strings.Contains(notes, "left out")) {
 				t.Errorf("notes %q, want %q", notes, tt.note)
 			}
 			for _, i := range use {

@@ -173,7 +173,7 @@ func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 	}
 	s.unsure = false
 	if len(atr) == 0 {
-		return nil, fmt.Errorf("ccid: ICCD ICC_POWER_ON: an ATR of no bytes: %w", reader.ErrMute)
+		return nil, fmt.Errorf("ccid: ICCD ICC_POWER_ON: an ATR of no bytes: %w: %w", reader.ErrProtocol, reader.ErrMute)
 	}
 	s.active, s.atr = true, append([]byte(nil), atr...)
 	s.pace = s.paceOf(s.atr)

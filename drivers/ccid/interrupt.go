@@ -9,10 +9,13 @@ import (
 )
 
 // An interrupt endpoint that fails this often in a row is given up, and the slots
-// are looked at every fallbackPoll instead.
+// are looked at every fallbackPoll instead. A transfer that was pending for
+// interruptHealthy before it failed begins a new row: a system that sleeps every night
+// resets the device as often.
 const (
-	interruptTries = 4
-	fallbackPoll   = time.Second
+	interruptTries   = 4
+	interruptHealthy = 10 * time.Second
+	fallbackPoll     = time.Second
 )
 
 // listen keeps one transfer pending on the interrupt endpoint: nothing else is
@@ -21,7 +24,12 @@ func (f *function) listen() {
 	size := max(int(f.Intr.PacketSize), 2+int(f.MaxSlotIndex)/4, 64)
 	buf := make([]byte, (size+63)/64*64)
 	for failures := 0; failures < interruptTries; {
+		began := time.Now()
 		n, err := f.conn.In(f.ctx, f.Intr.Address, buf, 0)
+		if time.Since(began) >= interruptHealthy {
+			failures = 0
+		}
+		failures++
 		switch {
 		case f.ctx.Err() != nil, errors.Is(err, reader.ErrGone):
 			return
@@ -31,14 +39,12 @@ func (f *function) listen() {
 			continue
 		case errors.Is(err, usb.ErrReset):
 			// The cards have lost their power, and nobody notifies of that.
-			for n := range f.notifies {
-				f.notify(n)
-			}
-			continue
+			f.notifyAll()
+		case errors.Is(err, usb.ErrNoEndpoint):
+			failures = interruptTries
 		case errors.Is(err, usb.ErrStall):
 			f.conn.ClearHalt(f.ctx, f.Intr.Address)
 		}
-		failures++
 		f.log.Warn("interrupt endpoint", "interface", f.Number, "error", err)
 		if sleep(f.ctx, time.Duration(failures)*100*time.Millisecond) != nil {
 			return
@@ -50,9 +56,7 @@ func (f *function) listen() {
 	for {
 		select {
 		case <-tick.C:
-			for n := range f.notifies {
-				f.notify(n)
-			}
+			f.notifyAll()
 		case <-f.conn.Gone():
 			return
 		case <-f.ctx.Done():
@@ -66,6 +70,12 @@ func (f *function) notify(n int) {
 	select {
 	case f.notifies[n] <- struct{}{}:
 	default:
+	}
+}
+
+func (f *function) notifyAll() {
+	for n := range f.notifies {
+		f.notify(n)
 	}
 }
 

@@ -34,10 +34,11 @@ type pipe struct {
 	turn    chan struct{} // held by whoever reads
 
 	mu     sync.Mutex
-	seq    byte      // bSeq of the next command; one counter for all slots
-	owed   [256]bool // numbers of commands that were given up and whose answer may still come
-	active int       // lanes that wait for an answer
-	dead   error
+	seq    byte          // bSeq of the next command; one counter for all slots
+	owed   [256]bool     // numbers of commands that were given up and whose answer may still come
+	active int           // lanes that wait for an answer
+	dead   error         // what commands answer since
+	why    error         // the reason alone
 	died   chan struct{} // closed with dead set
 }
 
@@ -83,11 +84,11 @@ func newPipe(ctx context.Context, conn usb.Conn, i *Interface, log *slog.Logger)
 }
 
 // die marks the reader as beyond help.
-func (p *pipe) die(err error) error {
+func (p *pipe) die(why error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dead == nil {
-		p.dead = err
+		p.why, p.dead = why, fmt.Errorf("%w: %w", why, reader.ErrGone)
 		close(p.died)
 	}
 	return p.dead
@@ -488,7 +489,7 @@ func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
 	}
 	p.log.Warn("reader does not answer", "slot", l.slot, "after", cause)
 	if p.isGone() {
-		return p.die(fmt.Errorf("%w: %w", cause, reader.ErrGone))
+		return p.die(cause)
 	}
 	p.conn.ClearHalt(ctx, p.in)
 	p.conn.ClearHalt(ctx, p.out)
@@ -502,7 +503,14 @@ func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
 		l.dirty = false
 		return nil
 	}
-	return p.die(fmt.Errorf("%w; the reader does not answer after a USB reset either: %w", cause, reader.ErrGone))
+	return p.die(fmt.Errorf("%w; the reader does not answer after a USB reset either", cause))
+}
+
+// reason is why the reader is beyond help; nil while it is not.
+func (p *pipe) reason() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.why
 }
 
 func (p *pipe) isGone() bool {

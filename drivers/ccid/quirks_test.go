@@ -111,6 +111,19 @@ func TestVoltages(t *testing.T) {
 	})
 }
 
+// secondInterface is the emulator's interface as another one of a device, with endpoints
+// of its own.
+func secondInterface(desc []byte, number byte) []byte {
+	second := bytes.Clone(desc[18+9:])
+	second[2] = number
+	for d := second; len(d) > 0; d = d[d[0]:] {
+		if d[1] == 5 {
+			d[2] += 8
+		}
+	}
+	return second
+}
+
 // composite is a device with two interfaces, each an emulated reader.
 type composite struct {
 	parts [2]*Emulator
@@ -120,8 +133,7 @@ type composite struct {
 func newComposite(a, b Config) *composite {
 	c := &composite{parts: [2]*Emulator{NewEmulator(a), NewEmulator(b)}}
 	c.desc = c.parts[0].Descriptors()
-	second := bytes.Clone(c.parts[1].Descriptors()[18+9:])
-	second[2] = 1
+	second := secondInterface(c.parts[1].Descriptors(), 1)
 	c.desc = append(c.desc, second...)
 	return c
 }
@@ -132,6 +144,16 @@ func (c *composite) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) 
 	conn, err := c.parts[iface].OpenUSB(ctx, 0)
 	return part{conn, c}, err
 }
+
+func (p part) Out(ctx context.Context, ep uint8, b []byte, zlp bool, timeout time.Duration) (int, error) {
+	return p.Conn.Out(ctx, ep&^8, b, zlp, timeout)
+}
+
+func (p part) In(ctx context.Context, ep uint8, b []byte, timeout time.Duration) (int, error) {
+	return p.Conn.In(ctx, ep&^8, b, timeout)
+}
+
+func (p part) ClearHalt(ctx context.Context, ep uint8) error { return p.Conn.ClearHalt(ctx, ep&^8) }
 
 type part struct {
 	usb.Conn

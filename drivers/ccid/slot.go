@@ -212,7 +212,7 @@ func (s *slot) activate(ctx context.Context, voltage byte) ([]byte, error) {
 		return nil, err
 	}
 	if len(a.data) == 0 {
-		return nil, fmt.Errorf("ccid: IccPowerOn: an ATR of no bytes: %w", reader.ErrMute)
+		return nil, fmt.Errorf("ccid: IccPowerOn: an ATR of no bytes: %w: %w", reader.ErrProtocol, reader.ErrMute)
 	}
 	return append([]byte(nil), a.data...), nil
 }

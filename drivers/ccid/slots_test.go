@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -202,6 +203,88 @@ func TestInterruptFails(t *testing.T) {
 			t.Error("a channel that nobody sends to")
 		}
 	})
+}
+
+// faulty is an emulator whose interrupt endpoint fails as the hook says.
+type faulty struct {
+	*Emulator
+	in func(ctx context.Context) error
+}
+
+func (f *faulty) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) {
+	c, err := f.Emulator.OpenUSB(ctx, iface)
+	return &faultyConn{c, f}, err
+}
+
+type faultyConn struct {
+	usb.Conn
+	f *faulty
+}
+
+func (c *faultyConn) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
+	if ep == epIntr {
+		return 0, c.f.in(ctx)
+	}
+	return c.Conn.In(ctx, ep, p, timeout)
+}
+
+// The slots are looked at every second where the interrupt endpoint cannot be had: at
+// once where the kernel does not know it (usb.ErrNoEndpoint: "trying again is in vain"),
+// after a few times in a row where it ends with resets. Neither is tried without a pause,
+// and a reset now and then, as of a system that sleeps, changes nothing.
+func TestInterruptEndpointThatCannotBeHad(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		err   error
+		pends time.Duration // before it fails
+		tries int           // in the first hour; 0: it is never given up
+	}{
+		{"unknown to the kernel", usb.ErrNoEndpoint, 0, 1},
+		{"unknown to the kernel after a while", usb.ErrNoEndpoint, time.Minute, 1},
+		{"reset again and again", usb.ErrReset, 0, interruptTries},
+		{"reset every second", usb.ErrReset, time.Second, interruptTries},
+		{"reset now and then", usb.ErrReset, interruptHealthy, 0},
+		{"noise", usb.ErrBus, 0, interruptTries},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tries := 0
+				f := &faulty{Emulator: NewEmulator(TwoSlotReader())}
+				f.in = func(ctx context.Context) error {
+					tries++
+					if err := sleep(ctx, tt.pends); err != nil {
+						return err
+					}
+					return tt.err
+				}
+				r, err := Driver{}.Open(ctx, reader.Device{Link: f})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Unplug()
+				defer r.Close()
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				want := tt.tries
+				if want == 0 {
+					// 100 ms later than it failed.
+					want = int(time.Hour/(tt.pends+100*time.Millisecond)) + 1
+				}
+				if tries != want {
+					t.Fatalf("tried %d times in an hour, want %d", tries, want)
+				}
+				start := time.Now()
+				for n := range 3 {
+					for _, s := range r.Slots() {
+						<-s.(reader.Notifier).Changes()
+					}
+					if took := time.Since(start); tt.tries > 0 && took > time.Duration(n)*fallbackPoll {
+						t.Errorf("look %d after %v", n, took)
+					}
+				}
+			})
+		})
+	}
 }
 
 // A reader with nothing to do does nothing but wait for its interrupt endpoint.

@@ -90,7 +90,7 @@ func cutATR(p []byte) ([]byte, error) {
 	k := int(p[0])
 	switch {
 	case k == 0:
-		return nil, fmt.Errorf("its length byte announces none: %w", reader.ErrMute)
+		return nil, fmt.Errorf("its length byte announces none: %w: %w", reader.ErrProtocol, reader.ErrMute)
 	case k+1 > len(p):
 		return nil, fmt.Errorf("%d bytes announced, %d came: %w", k, len(p)-1, reader.ErrProtocol)
 	}

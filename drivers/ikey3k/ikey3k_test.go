@@ -280,7 +280,7 @@ func TestAnswers(t *testing.T) {
 		{"ATR of 31 bytes", getATR, "1F 3B" + strings.Repeat("00", 30), nil, ""},
 		{"ATR length beyond what came", getATR, "11" + atr, reader.ErrProtocol, "17 bytes announced, 16 came"},
 		{"ATR length FF", getATR, "FF" + atr, reader.ErrProtocol, "255 bytes announced"},
-		{"no ATR", getATR, "00 00 00", reader.ErrMute, "announces none"},
+		{"no ATR", getATR, "00 00 00", reader.ErrProtocol, "announces none"},
 		{"ATR answer empty", getATR, "", reader.ErrProtocol, "empty"},
 		{"PPS response of a faster card", getPPS, "FF 11 94 7A", nil, ""},
 		{"PPS response without PPS1", getPPS, "FF 01 FE", nil, ""},

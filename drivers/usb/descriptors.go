@@ -3,7 +3,6 @@ package usb
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
 
 	"github.com/cardfs/cardfs/reader"
 )
@@ -90,23 +89,60 @@ const MaxInterfaces = 32
 // descriptor of an interface number with setting 0 counts; later ones, and what
 // belongs to them, are passed over. So are descriptors that are shorter than their
 // fields, and those that have no place in an interface.
+//
+// An endpoint address belongs to the first that has it: another interface, in
+// whichever setting, or the same setting again, has none with that address. So does
+// Linux, and usbfs would send what goes there to the first, which others may use.
 func Interfaces(desc []byte) []Interface {
-	var all []Interface
+	all, _ := interfaces(desc)
+	return all
+}
+
+// Beyond is how many interfaces of a configuration are left out of Interfaces because
+// there are more than MaxInterfaces.
+func Beyond(desc []byte) int {
+	_, beyond := interfaces(desc)
+	return beyond
+}
+
+func interfaces(desc []byte) (all []Interface, beyond int) {
+	type setting struct{ number, alternate uint8 }
 	var cur *Interface // that descriptors belong to; nil: to none that counts
+	var at setting
+	inside := false // of a setting to which endpoints belong, though it may be one of no interest
+	known := map[setting]bool{}
+	first := map[uint8]setting{} // the first to have an endpoint address
 	walk(desc, func(d []byte) {
 		switch d[1] {
 		case interfaceDesc:
 			if len(d) < interfaceLen {
 				return
 			}
-			known := slices.ContainsFunc(all, func(i Interface) bool { return i.Number == d[2] })
-			if cur = nil; d[3] != 0 || known || len(all) == MaxInterfaces {
+			cur, at = nil, setting{d[2], d[3]}
+			inside = !known[at]
+			known[at] = true
+			switch {
+			case !inside, d[3] != 0:
+				return
+			case len(all) == MaxInterfaces:
+				inside = false
+				beyond++
 				return
 			}
 			all = append(all, Interface{Number: d[2], Class: d[5], Subclass: d[6], Protocol: d[7], Name: d[8]})
 			cur = &all[len(all)-1]
 		case endpointDesc:
-			if cur != nil && len(d) >= endpointLen {
+			if len(d) < endpointLen || !inside {
+				return
+			}
+			was, taken := first[d[2]]
+			switch {
+			case !taken:
+				first[d[2]] = at
+			case was.number != at.number, was == at:
+				return
+			}
+			if cur != nil {
 				cur.Endpoints = append(cur.Endpoints, Endpoint{
 					Address: d[2], Attributes: d[3],
 					MaxPacket: int(binary.LittleEndian.Uint16(d[4:]) & 0x7FF), Interval: d[6],
@@ -119,7 +155,7 @@ func Interfaces(desc []byte) []Interface {
 			}
 		}
 	})
-	return all
+	return all, beyond
 }
 
 // Split calls f with each descriptor of Extra.

@@ -139,7 +139,7 @@ func TestInterfacesOfALyingDevice(t *testing.T) {
 	ep := func(address byte) []byte { return []byte{7, endpointDesc, address, 2, 64, 0, 0} }
 	var many [][]byte
 	for n := range 770 {
-		many = append(many, iface(byte(n), 0, 0x0B), ep(0x81))
+		many = append(many, iface(byte(n), 0, 0x0B), ep(byte(n)))
 	}
 	for _, tt := range []struct {
 		name  string
@@ -155,7 +155,12 @@ func TestInterfacesOfALyingDevice(t *testing.T) {
 		{"an interface shorter than its fields", [][]byte{iface(0, 0, 1), {8, interfaceDesc, 1, 0, 0, 2, 0, 0}, ep(0x81)}, "0:1[81] "},
 		{"an interface longer than its fields", [][]byte{{11, interfaceDesc, 4, 0, 1, 1, 0, 0, 0, 7, 7}, ep(0x81)}, "4:1[81] "},
 		{"an endpoint shorter than its fields", [][]byte{iface(0, 0, 1), {6, endpointDesc, 0x85, 2, 64, 0}, ep(0x81)}, "0:1[81] "},
-		{"an endpoint of none", [][]byte{ep(0x85), iface(0, 0, 1), ep(0x81)}, "0:1[81] "},
+		{"an endpoint of none", [][]byte{ep(0x85), ep(0x81), iface(0, 0, 1), ep(0x81)}, "0:1[81] "},
+		{"an endpoint twice", [][]byte{iface(0, 0, 1), ep(0x81), ep(2), ep(0x81)}, "0:1[812] "},
+		{"another interface's endpoint", [][]byte{iface(0, 0, 1), ep(0x81), iface(1, 0, 2), ep(0x81), ep(1)}, "0:1[81] 1:2[1] "},
+		{"the endpoint of another one's alternate setting", [][]byte{iface(0, 0, 1), iface(0, 1, 1), ep(0x81), iface(1, 0, 2), ep(0x81), ep(0x82)}, "0:1[] 1:2[82] "},
+		{"the own endpoint in an alternate setting", [][]byte{iface(0, 1, 1), ep(0x81), iface(0, 0, 2), ep(0x81), iface(0, 2, 3), ep(0x81)}, "0:2[81] "},
+		{"an endpoint of a setting that does not count", [][]byte{iface(0, 0, 1), ep(0x81), iface(0, 0, 2), ep(0x82), iface(1, 0, 3), ep(0x82)}, "0:1[81] 1:3[82] "},
 		{"a descriptor that hides an interface", [][]byte{iface(0, 0, 1), {11, 0x21}, iface(1, 0, 2), ep(0x81)}, "0:1[81]+11 "},
 		{"a configuration in a configuration", [][]byte{iface(0, 0, 1), config, ep(0x81), device}, "0:1[81] "},
 		{"nothing", nil, ""},
@@ -176,8 +181,19 @@ func TestInterfacesOfALyingDevice(t *testing.T) {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
 		}
 	}
-	if n := len(Interfaces(slices.Concat(append([][]byte{device, config}, many...)...))); n != MaxInterfaces {
-		t.Errorf("%d interfaces of 770", n)
+	// A byte has room for 256 numbers.
+	all := slices.Concat(append([][]byte{device, config}, many...)...)
+	if n, more := len(Interfaces(all)), Beyond(all); n != MaxInterfaces || more != 256-MaxInterfaces {
+		t.Errorf("%d interfaces, and %d beyond", n, more)
+	}
+	if n := Beyond(slices.Concat(append([][]byte{device, config}, many[:2*MaxInterfaces]...)...)); n != 0 {
+		t.Errorf("%d interfaces beyond", n)
+	}
+	// "Interface claimed only": a transfer to the address finds no way to the first.
+	two := slices.Concat(device, config, iface(0, 0, 3), ep(0x81), iface(1, 0, 0x0B), ep(0x81), ep(0x02))
+	types, err := endpointTypes(two, 1)
+	if err != nil || len(types) != 1 || types[0x02] != urbBulk {
+		t.Errorf("endpoints of interface 1: %v, %v", types, err)
 	}
 }
 
