@@ -202,7 +202,8 @@ func (w *Watcher) Close() error {
 }
 
 // Rescan looks at what is plugged in now. Devices that could not be opened for
-// lack of permission, or because another program had them, are tried again.
+// lack of permission, or because another program had them, are tried again; those that
+// were detached are announced again.
 func (w *Watcher) Rescan() {
 	w.mu.Lock()
 	clear(w.left) // sysfs says the truth by now

@@ -37,6 +37,8 @@ type node struct {
 	stirred chan struct{} // closed and replaced when the device may have become usable
 	failure error         // why the latest OpenUSB failed, if another try may do better
 	waiting int           // OpenUSBs that wait for stirred
+	// detached is that a person had the reader leave, whose device is still there.
+	detached bool
 }
 
 var (
@@ -76,6 +78,14 @@ func (n *node) Descriptors() []byte { return n.desc }
 
 // Gone is closed when the device leaves, or is announced anew.
 func (n *node) Gone() <-chan struct{} { return n.gone }
+
+// Detached is called when a person detached the reader: nothing but a rescan announces
+// the device again while it stays where it is.
+func (n *node) Detached() {
+	n.mu.Lock()
+	n.detached = true
+	n.mu.Unlock()
+}
 
 const (
 	// udevTime is how long after a device came udevd may take for its rules
@@ -225,11 +235,13 @@ func (n *node) ready() bool {
 }
 
 // again reports whether the device should be announced anew: it could not be opened
-// before, and may be now. With retry it is enough that it might.
+// before, and may be now, or it was detached. With retry it is enough that it might.
 func (n *node) again(configured, retry bool) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
+	case n.detached:
+		return retry
 	case n.failure == nil || n.waiting > 0:
 		return false
 	case errors.Is(n.failure, errNotConfigured):
