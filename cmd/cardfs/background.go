@@ -1,17 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"log/syslog"
 	"os"
 	"os/exec"
 	"os/signal"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -115,78 +111,4 @@ func detach(output *os.File) error {
 	}
 	_, err = ready.WriteString("serves\n")
 	return errors.Join(err, ready.Close())
-}
-
-// openLog is where a daemon's log goes: the file name, else stderr, else, in the background,
-// the system's log.
-func openLog(name string, level slog.Level, stderr io.Writer) (h slog.Handler, file *os.File, err error) {
-	options := &slog.HandlerOptions{Level: level}
-	switch {
-	case name != "":
-		file, err = os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
-		if err != nil {
-			return nil, nil, fmt.Errorf("--log: %w", err)
-		}
-		return slog.NewTextHandler(file, options), file, nil
-	case isBackground():
-		w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_INFO, "cardfs")
-		if err != nil {
-			fmt.Fprintf(stderr, "cardfs: no log: %v; --log FILE keeps one\n", err)
-			return slog.DiscardHandler, nil, nil
-		}
-		return newSyslogHandler(w, level), nil, nil
-	}
-	return slog.NewTextHandler(stderr, options), nil, nil
-}
-
-// syslogHandler writes records without their time and level, which syslog has itself.
-type syslogHandler struct {
-	slog.Handler // writes to line
-	shared       *syslogLine
-}
-
-type syslogLine struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-	to  *syslog.Writer
-}
-
-func newSyslogHandler(to *syslog.Writer, level slog.Level) slog.Handler {
-	line := &syslogLine{to: to}
-	return syslogHandler{slog.NewTextHandler(&line.buf, &slog.HandlerOptions{
-		Level: level,
-		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
-				return slog.Attr{}
-			}
-			return a
-		},
-	}), line}
-}
-
-func (h syslogHandler) Handle(ctx context.Context, r slog.Record) error {
-	h.shared.mu.Lock()
-	defer h.shared.mu.Unlock()
-	h.shared.buf.Reset()
-	if err := h.Handler.Handle(ctx, r); err != nil {
-		return err
-	}
-	text := h.shared.buf.String()
-	switch {
-	case r.Level >= slog.LevelError:
-		return h.shared.to.Err(text)
-	case r.Level >= slog.LevelWarn:
-		return h.shared.to.Warning(text)
-	case r.Level >= slog.LevelInfo:
-		return h.shared.to.Info(text)
-	}
-	return h.shared.to.Debug(text)
-}
-
-func (h syslogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return syslogHandler{h.Handler.WithAttrs(attrs), h.shared}
-}
-
-func (h syslogHandler) WithGroup(name string) slog.Handler {
-	return syslogHandler{h.Handler.WithGroup(name), h.shared}
 }

@@ -100,7 +100,9 @@ user_allow_other in /etc/fuse.conf.`,
 	return cmd
 }
 
-func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) error {
+func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer) error {
+	stderr := newSpooled(realStderr)
+	defer stderr.flush()
 	mode, err := strconv.ParseUint(o.mode, 8, 32)
 	if err != nil || mode&^0o666 != 0 {
 		return usageError("--mode %s: three octal digits of read and write bits are wanted, such as 0660", o.mode)
@@ -123,10 +125,11 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	if o.verbose > 0 {
 		level = slog.LevelDebug
 	}
-	handler, logFile, err := openLog(o.log, level, stderr)
+	handler, logFile, flush, err := openLog(o.log, level, stderr)
 	if err != nil {
 		return err
 	}
+	defer flush()
 	o.logger = slog.New(handler)
 
 	// Who reads the log may leave before: `cardfs mount … 2>&1 | head`. Lines are lost
@@ -153,6 +156,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 		close(signalled)
 		<-signals
 		fmt.Fprintln(stderr, "cardfs: second signal, leaving at once")
+		stderr.flush()
 		os.Exit(exitError)
 	}()
 
@@ -192,7 +196,9 @@ func (o *mountOptions) run(ctx context.Context, dir string, stderr io.Writer) er
 	}
 	switch {
 	case isBackground():
-		o.logger.Info("mounted", "dir", dir) // before the caller goes on, who may look
+		o.logger.Info("mounted", "dir", dir)
+		flush() // before the caller goes on, who may look
+		stderr.flush()
 		if err := detach(logFile); err != nil {
 			server.Leave()
 			o.close(manager, grace)

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"log/syslog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// spool writes what others have to say without ever making them wait: whoever reads the
+// daemon's stderr may have stopped reading, and syslog may hang. What does not fit is lost
+// and counted.
+type spool struct {
+	lines chan func()
+	lost  atomic.Int64
+	tell  func(lost int64)
+}
+
+// spoolSize is how many lines wait at most.
+const spoolSize = 4096
+
+// newSpool calls tell, between other lines, with the number of lines lost since.
+func newSpool(tell func(lost int64)) *spool {
+	s := &spool{lines: make(chan func(), spoolSize), tell: tell}
+	go func() {
+		for line := range s.lines {
+			line()
+			if n := s.lost.Swap(0); n > 0 {
+				s.tell(n)
+			}
+		}
+	}()
+	return s
+}
+
+func (s *spool) put(line func()) {
+	select {
+	case s.lines <- line:
+	default:
+		s.lost.Add(1)
+	}
+}
+
+// flush waits until what was put is written, but not for ever.
+func (s *spool) flush() {
+	done := make(chan struct{})
+	timeout := time.After(time.Second)
+	select {
+	case s.lines <- func() { close(done) }:
+	case <-timeout:
+		return
+	}
+	select {
+	case <-done:
+	case <-timeout:
+	}
+}
+
+// spooled is a writer of whole lines through a spool.
+type spooled struct {
+	*spool
+	to io.Writer
+}
+
+func newSpooled(to io.Writer) spooled {
+	return spooled{newSpool(func(lost int64) { fmt.Fprintf(to, "cardfs: %d lines of the log were lost here\n", lost) }), to}
+}
+
+// Write never fails: whether anybody reads is not the business of who logs.
+func (s spooled) Write(p []byte) (int, error) {
+	line := bytes.Clone(p)
+	s.put(func() { _, _ = s.to.Write(line) })
+	return len(p), nil
+}
+
+// openLog is where a daemon's log goes: the file name, else stderr, else, in the background,
+// the system's log. flush ends what is being written.
+func openLog(name string, level slog.Level, stderr spooled) (h slog.Handler, file *os.File, flush func(), err error) {
+	options := &slog.HandlerOptions{Level: level}
+	switch {
+	case name != "":
+		file, err = os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("--log: %w", err)
+		}
+		to := newSpooled(file)
+		return slog.NewTextHandler(to, options), file, to.flush, nil
+	case isBackground():
+		w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_INFO, "cardfs")
+		if err != nil {
+			fmt.Fprintf(stderr, "cardfs: no log: %v; --log FILE keeps one\n", err)
+			return slog.DiscardHandler, nil, func() {}, nil
+		}
+		s := newSpool(func(lost int64) { _ = w.Warning(fmt.Sprintf("%d lines of the log were lost here", lost)) })
+		return newSyslogHandler(w, s, level), nil, s.flush, nil
+	}
+	return slog.NewTextHandler(stderr, options), nil, func() {}, nil
+}
+
+// syslogHandler writes records without their time and level, which syslog has itself.
+type syslogHandler struct {
+	slog.Handler // writes to line
+	shared       *syslogLine
+}
+
+type syslogLine struct {
+	mu    sync.Mutex
+	buf   bytes.Buffer
+	to    *syslog.Writer
+	spool *spool
+}
+
+func newSyslogHandler(to *syslog.Writer, s *spool, level slog.Level) slog.Handler {
+	line := &syslogLine{to: to, spool: s}
+	return syslogHandler{slog.NewTextHandler(&line.buf, &slog.HandlerOptions{
+		Level: level,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}), line}
+}
+
+func (h syslogHandler) Handle(ctx context.Context, r slog.Record) error {
+	h.shared.mu.Lock()
+	defer h.shared.mu.Unlock()
+	h.shared.buf.Reset()
+	if err := h.Handler.Handle(ctx, r); err != nil {
+		return err
+	}
+	text, write := h.shared.buf.String(), h.shared.to.Debug
+	switch {
+	case r.Level >= slog.LevelError:
+		write = h.shared.to.Err
+	case r.Level >= slog.LevelWarn:
+		write = h.shared.to.Warning
+	case r.Level >= slog.LevelInfo:
+		write = h.shared.to.Info
+	}
+	h.shared.spool.put(func() { _ = write(text) })
+	return nil
+}
+
+func (h syslogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return syslogHandler{h.Handler.WithAttrs(attrs), h.shared}
+}
+
+func (h syslogHandler) WithGroup(name string) slog.Handler {
+	return syslogHandler{h.Handler.WithGroup(name), h.shared}
+}
