@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // ISO/IEC 7816-3:2006 §10.3.2: the card knows from the instruction which way the
@@ -81,5 +83,95 @@ func TestEnvelopeRefused(t *testing.T) {
 		< 11 22 33 44 55 66 77 88 90 00`)
 	if want := []string{"0084000008"}; !slices.Equal(card.calls, want) {
 		t.Errorf("the card had %v, want %v", card.calls, want)
+	}
+}
+
+// ISO/IEC 7816-3:2006 §10.2, §10.3.3: a card that computes longer than the work waiting
+// time sends NULL before each is over.
+func TestNulls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, card := powered(t, atrT0, Faults{Slow: 5 * time.Second})
+		nulls, start := 0, time.Now()
+		for tx := unhex(challenge); ; tx = nil {
+			last := time.Now()
+			rx := c.Chars(context.Background(), tx, 1)
+			if took := time.Since(last); took > c.BlockWait() {
+				t.Fatalf("nothing for %v, the card has %v", took, c.BlockWait())
+			}
+			if len(rx) != 1 || rx[0] != 0x60 {
+				break
+			}
+			nulls++
+		}
+		if least := int(5 * time.Second / c.BlockWait()); nulls < least || time.Since(start) != 5*time.Second || len(card.calls) != 1 {
+			t.Errorf("%d NULLs, at least %d are due; after %v, %v", nulls, least, time.Since(start), card.calls)
+		}
+	})
+}
+
+// GET RESPONSE for one byte more than there is: 6Cxx, and the data are still there.
+func TestGetResponseLimits(t *testing.T) {
+	c, card := powered(t, atrT0, Faults{})
+	card.answers = map[string]string{"0084000007": random}
+	trace(t, c, `
+		> 00 84 00 00 07
+		< 11 22 33 44 55 66 77 61 01
+		> 00 C0 00 00 02
+		< 6C 01
+		> 00 C0 00 00 01
+		< 88 90 00
+		> 00 C0 00 00 01
+		< 69 85`)
+	if c.APDUs() != 1 {
+		t.Errorf("%d commands", c.APDUs())
+	}
+}
+
+// Hold "is false when it ended early": whatever begins a new life of the card.
+func TestHoldEnds(t *testing.T) {
+	for name, f := range map[string]func(*Contact){
+		"warm reset": func(c *Contact) { c.Activate(context.Background(), true) },
+		"cold reset": func(c *Contact) { c.Activate(context.Background(), false) },
+		"power off":  func(c *Contact) { c.Deactivate() },
+		"removed":    func(c *Contact) { c.Remove() },
+		"changed": func(c *Contact) {
+			c.Remove()
+			c.Insert(short{[]byte{0x3B, 0x00}})
+			c.Activate(context.Background(), false)
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c, _ := powered(t, atrT0, Faults{})
+			time.AfterFunc(time.Second, func() { f(c) })
+			start := time.Now()
+			if whole := c.Hold(context.Background(), time.Minute); whole || time.Since(start) != time.Second {
+				t.Errorf("%s: %v after %v", name, whole, time.Since(start))
+			}
+		})
+	}
+}
+
+// bounded has a Deadline and nothing that tells of it, as it costs no timer.
+type bounded struct {
+	context.Context
+	until time.Time
+}
+
+func (b bounded) Deadline() (time.Time, bool) { return b.until, true }
+
+// A card that computes is not waited for beyond the Deadline of ctx.
+func TestDeadline(t *testing.T) {
+	for name, exchange := range map[string]func(context.Context, *Contact) []byte{
+		"TPDU": func(ctx context.Context, c *Contact) []byte { return c.TPDU(ctx, unhex(challenge)) },
+		"APDU": func(ctx context.Context, c *Contact) []byte { return c.APDU(ctx, unhex(challenge)) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c, _ := powered(t, atrT0, Faults{Slow: time.Minute})
+			start := time.Now()
+			rx := exchange(bounded{context.Background(), start.Add(2 * time.Second)}, c)
+			if rx != nil || time.Since(start) != 2*time.Second {
+				t.Errorf("%s: % X after %v", name, rx, time.Since(start))
+			}
+		})
 	}
 }

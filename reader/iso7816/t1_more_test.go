@@ -578,3 +578,25 @@ func TestT1ShortBlocks(t *testing.T) {
 		}
 	}
 }
+
+// MaxResponse is a length that a response may have, in one block or in two.
+func TestT1MaxResponse(t *testing.T) {
+	for n := 3; n <= 7; n++ {
+		for first := 0; first < n; first++ {
+			m := NewT1(T1Config{Params: DefaultParams(1), MaxResponse: 5})
+			step := m.Start([]byte{0x00, 0xB0, 0x00, 0x00}, []byte("before"))
+			ns := byte(0)
+			if first > 0 {
+				step = m.Next(appendEDC(append([]byte{0x00, 0x20, byte(first)}, make([]byte, first)...), 0, false), nil)
+				ns = 0x40
+			}
+			if !step.Done && step.Send[1] != 0xC2 { // S(ABORT request)
+				step = m.Next(appendEDC(append([]byte{0x00, ns, byte(n - first)}, make([]byte, n-first)...), 0, false), nil)
+			}
+			whole := step.Done && step.Err == nil && len(m.Response()) == len("before")+n
+			if whole != (n <= 5) || !whole && step.Done && !errors.Is(step.Err, ErrProtocol) {
+				t.Errorf("%d bytes, %d of them before: %+v", n, first, step)
+			}
+		}
+	}
+}
