@@ -594,3 +594,19 @@ func TestPINLengths(t *testing.T) {
 		}
 	}
 }
+
+// 6983, whatever else is wrong, where no tries are left.
+func TestBlocked(t *testing.T) {
+	for p1, data := range map[byte]string{0: "12345678", 1: "5678"} {
+		c := &card{pins: [2]pin{newPIN("1234")}}
+		c.pins[0].tries = 0
+		for _, d := range []string{data, data[:3]} {
+			if sw := c.changePIN(command{p1: p1, p2: 1, data: []byte(d)}); sw != swBlocked || string(bare(c.pins[0].value[:])) != "1234" {
+				t.Errorf("change, P1 %02X, %d bytes: %04X", p1, len(d), sw)
+			}
+		}
+		if sw := c.verify(command{p2: 1, data: []byte("1234")}); sw != swBlocked || c.pins[0].verified {
+			t.Errorf("verify: %04X", sw)
+		}
+	}
+}

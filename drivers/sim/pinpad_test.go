@@ -155,3 +155,39 @@ func TestTwoSlots(t *testing.T) {
 		}
 	})
 }
+
+// As many keys as wait ahead may be pressed at once, and not one more; OK is a key.
+func TestKeysAhead(t *testing.T) {
+	for n, want := range map[int]bool{keysAhead - 1: true, keysAhead: true, keysAhead + 1: false} {
+		for _, words := range [][]string{{strings.Repeat("1", n) + "-"}, {strings.Repeat("1", n-1)}, {strings.Repeat("1", n-2), "clear"}} {
+			keys, err := keyWords(words)
+			if (err == nil) != want || want && len(keys) != n {
+				t.Errorf("%d keys in %d words: %d, %v", n, len(words), len(keys), err)
+			}
+		}
+	}
+}
+
+// The reader's own text is there while a PIN is asked for, and no longer; with
+// bNumberMessage 00 the host's text is left alone.
+func TestAsk(t *testing.T) {
+	s := new(padSlot)
+	shows := func(want string) {
+		t.Helper()
+		if got := s.Tell()["display"]; got != want {
+			t.Errorf("display %q, want %q", got, want)
+		}
+	}
+	for _, messages := range []byte{1, 2, 0xFF} {
+		s.show("Welcome", 0)
+		done := s.ask(messages)
+		shows("PIN:")
+		done()
+		shows("")
+	}
+	s.show("Welcome", 0)
+	done := s.ask(0)
+	shows("Welcome")
+	done()
+	shows("Welcome")
+}

@@ -328,6 +328,28 @@ func (b *bench) status(s reader.Slot, want reader.Status) {
 	}
 }
 
+// tells does f, of which a Notifier has to tell.
+func (b *bench) tells(s reader.Slot, what string, f func()) {
+	b.Helper()
+	var changes <-chan struct{}
+	if n, ok := s.(reader.Notifier); ok {
+		changes = n.Changes()
+	}
+	select {
+	case <-changes: // of something before
+	default:
+	}
+	f()
+	if changes == nil {
+		return
+	}
+	select {
+	case <-changes:
+	case <-time.After(deadline):
+		b.Errorf("nobody is told that the card was %s", what)
+	}
+}
+
 // becomes waits until the slot's status is want.
 func (b *bench) becomes(s reader.Slot, want reader.Status) {
 	b.Helper()

@@ -68,9 +68,9 @@ func testStatus(t *testing.T, b *bench) {
 		if f.Slots[i].Fixed {
 			continue
 		}
-		f.Slots[i].Remove()
+		b.tells(s, "taken out", f.Slots[i].Remove)
 		b.becomes(s, reader.Absent)
-		f.Slots[i].Insert()
+		b.tells(s, "put in", f.Slots[i].Insert)
 		b.becomes(s, reader.Present)
 	}
 }
