@@ -132,7 +132,11 @@ func (t *Terminal) exchange(ctx context.Context, b, dst []byte) ([]byte, byte, e
 	if err != nil {
 		return dst, 0, err
 	}
-	return append(append(dst, data...), byte(code>>8), byte(code)), t.unit, nil
+	dst = append(append(dst, data...), byte(code>>8), byte(code))
+	if c.cla == 0x20 && c.ins == 0x16 { // INPUT: what was typed may be a PIN
+		clear(data)
+	}
+	return dst, t.unit, nil
 }
 
 type handlerFunc func(*Terminal, context.Context, command) ([]byte, sw, error)

@@ -150,7 +150,8 @@ func parsePINCommand(v []byte, modify bool) (p pinCommand, code sw) {
 	if n := p.digits(); p.kind() == pinFormat2 && n != 0 && (n < 4 || n > 12) {
 		return p, swLength
 	}
-	p.apdu = append(p.apdu, v[head:head+4]...)
+	// In one piece, so that no part of a template is left elsewhere.
+	p.apdu = append(make([]byte, 0, len(v)+256), v[head:head+4]...)
 	if template := v[head+4:]; len(template) > 0 {
 		if len(template) < 2 || int(template[0]) != len(template)-1 {
 			return p, swLength
@@ -341,6 +342,7 @@ func (t *Terminal) ask(ctx context.Context, e *pinEntry) (_ context.Context, don
 // verify is PERFORM VERIFICATION: the PIN goes from the keypad to the card.
 func (t *Terminal) verify(ctx context.Context, c command) ([]byte, sw, error) {
 	e, code := t.pinEntry(c, t.bay.PINSupport().Verify, false)
+	defer clear(e.command.apdu)
 	if code != swOK {
 		return nil, code, nil
 	}
@@ -354,6 +356,7 @@ func (t *Terminal) verify(ctx context.Context, c command) ([]byte, sw, error) {
 // PIN is asked for.
 func (t *Terminal) modify(ctx context.Context, c command) ([]byte, sw, error) {
 	e, code := t.pinEntry(c, t.bay.PINSupport().Modify, true)
+	defer clear(e.command.apdu)
 	if code != swOK {
 		return nil, code, nil
 	}

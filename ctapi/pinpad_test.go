@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -39,12 +40,16 @@ func (d askedDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader
 }
 
 func (s *askedSlot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
-	s.verify = v
+	with := *v
+	with.APDU = slices.Clone(v.APDU)
+	s.verify = &with
 	return append(dst, s.answer...), s.err
 }
 
 func (s *askedSlot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte) ([]byte, error) {
-	s.modify = m
+	with := *m
+	with.APDU = slices.Clone(m.APDU) // it is wiped
+	s.modify = &with
 	return append(dst, s.answer...), s.err
 }
 

@@ -65,5 +65,7 @@ func (c *controlFile) exchange(ctx context.Context, command []byte, at reader.Mo
 			c.file.mount.log.Warn("command refused", "slot", c.file.bay.Number(), "uid", c.uid, "error", err)
 		})
 	}
-	return append(dst, answer...), err
+	dst = append(dst, answer...)
+	clear(answer)
+	return dst, err
 }

@@ -117,9 +117,9 @@ func (c *channel) word(line []byte, whole bool) string {
 	if i := bytes.IndexByte(line, '#'); i >= 0 {
 		line, whole = line[:i], true
 	}
-	text := string(bytes.TrimRight(line[:min(len(line), 100)], blanks))
+	text := bytes.TrimRight(line[:min(len(line), 100)], blanks)
 	for _, w := range c.words() {
-		if text == w || !whole && strings.HasPrefix(w, text) {
+		if string(text) == w || !whole && len(text) < len(w) && string(text) == w[:len(text)] {
 			return w
 		}
 	}
@@ -241,7 +241,14 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 		return 0, syscall.ENODEV
 	}
 	var commands []command
-	var rest []byte
+	var rest, joined []byte
+	taken := false
+	defer func() {
+		if !taken {
+			c.setLine(c.line, joined)
+			wipe(commands)
+		}
+	}()
 	if c.binary {
 		room, err := c.to.check(data)
 		if err != nil {
@@ -251,7 +258,7 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 		rest = c.line
 	} else {
 		var err error
-		if commands, rest, err = c.parse(data); err != nil {
+		if commands, rest, joined, err = c.parse(data); err != nil {
 			// What follows a piece of a write that the kernel cut, or of a line
 			// that is too long, is no command up to its newline, though a
 			// program may write it again.
@@ -259,7 +266,8 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 			more := bytes.IndexByte(data, '\n') < 0
 			c.refused = cut || more && (c.refused || len(c.line)+len(data) > maxLine)
 			c.give(cap(c.line))
-			c.line = nil
+			c.setLine(nil, joined)
+			joined = nil
 			return 0, toErrno(err)
 		}
 	}
@@ -281,7 +289,9 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 	} else {
 		c.out.wrote(off, len(data))
 	}
-	c.line, c.written = rest, c.now()
+	taken = true
+	c.setLine(rest, joined)
+	c.written = c.now()
 	for i := range commands {
 		commands[i].at = c.written
 	}
@@ -291,37 +301,67 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 	return uint32(len(data)), 0
 }
 
+// wipe is for commands that are done with: one may be a PIN.
+func wipe(commands []command) {
+	for _, c := range commands {
+		clear(c.data)
+	}
+}
+
+// setLine makes rest the line that is still coming, and leaves nothing of what came so far
+// where it is not: neither in the line of before nor in the array where parse joined it to
+// what came. c.mu is held.
+func (c *channel) setLine(rest, joined []byte) {
+	for _, b := range [][]byte{c.line, joined} {
+		if b = b[:cap(b)]; len(b) > 0 && (cap(rest) == 0 || &b[0] != &rest[:1][0]) {
+			clear(b)
+		}
+	}
+	c.line = rest
+	clear(rest[len(rest):cap(rest)])
+}
+
 // parse cuts what came so far into commands and the start of another line. It
-// changes nothing but what lies behind c.line in its array.
-func (c *channel) parse(data []byte) (commands []command, rest []byte, err error) {
+// changes nothing but what lies behind c.line in its array; joined is c.line and what came
+// of that line, there or elsewhere. With an error, commands are those before it.
+func (c *channel) parse(data []byte) (commands []command, rest, joined []byte, err error) {
 	first := c.line
 	if c.refused {
-		return nil, nil, reader.ErrInvalid
+		return nil, nil, nil, reader.ErrInvalid
 	}
 	for {
 		line, after, whole := bytes.Cut(data, []byte{'\n'})
 		if !whole {
 			if len(first)+len(line) > maxLine {
-				return nil, nil, reader.ErrInvalid
+				return commands, nil, joined, reader.ErrInvalid
+			}
+			rest = append(first, line...)
+			if first != nil {
+				joined = rest
 			}
 			// What can be no hex is refused now, not when the line is complete.
 			if bytes.IndexByte(first, '#') < 0 {
-				if _, err := parseHex(nil, line); err != nil && !errors.Is(err, errOdd) && c.word(append(first, line...), false) == "" {
-					return nil, nil, err
+				data, err := parseHex(make([]byte, 0, len(line)/2), line)
+				clear(data)
+				if err != nil && !errors.Is(err, errOdd) && c.word(rest, false) == "" {
+					return commands, nil, rest, err
 				}
 			}
-			return commands, append(first, line...), nil
+			return commands, rest, joined, nil
 		}
 		if first != nil {
-			line, first = append(first, line...), nil
+			joined, first = append(first, line...), nil
+			line = joined
 		}
 		command, err := c.parseLine(line)
 		if err != nil {
-			return nil, nil, err
+			return commands, nil, joined, err
 		}
 		if !command.none() {
 			if len(commands) > maxAnswers { // too many already; the rest is only checked
+				clear(command.data)
 				command.data = nil
+				wipe(commands[maxAnswers:])
 				commands = commands[:maxAnswers]
 			}
 			commands = append(commands, command)
@@ -336,16 +376,29 @@ func (c *channel) parseLine(line []byte) (command, error) {
 	}
 	data, err := parseHex(make([]byte, 0, (len(line)+1)/2), line)
 	if err != nil || len(data) == 0 {
+		clear(data)
 		return command{}, err
 	}
-	if cap(data) > 2*len(data)+64 { // blanks and comments take no memory
-		data = bytes.Clone(data)
-	}
+	data = fitted(data, 64) // blanks and comments take no memory
 	room, err := c.to.check(data)
 	if t, ok := c.to.(textChecker); ok && err == nil {
 		err = t.checkText(data)
 	}
-	return command{data: data, room: room}, err
+	if err != nil {
+		clear(data)
+		return command{}, err
+	}
+	return command{data: data, room: room}, nil
+}
+
+// fitted is b in an array that is not much longer than it needs to be.
+func fitted(b []byte, spare int) []byte {
+	if cap(b) <= 2*len(b)+spare {
+		return b
+	}
+	fit := bytes.Clone(b)
+	clear(b)
+	return fit
 }
 
 // submit queues commands and tells whether nobody is there to send them: then the caller
@@ -410,6 +463,7 @@ func (c *channel) send() {
 		c.queue[0] = command{}
 		c.queue = c.queue[1:]
 		if c.beyond && next.word == "" && !c.closed {
+			clear(next.data)
 			c.give(next.size())
 			c.answers = append(c.answers, answer{err: errNoRoom})
 			c.touch()
@@ -417,10 +471,14 @@ func (c *channel) send() {
 		}
 		c.sending = true
 		c.mu.Unlock()
-		data, err := c.exchange(context.Background(), next, nil)
+		// In one piece, so that no part of it is left elsewhere.
+		data, err := c.exchange(context.Background(), next, make([]byte, 0, next.room))
+		clear(next.data)
+		data = fitted(data, 512)
 		c.mu.Lock()
 		c.sending = false
 		if c.closed {
+			clear(data)
 			c.give(next.size())
 			continue
 		}
@@ -532,11 +590,12 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 			// The line that no newline ended counts now.
 			command, err := c.parseLine(c.line)
 			if err == nil && !c.take(command.size()-cap(c.line)) {
+				clear(command.data)
 				return nil, syscall.ENOBUFS // it stays
 			} else if err != nil {
 				c.give(cap(c.line))
 			}
-			c.line = nil
+			c.setLine(nil, nil)
 			command.at = c.written
 			if err != nil {
 				c.answers = append(c.answers, answer{err: err})
@@ -591,6 +650,7 @@ func (c *channel) fill(size int) {
 		}
 		n = min(n, len(a.data))
 		whole := n == len(a.data)
+		c.out.room(3 * n)
 		if !hex {
 			c.out.buf = append(c.out.buf, a.data[:n]...)
 		} else {
@@ -599,6 +659,7 @@ func (c *channel) fill(size int) {
 				c.out.buf[len(c.out.buf)-1] = ' '
 			}
 		}
+		clear(a.data[:n])
 		a.data = a.data[n:]
 		if whole {
 			c.drop()
@@ -616,6 +677,7 @@ func (c *channel) begun() bool {
 
 // drop forgets the first answer. c.mu is held.
 func (c *channel) drop() {
+	clear(c.answers[0].data)
 	c.give(c.answers[0].size)
 	if c.answers[0].beyond {
 		c.beyond = false
@@ -742,7 +804,8 @@ func (c *channel) Release(ctx context.Context) syscall.Errno {
 		c.drop()
 	}
 	c.give(cap(c.line))
-	c.line = nil
+	c.setLine(nil, nil)
+	clear(c.out.buf)
 	c.out = stream{}
 	c.keep()
 	if c.busy {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -13,7 +14,8 @@ import (
 // each READ and WRITE, and poll(2). What would change the tree is refused here, for all
 // directories alike: it changes as readers come and go.
 type files struct {
-	fuse.RawFileSystem // the tree
+	fuse.RawFileSystem      // the tree
+	wipes              bool // requests come from go-fuse's ProtocolServer; see wipeCopy
 
 	opening sync.Map // of a request's Cancel: the *openFile that its open made
 
@@ -85,18 +87,27 @@ func (r *files) Read(cancel <-chan struct{}, in *fuse.ReadIn, dest []byte) (fuse
 }
 
 func (r *files) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	if r.wipes {
+		wipeCopy(in)
+	}
 	r.flagged(in.Fh, in.Flags)
 	n, status := r.RawFileSystem.Write(cancel, in, data)
 	return n, r.noted(in.Fh, status)
 }
 
 func (r *files) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	if r.wipes {
+		wipeCopy(in)
+	}
 	r.flagged(in.Fh, in.Flags)
 	n, status := r.RawFileSystem.Writev(cancel, in, data)
 	return n, r.noted(in.Fh, status)
 }
 
 func (r *files) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
+	if r.wipes {
+		wipeCopy(in)
+	}
 	return r.noted(in.Fh, r.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf))
 }
 
@@ -108,6 +119,16 @@ func (r *files) noted(fh uint64, status fuse.Status) fuse.Status {
 		}
 	}
 	return status
+}
+
+// wipeCopy clears what go-fuse copied besides a request's structure. Its ProtocolServer
+// copies the first 128 bytes of each request into an array of its own, where a short
+// command, which may be a PIN, would stay until the memory is used again; in points to the
+// beginning of that array (fuse/request.go, requestAlloc.smallInputBuf). What is worked on
+// is not in it.
+func wipeCopy[T any](in *T) {
+	const copied = 128
+	clear(unsafe.Slice((*byte)(unsafe.Pointer(in)), copied)[unsafe.Sizeof(*in):])
 }
 
 func (r *files) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {

@@ -95,6 +95,7 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 		mnt.self, _ = inodeOf(at.path()) // asks no file system
 		s.mounted = mounted
 		mnt.files = newFiles(fs.NewNodeFS(top, options))
+		mnt.files.wipes = true
 		if mnt.server, err = newServer(fd, mnt.files, &options.MountOptions, o.Log); err != nil {
 			_ = mounted.detach()
 		}

@@ -93,6 +93,7 @@ const (
 const (
 	opForget      = 2
 	opRead        = 15
+	opWrite       = 16
 	opGetXAttr    = 22
 	opListXAttr   = 23
 	opReadDir     = 28
@@ -224,7 +225,12 @@ func (s *server) loop() {
 			s.loops.Add(1)
 			go s.loop()
 		}
+		carries := h.Opcode == opWrite || h.Opcode == opIoctl
 		s.handle(w, h, in[:n])
+		if carries { // a command, which may be a PIN
+			clear(in[:n])
+			clear(w.in[:min(n, len(w.in))])
+		}
 		if s.leaving.Load() {
 			select {
 			case s.answered <- struct{}{}:
@@ -266,6 +272,7 @@ func (s *server) handle(w *worker, h *fuse.InHeader, in []byte) {
 	if n > 0 && w.request.CompareAndSwap(h.Unique, answering) { // 0: it is FORGET or the like
 		s.write(out[:n], h.Opcode)
 	}
+	clear(out[:n])
 	w.message[0], w.answer[0] = nil, nil
 	w.request.Store(noRequest)
 }

@@ -102,7 +102,7 @@ func (a *answers) Forget(uint64, uint64) {
 	}
 }
 
-const opInit, opOpen, opWrite, opFlush, opNotifyReply = 26, 14, 16, 25, 41
+const opInit, opOpen, opFlush, opNotifyReply = 26, 14, 25, 41
 
 func startServer(t testing.TB, a *answers) *kernel {
 	t.Helper()

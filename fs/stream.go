@@ -54,9 +54,25 @@ func (s *stream) read(dest []byte) []byte {
 	return dest[:n]
 }
 
+// What the stream lets go of is wiped: it may be what only its reader shall know.
+
+// room makes room for n bytes more behind buf.
+func (s *stream) room(n int) {
+	if cap(s.buf)-len(s.buf) < n {
+		s.replace(s.buf, max(len(s.buf)+n, 2*cap(s.buf)))
+	}
+}
+
+// replace makes buf a copy of keep, a part of it, with so much capacity.
+func (s *stream) replace(keep []byte, capacity int) {
+	old := s.buf
+	s.buf = append(make([]byte, 0, capacity), keep...)
+	clear(old)
+}
+
 // forget keeps only what was not read.
 func (s *stream) forget() {
-	s.buf = append([]byte(nil), s.buf[s.next:]...)
+	s.replace(s.buf[s.next:], len(s.buf)-s.next)
 	s.last, s.next = 0, 0
 }
 
@@ -65,9 +81,11 @@ func (s *stream) grow() {
 	if s.last > 0 {
 		rest := s.buf[s.last:]
 		if cap(s.buf) > smallStream && cap(s.buf) > 4*len(rest) {
-			s.buf = append([]byte(nil), rest...)
+			s.replace(rest, len(rest))
 		} else {
-			s.buf = s.buf[:copy(s.buf, rest)]
+			n := copy(s.buf, rest)
+			clear(s.buf[n:])
+			s.buf = s.buf[:n]
 		}
 		s.next -= s.last
 		s.last = 0

@@ -30,7 +30,8 @@ const blanks = " \t\r\v\f"
 var errOdd = errors.New("an odd number of hex digits")
 
 // parseHex reads a line of hex: blanks anywhere between digits, case free, a
-// comment from # on. The result is empty for a blank line. It appends to dst.
+// comment from # on. The result is empty for a blank line. It appends to dst: where that
+// has room for half the line, no other copy is made.
 func parseHex(dst, line []byte) ([]byte, error) {
 	half := -1
 	for i, c := range line {

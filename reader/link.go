@@ -34,7 +34,7 @@ type link struct {
 
 	machine iso7816.Machine // nil: C-APDUs go to the reader as they are
 	t1      *iso7816.T1     // machine, if that is T=1
-	rx      []byte          // receive buffer
+	rx      []byte          // receive buffer; holds nothing between two messages
 
 	masked     bool // what is exchanged now is secret
 	wireMasked bool // and so is what the card says now
@@ -82,6 +82,9 @@ type unsent struct{ error }
 // over. send, if not nil, stands for the slot's Exchange.
 func (l *link) run(ctx context.Context, step iso7816.Step, send sender) error {
 	until, expired := l.limit(ctx), false
+	if l.rx == nil {
+		l.rx = make([]byte, 0, 512) // more than a block
+	}
 	for sent := 0; !step.Done; sent++ {
 		x := Transfer{
 			Out: step.Send, Want: step.Want, Wait: step.Wait, WTX: step.WTX,
@@ -129,6 +132,7 @@ func (l *link) run(ctx context.Context, step iso7816.Step, send sender) error {
 			continue
 		}
 		step = l.machine.Next(rx, err)
+		clear(l.rx[:min(len(rx), cap(l.rx))])
 	}
 	l.dead = l.machine.Dead()
 	l.judge()

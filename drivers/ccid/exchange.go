@@ -50,7 +50,7 @@ func (s *slot) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx
 		return nil, false, err
 	}
 	if a.param != chainFirst || s.level() != reader.ShortAPDU {
-		return append(dst, a.data...), false, nil
+		return a.appendTo(dst), false, nil
 	}
 	// A reader that chains, which its level does not know of.
 	rx, err = collect(ctx, s, a, dst, limit)
@@ -133,7 +133,7 @@ func (s *slot) characters(ctx context.Context, t *reader.Transfer, dst []byte, l
 		if len(a.data) > want {
 			return nil, fmt.Errorf("ccid: XfrBlock: %d characters came, %d were asked for: %w", len(a.data), n, reader.ErrProtocol)
 		}
-		dst = append(dst, a.data...)
+		dst = a.appendTo(dst)
 		want -= len(a.data)
 		if len(a.data) < n {
 			break // the card sent no more
@@ -183,7 +183,7 @@ func chained(ctx context.Context, m mover, room int, capdu, dst []byte, limit ti
 func collect(ctx context.Context, m mover, a answer, dst []byte, limit time.Duration) ([]byte, error) {
 	last := time.Now().Add(exchangeLimit)
 	for start, empty := len(dst), 0; ; {
-		dst = append(dst, a.data...)
+		dst = a.appendTo(dst)
 		switch a.param {
 		case chainWhole, chainLast:
 			return dst, nil

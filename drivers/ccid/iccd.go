@@ -374,6 +374,7 @@ func (s *iccd) tpdu(ctx context.Context, tx, dst []byte, limit time.Duration) ([
 				err = fmt.Errorf("ccid: ICCD DATA_BLOCK: %d bytes, P3 says %d: %w", n, le, reader.ErrProtocol)
 			}
 			dst = append(dst, s.buf[:n]...)
+			clear(s.buf[:n])
 		}
 		if err != nil {
 			return nil, err

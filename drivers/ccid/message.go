@@ -136,6 +136,13 @@ type answer struct {
 	err    error // the message's length is wrong
 }
 
+// appendTo appends the data to dst, and leaves nothing of them where they are.
+func (a *answer) appendTo(dst []byte) []byte {
+	dst = append(dst, a.data...)
+	clear(a.data)
+	return dst
+}
+
 func (a *answer) icc() byte       { return a.status & iccMask }
 func (a *answer) failed() bool    { return a.status&statusMask == statusFailed }
 func (a *answer) extension() bool { return a.status&statusMask == statusExtension }

@@ -163,6 +163,7 @@ func (s *slot) condition(ctx context.Context, c byte) (byte, error) {
 // secure sends the structure and returns the card's answer. Neither the
 // structure nor the answer is logged anywhere.
 func (s *slot) secure(ctx context.Context, b []byte, timeout byte, dst []byte) ([]byte, error) {
+	defer clear(b)
 	if err := s.fits("PIN command", len(b)); err != nil {
 		return nil, err
 	}
@@ -189,7 +190,7 @@ func (s *slot) secure(ctx context.Context, b []byte, timeout byte, dst []byte) (
 		return nil, s.ended(false, err)
 	}
 	if s.level() == reader.TPDU { // bChainParameter is reserved there
-		return append(dst, a.data...), nil
+		return a.appendTo(dst), nil
 	}
 	rx, err := collect(ctx, s, a, dst, limit)
 	if err != nil {

@@ -272,6 +272,7 @@ func (l *lane) send(ctx context.Context, c command, seq byte, data []byte) error
 	}
 	defer func() { <-p.sending }()
 	l.tx = appendCommand(l.tx[:0], c, l.slot, seq, data)
+	defer func() { clear(l.tx) }() // it may be a PIN
 	n, err := p.conn.Out(ctx, p.out, l.tx, false, writeLimit)
 	switch {
 	case errors.Is(err, usb.ErrStall):
@@ -407,7 +408,9 @@ func (l *lane) message(ctx context.Context, deadline time.Time) (n int, err erro
 			return n, reader.ErrTimeout
 		}
 		if cap(l.rx) < due {
-			l.rx = append(make([]byte, 0, due), l.rx[:n]...)
+			old := l.rx[:n]
+			l.rx = append(make([]byte, 0, due), old...)
+			clear(old)
 		}
 		l.rx = l.rx[:due]
 		part, err := p.conn.In(ctx, p.in, l.rx[n:due], left)

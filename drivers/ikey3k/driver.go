@@ -186,6 +186,7 @@ func (t *token) Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([]
 	if err != nil {
 		return dst, err
 	}
+	defer clear(p)
 	block, err := cutBlock(p)
 	if err != nil {
 		return dst, t.fail("fetch block", err)

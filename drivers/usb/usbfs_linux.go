@@ -73,6 +73,7 @@ type conn struct {
 type urb struct {
 	kernel usbdevfsURB
 	buf    []byte
+	used   int           // buf[:used] may hold something
 	done   chan struct{} // one value when it was reaped
 	timer  *time.Timer
 }
@@ -277,10 +278,12 @@ func (c *conn) take(n int) (*urb, error) {
 		u.buf = make([]byte, size)
 		c.pin.Pin(&u.buf[0])
 	}
+	u.used = n
 	return u, nil
 }
 
 func (c *conn) give(u *urb) {
+	clear(u.buf[:u.used]) // it may be a PIN
 	c.mu.Lock()
 	c.idle = append(c.idle, u)
 	c.mu.Unlock()
@@ -346,6 +349,9 @@ func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flag
 		c.discard(u)
 	}
 	moved := int(u.kernel.actualLength)
+	if ep&0x80 != 0 {
+		u.used = moved // mostly much less than n
+	}
 	switch status := syscall.Errno(-u.kernel.status); status {
 	case 0:
 		return moved, nil // even if it was discarded: that came too late

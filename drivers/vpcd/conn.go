@@ -101,6 +101,7 @@ func (c *conn) read() {
 			return
 		}
 		if err != nil {
+			defer in.reset()
 			switch {
 			case in.n > 0:
 				c.end(fmt.Errorf("vpcd: card at %s: the connection ended inside a message, after %d bytes of it", c.peer, in.n))
@@ -329,9 +330,10 @@ func (c *conn) away() error {
 	return fmt.Errorf("%v: %w", c.ended, c.lost)
 }
 
-// send writes one message in one write.
+// send writes one message, which may be a PIN, in one write.
 func (c *conn) send(ctx context.Context, msg []byte) error {
 	c.out = appendFrame(c.out[:0], msg)
+	defer func() { clear(c.out) }()
 	c.wrote = 0
 	if c.raw != nil {
 		// Nearly always there is room, and then nothing needs to watch ctx.

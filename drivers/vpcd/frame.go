@@ -41,5 +41,8 @@ func (b *inbox) message() (payload []byte, extra int, ok bool) {
 	return b.buf[header:end], b.n - end, true
 }
 
-// reset makes room for the next message.
-func (b *inbox) reset() { b.n = 0 }
+// reset makes room for the next message, and leaves nothing of this one.
+func (b *inbox) reset() {
+	clear(b.buf[:b.n])
+	b.n = 0
+}

@@ -451,6 +451,7 @@ func (t *T0) finish(sw1, sw2 byte) Step {
 
 func (t *T0) done(err error) Step {
 	t.state = t0Idle
+	clear(t.buf[:]) // it may be a PIN
 	t.capdu, t.out, t.cmd.Data = nil, nil, nil
 	return Step{Done: true, Err: err}
 }

@@ -229,7 +229,16 @@ func (t *T1) Withdraw() {
 	if !t.abandoned { // else the next Start still has to begin with S(RESYNCH)
 		t.state = t1Idle
 	}
+	t.wipe()
+}
+
+// wipe leaves nothing of a command, which may be a PIN, or of its answer.
+func (t *T1) wipe() {
 	t.capdu = nil
+	clear(t.iblk)
+	if t.cfg.Character {
+		clear(t.rbuf[:])
+	}
 }
 
 func (t *T1) begin(capdu, dst []byte) {

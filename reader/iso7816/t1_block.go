@@ -336,7 +336,7 @@ var (
 
 func (t *T1) done(err error) Step {
 	t.state = t1Idle
-	t.capdu = nil
+	t.wipe()
 	return Step{Done: true, Err: err}
 }
 
@@ -350,6 +350,7 @@ func (t *T1) sendI() Step {
 	} else {
 		t.exposed = true
 	}
+	clear(t.iblk) // the next may be shorter
 	b := append(t.ibuf[:0], t.cfg.NAD, pcb, byte(t.n))
 	b = append(b, t.capdu[t.off:t.off+t.n]...)
 	t.iblk = appendEDC(b, 0, t.cfg.Params.CRC)

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A PIN is nowhere in the daemon's memory once its command was answered: neither its bytes
+// nor their hex, whichever way it came. The card is here, in another process.
+func TestMemoryHasNoPIN(t *testing.T) {
+	cardfs, err := exec.LookPath("cardfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	mnt, socket := filepath.Join(dir, "mnt"), filepath.Join(dir, "card.sock")
+	if err := os.Mkdir(mnt, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	daemon := exec.Command(cardfs, "mount", mnt)
+	daemon.Stdout, daemon.Stderr = &log, &log
+	// A signal has the kernel save a thread's registers on its stack, among them what was
+	// copied last. That is beyond a program's reach; Go preempts by signals.
+	daemon.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1")
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		daemon.Process.Signal(syscall.SIGTERM)
+		daemon.Wait()
+		if t.Failed() {
+			t.Logf("%s", &log)
+		}
+	})
+	slot := filepath.Join(mnt, "0")
+	awaited(t, "the mount", func() bool { _, err := os.Stat(filepath.Join(mnt, "ctl")); return err == nil })
+	if err := os.WriteFile(filepath.Join(mnt, "ctl"), []byte("attach vpcd unix:"+socket+"\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	var card net.Conn
+	awaited(t, "the card's socket", func() bool { card, err = net.Dial("unix", socket); return err == nil })
+	defer card.Close()
+	go playCard(card)
+
+	open := func(name string) *os.File {
+		// Blocking: os.File of O_RDWR would poll, which these do not mind either.
+		fd, err := unix.Open(filepath.Join(slot, name), unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatalf("open %s: %v", name, err)
+		}
+		return os.NewFile(uintptr(fd), name)
+	}
+	awaited(t, "the reader", func() bool { _, err := os.Stat(slot); return err == nil })
+
+	// The PIN is made here, so that the daemon's program text does not have it.
+	pin := []byte("\x27\xB1Pin-")
+	for i := range 10 {
+		pin = append(pin, byte(0xC3+7*i))
+	}
+	verify := func(data []byte) []byte {
+		if len(data) > 255 {
+			return append([]byte{0, 0x20, 0, 1, 0, byte(len(data) >> 8), byte(len(data))}, data...)
+		}
+		return append([]byte{0, 0x20, 0, 1, byte(len(data))}, data...)
+	}
+	structure := func(template []byte) []byte { // FEATURE_VERIFY_PIN_DIRECT, which this reader does not have
+		b, _ := hex.DecodeString("42330006" + "1E00820400080402FF070400000000")
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(template)))
+		return append(b, template...)
+	}
+	ctbcs := append([]byte{0x20, 0x18, 1, 0, byte(2 + 7 + len(pin)), 0x52, byte(7 + len(pin)), 1, 6, 0, 0x20, 0, 1, byte(len(pin))}, pin...)
+	readAnswer := func(f *os.File) {
+		if _, err := f.Read(make([]byte, 1<<17)); err == io.EOF {
+			t.Errorf("%s: no answer", f.Name())
+		}
+	}
+	ways := map[string]func(f *os.File, command []byte){
+		"text": func(f *os.File, c []byte) {
+			if _, err := fmt.Fprintf(f, "%X\n", c); err != nil {
+				t.Errorf("%s: %v", f.Name(), err)
+			}
+			readAnswer(f)
+		},
+		"text with blanks and a comment": func(f *os.File, c []byte) {
+			fmt.Fprintf(f, "%s# a comment, longer than what is before it, %s\n", strings.ToLower(fmt.Sprintf("% X", c)), strings.Repeat("x", 2000))
+			readAnswer(f)
+		},
+		"text in pieces, without a newline": func(f *os.File, c []byte) {
+			line := fmt.Sprintf("%X", c)
+			for len(line) > 0 {
+				n := min(len(line), 1+len(line)/2)
+				fmt.Fprint(f, line[:n])
+				line = line[n:]
+			}
+			readAnswer(f)
+		},
+		"text that is refused": func(f *os.File, c []byte) {
+			for _, bad := range []string{"%X0\n", "00A40000\n%Xzz\n", "%X\nzz", "%Xz", "zz%X"} {
+				if _, err := fmt.Fprintf(f, bad, c); err == nil {
+					t.Errorf("%s: %q is taken", f.Name(), bad)
+				}
+			}
+		},
+		"binary": func(f *os.File, c []byte) {
+			if err := ioctl(f, 0xCF<<8|2, nil); err != 0 {
+				t.Errorf("CARDFS_BINARY: %v", err)
+			}
+			f.Write(c)
+			readAnswer(f)
+		},
+		"ioctl": func(f *os.File, c []byte) {
+			if len(c)+4 > 16383 {
+				return
+			}
+			room := make([]byte, 4, 8192+len(c))
+			binary.NativeEndian.PutUint32(room, uint32(len(c)))
+			room = append(room, c...)[:min(cap(room), 16383)]
+			ioctl(f, 3<<30|uint(len(room))<<16|0xCF<<8|1, room)
+		},
+	}
+	for _, x := range []struct {
+		file    string
+		command []byte
+	}{
+		{"apdu", verify(pin)},
+		{"apdu", verify(bytes.Repeat(pin, 250))},  // more than a page
+		{"apdu", verify(bytes.Repeat(pin, 4000))}, // more than an ioctl
+		{"control", structure(verify(pin))},
+		{"ctbcs", ctbcs},
+	} {
+		for name, send := range ways {
+			if name == "text that is refused" && x.file != "apdu" {
+				continue
+			}
+			f := open(x.file)
+			send(f, x.command)
+			// Open still, and closed.
+			for _, state := range []string{"open", "closed"} {
+				if t.Failed() {
+					return // the rest would find the same
+				}
+				// The server wipes what it has when it has answered.
+				where := findInMemory(t, daemon.Process.Pid, pin[2:])
+				for end := time.Now().Add(time.Second); len(where) > 0 && time.Now().Before(end); {
+					time.Sleep(10 * time.Millisecond)
+					where = findInMemory(t, daemon.Process.Pid, pin[2:])
+				}
+				if len(where) > 0 {
+					t.Errorf("%s, %d bytes, %s, %s: the PIN is left at %s", x.file, len(x.command), name, state, where)
+				}
+				f.Close()
+			}
+		}
+	}
+	// That it would be found.
+	const kept = "KeptOnPurpose"
+	if err := os.WriteFile(filepath.Join(mnt, "ctl"), []byte("attach vpcd unix:/nonexistent/"+kept+"\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if len(findInMemory(t, daemon.Process.Pid, []byte(kept))) == 0 {
+		t.Error("nothing is found, not even what is there")
+	}
+}
+
+func ioctl(f *os.File, request uint, p []byte) syscall.Errno {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(request), uintptr(unsafe.Pointer(unsafe.SliceData(p))))
+	return errno
+}
+
+// awaited waits for what must come.
+func awaited(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s does not come", what)
+		}
+	}
+}
+
+// playCard answers as vpcd's protocol has it, and every command with 63 C2.
+func playCard(c net.Conn) {
+	var head [2]byte
+	for {
+		if _, err := io.ReadFull(c, head[:]); err != nil {
+			return
+		}
+		message := make([]byte, binary.BigEndian.Uint16(head[:]))
+		if _, err := io.ReadFull(c, message); err != nil {
+			return
+		}
+		answer := []byte{0x63, 0xC2}
+		if len(message) == 1 {
+			if message[0] != 4 { // power and reset
+				continue
+			}
+			answer = []byte{0x3B, 0x80, 0x01, 0x81}
+		}
+		c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
+	}
+}
+
+// findInMemory says where a process has b, or its hex, in memory that it can write to.
+func findInMemory(t *testing.T, pid int, b []byte) (where []string) {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	upper := []byte(fmt.Sprintf("%X", b))
+	forms := map[string][]byte{
+		"bytes": b, "hex": upper, "lower hex": bytes.ToLower(upper),
+		"spaced hex": []byte(fmt.Sprintf("% X", b)), "spaced lower hex": []byte(fmt.Sprintf("% x", b)),
+	}
+	for line := range strings.Lines(string(maps)) {
+		var from, to uint64
+		var mode string
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); n != 3 || !strings.HasPrefix(mode, "rw") || to-from > 1<<30 {
+			continue
+		}
+		region := make([]byte, to-from)
+		n, _ := mem.ReadAt(region, int64(from))
+		for name, form := range forms {
+			if at := bytes.Index(region[:n], form); at >= 0 {
+				around := region[max(0, at-140):at]
+				where = append(where, fmt.Sprintf("%x (%s, %d times, after % X)", from+uint64(at), name, bytes.Count(region[:n], form), around))
+			}
+		}
+	}
+	return where
+}

@@ -1,0 +1,55 @@
+package iso7816
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+)
+
+// A machine that is done, or whose command was taken back, has nothing of the command any
+// more, which may be a PIN.
+func TestMachinesAreWiped(t *testing.T) {
+	verify := []byte{0, 0x20, 0, 1, 8, '1', '2', '3', '4', '5', '6', '7', '8'}
+	mem := func(m Machine) []byte {
+		switch m := m.(type) {
+		case *T0:
+			return m.buf[:]
+		case *T1:
+			return append(m.ibuf[:], m.rbuf[:]...)
+		}
+		return nil
+	}
+	check := func(what string, m Machine) {
+		t.Helper()
+		if b := mem(m); bytes.Contains(b, []byte("123")) || bytes.Contains(b, []byte("78")) {
+			t.Errorf("%s: % X", what, b)
+		}
+	}
+	t1 := func(ifsc int) *T1 { return NewT1(T1Config{Params: Params{T: 1, IFSC: ifsc}, IFSD: DefaultIFSC}) }
+	for _, tt := range []struct {
+		name  string
+		m     Machine
+		comes [][]byte
+	}{
+		{"T=0", NewT0(T0Config{Mode: T0TPDU}), [][]byte{{0x90, 0x00}}},
+		{"T=1", t1(254), [][]byte{{0, 0, 2, 0x90, 0x00, 0x92}}},
+		{"T=1, chained", t1(10), [][]byte{{0, 0x90, 0, 0x90}, {0, 0, 2, 0x90, 0x00, 0x92}}},
+		{"T=1, noise", t1(254), [][]byte{{1}, {2}, {3}}},
+	} {
+		step := tt.m.Start(verify, nil)
+		if !bytes.Contains(mem(tt.m), []byte("123")) {
+			t.Errorf("%s: the test looks at the wrong place", tt.name)
+		}
+		for _, rx := range tt.comes {
+			step = tt.m.Next(rx, nil)
+		}
+		if !step.Done {
+			t.Errorf("%s: not done: %+v", tt.name, step)
+		}
+		check(fmt.Sprint(tt.name, ", done"), tt.m)
+	}
+	m := t1(254)
+	m.Start(verify, nil)
+	m.Withdraw()
+	check("T=1, taken back", m)
+}
