@@ -500,3 +500,34 @@ func TestIoctlNeedsRoomForWhatDoesNotFit(t *testing.T) {
 		}
 	}
 }
+
+// "1 MiB": and not a byte more.
+func TestChannelRoomToTheByte(t *testing.T) {
+	c := open(t, &fakeCard{}, rdwr)
+	if !c.take(channelRoom) || c.take(1) {
+		t.Errorf("%d bytes are held", c.held)
+	}
+	c.give(channelRoom)
+	c.Release(bg)
+	wantEmpty(t, c.room)
+}
+
+// What an open left behind takes less room with every command that was sent.
+func TestLeftBehindIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		card, step := stepped()
+		card.answer = 100
+		c := open(t, card, rdwr)
+		c.mustWrite("00A40000\n00A40000\n00A40000\n")
+		c.Release(bg)
+		for left := 3; left > 0; left-- {
+			synctest.Wait()
+			if want := int64(leftBehind + left*104); c.share.used.Load() != want {
+				t.Errorf("%d commands to go: %d bytes are held, want %d", left, c.share.used.Load(), want)
+			}
+			step <- struct{}{}
+		}
+		synctest.Wait()
+		wantEmpty(t, c.room)
+	})
+}
