@@ -81,6 +81,9 @@ func (a *apduFile) lock(ctx context.Context, shared, wait bool) error {
 	return a.file.bay.Lock(ctx, by, newHolder(a).admits)
 }
 
+// lockRefused logs that a lock was not waited for.
+func (a *apduFile) lockRefused() { a.file.refused("lock", syscall.EBUSY) }
+
 // end is the last thing of an open: nothing of it is under way any more.
 func (a *apduFile) end() {
 	a.unlock()

@@ -178,7 +178,7 @@ func (c *channel) swap(command, answer int) (beyond bool) {
 func newChannel(to exchanger, f *file, o *opening, flags uint32, onIdle func()) *channel {
 	mode := flags & syscall.O_ACCMODE
 	return &channel{
-		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, failed: f.failed, now: f.bay.Now, gone: f.bay.Done(), leaving: f.bay.AfterLeft,
+		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, failed: func(e syscall.Errno) { f.failed("read", e) }, now: f.bay.Now, gone: f.bay.Done(), leaving: f.bay.AfterLeft,
 		share: f.mount.rooms.of(f.bay).share(o.uid), pass: o.by.Pass, onIdle: onIdle,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,

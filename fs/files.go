@@ -83,7 +83,7 @@ func (r *files) Read(cancel <-chan struct{}, in *fuse.ReadIn, dest []byte) (fuse
 	}
 	r.flagged(in.Fh, in.Flags)
 	result, status := r.RawFileSystem.Read(cancel, in, dest)
-	return result, r.noted(in.Fh, status)
+	return result, r.noted("read", in.Fh, status)
 }
 
 func (r *files) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
@@ -92,7 +92,7 @@ func (r *files) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	}
 	r.flagged(in.Fh, in.Flags)
 	n, status := r.RawFileSystem.Write(cancel, in, data)
-	return n, r.noted(in.Fh, status)
+	return n, r.noted("write", in.Fh, status)
 }
 
 func (r *files) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
@@ -101,21 +101,21 @@ func (r *files) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) 
 	}
 	r.flagged(in.Fh, in.Flags)
 	n, status := r.RawFileSystem.Writev(cancel, in, data)
-	return n, r.noted(in.Fh, status)
+	return n, r.noted("write", in.Fh, status)
 }
 
 func (r *files) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
 	if r.wipes {
 		wipeCopy(in)
 	}
-	return r.noted(in.Fh, r.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf))
+	return r.noted("ioctl", in.Fh, r.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf))
 }
 
-// noted is status, which is counted if it is an error.
-func (r *files) noted(fh uint64, status fuse.Status) fuse.Status {
+// noted is status, which is counted and logged if it is an error.
+func (r *files) noted(call string, fh uint64, status fuse.Status) fuse.Status {
 	if !status.Ok() {
 		if o := r.get(fh); o != nil {
-			o.file.failed(syscall.Errno(status))
+			o.file.failed(call, syscall.Errno(status))
 		}
 	}
 	return status

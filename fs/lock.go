@@ -38,6 +38,9 @@ func setlk(ctx context.Context, l locker, lk *fuse.FileLock, flags uint32, wait 
 	defer cancel()
 	err := l.lock(soon, shared, true)
 	if errors.Is(err, reader.ErrInterrupted) && ctx.Err() == nil {
+		if r, ok := l.(interface{ lockRefused() }); ok {
+			r.lockRefused()
+		}
 		return syscall.EWOULDBLOCK // flock(1) knows it by this
 	}
 	return toErrno(err)

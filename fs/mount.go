@@ -67,7 +67,7 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 	}
 	mnt := &mount{
 		manager: m, uid: uid, gid: gid, mode: o.Mode & 0o666,
-		openTimeout: o.OpenTimeout, started: time.Now(), log: o.Log, escape: o.Escape,
+		openTimeout: o.OpenTimeout, started: time.Now(), log: reader.LimitLog(o.Log), escape: o.Escape,
 	}
 	s := &Server{mount: mnt}
 	mnt.leaving, s.leave = context.WithCancel(context.Background())

@@ -23,8 +23,8 @@ type mount struct {
 	manager     *reader.Manager
 	server      *server
 	files       *files
-	log         *slog.Logger
-	self        inode // the file system's device
+	log         *slog.Logger // limited
+	self        inode        // the file system's device
 	uid, gid    uint32
 	mode        uint32 // permission bits of files that may be written
 	openTimeout time.Duration

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"log/slog"
 	"syscall"
 	"time"
 
@@ -163,7 +164,7 @@ func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 		f.bay.CountOpen(time.Since(began))
 	}
 	if errno != 0 {
-		f.failed(errno)
+		f.failed("open", errno)
 		return nil, 0, errno
 	}
 	f.mount.files.made(ctx, h, f)
@@ -186,10 +187,31 @@ func (f *file) openHandle(ctx context.Context, flags uint32) (fs.FileHandle, sys
 	return h, 0
 }
 
-// failed counts an error that a program got. It may have asked whether the file is a
-// terminal, which is no error of the slot.
-func (f *file) failed(e syscall.Errno) {
+// failed counts and logs an error that a program got. It may have asked whether the file
+// is a terminal, which is no error of the slot.
+func (f *file) failed(call string, e syscall.Errno) {
 	if f.bay != nil && e != syscall.ENOTTY {
 		f.bay.CountError(e)
+		f.refused(call, e)
 	}
+}
+
+// refused logs why a program did not get what it asked for. It is not told in the words
+// that the program gets: these may have parts of what it wrote, and lengths.
+func (f *file) refused(call string, e syscall.Errno) {
+	switch e {
+	case syscall.EAGAIN, syscall.EINTR: // as it wished
+		return
+	}
+	if f.bay == nil || !f.bay.Log().Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
+	reason := ""
+	for _, known := range errnos {
+		if known.errno == e {
+			reason = known.err.Error()
+			break
+		}
+	}
+	f.bay.Log().Debug(call+" refused", "file", f.spec.name, "errno", errnoName(e), "reason", reason)
 }

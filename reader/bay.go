@@ -35,7 +35,8 @@ type Bay struct {
 	index   int    // of the slot in its reader
 	name    string // below by-id
 	since   time.Time
-	log     *slog.Logger
+	log     *slog.Logger // limited
+	every   *slog.Logger // not limited, for what only -v shows
 
 	ctx    context.Context // ends when the reader left
 	cancel context.CancelFunc
@@ -92,7 +93,8 @@ func newBay(m *Manager, u *unit, number, index int) *Bay {
 		manager: m, unit: u, life: u.life, number: number, index: index,
 		name:    lastingName(u.dev, index),
 		since:   time.Now(),
-		log:     LimitLog(m.log).With("slot", number, "driver", u.dev.Driver),
+		log:     LimitLog(m.limited).With("slot", number, "driver", u.dev.Driver),
+		every:   m.log.With("slot", number, "driver", u.dev.Driver),
 		turn:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
 	}
@@ -115,6 +117,9 @@ func (b *Bay) Since() time.Time { return b.since }
 
 // Done is closed when the reader left.
 func (b *Bay) Done() <-chan struct{} { return b.ctx.Done() }
+
+// Log is the log for what a program does with the slot. Who writes to it cannot flood it.
+func (b *Bay) Log() *slog.Logger { return b.log }
 
 // Gone tells whether the reader left. No reader (nil) never does.
 func (b *Bay) Gone() bool { return b != nil && b.ctx.Err() != nil }
@@ -333,7 +338,7 @@ func (b *Bay) fail(err error) {
 	b.card, b.atr = Absent, nil
 	b.newEpoch()
 	b.phase, b.failure = failed, err
-	b.noteError(err)
+	b.keepError(err)
 	b.publish(Failed, "error", err.Error())
 	b.touch()
 }
@@ -359,19 +364,35 @@ func (b *Bay) leave() {
 	b.cancel()
 }
 
-// publish tells of an event. b.mu is held.
+// publish tells of an event, the log too. b.mu is held.
 func (b *Bay) publish(what What, pairs ...string) {
 	b.stats.event(what, pairs)
+	level := slog.LevelInfo
+	if what == Failed {
+		level = slog.LevelWarn
+	}
+	args := make([]any, 0, len(pairs))
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if key, value := pairs[i], printable(pairs[i+1], maxWords); key != "driver" && value != "" { // every line has the driver
+			args = append(args, key, value)
+		}
+	}
+	b.log.Log(context.Background(), level, string(what), args...)
 	b.manager.events.publish(b, what, pairs...)
 }
 
 // noteError keeps err for `status`. b.mu is held.
 func (b *Bay) noteError(err error) {
-	b.lastErr = err
-	b.tell()
+	b.keepError(err)
 	if err != nil && !errors.Is(err, ErrGone) {
 		b.log.Warn("slot error", "error", printable(err.Error(), maxWords))
 	}
+}
+
+// keepError is noteError for what the log has already. b.mu is held.
+func (b *Bay) keepError(err error) {
+	b.lastErr = err
+	b.tell()
 }
 
 // setCard takes what the reader says of its contacts. b.mu is held.

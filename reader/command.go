@@ -52,6 +52,7 @@ func (m *Manager) Command(line string) error {
 			if err := c.do(m, words[1:]); err != nil {
 				return fmt.Errorf("%s: %w", c, err)
 			}
+			m.limited.Info("ctl", "command", c.word) // a word of the table; the line may be anything
 			return nil
 		}
 	}

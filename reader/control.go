@@ -149,7 +149,10 @@ func (b *Bay) PINSupport() PINSupport { return b.pinSupport() }
 func (b *Bay) command(ctx context.Context, by Caller, s *Session, do func(*link) ([]byte, error)) ([]byte, error) {
 	return b.use(ctx, by, s, func(l *link) ([]byte, error) {
 		b.stats.count(&b.stats.control)
-		return do(l)
+		began := time.Now()
+		answer, err := do(l)
+		b.logExchange("command to the reader", time.Since(began), err)
+		return answer, err
 	})
 }
 

@@ -52,3 +52,19 @@ var (
 	// ErrNoCard; the core draws no conclusion from it.
 	errUnpowered = fmt.Errorf("the card is not powered: %w", ErrNoCard)
 )
+
+// kinds are the errors that say all that a log may have of an exchange.
+var kinds = []error{
+	ErrGone, ErrInterrupted, ErrAborted, ErrNoCard, ErrStale, ErrLocked, ErrNotReady, ErrInvalid, ErrUnsupported,
+	ErrNoPermission, ErrClaimed, ErrFailed, ErrTimeout, ErrProtocol, ErrMute, ErrCancelled,
+}
+
+// kind is what sort of error err is, in words that carry neither bytes nor lengths.
+func kind(err error) string {
+	for _, k := range kinds {
+		if errors.Is(err, k) {
+			return k.Error()
+		}
+	}
+	return "another error"
+}

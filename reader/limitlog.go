@@ -11,7 +11,9 @@ import (
 // it was left out.
 const (
 	logBurst = 10
-	logPause = time.Minute
+	logPause = 10 * time.Second
+	// logBurstOfAll is for all slots together: devices can come and go, each with its own.
+	logBurstOfAll = 100
 )
 
 // LimitLog is log for what a device makes the daemon say: it may say the same as often
@@ -21,7 +23,11 @@ func LimitLog(log *slog.Logger) *slog.Logger {
 	if log == nil {
 		return slog.New(slog.DiscardHandler)
 	}
-	return slog.New(&limitedLog{log.Handler(), &logCounts{of: make(map[string]*logCount)}})
+	return limitLog(log, logBurst)
+}
+
+func limitLog(log *slog.Logger, burst int) *slog.Logger {
+	return slog.New(&limitedLog{log.Handler(), &logCounts{burst: burst, of: make(map[string]*logCount)}})
 }
 
 type limitedLog struct {
@@ -30,6 +36,8 @@ type limitedLog struct {
 }
 
 type logCounts struct {
+	burst int
+
 	mu sync.Mutex
 	of map[string]*logCount
 }
@@ -65,11 +73,11 @@ func (c *logCounts) take(message string, now time.Time) (muted int, pass bool) {
 	defer c.mu.Unlock()
 	n := c.of[message]
 	if n == nil {
-		n = &logCount{free: logBurst, last: now}
+		n = &logCount{free: c.burst, last: now}
 		c.of[message] = n
 	}
 	if quiet := now.Sub(n.last); quiet >= logPause {
-		n.free = min(logBurst, n.free+int(quiet/logPause))
+		n.free = min(c.burst, n.free+int(quiet/logPause))
 	}
 	if n.free == 0 {
 		n.muted++

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
@@ -154,8 +155,10 @@ func (l *link) transmit(capdu, dst []byte) ([]byte, error) {
 	}
 	began := time.Now()
 	answer, err := l.exchange(capdu, dst)
+	took := time.Since(began)
+	l.bay.logExchange("exchange", took, err)
 	if err == nil || !unheard(err) {
-		l.bay.stats.exchanged(time.Since(began), len(capdu), max(0, len(answer)-len(dst)), l.masked)
+		l.bay.stats.exchanged(took, len(capdu), max(0, len(answer)-len(dst)), l.masked)
 	}
 	if l.traced() {
 		if err != nil {
@@ -166,6 +169,18 @@ func (l *link) transmit(capdu, dst []byte) ([]byte, error) {
 	}
 	l.reveal(err)
 	return answer, err
+}
+
+// logExchange logs what became of a command, and nothing of the command or its answer.
+func (b *Bay) logExchange(what string, took time.Duration, err error) {
+	if !b.every.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
+	outcome := "answered"
+	if err != nil {
+		outcome = kind(err)
+	}
+	b.every.Debug(what, "took", took.Round(time.Microsecond), "outcome", outcome)
 }
 
 // unheard reports whether err says that no card saw the command.

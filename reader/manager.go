@@ -35,6 +35,7 @@ type Options struct {
 type Manager struct {
 	options Options
 	log     *slog.Logger
+	limited *slog.Logger // for what devices and programs can cause as often as they like
 	events  eventLog
 	moments atomic.Uint64 // the newest Moment at which a card changed
 
@@ -71,7 +72,7 @@ func NewManager(o Options) *Manager {
 		o.ExchangeLimit = time.Hour
 	}
 	m := &Manager{
-		options: o, log: o.Log,
+		options: o, log: o.Log, limited: limitLog(o.Log, logBurstOfAll),
 		units: make(map[string]*unit), bays: make(map[int]*Bay), names: make(map[string]*Bay),
 		homes: make(map[string]home), last: make(map[int]lastDevice),
 		heldNumbers: make(map[int]*unit), heldNames: make(map[string]*unit),

@@ -109,7 +109,7 @@ func (b *Bay) powerUp(how Reset, want int, by Caller) error {
 			b.life.lost(err)
 		default:
 			b.setUnpowered()
-			b.noteError(err)
+			b.keepError(err)
 			b.publish(Failed, "error", err.Error())
 		}
 		return err
@@ -121,6 +121,7 @@ func (b *Bay) powerUp(how Reset, want int, by Caller) error {
 	b.renewEpoch(by, before)
 	if b.fallback != "" {
 		b.stats.count(&b.stats.fallbacks)
+		b.log.Info("a slower rate is in force", "fallback", b.fallback)
 	}
 	if was == Powered {
 		b.publish(WasReset, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))

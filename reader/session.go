@@ -274,6 +274,10 @@ func (b *Bay) settle(err error) {
 		b.setCard(Absent)
 	case errors.Is(err, ErrStale): // setUnpowered below
 	case errors.Is(err, ErrInvalid), errors.Is(err, ErrUnsupported):
+	case err != nil && b.link.fetched:
+		// The words may tell a length, and that of VERIFY tells the PIN's.
+		b.keepError(err)
+		b.log.Warn("slot error", "error", kind(err))
 	case err != nil:
 		b.noteError(err)
 	}

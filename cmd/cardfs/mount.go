@@ -95,7 +95,7 @@ user_allow_other in /etc/fuse.conf.`,
 	f.BoolVarP(&o.background, "background", "b", false, "return when the mount is ready, and serve on in the background")
 	f.StringVar(&o.log, "log", "", "append the log to `FILE` (default: stderr; syslog with --background)")
 	f.DurationVar(&o.exchangeLimit, "exchange-limit", time.Hour, "give a card that keeps asking for more time `DURATION` for a command")
-	f.CountVarP(&o.verbose, "verbose", "v", "log more; -vv logs every file request")
+	f.CountVarP(&o.verbose, "verbose", "v", "log each exchange, without its data, and what is refused; -vv logs every file request")
 	cmd.RegisterFlagCompletionFunc("sim", completeSim)
 	return cmd
 }
