@@ -269,3 +269,36 @@ func TestCloseWhileAborting(t *testing.T) {
 		}
 	})
 }
+
+// parting is an ICCD device whose host's patience ends with its first answer.
+type parting struct {
+	odd
+	cancel func()
+	closed bool
+}
+
+func (p *parting) OpenUSB(context.Context, uint8) (usb.Conn, error) { return p, nil }
+
+func (p *parting) Control(_ context.Context, _ usb.Setup, data []byte, _ time.Duration) (int, error) {
+	p.cancel()
+	return len(data), nil
+}
+
+func (p *parting) Close() error {
+	p.closed = true
+	return nil
+}
+
+// A reader whose Open was given up in the last moment is none, and is let go of.
+func TestOpenCancelledAtLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cfg := ICCDB()
+		cfg.NoInterrupt = true
+		p := &parting{cancel: cancel, odd: odd{chaos: chaos{desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}}}
+		r, err := Driver{}.Open(ctx, reader.Device{Link: p})
+		if r != nil || !errors.Is(err, context.Canceled) || !p.closed {
+			t.Errorf("%v, %v, closed %v", r, err, p.closed)
+		}
+	})
+}

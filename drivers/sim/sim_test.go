@@ -9,11 +9,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/reader/readertest"
 )
 
@@ -444,6 +446,47 @@ func TestDefault(t *testing.T) {
 	for _, c := range []string{"00A4000C023F00", "00A40000023F00"} {
 		if got := transmit(t, s, c); got != "90 00" {
 			t.Errorf("%s: %s", c, got)
+		}
+	}
+}
+
+// reader.Transfer: a silent card has Wait, and not beyond Until; "the slot then says
+// ErrTimeout". A slow one has until then as well.
+func TestUntil(t *testing.T) {
+	for _, x := range []struct{ wait, until, want time.Duration }{
+		{time.Minute, 2 * time.Second, 2 * time.Second},
+		{2 * time.Second, time.Minute, 2 * time.Second},
+		{2 * time.Second, 0, 2 * time.Second}, // no limit
+		{0, 0, defaultWait},
+	} {
+		for _, f := range []icc.Faults{{Mute: true}, {Slow: time.Hour}} {
+			if f.Slow > 0 && x.until != 2*time.Second {
+				continue // to a T=0 card that computes, time is no matter
+			}
+			synctest.Test(t, func(t *testing.T) {
+				h := &plainHardware{level: reader.TPDU}
+				kind, _ := findCard("t0")
+				h.contact.Insert(kind.make("1"))
+				r, err := h.plug(t.Context(), reader.Device{Address: "t0-1"}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer h.unplug()
+				s := r.Slots()[0]
+				if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
+					t.Fatal(err)
+				}
+				h.contact.SetFaults(f)
+				start := time.Now()
+				transfer := reader.Transfer{Out: unhex("0084000008"), Wait: x.wait}
+				if x.until > 0 {
+					transfer.Until = start.Add(x.until)
+				}
+				_, err = s.Exchange(t.Context(), transfer, nil)
+				if !errors.Is(err, reader.ErrTimeout) || time.Since(start) != x.want {
+					t.Errorf("%+v, %+v: %v after %v", x, f, err, time.Since(start))
+				}
+			})
 		}
 	}
 }
