@@ -114,6 +114,14 @@ func TestPINCommandLimits(t *testing.T) {
 			t.Errorf("format 2 of %d digits: %04X, want taken %v", digits, uint16(code), want)
 		}
 	}
+	for n := 1; n < 16; n++ { // without a template: as many bytes as the digits take
+		for kind, want := range []int{pinBCD: (n + 1) / 2, pinASCII: n} {
+			p, code := parsePINCommand([]byte{byte(n<<4 | kind), 6, 0x00, 0x20, 0x00, 0x01}, false)
+			if code != swOK || len(p.apdu) != 4+1+want || int(p.apdu[4]) != want {
+				t.Errorf("kind %d, %d digits: %d bytes, %04X; want %d bytes of data", kind, n, len(p.apdu), uint16(code), want)
+			}
+		}
+	}
 	for kind := range 2 {
 		for at := range 20 {
 			p, code := parsePINCommand([]byte{byte(4<<4 | kind), byte(6 + at), 0x00, 0x20, 0x00, 0x01}, false)
