@@ -237,7 +237,8 @@ func newPcscd(t *testing.T, readerConf string, opts ...pcscd.Option) *pcscd.Serv
 			t.Error(err)
 		}
 		if t.Failed() {
-			t.Logf("pcscd said:\n%s", s.Log())
+			said := s.Log()
+			t.Logf("pcscd said:\n%s", said[max(0, len(said)-8000):])
 		}
 	})
 	return s
