@@ -1,0 +1,142 @@
+package fs
+
+import (
+	"bytes"
+	"errors"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// The lines that are no commands for what stands behind the file.
+const (
+	wordErrors = "errors" // an error is a line "error ESTALE WORDS" from now on, for whoever is behind SFTP
+	wordLock   = "lock"   // flock(2) for whoever has none
+	wordUnlock = "unlock"
+	wordOK     = "ok\n" // answers them
+)
+
+// words are those of a channel.
+func (c *channel) words() []string {
+	if c.lockLines {
+		return []string{wordErrors, wordLock, wordUnlock}
+	}
+	return []string{wordErrors}
+}
+
+// word is the word that a line is, or of which, unless it is whole, it is the beginning.
+func (c *channel) word(line []byte, whole bool) string {
+	line = bytes.TrimLeft(line, blanks)
+	if len(line) == 0 || bytes.IndexByte([]byte("elu"), line[0]) < 0 {
+		return ""
+	}
+	if i := bytes.IndexByte(line, '#'); i >= 0 {
+		line, whole = line[:i], true
+	}
+	text := bytes.TrimRight(line[:min(len(line), 100)], blanks)
+	for _, w := range c.words() {
+		if string(text) == w || !whole && len(text) < len(w) && string(text) == w[:len(text)] {
+			return w
+		}
+	}
+	return ""
+}
+
+// wipe is for commands that are done with: one may be a PIN.
+func wipe(commands []command) {
+	for _, c := range commands {
+		clear(c.data)
+	}
+}
+
+// setLine makes rest the line that is still coming, and leaves nothing of what came so far
+// where it is not: neither in the line of before nor in the array where parse joined it to
+// what came. c.mu is held.
+func (c *channel) setLine(rest, joined []byte) {
+	for _, b := range [][]byte{c.line, joined} {
+		if b = b[:cap(b)]; len(b) > 0 && (cap(rest) == 0 || &b[0] != &rest[:1][0]) {
+			clear(b)
+		}
+	}
+	c.line = rest
+	clear(rest[len(rest):cap(rest)])
+}
+
+// parse cuts what came so far into commands and the start of another line. It
+// changes nothing but what lies behind c.line in its array; joined is c.line and what came
+// of that line, there or elsewhere. With an error, commands are those before it.
+func (c *channel) parse(data []byte) (commands []command, rest, joined []byte, err error) {
+	first := c.line
+	if c.refused {
+		return nil, nil, nil, reader.ErrInvalid
+	}
+	for {
+		line, after, whole := bytes.Cut(data, []byte{'\n'})
+		if !whole {
+			if len(first)+len(line) > maxLine {
+				return commands, nil, joined, reader.ErrInvalid
+			}
+			rest = append(first, line...)
+			if first != nil {
+				joined = rest
+			}
+			// What can be no hex is refused now, not when the line is complete.
+			if bytes.IndexByte(first, '#') < 0 {
+				data, err := parseHex(make([]byte, 0, len(line)/2), line)
+				clear(data)
+				if err != nil && !errors.Is(err, errOdd) && c.word(rest, false) == "" {
+					return commands, nil, rest, err
+				}
+			}
+			return commands, rest, joined, nil
+		}
+		if first != nil {
+			joined, first = append(first, line...), nil
+			line = joined
+		}
+		command, err := c.parseLine(line)
+		if err != nil {
+			return commands, nil, joined, err
+		}
+		if !command.none() {
+			if len(commands) > maxAnswers { // too many already; the rest is only checked
+				clear(command.data)
+				command.data = nil
+				wipe(commands[maxAnswers:])
+				commands = commands[:maxAnswers]
+			}
+			commands = append(commands, command)
+		}
+		data = after
+	}
+}
+
+func (c *channel) parseLine(line []byte) (command, error) {
+	if w := c.word(line, true); w != "" {
+		return command{word: w, room: len(wordOK)}, nil
+	}
+	data, err := parseHex(make([]byte, 0, (len(line)+1)/2), line)
+	if err != nil || len(data) == 0 {
+		clear(data)
+		return command{}, err
+	}
+	data = fitted(data, 64) // blanks and comments take no memory
+	room, err := c.to.check(data)
+	if t, ok := c.to.(textChecker); ok && err == nil {
+		err = t.checkText(data)
+	}
+	if err != nil {
+		clear(data)
+		return command{}, err
+	}
+	return command{data: data, room: room}, nil
+}
+
+// fitted is b in an array that is not much longer than it needs to be.
+func fitted(b []byte, spare int) []byte {
+	if cap(b) <= 2*len(b)+spare {
+		return b
+	}
+	fit := bytes.Clone(b)
+	clear(b)
+	return fit
+}
