@@ -98,8 +98,8 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 				c.mu.Lock()
 				c.busy = true // a command is under way
 				c.mu.Unlock()
-				whole, rest := tt.command+"\n", false
-				if whole, rest = strings.CutSuffix(tt.command, "|"); !rest {
+				whole, rest := strings.CutSuffix(tt.command, "|")
+				if !rest {
 					whole += "\n"
 				}
 				text.mustWrite(whole)

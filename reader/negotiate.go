@@ -183,7 +183,7 @@ func (l *link) activate(parent context.Context, how Reset, want int) error {
 			// Three block waiting times are longer than that where BWI is above 6.
 			l.slowed = l.slower(l.asked)
 		}
-		if err = fmt.Errorf("T=%d TA1=%02X: %w", p.T, p.TA1, err); l.slowed {
+		if err = fmt.Errorf("parameters T=%d TA1=%02X: %w", p.T, p.TA1, err); l.slowed {
 			return l.next(err)
 		}
 		return err

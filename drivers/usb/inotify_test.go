@@ -89,8 +89,6 @@ func TestInotifyEnds(t *testing.T) {
 	f.start("inotify")
 	f.must(os.RemoveAll(f.w.dev))
 	f.must(os.MkdirAll(filepath.Join(f.root, "elsewhere/003"), 0o755))
-	f.w.mu.Lock()
-	f.w.mu.Unlock()
 	dir := f.w.dev
 	// Shown by sysfs alone.
 	f.must(os.MkdirAll(filepath.Join(dir, "003"), 0o755))
