@@ -1,6 +1,7 @@
 package vpcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -158,10 +159,8 @@ func (o options) listenUnix(ctx context.Context) (net.Listener, error) {
 func (o options) bind(ctx context.Context) (ln net.Listener, err error) {
 	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
 		var err error
-		if cerr := rc.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), uint32(o.mode)) }); cerr != nil {
-			return cerr
-		}
-		return err
+		cerr := rc.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), uint32(o.mode)) })
+		return cmp.Or(cerr, err)
 	}}
 	done := make(chan struct{})
 	go func() {

@@ -365,6 +365,68 @@ func TestPartialWrite(t *testing.T) {
 	}
 }
 
+// A message for which the socket has no room at all is not taken for sent: all arrive, in
+// their order.
+func TestNoRoom(t *testing.T) {
+	p, _ := attach(t, "unix:"+filepath.Join(t.TempDir(), "s"), nil)
+	nc := dial(t, p)
+	until(t, p.Slots()[0], reader.Present)
+	c, _, err := p.slot.get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const many = 20000 // more than any socket here holds
+	told := make(chan error, 1)
+	go func() {
+		for n := range many {
+			if err := c.tell(t.Context(), byte(n)); err != nil {
+				told <- fmt.Errorf("message %d: %w", n, err)
+				return
+			}
+		}
+		told <- nil
+	}()
+	full := func() bool {
+		var n int
+		_ = c.raw.Control(func(fd uintptr) { n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 0) })
+		return n == 0
+	}
+	for !full() {
+		time.Sleep(time.Millisecond)
+	}
+	_ = nc.SetReadDeadline(time.Now().Add(time.Minute)) // for one that never comes
+	for n := range many {
+		if m, err := next(nc); err != nil || len(m) != 1 || m[0] != byte(n) {
+			t.Fatalf("message %d: % X, %v", n, m, err)
+		}
+	}
+	if err := await(t, told, "end of the messages"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A card that was told something and said nothing so far is asked for its ATR all the
+// same: what has no answer proves nothing.
+func TestToldIsNotProven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, nc := piped(t, time.Minute)
+		c, start := s.card, time.Now()
+		wire := make(chan error, 1)
+		go func() { wire <- play(nc, "> 00 01 00") }()
+		if err := c.tell(t.Context(), ctlOff); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-wire; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(proofTime - time.Second)
+		if err := play(nc, "> 00 01 04"); err != nil || time.Since(start) > proofTime {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		<-c.done // it does not answer
+	})
+}
+
 // unsent reports that the long command has not been begun.
 func (c *conn) unsent() bool {
 	var n int
