@@ -421,7 +421,7 @@ func TestToldIsNotProven(t *testing.T) {
 		}
 		time.Sleep(proofTime - time.Second)
 		if err := play(nc, "> 00 01 04"); err != nil || time.Since(start) > proofTime {
-			t.Errorf("%v after %v", err, time.Since(start))
+			t.Fatalf("%v after %v", err, time.Since(start))
 		}
 		<-c.done // it does not answer
 	})
