@@ -1,0 +1,135 @@
+package soak
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Who waits for events in poll(2) or epoll(7), with and without EPOLLET, is woken for each,
+// and for nothing else.
+func TestPollCycles(t *testing.T) {
+	dir := mountPoint(t)
+	d := start(t, dir, "--sim", "t1")
+	woken := make(chan error)
+	waiters := 0
+	for name, wait := range map[string]func(fd int) (func() error, error){
+		"poll": byPoll, "epoll": byEpoll(0), "epoll, edges": byEpoll(unix.EPOLLET),
+	} {
+		fd, err := unix.Open(filepath.Join(dir, "0/event"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := wait(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := drain(fd); err != nil { // how things stand
+			t.Fatal(err)
+		}
+		waiters++
+		go func() {
+			for {
+				err := next()
+				n := 0
+				if err == nil {
+					n, err = drain(fd)
+				}
+				if err == nil && n != 1 {
+					err = fmt.Errorf("%d events where there was one", n)
+				}
+				if err != nil {
+					err = fmt.Errorf("%s: %w", name, err)
+				}
+				select {
+				case woken <- err:
+				case <-t.Context().Done():
+					return
+				}
+			}
+		}()
+	}
+	n := 10 * soak(t, 100)
+	for i := range n {
+		for _, what := range []string{"sim 0 remove", "sim 0 insert"} {
+			if err := d.ctl(what); err != nil {
+				t.Fatal(err)
+			}
+			late := time.After(time.Minute)
+			for range waiters {
+				select {
+				case err := <-woken:
+					if err != nil {
+						t.Fatalf("cycle %d, %s: %v", i, what, err)
+					}
+				case <-late:
+					t.Fatalf("cycle %d, %s: somebody was not woken", i, what)
+				}
+			}
+		}
+	}
+	t.Logf("%d cycles", n)
+}
+
+func byPoll(fd int) (func() error, error) {
+	return func() error {
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if err != unix.EINTR {
+				return err
+			}
+		}
+	}, nil
+}
+
+func byEpoll(flags uint32) func(fd int) (func() error, error) {
+	return func(fd int) (func() error, error) {
+		ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | flags, Fd: int32(fd)})
+		first := true
+		return func() error {
+			// What was there when it was added is an edge, and was read since.
+			if first && flags != 0 {
+				first = false
+				events := make([]unix.EpollEvent, 1)
+				if _, err := unix.EpollWait(ep, events, 0); err != nil && err != unix.EINTR {
+					return err
+				}
+			}
+			for {
+				_, err := unix.EpollWait(ep, make([]unix.EpollEvent, 1), -1)
+				if err != unix.EINTR {
+					return err
+				}
+			}
+		}, err
+	}
+}
+
+// drain reads an event file to its present end and counts the lines.
+func drain(fd int) (lines int, err error) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := unix.Read(fd, buf)
+		switch err {
+		case nil:
+			lines += bytes.Count(buf[:n], []byte{'\n'})
+			if n == 0 {
+				return lines, errors.New("end of file")
+			}
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return lines, nil
+		default:
+			return lines, err
+		}
+	}
+}
