@@ -73,6 +73,7 @@ type spec struct {
 	// applies tells whether a slot has such a file; nil: every slot.
 	applies func(*reader.Bay) bool
 	waits   bool // an open may wait for a reader or a card
+	powers  bool // an open may power the card and so have more to show than before
 	open    func(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 }
 
@@ -85,7 +86,7 @@ const streamSize = 4096
 var slotFiles = []spec{
 	{name: "status", text: statusText, watch: (*reader.Bay).Watch, open: openStatus},
 	{name: "stats", text: statsText, watch: (*reader.Bay).WatchStats, open: openStatus},
-	{name: "atr", text: atrText, waits: true, open: openATR},
+	{name: "atr", text: atrText, waits: true, powers: true, open: openATR},
 	{name: "power", text: powerText, write: true, waits: true, open: openPower},
 	{name: "apdu", write: true, locks: true, waits: true, open: openAPDU},
 	{name: "control", write: true, locks: true, waits: true, open: openControl},
@@ -140,6 +141,10 @@ func (f *file) measure(out *fuse.Attr) time.Duration {
 		return long
 	}
 	out.Size = uint64(len(f.spec.text(f)))
+	if out.Size == 0 && f.spec.powers {
+		// Its open fills it, and whoever looked before goes by what was seen then.
+		out.Size = streamSize
+	}
 	return 0
 }
 

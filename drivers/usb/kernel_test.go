@@ -564,26 +564,28 @@ func TestTransfersAtOnce(t *testing.T) {
 // them, and Gone is closed without any.
 func TestDeviceLeaves(t *testing.T) {
 	for _, status := range []unix.Errno{unix.ESHUTDOWN, unix.ENOENT, unix.ECONNRESET, unix.EPROTO, unix.EILSEQ, unix.ETIME, unix.ENODEV} {
-		k := newKernel(t)
-		c := k.open()
-		end := make(chan error, 1)
-		go func() {
-			_, err := c.In(context.Background(), kIntrIn, make([]byte, 8), 0)
-			end <- err
-		}()
-		k.until(func() bool { return len(k.flying) > 0 })
-		k.unplug(status)
-		if err := await(t, end, "end of the transfer"); !errors.Is(err, reader.ErrGone) {
-			t.Errorf("%v: %v", status, err)
-		}
-		await(t, c.Gone(), "departure")
-		for what, err := range map[string]error{
-			"in": second(c.In(t.Context(), kIntrIn, make([]byte, 8), 0)), "clear": c.ClearHalt(t.Context(), kIntrIn), "reset": c.Reset(t.Context()),
-		} {
-			if !errors.Is(err, reader.ErrGone) {
-				t.Errorf("%s: %v", what, err)
+		t.Run(status.Error(), func(t *testing.T) {
+			k := newKernel(t)
+			c := k.open()
+			end := make(chan error, 1)
+			go func() {
+				_, err := c.In(context.Background(), kIntrIn, make([]byte, 8), 0)
+				end <- err
+			}()
+			k.until(func() bool { return len(k.flying) > 0 })
+			k.unplug(status)
+			if err := await(t, end, "end of the transfer"); !errors.Is(err, reader.ErrGone) {
+				t.Errorf("%v: %v", status, err)
 			}
-		}
+			await(t, c.Gone(), "departure")
+			for what, err := range map[string]error{
+				"in": second(c.In(t.Context(), kIntrIn, make([]byte, 8), 0)), "clear": c.ClearHalt(t.Context(), kIntrIn), "reset": c.Reset(t.Context()),
+			} {
+				if !errors.Is(err, reader.ErrGone) {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+		})
 	}
 	k := newKernel(t)
 	c := k.open()

@@ -586,10 +586,14 @@ func victim(y *tally, dir, how string) {
 
 // blocked opens a file that cannot be opened now n times at once.
 func blocked(y *tally, path string, n int) {
+	flags := syscall.O_RDONLY
+	if filepath.Base(path) == "apdu" {
+		flags = syscall.O_RDWR // for reading only it waits for no card
+	}
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
-			fd, err := rawOpen(path, syscall.O_RDONLY)
+			fd, err := rawOpen(path, flags)
 			y.count(name(err))
 			if err == nil {
 				syscall.Close(fd)

@@ -199,6 +199,8 @@ func reading() (list []tool) {
 		{"busybox tail -c of an exchange", bash, `{ echo '` + one + `' >&3; busybox tail -c 6 <&3; } 3<>$D/1/apdu; true`, "(90 00\\n)?", 0},
 		{"uutils wc -c of an exchange", bash, `{ echo '` + one + `' >&3; ` + uutils + `wc -c <&3; } 3<>$D/1/apdu`, "[0-9]+\n", 0},
 		{"ls -l tells the length", bash, `set -- $(ls -ln $D/0/atr); echo $5`, "48\n", 0},
+		// Looked at before its open powers the card, it must not seem empty.
+		{"busybox cat powers the card", bash, `n=$(cardfs attach --mount $D sim t1) && stat -c %s $D/$n/atr && busybox cat $D/$n/atr && stat -c %s $D/$n/atr; cardfs detach --mount $D $n`, "4096\n" + line + "48\n", 0},
 		{"stat and cat agree", bash, `for f in status atr power protocol stats; do [ $(stat -c %s $D/0/$f) = $(cat $D/0/$f | wc -c) ] || echo $f; done; [ $(stat -c %s $D/ctl) = $(cat $D/ctl | wc -c) ] || echo ctl`, "", 0},
 		{"tar", bash, `tar cf - -C $D/0 status atr | tar xOf - | cmp - <(cat $D/0/status $D/0/atr) && echo same`, "same\n", 0},
 		{"gzip", bash, `gzip -c $D/0/atr | zcat`, regexp.QuoteMeta(line), 0},
