@@ -113,7 +113,7 @@ func (b *Bay) tlvProperties() []byte {
 	}
 	add(9, 0) // bPPDUSupport: none
 	maxData := []byte{0, 0, 1, 0}
-	if b.cardLevel() == ShortAPDU && info.Params.T == 1 {
+	if b.cardLevel() == ShortAPDU { // nor does the core split what is longer, in T=0 or T=1
 		maxData = []byte{0, 0, 0, 0}
 	}
 	add(10, maxData...) // dwMaxAPDUDataSize: 10000 extended, 0 short

@@ -462,15 +462,23 @@ func TestPINProperties(t *testing.T) {
 			t.Errorf("TLV properties %s", got)
 		}
 	})
-	bubble(t, Options{}, func(t *testing.T, r *rig) {
-		pad := newPadSlot(t, "")
-		pad.traits.Level = ShortAPDU
-		b := r.plugPad(pad, true)
-		got, _ := b.Control(context.Background(), ctlFeature+featureTLVProperties, nil, someone())
-		if !bytes.Contains(got, hexb("0A 04 00 00 00 00")) {
-			t.Errorf("short APDUs only: % X", got)
-		}
-	})
+	// dwMaxAPDUDataSize: 0 for short APDUs only.
+	for _, atr := range []string{"3B 80 01 81", "3B 00"} {
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			pad := newPadSlot(t, "")
+			pad.traits.Level, pad.atr = ShortAPDU, hexb(atr)
+			b := r.plugPad(pad, true)
+			s := mustOpen(t, b, someone())
+			defer s.Close()
+			got, _ := b.Control(context.Background(), ctlFeature+featureTLVProperties, nil, someone())
+			if !bytes.Contains(got, hexb("0A 04 00 00 00 00")) {
+				t.Errorf("%s, short APDUs only: % X", atr, got)
+			}
+			if _, err := s.Transmit(context.Background(), append(hexb("00 D6 00 00 00 01 2C"), make([]byte, 300)...), nil); !errors.Is(err, ErrUnsupported) {
+				t.Errorf("%s, an extended APDU: %v", atr, err)
+			}
+		})
+	}
 }
 
 // Neither trace nor status shows what is entered, or the template, which may be

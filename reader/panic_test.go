@@ -271,8 +271,13 @@ func TestPanicBesideACommand(t *testing.T) {
 		one.exchange = func(context.Context, Transfer, []byte) ([]byte, error) { panic("boom") }
 		_, err := mustOpen(t, b, someone()).Transmit(bg, hexb("00 01 00 00"), nil)
 		wantErr(t, "transmit", err, ErrFailed)
-		if i := b.Info(); i.State != "failed" || !strings.Contains(i.Err.Error(), "boom") {
+		i := b.Info()
+		if i.State != "failed" || !strings.Contains(i.Err.Error(), "boom") {
 			t.Errorf("%+v", i)
+		}
+		// Nobody knows of a card any more.
+		if i.ATR != nil || i.Sessions != 0 || b.hasCard() {
+			t.Errorf("a failed slot with a card: %+v", i)
 		}
 		_, err = under.get()
 		wantErr(t, "the command under way", err, ErrFailed)
