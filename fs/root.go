@@ -9,6 +9,7 @@ import (
 	"os"
 	"sort"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,7 +32,9 @@ type mount struct {
 	started     time.Time
 	escape      func(uid uint32) bool
 	rooms       rooms
-	leaving     context.Context // ended: no new opens, streams end
+	dirsMu      sync.Mutex
+	dirs        map[*reader.Bay]*fs.Inode // see remember
+	leaving     context.Context           // ended: no new opens, streams end
 }
 
 // owns reports whether a user is the owner: the one that runs the daemon, and root.
@@ -136,20 +139,39 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	return r.NewInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: b.Serial() << 8}), 0
 }
 
+// remember keeps the directory in which the kernel knows files of a slot, for forget: by
+// then its name may be another slot's.
+func (m *mount) remember(b *reader.Bay, dir *fs.Inode) {
+	m.dirsMu.Lock()
+	defer m.dirsMu.Unlock()
+	if m.dirs == nil {
+		m.dirs = make(map[*reader.Bay]*fs.Inode)
+	}
+	if !b.Gone() { // else forget was here, or is about to be
+		m.dirs[b] = dir
+	}
+}
+
+// dirOf takes what remember kept.
+func (m *mount) dirOf(b *reader.Bay) *fs.Inode {
+	m.dirsMu.Lock()
+	defer m.dirsMu.Unlock()
+	dir := m.dirs[b]
+	delete(m.dirs, b)
+	return dir
+}
+
 // forget lets the kernel let go of what it knows of a slot that left. Of a
 // directory that is in use it would keep the files, which have long timeouts,
 // and with them our nodes and the bay: they are told first.
 func (r *root) forget(b *reader.Bay) {
 	r.mount.rooms.forget(b)
-	name := strconv.Itoa(b.Number())
-	if dir := r.GetChild(name); dir != nil {
-		if d, ok := dir.Operations().(*slotDir); ok && d.bay == b {
-			for file := range dir.Children() {
-				dir.NotifyEntry(file)
-			}
+	if dir := r.mount.dirOf(b); dir != nil {
+		for file := range dir.Children() {
+			dir.NotifyEntry(file)
 		}
 	}
-	r.NotifyEntry(name)
+	r.NotifyEntry(strconv.Itoa(b.Number()))
 }
 
 func (r *root) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {

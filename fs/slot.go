@@ -36,6 +36,7 @@ func (d *slotDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (
 	}
 	for i := range slotFiles {
 		if s := &slotFiles[i]; s.name == name && s.fits(d.bay) {
+			d.mount.remember(d.bay, d.EmbeddedInode())
 			f := &file{mount: d.mount, bay: d.bay, spec: s}
 			f.entry(out)
 			return d.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: d.ino(i)}), 0
