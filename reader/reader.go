@@ -50,7 +50,7 @@ type Device struct {
 	Slot    int               // Commander.Command: which of its slots the number names; else 0
 
 	// Link is how the driver reaches the device; its type belongs to the
-	// transport (drivers/usb: usb.Opener). Nil where Address is enough. If it
+	// transport (drivers/bus/usb: usb.Opener). Nil where Address is enough. If it
 	// has Gone() <-chan struct{}, that closes when the device leaves, whether
 	// or not a driver has opened it; a reader that dies before is opened again. If it
 	// has Detached(), that is called when a person detached the reader.

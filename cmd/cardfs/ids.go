@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cardfs/cardfs/drivers"
-	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers"
-	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/tests/cc"
 	"github.com/cardfs/cardfs/tests/pcscd"

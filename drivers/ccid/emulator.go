@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 )

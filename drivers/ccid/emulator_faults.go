@@ -3,7 +3,7 @@ package ccid
 import (
 	"encoding/binary"
 
-	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 )
 
 // FaultKind is one way to misbehave.

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 

@@ -3,7 +3,7 @@ package ikey3k
 import (
 	"fmt"
 
-	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 

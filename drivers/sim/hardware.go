@@ -7,9 +7,9 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey3k"
-	"github.com/cardfs/cardfs/drivers/usb"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 )

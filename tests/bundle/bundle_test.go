@@ -15,9 +15,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey3k"
-	"github.com/cardfs/cardfs/drivers/usb/usbip"
 	"github.com/cardfs/cardfs/tests/cc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 	"github.com/cardfs/cardfs/tests/vm/machine"

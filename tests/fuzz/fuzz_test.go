@@ -12,10 +12,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey3k"
 	"github.com/cardfs/cardfs/drivers/sim"
-	"github.com/cardfs/cardfs/drivers/usb"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/readertest"
 )

@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey3k"
-	"github.com/cardfs/cardfs/drivers/usb/usbip"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 

@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	usbdev "github.com/cardfs/cardfs/drivers/usb"
+	usbdev "github.com/cardfs/cardfs/drivers/bus/usb"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/drivers/ikey3k"
-	"github.com/cardfs/cardfs/drivers/usb/usbip"
 	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/tests/cc"
 	"github.com/cardfs/cardfs/tests/vm/machine"

@@ -9,9 +9,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey3k"
-	"github.com/cardfs/cardfs/drivers/usb/usbip"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 )

@@ -3,7 +3,7 @@
 //
 //	go run ./tests/vm shell ccid ikey3k       a shell, with these devices plugged in
 //	go run ./tests/vm exec -- lsusb           one command
-//	go test -exec "$PWD/build/vm exec --" ./drivers/usb
+//	go test -exec "$PWD/build/vm exec --" ./drivers/bus/usb
 package main
 
 import (

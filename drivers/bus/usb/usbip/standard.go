@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"unicode/utf16"
 
-	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 )
 
 // Standard requests (USB 2.0 table 9-4).

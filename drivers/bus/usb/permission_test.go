@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cardfs/cardfs/drivers/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )

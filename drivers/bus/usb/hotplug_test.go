@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cardfs/cardfs/drivers/usb"
-	"github.com/cardfs/cardfs/drivers/usb/usbip"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cardfs/cardfs/drivers/usb"
-	"github.com/cardfs/cardfs/drivers/usb/usbip"
+	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 )
 
 // Endpoints and vendor requests of the loop device.
