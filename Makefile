@@ -96,7 +96,7 @@ IFD_BUNDLE  = $(DESTDIR)$(PCSC_DRIVERS)/ifd-cardfs.bundle
 install: ## install what make build made, below DESTDIR and PREFIX (/usr/local)
 	@[ -x build/cardfs ] && [ -d build/ifd-cardfs.bundle ] || $(MAKE) build
 	install -D -m 755 build/cardfs $(BIN)
-	install -D -m 644 -t $(HEADERS) $(CLIB)/cardfs.h $(CLIB)/ctapi.h
+	install -D -m 644 -t $(HEADERS) $(CLIB)/common/cardfs.h $(CLIB)/ctapi/ctapi.h
 	install -D -m 644 build/libctapi-cardfs.so $(CTAPI_LIB)
 	install -D -m 644 build/libifdcardfs.so $(IFD_LIB)
 	install -D -m 644 build/libifdcardfs.so $(IFD_BUNDLE)/Contents/Linux/libifdcardfs.so

@@ -45,7 +45,7 @@ func newIDs() *cobra.Command {
 product in hex, and its name. ifd-cardfs.bundle, by which pcscd's hotplug finds
 these readers, is made from it. Readers known only by their USB interface class
 (CCID) are not among them: pcscd asks for IDs, so they need cardfs reader-conf.`,
-		Example:           `  cardfs ids | ctapi/clib/bundle.sh build/libifdcardfs.so build/ifd-cardfs.bundle`,
+		Example:           `  cardfs ids | ctapi/clib/ifd/bundle.sh build/libifdcardfs.so build/ifd-cardfs.bundle`,
 		Args:              args(0, 0, "ids takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {

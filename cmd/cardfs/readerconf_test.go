@@ -78,17 +78,7 @@ func TestReaderConfInPcscd(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	library := filepath.Join(t.TempDir(), "libifdcardfs.so")
-	sources, err := filepath.Glob("../../ctapi/clib/*.c")
-	if err != nil {
-		t.Fatal(err)
-	}
-	target := cc.Target{Shared: true, Flags: []string{"-U_GNU_SOURCE", "-fvisibility=hidden", "-Wl,-z,nodelete"}}
-	for _, s := range sources {
-		if filepath.Base(s) != "ctapi.c" {
-			target.Sources = append(target.Sources, filepath.Join("ctapi/clib", filepath.Base(s)))
-		}
-	}
-	if err := cc.Build(ctx, library, target); err != nil {
+	if err := cc.Build(ctx, library, cc.IFDHandler()); err != nil {
 		t.Fatal(err)
 	}
 

@@ -1,12 +1,16 @@
 # The C libraries. Included by the Makefile at the top.
+#
+#   common/  the mount as C sees it: cardfs.h with the ioctls, files, names of slots
+#   ctapi/   libctapi-cardfs.so: CT-API 1.1
+#   ifd/     libifdcardfs.so: the IFD handler that pcscd loads, and its bundle
 
 CLIB := ctapi/clib
 CLIB_CFLAGS ?= -O2 -g
 CLIB_CC = $(CC) -std=c11 -fPIC -fvisibility=hidden -Wall -Wextra -Werror -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 \
-	$(CLIB_CFLAGS) -shared -pthread -Wl,-z,defs,-z,relro,-z,now,--as-needed
-IFD_SOURCES := $(addprefix $(CLIB)/,ifd.c card.c slots.c events.c find.c file.c)
-CTAPI_SOURCES := $(addprefix $(CLIB)/,ctapi.c find.c file.c)
-CLIB_HEADERS := $(wildcard $(CLIB)/*.h)
+	-I$(CLIB)/common $(CLIB_CFLAGS) -shared -pthread -Wl,-z,defs,-z,relro,-z,now,--as-needed
+IFD_SOURCES := $(wildcard $(CLIB)/ifd/*.c $(CLIB)/common/*.c)
+CTAPI_SOURCES := $(wildcard $(CLIB)/ctapi/*.c $(CLIB)/common/*.c)
+CLIB_HEADERS := $(wildcard $(CLIB)/*/*.h)
 
 # nodelete: the event thread may outlive a dlclose by a moment.
 build/libifdcardfs.so: $(IFD_SOURCES) $(CLIB_HEADERS)
@@ -17,6 +21,6 @@ build/libctapi-cardfs.so: $(CTAPI_SOURCES) $(CLIB_HEADERS)
 	@mkdir -p build
 	$(CLIB_CC) -Wl,-soname,$(@F) -o $@ $(CTAPI_SOURCES)
 
-build/ifd-cardfs.bundle: build/libifdcardfs.so build/cardfs $(CLIB)/bundle.sh $(CLIB)/Info.plist.in
-	build/cardfs ids | $(CLIB)/bundle.sh build/libifdcardfs.so $@
+build/ifd-cardfs.bundle: build/libifdcardfs.so build/cardfs $(CLIB)/ifd/bundle.sh $(CLIB)/ifd/Info.plist.in
+	build/cardfs ids | $(CLIB)/ifd/bundle.sh build/libifdcardfs.so $@
 	@touch $@

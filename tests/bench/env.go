@@ -75,7 +75,7 @@ func (e *env) build(ctx context.Context) (err error) {
 		name   string
 		target cc.Target
 	}{
-		{"filebench", cc.Target{Sources: []string{"tests/bench/c/filebench.c"}, Include: []string{"ctapi/clib"}}},
+		{"filebench", cc.Target{Sources: []string{"tests/bench/c/filebench.c"}, Include: []string{"ctapi/clib/common"}}},
 		{"instantcard", cc.Target{Sources: []string{"tests/bench/c/instantcard.c"}}},
 		{"scbench", cc.Target{Sources: []string{"tests/bench/c/scbench.c"}, Packages: []string{"libpcsclite"}}},
 		{"nullifd.so", cc.Target{Sources: []string{"tests/bench/c/nullifd.c"}, Packages: []string{"libpcsclite"}, Shared: true}},

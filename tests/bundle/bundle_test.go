@@ -32,12 +32,13 @@ func TestBundle(t *testing.T) {
 		t.Skip("this is the machine already")
 	}
 	dir := t.TempDir()
+	if err := cc.Build(t.Context(), dir+"/libifdcardfs.so", cc.IFDHandler()); err != nil {
+		t.Fatal(err)
+	}
 	for _, words := range [][]string{
 		{"go", "build", "-o", dir + "/cardfs", "./cmd/cardfs"},
 		{"sh", "-euc", `
-			cc -std=c11 -O2 -fPIC -fvisibility=hidden -shared -pthread -Wl,-z,nodelete -o "$0/libifdcardfs.so" \
-				$(ls ctapi/clib/*.c | grep -v /ctapi.c$)
-			"$0/cardfs" ids | ctapi/clib/bundle.sh "$0/libifdcardfs.so" "$0/ifd-cardfs.bundle"`, dir},
+			"$0/cardfs" ids | ctapi/clib/ifd/bundle.sh "$0/libifdcardfs.so" "$0/ifd-cardfs.bundle"`, dir},
 	} {
 		cmd := exec.CommandContext(t.Context(), words[0], words[1:]...)
 		cmd.Dir = cc.Root()

@@ -30,6 +30,29 @@ func Root() string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
 
+// IFDHandler is the library that pcscd loads (ctapi/clib/ifd).
+func IFDHandler() Target { return library("ifd") }
+
+// CTAPI is the library of CT-API (ctapi/clib/ctapi).
+func CTAPI() Target { return library("ctapi") }
+
+// library is a library of ctapi/clib, with the files that all of them share. Only
+// what its headers mark is visible, and a symbol that nothing defines is an error.
+func library(name string) Target {
+	t := Target{
+		Include: []string{"ctapi/clib/common"},
+		Flags:   []string{"-U_GNU_SOURCE", "-fvisibility=hidden", "-Wl,-z,defs,-z,nodelete"},
+		Shared:  true,
+	}
+	for _, dir := range []string{name, "common"} {
+		files, _ := filepath.Glob(filepath.Join(Root(), "ctapi/clib", dir, "*.c"))
+		for _, f := range files {
+			t.Sources = append(t.Sources, filepath.Join("ctapi/clib", dir, filepath.Base(f)))
+		}
+	}
+	return t
+}
+
 // Build compiles t to the file out.
 func Build(ctx context.Context, out string, t Target) error {
 	args := append([]string{}, Flags...)

@@ -10,9 +10,16 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/cardfs/cardfs/tests/cc"
 )
 
-const sources = "../../ctapi/clib"
+const (
+	bundler = "../../ctapi/clib/ifd/bundle.sh"
+	common  = "../../ctapi/clib/common"
+	ctapi   = "../../ctapi/clib/ctapi"
+	ifd     = "../../ctapi/clib/ifd"
+)
 
 // wrapped is what the libraries call and fake.c answers.
 var wrapped = []string{
@@ -60,18 +67,18 @@ func build(t *testing.T, name string, flags ...string) string {
 	program := filepath.Join(t.TempDir(), name)
 	args := append([]string{"-std=gnu11", "-g", "-O1", "-fno-omit-frame-pointer", "-pthread",
 		"-DCF_SOON_MS=test_soon_ms", "-DCF_ANSWER_MS=test_answer_ms", "-DSOON_MS=30", "-DANSWER_MS=60",
-		"-include", "testdata/times.h", "-I", sources, "-o", program,
+		"-include", "testdata/times.h", "-I", ctapi, "-I", ifd, "-I", common, "-o", program,
 		"testdata/" + name + ".c", "testdata/fake.c"}, warnings...)
 	args = append(args, flags...)
 	for _, f := range wrapped {
 		args = append(args, "-Wl,--wrap="+f)
 	}
-	files := []string{"ifd", "card", "slots", "events", "find", "file"}
+	library := cc.IFDHandler()
 	if name == "ctapi_test" {
-		files = []string{"ctapi", "find", "file"}
+		library = cc.CTAPI()
 	}
-	for _, f := range files {
-		args = append(args, filepath.Join(sources, f+".c"))
+	for _, f := range library.Sources {
+		args = append(args, filepath.Join(cc.Root(), f))
 	}
 	run(t, nil, tool(t, "gcc", "gcc"), args...)
 	return program
@@ -125,7 +132,7 @@ func TestHeaders(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		args := append([]string{"-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", sources}, flags...)
+		args := append([]string{"-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", ctapi, "-I", ifd, "-I", common}, flags...)
 		run(t, nil, gcc, append(args, file)...)
 	}
 	for _, header := range []string{"cardfs.h", "ctapi.h"} {
@@ -159,7 +166,7 @@ func TestBundle(t *testing.T) {
 		t.Fatal(err)
 	}
 	bundle := func(ids string) (string, error) {
-		cmd := exec.Command(filepath.Join(sources, "bundle.sh"), library, dir)
+		cmd := exec.Command(bundler, library, dir)
 		cmd.Stdin = bytes.NewReader([]byte(ids))
 		out, err := cmd.CombinedOutput()
 		return string(out), err

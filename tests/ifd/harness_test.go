@@ -47,25 +47,16 @@ func build(dir string) error {
 	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/cardfs").CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	for _, l := range []struct {
-		out   string
-		files []string
-	}{
-		{library, []string{"ifd", "card", "slots", "events", "find", "file"}},
-		{ctLibrary, []string{"ctapi", "find", "file"}},
+	for out, target := range map[string]cc.Target{
+		library:   cc.IFDHandler(),
+		ctLibrary: cc.CTAPI(),
+		client:    {Sources: []string{"tests/ifd/testdata/pcscsh.c"}, Packages: []string{"libpcsclite"}},
 	} {
-		args := []string{"-std=c11", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror",
-			"-shared", "-pthread", "-Wl,-z,defs,-z,nodelete", "-o", l.out}
-		for _, f := range l.files {
-			args = append(args, "../../ctapi/clib/"+f+".c")
-		}
-		if out, err := exec.Command("cc", args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("cc: %w\n%s", err, out)
+		if err := cc.Build(context.Background(), out, target); err != nil {
+			return err
 		}
 	}
-	return cc.Build(context.Background(), client, cc.Target{
-		Sources: []string{"tests/ifd/testdata/pcscsh.c"}, Packages: []string{"libpcsclite"},
-	})
+	return nil
 }
 
 func soak() bool { return os.Getenv("CARDFS_SOAK") != "" }

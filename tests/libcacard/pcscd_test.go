@@ -27,17 +27,7 @@ func TestUnderPcscd(t *testing.T) {
 		t.Fatal(err)
 	}
 	library := filepath.Join(t.TempDir(), "libifdcardfs.so")
-	sources, err := filepath.Glob(filepath.Join(cc.Root(), "ctapi/clib/*.c"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	handler := cc.Target{Shared: true, Flags: []string{"-U_GNU_SOURCE", "-fvisibility=hidden", "-Wl,-z,defs,-z,nodelete"}}
-	for _, s := range sources {
-		if name := filepath.Base(s); name != "ctapi.c" { // the other library's
-			handler.Sources = append(handler.Sources, "ctapi/clib/"+name)
-		}
-	}
-	if err := cc.Build(ctx, library, handler); err != nil {
+	if err := cc.Build(ctx, library, cc.IFDHandler()); err != nil {
 		t.Fatal(err)
 	}
 	socket := "unix:" + filepath.Join(t.TempDir(), "card")

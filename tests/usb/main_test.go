@@ -60,15 +60,11 @@ func build(ctx context.Context, dir string) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	var ifd []string
-	for _, name := range []string{"ifd", "card", "slots", "events", "find", "file"} {
-		ifd = append(ifd, "ctapi/clib/"+name+".c")
-	}
 	for name, t := range map[string]cc.Target{
-		"libifdcardfs.so": {Sources: ifd, Shared: true, Flags: []string{"-U_GNU_SOURCE", "-fvisibility=hidden", "-Wl,-z,defs,-z,nodelete"}},
+		"libifdcardfs.so": cc.IFDHandler(),
 		"pcscsh":          {Sources: []string{"tests/ifd/testdata/pcscsh.c"}, Packages: []string{"libpcsclite"}},
 		"scbench":         {Sources: []string{"tests/bench/c/scbench.c"}, Packages: []string{"libpcsclite"}},
-		"filebench":       {Sources: []string{"tests/bench/c/filebench.c"}, Include: []string{"ctapi/clib"}},
+		"filebench":       {Sources: []string{"tests/bench/c/filebench.c"}, Include: []string{"ctapi/clib/common"}},
 	} {
 		if err := cc.Build(ctx, filepath.Join(dir, name), t); err != nil {
 			return err
