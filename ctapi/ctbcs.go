@@ -14,28 +14,29 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // Terminal is one program's conversation with the terminal: it has its own
 // selected file, its own preference of protocols, and a session with each card
 // that it activated. Slots are numbered as P1 has them, from 1.
 type Terminal struct {
-	bay   *reader.Bay
-	by    reader.Caller
+	home  *core.Slot
+	by    core.Caller
 	file  *file        // selected by SELECT FILE; nil: the master file
 	want  map[int]int  // protocol preference, from SET INTERFACE PARAMETER
 	cards map[int]*icc // how the program stands to each slot's card
 	unit  byte         // who made the status word of the command at hand
-	at    reader.Moment
+	at    core.Moment
 }
 
 // WrittenAt says when the next command was handed over. Unless this program itself
 // brought another card since, what is for a card is for the one that was there then.
-func (t *Terminal) WrittenAt(at reader.Moment) { t.at = at }
+func (t *Terminal) WrittenAt(at core.Moment) { t.at = at }
 
-// New makes a terminal of the reader that bay belongs to.
-func New(bay *reader.Bay, by reader.Caller) *Terminal {
-	return &Terminal{bay: bay, by: by, want: make(map[int]int), cards: make(map[int]*icc)}
+// New makes a terminal of the reader that slot belongs to.
+func New(slot *core.Slot, by core.Caller) *Terminal {
+	return &Terminal{home: slot, by: by, want: make(map[int]int), cards: make(map[int]*icc)}
 }
 
 // sw is a status word. CT-BCS 1.0 and the manuals of its libraries name them.
@@ -114,7 +115,7 @@ func (t *Terminal) Exchange(ctx context.Context, b, dst []byte) ([]byte, error) 
 	return dst, err
 }
 
-// exchange is Exchange that also says which unit's status word the answer has.
+// exchange is Exchange that also says which ifd's status word the answer has.
 func (t *Terminal) exchange(ctx context.Context, b, dst []byte) ([]byte, byte, error) {
 	if err := Check(b); err != nil {
 		return dst, 0, err
@@ -186,19 +187,19 @@ func (t *Terminal) do(ctx context.Context, c command) ([]byte, sw, error) {
 	if h == nil {
 		return nil, refusal(c), nil
 	}
-	if err := t.bay.WaitReady(ctx, t.by.Wait); err != nil {
+	if err := t.home.WaitReady(ctx, t.by.Wait); err != nil {
 		return nil, 0, err
 	}
 	return h(t, ctx, c)
 }
 
 // slot finds the slot that P1 names, counted from 1.
-func (t *Terminal) slot(p1 byte) *reader.Bay {
-	bays := t.bay.Siblings()
-	if p1 < 1 || int(p1) > len(bays) {
+func (t *Terminal) slot(p1 byte) *core.Slot {
+	slots := t.home.Siblings()
+	if p1 < 1 || int(p1) > len(slots) {
 		return nil
 	}
-	return bays[p1-1]
+	return slots[p1-1]
 }
 
 // failure turns an error of the core into a status word: absent is what the
@@ -225,8 +226,8 @@ func (t *Terminal) reset(ctx context.Context, c command) ([]byte, sw, error) {
 			return nil, swLength, nil
 		}
 		// The terminal's software reset switches the cards off (REINER SCT).
-		for _, b := range t.bay.Siblings() {
-			if err := b.Power(ctx, reader.PowerDown, t.by); err != nil {
+		for _, s := range t.home.Siblings() {
+			if err := s.Power(ctx, core.PowerDown, t.by); err != nil {
 				code, err := failure(err, swOK)
 				if code != swOK {
 					return nil, code, err
@@ -239,8 +240,8 @@ func (t *Terminal) reset(ctx context.Context, c command) ([]byte, sw, error) {
 		t.forget()
 		return nil, swOK, nil
 	}
-	b := t.slot(c.p1)
-	if b == nil || c.p2 > 2 {
+	s := t.slot(c.p1)
+	if s == nil || c.p2 > 2 {
 		return nil, swP1P2, nil
 	}
 	if c.p2 == 0 && c.le > 0 || c.p2 != 0 && c.le != 0 {
@@ -257,27 +258,27 @@ func (t *Terminal) reset(ctx context.Context, c command) ([]byte, sw, error) {
 	if c.ins == 0x10 {
 		absent = swNoCard
 	}
-	if err := b.Power(ctx, reader.ResetCold, t.by); err != nil {
+	if err := s.Power(ctx, core.ResetCold, t.by); err != nil {
 		code, err := failure(err, absent)
 		return nil, code, err
 	}
-	return t.activated(context.WithoutCancel(ctx), b, c, want, absent)
+	return t.activated(context.WithoutCancel(ctx), s, c, want, absent)
 }
 
 // activated brings a card that has power into the protocol wanted, begins a
 // session with it and answers what P2 asks for.
-func (t *Terminal) activated(ctx context.Context, b *reader.Bay, c command, want int, absent sw) ([]byte, sw, error) {
+func (t *Terminal) activated(ctx context.Context, slot *core.Slot, c command, want int, absent sw) ([]byte, sw, error) {
 	if want >= 0 {
-		if code, err := t.protocol(ctx, b, want, absent); code != swOK {
+		if code, err := t.protocol(ctx, slot, want, absent); code != swOK {
 			return nil, code, err
 		}
 	}
-	s, err := t.begin(ctx, b, int(c.p1), true)
+	s, err := t.begin(ctx, slot, int(c.p1), true)
 	if err != nil {
 		code, err := failure(err, absent)
 		return nil, code, err
 	}
-	i := b.Info()
+	i := slot.Info()
 	code := swAsync
 	if i.Synchronous() {
 		code = swOK
@@ -292,8 +293,8 @@ func (t *Terminal) activated(ctx context.Context, b *reader.Bay, c command, want
 }
 
 // protocol brings the card into T=want.
-func (t *Terminal) protocol(ctx context.Context, b *reader.Bay, want int, absent sw) (sw, error) {
-	err := b.SelectProtocol(ctx, want, t.by)
+func (t *Terminal) protocol(ctx context.Context, s *core.Slot, want int, absent sw) (sw, error) {
+	err := s.SelectProtocol(ctx, want, t.by)
 	if err == nil {
 		return swOK, nil
 	}
@@ -317,8 +318,8 @@ func (t *Terminal) preference(slot int) int {
 // with power is as good as just activated: OpenSC takes 62 01 for a failure and
 // never ejects, and would work once.
 func (t *Terminal) request(ctx context.Context, c command) ([]byte, sw, error) {
-	b := t.slot(c.p1)
-	if b == nil || c.p2&0x0F > 2 {
+	s := t.slot(c.p1)
+	if s == nil || c.p2&0x0F > 2 {
 		return nil, swP1P2, nil
 	}
 	if c.le > 0 {
@@ -328,14 +329,14 @@ func (t *Terminal) request(ctx context.Context, c command) ([]byte, sw, error) {
 	if code != swOK {
 		return nil, code, nil
 	}
-	switch state := b.Info().State; {
+	switch state := s.Info().State; {
 	case t.card(int(c.p1)).ours:
 		return nil, swActive, nil
 	case state == "empty" && o.timeout > 0:
 		var done func()
-		ctx, done = t.prompt(ctx, b, c.p2, o)
+		ctx, done = t.prompt(ctx, s, c.p2, o)
 		defer done()
-		arrived, err := waitFor(ctx, b, o.timeout, func(state string) bool { return state != "empty" })
+		arrived, err := waitFor(ctx, s, o.timeout, func(state string) bool { return state != "empty" })
 		if err != nil {
 			return nil, 0, err
 		}
@@ -344,14 +345,14 @@ func (t *Terminal) request(ctx context.Context, c command) ([]byte, sw, error) {
 			return nil, swNoCardYet, nil
 		}
 	}
-	if err := b.Power(ctx, reader.PowerUp, t.by); err != nil {
+	if err := s.Power(ctx, core.PowerUp, t.by); err != nil {
 		code, err := failure(err, swNoCardYet)
 		if code == swNoCardYet {
 			t.absent(int(c.p1))
 		}
 		return nil, code, err
 	}
-	return t.activated(context.WithoutCancel(ctx), b, c, t.preference(int(c.p1)), swNoCardYet)
+	return t.activated(context.WithoutCancel(ctx), s, c, t.preference(int(c.p1)), swNoCardYet)
 }
 
 // absent notes that there is no card. The next one's first command opens it.
@@ -361,15 +362,15 @@ func (t *Terminal) absent(slot int) {
 }
 
 // waitFor waits until the slot's state is as wanted, or the time is over.
-func waitFor(ctx context.Context, b *reader.Bay, limit time.Duration, wanted func(state string) bool) (bool, error) {
+func waitFor(ctx context.Context, s *core.Slot, limit time.Duration, wanted func(state string) bool) (bool, error) {
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	events := b.Follow()
+	events := s.Follow()
 	defer events.Close()
-	for !wanted(b.Info().State) {
+	for !wanted(s.Info().State) {
 		if _, _, err := events.Next(timed); err != nil {
 			if errors.Is(err, reader.ErrInterrupted) && ctx.Err() == nil {
-				return wanted(b.Info().State), nil
+				return wanted(s.Info().State), nil
 			}
 			return false, err
 		}
@@ -391,22 +392,22 @@ func (t *Terminal) status(ctx context.Context, c command) ([]byte, sw, error) {
 		return append([]byte{0x46, 15}, "EUCFS"+"CRDFS"+"01.00"...), swOK, nil
 	case 0x80:
 		object := []byte{0x80, 0}
-		for i, b := range t.bay.Siblings() {
+		for i, slot := range t.home.Siblings() {
 			if c.p1 == 0 || int(c.p1) == i+1 {
-				object = append(object, slotState(b))
+				object = append(object, slotState(slot))
 			}
 		}
 		object[1] = byte(len(object) - 2)
 		return object, swOK, nil
 	case 0x81:
 		object := []byte{0x81, 0}
-		for i := range t.bay.Siblings() {
+		for i := range t.home.Siblings() {
 			object = append(object, byte(i+1))
 		}
 		if t.has(func(s reader.Slot) bool { _, ok := s.(reader.Display); return ok }) {
 			object = append(object, unitDisplay)
 		}
-		if s := t.bay.PINSupport(); s.Verify || s.Modify {
+		if s := t.home.PINSupport(); s.Verify || s.Modify {
 			object = append(object, unitKeypad)
 		}
 		object[1] = byte(len(object) - 2)
@@ -415,18 +416,18 @@ func (t *Terminal) status(ctx context.Context, c command) ([]byte, sw, error) {
 	return nil, swP1P2, nil
 }
 
-// Functional units (CT-BCS 1.0, values of P1 and of data object 81).
+// Functional ifds (CT-BCS 1.0, values of P1 and of data object 81).
 const (
 	unitDisplay = 0x40
 	unitKeypad  = 0x50
 )
 
-func (t *Terminal) has(of func(reader.Slot) bool) bool { return t.bay.Capable(of) }
+func (t *Terminal) has(of func(reader.Slot) bool) bool { return t.home.Capable(of) }
 
 // slotState is the byte of data object 80: b1 card present; b3 b2: 10
 // connected, 01 not.
-func slotState(b *reader.Bay) byte {
-	switch b.Info().State {
+func slotState(s *core.Slot) byte {
+	switch s.Info().State {
 	case "present":
 		return 0x03
 	case "powered":
@@ -437,17 +438,17 @@ func slotState(b *reader.Bay) byte {
 
 // deactivate is DEACTIVATE ICC: power off.
 func (t *Terminal) deactivate(ctx context.Context, c command) ([]byte, sw, error) {
-	b := t.slot(c.p1)
-	if b == nil || c.p2 != 0 {
+	s := t.slot(c.p1)
+	if s == nil || c.p2 != 0 {
 		return nil, swP1P2, nil
 	}
 	if len(c.data) > 0 || c.le > 0 {
 		return nil, swLength, nil
 	}
-	if b.Info().State == "empty" {
+	if s.Info().State == "empty" {
 		return nil, swNoCard, nil
 	}
-	if err := b.Power(ctx, reader.PowerDown, t.by); err != nil {
+	if err := s.Power(ctx, core.PowerDown, t.by); err != nil {
 		code, err := failure(err, swNoCard)
 		return nil, code, err
 	}
@@ -461,8 +462,8 @@ const ejectStay = 0x04
 // eject is EJECT ICC: power off, throw out where the reader can, and, with a
 // time, wait until the card was taken.
 func (t *Terminal) eject(ctx context.Context, c command) ([]byte, sw, error) {
-	b := t.slot(c.p1)
-	if b == nil || c.p2 > 0x0F {
+	s := t.slot(c.p1)
+	if s == nil || c.p2 > 0x0F {
 		return nil, swP1P2, nil
 	}
 	if c.le > 0 {
@@ -472,13 +473,13 @@ func (t *Terminal) eject(ctx context.Context, c command) ([]byte, sw, error) {
 	if code != swOK {
 		return nil, code, nil
 	}
-	if b.Info().State == "empty" {
+	if s.Info().State == "empty" {
 		t.card(int(c.p1)).end()
 		return nil, swOK, nil
 	}
-	err := b.Power(ctx, reader.Eject, t.by)
+	err := s.Power(ctx, core.Eject, t.by)
 	if errors.Is(err, reader.ErrUnsupported) { // known only when it is tried
-		err = b.Power(ctx, reader.PowerDown, t.by)
+		err = s.Power(ctx, core.PowerDown, t.by)
 	}
 	if err != nil {
 		code, err := failure(err, swOK)
@@ -489,9 +490,9 @@ func (t *Terminal) eject(ctx context.Context, c command) ([]byte, sw, error) {
 	if o.timeout == 0 || c.p2&ejectStay != 0 {
 		return nil, swOK, nil
 	}
-	_, done := t.prompt(ctx, b, c.p2, o)
+	_, done := t.prompt(ctx, s, c.p2, o)
 	defer done()
-	taken, err := waitFor(ctx, b, o.timeout, func(state string) bool { return state == "empty" })
+	taken, err := waitFor(ctx, s, o.timeout, func(state string) bool { return state == "empty" })
 	switch {
 	case err != nil:
 		return nil, 0, err
@@ -503,8 +504,8 @@ func (t *Terminal) eject(ctx context.Context, c command) ([]byte, sw, error) {
 
 // setInterface is SET INTERFACE PARAMETER: which protocol a card is to speak.
 func (t *Terminal) setInterface(ctx context.Context, c command) ([]byte, sw, error) {
-	b := t.slot(c.p1)
-	if b == nil || c.p2 != 0 {
+	s := t.slot(c.p1)
+	if s == nil || c.p2 != 0 {
 		return nil, swP1P2, nil
 	}
 	if c.le >= 0 || len(c.data) == 0 {
@@ -529,17 +530,17 @@ func (t *Terminal) setInterface(ctx context.Context, c command) ([]byte, sw, err
 			return nil, swUnsupported, nil
 		}
 	}
-	if b.Info().State != "powered" {
+	if s.Info().State != "powered" {
 		t.want[int(c.p1)] = want
 		return nil, swOK, nil // for the next RESET or REQUEST ICC
 	}
 	was := *t.card(int(c.p1))
-	if code, err := t.protocol(ctx, b, want, swNoCard); code != swOK {
+	if code, err := t.protocol(ctx, s, want, swNoCard); code != swOK {
 		return nil, code, err
 	}
 	t.want[int(c.p1)] = want
 	if was.session != nil { // the card may have been reset for it
-		if _, err := t.begin(context.WithoutCancel(ctx), b, int(c.p1), was.ours); err != nil {
+		if _, err := t.begin(context.WithoutCancel(ctx), s, int(c.p1), was.ours); err != nil {
 			code, err := failure(err, swNoCard)
 			return nil, code, err
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 const (
@@ -297,13 +298,13 @@ func TestRequestICC(t *testing.T) {
 // Who waits for a card can be interrupted.
 func TestRequestInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		defer m.Close(context.Background())
 		m.Command("attach sim t1 card=none")
 		ctx, cancel := context.WithCancel(context.Background())
 		time.AfterFunc(time.Second, cancel)
 		start := time.Now()
-		answer, err := New(m.Bay(0), reader.Caller{Owner: t, Wait: true}).Exchange(ctx, unhex("20 12 01 01 01 14 00"), nil)
+		answer, err := New(m.Slot(0), core.Caller{Owner: t, Wait: true}).Exchange(ctx, unhex("20 12 01 01 01 14 00"), nil)
 		if !errors.Is(err, reader.ErrInterrupted) || len(answer) > 0 || time.Since(start) != time.Second {
 			t.Errorf("% X, %v, after %v", answer, err, time.Since(start))
 		}
@@ -313,14 +314,14 @@ func TestRequestInterrupted(t *testing.T) {
 // A program may be too early for the driver, and may not want to wait.
 func TestStarting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		defer m.Close(context.Background())
 		m.Command("attach sim t1 start=2s")
-		_, err := New(m.Bay(0), reader.Caller{Owner: t}).Exchange(context.Background(), unhex("20 12 01 01 00"), nil)
+		_, err := New(m.Slot(0), core.Caller{Owner: t}).Exchange(context.Background(), unhex("20 12 01 01 00"), nil)
 		if !errors.Is(err, reader.ErrNotReady) {
 			t.Error(err)
 		}
-		answer, err := New(m.Bay(0), reader.Caller{Owner: t, Wait: true}).Exchange(context.Background(), unhex("20 12 01 01 00"), nil)
+		answer, err := New(m.Slot(0), core.Caller{Owner: t, Wait: true}).Exchange(context.Background(), unhex("20 12 01 01 00"), nil)
 		if err != nil || string(answer) != string(unhex(tokenATR+"90 01")) {
 			t.Errorf("% X, %v", answer, err)
 		}
@@ -389,11 +390,11 @@ func TestGone(t *testing.T) {
 // The daemon's leaving ends the wait for a card.
 func TestRequestClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		m.Command("attach sim t1 card=none")
 		time.AfterFunc(time.Second, func() { m.Close(context.Background()) })
 		start := time.Now()
-		_, err := New(m.Bay(0), reader.Caller{Owner: t, Wait: true}).Exchange(context.Background(), unhex("20 12 01 01 01 14 00"), nil)
+		_, err := New(m.Slot(0), core.Caller{Owner: t, Wait: true}).Exchange(context.Background(), unhex("20 12 01 01 01 14 00"), nil)
 		if !errors.Is(err, reader.ErrGone) || time.Since(start) != time.Second {
 			t.Errorf("%v, after %v", err, time.Since(start))
 		}

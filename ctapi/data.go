@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // Addresses of CT_data (CT-API 1.1): dad says who is to have a command, sad who
@@ -29,8 +30,8 @@ const addresses = 2
 //	   powered off by somebody else                     │    ▼
 //	                     RESET CT, REQUEST ICC ──────── lapsed
 type icc struct {
-	session *reader.Session // nil unless open
-	ours    bool            // a command of this program activated the card
+	session *core.Session // nil unless open
+	ours    bool          // a command of this program activated the card
 	lapsed  bool
 }
 
@@ -59,7 +60,7 @@ func (t *Terminal) card(slot int) *icc {
 // begin opens a session with a card, which is ours if a command of this program
 // activated it. That command does it at once: a card that is put in until the first
 // command for it would not be the one that was activated.
-func (t *Terminal) begin(ctx context.Context, b *reader.Bay, slot int, ours bool) (*reader.Session, error) {
+func (t *Terminal) begin(ctx context.Context, b *core.Slot, slot int, ours bool) (*core.Session, error) {
 	i := t.card(slot)
 	i.end()
 	by := t.by
@@ -133,13 +134,13 @@ func (t *Terminal) Data(ctx context.Context, b, dst []byte) ([]byte, error) {
 
 // end takes the power off the cards that this program activated.
 func (t *Terminal) end(ctx context.Context) error {
-	for n, b := range t.bay.Siblings() {
+	for n, s := range t.home.Siblings() {
 		i := t.card(n + 1)
 		if !i.ours {
 			continue
 		}
 		// Not if another program holds the transaction, nor if the card is gone.
-		if err := b.Power(ctx, reader.PowerDown, t.by); errors.Is(err, reader.ErrInterrupted) {
+		if err := s.Power(ctx, core.PowerDown, t.by); errors.Is(err, reader.ErrInterrupted) {
 			return err
 		}
 		ctx = context.WithoutCancel(ctx)
@@ -151,7 +152,7 @@ func (t *Terminal) end(ctx context.Context) error {
 // slotOf is the slot that dad addresses, from 1; 0 for none. OpenCT and KOBIL count
 // the terminal in, so that the second slot of two is 3 to their programs.
 func (t *Terminal) slotOf(dad byte) int {
-	slots := len(t.bay.Siblings())
+	slots := len(t.home.Siblings())
 	switch {
 	case dad == addrICC1:
 		return 1
@@ -174,21 +175,21 @@ func unitOf(slot int) byte {
 // toCard sends a command to the card that dad addresses, and appends the answer
 // to dst. The terminal itself answers for a card that is not there or not active.
 func (t *Terminal) toCard(ctx context.Context, dad byte, command, dst []byte) ([]byte, byte, error) {
-	err := t.bay.WaitReady(ctx, t.by.Wait)
+	err := t.home.WaitReady(ctx, t.by.Wait)
 	if err != nil {
 		return dst, 0, err
 	}
 	slot := t.slotOf(dad)
-	b := t.slot(byte(slot))
+	s := t.slot(byte(slot))
 	switch {
-	case t.bay.Gone():
+	case t.home.Gone():
 		return dst, 0, reader.ErrGone
-	case b == nil:
+	case s == nil:
 		return dst, 0, fmt.Errorf("CT-API: no unit %d here: %w", dad, reader.ErrInvalid)
 	}
 	i := t.card(slot)
 	if i.session == nil && !i.lapsed {
-		if _, err = t.begin(ctx, b, slot, false); err != nil {
+		if _, err = t.begin(ctx, s, slot, false); err != nil {
 			i.lapsed = errors.Is(err, reader.ErrStale) // else it is as it was
 		}
 	}
@@ -201,7 +202,7 @@ func (t *Terminal) toCard(ctx context.Context, dad byte, command, dst []byte) ([
 			i.end()
 		}
 	}
-	switch state := b.Info().State; {
+	switch state := s.Info().State; {
 	case state == "gone":
 		return dst, 0, reader.ErrGone
 	case i.lapsed && state != "empty":

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // The answer comes with dad and sad changed over: dad is who asked, 2 the host or 5
@@ -394,15 +395,15 @@ func TestEnd(t *testing.T) {
 // Another's transaction: nothing is sent, and the caller may try again.
 func TestCardLocked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		defer m.Close(context.Background())
 		m.Command("attach sim t1")
-		b := m.Bay(0)
-		terminal := New(b, reader.Caller{Owner: t, Wait: true})
+		b := m.Slot(0)
+		terminal := New(b, core.Caller{Owner: t, Wait: true})
 		defer terminal.Close()
 		command := unhex("00 02 00 A4 00 0C 02 3F 00")
 		for range 2 {
-			if err := b.Lock(context.Background(), reader.Caller{Owner: "another"}, nil); err != nil {
+			if err := b.Lock(context.Background(), core.Caller{Owner: "another"}, nil); err != nil {
 				t.Fatal(err)
 			}
 			before := []byte{0xA5}
@@ -428,13 +429,13 @@ func TestCardLocked(t *testing.T) {
 // Close leaves the cards their power, and no session behind.
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		defer m.Close(context.Background())
 		m.Command("attach sim t1")
 		synctest.Wait()
-		b := m.Bay(0)
+		b := m.Slot(0)
 		for i, first := range []string{"00 02 00 A4 00 0C 02 3F 00", "01 02 20 12 01 00", "01 02 20 11 01 00"} {
-			terminal := New(b, reader.Caller{Owner: t})
+			terminal := New(b, core.Caller{Owner: t})
 			if _, err := terminal.Data(context.Background(), unhex(first), nil); err != nil {
 				t.Fatal(err)
 			}
@@ -468,7 +469,7 @@ type pad interface {
 	reader.PINPad
 	reader.Display
 	reader.Keypad
-	reader.Teller
+	reader.Describer
 }
 
 type actingSlot struct {
@@ -569,7 +570,7 @@ func TestInterruptedActs(t *testing.T) {
 		run := func(when string) (answer string, acts []string, failed error) {
 			synctest.Test(t, func(t *testing.T) {
 				var act func(string)
-				m := reader.NewManager(reader.Options{Drivers: []reader.Driver{acting{sim.New(), func(what string) { act(what) }}}})
+				m := core.NewManager(core.Options{Drivers: []reader.Driver{acting{sim.New(), func(what string) { act(what) }}}})
 				defer m.Close(context.Background())
 				act = func(string) {}
 				if err := m.Command("attach sim " + tt.device); err != nil {
@@ -577,14 +578,14 @@ func TestInterruptedActs(t *testing.T) {
 				}
 				synctest.Wait()
 				// A session that is no more: what it sends takes its turn and comes to nothing.
-				stale, err := m.Bay(0).Open(context.Background(), reader.Caller{Owner: "another"})
+				stale, err := m.Slot(0).Open(context.Background(), core.Caller{Owner: "another"})
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := m.Bay(0).Power(context.Background(), reader.PowerDown, reader.Caller{Owner: "another"}); err != nil {
+				if err := m.Slot(0).Power(context.Background(), core.PowerDown, core.Caller{Owner: "another"}); err != nil {
 					t.Fatal(err)
 				}
-				terminal := New(m.Bay(0), reader.Caller{Owner: t, Wait: true})
+				terminal := New(m.Slot(0), core.Caller{Owner: t, Wait: true})
 				defer terminal.Close()
 				switch word, _, _ := strings.Cut(tt.before, " "); word {
 				case "keys":
@@ -603,8 +604,8 @@ func TestInterruptedActs(t *testing.T) {
 				defer cancel()
 				if when == "before" { // it waits for its turn while another has the reader
 					act = func(string) { time.Sleep(time.Hour) }
-					go m.Bay(0).Power(context.Background(), reader.ResetCold, reader.Caller{Owner: "another"})
-					go m.Bay(0).Input(context.Background(), reader.KeyInput{}, reader.Caller{Owner: "another"})
+					go m.Slot(0).Power(context.Background(), core.ResetCold, core.Caller{Owner: "another"})
+					go m.Slot(0).Input(context.Background(), reader.KeyInput{}, core.Caller{Owner: "another"})
 					synctest.Wait()
 					time.AfterFunc(time.Second, cancel)
 				}

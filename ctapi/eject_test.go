@@ -7,6 +7,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 func TestDeactivateEject(t *testing.T) {
@@ -123,12 +124,12 @@ func TestEjectMotor(t *testing.T) {
 			config.Mechanical = 0x02
 			e := ccid.NewEmulator(config)
 			e.Contact(0).Insert(echo{})
-			m := reader.NewManager(reader.Options{Drivers: []reader.Driver{motor{Emulator: e}}})
+			m := core.NewManager(core.Options{Drivers: []reader.Driver{motor{Emulator: e}}})
 			defer m.Close(context.Background())
 			if err := m.Announce(reader.Device{Driver: "ccid", Address: "motor"}); err != nil {
 				t.Fatal(err)
 			}
-			terminal := New(m.Bay(0), reader.Caller{Owner: t, Wait: true})
+			terminal := New(m.Slot(0), core.Caller{Owner: t, Wait: true})
 			for _, x := range [][2]string{{"20 12 01 00", "90 01"}, {command, want}, {"20 13 00 80 00", "80 01 00 90 00"}} {
 				answer, err := terminal.Exchange(context.Background(), unhex(x[0]), nil)
 				if string(answer) != string(unhex(x[1])) || err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // Whatever is sent, the terminal answers with a status word and lives on. A
@@ -29,13 +30,13 @@ func FuzzExchange(f *testing.F) {
 			return
 		}
 		synctest.Test(t, func(t *testing.T) {
-			m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+			m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 			defer m.Close(context.Background())
 			if err := m.Command("attach sim " + device); err != nil {
 				t.Fatal(err)
 			}
-			by := reader.Caller{Owner: t, Wait: true}
-			terminal := New(m.Bay(0), by)
+			by := core.Caller{Owner: t, Wait: true}
+			terminal := New(m.Slot(0), by)
 			for len(message) > 0 {
 				n := min(int(message[0]), len(message)-1)
 				command := message[1 : 1+n]

@@ -6,27 +6,28 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // prompt shows what a program wants the card holder to read while it waits,
 // where there is a display; done takes it away. F in the high nibble of P2 asks
 // for no prompt. What follows goes on with the context returned.
-func (t *Terminal) prompt(ctx context.Context, b *reader.Bay, p2 byte, o objects) (_ context.Context, done func()) {
+func (t *Terminal) prompt(ctx context.Context, s *core.Slot, p2 byte, o objects) (_ context.Context, done func()) {
 	if p2>>4 == 0x0F {
 		o.text = nil
 	}
-	ctx, done, _ = t.show(ctx, b, o.text, o.timeout)
+	ctx, done, _ = t.show(ctx, s, o.text, o.timeout)
 	return ctx, done
 }
 
 // show shows the first of the texts, if there is one and a display that takes it.
 // If ctx ends the waiting for the display, it ends that of what follows, too.
-func (t *Terminal) show(ctx context.Context, b *reader.Bay, text []string, limit time.Duration) (_ context.Context, done func(), shown bool) {
-	if len(text) == 0 || b.Show(ctx, text[0], limit, t.by) != nil {
+func (t *Terminal) show(ctx context.Context, s *core.Slot, text []string, limit time.Duration) (_ context.Context, done func(), shown bool) {
+	if len(text) == 0 || s.Show(ctx, text[0], limit, t.by) != nil {
 		return ctx, func() {}, false
 	}
 	ctx = context.WithoutCancel(ctx)
-	return ctx, func() { b.Show(ctx, "", 0, t.by) }, true
+	return ctx, func() { s.Show(ctx, "", 0, t.by) }, true
 }
 
 // output is OUTPUT: a text on the display.
@@ -47,7 +48,7 @@ func (t *Terminal) output(ctx context.Context, c command) ([]byte, sw, error) {
 	case len(o.text) == 0 || o.text[0] == "":
 		return nil, swNotFound, nil // REINER SCT
 	}
-	if err := t.bay.Show(ctx, o.text[0], o.timeout, t.by); err != nil {
+	if err := t.home.Show(ctx, o.text[0], o.timeout, t.by); err != nil {
 		code, err := failure(err, swNotNow)
 		if code == swFailed {
 			code = swNotNow
@@ -89,7 +90,7 @@ func (t *Terminal) input(ctx context.Context, c command) ([]byte, sw, error) {
 	if len(o.text) > 0 {
 		k.Prompt = o.text[0]
 	}
-	keys, err := t.bay.Input(ctx, k, t.by)
+	keys, err := t.home.Input(ctx, k, t.by)
 	switch {
 	case errors.Is(err, reader.ErrTimeout):
 		return nil, swFailed, nil
@@ -288,8 +289,8 @@ var pinTags = []byte{tagTimeout, tagText, tagCommand, tagLengths, tagIndexes, ta
 
 // pinEntry is what PERFORM VERIFICATION and MODIFY VERIFICATION DATA share.
 type pinEntry struct {
-	bay     *reader.Bay
-	by      reader.Caller
+	slot    *core.Slot
+	by      core.Caller
 	command pinCommand
 	format  reader.PINFormat
 	objects objects
@@ -299,7 +300,7 @@ func (t *Terminal) pinEntry(c command, able, modify bool) (e pinEntry, code sw) 
 	if !able {
 		return e, swINS
 	}
-	if e.bay = t.slot(c.p1); e.bay == nil || c.p2 != 0 {
+	if e.slot = t.slot(c.p1); e.slot == nil || c.p2 != 0 {
 		return e, swP1P2
 	}
 	if len(c.data) < 2 || c.le > 0 {
@@ -311,14 +312,14 @@ func (t *Terminal) pinEntry(c command, able, modify bool) (e pinEntry, code sw) 
 	if e.command, code = parsePINCommand(e.objects.command, modify); code != swOK {
 		return e, code
 	}
-	switch e.bay.Info().State {
+	switch e.slot.Info().State {
 	case "empty":
 		return e, swNoCard
 	case "present":
 		return e, swNotActive
 	}
 	e.by = t.by
-	e.by.At = e.bay.Now() // before the look
+	e.by.At = e.slot.Now() // before the look
 	switch i := t.card(int(c.p1)); {
 	case i.lapsed: // powered, but not by this program
 		return e, swNotActive
@@ -332,7 +333,7 @@ func (t *Terminal) pinEntry(c command, able, modify bool) (e pinEntry, code sw) 
 // ask shows the program's own text, in place of the reader's. Where the reader has
 // no display that takes one, its own it is.
 func (t *Terminal) ask(ctx context.Context, e *pinEntry) (_ context.Context, done func()) {
-	ctx, done, shown := t.show(ctx, e.bay, e.objects.text, 0)
+	ctx, done, shown := t.show(ctx, e.slot, e.objects.text, 0)
 	if shown && e.objects.messages == nil {
 		e.format.Messages = 0x00
 	}
@@ -341,21 +342,21 @@ func (t *Terminal) ask(ctx context.Context, e *pinEntry) (_ context.Context, don
 
 // verify is PERFORM VERIFICATION: the PIN goes from the keypad to the card.
 func (t *Terminal) verify(ctx context.Context, c command) ([]byte, sw, error) {
-	e, code := t.pinEntry(c, t.bay.PINSupport().Verify, false)
+	e, code := t.pinEntry(c, t.home.PINSupport().Verify, false)
 	defer clear(e.command.apdu)
 	if code != swOK {
 		return nil, code, nil
 	}
 	ctx, done := t.ask(ctx, &e)
 	defer done()
-	answer, err := e.bay.VerifyPIN(ctx, &reader.PINVerify{PINFormat: e.format}, e.by)
+	answer, err := e.slot.VerifyPIN(ctx, &reader.PINVerify{PINFormat: e.format}, e.by)
 	return t.pinAnswer(c, answer, err)
 }
 
 // modify is MODIFY VERIFICATION DATA. Where both positions are the same no old
 // PIN is asked for.
 func (t *Terminal) modify(ctx context.Context, c command) ([]byte, sw, error) {
-	e, code := t.pinEntry(c, t.bay.PINSupport().Modify, true)
+	e, code := t.pinEntry(c, t.home.PINSupport().Modify, true)
 	defer clear(e.command.apdu)
 	if code != swOK {
 		return nil, code, nil
@@ -367,7 +368,7 @@ func (t *Terminal) modify(ctx context.Context, c command) ([]byte, sw, error) {
 	if m.OffsetOld != m.OffsetNew {
 		m.Confirm |= 0x02
 	}
-	answer, err := e.bay.ModifyPIN(ctx, m, e.by)
+	answer, err := e.slot.ModifyPIN(ctx, m, e.by)
 	return t.pinAnswer(c, answer, err)
 }
 

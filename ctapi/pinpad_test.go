@@ -12,6 +12,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // askedDriver is the sim driver with slots that note what they are asked to do at the
@@ -63,13 +64,13 @@ func (s *askedSlot) ask(t *testing.T, command string) (answer string, err error)
 	t.Helper()
 	s.verify, s.modify, s.input = nil, nil, nil
 	synctest.Test(t, func(t *testing.T) {
-		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{askedDriver{sim.New(), s}}})
+		m := core.NewManager(core.Options{Drivers: []reader.Driver{askedDriver{sim.New(), s}}})
 		defer m.Close(context.Background())
 		if err := m.Command("attach sim pinpad"); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		terminal := New(m.Bay(0), reader.Caller{Owner: t, Wait: true})
+		terminal := New(m.Slot(0), core.Caller{Owner: t, Wait: true})
 		defer terminal.Close()
 		if _, err := terminal.Exchange(context.Background(), unhex("20 12 01 00"), nil); err != nil {
 			t.Fatal(err)
@@ -99,11 +100,11 @@ func (d threeDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader
 // The slots are 0, 2, 3, …; only of two is the second 3, too.
 func TestUnitsOfThree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{threeDriver{sim.New()}}})
+		m := core.NewManager(core.Options{Drivers: []reader.Driver{threeDriver{sim.New()}}})
 		defer m.Close(context.Background())
 		m.Command("attach sim t1")
 		synctest.Wait()
-		terminal := New(m.Bay(0), reader.Caller{Owner: t})
+		terminal := New(m.Slot(0), core.Caller{Owner: t})
 		for dad, want := range map[byte]int{0: 1, 2: 2, 3: 3, 4: 0, 14: 0, 255: 0} {
 			if got := terminal.slotOf(dad); got != want {
 				t.Errorf("unit %d is slot %d, want %d", dad, got, want)
@@ -281,14 +282,14 @@ func TestObjectLengths(t *testing.T) {
 // When the time is over the slot is looked at once more: an event may be on its way.
 func TestLastLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		defer m.Close(context.Background())
 		m.Command("attach sim t1")
 		synctest.Wait()
 		for _, want := range []bool{true, false} {
 			looks := 0
 			start := time.Now()
-			got, err := waitFor(context.Background(), m.Bay(0), time.Second, func(string) bool {
+			got, err := waitFor(context.Background(), m.Slot(0), time.Second, func(string) bool {
 				looks++
 				return want && !time.Now().Before(start.Add(time.Second))
 			})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // A script is a conversation with simulated readers, in a time of its own:
@@ -33,7 +34,7 @@ import (
 //	sessions 1                 how many sessions there are with the card
 type script struct {
 	t         *testing.T
-	m         *reader.Manager
+	m         *core.Manager
 	terminals map[string]*Terminal
 	got       string
 	err       error
@@ -44,7 +45,7 @@ type script struct {
 func play(t *testing.T, attach, text string) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &script{t: t, m: reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}}), terminals: make(map[string]*Terminal)}
+		s := &script{t: t, m: core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}}), terminals: make(map[string]*Terminal)}
 		defer s.m.Close(context.Background())
 		for line := range strings.SplitSeq(attach, ";") {
 			s.ctl("attach sim " + line)
@@ -98,7 +99,7 @@ func (s *script) do(line string) error {
 		who := strings.TrimRight(word, ">@")
 		t := s.terminals[who]
 		if t == nil {
-			t = New(s.m.Bay(0), reader.Caller{Owner: new(int)})
+			t = New(s.m.Slot(0), core.Caller{Owner: new(int)})
 			s.terminals[who] = t
 		}
 		exchange := t.Exchange
@@ -124,29 +125,29 @@ func (s *script) do(line string) error {
 			return fmt.Errorf("it took %v", s.took)
 		}
 	case "display":
-		if got := s.m.Bay(0).Info().More["display"]; got != rest {
+		if got := s.m.Slot(0).Info().More["display"]; got != rest {
 			return fmt.Errorf("display %q", got)
 		}
 	case "display-after":
 		when, want, _ := strings.Cut(rest, " ")
 		d, err := time.ParseDuration(when)
 		time.AfterFunc(d, func() {
-			if got := s.m.Bay(0).Info().More["display"]; got != want {
+			if got := s.m.Slot(0).Info().More["display"]; got != want {
 				s.t.Errorf("%s: display %q", line, got)
 			}
 		})
 		return err
 	case "lock":
-		return s.m.Bay(0).Lock(context.Background(), reader.Caller{Owner: s}, nil)
+		return s.m.Slot(0).Lock(context.Background(), core.Caller{Owner: s}, nil)
 	case "power":
-		actions := map[string]reader.Action{"on": reader.PowerUp, "off": reader.PowerDown, "reset": reader.ResetWarm}
-		return s.m.Bay(0).Power(context.Background(), actions[rest], reader.Caller{Owner: "another"})
+		actions := map[string]core.Action{"on": core.PowerUp, "off": core.PowerDown, "reset": core.ResetWarm}
+		return s.m.Slot(0).Power(context.Background(), actions[rest], core.Caller{Owner: "another"})
 	case "sessions":
-		if got := s.m.Bay(0).Info().Sessions; strconv.Itoa(got) != rest {
+		if got := s.m.Slot(0).Info().Sessions; strconv.Itoa(got) != rest {
 			return fmt.Errorf("%d sessions", got)
 		}
 	case "unlock":
-		s.m.Bay(0).Unlock(s)
+		s.m.Slot(0).Unlock(s)
 	default:
 		return errors.New("no such line")
 	}

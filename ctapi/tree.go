@@ -23,7 +23,7 @@ func (t *Terminal) tree() *file {
 	units := func(*Terminal) []byte { return []byte{0x03, 2, 0x20, 0x00} }
 	ct.add(&file{fid: 0x6020, content: units})
 	ct.add(&file{fid: 0x6021, content: units})
-	for i, b := range t.bay.Siblings() {
+	for i, s := range t.home.Siblings() {
 		dir := mf.add(&file{fid: 0x7F70 + uint16(i)})
 		dir.add(&file{fid: 0x7020, content: func(*Terminal) []byte {
 			// 20: slot type; 22: the protocols it speaks, as SET INTERFACE
@@ -31,9 +31,9 @@ func (t *Terminal) tree() *file {
 			return []byte{0x03, 2, 0x20, 0x00, 0x20, 1, 0x81, 0x22, 2, 0x01, 0x02}
 		}})
 		dir.add(&file{fid: 0x7021 + uint16(i)<<8, content: func(*Terminal) []byte {
-			state := slotState(b)
+			state := slotState(s)
 			object := []byte{0x21, 1, state & 1}
-			if info := b.Info(); info.State == "powered" {
+			if info := s.Info(); info.State == "powered" {
 				object = append(object, 0x22, 1, byte(info.Params.T+1))
 			}
 			return object

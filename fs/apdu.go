@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
@@ -18,7 +19,7 @@ type apduFile struct {
 	*channel
 	opening
 	file    *file
-	session *reader.Session // nil: the open cannot exchange, and has no use but flock(2)
+	session *core.Session // nil: the open cannot exchange, and has no use but flock(2)
 }
 
 var (
@@ -36,7 +37,7 @@ func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 	a.opening = newOpening(ctx, f, a, flags)
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		var err error
-		if a.session, err = f.bay.Open(ctx, a.by); err != nil {
+		if a.session, err = f.slot.Open(ctx, a.by); err != nil {
 			return nil, err
 		}
 	}
@@ -65,7 +66,7 @@ func (a *apduFile) checkText(command []byte) error {
 }
 
 // exchange needs no moment: the session is with one card.
-func (a *apduFile) exchange(ctx context.Context, command []byte, _ reader.Moment, dst []byte) ([]byte, error) {
+func (a *apduFile) exchange(ctx context.Context, command []byte, _ core.Moment, dst []byte) ([]byte, error) {
 	return a.session.Transmit(ctx, command, dst)
 }
 
@@ -73,12 +74,12 @@ func (a *apduFile) exchange(ctx context.Context, command []byte, _ reader.Moment
 func (a *apduFile) lock(ctx context.Context, shared, wait bool) error {
 	if !a.writable && a.unknown != nil {
 		err := fmt.Errorf("flock on a read-only open of apdu, which is for the process that opened it: %w: %w", a.unknown, reader.ErrUnsupported)
-		a.file.mount.log.Warn("lock refused", "slot", a.file.bay.Number(), "error", err)
+		a.file.mount.log.Warn("lock refused", "slot", a.file.slot.Number(), "error", err)
 		return err
 	}
 	by := a.by
 	by.Wait = wait
-	return a.file.bay.Lock(ctx, by, newHolder(a).admits)
+	return a.file.slot.Lock(ctx, by, newHolder(a).admits)
 }
 
 // lockRefused logs that a lock was not waited for.
@@ -92,4 +93,4 @@ func (a *apduFile) end() {
 	}
 }
 
-func (a *apduFile) unlock() { a.file.bay.Unlock(a) }
+func (a *apduFile) unlock() { a.file.slot.Unlock(a) }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // A command with a PIN that waits behind another in its channel is for the card that was
@@ -22,7 +23,7 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 		ctbcs    = "20 18 01 00 08 52 06 01 06 00 20 00 01"
 		ctModify = "20 19 01 00 09 52 07 01 06 0E 00 24 00 01"
 	)
-	swap := func(t *testing.T, m *reader.Manager) {
+	swap := func(t *testing.T, m *core.Manager) {
 		for _, line := range []string{"sim 0 remove", "sim 0 insert"} {
 			if err := m.Command(line); err != nil {
 				t.Fatal(err)
@@ -30,15 +31,15 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 			synctest.Wait()
 		}
 	}
-	reset := func(t *testing.T, m *reader.Manager) {
-		if err := m.Bay(0).Power(bg, reader.ResetCold, reader.Caller{Owner: "another"}); err != nil {
+	reset := func(t *testing.T, m *core.Manager) {
+		if err := m.Slot(0).Power(bg, core.ResetCold, core.Caller{Owner: "another"}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	nothing := func(*testing.T, *reader.Manager) {}
+	nothing := func(*testing.T, *core.Manager) {}
 	for _, tt := range []struct {
 		name, file string
-		change     func(*testing.T, *reader.Manager)
+		change     func(*testing.T, *core.Manager)
 		before     string // sent first
 		command    string
 		want       string
@@ -59,21 +60,21 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+				m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 				defer m.Close(context.Background())
 				if err := m.Command("attach sim pinpad"); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()
 				power := func() {
-					s, err := m.Bay(0).Open(bg, reader.Caller{Owner: "another", Wait: true})
+					s, err := m.Slot(0).Open(bg, core.Caller{Owner: "another", Wait: true})
 					if err != nil {
 						t.Fatal(err)
 					}
 					s.Close()
 				}
 				power()
-				f := &file{mount: &mount{server: &server{}}, bay: m.Bay(0)}
+				f := &file{mount: &mount{server: &server{}}, slot: m.Slot(0)}
 				var c *channel
 				if tt.file == "control" {
 					h, err := openControl(bg, f, rdwr)

@@ -10,6 +10,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // controlFile is one open of `control`: a command is a control code of four
@@ -39,7 +40,7 @@ var (
 func openControl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	c := &controlFile{file: f}
 	c.opening = newOpening(ctx, f, c, flags)
-	if err := ready(ctx, f.bay, c.by); err != nil {
+	if err := ready(ctx, f.slot, c.by); err != nil {
 		return nil, err
 	}
 	c.flocked = f.flock(c)
@@ -56,13 +57,13 @@ func (c *controlFile) check(command []byte) (int, error) {
 	return shortAnswer, nil
 }
 
-func (c *controlFile) exchange(ctx context.Context, command []byte, at reader.Moment, dst []byte) ([]byte, error) {
+func (c *controlFile) exchange(ctx context.Context, command []byte, at core.Moment, dst []byte) ([]byte, error) {
 	by := c.by
 	by.At = at
-	answer, err := c.file.bay.Control(ctx, binary.BigEndian.Uint32(command), command[controlCode:], by)
+	answer, err := c.file.slot.Control(ctx, binary.BigEndian.Uint32(command), command[controlCode:], by)
 	if errors.Is(err, reader.ErrNoPermission) {
 		c.refused.Do(func() {
-			c.file.mount.log.Warn("command refused", "slot", c.file.bay.Number(), "uid", c.uid, "error", err)
+			c.file.mount.log.Warn("command refused", "slot", c.file.slot.Number(), "uid", c.uid, "error", err)
 		})
 	}
 	dst = append(dst, answer...)

@@ -8,7 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 
 	"github.com/cardfs/cardfs/ctapi"
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // ctbcsFile is one open of `ctbcs`: a program's conversation with the terminal,
@@ -38,10 +38,10 @@ var (
 func openCTBCS(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	c := &ctbcsFile{}
 	c.opening = newOpening(ctx, f, c, flags)
-	if err := ready(ctx, f.bay, c.by); err != nil {
+	if err := ready(ctx, f.slot, c.by); err != nil {
 		return nil, err
 	}
-	c.terminal = ctapi.New(f.bay, c.by)
+	c.terminal = ctapi.New(f.slot, c.by)
 	c.flocked = f.flock(c)
 	c.channel = newChannel(c, f, &c.opening, flags, c.end)
 	return c, nil
@@ -68,7 +68,7 @@ func (c *ctbcsFile) check(command []byte) (int, error) {
 	return shortAnswer, ctapi.Check(command)
 }
 
-func (c *ctbcsFile) exchange(ctx context.Context, command []byte, at reader.Moment, dst []byte) ([]byte, error) {
+func (c *ctbcsFile) exchange(ctx context.Context, command []byte, at core.Moment, dst []byte) ([]byte, error) {
 	c.terminal.WrittenAt(at)
 	if c.addressed.Load() {
 		return c.terminal.Data(ctx, command, dst)

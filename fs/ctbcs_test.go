@@ -8,24 +8,25 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // openTerminal opens ctbcs of a simulated reader.
-func openTerminal(t *testing.T, flags uint32) (*ctbcsFile, *client, *reader.Bay) {
+func openTerminal(t *testing.T, flags uint32) (*ctbcsFile, *client, *core.Slot) {
 	t.Helper()
 	c, text, m := openTerminalOf(t, flags)
-	return c, text, m.Bay(0)
+	return c, text, m.Slot(0)
 }
 
-func openTerminalOf(t *testing.T, flags uint32) (*ctbcsFile, *client, *reader.Manager) {
+func openTerminalOf(t *testing.T, flags uint32) (*ctbcsFile, *client, *core.Manager) {
 	t.Helper()
-	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})
+	m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 	t.Cleanup(func() { m.Close(context.Background()) })
 	if err := m.Command("attach sim t1"); err != nil {
 		t.Fatal(err)
 	}
 	synctest.Wait()
-	f := &file{mount: &mount{server: &server{}}, bay: m.Bay(0)}
+	f := &file{mount: &mount{server: &server{}}, slot: m.Slot(0)}
 	h, err := openCTBCS(bg, f, flags)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +40,7 @@ func openTerminalOf(t *testing.T, flags uint32) (*ctbcsFile, *client, *reader.Ma
 // the answer", by read and write and by CARDFS_EXCHANGE.
 func TestCTAPIMode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, text, bay := openTerminal(t, rdwr)
+		c, text, slot := openTerminal(t, rdwr)
 		text.mustWrite("20 13 00 80 00\n")
 		text.wantRead("80 01 03 90 00\n")
 		if errno := text.write("20 13 00\n"); errno != syscall.EINVAL {
@@ -59,11 +60,11 @@ func TestCTAPIMode(t *testing.T) {
 				t.Errorf("% X: %v", bad, errno)
 			}
 		}
-		if n := bay.Info().Sessions; n != 1 {
+		if n := slot.Info().Sessions; n != 1 {
 			t.Errorf("%d sessions", n)
 		}
 		c.Release(bg)
-		if i := bay.Info(); i.Sessions != 0 || i.State != "powered" {
+		if i := slot.Info(); i.Sessions != 0 || i.State != "powered" {
 			t.Errorf("after the close: %d sessions, %s", i.Sessions, i.State)
 		}
 	})
@@ -90,11 +91,11 @@ func TestCTAPIModeRefused(t *testing.T) {
 // The sessions of a conversation last until its last command is done.
 func TestCTBCSReleaseDuring(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, text, bay := openTerminal(t, rdwr)
+		c, text, slot := openTerminal(t, rdwr)
 		text.mustWrite("20 12 01 00\n20 11 01 00\n")
 		c.Release(bg)
 		synctest.Wait()
-		if i := bay.Info(); i.Sessions != 0 || i.State != "powered" {
+		if i := slot.Info(); i.Sessions != 0 || i.State != "powered" {
 			t.Errorf("%d sessions, %s", i.Sessions, i.State)
 		}
 	})

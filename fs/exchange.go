@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // maxAnswers is how many answers, had and to come, a channel holds unread.
@@ -31,7 +32,7 @@ type exchanger interface {
 	// exchange sends it and appends the answer to dst. ctx ends only what
 	// comes before the sending, with reader.ErrInterrupted. at is when the command was
 	// handed over: what is for a card is for the one that was there then.
-	exchange(ctx context.Context, command []byte, at reader.Moment, dst []byte) ([]byte, error)
+	exchange(ctx context.Context, command []byte, at core.Moment, dst []byte) ([]byte, error)
 }
 
 // textChecker is an exchanger that takes less as a line of text than as bytes: a
@@ -48,7 +49,7 @@ type channel struct {
 	later     func(*channel)      // calls send once the write under way has returned
 	panicked  func(any)           // logs a panic
 	failed    func(syscall.Errno) // nil, or counts an error that is no errno of a call
-	now       func() reader.Moment
+	now       func() core.Moment
 	gone      <-chan struct{}            // closed when the reader left
 	leaving   func(func()) (stop func()) // has something called when it leaves
 	nonblock  bool
@@ -57,20 +58,20 @@ type channel struct {
 	writable  bool
 	lockLines bool   // lock and unlock are lines
 	share     *share // of the slot's room
-	pass      *reader.Pass
+	pass      *core.Pass
 	onIdle    func() // after Release, once nothing is under way any more
 
 	mu      sync.Mutex
 	binary  bool
-	line    []byte        // a line whose newline has not come yet
-	written reader.Moment // when its last piece came
-	refused bool          // the rest of a line, of which a piece was refused, is still to come
-	queue   []command     // commands not begun
-	busy    bool          // send or an ioctl has the exchanger
-	sending bool          // send has taken a command off the queue
-	answers []answer      // had and not yet in out, or not all of it
-	errors  bool          // an error is a line of text (wordErrors)
-	giveUp  func()        // ends the waiting of wordLock
+	line    []byte      // a line whose newline has not come yet
+	written core.Moment // when its last piece came
+	refused bool        // the rest of a line, of which a piece was refused, is still to come
+	queue   []command   // commands not begun
+	busy    bool        // send or an ioctl has the exchanger
+	sending bool        // send has taken a command off the queue
+	answers []answer    // had and not yet in out, or not all of it
+	errors  bool        // an error is a line of text (wordErrors)
+	giveUp  func()      // ends the waiting of wordLock
 	out     stream
 	held    int           // bytes of line, commands with the room for their answers, and answers
 	beyond  bool          // one of answers is
@@ -84,7 +85,7 @@ type command struct {
 	data []byte
 	word string // instead of data: one of these
 	room int    // for the answer
-	at   reader.Moment
+	at   core.Moment
 }
 
 func (c command) none() bool { return len(c.data) == 0 && c.word == "" }
@@ -109,8 +110,8 @@ func (c *channel) give(n int) { c.take(-n) }
 func newChannel(to exchanger, f *file, o *opening, flags uint32, onIdle func()) *channel {
 	mode := flags & syscall.O_ACCMODE
 	return &channel{
-		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, failed: func(e syscall.Errno) { f.failed("read", e) }, now: f.bay.Now, gone: f.bay.Done(), leaving: f.bay.AfterLeft,
-		share: f.mount.rooms.of(f.bay).share(o.uid), pass: o.by.Pass, onIdle: onIdle,
+		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, failed: func(e syscall.Errno) { f.failed("read", e) }, now: f.slot.Now, gone: f.slot.Done(), leaving: f.slot.AfterLeft,
+		share: f.mount.rooms.of(f.slot).share(o.uid), pass: o.by.Pass, onIdle: onIdle,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
 		readable: mode != syscall.O_WRONLY,

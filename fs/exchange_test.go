@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // fakeCard answers each command with itself and 9000. A command FF… is refused
@@ -30,7 +31,7 @@ func (f *fakeCard) check(command []byte) (int, error) {
 	return f.answer, nil
 }
 
-func (f *fakeCard) exchange(ctx context.Context, command []byte, _ reader.Moment, dst []byte) ([]byte, error) {
+func (f *fakeCard) exchange(ctx context.Context, command []byte, _ core.Moment, dst []byte) ([]byte, error) {
 	f.mu.Lock()
 	f.sent = append(f.sent, fmt.Sprintf("%X", command))
 	do := f.do
@@ -67,8 +68,8 @@ func openIn(t testing.TB, r *room, uid uint32, card *fakeCard, flags uint32) *cl
 	c := &client{t: t, card: card, room: r}
 	mode := flags & syscall.O_ACCMODE
 	c.channel = &channel{
-		to: card, later: func(c *channel) { go c.send() }, panicked: func(any) {}, now: func() reader.Moment { return 0 }, gone: make(chan struct{}), onIdle: func() { c.idle++ },
-		share: r.share(uid), pass: new(reader.Pass),
+		to: card, later: func(c *channel) { go c.send() }, panicked: func(any) {}, now: func() core.Moment { return 0 }, gone: make(chan struct{}), onIdle: func() { c.idle++ },
+		share: r.share(uid), pass: new(core.Pass),
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
 		readable: mode != syscall.O_WRONLY,

@@ -9,7 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // follower is one open of `event` or `trace`: lines that come as things happen.
@@ -48,7 +48,7 @@ func newFollower(f *file, flags uint32) *follower {
 }
 
 // feedNext adapts a feed; render writes an item as a line without its newline.
-func feedNext[T any](feed *reader.Feed[T], render func(dst []byte, item T, lost uint64) []byte) func(context.Context, bool, []byte) ([]byte, bool, error) {
+func feedNext[T any](feed *core.Feed[T], render func(dst []byte, item T, lost uint64) []byte) func(context.Context, bool, []byte) ([]byte, bool, error) {
 	return func(ctx context.Context, wait bool, dst []byte) ([]byte, bool, error) {
 		item, lost, ok, err := feed.TryNext()
 		if !ok && err == nil && wait {
@@ -66,14 +66,14 @@ func feedNext[T any](feed *reader.Feed[T], render func(dst []byte, item T, lost 
 // stand.
 func openEvent(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	w := newFollower(f, flags)
-	feed := (*reader.Feed[reader.Event])(nil)
-	if f.bay != nil {
-		feed = f.bay.Follow()
+	feed := (*core.Feed[core.Event])(nil)
+	if f.slot != nil {
+		feed = f.slot.Follow()
 	} else {
 		feed = f.mount.manager.Follow()
 	}
 	w.close, w.there, w.told = feed.Close, feed.Ready, feed.Watch
-	w.next = feedNext(feed, func(dst []byte, e reader.Event, lost uint64) []byte {
+	w.next = feedNext(feed, func(dst []byte, e core.Event, lost uint64) []byte {
 		dst = e.Append(dst)
 		if lost > 0 {
 			dst = fmt.Appendf(dst, " lost=%d", lost)
@@ -86,8 +86,8 @@ func openEvent(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 // openTrace follows what crosses the slot.
 func openTrace(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	w := newFollower(f, flags)
-	feed := f.bay.FollowTrace()
-	w.close = func() { f.bay.CloseTrace(feed) }
+	feed := f.slot.FollowTrace()
+	w.close = func() { f.slot.CloseTrace(feed) }
 	w.there, w.told = feed.Ready, feed.Watch
 	w.next = feedNext(feed, func(dst []byte, line string, lost uint64) []byte {
 		if lost > 0 {

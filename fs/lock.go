@@ -72,8 +72,8 @@ type byOwner struct {
 // flock is what flock(2) does on an open of a file that has no other use for it.
 func (f *file) flock(owner any) flocked {
 	b := byOwner{advisory: &f.locks, owner: owner}
-	if f.bay != nil {
-		b.gone = f.bay.Done()
+	if f.slot != nil {
+		b.gone = f.slot.Done()
 	}
 	return flocked{b}
 }

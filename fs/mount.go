@@ -14,7 +14,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/reader/limitlog"
 )
 
 // Options of a mount.
@@ -46,7 +47,7 @@ const fsType = "cardfs"
 
 // Mount shows m's readers at dir. A stale mount that a killed daemon left there
 // is replaced. Errors say what to do.
-func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
+func Mount(dir string, m *core.Manager, o Options) (*Server, error) {
 	at, err := openPlace(dir)
 	if err != nil {
 		return nil, err
@@ -67,7 +68,7 @@ func Mount(dir string, m *reader.Manager, o Options) (*Server, error) {
 	}
 	mnt := &mount{
 		manager: m, uid: uid, gid: gid, mode: o.Mode & 0o666,
-		openTimeout: o.OpenTimeout, started: time.Now(), log: reader.LimitLog(o.Log), escape: o.Escape,
+		openTimeout: o.OpenTimeout, started: time.Now(), log: limitlog.New(o.Log), escape: o.Escape,
 	}
 	s := &Server{mount: mnt}
 	mnt.leaving, s.leave = context.WithCancel(context.Background())

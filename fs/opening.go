@@ -9,13 +9,13 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // opening is what an open keeps of who made it, for as long as it lasts: the process may
 // end, and whoever has the descriptor then has the right that went with it.
 type opening struct {
-	by  reader.Caller
+	by  core.Caller
 	uid uint32
 	// who opened; unknown says why it is not known.
 	who     process
@@ -24,10 +24,10 @@ type opening struct {
 
 // newOpening is for an open whose handle is owner.
 func newOpening(ctx context.Context, f *file, owner any, flags uint32) opening {
-	o := opening{by: reader.Caller{
+	o := opening{by: core.Caller{
 		Owner: owner,
 		Wait:  flags&syscall.O_NONBLOCK == 0,
-		Pass:  new(reader.Pass),
+		Pass:  new(core.Pass),
 	}}
 	c, ok := fuse.FromContext(ctx)
 	if !ok {
@@ -41,11 +41,11 @@ func newOpening(ctx context.Context, f *file, owner any, flags uint32) opening {
 }
 
 // ready waits for what all opens wait for that ask something of a reader.
-func ready(ctx context.Context, b *reader.Bay, by reader.Caller) error {
-	if err := b.WaitReady(ctx, by.Wait); err != nil {
+func ready(ctx context.Context, s *core.Slot, by core.Caller) error {
+	if err := s.WaitReady(ctx, by.Wait); err != nil {
 		return err
 	}
-	b.Introduce(by)
+	s.Introduce(by)
 	return nil
 }
 
@@ -87,7 +87,7 @@ func newHolder(a *apduFile) *holder {
 }
 
 // admits reports whether the process that made an open passes.
-func (h *holder) admits(by reader.Caller) bool {
+func (h *holder) admits(by core.Caller) bool {
 	handle, ok := by.Owner.(opened)
 	if _, isAPDU := by.Owner.(*apduFile); !ok || isAPDU && !h.apdus {
 		return false

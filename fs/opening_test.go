@@ -16,23 +16,24 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // desk is a mount without a kernel: opens and their requests are calls.
 type desk struct {
 	t   *testing.T
-	m   *reader.Manager
+	m   *core.Manager
 	mnt *mount
 	log bytes.Buffer
 }
 
 func newDesk(t *testing.T, attach string) *desk {
-	d := &desk{t: t, m: reader.NewManager(reader.Options{Drivers: []reader.Driver{sim.New()}})}
+	d := &desk{t: t, m: core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})}
 	t.Cleanup(func() { d.m.Close(bg) })
 	if err := d.m.Command("attach sim " + attach); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.m.Bay(0).WaitReady(bg, true); err != nil {
+	if err := d.m.Slot(0).WaitReady(bg, true); err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(&d.log, nil))
@@ -49,7 +50,7 @@ func as(uid, pid uint32) context.Context {
 func (d *desk) open(ctx context.Context, name string, flags uint32) (fs.FileHandle, error) {
 	for i := range slotFiles {
 		if s := &slotFiles[i]; s.name == name {
-			return s.open(ctx, &file{mount: d.mnt, bay: d.m.Bay(0), spec: s}, flags)
+			return s.open(ctx, &file{mount: d.mnt, slot: d.m.Slot(0), spec: s}, flags)
 		}
 	}
 	d.t.Fatalf("no file %s", name)
@@ -67,7 +68,7 @@ func (d *desk) mustOpen(ctx context.Context, name string, flags uint32) fs.FileH
 
 func (d *desk) wantEmpty() {
 	d.t.Helper()
-	wantEmpty(d.t, d.mnt.rooms.of(d.m.Bay(0)))
+	wantEmpty(d.t, d.mnt.rooms.of(d.m.Slot(0)))
 }
 
 var self = uint32(os.Getpid())
@@ -86,12 +87,12 @@ func TestOpenFails(t *testing.T) {
 		}
 	}
 	d.wantEmpty()
-	b := d.m.Bay(0)
+	b := d.m.Slot(0)
 	if err := d.m.Detach(0); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"apdu", "control", "ctbcs", "power", "protocol"} {
-		f := &file{mount: d.mnt, bay: b}
+		f := &file{mount: d.mnt, slot: b}
 		for i := range slotFiles {
 			if slotFiles[i].name == name {
 				if _, err := slotFiles[i].open(as(1000, self), f, syscall.O_RDWR); !errors.Is(err, reader.ErrGone) {
@@ -112,7 +113,7 @@ func TestOpenFails(t *testing.T) {
 func TestReadOnlyAPDU(t *testing.T) {
 	d := newDesk(t, "t1")
 	h := d.mustOpen(as(1000, self), "apdu", syscall.O_RDONLY).(*apduFile)
-	if state := d.m.Bay(0).Info().State; state != "present" {
+	if state := d.m.Slot(0).Info().State; state != "present" {
 		t.Errorf("the card is %s", state)
 	}
 	if r, errno := h.Read(bg, make([]byte, 100), 0); errno != 0 || r.Size() != 0 {
@@ -141,7 +142,7 @@ func TestReadOnlyAPDU(t *testing.T) {
 	}
 	mine.Release(bg)
 	theirs.Release(bg)
-	if n := d.m.Bay(0).Info().Sessions; n != 0 {
+	if n := d.m.Slot(0).Info().Sessions; n != 0 {
 		t.Errorf("%d sessions", n)
 	}
 	d.wantEmpty()
@@ -202,7 +203,7 @@ func TestSetlk(t *testing.T) {
 				spec = &slotFiles[i]
 			}
 		}
-		f := &file{mount: d.mnt, bay: d.m.Bay(0), spec: spec} // one file: advisory locks are its
+		f := &file{mount: d.mnt, slot: d.m.Slot(0), spec: spec} // one file: advisory locks are its
 		type lockable interface {
 			Setlk(context.Context, uint64, *fuse.FileLock, uint32) syscall.Errno
 			Setlkw(context.Context, uint64, *fuse.FileLock, uint32) syscall.Errno
@@ -344,7 +345,7 @@ func TestFlagsOfAnOpen(t *testing.T) {
 	// Two opens' answers are their own, and a session goes with its open.
 	a := d.mustOpen(as(1000, self), "apdu", syscall.O_RDWR).(*apduFile)
 	b := d.mustOpen(as(1000, self), "apdu", syscall.O_RDWR|syscall.O_APPEND).(*apduFile)
-	if n := d.m.Bay(0).Info().Sessions; n != 2 {
+	if n := d.m.Slot(0).Info().Sessions; n != 2 {
 		t.Errorf("%d sessions", n)
 	}
 	for range 3 {
@@ -362,7 +363,7 @@ func TestFlagsOfAnOpen(t *testing.T) {
 	}
 	a.Release(bg)
 	b.Release(bg)
-	if n := d.m.Bay(0).Info().Sessions; n != 0 {
+	if n := d.m.Slot(0).Info().Sessions; n != 0 {
 		t.Errorf("%d sessions after all closed", n)
 	}
 	d.wantEmpty()

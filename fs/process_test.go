@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // sleepers starts a shell with a child and returns their ids. The shell alone has files.
@@ -255,12 +255,12 @@ func TestHeldBy(t *testing.T) {
 }
 
 // opens is a table of processes with opens, for the rules of who passes.
-func openedBy(handle func(opening) any, who process, uid uint32) reader.Caller {
+func openedBy(handle func(opening) any, who process, uid uint32) core.Caller {
 	o := opening{who: who, uid: uid}
 	if who == (process{}) {
 		o.unknown = errUnknownProcess
 	}
-	return reader.Caller{Owner: handle(o)}
+	return core.Caller{Owner: handle(o)}
 }
 
 func anAPDU(o opening) any    { return &apduFile{opening: o} }
@@ -295,7 +295,7 @@ func TestHolderAdmits(t *testing.T) {
 		if unknown.admits(openedBy(aControl, process{}, 0)) || unknown.admits(openedBy(aControl, child, 0)) {
 			t.Error("a lock of who is not known lets others pass")
 		}
-		if h.admits(reader.Caller{Owner: "somebody"}) {
+		if h.admits(core.Caller{Owner: "somebody"}) {
 			t.Error("an open that is not ours passes")
 		}
 	}

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // "A channel holds at most 64 unread answers and 1 MiB of commands and answers; a slot 8
@@ -36,7 +36,7 @@ type share struct {
 	uid   uint32
 	opens int // under room.mu
 	used  atomic.Int64
-	left  reader.Queue // of commands left behind
+	left  core.Queue // of commands left behind
 }
 
 // share is the share of a user who opens; close ends the open's part in it.
@@ -48,7 +48,7 @@ func (r *room) share(uid uint32) *share {
 		if r.shares == nil {
 			r.shares = make(map[uint32]*share)
 		}
-		s = &share{room: r, uid: uid, left: reader.NewQueue()}
+		s = &share{room: r, uid: uid, left: core.NewQueue()}
 		r.shares[uid] = s
 	}
 	s.opens++
@@ -91,15 +91,15 @@ func (s *share) give(n int) { s.force(-n) }
 // rooms are the rooms of a mount's slots.
 type rooms struct{ bays sync.Map }
 
-func (r *rooms) of(b *reader.Bay) *room {
-	found, ok := r.bays.Load(b)
+func (r *rooms) of(s *core.Slot) *room {
+	found, ok := r.bays.Load(s)
 	if !ok {
-		found, _ = r.bays.LoadOrStore(b, new(room))
-		if b.Gone() { // forget may have been here before
-			r.forget(b)
+		found, _ = r.bays.LoadOrStore(s, new(room))
+		if s.Gone() { // forget may have been here before
+			r.forget(s)
 		}
 	}
 	return found.(*room)
 }
 
-func (r *rooms) forget(b *reader.Bay) { r.bays.Delete(b) }
+func (r *rooms) forget(s *core.Slot) { r.bays.Delete(s) }

@@ -16,12 +16,12 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // mount is what all nodes of one mount share.
 type mount struct {
-	manager     *reader.Manager
+	manager     *core.Manager
 	server      *server
 	files       *files
 	log         *slog.Logger // limited
@@ -33,8 +33,8 @@ type mount struct {
 	escape      func(uid uint32) bool
 	rooms       rooms
 	dirsMu      sync.Mutex
-	dirs        map[*reader.Bay]*fs.Inode // see remember
-	leaving     context.Context           // ended: no new opens, streams end
+	dirs        map[*core.Slot]*fs.Inode // see remember
+	leaving     context.Context          // ended: no new opens, streams end
 }
 
 // owns reports whether a user is the owner: the one that runs the daemon, and root.
@@ -126,52 +126,52 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	if err != nil || strconv.Itoa(n) != name {
 		return nil, syscall.ENOENT
 	}
-	b := r.mount.manager.Bay(n)
-	if b == nil && r.mount.leaving.Err() != nil {
+	s := r.mount.manager.Slot(n)
+	if s == nil && r.mount.leaving.Err() != nil {
 		return nil, syscall.ENODEV // as who came a moment earlier, and waits in open
 	}
-	if b == nil {
+	if s == nil {
 		return nil, syscall.ENOENT
 	}
-	d := &slotDir{mount: r.mount, bay: b}
+	d := &slotDir{mount: r.mount, slot: s}
 	d.attr(&out.Attr)
 	out.SetAttrTimeout(long)
-	return r.NewInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: b.Serial() << 8}), 0
+	return r.NewInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: s.Serial() << 8}), 0
 }
 
 // remember keeps the directory in which the kernel knows files of a slot, for forget: by
 // then its name may be another slot's.
-func (m *mount) remember(b *reader.Bay, dir *fs.Inode) {
+func (m *mount) remember(s *core.Slot, dir *fs.Inode) {
 	m.dirsMu.Lock()
 	defer m.dirsMu.Unlock()
 	if m.dirs == nil {
-		m.dirs = make(map[*reader.Bay]*fs.Inode)
+		m.dirs = make(map[*core.Slot]*fs.Inode)
 	}
-	if !b.Gone() { // else forget was here, or is about to be
-		m.dirs[b] = dir
+	if !s.Gone() { // else forget was here, or is about to be
+		m.dirs[s] = dir
 	}
 }
 
 // dirOf takes what remember kept.
-func (m *mount) dirOf(b *reader.Bay) *fs.Inode {
+func (m *mount) dirOf(s *core.Slot) *fs.Inode {
 	m.dirsMu.Lock()
 	defer m.dirsMu.Unlock()
-	dir := m.dirs[b]
-	delete(m.dirs, b)
+	dir := m.dirs[s]
+	delete(m.dirs, s)
 	return dir
 }
 
 // forget lets the kernel let go of what it knows of a slot that left. Of a
 // directory that is in use it would keep the files, which have long timeouts,
-// and with them our nodes and the bay: they are told first.
-func (r *root) forget(b *reader.Bay) {
-	r.mount.rooms.forget(b)
-	if dir := r.mount.dirOf(b); dir != nil {
+// and with them our nodes and the slot: they are told first.
+func (r *root) forget(s *core.Slot) {
+	r.mount.rooms.forget(s)
+	if dir := r.mount.dirOf(s); dir != nil {
 		for file := range dir.Children() {
 			dir.NotifyEntry(file)
 		}
 	}
-	r.NotifyEntry(strconv.Itoa(b.Number()))
+	r.NotifyEntry(strconv.Itoa(s.Number()))
 }
 
 func (r *root) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
@@ -180,9 +180,9 @@ func (r *root) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 		{Name: "ctl", Mode: syscall.S_IFREG, Ino: inoCtl},
 		{Name: "event", Mode: syscall.S_IFREG, Ino: inoEvent},
 	}
-	for _, b := range r.mount.manager.Bays() {
+	for _, s := range r.mount.manager.Slots() {
 		list = append(list, fuse.DirEntry{
-			Name: strconv.Itoa(b.Number()), Mode: syscall.S_IFDIR, Ino: b.Serial() << 8,
+			Name: strconv.Itoa(s.Number()), Mode: syscall.S_IFDIR, Ino: s.Serial() << 8,
 		})
 	}
 	return fs.NewListDirStream(list), 0
@@ -201,11 +201,11 @@ func (d *byID) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) 
 }
 
 func (d *byID) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	b := d.mount.manager.Named(name)
-	if b == nil {
+	s := d.mount.manager.Named(name)
+	if s == nil {
 		return nil, syscall.ENOENT
 	}
-	link := &fs.MemSymlink{Data: []byte("../" + strconv.Itoa(b.Number()))}
+	link := &fs.MemSymlink{Data: []byte("../" + strconv.Itoa(s.Number()))}
 	d.mount.attr(&link.Attr, 0o777, uint64(len(link.Data)), d.mount.started)
 	out.Attr = link.Attr
 	out.SetAttrTimeout(long)

@@ -9,7 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // slotDir is the directory of one slot. It stays the slot's even after the
@@ -17,11 +17,11 @@ import (
 type slotDir struct {
 	fs.Inode
 	mount *mount
-	bay   *reader.Bay
+	slot  *core.Slot
 }
 
 func (d *slotDir) attr(out *fuse.Attr) {
-	d.mount.attr(out, syscall.S_IFDIR|d.mount.dirMode(), 0, d.bay.Since())
+	d.mount.attr(out, syscall.S_IFDIR|d.mount.dirMode(), 0, d.slot.Since())
 }
 
 func (d *slotDir) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
@@ -31,13 +31,13 @@ func (d *slotDir) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOu
 }
 
 func (d *slotDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if d.bay.Gone() {
+	if d.slot.Gone() {
 		return nil, syscall.ENODEV
 	}
 	for i := range slotFiles {
-		if s := &slotFiles[i]; s.name == name && s.fits(d.bay) {
-			d.mount.remember(d.bay, d.EmbeddedInode())
-			f := &file{mount: d.mount, bay: d.bay, spec: s}
+		if s := &slotFiles[i]; s.name == name && s.fits(d.slot) {
+			d.mount.remember(d.slot, d.EmbeddedInode())
+			f := &file{mount: d.mount, slot: d.slot, spec: s}
 			f.entry(out)
 			return d.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: d.ino(i)}), 0
 		}
@@ -45,15 +45,15 @@ func (d *slotDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (
 	return nil, syscall.ENOENT
 }
 
-func (d *slotDir) ino(i int) uint64 { return d.bay.Serial()<<8 | uint64(i+1) }
+func (d *slotDir) ino(i int) uint64 { return d.slot.Serial()<<8 | uint64(i+1) }
 
 func (d *slotDir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
-	if d.bay.Gone() {
+	if d.slot.Gone() {
 		return nil, syscall.ENODEV
 	}
 	var list []fuse.DirEntry
 	for i := range slotFiles {
-		if s := &slotFiles[i]; s.fits(d.bay) {
+		if s := &slotFiles[i]; s.fits(d.slot) {
 			list = append(list, fuse.DirEntry{Name: s.name, Mode: syscall.S_IFREG, Ino: d.ino(i)})
 		}
 	}
@@ -70,23 +70,23 @@ type spec struct {
 	// text is what a text file holds now, nil for what is no text file.
 	text func(*file) []byte
 	// watch has who polls the file woken by a change of its text; nil: nobody is.
-	watch func(b *reader.Bay, wake func()) (stop func())
+	watch func(b *core.Slot, wake func()) (stop func())
 	// applies tells whether a slot has such a file; nil: every slot.
-	applies func(*reader.Bay) bool
+	applies func(*core.Slot) bool
 	waits   bool // an open may wait for a reader or a card
 	powers  bool // an open may power the card and so have more to show than before
 	open    func(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 }
 
-func (s *spec) fits(b *reader.Bay) bool { return s.applies == nil || s.applies(b) }
+func (s *spec) fits(slot *core.Slot) bool { return s.applies == nil || s.applies(slot) }
 
 // streamSize is what exchange files and streams show: sendfile(2) and splice(2) stop at a
 // file's size, and at 0 they say end of file without asking.
 const streamSize = 4096
 
 var slotFiles = []spec{
-	{name: "status", text: statusText, watch: (*reader.Bay).Watch, open: openStatus},
-	{name: "stats", text: statsText, watch: (*reader.Bay).WatchStats, open: openStatus},
+	{name: "status", text: statusText, watch: (*core.Slot).Watch, open: openStatus},
+	{name: "stats", text: statsText, watch: (*core.Slot).WatchStats, open: openStatus},
 	{name: "atr", text: atrText, waits: true, powers: true, open: openATR},
 	{name: "power", text: powerText, write: true, waits: true, open: openPower},
 	{name: "apdu", write: true, locks: true, waits: true, open: openAPDU},
@@ -106,7 +106,7 @@ var (
 type file struct {
 	fs.Inode
 	mount *mount
-	bay   *reader.Bay // nil at the top
+	slot  *core.Slot // nil at the top
 	spec  *spec
 	locks advisory
 }
@@ -130,8 +130,8 @@ func (f *file) attr(out *fuse.Attr) {
 		mode &^= 0o022
 	}
 	since := f.mount.started
-	if f.bay != nil {
-		since = f.bay.Since()
+	if f.slot != nil {
+		since = f.slot.Since()
 	}
 	f.mount.attr(out, syscall.S_IFREG|mode, streamSize, since)
 }
@@ -167,7 +167,7 @@ func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 	began := time.Now()
 	h, errno := f.openHandle(ctx, flags)
 	if f.spec.waits {
-		f.bay.CountOpen(time.Since(began))
+		f.slot.CountOpen(time.Since(began))
 	}
 	if errno != 0 {
 		f.failed("open", errno)
@@ -178,7 +178,7 @@ func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 }
 
 func (f *file) openHandle(ctx context.Context, flags uint32) (fs.FileHandle, syscall.Errno) {
-	if f.mount.leaving.Err() != nil || f.bay.Gone() {
+	if f.mount.leaving.Err() != nil || f.slot.Gone() {
 		return nil, syscall.ENODEV
 	}
 	if !f.spec.write && flags&syscall.O_ACCMODE != syscall.O_RDONLY {
@@ -196,8 +196,8 @@ func (f *file) openHandle(ctx context.Context, flags uint32) (fs.FileHandle, sys
 // failed counts and logs an error that a program got. It may have asked whether the file
 // is a terminal, which is no error of the slot.
 func (f *file) failed(call string, e syscall.Errno) {
-	if f.bay != nil && e != syscall.ENOTTY {
-		f.bay.CountError(e)
+	if f.slot != nil && e != syscall.ENOTTY {
+		f.slot.CountError(e)
 		f.refused(call, e)
 	}
 }
@@ -209,7 +209,7 @@ func (f *file) refused(call string, e syscall.Errno) {
 	case syscall.EAGAIN, syscall.EINTR: // as it wished
 		return
 	}
-	if f.bay == nil || !f.bay.Log().Enabled(context.Background(), slog.LevelDebug) {
+	if f.slot == nil || !f.slot.Log().Enabled(context.Background(), slog.LevelDebug) {
 		return
 	}
 	reason := ""
@@ -219,5 +219,5 @@ func (f *file) refused(call string, e syscall.Errno) {
 			break
 		}
 	}
-	f.bay.Log().Debug(call+" refused", "file", f.spec.name, "errno", errnoName(e), "reason", reason)
+	f.slot.Log().Debug(call+" refused", "file", f.spec.name, "errno", errnoName(e), "reason", reason)
 }

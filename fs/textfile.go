@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // textFile is one open of a file whose text is captured by a read at offset 0, and whose
@@ -41,7 +42,7 @@ var (
 )
 
 func (t *textFile) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	if t.file.bay.Gone() {
+	if t.file.slot.Gone() {
 		return nil, syscall.ENODEV
 	}
 	content := t.capture(off == 0)
@@ -67,7 +68,7 @@ func (t *textFile) capture(anew bool) []byte {
 // ready: "text files: always readable; status and stats wake with POLLPRI|POLLERR after a change
 // since the last read, as sysfs does".
 func (t *textFile) ready() uint32 {
-	if t.file.bay.Gone() {
+	if t.file.slot.Gone() {
 		return hungUp
 	}
 	bits := uint32(readable)
@@ -87,12 +88,12 @@ func (t *textFile) ready() uint32 {
 
 func (t *textFile) watch(wake func()) (stop func()) {
 	switch {
-	case t.file.bay == nil:
+	case t.file.slot == nil:
 		return func() {}
 	case t.file.spec.watch != nil:
-		return t.file.spec.watch(t.file.bay, wake)
+		return t.file.spec.watch(t.file.slot, wake)
 	}
-	return t.file.bay.AfterLeft(wake)
+	return t.file.slot.AfterLeft(wake)
 }
 
 // outcome keeps why a write failed.
@@ -108,7 +109,7 @@ func (t *textFile) outcome(err error) {
 // Write carries out the lines of one write in order. Where one fails after
 // others were done, the write is as long as these, and writing the rest says why.
 func (t *textFile) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
-	if t.file.bay.Gone() {
+	if t.file.slot.Gone() {
 		return 0, syscall.ENODEV
 	}
 	done := 0
@@ -151,11 +152,11 @@ func openStatus(ctx context.Context, f *file, flags uint32) (fs.FileHandle, erro
 	return t, nil
 }
 
-func statusText(f *file) []byte { return f.bay.Info().Lines() }
+func statusText(f *file) []byte { return f.slot.Info().Lines() }
 
 // statsText has the errors that the contract knows, whether or not anybody got them.
 func statsText(f *file) []byte {
-	return f.bay.Stats(func(e syscall.Errno, got bool) string {
+	return f.slot.Stats(func(e syscall.Errno, got bool) string {
 		if got || slices.ContainsFunc(errnos, func(known errnoOf) bool { return known.errno == e }) {
 			return errnoName(e)
 		}
@@ -167,7 +168,7 @@ func statsText(f *file) []byte {
 func openATR(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	t := newTextFile(f)
 	t.opening = newOpening(ctx, f, t, flags)
-	s, err := f.bay.Open(ctx, t.by)
+	s, err := f.slot.Open(ctx, t.by)
 	if err != nil {
 		return nil, err
 	}
@@ -177,24 +178,24 @@ func openATR(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) 
 }
 
 func atrText(f *file) []byte {
-	if i := f.bay.Info(); len(i.ATR) > 0 {
+	if i := f.slot.Info(); len(i.ATR) > 0 {
 		return appendHex(nil, i.ATR)
 	}
 	return nil
 }
 
 // powerWords are what may be written to `power`.
-var powerWords = map[string]reader.Action{
-	"on": reader.PowerUp, "off": reader.PowerDown,
-	"reset": reader.ResetWarm, "cold": reader.ResetCold, "eject": reader.Eject,
-	"release": reader.Release,
+var powerWords = map[string]core.Action{
+	"on": core.PowerUp, "off": core.PowerDown,
+	"reset": core.ResetWarm, "cold": core.ResetCold, "eject": core.Eject,
+	"release": core.Release,
 }
 
 // openPower waits for the reader to be ready.
 func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	t := newTextFile(f)
 	t.opening = newOpening(ctx, f, t, flags)
-	if err := ready(ctx, f.bay, t.by); err != nil {
+	if err := ready(ctx, f.slot, t.by); err != nil {
 		return nil, err
 	}
 	t.capture(true)
@@ -203,13 +204,13 @@ func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 		if !ok {
 			return fmt.Errorf("power %q: on, off, reset, cold, eject or release: %w", word, reader.ErrInvalid)
 		}
-		return f.bay.Power(ctx, action, t.by)
+		return f.slot.Power(ctx, action, t.by)
 	}
 	return t, nil
 }
 
 func powerText(f *file) []byte {
-	if f.bay.Info().State == "powered" {
+	if f.slot.Info().State == "powered" {
 		return []byte("on\n")
 	}
 	return []byte("off\n")
@@ -219,16 +220,16 @@ func powerText(f *file) []byte {
 func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	t := newTextFile(f)
 	t.opening = newOpening(ctx, f, t, flags)
-	if err := ready(ctx, f.bay, t.by); err != nil {
+	if err := ready(ctx, f.slot, t.by); err != nil {
 		return nil, err
 	}
 	t.capture(true)
 	t.do = func(ctx context.Context, word string) error {
 		switch word {
 		case "T=0":
-			return f.bay.SelectProtocol(ctx, 0, t.by)
+			return f.slot.SelectProtocol(ctx, 0, t.by)
 		case "T=1":
-			return f.bay.SelectProtocol(ctx, 1, t.by)
+			return f.slot.SelectProtocol(ctx, 1, t.by)
 		}
 		return fmt.Errorf("protocol %q: T=0 or T=1: %w", word, reader.ErrInvalid)
 	}
@@ -238,7 +239,7 @@ func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, er
 // protocolText is as "T=1 T=0": the protocol in force, then what else the card offers;
 // empty without power.
 func protocolText(f *file) []byte {
-	i := f.bay.Info()
+	i := f.slot.Info()
 	if i.State != "powered" {
 		return nil
 	}

@@ -111,7 +111,7 @@ func TestProtocolFile(t *testing.T) {
 // in, every name says ENODEV.
 func TestDirectoryOfReaderThatLeft(t *testing.T) {
 	d := newDesk(t, "t1")
-	dir := &slotDir{mount: d.mnt, bay: d.m.Bay(0)}
+	dir := &slotDir{mount: d.mnt, slot: d.m.Slot(0)}
 	var out fuse.EntryOut
 	for _, name := range []string{"nosuch", "", "ATR", "memory", "."} {
 		if _, errno := dir.Lookup(bg, name, &out); errno != syscall.ENOENT {
@@ -128,7 +128,7 @@ func TestDirectoryOfReaderThatLeft(t *testing.T) {
 		names[e.Name] = e.Ino
 	}
 	for i := range slotFiles {
-		if s := &slotFiles[i]; s.fits(dir.bay) != (names[s.name] != 0) || names[s.name] != 0 && names[s.name] != dir.ino(i) {
+		if s := &slotFiles[i]; s.fits(dir.slot) != (names[s.name] != 0) || names[s.name] != 0 && names[s.name] != dir.ino(i) {
 			t.Errorf("%s: inode %d", s.name, names[s.name])
 		}
 	}
@@ -143,7 +143,7 @@ func TestDirectoryOfReaderThatLeft(t *testing.T) {
 	if _, errno := dir.Readdir(bg); errno != syscall.ENODEV {
 		t.Errorf("readdir, after the reader left: %v", errno)
 	}
-	f := &file{mount: d.mnt, bay: dir.bay, spec: &slotFiles[0]}
+	f := &file{mount: d.mnt, slot: dir.slot, spec: &slotFiles[0]}
 	if _, _, errno := f.Open(as(1000, self), syscall.O_RDONLY); errno != syscall.ENODEV {
 		t.Errorf("open, after the reader left: %v", errno)
 	}
@@ -167,7 +167,7 @@ func TestControlIsNotInterruptedOnceSent(t *testing.T) {
 		n, errno := h.Ioctl(ctx, exchangeRequest(100), 0, in, out)
 		done <- result{n, errno}
 	}()
-	for d.m.Bay(0).Info().More["display"] == "" {
+	for d.m.Slot(0).Info().More["display"] == "" {
 		time.Sleep(time.Millisecond)
 	}
 	cancel()

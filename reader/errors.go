@@ -2,7 +2,6 @@ package reader
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -47,24 +46,4 @@ var (
 	ErrNoPermission = errors.New("no permission")
 	// ErrClaimed: another program has the device.
 	ErrClaimed = errors.New("the device is in use by another program")
-
-	// errUnpowered: there may be a card, but it has no power. Programs are told
-	// ErrNoCard; the core draws no conclusion from it.
-	errUnpowered = fmt.Errorf("the card is not powered: %w", ErrNoCard)
 )
-
-// kinds are the errors that say all that a log may have of an exchange.
-var kinds = []error{
-	ErrGone, ErrInterrupted, ErrAborted, ErrNoCard, ErrStale, ErrLocked, ErrNotReady, ErrInvalid, ErrUnsupported,
-	ErrNoPermission, ErrClaimed, ErrFailed, ErrTimeout, ErrProtocol, ErrMute, ErrCancelled,
-}
-
-// kind is what sort of error err is, in words that carry neither bytes nor lengths.
-func kind(err error) string {
-	for _, k := range kinds {
-		if errors.Is(err, k) {
-			return k.Error()
-		}
-	}
-	return "another error"
-}

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"runtime"
 	"strings"
+
+	"github.com/cardfs/cardfs/reader/words"
 )
 
 // A driver's panic takes its own reader with it and nothing else. It is recovered
@@ -12,17 +14,17 @@ import (
 // given back. The reader is closed and its slots say failed, with the reason, until it
 // is plugged in anew or `rescan` is written to ctl.
 
-// panicError is a panic, recovered. It is an ErrFailed.
-type panicError struct{ what, reason string }
+// PanicError is a panic, recovered. It is an ErrFailed.
+type PanicError struct{ what, reason string }
 
-func (e *panicError) Error() string {
+func (e *PanicError) Error() string {
 	return fmt.Sprintf("%s: the program has a fault there: panic: %s", e.what, e.reason)
 }
 
-func (e *panicError) Is(target error) bool { return target == ErrFailed }
+func (e *PanicError) Is(target error) bool { return target == ErrFailed }
 
-// panicked makes an error of what recover returned, and logs where it happened.
-func panicked(log *slog.Logger, what string, v any) error {
+// Recovered makes an error of what recover returned, and logs where it happened.
+func Recovered(log *slog.Logger, what string, v any) error {
 	reason := fmt.Sprintf("%T", v)
 	switch v := v.(type) {
 	case error:
@@ -30,7 +32,7 @@ func panicked(log *slog.Logger, what string, v any) error {
 	case string:
 		reason = v
 	}
-	err := &panicError{what, printable(reason, maxValue)}
+	err := &PanicError{what, words.Printable(reason, words.MaxValue)}
 	if log == nil {
 		return err
 	}
@@ -53,13 +55,6 @@ func stack() string {
 	}
 }
 
-// recovered is deferred around a call of a driver that belongs to no reader yet.
-func (m *Manager) recovered(what string, err *error) {
-	if v := recover(); v != nil {
-		*err = panicked(m.log, what, v)
-	}
-}
-
 // Go runs f on a goroutine of its own. Drivers start theirs so, with the Host of their
 // Device: a panic in f then fails that reader, where else it would end the program.
 func Go(h Host, f func()) {
@@ -74,7 +69,7 @@ func Go(h Host, f func()) {
 func Guard(log *slog.Logger, what string, f func()) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = panicked(log, what, v)
+			err = Recovered(log, what, v)
 		}
 	}()
 	f()

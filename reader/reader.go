@@ -1,11 +1,15 @@
-// Package reader is the core of cardfs: it gives every card slot of every
-// reader a number, keeps its power and protocol state, runs the transmission
-// protocols that the reader itself leaves to the host, and hands exchanges,
-// transactions and events to whoever serves them to programs.
+// Package reader is the vocabulary of cardfs: what a driver is, what it has to offer and
+// what is asked of it. It does nothing by itself.
 //
-// A driver sees the three interfaces of this file and nothing else: Driver,
-// Reader, Slot. What only some readers can do is an optional interface below
-// them, found by type assertion. The core sees no USB, no serial port, no FUSE.
+// A Driver opens a Device and makes it a Reader (an IFD, ISO/IEC 7816-3), which has one
+// or more Slots. A Slot holds a card or none; it activates the card, and carries bytes
+// to it at the Level that the reader works at: single characters, TPDUs or whole APDUs.
+// What only some readers can do is an optional interface, found by type assertion.
+//
+// Above it stand package core, which gives every slot a number, keeps its power and
+// protocol state and hands exchanges, transactions and events to whoever serves them to
+// programs; below it stand the drivers, which need nothing else of cardfs than this
+// package and iso7816.
 package reader
 
 import (
@@ -82,7 +86,7 @@ type Reader interface {
 }
 
 // Slot is one ICC position. Its methods are called one at a time, by whoever
-// holds the slot's turn (see Bay). Each must end when ctx does, and soon after
+// holds the slot's turn (see Slot). Each must end when ctx does, and soon after
 // the device left, with ErrGone.
 type Slot interface {
 	// Status asks whether a card is there. It must not disturb the card.
@@ -265,8 +269,8 @@ type Identifier interface {
 // Teller is a slot with more to say in `status` than its Reader had once open:
 // what stands on its display now; or a Device.Link that says where the device is
 // from its announcement on. It must not wait for the device.
-type Teller interface {
-	Tell() map[string]string
+type Describer interface {
+	Describe() map[string]string
 }
 
 // Attacher is a Driver that completes or refuses what `attach` says before the

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cardfs/cardfs/drivers/sim"
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // Help topics: commands that do nothing but be read.
@@ -15,7 +15,7 @@ import (
 // ctlUsage lists what may be written to ctl.
 func ctlUsage() string {
 	var out strings.Builder
-	for _, c := range reader.CtlUsage() {
+	for _, c := range core.CtlUsage() {
 		fmt.Fprintf(&out, "                 %s: %s\n", c[0], c[1])
 	}
 	return out.String()

@@ -21,7 +21,7 @@ import (
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/fs"
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // grace is how long a command on the wire may go on after SIGTERM.
@@ -162,7 +162,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 
 	var watcher atomic.Pointer[usb.Watcher]
 	all := drivers.All(drivers.Env{Log: o.logger})
-	manager := reader.NewManager(reader.Options{
+	manager := core.NewManager(core.Options{
 		Drivers: all, Log: o.logger, IdleOff: o.idleOff, ExchangeLimit: o.exchangeLimit,
 		Rescan: func() {
 			if w := watcher.Load(); w != nil {
@@ -238,13 +238,13 @@ func tune() {
 	}
 }
 
-func (o *mountOptions) close(m *reader.Manager, grace time.Duration) {
+func (o *mountOptions) close(m *core.Manager, grace time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	m.Close(ctx)
 }
 
-func (o *mountOptions) attachAll(m *reader.Manager) error {
+func (o *mountOptions) attachAll(m *core.Manager) error {
 	for _, sim := range o.sims {
 		if err := m.Command("attach sim " + sim); err != nil {
 			return err
@@ -259,12 +259,12 @@ func (o *mountOptions) attachAll(m *reader.Manager) error {
 }
 
 // hint says what to type in a second terminal.
-func (o *mountOptions) hint(w io.Writer, dir string, m *reader.Manager) {
-	if len(m.Bays()) == 0 {
+func (o *mountOptions) hint(w io.Writer, dir string, m *core.Manager) {
+	if len(m.Slots()) == 0 {
 		fmt.Fprintf(w, "cardfs: no reader yet; attach one with: echo attach sim ikey3k >%s/ctl\n", dir)
 		return
 	}
-	n := m.Bays()[0].Number()
+	n := m.Slots()[0].Number()
 	fmt.Fprintf(w, `In a second terminal:
   cat %[1]s/%[2]d/atr
   echo reset >%[1]s/%[2]d/power

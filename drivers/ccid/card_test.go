@@ -14,6 +14,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
@@ -35,7 +36,7 @@ func TestResetUnderASession(t *testing.T) {
 						b.e.Reset(ctx)
 						if interrupt {
 							synctest.Wait() // told by the transfer that was pending there
-							if i := b.m.Bay(0).Info(); i.State != "present" {
+							if i := b.m.Slot(0).Info(); i.State != "present" {
 								t.Errorf("state %s before anybody asks", i.State)
 							}
 						}
@@ -44,7 +45,7 @@ func TestResetUnderASession(t *testing.T) {
 						if took := time.Since(start); !errors.Is(err, reader.ErrStale) || took > time.Second {
 							t.Errorf("%v after %v", err, took)
 						}
-						if i := b.m.Bay(0).Info(); i.State != "present" || i.Err != nil || card.count() != 1 {
+						if i := b.m.Slot(0).Info(); i.State != "present" || i.Err != nil || card.count() != 1 {
 							t.Errorf("state %s, error %v, the card saw %d commands", i.State, i.Err, card.count())
 						}
 						transmit(t, b.session(0), unhex("00 84 00 00 01"), unhex("00 90 00"))
@@ -110,7 +111,7 @@ func TestMemoryCardAtTPDULevel(t *testing.T) {
 			transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00")) // the emulator takes a first FF for a PPS
 			transmit(t, s, unhex("FF A4 00 00 01 06"), unhex("90 00"))
 			transmit(t, s, unhex("FF 84 00 00 03"), unhex("00 01 02 90 00"))
-			if i := b.m.Bay(0).Info(); i.State != "powered" || i.Err != nil {
+			if i := b.m.Slot(0).Info(); i.State != "powered" || i.Err != nil {
 				t.Errorf("%02X: state %s, error %v", code, i.State, i.Err)
 			}
 		})
@@ -168,7 +169,7 @@ func TestReaderChoosesT1(t *testing.T) {
 						}
 					})
 					e.Contact(0).Insert(&testCard{atr: atr})
-					m := reader.NewManager(reader.Options{Drivers: []reader.Driver{Driver{}}})
+					m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}})
 					defer e.Unplug()
 					defer m.Close(context.Background())
 					if err := m.Announce(reader.Device{Driver: "ccid", Address: "emulator", Link: e}); err != nil {
@@ -180,7 +181,7 @@ func TestReaderChoosesT1(t *testing.T) {
 					if prefers && len(atr) == len(atrBoth) {
 						want = 1
 					}
-					if p := m.Bay(0).Info().Params; p.T != want {
+					if p := m.Slot(0).Info().Params; p.T != want {
 						t.Errorf("level %d, prefers T=1 %v, ATR % X: T=%d", level, prefers, atr, p.T)
 					}
 					if asked > 0 != (len(atr) == len(atrBoth) || level == reader.TPDU) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/icc"
 )
 
@@ -144,7 +145,7 @@ func open(t *testing.T, e *Emulator, params ...string) *ifd {
 type bench struct {
 	t *testing.T
 	e *Emulator
-	m *reader.Manager
+	m *core.Manager
 }
 
 func plug(t *testing.T, cfg Config, cards ...icc.Card) *bench {
@@ -157,7 +158,7 @@ func plug(t *testing.T, cfg Config, cards ...icc.Card) *bench {
 			}
 		}
 	}
-	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{Driver{}}})
+	m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}})
 	if err := m.Announce(reader.Device{Driver: "ccid", Address: "emulator", Link: e, Slots: Driver{}.CountSlots(e.Descriptors())}); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +170,7 @@ func plug(t *testing.T, cfg Config, cards ...icc.Card) *bench {
 	return b
 }
 
-func (b *bench) session(n int) *reader.Session {
+func (b *bench) session(n int) *core.Session {
 	b.t.Helper()
 	s, err := b.open(n)
 	if err != nil {
@@ -178,14 +179,14 @@ func (b *bench) session(n int) *reader.Session {
 	return s
 }
 
-func (b *bench) open(n int) (*reader.Session, error) {
+func (b *bench) open(n int) (*core.Session, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	return b.m.Bay(n).Open(ctx, reader.Caller{Owner: b.t, Wait: true})
+	return b.m.Slot(n).Open(ctx, core.Caller{Owner: b.t, Wait: true})
 }
 
 // transmit checks one exchange.
-func transmit(t *testing.T, s *reader.Session, capdu, want []byte) {
+func transmit(t *testing.T, s *core.Session, capdu, want []byte) {
 	t.Helper()
 	got, err := s.Transmit(context.Background(), capdu, nil)
 	if err != nil {
@@ -205,7 +206,7 @@ func brief(b []byte) string {
 
 // exercise runs APDUs of every case and the lengths where things break, extended
 // ones up to longest bytes.
-func exercise(t *testing.T, s *reader.Session, longest int) {
+func exercise(t *testing.T, s *core.Session, longest int) {
 	t.Helper()
 	sw := []byte{0x90, 0x00}
 	transmit(t, s, unhex("80 E8 00 00"), sw)                          // case 1

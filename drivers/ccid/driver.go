@@ -23,6 +23,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/limitlog"
 )
 
 // Driver serves USB CCID and ICCD devices.
@@ -50,7 +51,7 @@ func (Driver) IDs() []reader.ID {
 // are its own. Parameters: interface=N takes only that one; firmware=any takes
 // readers whose firmware is refused as too old.
 func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
-	log := reader.LimitLog(d.Log).With("driver", dev.Driver, "device", dev.Address)
+	log := limitlog.New(d.Log).With("driver", dev.Driver, "device", dev.Address)
 	only := anyInterface
 	if p, ok := dev.Params["interface"]; ok {
 		n, err := strconv.ParseUint(p, 0, 8)

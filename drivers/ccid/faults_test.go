@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // The fault menu: each ends in the right error within the protocol's time, the
@@ -111,7 +112,7 @@ func TestFaults(t *testing.T) {
 func (b *bench) departed(why FaultKind) {
 	b.t.Helper()
 	time.Sleep(time.Minute)
-	bay := b.m.Bay(0)
+	bay := b.m.Slot(0)
 	if why == Detach {
 		if bay != nil {
 			b.t.Error("the reader is still there")
@@ -127,7 +128,7 @@ func (b *bench) departed(why FaultKind) {
 	}
 	b.e.Unplug()
 	synctest.Wait()
-	if b.m.Bay(0) != nil {
+	if b.m.Slot(0) != nil {
 		b.t.Error("unplugged and still there")
 	}
 }
@@ -175,7 +176,7 @@ func TestReasonOfDeath(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		status := string(b.m.Bay(0).Info().Lines())
+		status := string(b.m.Slot(0).Info().Lines())
 		if !strings.Contains(status, "the reader died (") || !strings.Contains(status, "after a USB reset") {
 			t.Errorf("status\n%s", status)
 		}
@@ -241,7 +242,7 @@ func TestFaultsElsewhere(t *testing.T) {
 						e.Inject(Fault{Kind: Silence, On: code})
 					}
 					e.Inject(f)
-					m := reader.NewManager(reader.Options{Drivers: []reader.Driver{Driver{}}})
+					m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}})
 					defer e.Unplug()
 					defer m.Close(context.Background())
 					if err := m.Announce(reader.Device{Driver: "ccid", Address: "emulator", Link: e}); err != nil {
@@ -265,7 +266,7 @@ func TestFaultsElsewhere(t *testing.T) {
 						s = b.session(0)
 					}
 					transmit(t, s, unhex("00 84 00 00 02"), unhex("00 01 90 00"))
-					if err := m.Bay(0).Power(context.Background(), reader.ResetCold, reader.Caller{Wait: true}); !errors.Is(err, reset) {
+					if err := m.Slot(0).Power(context.Background(), core.ResetCold, core.Caller{Wait: true}); !errors.Is(err, reset) {
 						t.Errorf("reset: %v, want %v", err, reset)
 					}
 					s = b.session(0)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // ICCD versions A and B with the cards that they can have, through the core.
@@ -41,7 +42,7 @@ func TestICCD(t *testing.T) {
 				s := b.session(0)
 				exercise(t, s, c.longest)
 				transmit(t, s, unhex("80 E8 00 14"), unhex("90 00")) // 2 s
-				if err := b.m.Bay(0).Power(context.Background(), reader.ResetCold, reader.Caller{Wait: true}); err != nil {
+				if err := b.m.Slot(0).Power(context.Background(), core.ResetCold, core.Caller{Wait: true}); err != nil {
 					t.Fatal(err)
 				}
 				transmit(t, b.session(0), unhex("00 84 00 00 02"), unhex("00 01 90 00"))
@@ -211,7 +212,7 @@ func TestICCDFaults(t *testing.T) {
 					if n := card.count(); n > 1 {
 						t.Errorf("the card saw the command %d times", n)
 					}
-					if f.Kind == Stone && b.m.Bay(0) != nil { // found out at the next command, if not yet
+					if f.Kind == Stone && b.m.Slot(0) != nil { // found out at the next command, if not yet
 						b.open(0)
 					}
 					if gone || f.Kind == Stone {

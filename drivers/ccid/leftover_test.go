@@ -11,6 +11,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // tapped is an emulated reader whose control transfers may fail on the bus, before or
@@ -76,7 +77,7 @@ func TestICCDLeavesNothing(t *testing.T) {
 								e := &tapped{Emulator: NewEmulator(version.cfg)}
 								card := &testCard{atr: atrT0}
 								e.Contact(0).Insert(card)
-								m := reader.NewManager(reader.Options{Drivers: []reader.Driver{Driver{}}})
+								m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}})
 								defer e.Unplug()
 								defer m.Close(context.Background())
 								if err := m.Announce(reader.Device{Driver: "ccid", Address: "emulator", Link: e}); err != nil {

@@ -308,7 +308,7 @@ func TestUnplug(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := plug(t, ShortAPDUReader(), &testCard{atr: atrT1})
 			s := b.session(0)
-			bay := b.m.Bay(0)
+			bay := b.m.Slot(0)
 			done := make(chan error, 1)
 			go func() {
 				if busy {
@@ -329,7 +329,7 @@ func TestUnplug(t *testing.T) {
 				t.Error(took)
 			}
 			synctest.Wait()
-			if b.m.Bay(0) != nil {
+			if b.m.Slot(0) != nil {
 				t.Error("still there")
 			}
 		})

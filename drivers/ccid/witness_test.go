@@ -15,6 +15,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/tests/cc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 	"github.com/cardfs/cardfs/tests/vm/machine"
@@ -238,11 +239,11 @@ func pinWitness(t *testing.T, l *libccid, e *Emulator) {
 }
 
 // bus is cardfs on the machine's USB.
-type bus struct{ m *reader.Manager }
+type bus struct{ m *core.Manager }
 
 func newBus(t *testing.T) *bus {
 	drivers := []reader.Driver{Driver{}}
-	m := reader.NewManager(reader.Options{Drivers: drivers})
+	m := core.NewManager(core.Options{Drivers: drivers})
 	w, err := usb.Watch(t.Context(), m, drivers, discard)
 	if err != nil {
 		t.Fatal(err)
@@ -255,11 +256,11 @@ func newBus(t *testing.T) *bus {
 }
 
 // plug plugs e in and waits for its slot; what it returns takes it out again.
-func (b *bus) plug(t *testing.T, e *Emulator) (*reader.Bay, func()) {
+func (b *bus) plug(t *testing.T, e *Emulator) (*core.Slot, func()) {
 	t.Helper()
 	events := b.m.Follow()
 	some, cancel := context.WithTimeout(t.Context(), time.Minute)
-	await := func(what reader.What) reader.Event {
+	await := func(what core.What) core.Event {
 		for {
 			ev, _, err := events.Next(some)
 			if err != nil {
@@ -274,12 +275,12 @@ func (b *bus) plug(t *testing.T, e *Emulator) (*reader.Bay, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b.m.Bay(await(reader.Arrived).Slot), func() {
+	return b.m.Slot(await(core.Arrived).Slot), func() {
 		defer cancel()
 		defer events.Close()
 		port.Unplug()
-		for len(b.m.Bays()) > 0 {
-			await(reader.Left)
+		for len(b.m.Slots()) > 0 {
+			await(core.Left)
 		}
 	}
 }
@@ -290,7 +291,7 @@ func (b *bus) same(t *testing.T, e *Emulator, protocol string, exchanges []excha
 	defer unplug()
 	some, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	s, err := bay.Open(some, reader.Caller{Owner: t, Wait: true})
+	s, err := bay.Open(some, core.Caller{Owner: t, Wait: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,8 +322,8 @@ func TestQEMU(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bay := b.m.Bay(ev.Slot)
-	s, err := bay.Open(some, reader.Caller{Owner: t, Wait: true})
+	bay := b.m.Slot(ev.Slot)
+	s, err := bay.Open(some, core.Caller{Owner: t, Wait: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,10 +368,10 @@ func TestWitnessFaults(t *testing.T) {
 			e.Contact(0).Insert(card)
 			bay, unplug := b.plug(t, e)
 			defer unplug()
-			open := func() *reader.Session {
+			open := func() *core.Session {
 				some, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 				defer cancel()
-				s, err := bay.Open(some, reader.Caller{Owner: t, Wait: true})
+				s, err := bay.Open(some, core.Caller{Owner: t, Wait: true})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -394,7 +395,7 @@ func TestWitnessFaults(t *testing.T) {
 				// It is announced anew, to say that it failed.
 				events := b.m.Follow()
 				defer events.Close()
-				for what := reader.What(""); what != reader.Failed; {
+				for what := core.What(""); what != core.Failed; {
 					ev, _, err := events.Next(t.Context())
 					if err != nil {
 						t.Fatal(err)

@@ -11,38 +11,39 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/icc"
 )
 
 // manager is a core with this driver alone.
-func manager(t testing.TB) (*reader.Manager, *Driver) {
+func manager(t testing.TB) (*core.Manager, *Driver) {
 	d := New()
-	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{d}})
+	m := core.NewManager(core.Options{Drivers: []reader.Driver{d}})
 	t.Cleanup(func() { m.Close(t.Context()) })
 	return m, d
 }
 
-func ctl(t testing.TB, m *reader.Manager, line string) {
+func ctl(t testing.TB, m *core.Manager, line string) {
 	t.Helper()
 	if err := m.Command(line); err != nil {
 		t.Fatalf("%s: %v", line, err)
 	}
 }
 
-func open(t testing.TB, m *reader.Manager, n int) *reader.Session {
+func open(t testing.TB, m *core.Manager, n int) *core.Session {
 	t.Helper()
-	b := m.Bay(n)
+	b := m.Slot(n)
 	if b == nil {
 		t.Fatalf("no slot %d", n)
 	}
-	s, err := b.Open(context.Background(), reader.Caller{Owner: t, Wait: true})
+	s, err := b.Open(context.Background(), core.Caller{Owner: t, Wait: true})
 	if err != nil {
 		t.Fatalf("open slot %d: %v", n, err)
 	}
 	return s
 }
 
-func transmit(t testing.TB, s *reader.Session, capdu string) string {
+func transmit(t testing.TB, s *core.Session, capdu string) string {
 	t.Helper()
 	r, err := s.Transmit(context.Background(), unhex(capdu), nil)
 	if err != nil {
@@ -131,7 +132,7 @@ func TestNoisy(t *testing.T) {
 		t.Run(x.name+" "+x.part, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := New()
-				mgr := reader.NewManager(reader.Options{Drivers: []reader.Driver{d}})
+				mgr := core.NewManager(core.Options{Drivers: []reader.Driver{d}})
 				defer mgr.Close(t.Context())
 				ctl(t, mgr, "attach sim "+x.name)
 				contact := d.devices[x.name+"-1"].hw.contacts()[0]
@@ -159,7 +160,7 @@ func TestNoisy(t *testing.T) {
 					}
 					failed++
 					ctl(t, mgr, "sim 0 normal")
-					if err := mgr.Bay(0).Power(context.Background(), reader.ResetWarm, reader.Caller{Owner: t, Wait: true}); err != nil {
+					if err := mgr.Slot(0).Power(context.Background(), core.ResetWarm, core.Caller{Owner: t, Wait: true}); err != nil {
 						t.Fatal(err)
 					}
 					s = open(t, mgr, 0)
@@ -200,7 +201,7 @@ func TestSlow(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := New()
-				mgr := reader.NewManager(reader.Options{Drivers: []reader.Driver{d}})
+				mgr := core.NewManager(core.Options{Drivers: []reader.Driver{d}})
 				defer mgr.Close(t.Context())
 				ctl(t, mgr, "attach sim "+m.name)
 				s := open(t, mgr, 0)

@@ -97,10 +97,10 @@ type padSlot struct {
 }
 
 var (
-	_ reader.Display = (*padSlot)(nil)
-	_ reader.Keypad  = (*padSlot)(nil)
-	_ reader.PINPad  = (*padSlot)(nil)
-	_ reader.Teller  = (*padSlot)(nil)
+	_ reader.Display   = (*padSlot)(nil)
+	_ reader.Keypad    = (*padSlot)(nil)
+	_ reader.PINPad    = (*padSlot)(nil)
+	_ reader.Describer = (*padSlot)(nil)
 )
 
 // Show shows text, cut to what the display holds.
@@ -124,7 +124,7 @@ func (s *padSlot) show(text string, d time.Duration) {
 }
 
 // Tell gives `display`, where something is on it.
-func (s *padSlot) Tell() map[string]string {
+func (s *padSlot) Describe() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.text == "" || !s.until.IsZero() && !time.Now().Before(s.until) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // What keys takes, and that no error repeats what may be a PIN.
@@ -35,13 +36,13 @@ func TestKeyWords(t *testing.T) {
 }
 
 // pad attaches a PIN pad in a bubble of its own time.
-func pad(t *testing.T, f func(m *reader.Manager, b *reader.Bay, by reader.Caller)) {
+func pad(t *testing.T, f func(m *core.Manager, b *core.Slot, by core.Caller)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{New()}})
+		m := core.NewManager(core.Options{Drivers: []reader.Driver{New()}})
 		defer m.Close(context.Background())
 		ctl(t, m, "attach sim pinpad")
-		b, by := m.Bay(0), reader.Caller{Owner: t, Wait: true}
+		b, by := m.Slot(0), core.Caller{Owner: t, Wait: true}
 		if err := b.WaitReady(context.Background(), true); err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +71,7 @@ func TestInput(t *testing.T) {
 		{"7-", reader.KeyInput{Max: 1, Raw: true}, "\x07", nil, 0},
 		{"cancel ok 0-", reader.KeyInput{Max: 3, Raw: true}, "\x0A\x0B\x00", nil, 0},
 	} {
-		pad(t, func(m *reader.Manager, b *reader.Bay, by reader.Caller) {
+		pad(t, func(m *core.Manager, b *core.Slot, by core.Caller) {
 			if x.keys != "" {
 				ctl(t, m, "sim 0 keys "+x.keys)
 			}
@@ -85,7 +86,7 @@ func TestInput(t *testing.T) {
 
 // status shows what the display shows, as long as it does.
 func TestDisplay(t *testing.T) {
-	pad(t, func(m *reader.Manager, b *reader.Bay, by reader.Caller) {
+	pad(t, func(m *core.Manager, b *core.Slot, by core.Caller) {
 		shows := func(want string) {
 			t.Helper()
 			if got := b.Info().More["display"]; got != want {
@@ -124,7 +125,7 @@ func TestDisplay(t *testing.T) {
 // outlive the device.
 func TestTwoSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := reader.NewManager(reader.Options{Drivers: []reader.Driver{New()}})
+		m := core.NewManager(core.Options{Drivers: []reader.Driver{New()}})
 		defer m.Close(context.Background())
 		ctl(t, m, "attach sim t1")
 		ctl(t, m, "attach sim twoslot")
@@ -135,7 +136,7 @@ func TestTwoSlots(t *testing.T) {
 		}
 		ctl(t, m, "sim 2 remove")
 		synctest.Wait()
-		if a, b := m.Bay(1).Info().State, m.Bay(2).Info().State; a != "powered" || b != "empty" {
+		if a, b := m.Slot(1).Info().State, m.Slot(2).Info().State; a != "powered" || b != "empty" {
 			t.Errorf("slots %s, %s", a, b)
 		}
 		s := open(t, m, 1)
@@ -174,7 +175,7 @@ func TestAsk(t *testing.T) {
 	s := new(padSlot)
 	shows := func(want string) {
 		t.Helper()
-		if got := s.Tell()["display"]; got != want {
+		if got := s.Describe()["display"]; got != want {
 			t.Errorf("display %q, want %q", got, want)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/reader/readertest"
 )
@@ -241,7 +242,7 @@ func TestReplug(t *testing.T) {
 func TestReplugStorm(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	d := New()
-	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{d}})
+	m := core.NewManager(core.Options{Drivers: []reader.Driver{d}})
 	for _, line := range []string{"attach sim t1", "attach sim ikey3k start=2ms", "attach sim char-t0"} {
 		ctl(t, m, line)
 	}
@@ -260,11 +261,11 @@ func TestReplugStorm(t *testing.T) {
 			if time.Now().After(end) {
 				t.Fatalf("slot %d does not come back", n)
 			}
-			bay := m.Bay(n)
+			bay := m.Slot(n)
 			if bay == nil {
 				continue
 			}
-			s, err := bay.Open(context.Background(), reader.Caller{Owner: t, Wait: true})
+			s, err := bay.Open(context.Background(), core.Caller{Owner: t, Wait: true})
 			if errors.Is(err, reader.ErrGone) {
 				continue
 			}
@@ -289,9 +290,9 @@ func TestStateAcrossReplug(t *testing.T) {
 	transmit(t, s, "00D6810002AABB")
 	transmit(t, s, "00200001 04 31323334")
 	ctl(t, m, "sim 0 unplug")
-	<-s.Bay().Done()
+	<-s.Slot().Done()
 	ctl(t, m, "sim 0 plug")
-	for m.Bay(0) == nil {
+	for m.Slot(0) == nil {
 		runtime.Gosched()
 	}
 	s = open(t, m, 0)
@@ -419,12 +420,12 @@ func TestMuteThroughTheCore(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			mgr, _ := manager(t)
 			ctl(t, mgr, "attach sim "+m.name)
-			by := reader.Caller{Owner: t, Wait: true}
-			if err := mgr.Bay(0).WaitReady(context.Background(), true); err != nil {
+			by := core.Caller{Owner: t, Wait: true}
+			if err := mgr.Slot(0).WaitReady(context.Background(), true); err != nil {
 				t.Fatal(err)
 			}
 			ctl(t, mgr, "sim 0 mute")
-			if _, err := mgr.Bay(0).Open(context.Background(), by); !errors.Is(err, reader.ErrMute) {
+			if _, err := mgr.Slot(0).Open(context.Background(), by); !errors.Is(err, reader.ErrMute) {
 				t.Errorf("open: %v", err)
 			}
 			ctl(t, mgr, "sim 0 normal")

@@ -37,6 +37,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/limitlog"
 )
 
 const (
@@ -110,7 +111,7 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 	if err != nil {
 		return nil, err
 	}
-	return newPort(dev, o, ln, reader.LimitLog(d.Log).With("driver", dev.Driver, "address", o.String())), nil
+	return newPort(dev, o, ln, limitlog.New(d.Log).With("driver", dev.Driver, "address", o.String())), nil
 }
 
 // parseOptions reads the words of `attach vpcd`.

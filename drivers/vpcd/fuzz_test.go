@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/readertest"
 )
 
@@ -189,7 +190,7 @@ func FuzzManager(f *testing.F) {
 			c.lost = reader.ErrGone
 			go c.read()
 			dev := reader.Device{Driver: "vpcd", Address: "a", Slots: 1, Link: c}
-			readertest.Use(t, Driver{}, dev, ops, func(*reader.Manager, byte) { there.Close() })
+			readertest.Use(t, Driver{}, dev, ops, func(*core.Manager, byte) { there.Close() })
 			c.end(errors.New("the test is over")) // where no reader was opened
 		})
 	})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // AllOps is one of each thing that Use does.
@@ -20,8 +21,8 @@ var pinBlock, _ = hex.DecodeString(strings.ReplaceAll("1E 1E 89 47 04 08 04 02 0
 // ops. own is what may happen to the device itself; its number is the caller's. Nothing
 // that a device does may keep the core from ending: Use runs in a synctest bubble,
 // which sees to it that no goroutine is left.
-func Use(t *testing.T, d reader.Driver, dev reader.Device, ops []byte, own func(m *reader.Manager, n byte)) {
-	m := reader.NewManager(reader.Options{Drivers: []reader.Driver{d}, ExchangeLimit: time.Minute})
+func Use(t *testing.T, d reader.Driver, dev reader.Device, ops []byte, own func(m *core.Manager, n byte)) {
+	m := core.NewManager(core.Options{Drivers: []reader.Driver{d}, ExchangeLimit: time.Minute})
 	start := time.Now()
 	defer func() {
 		closing := time.Now()
@@ -41,31 +42,31 @@ func Use(t *testing.T, d reader.Driver, dev reader.Device, ops []byte, own func(
 	}
 	events := m.Follow()
 	defer events.Close()
-	b := m.Bay(0)
-	if b == nil {
+	slot := m.Slot(0)
+	if slot == nil {
 		return // refused already
 	}
-	trace := b.FollowTrace()
-	defer b.CloseTrace(trace)
-	by := reader.Caller{Owner: t, Wait: true}
-	var s *reader.Session
+	trace := slot.FollowTrace()
+	defer slot.CloseTrace(trace)
+	by := core.Caller{Owner: t, Wait: true}
+	var s *core.Session
 	for _, op := range ops {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		switch op % 12 {
 		case 0:
 			own(m, op/12)
 			// It may be back as another reader.
-			if again := m.Bay(0); again != nil && again != b {
-				b, s = again, nil
+			if again := m.Slot(0); again != nil && again != slot {
+				slot, s = again, nil
 			}
 		case 1:
 			if s != nil {
 				s.Close()
 			}
-			s, _ = b.Open(ctx, by)
+			s, _ = slot.Open(ctx, by)
 		case 2, 3, 4, 5:
 			if s == nil {
-				s, _ = b.Open(ctx, by)
+				s, _ = slot.Open(ctx, by)
 			}
 			if s != nil {
 				s.Transmit(ctx, append([]byte{0, 0xA4, 4, 0, op}, make([]byte, op)...), nil)
@@ -75,16 +76,16 @@ func Use(t *testing.T, d reader.Driver, dev reader.Device, ops []byte, own func(
 				s.Transmit(ctx, append([]byte{0, 0xD6, 0, 0, 0, 4, op}, make([]byte, 1024+int(op))...), nil)
 			}
 		case 7:
-			b.Power(ctx, []reader.Action{reader.PowerUp, reader.PowerDown, reader.ResetWarm, reader.ResetCold, reader.Eject}[op%5], by)
+			slot.Power(ctx, []core.Action{core.PowerUp, core.PowerDown, core.ResetWarm, core.ResetCold, core.Eject}[op%5], by)
 		case 8:
-			b.SelectProtocol(ctx, int(op>>4&1), by)
+			slot.SelectProtocol(ctx, int(op>>4&1), by)
 		case 9:
-			b.Control(ctx, 0x42330006, pinBlock, by)
+			slot.Control(ctx, 0x42330006, pinBlock, by)
 		case 10:
-			b.Control(ctx, reader.CtlEscape, []byte{op}, by)
-			b.Control(ctx, reader.CtlGetFeatures, nil, by)
+			slot.Control(ctx, core.CtlEscape, []byte{op}, by)
+			slot.Control(ctx, core.CtlGetFeatures, nil, by)
 		case 11:
-			b.Info().Lines()
+			slot.Info().Lines()
 			m.Describe()
 			time.Sleep(time.Second)
 		}

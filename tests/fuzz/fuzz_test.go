@@ -17,6 +17,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/ikey3k"
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/readertest"
 )
 
@@ -186,7 +187,7 @@ func FuzzCCID(f *testing.F) {
 				answers: script{data: answers}, notices: script{data: notices},
 				gone: make(chan struct{}), closed: make(chan struct{}),
 			}
-			readertest.Use(t, ccid.Driver{}, reader.Device{Driver: "ccid", Address: "a", Link: d}, ops, func(*reader.Manager, byte) { d.unplug() })
+			readertest.Use(t, ccid.Driver{}, reader.Device{Driver: "ccid", Address: "a", Link: d}, ops, func(*core.Manager, byte) { d.unplug() })
 		})
 	})
 }
@@ -201,7 +202,7 @@ func FuzzIKey3000(f *testing.F) {
 		}
 		synctest.Test(t, func(t *testing.T) {
 			d := &device{desc: patch(desc, how), answers: script{data: answers}, gone: make(chan struct{}), closed: make(chan struct{})}
-			readertest.Use(t, ikey3k.Driver{}, reader.Device{Driver: "ikey3k", Address: "a", Link: d}, ops, func(*reader.Manager, byte) { d.unplug() })
+			readertest.Use(t, ikey3k.Driver{}, reader.Device{Driver: "ikey3k", Address: "a", Link: d}, ops, func(*core.Manager, byte) { d.unplug() })
 		})
 	})
 }
@@ -230,7 +231,7 @@ func FuzzSim(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			readertest.Use(t, d, dev, ops, func(m *reader.Manager, n byte) {
+			readertest.Use(t, d, dev, ops, func(m *core.Manager, n byte) {
 				m.Command("sim 0 " + simCommands[int(n)%len(simCommands)])
 			})
 		})

@@ -18,7 +18,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/fs"
-	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // "Too early is impossible": readers come and go under clients that open at
@@ -51,7 +51,7 @@ func TestCycles(t *testing.T) {
 func TestCyclesInProcess(t *testing.T) {
 	dir := mountPoint(t)
 	begin := runtime.NumGoroutine()
-	m := reader.NewManager(reader.Options{Drivers: drivers.All(drivers.Env{}), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	m := core.NewManager(core.Options{Drivers: drivers.All(drivers.Env{}), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	server, err := fs.Mount(dir, m, fs.Options{GID: -1})
 	if err != nil {
 		t.Fatal(err)

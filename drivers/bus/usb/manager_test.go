@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // lifeDriver opens readers whose death the test decides.
@@ -53,14 +54,14 @@ func (r *lifeReader) Exchange(_ context.Context, _ reader.Transfer, dst []byte) 
 // managed is a tree whose devices a real Manager takes.
 type managed struct {
 	*tree
-	m      *reader.Manager
+	m      *core.Manager
 	d      *lifeDriver
-	events *reader.Feed[reader.Event]
+	events *core.Feed[core.Event]
 }
 
 func newManaged(t *testing.T) *managed {
 	f := &managed{tree: newTree(t), d: &lifeDriver{testDriver: byPair}}
-	f.m = reader.NewManager(reader.Options{Drivers: []reader.Driver{f.d}, Rescan: f.w.Rescan})
+	f.m = core.NewManager(core.Options{Drivers: []reader.Driver{f.d}, Rescan: f.w.Rescan})
 	f.w.host = f.m
 	f.events = f.m.Follow()
 	t.Cleanup(func() {
@@ -101,7 +102,7 @@ func (f *managed) silent(why string) {
 // is checks which device has number 0, by its lasting name.
 func (f *managed) is(name string) {
 	f.Helper()
-	b := f.m.Bay(0)
+	b := f.m.Slot(0)
 	if b == nil || b.Info().ByID != name || f.m.Named(name) != b {
 		f.Fatalf("number 0 is %v, want %s", b, name)
 	}
@@ -122,7 +123,7 @@ func TestManagerAndWatcher(t *testing.T) {
 	f.plug(d)
 	f.start("uevents")
 	f.hear("arrived ready")
-	name := f.m.Bay(0).Info().ByID
+	name := f.m.Slot(0).Info().ByID
 	f.is(name)
 
 	// The reader dies. Another that comes meanwhile gets the next number.
@@ -133,7 +134,7 @@ func TestManagerAndWatcher(t *testing.T) {
 	f.say(d2.event("add"))
 	f.hear("arrived ready arrived ready")
 	f.is(name)
-	if f.m.Bay(1) == nil {
+	if f.m.Slot(1) == nil {
 		t.Error("the other has not number 1")
 	}
 	f.silent("both are there")

@@ -42,13 +42,13 @@ type node struct {
 }
 
 var (
-	_ Opener        = (*node)(nil)
-	_ reader.Teller = (*node)(nil)
+	_ Opener           = (*node)(nil)
+	_ reader.Describer = (*node)(nil)
 )
 
 // Tell says by which numbers others know the device: pcscd's IFD handler finds
 // the reader by them, when pcscd's hotplug names a device file and an interface.
-func (n *node) Tell() map[string]string {
+func (n *node) Describe() map[string]string {
 	return map[string]string{
 		"usb":       fmt.Sprintf("%03d/%03d", n.number.bus, n.number.dev),
 		"interface": fmt.Sprint(mainInterface(n.desc)),

@@ -34,7 +34,7 @@ func TestTell(t *testing.T) {
 		{[]byte{0x03, 0x08}, "0"},
 	} {
 		n := &node{number: deviceNumber{bus: 4, dev: 12}, desc: desc(tt.classes...)}
-		if got, want := n.Tell(), map[string]string{"usb": "004/012", "interface": tt.want}; !maps.Equal(got, want) {
+		if got, want := n.Describe(), map[string]string{"usb": "004/012", "interface": tt.want}; !maps.Equal(got, want) {
 			t.Errorf("classes % X: %v, want %v", tt.classes, got, want)
 		}
 	}

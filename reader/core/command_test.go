@@ -1,0 +1,141 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// commandDriver is a driver with an Attach and commands of its own.
+type commandDriver struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (*commandDriver) Name() string     { return "box" }
+func (*commandDriver) IDs() []reader.ID { return nil }
+
+func (d *commandDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (d *commandDriver) Attach(dev reader.Device) (reader.Device, error) {
+	if dev.Params["slots"] == "2" {
+		dev.Slots = 2
+	}
+	for key := range dev.Params {
+		if key != "slots" {
+			return dev, errors.New("no such key")
+		}
+	}
+	return dev, nil
+}
+
+func (d *commandDriver) Command(_ context.Context, dev reader.Device, words []string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.said = append(d.said, dev.Address+" "+strings.Join(words, " "))
+	return nil
+}
+
+func (d *commandDriver) Usage() []string { return []string{"box N shake"} }
+
+func TestCommands(t *testing.T) {
+	d := &commandDriver{}
+	rescans := 0
+	m := NewManager(Options{Drivers: []reader.Driver{d, &fakeDriver{name: "fake"}}, Rescan: func() { rescans++ }})
+	defer m.Close(context.Background())
+	for _, tt := range []struct {
+		line string
+		err  string // "" done
+	}{
+		{"", ""},
+		{"   ", ""},
+		{"attach box a", ""},
+		{"attach box b slots=2", ""},
+		{"attach box a", "already attached as 0"},
+		{"attach box c no=key", "no such key"},
+		{"attach box c slots", "not key=value"},
+		{"attach box c =2", "not key=value"},
+		{"attach", "attach DRIVER DEVICE"},
+		{"attach fake", "attach DRIVER DEVICE"},
+		{"attach nothing c", `no driver "nothing"; there are box, fake`},
+		{"box 0 shake it", ""},
+		{"box 2 shake", ""},
+		{"box 7 shake", "not and was not"},
+		{"box x shake", "number"},
+		{"box", "box N"},
+		{"fake 0 shake", "no command"},
+		{"box 0", ""},
+		{"detach 1", ""},
+		{"detach 9", "no reader 9"},
+		{"detach -1", "number"},
+		{"detach", "detach N"},
+		{"detach 1 2", "detach N"},
+		{"detach 99999999999999999999", "number"},
+		{"rescan", ""},
+		{"rescan now", "no argument"},
+		{"dance", "no command"},
+	} {
+		err := m.Command(tt.line)
+		switch {
+		case tt.err == "" && err != nil:
+			t.Errorf("%q: %v", tt.line, err)
+		case tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)):
+			t.Errorf("%q: %v, want … %s …", tt.line, err, tt.err)
+		}
+	}
+	if want := []string{"a shake it", "b shake", "a "}; !slices.Equal(d.said, want) {
+		t.Errorf("the driver was told %q, want %q", d.said, want)
+	}
+	if rescans != 1 {
+		t.Errorf("%d rescans", rescans)
+	}
+}
+
+// Whatever is written to ctl, it neither breaks anything nor gets into what ctl
+// and status show as a line of its own.
+func FuzzCommand(f *testing.F) {
+	for _, s := range []string{
+		"attach box a", "attach box a slots=2", "detach 0", "rescan", "box 0 shake", "attach box \x00\r=",
+		"attach fake a b=c d=e", "detach 18446744073709551616", "box -1", "attach", "\xff\xfe 0",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		m := NewManager(Options{Drivers: []reader.Driver{&commandDriver{}}})
+		defer m.Close(context.Background())
+		events := m.Follow()
+		m.Command("attach box first")
+		err := m.Command(line)
+		if err != nil && !errors.Is(err, reader.ErrInvalid) && !strings.Contains(err.Error(), "no such key") {
+			t.Errorf("%q: %v is no ErrInvalid", line, err)
+		}
+		bays := m.Slots()
+		// Four commands, one of the driver, the driver, the readers.
+		if got, want := strings.Count(string(m.Describe()), "\n"), 6+len(bays); got != want {
+			t.Errorf("%q: ctl has %d lines, want %d:\n%s", line, got, want, m.Describe())
+		}
+		for _, b := range bays {
+			for l := range strings.Lines(string(b.Info().Lines())) {
+				if !strings.Contains(l, " ") || strings.ContainsAny(strings.TrimSuffix(l, "\n"), "\r\n\x00") {
+					t.Errorf("%q: status has the line %q", line, l)
+				}
+			}
+			if strings.ContainsAny(b.Info().ByID, "/ \n") {
+				t.Errorf("%q: by-id name %q", line, b.Info().ByID)
+			}
+		}
+		for l := range strings.Lines(lines(events)) {
+			if n := len(strings.Fields(l)); n < 3 {
+				t.Errorf("%q: event %q", line, l)
+			}
+		}
+	})
+}

@@ -1,0 +1,540 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/words"
+)
+
+// ifd is one device from its announcement until it left or was detached. Its driver
+// opens it once, and again when the reader died although the device is still there:
+//
+//	         Open                 reader died, device still there
+//	announced ─────▶ serving ──────────────────────────────────────▶ reviving
+//	    │               │ panic                 │ too often             │ pause
+//	    │ Open failed   ▼                       ▼                       ▼
+//	    └───────────▶ failed ◀──────────────────┘                 announced again
+//	                    │ rescan: announced again
+//	any state ── device left, detached ──▶ gone
+type ifd struct {
+	manager  *Manager
+	id       string // see identity
+	dev      reader.Device
+	driver   reader.Driver
+	gone     chan struct{}   // closed when the device left or is being detached
+	linkGone <-chan struct{} // closed when the device left, where its link tells; else nil
+	once     sync.Once
+	retry    chan struct{} // carries a value when a ifd that failed is to be opened again
+	closed   chan struct{} // closed when nothing holds the device any more
+
+	// The rest is under the manager's mu.
+	opening *opening
+	slots   []*Slot
+	model   string
+	more    map[string]string
+	count   int    // how many slots it has, while they are away too
+	note    string // why some of its slots are not served, for `status`
+}
+
+// opening is one opening of the device by its driver: its slots are of this opening and of no other.
+type opening struct {
+	ifd    *ifd
+	ctx    context.Context // ends when the slots leave
+	cancel context.CancelFunc
+	over   chan struct{} // closed by end
+	once   sync.Once
+	why    error // why it is over; set before over is closed
+
+	died atomic.Pointer[<-chan struct{}] // the reader's own Gone, once it is open
+}
+
+func newOpening(d *ifd) *opening {
+	o := &opening{ifd: d, over: make(chan struct{})}
+	o.ctx, o.cancel = context.WithCancel(d.manager.ctx)
+	return o
+}
+
+// end gives the signal that l is over; the first reason counts.
+func (o *opening) end(why error) {
+	o.once.Do(func() {
+		o.why = why
+		close(o.over)
+	})
+}
+
+// dead reports whether l's reader says that it is gone.
+func (o *opening) dead() bool {
+	died := o.died.Load()
+	return died != nil && closed(*died)
+}
+
+// present reports whether l goes on. What its device says of that counts before
+// anybody has noticed it.
+func (o *opening) present() bool {
+	switch d := o.ifd; {
+	case closed(o.over):
+	case closed(d.gone), closed(d.linkGone):
+		d.left()
+		o.end(reader.ErrGone)
+	case o.dead():
+		o.lost(reader.ErrGone)
+	default:
+		return true
+	}
+	return false
+}
+
+// lost ends l when its reader says that it is gone. Where the device's link does not
+// tell death from departure the device counts as gone. A reader that failed before, and
+// was closed, says so too, and that means nothing.
+func (o *opening) lost(err error) {
+	o.once.Do(func() {
+		if o.ifd.linkGone == nil {
+			o.ifd.left()
+		}
+		o.why = err
+		close(o.over)
+	})
+}
+
+// err is what those hear who come when l is over.
+func (o *opening) err() error {
+	if closed(o.over) && errors.Is(o.why, reader.ErrFailed) {
+		return o.why
+	}
+	return reader.ErrGone
+}
+
+// recovered is deferred around every call of l's driver.
+func (o *opening) recovered(what string, err *error) {
+	if v := recover(); v != nil {
+		*err = o.crash(what, v)
+	}
+}
+
+// crash fails the reader because of a panic.
+func (o *opening) crash(what string, v any) error {
+	d := o.ifd
+	err := reader.Recovered(d.manager.log, d.name()+": "+what, v)
+	o.end(err)
+	for _, s := range d.list() {
+		if s.opening == o {
+			s.fail(err)
+		}
+	}
+	return err
+}
+
+func (d *ifd) name() string {
+	return d.dev.Driver + " " + words.Printable(d.dev.Address, words.MaxValue)
+}
+
+// Announce makes ifd a Host: what a driver announces is a reader of its own.
+func (d *ifd) Announce(dev reader.Device) error { return d.manager.Announce(dev) }
+
+// Go is the function Go, for the ifd's driver.
+func (d *ifd) Go(f func()) {
+	d.manager.mu.Lock()
+	o := d.opening
+	d.manager.mu.Unlock()
+	go func() {
+		var err error
+		defer o.recovered("a goroutine of the driver", &err)
+		f()
+	}()
+}
+
+// present reports whether the device is there as far as it says itself. The
+// manager's mu is held.
+func (d *ifd) present() bool {
+	// A reader that was closed says what it likes; see opening.lost for the others.
+	died := d.linkGone == nil && !closed(d.opening.over) && d.opening.dead()
+	if !closed(d.gone) && !closed(d.linkGone) && !died {
+		return true
+	}
+	d.left()
+	return false
+}
+
+// closed reports whether c, on which nothing is sent, is closed; nil never is.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// left makes the ifd leave; it only gives the signal.
+func (d *ifd) left() { d.once.Do(func() { close(d.gone) }) }
+
+const (
+	// deathsMost is how often in a row a reader is revived; an opening of longOpening
+	// begins the count anew.
+	deathsMost  = 3
+	longOpening = time.Minute
+	// deathPause is how long a dead reader's directories are away: mostly the device
+	// was unplugged, and the news of that is on its way.
+	deathPause = 100 * time.Millisecond
+)
+
+// revivalPause is how long after that the driver is called again, so that a device
+// has time to start anew: after the first death at once.
+func revivalPause(deaths int) time.Duration {
+	if deaths < 2 {
+		return 0
+	}
+	return time.Second << (2 * (deaths - 2))
+}
+
+// run is the whole way of a ifd.
+func (d *ifd) run(o *opening, before *ifd) {
+	defer d.depart()
+	if before != nil && !d.await(before.closed) { // whoever had the device must let go first
+		return
+	}
+	for deaths := 0; ; {
+		began := time.Now()
+		served, err := d.serve(o)
+		switch {
+		case closed(d.gone):
+			return
+		case errors.Is(err, reader.ErrGone) && d.linkGone == nil:
+			return // nothing tells death from departure
+		}
+		var panicked *reader.PanicError
+		fatal := errors.As(err, &panicked) || !served && deaths == 0 && !errors.Is(err, reader.ErrGone)
+		if !fatal {
+			if served && time.Since(began) >= longOpening {
+				deaths = 0
+			}
+			deaths++
+			err = fmt.Errorf("the reader died (%v)", err) // not an ErrGone: it is there
+			if fatal = deaths > deathsMost; fatal {
+				err = fmt.Errorf("%w, %d times in a row; plug it in anew, or write rescan to ctl", err, deaths)
+			}
+			d.manager.log.Warn("reader died", "driver", d.dev.Driver, "device", d.dev.Address, "times", deaths, "given up", fatal, "error", err)
+			if served {
+				if !d.pause(deathPause) {
+					return
+				}
+				if o = d.renew(); o == nil {
+					return
+				}
+			}
+		}
+		if fatal {
+			d.failed(err)
+			select {
+			case <-d.retry:
+			case <-d.gone:
+				return
+			}
+			if o = d.renew(); o == nil {
+				return
+			}
+			deaths = 0
+			continue
+		}
+		d.noteError(err)
+		pause := revivalPause(deaths)
+		if !served {
+			pause = max(pause, deathPause)
+		}
+		if !d.pause(pause) {
+			return
+		}
+	}
+}
+
+// pause waits for d; it is false if the device left meanwhile.
+func (u *ifd) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-u.gone:
+		return false
+	}
+}
+
+// await waits for done, which others may wait for too; it is false if the device left
+// meanwhile. Its directories do not wait for done.
+func (d *ifd) await(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return !closed(d.gone)
+	case <-d.gone:
+		d.dropSlots()
+		<-done
+		return false
+	}
+}
+
+// serve is one opening: the driver opens the device, and its slots are served until that is over.
+// served is false where it never began.
+func (d *ifd) serve(o *opening) (served bool, err error) {
+	r, died, slots, err := d.open(o)
+	if err != nil {
+		return false, err
+	}
+	if d.begin(o, r, died, slots) {
+		select {
+		case <-died:
+			o.lost(reader.ErrGone)
+		case <-o.over:
+		case <-d.gone:
+			o.end(reader.ErrGone)
+		}
+	} else {
+		o.end(reader.ErrGone)
+	}
+	err = o.why
+	if err == reader.ErrGone {
+		err = o.reason(r)
+	}
+	if !errors.Is(err, reader.ErrFailed) {
+		d.holdSlots()
+	}
+	d.close(o, r)
+	return true, err
+}
+
+// reason is why r says that it is gone.
+func (o *opening) reason(r reader.Reader) (err error) {
+	defer o.recovered("Err", &err)
+	if e, ok := r.(interface{ Err() error }); ok {
+		if err := e.Err(); err != nil {
+			return fmt.Errorf("%w: %w", reader.ErrGone, err)
+		}
+	}
+	return fmt.Errorf("it answers nothing any more: %w", reader.ErrGone)
+}
+
+// open has the driver open the device.
+func (d *ifd) open(o *opening) (r reader.Reader, died <-chan struct{}, slots []reader.Slot, err error) {
+	opened := make(chan struct{})
+	d.manager.spawn(func() {
+		defer close(opened)
+		defer o.recovered("Open", &err)
+		if r, err = d.driver.Open(o.ctx, d.dev); err == nil && r == nil {
+			err = errors.New("the driver made no reader")
+		}
+		if err == nil {
+			died, slots = r.Gone(), r.Slots()
+		}
+	})
+	select {
+	case <-opened:
+	case <-o.over: // one of the driver's own goroutines crashed
+		o.cancel()
+	case <-d.gone:
+		o.cancel()
+	}
+	d.await(opened)
+	switch {
+	case closed(d.gone):
+		err = reader.ErrGone
+	case closed(o.over):
+		err = o.why
+	case err != nil:
+	case len(slots) == 0:
+		err = errors.New("the driver found no slot")
+	}
+	if err != nil && r != nil {
+		d.close(o, r)
+	}
+	return r, died, slots, err
+}
+
+// close closes r. It may take its time; the directories do not wait for it.
+func (d *ifd) close(o *opening, r reader.Reader) {
+	done := make(chan struct{})
+	d.manager.spawn(func() {
+		defer close(done)
+		err := func() (err error) {
+			defer o.recovered("Close", &err)
+			return r.Close()
+		}()
+		if err != nil {
+			d.manager.log.Warn("close", "driver", d.dev.Driver, "device", d.dev.Address, "error", err)
+		}
+	})
+	if !errors.Is(o.err(), reader.ErrFailed) {
+		d.await(done)
+		return
+	}
+	// The panic may have left a lock of the driver's behind, for which Close waits for ever.
+	t := time.NewTimer(letGoLimit)
+	defer t.Stop()
+	gone := d.gone
+	for {
+		select {
+		case <-done:
+		case <-gone:
+			d.dropSlots()
+			gone = nil
+			continue
+		case <-t.C:
+			d.manager.log.Warn("a driver does not let go of its device after a panic; going on without it", "driver", d.dev.Driver, "device", d.dev.Address)
+		}
+		return
+	}
+}
+
+// failed keeps the reader's directories, with the reason, until it is unplugged or
+// detached, or opened again.
+func (d *ifd) failed(err error) {
+	var panicked *reader.PanicError
+	if !errors.As(err, &panicked) {
+		err = fmt.Errorf("%s: %w", d.name(), err)
+	}
+	for _, s := range d.list() {
+		s.fail(err)
+	}
+}
+
+// noteError says in `status` why the reader is not ready yet.
+func (d *ifd) noteError(err error) {
+	for _, s := range d.list() {
+		s.mu.Lock()
+		s.lastErr = err
+		s.mu.Unlock()
+	}
+}
+
+// begin gives the slots those of the driver; a reader with more than were announced gets more
+// slots, one with fewer loses some. It is false if the device left meanwhile.
+func (d *ifd) begin(o *opening, r reader.Reader, died <-chan struct{}, slots []reader.Slot) bool {
+	m := d.manager
+	model, more := d.identify(o, r)
+	m.mu.Lock()
+	if closed(d.gone) { // and another may have its numbers
+		m.mu.Unlock()
+		return false
+	}
+	o.died.Store(&died)
+	slots = slots[:d.allow(len(slots))]
+	if d.more = more; model != "" {
+		d.model = model
+	}
+	for len(d.slots) < len(slots) {
+		m.addSlot(d)
+	}
+	surplus := d.slots[len(slots):]
+	d.slots = d.slots[:len(slots):len(slots)]
+	m.remove(surplus)
+	d.count = len(d.slots)
+	all := slices.Clone(d.slots)
+	m.mu.Unlock()
+	m.tellLeft(surplus)
+	for i, s := range all {
+		// Apart, as a slot may take its time: its siblings work meanwhile, and
+		// the reader may leave.
+		m.spawn(func() {
+			s.start(slots[i])
+			s.monitor()
+		})
+	}
+	return true
+}
+
+// allow is how many of n slots the ifd may have. The manager's mu is held.
+func (d *ifd) allow(n int) int {
+	d.note = ""
+	if n > maxSlots {
+		d.note = fmt.Sprintf("%d, of which %d are served", n, maxSlots)
+	}
+	return min(n, maxSlots)
+}
+
+// identify may ask the device.
+func (d *ifd) identify(o *opening, r reader.Reader) (model string, more map[string]string) {
+	var err error
+	defer o.recovered("Identify", &err)
+	if i, ok := r.(reader.Identifier); ok {
+		model, more = i.Identify()
+	}
+	return words.Printable(model, words.MaxValue), words.Tidy(more)
+}
+
+// renew begins another opening, with slots of the numbers that the device had before; nil if the
+// device left.
+func (d *ifd) renew() *opening {
+	m := d.manager
+	m.mu.Lock()
+	if !d.present() || m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	old := d.takeSlots()
+	d.opening, d.more = newOpening(d), nil
+	for range d.count {
+		m.addSlot(d)
+	}
+	m.unhold(d)
+	o := d.opening
+	m.mu.Unlock()
+	m.tellLeft(old)
+	return o
+}
+
+// list is a copy of the ifd's slots.
+func (d *ifd) list() []*Slot {
+	d.manager.mu.Lock()
+	defer d.manager.mu.Unlock()
+	return slices.Clone(d.slots)
+}
+
+// dropBays takes the directories away; who waits in them gets ErrGone at once.
+func (d *ifd) dropSlots() {
+	d.manager.mu.Lock()
+	slots := d.takeSlots()
+	d.manager.mu.Unlock()
+	d.manager.tellLeft(slots)
+}
+
+// holdBays is dropBays for a reader that may be revived: nobody else gets its
+// numbers and names meanwhile.
+func (d *ifd) holdSlots() {
+	d.manager.mu.Lock()
+	if d.present() {
+		d.manager.hold(d)
+	}
+	slots := d.takeSlots()
+	d.manager.mu.Unlock()
+	d.manager.tellLeft(slots)
+}
+
+// takeSlots takes the slots out of the tree, with the manager's mu held: before
+// another reader can have their numbers, the events say that these have left.
+func (d *ifd) takeSlots() []*Slot {
+	slots := d.slots
+	d.slots = nil
+	d.opening.end(reader.ErrGone)
+	d.manager.remove(slots)
+	d.opening.cancel()
+	return slots
+}
+
+// depart ends what is left of the ifd.
+func (d *ifd) depart() {
+	d.left()
+	d.dropSlots()
+	d.manager.mu.Lock()
+	if d.manager.ifds[d.id] == d {
+		delete(d.manager.ifds, d.id)
+	}
+	d.manager.unhold(d)
+	d.manager.mu.Unlock()
+	close(d.closed)
+}

@@ -1,0 +1,214 @@
+package core
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/words"
+)
+
+// Info is what a slot is and how it stands, at one moment.
+type Info struct {
+	Number   int
+	State    string // "starting", "failed", "empty", "present", "powered", "gone"
+	Err      error  // the last error, nil if the last thing went well
+	Model    string
+	More     map[string]string // what the driver adds: firmware version …
+	Device   reader.Device
+	ByID     string
+	Index    int   // of the slot in its reader
+	Siblings []int // numbers of all slots of the reader, by index
+	ATR      []byte
+	Params   iso7816.Params
+	Offered  []int  // protocols that the ATR offers, its first choice first
+	Fallback string // what is in force in place of a rate that failed, in words
+	Sessions int    // sessions with the card as it is now
+	Locked   bool   // somebody holds the transaction
+	// Waiting is how long ago the card, or the reader for it, first asked for more
+	// time for the exchange under way; 0: it did not.
+	Waiting time.Duration
+
+	answer *iso7816.ATR // ATR, taken apart
+}
+
+// Info never waits for the device.
+func (slot *Slot) Info() Info {
+	i := slot.brief()
+	siblings := slot.ifd.list()
+	i.Siblings = make([]int, len(siblings))
+	for k, s := range siblings {
+		i.Siblings[k] = s.number
+	}
+	if t, ok := i.Device.Link.(reader.Describer); ok {
+		i.tell(slot, t)
+	}
+	slot.Capable(func(s reader.Slot) bool {
+		t, ok := s.(reader.Describer)
+		if ok {
+			i.tell(slot, t)
+		}
+		return ok
+	})
+	return i
+}
+
+// brief is Info without what only a look at the device's other slots, or a driver, tells.
+func (s *Slot) brief() Info {
+	m := s.manager
+	m.mu.Lock()
+	i := Info{Number: s.number, ByID: s.name, Index: s.index, Device: s.ifd.dev, Model: s.ifd.model, More: s.ifd.more}
+	if note := s.ifd.note; note != "" {
+		i.add("slots", note)
+	}
+	m.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i.Err, i.Locked = s.lastErr, s.lock != nil
+	switch {
+	case s.phase == starting:
+		i.State = "starting"
+	case s.phase == failed:
+		i.State = "failed"
+	case s.phase == gone:
+		i.State = "gone"
+	case s.card == reader.Absent:
+		i.State = "empty"
+	case s.card == reader.Present:
+		i.State = "present"
+	default:
+		i.State = "powered"
+		i.ATR, i.Params, i.Fallback = s.atr, s.params, s.fallback
+		i.answer, i.Offered = s.answer, s.answer.Protocols()
+		i.Sessions = len(s.sessions)
+		if since := s.waiting.Load(); since != 0 {
+			i.Waiting = max(1, time.Since(time.Unix(0, since)))
+		}
+	}
+	return i
+}
+
+// add adds to More, which is the ifd's.
+func (i *Info) add(key, value string) {
+	more := maps.Clone(i.More)
+	if more == nil {
+		more = make(map[string]string)
+	}
+	more[key] = value
+	i.More = more
+}
+
+func (i *Info) tell(s *Slot, t reader.Describer) {
+	var err error
+	defer s.opening.recovered("Describe", &err)
+	for key, value := range words.Tidy(t.Describe()) {
+		i.add(key, value)
+	}
+}
+
+// Historical are the historical bytes of the ATR (ISO/IEC 7816-3:2006 §8.2.4).
+func (i Info) Historical() []byte {
+	if i.answer == nil {
+		return nil
+	}
+	return i.answer.Historical()
+}
+
+// defects says what the standard has against the ATR.
+func (i Info) defects() string {
+	var words []string
+	if i.answer == nil {
+		return ""
+	}
+	for _, d := range i.answer.Defects() {
+		words = append(words, d.String())
+	}
+	return strings.Join(words, "; ")
+}
+
+// Synchronous tells whether the card has a memory card's ATR: four bytes H1 to
+// H4 (ISO/IEC 7816-10:1999 §5), not TS.
+func (i Info) Synchronous() bool {
+	return len(i.ATR) == 4 && i.ATR[0] != 0x3B && i.ATR[0] != 0x3F
+}
+
+// ByID maps the lasting names of the slots that are there to the slots.
+func (m *Manager) ByID() map[string]*Slot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.names)
+}
+
+// Named is the slot with that lasting name, nil if there is none.
+func (m *Manager) Named(name string) *Slot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.names[name]
+}
+
+// Capable says which optional interfaces the slot has, once its reader is
+// ready: a file that makes no sense for a slot is absent.
+func (s *Slot) Capable(of func(reader.Slot) bool) bool {
+	select {
+	case <-s.ctx.Done():
+		return false
+	default:
+	}
+	s.mu.Lock()
+	isReady := s.phase == ready
+	s.mu.Unlock()
+	if !isReady {
+		return false
+	}
+	var err error
+	defer s.opening.recovered("slot", &err)
+	return of(s.link.slot)
+}
+
+// Lines renders the info as `status` shows it: "key value" lines, state first.
+func (i Info) Lines() []byte {
+	var out strings.Builder
+	line := func(key, format string, args ...any) {
+		text := strings.TrimSpace(words.Printable(fmt.Sprintf(format, args...), 2*words.MaxWords))
+		if text != "" {
+			fmt.Fprintf(&out, "%s %s\n", key, text)
+		}
+	}
+	line("state", "%s", i.State)
+	if i.Err != nil {
+		line("error", "%s", words.Printable(i.Err.Error(), words.MaxWords))
+	}
+	line("reader", "%s", words.Printable(i.Model, words.MaxValue))
+	line("driver", "%s", words.Printable(i.Device.Driver, words.MaxValue))
+	line("device", "%s", words.Printable(i.Device.Address, words.MaxValue))
+	line("bus", "%s", words.Printable(i.Device.Bus, words.MaxValue))
+	if i.Device.ID.Vendor != 0 || i.Device.ID.Product != 0 {
+		line("usb-id", "%04x:%04x", i.Device.ID.Vendor, i.Device.ID.Product)
+	}
+	line("serial", "%s", words.Printable(i.Device.Serial, words.MaxValue))
+	line("port", "%s", words.Printable(i.Device.Port, words.MaxValue))
+	line("by-id", "%s", i.ByID)
+	line("slot", "%d of %d", i.Index, max(1, len(i.Siblings)))
+	line("siblings", "%s", strings.Trim(fmt.Sprint(i.Siblings), "[]"))
+	for _, key := range words.SortedKeys(i.More) {
+		line(key, "%s", i.More[key])
+	}
+	if i.State == "powered" {
+		line("atr", "% X", i.ATR)
+		line("atr-defect", "%s", i.defects())
+		line("protocol", "T=%d", i.Params.T)
+		line("sessions", "%d", i.Sessions)
+		line("parameters", "%s", i.Params)
+		line("fallback", "%s", i.Fallback)
+		if i.Waiting > 0 {
+			line("waiting", "%d", i.Waiting/time.Second)
+		}
+	}
+	if i.Locked {
+		line("transaction", "held")
+	}
+	return []byte(out.String())
+}

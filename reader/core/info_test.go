@@ -1,0 +1,62 @@
+package core
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// where is a Link that says where the device is.
+type where map[string]string
+
+func (w where) Describe() map[string]string { return w }
+
+// slowDriver never gets ready.
+type slowDriver struct{}
+
+func (slowDriver) Name() string     { return "slow" }
+func (slowDriver) IDs() []reader.ID { return nil }
+func (slowDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Where a device is stands in status from its announcement on: who heard of it
+// from elsewhere, as pcscd's hotplug does, finds its directory before it is ready.
+func TestLinkTells(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewManager(Options{Drivers: []reader.Driver{slowDriver{}}})
+		defer m.Close(t.Context())
+		err := m.Announce(reader.Device{Driver: "slow", Address: "usb:3-1", Bus: "usb", Link: where{"usb": "003/007", "interface": "1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := "\n" + string(m.Slots()[0].Info().Lines())
+		for _, line := range []string{"state starting", "usb 003/007", "interface 1"} {
+			if !strings.Contains(text, "\n"+line+"\n") {
+				t.Errorf("no line %q in%s", line, text)
+			}
+		}
+	})
+}
+
+// Whatever a device calls itself, a line is a line, a word a word, and nothing
+// reaches the terminal as a command.
+func TestDeviceNamesItself(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		all := r.Follow()
+		model := "A\tB\nstate gone\x1b[2J\u009b1m\u0085C\u2028D\u00a0lost=9\x7f\xff"
+		_, b := r.plug(reader.Device{Address: "x", ID: reader.ID{Model: model}}, newFakeSlot(t))
+		const status = "\nreader A B state gone [2J 1m C D lost=9 \ufffd\n"
+		if text := string(b.Info().Lines()); !strings.Contains(text, status) {
+			t.Errorf("no line %q in %q", status, text)
+		}
+		const event = "0 0 arrived driver=fake device=x reader=A_B_state_gone_[2J_1m_C_D_lost=9_\ufffd\n"
+		if text := lines(all); !strings.HasPrefix(text, event) {
+			t.Errorf("events %q, want %q first", text, event)
+		}
+	})
+}

@@ -1,0 +1,53 @@
+package core
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/words"
+)
+
+// lastingName is a slot's name that survives replugging and reboot, in udev's
+// style: bus, model, serial number or port, and the slot in the reader.
+func lastingName(dev reader.Device, index int) string {
+	where, bus := dev.Serial, dev.Bus
+	if where == "" {
+		where = dev.Port
+	}
+	if where == "" {
+		where = dev.Address
+	}
+	if bus == "" {
+		bus = dev.Driver
+	}
+	model := dev.ID.Model
+	if model != "" {
+		model += "_"
+	}
+	name, slot := fmt.Sprintf("%s-%s%s", tame(bus), tame(model), tame(where)), fmt.Sprintf("-slot%d", index)
+	if most := words.MaxName - len(slot); len(name) > most {
+		// What is cut off tells it from others all the same.
+		sum := fnv.New64a()
+		fmt.Fprint(sum, bus, "\x00", model, "\x00", where)
+		tail := fmt.Sprintf("-%016x", sum.Sum64())
+		name = name[:most-len(tail)] + tail
+	}
+	return name + slot
+}
+
+// tame keeps what udev keeps in names: letters, digits and "#+-.:=@_"; a run of
+// anything else becomes one underscore.
+func tame(s string) string {
+	var out strings.Builder
+	for _, r := range strings.TrimSpace(s) {
+		switch {
+		case r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', strings.ContainsRune("#+-.:=@_", r):
+			out.WriteRune(r)
+		case !strings.HasSuffix(out.String(), "_"):
+			out.WriteByte('_')
+		}
+	}
+	return out.String()
+}

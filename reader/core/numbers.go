@@ -1,0 +1,140 @@
+package core
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+const (
+	// maxSlots is how many slots of one reader are served. CCID counts a reader's
+	// slots in one byte (1.1 §5.1, bMaxSlotIndex).
+	maxSlots = 256
+	// memoryMost is how many readers that are not there are remembered, with their
+	// numbers and for the commands of their drivers.
+	memoryMost = 1024
+)
+
+// home is what is kept of an identity.
+type home struct {
+	numbers []int  // by slot
+	used    uint64 // when a number was taken last, in the count of slots
+}
+
+// lastDevice is the device that has, or last had, a number.
+type lastDevice struct {
+	reader.Device
+	used uint64
+}
+
+// hold keeps the numbers and names of u's slots for u while they are away. m.mu is held.
+func (m *Manager) hold(d *ifd) {
+	for _, s := range d.slots {
+		m.heldNumbers[s.number], m.heldNames[s.name] = d, d
+	}
+}
+
+// unhold ends hold. m.mu is held.
+func (m *Manager) unhold(d *ifd) {
+	for n, holder := range m.heldNumbers {
+		if holder == d {
+			delete(m.heldNumbers, n)
+			m.lowest = min(m.lowest, n)
+		}
+	}
+	for n, holder := range m.heldNames {
+		if holder == d {
+			delete(m.heldNames, n)
+		}
+	}
+}
+
+// free reports whether u may have that number. m.mu is held.
+func (m *Manager) free(number int, d *ifd) bool {
+	holder := m.heldNumbers[number]
+	return m.slots[number] == nil && (holder == nil || holder == d)
+}
+
+// number is the number that slot index of u had before if that is free, else the
+// lowest free one. m.mu is held.
+func (m *Manager) number(d *ifd, index int) int {
+	kept := m.homes[d.id].numbers
+	if index < len(kept) && m.free(kept[index], d) {
+		return kept[index]
+	}
+	for !m.free(m.lowest, nil) {
+		m.lowest++
+	}
+	n := m.lowest
+	// A number that another slot of this reader had is left for that one.
+	for !m.free(n, d) || slices.Contains(kept[min(index, len(kept)):], n) {
+		n++
+	}
+	return n
+}
+
+// addBay gives u one more slot. m.mu is held.
+func (m *Manager) addSlot(d *ifd) {
+	index := len(d.slots)
+	number := m.number(d, index)
+	m.serial++
+	h, known := m.homes[d.id]
+	if !known {
+		m.forgetHomes()
+	}
+	if h.used = m.serial; index < len(h.numbers) {
+		h.numbers[index] = number
+	} else {
+		h.numbers = append(h.numbers, number)
+	}
+	m.homes[d.id] = h
+
+	s := newSlot(m, d, number, index)
+	s.serial = m.serial
+	d.slots = append(d.slots, s)
+	m.slots[number] = s
+	for m.names[s.name] != nil || m.heldNames[s.name] != nil && m.heldNames[s.name] != d {
+		// Clones that share a serial number: the later has its number behind the name.
+		s.name = fmt.Sprintf("%s-%d", s.name, number)
+	}
+	m.names[s.name] = s
+	last := d.dev
+	last.Slot = index
+	if _, known := m.last[number]; !known {
+		m.forgetLast()
+	}
+	m.last[number] = lastDevice{last, m.serial}
+	s.mu.Lock()
+	s.publish(Arrived, "driver", d.dev.Driver, "device", d.dev.Address, "reader", d.model)
+	s.mu.Unlock()
+}
+
+// forgetHomes makes room for one more identity: of those that are not there, the one
+// that came longest ago is forgotten. m.mu is held.
+func (m *Manager) forgetHomes() {
+	if len(m.homes) < memoryMost+len(m.ifds) {
+		return
+	}
+	oldest, found := "", false
+	for id, h := range m.homes {
+		if m.ifds[id] == nil && (!found || h.used < m.homes[oldest].used) {
+			oldest, found = id, true
+		}
+	}
+	delete(m.homes, oldest)
+}
+
+// forgetLast is forgetHomes for the devices that numbers had.
+func (m *Manager) forgetLast() {
+	if len(m.last) < memoryMost+len(m.slots) {
+		return
+	}
+	oldest := -1
+	for n, d := range m.last {
+		if m.slots[n] == nil && (oldest < 0 || d.used < m.last[oldest].used) {
+			oldest = n
+		}
+	}
+	delete(m.last, oldest)
+}

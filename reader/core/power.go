@@ -1,0 +1,275 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// powerLimit bounds one activation with everything that belongs to it: three
+// voltages with an ATR of 33 characters at 9600 etu each, PPS and S(IFS).
+const powerLimit = 30 * time.Second
+
+// stamp notes that the card was just used. b.mu is held.
+func (s *Slot) stamp() {
+	if s.manager.options.IdleOff > 0 {
+		s.used = time.Now()
+	}
+}
+
+// powerOffIdle takes the power off a card that nobody used for so long.
+func (s *Slot) powerOffIdle(after time.Duration) {
+	due := func() error {
+		if s.lock != nil || time.Since(s.used) < after {
+			return reader.ErrLocked
+		}
+		return nil
+	}
+	s.mu.Lock()
+	idle := s.card == reader.Powered && due() == nil
+	s.mu.Unlock()
+	if idle {
+		s.inTurn(s.ctx, func() error { return s.powerOffIf(s.ctx, due) })
+	}
+}
+
+// unused is nil where by may take the power off and takes it from nobody. A
+// power-up under way is somebody's open. b.mu is held.
+func (s *Slot) unused(by Caller) error {
+	switch {
+	case !s.admitted(by):
+		return reader.ErrLocked
+	case len(s.sessions) > 0 || s.powering != nil:
+		return fmt.Errorf("the card is in use: %w", reader.ErrLocked)
+	}
+	return nil
+}
+
+// powerOffIf deactivates the card unless allowed, which is called with b.mu held,
+// says why not; nil allows it. That, and that the card has no power any more, is one
+// step: an open that comes meanwhile waits for the turn and powers the card up again.
+// The caller holds the turn.
+func (s *Slot) powerOffIf(ctx context.Context, allowed func() error) error {
+	s.mu.Lock()
+	if s.card == reader.Powered && allowed != nil {
+		if err := allowed(); err != nil {
+			s.mu.Unlock()
+			return err
+		}
+	}
+	s.setUnpowered()
+	s.mu.Unlock()
+	err := s.link.powerOff(ctx)
+	if err != nil {
+		err = fmt.Errorf("power off: %w", err)
+		s.mu.Lock()
+		s.noteError(err)
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// powerUp activates the card, or resets one that is powered, and sets its
+// protocol up: want is 0 or 1, or -1 for the card's first offer. The caller
+// holds the turn. by is who asked for a reset.
+func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
+	s.mu.Lock()
+	if s.manager.leaving.Err() != nil {
+		s.mu.Unlock()
+		return reader.ErrGone // Close took, or takes, the power off
+	}
+	was, before := s.card, s.epoch
+	s.begin()
+	s.raising = true
+	s.mu.Unlock()
+	if was != reader.Powered {
+		how = reader.Cold
+	}
+	err := s.link.powerUp(s.link.ctx, how, want)
+	s.under.Store(false)
+	err = s.outcome(err)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.raising = false
+	switch {
+	case s.phase != ready || s.ctx.Err() != nil:
+		return s.opening.err()
+	case s.manager.leaving.Err() != nil:
+		s.setUnpowered()
+		return reader.ErrGone
+	}
+	s.stamp()
+	if err != nil {
+		switch {
+		case errors.Is(err, reader.ErrNoCard):
+			s.setCard(reader.Absent)
+		case errors.Is(err, reader.ErrGone):
+			s.opening.lost(err)
+		default:
+			s.setUnpowered()
+			s.keepError(err)
+			s.publish(Failed, "error", err.Error())
+		}
+		return err
+	}
+	s.setCard(max(reader.Present, s.card)) // where the reader had not noticed it yet
+	atr, params := s.link.atr.Bytes(), s.link.params
+	s.card, s.atr, s.answer, s.params, s.fallback, s.lastErr = reader.Powered, atr, s.link.atr, params, s.link.fallback, nil
+	s.level = s.link.traits.Level
+	s.renewEpoch(by, before)
+	if s.fallback != "" {
+		s.stats.count(&s.stats.fallbacks)
+		s.log.Info("a slower rate is in force", "fallback", s.fallback)
+	}
+	if was == reader.Powered {
+		s.publish(WasReset, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
+	} else {
+		s.publish(PowerSet, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
+	}
+	s.touch()
+	return nil
+}
+
+// Action is what a program may ask of a card's power.
+type Action int
+
+const (
+	PowerUp   Action = iota // activate, unless powered already
+	PowerDown               // deactivate
+	ResetWarm
+	ResetCold
+	Eject
+	Release // deactivate, if that takes the card from nobody
+)
+
+// Power does a, and returns when the card did it. by may not be the one whose
+// transaction another holds: ErrLocked, which Release says, too, where anybody
+// has the card open. ctx ends only the waiting for the turn.
+func (s *Slot) Power(ctx context.Context, a Action, by Caller) error {
+	if err := s.WaitReady(ctx, by.Wait); err != nil {
+		return err
+	}
+	if a == Release {
+		// At once: the turn may be another's for an hour.
+		s.Introduce(by)
+		s.mu.Lock()
+		err := s.unused(by)
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	enter := s.enter
+	if a == ResetWarm || a == ResetCold {
+		enter = s.enterToReset
+	}
+	if err := enter(ctx, by); err != nil {
+		return err
+	}
+	return s.holding(func() error { return s.power(a, by) })
+}
+
+// power is Power with the turn.
+func (s *Slot) power(a Action, by Caller) error {
+	s.mu.Lock()
+	err, card, admitted := s.readyErr(), s.card, s.admitted(by)
+	s.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case a == PowerUp && card == reader.Powered:
+		return nil
+	case !admitted:
+		return reader.ErrLocked
+	case (a == PowerDown || a == Release) && card != reader.Powered:
+		return nil
+	case card == reader.Absent:
+		// The reader may not have told us of the card yet.
+		if s.refresh(); !s.hasCard() {
+			return reader.ErrNoCard
+		}
+	}
+	admits := func() error {
+		if !s.admitted(by) {
+			return reader.ErrLocked
+		}
+		return nil
+	}
+	switch a {
+	case PowerUp:
+		return s.powerUp(reader.Cold, -1, by)
+	case ResetCold:
+		return s.reset(reader.Cold, by)
+	case ResetWarm:
+		return s.reset(reader.Warm, by)
+	case PowerDown:
+		return s.orGone(s.powerOffIf(s.ctx, admits))
+	case Release:
+		return s.orGone(s.powerOffIf(s.ctx, func() error { return s.unused(by) }))
+	case Eject:
+		e, ok := s.link.slot.(reader.Ejector)
+		if !ok {
+			return fmt.Errorf("eject: %w", reader.ErrUnsupported)
+		}
+		if err := s.powerOffIf(s.ctx, admits); err != nil {
+			return s.orGone(err)
+		}
+		err := e.Eject(s.ctx)
+		s.refresh()
+		return s.orGone(err)
+	}
+	return reader.ErrInvalid
+}
+
+// reset is powerUp for who asks for a reset.
+func (s *Slot) reset(how reader.Reset, by Caller) error {
+	err := s.powerUp(how, -1, by)
+	if err == nil {
+		s.stats.count(&s.stats.resets[how])
+	}
+	return err
+}
+
+func (s *Slot) hasCard() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.card != reader.Absent
+}
+
+// SelectProtocol makes T=t the protocol. Where that is not what is in force,
+// the card is reset and negotiated with anew, so that earlier sessions go stale.
+func (s *Slot) SelectProtocol(ctx context.Context, t int, by Caller) error {
+	if err := s.enterToReset(ctx, by); err != nil {
+		return err
+	}
+	return s.holding(func() error { return s.selectProtocol(t, by) })
+}
+
+// selectProtocol is SelectProtocol with the turn.
+func (s *Slot) selectProtocol(t int, by Caller) error {
+	s.mu.Lock()
+	err, card, admitted := s.readyErr(), s.card, s.admitted(by)
+	inForce := s.params.T
+	s.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case card == reader.Absent:
+		return reader.ErrNoCard
+	case card == reader.Powered && inForce == t:
+		return nil
+	case !admitted:
+		return reader.ErrLocked
+	case !s.link.speaks(t):
+		return fmt.Errorf("protocol T=%d: the reader does not have it: %w", t, reader.ErrUnsupported)
+	case card == reader.Powered:
+		if err := s.link.selectable(t); err != nil {
+			return err
+		}
+	}
+	return s.powerUp(reader.Warm, t, by)
+}

@@ -1,0 +1,76 @@
+package core
+
+import "github.com/cardfs/cardfs/reader/iso7816"
+
+// secret reports whether a command or its answer may hold reference data, a key,
+// or what a key protects. What is no command may be a PIN typed into the wrong
+// place.
+//
+// Where the class is not asked for, cards use the instruction in classes of their
+// own, or with a logical channel, chaining or secure messaging. The odd
+// instruction is the even one with BER-TLV data (ISO/IEC 7816-4:2013 §5.4.2).
+func secret(capdu []byte) bool {
+	if malformed(capdu) {
+		return true
+	}
+	cla, ins, p1, p2 := capdu[0], capdu[1], capdu[2], capdu[3]
+	switch ins &^ 1 {
+	// Reference data, ISO/IEC 7816-4:2013 table 4.
+	case 0x20, // VERIFY
+		0x24, // CHANGE REFERENCE DATA
+		0x26, // DISABLE VERIFICATION REQUIREMENT
+		0x28, // ENABLE VERIFICATION REQUIREMENT
+		0x2C: // RESET RETRY COUNTER
+		return true
+
+	// Authentication by a key that some cards take as it is, and the secrets that
+	// GENERAL AUTHENTICATE agrees on. LOAD KEYS is FF 82 in PC/SC part 3.
+	case 0x82, // EXTERNAL AUTHENTICATE, MUTUAL AUTHENTICATE
+		0x86: // GENERAL AUTHENTICATE
+		return true
+
+	// Keys on their way to a card.
+	case 0xD8, // PUT KEY (GlobalPlatform)
+		0xDA, // PUT DATA: OpenPGP's key import and resetting code, CardOS's objects
+		0xFE: // PIV tokens: FE imports a key, FF sets the management key
+		return true
+
+	// ENVELOPE: any command, in pieces of which only the first shows which.
+	case 0xC2:
+		return true
+
+	// PERFORM SECURITY OPERATION: P1 names the answer, P2 the data. 80 is a plain
+	// value, 82 to 86 are cryptograms (ISO/IEC 7816-8:2016 §5.4): so DECIPHER and
+	// ENCIPHER. What is signed or hashed is no secret.
+	case 0x2A:
+		if p1 == 0x80 || p2 == 0x80 && p1 >= 0x82 && p1 <= 0x86 {
+			return true
+		}
+	}
+	switch ins {
+	case 0x2A: // SETUP (MuscleCard); VERIFY KEY (Cryptoflex)
+		return cla == 0xB0 || cla == 0xF0
+	case 0x00: // FF 00, a pseudo-APDU that carries a message to the reader or a tag
+		return cla == 0xFF
+	case 0x01, 0x03: // OTP and OATH applets: a slot's key, the access code
+		return cla&0x80 == 0
+	case 0xE2, 0xF4: // STORE DATA (GlobalPlatform); WRITE KEY (STARCOS)
+		return cla&0x80 != 0
+	case 0xC4: // DESFire: CHANGE KEY
+		return cla == 0x90
+	}
+	if cla == 0xB0 { // MuscleCard and CoolKey
+		switch ins {
+		case 0x32, 0x34, 0x36, 0x38, 0x54: // import and export of keys, their use, the object they pass through
+			return true
+		case 0x40, 0x42, 0x44, 0x46: // CREATE, VERIFY, CHANGE, UNBLOCK PIN
+			return true
+		}
+	}
+	return false
+}
+
+func malformed(capdu []byte) bool {
+	_, err := iso7816.ParseCommand(capdu)
+	return err != nil
+}

@@ -1,0 +1,297 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// Caller is who asks: one open of one file.
+type Caller struct {
+	// Owner is the identity of the open; any comparable value, usually a pointer.
+	Owner any
+	// Pass is where the core remembers which transactions of others admit this
+	// open; nil: none does.
+	Pass *Pass
+	// Escape: it may send escape commands.
+	Escape bool
+	// At is when the command was handed over that is sent now: a command with a PIN, and
+	// a session, is only for a card that was there then. None: now.
+	At Moment
+	// Wait: the caller waits for what is not ready, for a card, for the
+	// transaction of another. Without, it gets ErrNotReady, ErrNoCard, ErrLocked.
+	Wait bool
+}
+
+// Session is a program's hold on a powered card from one open to its close. It
+// ends with the card's security state: from then on it says ErrStale.
+type Session struct {
+	slot   *Slot
+	caller Caller
+	atr    []byte
+	epoch  Moment // under the slot's mu: a reset by the holder of the transaction moves it
+}
+
+// Open waits for the reader to be ready, for a card, and for its power-up, which
+// it starts where nobody did. All who wait for one power-up share its outcome. A card that
+// was put in after by.At is another one: ErrStale.
+func (slot *Slot) Open(ctx context.Context, by Caller) (*Session, error) {
+	slot.Introduce(by)
+	for waited := false; ; {
+		if err := slot.over(); err != nil {
+			return nil, err
+		}
+		slot.mu.Lock()
+		if err := slot.readyErr(); err != nil && !(by.Wait && errors.Is(err, reader.ErrNotReady)) {
+			slot.mu.Unlock()
+			return nil, err
+		}
+		changed := slot.changed
+		switch {
+		case slot.card != reader.Absent && !slot.inserted.before(by.At):
+			slot.mu.Unlock()
+			return nil, reader.ErrStale
+		case slot.card == reader.Powered:
+			s := &Session{slot: slot, caller: by, epoch: slot.epoch, atr: slot.atr}
+			if slot.sessions == nil {
+				slot.sessions = make(map[*Session]struct{})
+			}
+			slot.sessions[s] = struct{}{}
+			slot.tell()
+			slot.stamp()
+			slot.mu.Unlock()
+			return s, nil
+		case slot.card == reader.Present:
+			a := slot.powering
+			if a == nil {
+				a = &attempt{done: make(chan struct{})}
+				slot.powering = a
+				slot.manager.spawn(func() { slot.powerOnDemand(a) })
+			}
+			slot.mu.Unlock()
+			slot.noteWait(&waited)
+			if err := slot.wait(ctx, a.done); err != nil {
+				return nil, err
+			}
+			// A card that was taken out meanwhile is waited for again.
+			if a.err != nil && !(by.Wait && errors.Is(a.err, reader.ErrNoCard)) {
+				return nil, a.err
+			}
+			continue
+		case !by.Wait:
+			slot.mu.Unlock()
+			return nil, reader.ErrNoCard
+		}
+		slot.mu.Unlock()
+		slot.noteWait(&waited)
+		if err := slot.wait(ctx, changed); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// noteWait counts an open that waits, once.
+func (s *Slot) noteWait(waited *bool) {
+	if !*waited {
+		*waited = true
+		s.stats.count(&s.stats.opensWaited)
+	}
+}
+
+// powerOnDemand runs apart from who asked for it, so that one who gives up
+// does not take it from the others.
+func (s *Slot) powerOnDemand(a *attempt) {
+	err := s.inTurn(s.ctx, func() error {
+		s.mu.Lock()
+		card := s.card
+		s.mu.Unlock()
+		switch card {
+		case reader.Present:
+			return s.powerUp(reader.Cold, -1, Caller{})
+		case reader.Absent:
+			return reader.ErrNoCard
+		}
+		return nil
+	})
+	s.mu.Lock()
+	a.err = err
+	s.powering = nil
+	s.mu.Unlock()
+	close(a.done)
+}
+
+// Close ends the session; the card keeps its power.
+func (s *Session) Close() {
+	s.slot.mu.Lock()
+	defer s.slot.mu.Unlock()
+	delete(s.slot.sessions, s)
+	s.slot.tell()
+}
+
+// Err says why the session cannot go on; nil if it can.
+func (s *Session) Err() error {
+	s.slot.mu.Lock()
+	defer s.slot.mu.Unlock()
+	return s.slot.usable(s)
+}
+
+// Slot is the slot of the session.
+func (s *Session) Slot() *Slot { return s.slot }
+
+// ATR is the card's answer to the reset that began the session.
+func (s *Session) ATR() []byte { return s.atr }
+
+// Transmit sends a C-APDU and appends the R-APDU to dst. It waits for its turn,
+// and while another holds the transaction; ctx ends that waiting with
+// ErrInterrupted, and nothing was sent. Once the command is under way it
+// goes to its end, whatever happens to ctx: it is never sent twice and its answer never lost.
+func (s *Session) Transmit(ctx context.Context, capdu, dst []byte) ([]byte, error) {
+	return s.slot.use(ctx, s.caller, s, func(l *link) ([]byte, error) {
+		return l.transmit(capdu, dst)
+	})
+}
+
+// use runs do with the turn, for a caller that the transaction admits and, if s is
+// not nil, while the card is still what it was when the session began.
+func (slot *Slot) use(ctx context.Context, by Caller, s *Session, do func(*link) ([]byte, error)) ([]byte, error) {
+	for {
+		if err := slot.acquireAs(ctx, by); err != nil {
+			return nil, err
+		}
+		slot.mu.Lock()
+		err := slot.usable(s)
+		t := slot.lock
+		if admitted, known := t.admits(by); err == nil && !admitted {
+			changed := slot.changed
+			slot.mu.Unlock()
+			slot.release()
+			if !known {
+				t.judge(by)
+				continue
+			}
+			if !by.Wait {
+				return nil, reader.ErrLocked
+			}
+			began := time.Now()
+			err := slot.wait(ctx, changed)
+			slot.stats.waited(began)
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err != nil {
+			slot.mu.Unlock()
+			slot.release()
+			return nil, err
+		}
+		slot.begin()
+		slot.mu.Unlock()
+		return slot.work(do)
+	}
+}
+
+// work runs do and gives the turn back, whatever happens in do.
+func (s *Slot) work(do func(*link) ([]byte, error)) (answer []byte, err error) {
+	defer s.release()
+	defer s.opening.recovered("slot", &err)
+	answer, err = do(&s.link)
+	s.under.Store(false)
+	err = s.outcome(err)
+	s.settle(err)
+	return answer, err
+}
+
+// outcome is err, but where the reader left, the manager closed, or Abort came
+// meanwhile, it says so.
+func (s *Slot) outcome(err error) error {
+	if err == nil || errors.Is(err, reader.ErrGone) {
+		return err
+	}
+	if err := s.orGone(err); errors.Is(err, reader.ErrGone) || errors.Is(err, reader.ErrFailed) {
+		return err
+	}
+	if s.link.ctx.Err() != nil {
+		// What the driver says of its ctx, time-out or other, is no finding.
+		s.link.dead = true
+		return fmt.Errorf("%w (%v)", context.Cause(s.link.ctx), err)
+	}
+	return err
+}
+
+// orGone is err, and ErrGone or ErrFailed too if the reader left or failed meanwhile.
+func (s *Slot) orGone(err error) error {
+	if err == nil || s.ctx.Err() == nil && !closed(s.opening.over) {
+		return err
+	}
+	if why := s.opening.err(); !errors.Is(err, why) {
+		return fmt.Errorf("%w: %w", why, err)
+	}
+	return err
+}
+
+// usable says why s, or without one the reader, cannot be used. b.mu is held.
+func (slot *Slot) usable(s *Session) error {
+	if err := slot.readyErr(); err != nil {
+		return err
+	}
+	if s != nil {
+		switch {
+		case slot.card == reader.Absent:
+			return reader.ErrNoCard
+		case slot.epoch != s.epoch:
+			return reader.ErrStale
+		}
+	}
+	return nil
+}
+
+// settle draws the consequences of an exchange. The caller holds the turn.
+func (s *Slot) settle(err error) {
+	dead := s.link.dead || errors.Is(err, reader.ErrStale) // outcome may have seen it dead
+	if err == nil && !dead {
+		if s.manager.options.IdleOff > 0 {
+			s.mu.Lock()
+			s.stamp()
+			s.mu.Unlock()
+		}
+		return
+	}
+	switch {
+	case s.manager.leaving.Err() != nil, closed(s.opening.over):
+		return // quiesce takes the power off, or the reader is gone
+	case errors.Is(err, reader.ErrGone):
+		// Who comes next must hear that too, and not that the card was reset.
+		s.opening.lost(err)
+		return
+	}
+	s.mu.Lock()
+	s.stamp()
+	switch {
+	case errors.Is(err, errUnpowered):
+	case errors.Is(err, reader.ErrNoCard):
+		s.setCard(reader.Absent)
+	case errors.Is(err, reader.ErrStale): // setUnpowered below
+	case errors.Is(err, reader.ErrInvalid), errors.Is(err, reader.ErrUnsupported):
+	case err != nil && s.link.fetched:
+		// The words may tell a length, and that of VERIFY tells the PIN's.
+		s.keepError(err)
+		s.log.Warn("slot error", "error", kind(err))
+	case err != nil:
+		s.noteError(err)
+	}
+	if dead {
+		s.setUnpowered()
+	}
+	s.mu.Unlock()
+	if dead {
+		// The protocol could not be brought back, or was left in the middle: the card
+		// must be reset (ISO/IEC 7816-3:2006 rule 6.4), which only a new open may ask for.
+		s.link.powerOff(s.ctx)
+	} else if !errors.Is(err, reader.ErrInvalid) && !errors.Is(err, reader.ErrUnsupported) {
+		s.refresh()
+	}
+}

@@ -1,0 +1,516 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/limitlog"
+	"github.com/cardfs/cardfs/reader/words"
+)
+
+// Slot is one card slot as programs know it: a number, a card or none, its
+// power and protocol, the transaction that somebody may hold.
+//
+//	          driver opened           card put in            first open
+//	starting ───────────────▶ empty ◀────────────▶ present ◀────────────▶ powered
+//	    │                                card out     │  off, idle, dead     │
+//	    ▼ driver failed                               └── each change of the │
+//	  failed                                              card's state is a  ▼
+//	any state ── the reader left ──▶ gone                 new epoch        reset
+//
+// The driver's Slot belongs to whoever holds the slot's turn. A goroutine of its
+// own for each slot would be the other way to have one owner; handing a command
+// to it and waking its caller again costs an eighth of a FUSE round trip, so the
+// caller that has the turn runs its exchange itself.
+type Slot struct {
+	manager *Manager
+	ifd     *ifd
+	opening *opening
+	number  int    // of the directory
+	serial  uint64 // no two slots of a Manager share it, as they may share a number
+	index   int    // of the slot in its reader
+	name    string // below by-id
+	since   time.Time
+	log     *slog.Logger // limited
+	every   *slog.Logger // not limited, for what only -v shows
+
+	ctx    context.Context // ends when the reader left
+	cancel context.CancelFunc
+	turn   chan struct{} // holds a token while somebody uses link
+	link   link          // owned by the holder of the turn
+	under  atomic.Bool   // something that Abort may end is under way
+
+	stats  stats
+	events source[Event]
+	traces source[string]
+	traced atomic.Int32 // followers of traces
+
+	waiting atomic.Int64 // since when the card has asked for more time, in Unix nanoseconds; 0: it did not
+
+	mu       sync.Mutex
+	phase    phase
+	card     reader.Status
+	epoch    Moment                // at which the card's security state began
+	inserted Moment                // at which the card was put in
+	sessions map[*Session]struct{} // open, of this epoch
+	changed  chan struct{}         // closed and replaced at every change of the fields above and lock
+	powering *attempt
+	raising  bool                    // the card is being powered up or reset
+	cut      context.CancelCauseFunc // ends what is under way: link.ctx
+	atr      []byte                  // nil unless powered
+	answer   *iso7816.ATR            // atr, taken apart
+	params   iso7816.Params
+	fallback string       // what is in force in place of a rate that failed, in words
+	level    reader.Level // of the slot, as it was when the card was powered
+	lastErr  error
+	failure  error // why the phase is failed
+	lock     *transaction
+	watchers map[*func()]struct{}
+	used     time.Time // end of the last exchange, for IdleOff
+}
+
+type phase int
+
+const (
+	starting phase = iota
+	ready
+	failed
+	gone
+)
+
+// attempt is one power-up under way; those who wait for it share its outcome.
+type attempt struct {
+	done chan struct{}
+	err  error
+}
+
+func newSlot(m *Manager, d *ifd, number, index int) *Slot {
+	s := &Slot{
+		manager: m, ifd: d, opening: d.opening, number: number, index: index,
+		name:    lastingName(d.dev, index),
+		since:   time.Now(),
+		log:     limitlog.New(m.limited).With("slot", number, "driver", d.dev.Driver),
+		every:   m.log.With("slot", number, "driver", d.dev.Driver),
+		turn:    make(chan struct{}, 1),
+		changed: make(chan struct{}),
+	}
+	s.traces.weigh = func(line string) int { return len(line) }
+	s.ctx, s.cancel = context.WithCancel(d.opening.ctx)
+	return s
+}
+
+// Siblings are all slots of the same reader, by their place in it.
+func (s *Slot) Siblings() []*Slot { return s.ifd.list() }
+
+// Number is the name of the slot's directory.
+func (s *Slot) Number() int { return s.number }
+
+// Serial is different for every slot that there ever was, from 1 on.
+func (s *Slot) Serial() uint64 { return s.serial }
+
+// Since is when the device was announced.
+func (s *Slot) Since() time.Time { return s.since }
+
+// Done is closed when the reader left.
+func (s *Slot) Done() <-chan struct{} { return s.ctx.Done() }
+
+// Log is the log for what a program does with the slot. Who writes to it cannot flood it.
+func (s *Slot) Log() *slog.Logger { return s.log }
+
+// Gone tells whether the reader left. No reader (nil) never does.
+func (s *Slot) Gone() bool { return s != nil && s.ctx.Err() != nil }
+
+// touch tells everybody who waits that something changed. b.mu is held.
+func (s *Slot) touch() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.tell()
+}
+
+// acquire takes the turn. ctx ends only the waiting for it. Once the reader
+// left or failed, or the manager is closing, nobody gets it any more.
+func (s *Slot) acquire(ctx context.Context) error {
+	if !s.tryAcquire() {
+		select {
+		case s.turn <- struct{}{}:
+		case <-ctx.Done():
+			return s.interrupted()
+		case <-s.ifd.gone:
+			return reader.ErrGone
+		case <-s.opening.over:
+			return s.opening.err()
+		case <-s.manager.leaving.Done():
+			return reader.ErrGone
+		}
+	}
+	return s.acquired()
+}
+
+func (s *Slot) tryAcquire() bool {
+	select {
+	case s.turn <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// acquired gives the turn back where nobody can use it any more.
+func (s *Slot) acquired() error {
+	if err := s.over(); err != nil {
+		s.release()
+		return err
+	}
+	return nil
+}
+
+func (s *Slot) release() { <-s.turn }
+
+// inTurn runs do with the turn, which is given back whatever happens in do: a panic
+// fails the reader.
+func (s *Slot) inTurn(ctx context.Context, do func() error) (err error) {
+	if err := s.acquire(ctx); err != nil {
+		return err
+	}
+	return s.holding(do)
+}
+
+// holding is inTurn for who has the turn already.
+func (s *Slot) holding(do func() error) (err error) {
+	defer s.release()
+	defer s.opening.recovered("slot", &err)
+	return do()
+}
+
+// over says why nobody can use the slot any more; nil while it can be used.
+func (s *Slot) over() error {
+	switch {
+	case s.manager.leaving.Err() != nil:
+		return reader.ErrGone
+	case !s.opening.present():
+		return s.opening.err()
+	}
+	return nil
+}
+
+// interrupted is what a caller hears whose ctx ended while it waited. That the reader
+// left comes first: select has no order.
+func (s *Slot) interrupted() error {
+	if err := s.over(); err != nil {
+		return err
+	}
+	return reader.ErrInterrupted
+}
+
+// wait waits for the next change; the caller passes the channel it saw.
+func (s *Slot) wait(ctx context.Context, changed <-chan struct{}) error {
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		if closed(changed) {
+			return nil // the caller looks at what changed first
+		}
+		return s.interrupted()
+	case <-s.ifd.gone:
+		return reader.ErrGone
+	case <-s.opening.over:
+		return s.opening.err()
+	case <-s.manager.leaving.Done():
+		return reader.ErrGone
+	}
+}
+
+// begin marks that something is under way which Abort may end: what holds to
+// b.link.ctx. b.mu is held, and the turn; who holds it clears under.
+func (s *Slot) begin() {
+	if s.link.ctx == nil || s.link.ctx.Err() != nil {
+		s.link.ctx, s.cut = context.WithCancelCause(s.ctx)
+	}
+	s.under.Store(true)
+}
+
+// Abort ends what is under way in the slot: its caller gets ErrAborted, and the card
+// is powered off. Where nothing is, it says ErrInvalid.
+func (s *Slot) Abort() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase == gone {
+		return reader.ErrGone
+	}
+	if !s.under.Load() {
+		return fmt.Errorf("nothing is under way in slot %d: %w", s.number, reader.ErrInvalid)
+	}
+	s.log.Info("ended by abort")
+	s.cut(reader.ErrAborted)
+	return nil
+}
+
+// WaitReady waits until the driver initialised the reader. With wait false
+// it says ErrNotReady instead.
+func (s *Slot) WaitReady(ctx context.Context, wait bool) error {
+	for waited := false; ; {
+		s.mu.Lock()
+		err, changed := s.readyErr(), s.changed
+		s.mu.Unlock()
+		if !errors.Is(err, reader.ErrNotReady) || !wait {
+			return err
+		}
+		s.noteWait(&waited)
+		if err := s.wait(ctx, changed); err != nil {
+			return err
+		}
+	}
+}
+
+// newEpoch makes all sessions stale. b.mu is held.
+func (s *Slot) newEpoch() {
+	s.epoch = Moment(s.manager.moments.Add(1))
+	clear(s.sessions)
+}
+
+// Moment is a point in the order of all that changed a card's state. The zero value is
+// none.
+type Moment uint64
+
+// Now is the moment behind all that changed a card's state so far.
+func (s *Slot) Now() Moment { return Moment(s.manager.moments.Load() + 1) }
+
+// before reports whether what began then was there at m; where m is none, it was.
+func (began Moment) before(m Moment) bool { return m == 0 || began < m }
+
+// readyErr is nil once commands to the reader make sense. b.mu is held.
+func (s *Slot) readyErr() error {
+	switch s.phase {
+	case starting:
+		return reader.ErrNotReady
+	case failed:
+		return fmt.Errorf("%w: %w", reader.ErrFailed, s.failure)
+	case gone:
+		return reader.ErrGone
+	}
+	return nil
+}
+
+// start gives the slot that of the driver once the driver has opened the reader.
+func (slot *Slot) start(s reader.Slot) {
+	var status reader.Status
+	var failure error
+	if slot.inTurn(slot.ctx, func() error {
+		slot.link = link{owner: slot, slot: s, extended: slot.extended}
+		status, failure = s.Status(slot.ctx)
+		return nil
+	}) != nil {
+		return
+	}
+	if errors.Is(failure, reader.ErrGone) {
+		slot.opening.lost(failure)
+		return
+	}
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	if slot.phase != starting {
+		return
+	}
+	slot.phase, slot.lastErr = ready, nil
+	slot.publish(Ready)
+	if failure != nil {
+		slot.noteError(fmt.Errorf("first status: %w", failure))
+	}
+	slot.setCard(status)
+	slot.touch()
+}
+
+// fail makes the slot one that works no more, with an error that stays.
+func (s *Slot) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase == gone || s.phase == failed {
+		return
+	}
+	if s.card != reader.Absent {
+		s.publish(Removed)
+	}
+	s.card, s.atr = reader.Absent, nil
+	s.newEpoch()
+	s.phase, s.failure = failed, err
+	s.keepError(err)
+	s.publish(Failed, "error", err.Error())
+	s.touch()
+}
+
+func (s *Slot) isFailed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.phase == failed
+}
+
+// leave makes the slot gone for ever.
+func (s *Slot) leave() {
+	s.mu.Lock()
+	if s.phase != gone {
+		s.phase = gone
+		s.card, s.atr, s.lock = reader.Absent, nil, nil
+		s.newEpoch()
+		s.publish(Left)
+		s.touch()
+	}
+	s.mu.Unlock()
+	s.traces.end(reader.ErrGone)
+	s.cancel()
+}
+
+// publish tells of an event, the log too. b.mu is held.
+func (s *Slot) publish(what What, pairs ...string) {
+	s.stats.event(what, pairs)
+	level := slog.LevelInfo
+	if what == Failed {
+		level = slog.LevelWarn
+	}
+	args := make([]any, 0, len(pairs))
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if key, value := pairs[i], words.Printable(pairs[i+1], words.MaxWords); key != "driver" && value != "" { // every line has the driver
+			args = append(args, key, value)
+		}
+	}
+	s.log.Log(context.Background(), level, string(what), args...)
+	s.manager.events.publish(s, what, pairs...)
+}
+
+// noteError keeps err for `status`. b.mu is held.
+func (s *Slot) noteError(err error) {
+	s.keepError(err)
+	if err != nil && !errors.Is(err, reader.ErrGone) {
+		s.log.Warn("slot error", "error", words.Printable(err.Error(), words.MaxWords))
+	}
+}
+
+// keepError is noteError for what the log has already. b.mu is held.
+func (s *Slot) keepError(err error) {
+	s.lastErr = err
+	s.tell()
+}
+
+// setCard takes what the reader says of its contacts. b.mu is held.
+func (s *Slot) setCard(now reader.Status) {
+	if s.phase != ready {
+		return
+	}
+	switch {
+	case now == reader.Absent && s.card != reader.Absent:
+		s.card, s.atr, s.lastErr = reader.Absent, nil, nil
+		s.newEpoch()
+		s.publish(Removed)
+	case now != reader.Absent && s.card == reader.Absent:
+		// A reader that activates on insertion says Powered here; its ATR is
+		// still to be fetched, so that to us the card is not powered yet.
+		s.card, s.lastErr = reader.Present, nil
+		s.newEpoch()
+		s.inserted = s.epoch
+		s.publish(Inserted)
+	case now == reader.Present && s.card == reader.Powered:
+		// It was powered and is not: it was out and in again between two
+		// looks, or the reader took the power away.
+		s.card, s.atr = reader.Present, nil
+		s.newEpoch()
+		s.inserted = s.epoch
+		s.publish(Removed)
+		s.publish(Inserted)
+	default:
+		return
+	}
+	s.touch()
+}
+
+// setUnpowered records that the card has no power any more. b.mu is held.
+func (s *Slot) setUnpowered() {
+	if s.card == reader.Powered {
+		s.card, s.atr = reader.Present, nil
+		s.newEpoch()
+		s.publish(PowerSet, "power", "off")
+		s.touch()
+	}
+}
+
+// refresh asks the reader for the card. The caller holds the turn.
+func (s *Slot) refresh() {
+	if s.link.slot == nil {
+		return
+	}
+	now, err := s.link.slot.Status(s.ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ctx.Err() != nil:
+	case errors.Is(err, reader.ErrGone):
+		s.opening.lost(err)
+	case err != nil:
+		err = fmt.Errorf("status: %w", err)
+		if s.lastErr == nil || s.lastErr.Error() != err.Error() { // it may be asked for ever
+			s.noteError(err)
+		}
+	default:
+		s.setCard(now)
+	}
+}
+
+// monitor follows the contacts: by the reader's own notification, or by polling
+// where it has none. It also takes the power off an idle card.
+func (s *Slot) monitor() {
+	var changes <-chan struct{}
+	var fixed bool
+	if s.inTurn(s.ctx, func() error {
+		if n, ok := s.link.slot.(reader.Notifier); ok {
+			changes = n.Changes()
+		}
+		fixed = s.link.slot.Traits().Fixed
+		return nil
+	}) != nil {
+		return
+	}
+	idleOff := s.manager.options.IdleOff
+	if fixed && idleOff == 0 {
+		return
+	}
+	var poll, idle <-chan time.Time
+	if changes == nil && !fixed {
+		t := time.NewTicker(s.manager.options.Poll)
+		defer t.Stop()
+		poll = t.C
+	}
+	if idleOff > 0 {
+		t := time.NewTicker(max(idleOff/4, 10*time.Millisecond))
+		defer t.Stop()
+		idle = t.C
+	}
+	for {
+		select {
+		case _, open := <-changes:
+			if !open { // nil: it never will tell again
+				changes = nil
+				continue
+			}
+		case <-poll:
+		case <-idle:
+			s.powerOffIdle(idleOff)
+			continue
+		case <-s.opening.over:
+			return
+		case <-s.ctx.Done():
+			return
+		}
+		if s.inTurn(s.ctx, func() error { s.refresh(); return nil }) != nil {
+			return
+		}
+	}
+}
+
+// Follow subscribes to the slot's events; its present state comes first.
+func (s *Slot) Follow() *Feed[Event] { return s.manager.events.follow(s) }
