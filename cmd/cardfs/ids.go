@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cardfs/cardfs/drivers"
-	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -63,14 +63,14 @@ func newUdevRules() *cobra.Command {
 	return &cobra.Command{
 		Use:   "udev-rules",
 		Short: "Print udev rules that let others than root use USB readers",
-		Long: `udev-rules prints rules by which members of group ` + usb.Group + `, and whoever sits at the
+		Long: `udev-rules prints rules by which members of group ` + hotplug.Group + `, and whoever sits at the
 machine, may open the USB readers that the drivers know. Only a cardfs that does not
 run as root needs them.`,
-		Example:           `  cardfs udev-rules | sudo tee ` + usb.RulesFile + ` && sudo udevadm control --reload`,
+		Example:           `  cardfs udev-rules | sudo tee ` + hotplug.RulesFile + ` && sudo udevadm control --reload`,
 		Args:              args(0, 0, "udev-rules takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprint(cmd.OutOrStdout(), usb.UdevRules(drivers.All(drivers.Env{})))
+			_, err := fmt.Fprint(cmd.OutOrStdout(), hotplug.UdevRules(drivers.All(drivers.Env{})))
 			return err
 		},
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -160,7 +161,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 		os.Exit(exitError)
 	}()
 
-	var watcher atomic.Pointer[usb.Watcher]
+	var watcher atomic.Pointer[hotplug.Watcher]
 	all := drivers.All(drivers.Env{Log: o.logger})
 	manager := core.NewManager(core.Options{
 		Drivers: all, Log: o.logger, IdleOff: o.idleOff, ExchangeLimit: o.exchangeLimit,
@@ -185,7 +186,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 		return errors.Join(err, server.Close(time.Second))
 	}
 	if o.usb {
-		w, err := usb.Watch(ctx, manager, all, o.logger)
+		w, err := hotplug.Watch(ctx, manager, all, usb.Usbfs, o.logger)
 		if err != nil {
 			// The other readers are of use without.
 			o.logger.Warn("no USB readers", "error", err)

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers"
-	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/tests/cc"
 	"github.com/cardfs/cardfs/tests/pcscd"
@@ -190,7 +190,7 @@ func TestInBundle(t *testing.T) {
 
 // The bundle and the udev rules tell of the same readers.
 func TestIDsHaveRules(t *testing.T) {
-	rules := usb.UdevRules(drivers.All(drivers.Env{}))
+	rules := hotplug.UdevRules(drivers.All(drivers.Env{}))
 	for _, b := range bundleIDs(drivers.All(drivers.Env{})) {
 		vendor, product, _ := strings.Cut(b.id, ":")
 		if want := fmt.Sprintf(`ATTR{idVendor}=="%s", ATTR{idProduct}=="%s"`, vendor, product); !strings.Contains(rules, want) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
@@ -244,7 +245,7 @@ type bus struct{ m *core.Manager }
 func newBus(t *testing.T) *bus {
 	drivers := []reader.Driver{Driver{}}
 	m := core.NewManager(core.Options{Drivers: drivers})
-	w, err := usb.Watch(t.Context(), m, drivers, discard)
+	w, err := hotplug.Watch(t.Context(), m, drivers, usb.Usbfs, discard)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,30 +14,15 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// openError says why a device file cannot be opened and what helps.
+// openError says why a device file cannot be opened.
 func openError(name, path string, err error) error {
 	switch {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		id := attributes(path)
-		return fmt.Errorf("%s: open %s: %w; with the udev rule\n\t%s\nin %s, members of group %s may open it (udevadm control --reload; udevadm trigger)",
-			name, path, reader.ErrNoPermission, idRule(id.vendor, id.product), RulesFile, Group)
+		err = reader.ErrNoPermission
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return fmt.Errorf("%s: open %s: %w", name, path, reader.ErrGone)
+		err = reader.ErrGone
 	}
 	return fmt.Errorf("%s: open %s: %w", name, path, err)
-}
-
-type vendorProduct struct{ vendor, product uint16 }
-
-// attributes finds a device file's IDs in sysfs; zero where there is none.
-func attributes(path string) (id vendorProduct) {
-	dir, ok := sysfsDir(path)
-	if !ok {
-		return id
-	}
-	id.vendor = uint16(readHex(dir, "idVendor"))
-	id.product = uint16(readHex(dir, "idProduct"))
-	return id
 }
 
 // claimedError names the programs that hold a device file open.
@@ -68,7 +53,8 @@ func holders(proc, path string) []string {
 				continue
 			}
 		}
-		s := fmt.Sprintf("%s (pid %s)", readAttr(dir, "comm"), pid)
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm")) // of one that has ended: none
+		s := fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(comm)), pid)
 		if !slices.Contains(who, s) {
 			who = append(who, s)
 		}

@@ -20,10 +20,10 @@ const (
 	endpointLen  = 7
 )
 
-// activeDescriptors takes a device descriptor followed by all configuration
+// ActiveDescriptors takes a device descriptor followed by all configuration
 // descriptors and leaves the one with the given bConfigurationValue, or the
 // first where value is 0.
-func activeDescriptors(all []byte, value uint8) ([]byte, error) {
+func ActiveDescriptors(all []byte, value uint8) ([]byte, error) {
 	if len(all) < deviceLen || all[0] < deviceLen || all[1] != deviceDesc {
 		return nil, fmt.Errorf("no device descriptor in % X: %w", all[:min(len(all), 32)], reader.ErrProtocol)
 	}

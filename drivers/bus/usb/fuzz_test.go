@@ -9,69 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/cardfs/cardfs/reader"
 )
-
-// udevMessage is a message of udevd with these properties.
-func udevMessage(props string) []byte {
-	m := []byte("libudev\x00")
-	m = binary.BigEndian.AppendUint32(m, udevMagic)
-	for _, n := range []uint32{40, 40, uint32(len(props)), 1, 2, 3, 4} {
-		m = binary.NativeEndian.AppendUint32(m, n)
-	}
-	return append(m, props...)
-}
-
-const (
-	kernelAdd = "add@/devices/pci0000:00/0000:00:04.0/usb1/1-1\x00ACTION=add\x00DEVPATH=/devices/pci0000:00/0000:00:04.0/usb1/1-1\x00" +
-		"SUBSYSTEM=usb\x00MAJOR=189\x00MINOR=1\x00DEVNAME=bus/usb/001/002\x00DEVTYPE=usb_device\x00PRODUCT=8e6/4433/0\x00" +
-		"TYPE=0/0/0\x00BUSNUM=001\x00DEVNUM=002\x00SEQNUM=1800\x00"
-	udevBind = "ACTION=bind\x00DEVPATH=/devices/pci0000:00/0000:00:04.0/usb1/1-1/1-1:1.0\x00SUBSYSTEM=usb\x00DEVTYPE=usb_interface\x00"
-)
-
-func TestParseUevent(t *testing.T) {
-	for _, tt := range []struct {
-		msg  []byte
-		want uevent
-		name string
-	}{
-		{[]byte(kernelAdd), uevent{"add", "/devices/pci0000:00/0000:00:04.0/usb1/1-1", "usb", "usb_device", 1, 2}, "1-1"},
-		{udevMessage(udevBind), uevent{"bind", "/devices/pci0000:00/0000:00:04.0/usb1/1-1/1-1:1.0", "usb", "usb_interface", 0, 0}, "1-1"},
-	} {
-		got, err := parseUevent(tt.msg)
-		if err != nil || got != tt.want || got.name() != tt.name {
-			t.Errorf("%q: %+v (%s), %v, want %+v", tt.msg, got, got.name(), err, tt.want)
-		}
-	}
-	for _, bad := range [][]byte{
-		nil, {0}, []byte("add"), []byte("add@/x\x00"), []byte("add@/x\x00ACTION=add\x00"), []byte("no path\x00ACTION=add\x00DEVPATH=/x\x00"),
-		[]byte("libudev\x00"), udevMessage("")[:20], udevMessage("ACTION=add"),
-		slices.Concat([]byte("libudev\x00\xFE\xED\xCA\xFE"), bytes.Repeat([]byte{0xFF}, 28)),
-		slices.Concat([]byte("libudev\x00\x00\x00\x00\x00"), make([]byte, 28)),
-	} {
-		if e, err := parseUevent(bad); err == nil {
-			t.Errorf("%q: %+v, want an error", bad, e)
-		}
-	}
-}
-
-func FuzzParseUevent(f *testing.F) {
-	f.Add([]byte(kernelAdd))
-	f.Add([]byte("remove@/devices/usb1/1-1\x00ACTION=remove\x00DEVPATH=/devices/usb1/1-1\x00BUSNUM=x\x00DEVNUM=99999999999\x00"))
-	f.Add(udevMessage(udevBind))
-	f.Add(udevMessage(udevBind)[:30])
-	f.Fuzz(func(t *testing.T, msg []byte) {
-		e, err := parseUevent(msg)
-		if err != nil {
-			return
-		}
-		if e.action == "" || e.devpath == "" || e.bus < 0 || e.dev < 0 {
-			t.Errorf("%q: %+v", msg, e)
-		}
-		e.name()
-	})
-}
 
 // seedDevice is a device with two configurations; the second has a CCID
 // interface with an alternate setting and an interface with no endpoint.
@@ -97,7 +35,7 @@ var seedDevice = func() []byte {
 }()
 
 func TestInterfaces(t *testing.T) {
-	second, err := activeDescriptors(seedDevice, 2)
+	second, err := ActiveDescriptors(seedDevice, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +44,7 @@ func TestInterfaces(t *testing.T) {
 		got[0].Endpoints[1] != (Endpoint{2, 2, 512, 0}) || !bytes.Equal(got[0].Extra, []byte{4, 0x21, 0x10, 0x01}) || got[1].Number != 7 {
 		t.Errorf("%+v", got)
 	}
-	first, err := activeDescriptors(seedDevice, 0)
+	first, err := ActiveDescriptors(seedDevice, 0)
 	if err != nil || len(first) != 36 || Interfaces(first)[0].Class != 3 {
 		t.Errorf("% X, %v", first, err)
 	}
@@ -118,11 +56,11 @@ func TestInterfaces(t *testing.T) {
 		"empty": nil, "short": seedDevice[:17], "no configuration": seedDevice[:18], "cut": seedDevice[:30],
 		"too long": slices.Concat(seedDevice[:18], []byte{9, 2, 0xFF, 0xFF, 1, 1, 0, 0, 0}),
 	} {
-		if d, err := activeDescriptors(bad, 0); err == nil {
+		if d, err := ActiveDescriptors(bad, 0); err == nil {
 			t.Errorf("%s: % X, want an error", name, d)
 		}
 	}
-	if _, err := activeDescriptors(seedDevice, 3); err == nil {
+	if _, err := ActiveDescriptors(seedDevice, 3); err == nil {
 		t.Error("configuration 3 is not there, want an error")
 	}
 }
@@ -203,9 +141,8 @@ func FuzzDescriptors(f *testing.F) {
 	f.Add(seedDevice, uint8(2))
 	f.Add(seedDevice[:40], uint8(1))
 	f.Add(slices.Concat(seedDevice[:36], []byte{0, 4}), uint8(0))
-	serves := newTable([]reader.Driver{fuzzDriver{}})
 	f.Fuzz(func(t *testing.T, all []byte, value uint8) {
-		desc, err := activeDescriptors(all, value)
+		desc, err := ActiveDescriptors(all, value)
 		if err != nil {
 			return
 		}
@@ -231,13 +168,8 @@ func FuzzDescriptors(f *testing.F) {
 				t.Errorf("interface %d of % X: %v", i.Number, desc, err)
 			}
 		}
-		serves.match(desc)
 	})
 }
-
-type fuzzDriver struct{ reader.Driver }
-
-func (fuzzDriver) IDs() []reader.ID { return []reader.ID{{Class: 0x0B}, {Vendor: 1, Product: 2}} }
 
 // The holders of a device file are found in /proc; a process that holds it twice
 // is named once.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/internal/rig"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
@@ -21,26 +22,26 @@ import (
 // UHCI) answers nothing for a while before the hub tells: that is no other error.
 func TestUSBUnplugWhileBusy(t *testing.T) {
 	g := machine.NeedGuest(t)
-	_, h := watch(t, ccidDriver)
+	_, h := rig.Watch(t, usb.Usbfs, rig.CCIDDriver)
 	for i := range 5 {
 		if err := machine.Plug(t.Context(), g, "ccid-empty", "busy"); err != nil {
 			t.Fatal(err)
 		}
-		d := h.next(t)
+		d := h.Next(t)
 		c, err := usb.Open(t.Context(), d, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		in, out := bulkEndpoints(c)
+		in, out := rig.BulkEndpoints(c)
 		end := make(chan error, 1)
 		go func() {
 			// PC_to_RDR_GetSlotStatus, RDR_to_PC_SlotStatus (CCID 1.1 §6.1.3, §6.2.2).
 			for seq := byte(0); ; seq++ {
-				if _, err := c.Out(t.Context(), out, []byte{0x65, 0, 0, 0, 0, 0, seq, 0, 0, 0}, false, patience); err != nil {
+				if _, err := c.Out(t.Context(), out, []byte{0x65, 0, 0, 0, 0, 0, seq, 0, 0, 0}, false, rig.Patience); err != nil {
 					end <- err
 					return
 				}
-				if _, err := c.In(t.Context(), in, make([]byte, 64), patience); err != nil {
+				if _, err := c.In(t.Context(), in, make([]byte, 64), rig.Patience); err != nil {
 					end <- err
 					return
 				}
@@ -56,7 +57,7 @@ func TestUSBUnplugWhileBusy(t *testing.T) {
 		if !errors.Is(err, reader.ErrGone) {
 			t.Errorf("%v, want ErrGone", err)
 		}
-		awaitGone(t, d)
+		rig.AwaitGone(t, d)
 		c.Close()
 	}
 }
@@ -76,18 +77,18 @@ func TestSleepUSB(t *testing.T) {
 			_ = readFile(strings.TrimSpace(line[i:]))
 		}
 	}
-	_, h := watch(t, ccidDriver)
+	_, h := rig.Watch(t, usb.Usbfs, rig.CCIDDriver)
 	if err := machine.Plug(t.Context(), g, "ccid", "sleepy"); err != nil {
 		t.Fatal(err)
 	}
-	d := h.next(t)
-	defer takeOut(t, g, "sleepy", d)
+	d := h.Next(t)
+	defer rig.TakeOut(t, g, "sleepy", d)
 	c, err := usb.Open(t.Context(), d, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	powerOn(t, c)
+	rig.PowerOn(t, c)
 	pending := make(chan error, 1)
 	go func() {
 		var err error
@@ -108,9 +109,9 @@ func TestSleepUSB(t *testing.T) {
 	case <-time.After(time.Second):
 		t.Log("the pending transfer is still pending")
 	}
-	t.Logf("ATR % X", powerOn(t, c))
-	if isGone(d) || h.count() != 1 {
-		t.Errorf("after sleep: gone %v, announced %d times", isGone(d), h.count())
+	t.Logf("ATR % X", rig.PowerOn(t, c))
+	if rig.IsGone(d) || h.Count() != 1 {
+		t.Errorf("after sleep: gone %v, announced %d times", rig.IsGone(d), h.Count())
 	}
 }
 
@@ -118,17 +119,17 @@ func TestSleepUSB(t *testing.T) {
 // the kernel.
 func TestUSBIdle(t *testing.T) {
 	g := machine.NeedGuest(t)
-	_, h := watch(t, ccidDriver)
+	_, h := rig.Watch(t, usb.Usbfs, rig.CCIDDriver)
 	if err := machine.Plug(t.Context(), g, "ccid", "idle"); err != nil {
 		t.Fatal(err)
 	}
-	d := h.next(t)
-	defer takeOut(t, g, "idle", d)
+	d := h.Next(t)
+	defer rig.TakeOut(t, g, "idle", d)
 	c, err := usb.Open(t.Context(), d, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	powerOn(t, c)
+	rig.PowerOn(t, c)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -138,7 +139,7 @@ func TestUSBIdle(t *testing.T) {
 	}()
 	// Linux Documentation/usb/usbmon.rst: a line for each transfer submitted or
 	// completed on the bus.
-	mon, err := os.Open(fmt.Sprintf("/sys/kernel/debug/usb/usbmon/%du", number(filepath.Join("/sys/bus/usb/devices", d.Port), "busnum")))
+	mon, err := os.Open(fmt.Sprintf("/sys/kernel/debug/usb/usbmon/%du", rig.Number(filepath.Join("/sys/bus/usb/devices", d.Port), "busnum")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,7 +71,7 @@ func newKernel(t *testing.T) *kernel {
 
 func (k *kernel) open() *conn {
 	k.Helper()
-	c, err := openDevice(k.path, "usb:test", 3, nil, func() { k.departures.Add(1) })
+	c, err := openDevice(Place{Name: "usb:test", Path: k.path, Departed: func() { k.departures.Add(1) }}, 3)
 	if err != nil {
 		k.Fatal(err)
 	}
@@ -318,7 +318,7 @@ func TestOpenErrno(t *testing.T) {
 			t.Errorf("%v: gone", errno)
 		}
 	}
-	if _, err := openDevice(filepath.Join(t.TempDir(), "none"), "usb:1-1", 0, nil, func() {}); !errors.Is(err, reader.ErrGone) {
+	if _, err := Usbfs(Place{Name: "usb:1-1", Path: filepath.Join(t.TempDir(), "none")}, 0); !errors.Is(err, reader.ErrGone) {
 		t.Errorf("%v", err)
 	}
 }
@@ -351,7 +351,7 @@ func TestSetUp(t *testing.T) {
 			for req, errs := range tt.errs {
 				k.errs[req] = errs
 			}
-			c, err := openDevice(k.path, "usb:test", tt.iface, nil, func() {})
+			c, err := openDevice(Place{Name: "usb:test", Path: k.path}, tt.iface)
 			if !errors.Is(err, tt.want) {
 				t.Errorf("%v, want %v", err, tt.want)
 			}
@@ -373,11 +373,11 @@ func TestSetUp(t *testing.T) {
 	}
 	k := newKernel(t)
 	readDescriptors = func(*os.File) ([]byte, error) { return kernelDevice[:17], unix.EIO }
-	if _, err := openDevice(k.path, "usb:test", 3, nil, func() {}); !errors.Is(err, unix.EIO) {
+	if _, err := openDevice(Place{Name: "usb:test", Path: k.path}, 3); !errors.Is(err, unix.EIO) {
 		t.Errorf("descriptors that cannot be read: %v", err)
 	}
 	readDescriptors = func(*os.File) ([]byte, error) { return kernelDevice[:20], nil }
-	if _, err := openDevice(k.path, "usb:test", 3, nil, func() {}); !errors.Is(err, reader.ErrProtocol) {
+	if _, err := openDevice(Place{Name: "usb:test", Path: k.path}, 3); !errors.Is(err, reader.ErrProtocol) {
 		t.Errorf("descriptors that are cut: %v", err)
 	}
 	readDescriptors = func(*os.File) ([]byte, error) { return kernelDevice, unix.ENODEV }
@@ -632,12 +632,12 @@ func TestDepartureIsToldFirst(t *testing.T) {
 			k := newKernel(t)
 			told := make(chan struct{})
 			var c *conn
-			c, err := openDevice(k.path, "usb:test", 3, nil, func() {
+			c, err := openDevice(Place{Name: "usb:test", Path: k.path, Departed: func() {
 				if closed(c.gone) {
 					t.Error("Gone was closed before")
 				}
 				close(told)
-			})
+			}}, 3)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -846,64 +846,35 @@ func TestStrings(t *testing.T) {
 	}
 }
 
-// OpenUSB of an announced device: the strings that the kernel read are not asked for
-// again.
-func TestOpenUSB(t *testing.T) {
+func await[T any](t *testing.T, c <-chan T, what string) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("no %s", what)
+	}
+	return v
+}
+
+// What the watcher knows is not asked for again: strings, and which configuration is in
+// force.
+func TestPlace(t *testing.T) {
 	k := newKernel(t)
-	f := newTree(t)
-	d := d1
-	d.attrs = map[string]string{"serial": "S1\n"}
-	f.plug(d)
-	f.must(os.Remove(f.devfile(3, 5)))
-	f.must(os.Rename(k.path, f.devfile(3, 5)))
-	f.start("uevents")
-	r := f.next()
-	c, err := Open(t.Context(), r, 3)
+	c, err := openDevice(Place{Name: "usb:test", Path: k.path, Config: 1, Strings: map[uint8]string{3: "S1"}}, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if got := c.String(3); got != "S1" {
+	k.called()
+	if got := c.String(3); got != "S1" || k.called() != "" {
 		t.Errorf("serial number %q", got)
 	}
 	if !bytes.Equal(c.Descriptors(), kernelDevice) {
 		t.Errorf("descriptors % X", c.Descriptors())
 	}
-	n := r.Link.(*node)
-	if !n.ready() || n.waiting != 0 {
-		t.Errorf("failure %v, %d waiting", n.failure, n.waiting)
+	if _, err := Usbfs(Place{Name: "usb:test", Path: k.path, Config: 2}, 3); !errors.Is(err, reader.ErrProtocol) {
+		t.Errorf("configuration 2: %v", err)
 	}
-	k.fail(ioDisconnectClaim, unix.EBUSY)
-	k.fail(ioClaim, unix.EBUSY)
-	if _, err := Open(t.Context(), r, 3); !errors.Is(err, reader.ErrClaimed) || n.ready() || n.waiting != 0 {
-		t.Errorf("claimed: %v; ready %v, %d waiting", err, n.ready(), n.waiting)
-	}
-	k.fail(ioDisconnectClaim, nil)
-	c2, err := Open(t.Context(), r, 3)
-	if err != nil || !n.ready() {
-		t.Fatalf("%v; failure %v", err, n.failure)
-	}
-	c2.Close()
-	// The kernel says of the open file that the device left; there is no event yet, and
-	// sysfs still shows the device.
-	c.ClearHalt(t.Context(), kIntrIn) // the kernel here wakes who spoke last
-	k.unplug(0)
-	await(t, c.Gone(), "departure")
-	if !closed(n.gone) {
-		t.Error("the device has not left, and its reader looks dead")
-	}
-	f.w.scan(false, true)
-	f.none("it is leaving, and sysfs shows it")
-	if _, err := Open(t.Context(), r, 3); !errors.Is(err, reader.ErrGone) {
-		t.Errorf("gone: %v", err)
-	}
-	f.say(d.event("remove"))
-	f.quiet()
-	// "write rescan to ctl": after all it is there.
-	f.w.Rescan()
-	r = f.next()
-	n.departed() // of the device before
-	f.stays(r, "another device's file")
 	if _, err := Open(t.Context(), reader.Device{Driver: "x"}, 3); !errors.Is(err, reader.ErrInvalid) {
 		t.Errorf("no USB device: %v", err)
 	}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
+	"maps"
 	"os"
 	"runtime"
 	"sync"
@@ -43,7 +43,8 @@ const maxTransfer = 1 << 20
 // A urb that was discarded still ends by being reaped: whatever it had moved
 // until then is in its buffer and is handed to the caller.
 type conn struct {
-	name  string // for errors: "usb:3-1.2"
+	at    Place
+	name  string // at.Name, for errors
 	iface uint32
 	file  *os.File
 	raw   syscall.RawConn
@@ -53,7 +54,6 @@ type conn struct {
 
 	gone     chan struct{}
 	goneOnce sync.Once
-	departed func()        // called before gone is closed, if the kernel says that the device left
 	reaped   chan struct{} // the reaper has ended
 	ended    uintptr       // the urb that ended last; the reaper's
 	pin      runtime.Pinner
@@ -78,37 +78,51 @@ type urb struct {
 	timer  *time.Timer
 }
 
-// openDevice opens the device file at path and claims an interface. departed is called
-// when the kernel says of the open file that its device has left. log may be nil.
-func openDevice(path, name string, iface uint8, log *slog.Logger, departed func()) (*conn, error) {
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+// Usbfs is the Transport on the kernel's own interface, usbfs. It hears of a departure
+// by its device file, and needs no Place.Gone.
+func Usbfs(at Place, iface uint8) (Conn, error) {
+	c, err := openDevice(at, iface)
 	if err != nil {
-		return nil, openError(name, path, err)
+		return nil, err
+	}
+	return c, nil
+}
+
+var _ Transport = Usbfs
+
+func openDevice(at Place, iface uint8) (*conn, error) {
+	fd, err := unix.Open(at.Path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, openError(at.Name, at.Path, err)
 	}
 	c := &conn{
-		name: name, iface: uint32(iface),
-		file:     os.NewFile(uintptr(fd), path),
+		at: at, name: at.Name, iface: uint32(iface),
+		file:     os.NewFile(uintptr(fd), at.Path),
 		gone:     make(chan struct{}),
-		departed: departed,
 		reaped:   make(chan struct{}),
 		inFlight: map[uintptr]*urb{},
 		strings:  map[uint8]string{},
 	}
+	maps.Copy(c.strings, at.Strings)
 	if err := c.setUp(fd); err != nil {
 		c.file.Close()
 		return nil, err
 	}
 	go func() {
-		if reader.Guard(log, name, c.reap) != nil {
+		if reader.Guard(at.Log, at.Name, c.reap) != nil {
 			c.die()
 		}
 	}()
 	return c, nil
 }
 
+// maxDescriptors bounds what is read of them: 8 configurations, which is the most that
+// the kernel takes, have 512 KiB.
+const maxDescriptors = 1 << 20
+
 // readDescriptors reads what usbfs gives; tests stand in for it.
 var readDescriptors = func(f *os.File) ([]byte, error) {
-	return io.ReadAll(io.NewSectionReader(f, 0, maxSysfs))
+	return io.ReadAll(io.NewSectionReader(f, 0, maxDescriptors))
 }
 
 func (c *conn) setUp(fd int) (err error) {
@@ -119,7 +133,7 @@ func (c *conn) setUp(fd int) (err error) {
 	if err != nil && len(all) < 18 {
 		return c.failed("read descriptors", err)
 	}
-	if c.desc, err = activeDescriptors(all, activeConfig(c.file.Name())); err != nil {
+	if c.desc, err = ActiveDescriptors(all, c.at.Config); err != nil {
 		return fmt.Errorf("%s: %w", c.name, err)
 	}
 	if c.types, err = endpointTypes(c.desc, uint8(c.iface)); err != nil {
@@ -239,7 +253,7 @@ func (c *conn) reap() {
 // before Gone, after which it counts as there, and only its driver's reader as dead.
 func (c *conn) leave() {
 	c.goneOnce.Do(func() {
-		c.departed()
+		c.at.departed()
 		close(c.gone)
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/internal/rig"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
@@ -62,43 +63,14 @@ func TestInMachineThatSleeps(t *testing.T) {
 	}
 }
 
-// patience is a time-out that no transfer here needs, however busy the machine is.
-const patience = 30 * time.Second
-
-// find waits for the device with this serial number and gives its device file.
-func find(t *testing.T, serial string) string {
-	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		dirs, _ := filepath.Glob("/sys/bus/usb/devices/*/serial")
-		for _, f := range dirs {
-			if b, _ := os.ReadFile(f); strings.TrimSpace(string(b)) == serial {
-				d := filepath.Dir(f)
-				// Interfaces come after the attributes.
-				if ifs, _ := filepath.Glob(d + "/*:*"); len(ifs) == 0 {
-					continue
-				}
-				return fmt.Sprintf("/dev/bus/usb/%03d/%03d", number(d, "busnum"), number(d, "devnum"))
-			}
-		}
-	}
-	t.Fatalf("no device with serial number %q appeared", serial)
-	return ""
-}
-
-func number(dir, attr string) (n int) {
-	b, _ := os.ReadFile(filepath.Join(dir, attr))
-	fmt.Sscan(string(b), &n)
-	return n
-}
-
 // plugged gives a loop device and a connection to it.
-func plugged(t *testing.T) (*loop, usb.Conn) {
+func plugged(t *testing.T) (*rig.Loop, usb.Conn) {
 	t.Helper()
 	machine.NeedGuest(t)
-	l := newLoop()
-	l.serial = fmt.Sprintf("%s-%d", t.Name(), time.Now().UnixNano())
-	plug(t, l)
-	c, err := usb.OpenPath(find(t, l.serial), 0)
+	l := rig.NewLoop()
+	l.Serial = fmt.Sprintf("%s-%d", t.Name(), time.Now().UnixNano())
+	rig.Plug(t, l)
+	c, err := usb.Usbfs(rig.Find(t, l.Serial), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,10 +80,10 @@ func plugged(t *testing.T) (*loop, usb.Conn) {
 
 func TestUSBDescriptors(t *testing.T) {
 	l, c := plugged(t)
-	if !bytes.Equal(c.Descriptors(), l.desc) {
-		t.Errorf("descriptors\n% X, want\n% X", c.Descriptors(), l.desc)
+	if !bytes.Equal(c.Descriptors(), l.Desc) {
+		t.Errorf("descriptors\n% X, want\n% X", c.Descriptors(), l.Desc)
 	}
-	for i, want := range []string{"", "cardfs tests", "loop – ü", l.serial, ""} {
+	for i, want := range []string{"", "cardfs tests", "loop – ü", l.Serial, ""} {
 		for range 2 {
 			if got := c.String(uint8(i)); got != want {
 				t.Errorf("string %d: %q, want %q", i, got, want)
@@ -125,18 +97,18 @@ func TestUSBControl(t *testing.T) {
 	ctx := t.Context()
 	for _, size := range []int{0, 1, 63, 64, 65, 512, 4096} {
 		want := pattern(size)
-		if n, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: reqStore}, want, patience); n != size || err != nil {
+		if n, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: rig.ReqStore}, want, rig.Patience); n != size || err != nil {
 			t.Fatalf("store %d bytes: %d, %v", size, n, err)
 		}
 		got := make([]byte, size+10)
-		n, err := c.Control(ctx, usb.Setup{RequestType: 0xC0, Request: reqFetch}, got, patience)
+		n, err := c.Control(ctx, usb.Setup{RequestType: 0xC0, Request: rig.ReqFetch}, got, rig.Patience)
 		if err != nil || !bytes.Equal(got[:n], want) {
 			t.Fatalf("fetch %d bytes: %d bytes, %v", size, n, err)
 		}
 	}
 	// USB 2.0 §8.5.3.4: a control endpoint's stall ends with the next SETUP.
 	for range 2 {
-		if _, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: reqStall}, nil, patience); !errors.Is(err, usb.ErrStall) {
+		if _, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: rig.ReqStall}, nil, rig.Patience); !errors.Is(err, usb.ErrStall) {
 			t.Errorf("stall: %v", err)
 		}
 	}
@@ -153,31 +125,31 @@ func pattern(n int) []byte {
 func TestUSBBulkAndInterrupt(t *testing.T) {
 	l, c := plugged(t)
 	ctx := t.Context()
-	for _, ep := range []struct{ out, in uint8 }{{bulkOut, bulkIn}, {intOut, intIn}} {
+	for _, ep := range []struct{ out, in uint8 }{{rig.BulkOut, rig.BulkIn}, {rig.IntOut, rig.IntIn}} {
 		for _, size := range []int{1, 63, 64, 65, 271, 4096, 65556} {
-			if ep.out == intOut && size > 4096 {
+			if ep.out == rig.IntOut && size > 4096 {
 				continue
 			}
 			want := pattern(size)
-			if n, err := c.Out(ctx, ep.out, want, false, patience); n != size || err != nil {
+			if n, err := c.Out(ctx, ep.out, want, false, rig.Patience); n != size || err != nil {
 				t.Fatalf("%02X: %d bytes out: %d, %v", ep.out, size, n, err)
 			}
 			got := make([]byte, size+64)
-			n, err := c.In(ctx, ep.in, got, patience)
+			n, err := c.In(ctx, ep.in, got, rig.Patience)
 			if err != nil || !bytes.Equal(got[:n], want) {
 				t.Fatalf("%02X: %d bytes in: %d bytes, %v", ep.in, size, n, err)
 			}
 		}
 	}
-	if _, err := c.In(ctx, 0x85, make([]byte, 8), patience); !errors.Is(err, reader.ErrInvalid) {
+	if _, err := c.In(ctx, 0x85, make([]byte, 8), rig.Patience); !errors.Is(err, reader.ErrInvalid) {
 		t.Errorf("IN on an endpoint that is not there: %v", err)
 	}
-	if _, err := c.Out(ctx, bulkIn, make([]byte, 8), false, patience); !errors.Is(err, reader.ErrInvalid) {
+	if _, err := c.Out(ctx, rig.BulkIn, make([]byte, 8), false, rig.Patience); !errors.Is(err, reader.ErrInvalid) {
 		t.Errorf("OUT on an IN endpoint: %v", err)
 	}
 	// More than asked for is babble, unless it ends at a packet.
-	l.set(func() { l.queue[bulkIn] = [][]byte{pattern(80)} })
-	if _, err := c.In(ctx, bulkIn, make([]byte, 10), patience); !errors.Is(err, usb.ErrOverflow) {
+	l.Set(func() { l.Queue[rig.BulkIn] = [][]byte{pattern(80)} })
+	if _, err := c.In(ctx, rig.BulkIn, make([]byte, 10), rig.Patience); !errors.Is(err, usb.ErrOverflow) {
 		t.Errorf("babble: %v", err)
 	}
 }
@@ -191,16 +163,16 @@ func TestUSBZeroLength(t *testing.T) {
 		n   int
 		zlp bool
 	}{{64, true}, {64, false}, {0, false}} {
-		if n, err := c.Out(ctx, bulkOut, pattern(tt.n), tt.zlp, patience); n != tt.n || err != nil {
+		if n, err := c.Out(ctx, rig.BulkOut, pattern(tt.n), tt.zlp, rig.Patience); n != tt.n || err != nil {
 			t.Fatalf("%d bytes out, zlp %v: %d, %v", tt.n, tt.zlp, n, err)
 		}
-		l.mu.Lock()
-		last := l.outs[len(l.outs)-1]
-		l.mu.Unlock()
-		if last != (out{bulkOut, tt.n, tt.zlp}) {
+		l.Mu.Lock()
+		last := l.Outs[len(l.Outs)-1]
+		l.Mu.Unlock()
+		if last != (rig.Sent{Endpoint: rig.BulkOut, Bytes: tt.n, ZLP: tt.zlp}) {
 			t.Errorf("%d bytes with zlp %v reached the device as %+v", tt.n, tt.zlp, last)
 		}
-		if n, err := c.In(ctx, bulkIn, make([]byte, 64), patience); n != tt.n || err != nil {
+		if n, err := c.In(ctx, rig.BulkIn, make([]byte, 64), rig.Patience); n != tt.n || err != nil {
 			t.Errorf("back: %d bytes, %v", n, err)
 		}
 	}
@@ -210,13 +182,13 @@ func TestUSBZeroLength(t *testing.T) {
 func TestUSBStall(t *testing.T) {
 	l, c := plugged(t)
 	ctx := t.Context()
-	for _, ep := range []uint8{bulkOut, bulkIn, intIn, intOut} {
-		l.set(func() { l.halted[ep] = true })
+	for _, ep := range []uint8{rig.BulkOut, rig.BulkIn, rig.IntIn, rig.IntOut} {
+		l.Set(func() { l.Halted[ep] = true })
 		move := func() (err error) {
 			if ep&0x80 != 0 {
-				_, err = c.In(ctx, ep, make([]byte, 64), patience)
+				_, err = c.In(ctx, ep, make([]byte, 64), rig.Patience)
 			} else {
-				_, err = c.Out(ctx, ep, pattern(3), false, patience)
+				_, err = c.Out(ctx, ep, pattern(3), false, rig.Patience)
 			}
 			return err
 		}
@@ -229,7 +201,7 @@ func TestUSBStall(t *testing.T) {
 			t.Errorf("%02X: %v", ep, err)
 		}
 		if ep&0x80 != 0 {
-			l.set(func() { l.queue[ep] = [][]byte{pattern(3)} })
+			l.Set(func() { l.Queue[ep] = [][]byte{pattern(3)} })
 		}
 		if err := move(); err != nil {
 			t.Errorf("%02X after ClearHalt: %v", ep, err)
@@ -241,7 +213,7 @@ func TestUSBStall(t *testing.T) {
 // say later goes to the next transfer.
 func TestUSBTimeoutAndCancel(t *testing.T) {
 	l, c := plugged(t)
-	for _, ep := range []uint8{bulkIn, intIn} {
+	for _, ep := range []uint8{rig.BulkIn, rig.IntIn} {
 		if n, err := c.In(t.Context(), ep, make([]byte, 64), 20*time.Millisecond); n != 0 || !errors.Is(err, usb.ErrTimeout) || !errors.Is(err, reader.ErrTimeout) {
 			t.Errorf("%02X: %d, %v, want a time-out", ep, n, err)
 		}
@@ -253,26 +225,26 @@ func TestUSBTimeoutAndCancel(t *testing.T) {
 		if _, err := c.In(ctx, ep, make([]byte, 64), 0); !errors.Is(err, context.Canceled) {
 			t.Errorf("%02X: %v, want cancelled before it began", ep, err)
 		}
-		l.set(func() { l.queue[ep] = append(l.queue[ep], []byte("late")) })
+		l.Set(func() { l.Queue[ep] = append(l.Queue[ep], []byte("late")) })
 		p := make([]byte, 64)
-		if n, err := c.In(t.Context(), ep, p, patience); err != nil || string(p[:n]) != "late" {
+		if n, err := c.In(t.Context(), ep, p, rig.Patience); err != nil || string(p[:n]) != "late" {
 			t.Errorf("%02X: %q, %v", ep, p[:n], err)
 		}
 	}
-	l.set(func() { l.hold[bulkOut], l.hold[0] = true, true })
-	if _, err := c.Out(t.Context(), bulkOut, pattern(9), false, 20*time.Millisecond); !errors.Is(err, usb.ErrTimeout) {
+	l.Set(func() { l.Hold[rig.BulkOut], l.Hold[0] = true, true })
+	if _, err := c.Out(t.Context(), rig.BulkOut, pattern(9), false, 20*time.Millisecond); !errors.Is(err, usb.ErrTimeout) {
 		t.Errorf("OUT: %v, want a time-out", err)
 	}
-	if _, err := c.Control(t.Context(), usb.Setup{RequestType: 0x40, Request: reqHang}, nil, 20*time.Millisecond); !errors.Is(err, usb.ErrTimeout) {
+	if _, err := c.Control(t.Context(), usb.Setup{RequestType: 0x40, Request: rig.ReqHang}, nil, 20*time.Millisecond); !errors.Is(err, usb.ErrTimeout) {
 		t.Errorf("control: %v, want a time-out", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: reqHang}, nil, 0); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: rig.ReqHang}, nil, 0); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("control: %v, want the context's deadline", err)
 	}
-	l.set(func() { clear(l.hold) })
-	if n, err := c.Out(t.Context(), bulkOut, pattern(9), false, patience); n != 9 || err != nil {
+	l.Set(func() { clear(l.Hold) })
+	if n, err := c.Out(t.Context(), rig.BulkOut, pattern(9), false, rig.Patience); n != 9 || err != nil {
 		t.Errorf("OUT afterwards: %d, %v", n, err)
 	}
 	if in, _ := usb.Taken(c); in != 0 {
@@ -286,7 +258,7 @@ func TestUSBCancelLosesNothing(t *testing.T) {
 	const count = 300
 	go func() {
 		for i := range count {
-			l.set(func() { l.queue[bulkIn] = append(l.queue[bulkIn], fmt.Appendf(nil, "%d", i)) })
+			l.Set(func() { l.Queue[rig.BulkIn] = append(l.Queue[rig.BulkIn], fmt.Appendf(nil, "%d", i)) })
 			time.Sleep(time.Duration(i%7) * 300 * time.Microsecond)
 		}
 	}()
@@ -294,7 +266,7 @@ func TestUSBCancelLosesNothing(t *testing.T) {
 	cancelled := 0
 	for end := time.Now().Add(time.Minute); len(got) < count && time.Now().Before(end); {
 		p := make([]byte, 64)
-		n, err := c.In(t.Context(), bulkIn, p, time.Duration(1+len(got)%5)*200*time.Microsecond)
+		n, err := c.In(t.Context(), rig.BulkIn, p, time.Duration(1+len(got)%5)*200*time.Microsecond)
 		if n > 0 {
 			got = append(got, string(p[:n]))
 		}
@@ -319,30 +291,30 @@ func TestUSBCancelLosesNothing(t *testing.T) {
 func TestUSBUnplug(t *testing.T) {
 	for name, move := range map[string]func(c usb.Conn) error{
 		"control": func(c usb.Conn) error {
-			_, err := c.Control(context.Background(), usb.Setup{RequestType: 0x40, Request: reqHang}, nil, 0)
+			_, err := c.Control(context.Background(), usb.Setup{RequestType: 0x40, Request: rig.ReqHang}, nil, 0)
 			return err
 		},
 		"bulk out": func(c usb.Conn) error {
-			_, err := c.Out(context.Background(), bulkOut, pattern(200), false, 0)
+			_, err := c.Out(context.Background(), rig.BulkOut, pattern(200), false, 0)
 			return err
 		},
 		"bulk in": func(c usb.Conn) error {
-			_, err := c.In(context.Background(), bulkIn, make([]byte, 64), 0)
+			_, err := c.In(context.Background(), rig.BulkIn, make([]byte, 64), 0)
 			return err
 		},
 		"interrupt in": func(c usb.Conn) error {
-			_, err := c.In(context.Background(), intIn, make([]byte, 64), 0)
+			_, err := c.In(context.Background(), rig.IntIn, make([]byte, 64), 0)
 			return err
 		},
 		"nothing": func(c usb.Conn) error { <-c.Gone(); return reader.ErrGone },
 	} {
 		t.Run(name, func(t *testing.T) {
 			machine.NeedGuest(t)
-			l := newLoop()
-			l.serial = fmt.Sprintf("%s-%d", name, time.Now().UnixNano())
-			l.hold = map[uint8]bool{0: true, bulkOut: true}
-			plug(t, l)
-			c, err := usb.OpenPath(find(t, l.serial), 0)
+			l := rig.NewLoop()
+			l.Serial = fmt.Sprintf("%s-%d", name, time.Now().UnixNano())
+			l.Hold = map[uint8]bool{0: true, rig.BulkOut: true}
+			rig.Plug(t, l)
+			c, err := usb.Usbfs(rig.Find(t, l.Serial), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -355,21 +327,21 @@ func TestUSBUnplug(t *testing.T) {
 				}
 			}
 			begin := time.Now()
-			close(l.gone)
+			close(l.Left)
 			select {
 			case err := <-end:
 				t.Logf("after %v: %v", time.Since(begin), err)
 				if !errors.Is(err, reader.ErrGone) {
 					t.Errorf("%v, want ErrGone", err)
 				}
-			case <-time.After(patience):
+			case <-time.After(rig.Patience):
 				t.Fatal("the transfer goes on without a device")
 			}
 			<-c.Gone()
 			if err := move(c); !errors.Is(err, reader.ErrGone) {
 				t.Errorf("the next: %v", err)
 			}
-			if err := c.ClearHalt(context.Background(), bulkIn); !errors.Is(err, reader.ErrGone) {
+			if err := c.ClearHalt(context.Background(), rig.BulkIn); !errors.Is(err, reader.ErrGone) {
 				t.Errorf("ClearHalt: %v", err)
 			}
 			if err := c.Reset(context.Background()); !errors.Is(err, reader.ErrGone) {
@@ -383,7 +355,7 @@ func TestUSBUnplug(t *testing.T) {
 func TestUSBClose(t *testing.T) {
 	_, c := plugged(t)
 	var wg sync.WaitGroup
-	for _, ep := range []uint8{bulkIn, intIn} {
+	for _, ep := range []uint8{rig.BulkIn, rig.IntIn} {
 		wg.Go(func() {
 			if _, err := c.In(context.Background(), ep, make([]byte, 64), 0); !errors.Is(err, reader.ErrGone) {
 				t.Errorf("%02X: %v", ep, err)
@@ -400,7 +372,7 @@ func TestUSBClose(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Errorf("twice: %v", err)
 	}
-	if _, err := c.In(context.Background(), bulkIn, make([]byte, 64), 0); !errors.Is(err, reader.ErrGone) {
+	if _, err := c.In(context.Background(), rig.BulkIn, make([]byte, 64), 0); !errors.Is(err, reader.ErrGone) {
 		t.Errorf("after Close: %v", err)
 	}
 	select {
@@ -413,22 +385,22 @@ func TestUSBClose(t *testing.T) {
 // A second claim names who has the interface.
 func TestUSBClaimed(t *testing.T) {
 	l, c := plugged(t)
-	path := find(t, l.serial)
-	_, err := usb.OpenPath(path, 0)
+	path := rig.Find(t, l.Serial)
+	_, err := usb.Usbfs(path, 0)
 	want := fmt.Sprintf("%s (pid %d)", strings.TrimSpace(readFile("/proc/self/comm")), os.Getpid())
 	if !errors.Is(err, reader.ErrClaimed) || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v, want ErrClaimed and %q", err, want)
 	}
-	if _, err := c.Control(t.Context(), usb.Setup{RequestType: 0x40, Request: reqStore}, nil, patience); err != nil {
+	if _, err := c.Control(t.Context(), usb.Setup{RequestType: 0x40, Request: rig.ReqStore}, nil, rig.Patience); err != nil {
 		t.Errorf("the first owner is disturbed: %v", err)
 	}
 	c.Close()
-	c2, err := usb.OpenPath(path, 0)
+	c2, err := usb.Usbfs(path, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c2.Close()
-	if _, err := usb.OpenPath(path, 7); !errors.Is(err, reader.ErrInvalid) {
+	if _, err := usb.Usbfs(path, 7); !errors.Is(err, reader.ErrInvalid) {
 		t.Errorf("interface 7: %v", err)
 	}
 }
@@ -445,7 +417,7 @@ func TestUSBReset(t *testing.T) {
 	for _, who := range []string{"ours", "another's"} {
 		end := make(chan error, 1)
 		go func() {
-			_, err := c.In(context.Background(), intIn, make([]byte, 64), 0)
+			_, err := c.In(context.Background(), rig.IntIn, make([]byte, 64), 0)
 			end <- err
 		}()
 		for in, _ := usb.Taken(c); in == 0; in, _ = usb.Taken(c) {
@@ -455,7 +427,7 @@ func TestUSBReset(t *testing.T) {
 			if err := c.Reset(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-		} else if err := resetDevice(find(t, l.serial)); err != nil {
+		} else if err := rig.ResetDevice(rig.Find(t, l.Serial).Path); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-end; !errors.Is(err, usb.ErrReset) {
@@ -466,13 +438,13 @@ func TestUSBReset(t *testing.T) {
 			t.Fatalf("%s: Gone is closed", who)
 		default:
 		}
-		if _, err := c.Out(t.Context(), bulkOut, pattern(5), false, patience); err != nil {
+		if _, err := c.Out(t.Context(), rig.BulkOut, pattern(5), false, rig.Patience); err != nil {
 			t.Errorf("%s: afterwards: %v", who, err)
 		}
-		if n, err := c.In(t.Context(), bulkIn, make([]byte, 64), patience); n != 5 || err != nil {
+		if n, err := c.In(t.Context(), rig.BulkIn, make([]byte, 64), rig.Patience); n != 5 || err != nil {
 			t.Errorf("%s: afterwards: %d, %v", who, n, err)
 		}
-		if _, err := usb.OpenPath(find(t, l.serial), 0); !errors.Is(err, reader.ErrClaimed) {
+		if _, err := usb.Usbfs(rig.Find(t, l.Serial), 0); !errors.Is(err, reader.ErrClaimed) {
 			t.Errorf("%s: the interface is free to others afterwards: %v", who, err)
 		}
 	}
@@ -487,7 +459,7 @@ func TestUSBResetWhileBusy(t *testing.T) {
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			if _, err := c.In(ctx, intIn, make([]byte, 64), 0); err != nil && !errors.Is(err, usb.ErrReset) && ctx.Err() == nil {
+			if _, err := c.In(ctx, rig.IntIn, make([]byte, 64), 0); err != nil && !errors.Is(err, usb.ErrReset) && ctx.Err() == nil {
 				t.Logf("pending transfer: %v", err)
 			}
 		}
@@ -499,7 +471,7 @@ func TestUSBResetWhileBusy(t *testing.T) {
 	}
 	cancel()
 	<-done
-	if _, err := c.Out(t.Context(), bulkOut, pattern(5), false, patience); err != nil {
+	if _, err := c.Out(t.Context(), rig.BulkOut, pattern(5), false, rig.Patience); err != nil {
 		t.Error(err)
 	}
 }
@@ -509,14 +481,14 @@ func TestUSBDescriptorsOfFiles(t *testing.T) {
 	machine.NeedGuest(t)
 	before := openFiles()
 	for range 10 {
-		l := newLoop()
-		l.serial = fmt.Sprintf("files-%d", time.Now().UnixNano())
-		port := plug(t, l)
-		c, err := usb.OpenPath(find(t, l.serial), 0)
+		l := rig.NewLoop()
+		l.Serial = fmt.Sprintf("files-%d", time.Now().UnixNano())
+		port := rig.Plug(t, l)
+		c, err := usb.Usbfs(rig.Find(t, l.Serial), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Out(t.Context(), bulkOut, pattern(5), false, patience); err != nil {
+		if _, err := c.Out(t.Context(), rig.BulkOut, pattern(5), false, rig.Patience); err != nil {
 			t.Error(err)
 		}
 		c.Close()
@@ -541,17 +513,17 @@ func openFiles() (all []string) {
 // A driver of the kernel's is taken off the interface, and gets it back.
 func TestUSBKernelDriver(t *testing.T) {
 	g := machine.NeedGuest(t)
-	_, h := watch(t, idDriver{"keyboard", []reader.ID{{Vendor: 0x0627, Product: 0x0001}}})
+	_, h := rig.Watch(t, usb.Usbfs, rig.KeyboardDriver)
 	if err := machine.Plug(t.Context(), g, "keyboard", "kbd"); err != nil {
 		t.Fatal(err)
 	}
-	d := h.next(t)
-	defer takeOut(t, g, "kbd", d)
+	d := h.Next(t)
+	defer rig.TakeOut(t, g, "kbd", d)
 	link := filepath.Join("/sys/bus/usb/devices", d.Port, d.Port+":1.0", "driver")
 	driver := func(want string) {
 		t.Helper()
 		var got string
-		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(rig.Patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			l, _ := os.Readlink(link)
 			if got = filepath.Base(l); got == want {
 				return
@@ -566,7 +538,7 @@ func TestUSBKernelDriver(t *testing.T) {
 	}
 	driver("usbfs")
 	// GET_REPORT goes to the keyboard (HID 1.11 §7.2.1).
-	if n, err := c.Control(t.Context(), usb.Setup{RequestType: 0xA1, Request: 1, Value: 1 << 8}, make([]byte, 8), patience); n != 8 || err != nil {
+	if n, err := c.Control(t.Context(), usb.Setup{RequestType: 0xA1, Request: 1, Value: 1 << 8}, make([]byte, 8), rig.Patience); n != 8 || err != nil {
 		t.Errorf("GET_REPORT: %d bytes, %v", n, err)
 	}
 	c.Close()

@@ -1,6 +1,9 @@
-package usb
+package hotplug
 
-import "github.com/cardfs/cardfs/reader"
+import (
+	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/reader"
+)
 
 // table finds the driver of a device.
 type table struct {
@@ -39,7 +42,7 @@ func (t table) match(desc []byte) (reader.Driver, reader.ID, bool) {
 	if s, ok := t.ids[pair]; ok {
 		return s.driver, s.id, true
 	}
-	for _, i := range Interfaces(desc) {
+	for _, i := range usb.Interfaces(desc) {
 		if s, ok := t.classes[i.Class]; ok {
 			return s.driver, s.id, true
 		}

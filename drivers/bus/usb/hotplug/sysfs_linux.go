@@ -1,4 +1,4 @@
-package usb
+package hotplug
 
 import (
 	"bytes"
@@ -7,11 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -80,7 +80,7 @@ func (w *Watcher) see(name string) (s sight) {
 	}
 	config = bytes.TrimSpace(config)
 	s.configured = len(config) > 0
-	if s.desc, s.err = activeDescriptors(all, uint8(decimal(config))); s.err != nil {
+	if s.desc, s.err = usb.ActiveDescriptors(all, uint8(decimal(config))); s.err != nil {
 		return s
 	}
 	if s.driver, s.id, s.served = w.serves.match(s.desc); !s.served {
@@ -97,35 +97,10 @@ func notThere(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENOTDIR)
 }
 
-// sysfsDir is the directory of the device whose device file is at path.
-func sysfsDir(path string) (string, bool) {
-	var st unix.Stat_t
-	if unix.Stat(path, &st) != nil {
-		return "", false
-	}
-	rdev := uint64(st.Rdev) // 32 bits on MIPS
-	dir := fmt.Sprintf("/sys/dev/char/%d:%d", unix.Major(rdev), unix.Minor(rdev))
-	_, err := os.Stat(dir)
-	return dir, err == nil
-}
-
 // charDevice names a USB device as /sys/dev/char does: major number 189, 128 minor
 // numbers for each bus (Linux Documentation/admin-guide/devices.txt).
 func charDevice(bus, dev int) string {
 	return fmt.Sprintf("189:%d", (bus-1)*128+dev-1)
-}
-
-// activeConfig is the bConfigurationValue in force, 0 where sysfs does not tell.
-func activeConfig(path string) uint8 {
-	dir, ok := sysfsDir(path)
-	if !ok {
-		return 0
-	}
-	n, err := strconv.ParseUint(readAttr(dir, "bConfigurationValue"), 10, 8)
-	if err != nil {
-		return 0
-	}
-	return uint8(n)
 }
 
 func readAttr(dir, name string) string {
@@ -174,9 +149,4 @@ func uninterrupted(call func() (int, error)) (n int, err error) {
 			return n, err
 		}
 	}
-}
-
-func readHex(dir, name string) uint64 {
-	n, _ := strconv.ParseUint(readAttr(dir, name), 16, 32)
-	return n
 }

@@ -1,4 +1,4 @@
-package usb_test
+package hotplug_test
 
 import (
 	"bufio"
@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
+	"github.com/cardfs/cardfs/drivers/bus/usb/internal/rig"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
@@ -26,7 +28,7 @@ func TestUSBHotplugPermission(t *testing.T) {
 		unprivileged(t)
 		return
 	}
-	group, err := user.LookupGroup(usb.Group)
+	group, err := user.LookupGroup(hotplug.Group)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,10 +36,10 @@ func TestUSBHotplugPermission(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLoop()
-	l.serial = "permission"
-	plug(t, l)
-	path := find(t, l.serial)
+	l := rig.NewLoop()
+	l.Serial = "permission"
+	rig.Plug(t, l)
+	path := rig.Find(t, l.Serial).Path
 
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestUSBHotplugPermission$", "-test.v")
 	cmd.Env = append(os.Environ(), "CARDFS_UNPRIVILEGED=1")
@@ -62,8 +64,8 @@ func TestUSBHotplugPermission(t *testing.T) {
 		t.Fatalf("it did not say %q", what)
 	}
 	expect("refused")
-	rules := "/run/udev/rules.d/" + filepath.Base(usb.RulesFile)
-	if err := os.WriteFile(rules, []byte(usb.UdevRules([]reader.Driver{loopDriver})), 0o644); err != nil {
+	rules := "/run/udev/rules.d/" + filepath.Base(hotplug.RulesFile)
+	if err := os.WriteFile(rules, []byte(hotplug.UdevRules([]reader.Driver{rig.LoopDriver})), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	defer os.Remove(rules)
@@ -74,9 +76,9 @@ func TestUSBHotplugPermission(t *testing.T) {
 	}
 	expect("opened")
 	// The next one is given to the group while it is being opened.
-	l2 := newLoop()
-	l2.serial = "permission-2"
-	plug(t, l2)
+	l2 := rig.NewLoop()
+	l2.Serial = "permission-2"
+	rig.Plug(t, l2)
 	expect("opened")
 	for lines.Scan() {
 		t.Logf("nobody: %s", lines.Text())
@@ -92,16 +94,16 @@ func TestUSBHotplugPermission(t *testing.T) {
 
 // unprivileged is the user in the right group.
 func unprivileged(t *testing.T) {
-	_, h := watch(t, loopDriver)
-	d := h.next(t)
+	_, h := rig.Watch(t, usb.Usbfs, rig.LoopDriver)
+	d := h.Next(t)
 	_, err := usb.Open(t.Context(), d, 0)
 	want := `ATTR{idVendor}=="1209", ATTR{idProduct}=="0001", GROUP="plugdev"`
-	if !errors.Is(err, reader.ErrNoPermission) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), usb.RulesFile) {
+	if !errors.Is(err, reader.ErrNoPermission) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), hotplug.RulesFile) {
 		t.Errorf("%v, want ErrNoPermission and %s", err, want)
 	}
 	fmt.Println("refused:", err)
 	for range 2 {
-		d := h.next(t)
+		d := h.Next(t)
 		c, err := usb.Open(t.Context(), d, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -115,42 +117,42 @@ func unprivileged(t *testing.T) {
 // leaves others alone.
 func TestUSBRuleByClass(t *testing.T) {
 	g := machine.NeedGuest(t)
-	group, err := user.LookupGroup(usb.Group)
+	group, err := user.LookupGroup(hotplug.Group)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules := "/run/udev/rules.d/" + filepath.Base(usb.RulesFile)
-	if err := os.WriteFile(rules, []byte(usb.UdevRules([]reader.Driver{ccidDriver})), 0o644); err != nil {
+	rules := "/run/udev/rules.d/" + filepath.Base(hotplug.RulesFile)
+	if err := os.WriteFile(rules, []byte(hotplug.UdevRules([]reader.Driver{rig.CCIDDriver})), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	defer os.Remove(rules)
 	if out, err := exec.Command("udevadm", "control", "--reload").CombinedOutput(); err != nil {
 		t.Fatalf("udevadm control: %v %s", err, out)
 	}
-	_, h := watch(t, ccidDriver, idDriver{"keyboard", []reader.ID{{Vendor: 0x0627, Product: 0x0001}}})
+	_, h := rig.Watch(t, usb.Usbfs, rig.CCIDDriver, rig.KeyboardDriver)
 	for kind, want := range map[string]string{"ccid-empty": group.Gid, "keyboard": "0"} {
 		if err := machine.Plug(t.Context(), g, kind, "ruled"); err != nil {
 			t.Fatal(err)
 		}
-		d := h.next(t)
+		d := h.Next(t)
 		if out, err := exec.Command("udevadm", "settle").CombinedOutput(); err != nil {
 			t.Fatalf("udevadm settle: %v %s", err, out)
 		}
 		dir := filepath.Join("/sys/bus/usb/devices", d.Port)
-		fi, err := os.Stat(fmt.Sprintf("/dev/bus/usb/%03d/%03d", number(dir, "busnum"), number(dir, "devnum")))
+		fi, err := os.Stat(fmt.Sprintf("/dev/bus/usb/%03d/%03d", rig.Number(dir, "busnum"), rig.Number(dir, "devnum")))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if gid := fmt.Sprint(fi.Sys().(*syscall.Stat_t).Gid); gid != want {
 			t.Errorf("%s has group %s, want %s; mode %v", kind, gid, want, fi.Mode())
 		}
-		takeOut(t, g, "ruled", d)
+		rig.TakeOut(t, g, "ruled", d)
 	}
 }
 
 // The rules name each ID once, and the class.
 func TestUdevRules(t *testing.T) {
-	text := usb.UdevRules([]reader.Driver{loopDriver, ccidDriver, loopDriver, idDriver{"net", nil}})
+	text := hotplug.UdevRules([]reader.Driver{rig.LoopDriver, rig.CCIDDriver, rig.LoopDriver, rig.Driver{Called: "net"}})
 	for want, n := range map[string]int{
 		`SUBSYSTEM=="usb", ENV{DEVTYPE}=="usb_device", ATTR{idVendor}=="1209", ATTR{idProduct}=="0001", GROUP="plugdev", MODE="0660", TAG+="uaccess"`: 1,
 		`ENV{ID_USB_INTERFACES}=="*:0b????:*", GROUP="plugdev"`: 1,

@@ -1,4 +1,4 @@
-package usb
+package hotplug
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -32,6 +33,7 @@ import (
 // other one. Only apply changes what is known.
 type Watcher struct {
 	host   reader.Host
+	open   usb.Transport // of the devices that are announced
 	serves table
 	log    *slog.Logger
 	sys    string        // /sys/bus/usb/devices
@@ -78,12 +80,13 @@ type SlotCounter interface {
 // Watch announces to host every device that one of the drivers serves, by IDs or
 // interface class: those that are there before it returns, others as they come.
 // A device is announced once, whatever number of its interfaces match; an ID pair
-// goes before a class. The Device has Link, which is an Opener with the methods
+// goes before a class. The Device has Link, which is a usb.Opener on that transport,
+// with the methods
 //
 //	Descriptors() []byte     as Conn's, without opening the device
 //	Gone() <-chan struct{}   closed when the device leaves, or is to be announced anew
-func Watch(ctx context.Context, host reader.Host, drivers []reader.Driver, log *slog.Logger) (*Watcher, error) {
-	w := newWatcher(host, drivers, log, "/sys/bus/usb/devices", "/dev/bus/usb")
+func Watch(ctx context.Context, host reader.Host, drivers []reader.Driver, open usb.Transport, log *slog.Logger) (*Watcher, error) {
+	w := newWatcher(host, drivers, open, log, "/sys/bus/usb/devices", "/dev/bus/usb")
 	if err := w.start(ctx); err != nil {
 		w.Close()
 		return nil, err
@@ -91,12 +94,12 @@ func Watch(ctx context.Context, host reader.Host, drivers []reader.Driver, log *
 	return w, nil
 }
 
-func newWatcher(host reader.Host, drivers []reader.Driver, log *slog.Logger, sys, dev string) *Watcher {
+func newWatcher(host reader.Host, drivers []reader.Driver, open usb.Transport, log *slog.Logger, sys, dev string) *Watcher {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Watcher{
-		host: host, serves: newTable(drivers), log: log,
+		host: host, open: open, serves: newTable(drivers), log: log,
 		sys: sys, char: filepath.Join(sys, "../../../dev/char"), dev: dev,
 		every: pollEvery, most: lookTime, after: time.After,
 		openUevents: openUevents,
@@ -404,7 +407,7 @@ func (w *Watcher) arrive(name string, s sight) {
 	n := &node{
 		name: name, number: s.number, desc: s.desc, sys: filepath.Join(w.sys, name), configured: s.configured,
 		path: filepath.Join(w.dev, fmt.Sprintf("%03d", s.number.bus), fmt.Sprintf("%03d", s.number.dev)),
-		gone: make(chan struct{}), stirred: make(chan struct{}), since: time.Now(), strings: s.strings, log: w.log,
+		gone: make(chan struct{}), stirred: make(chan struct{}), since: time.Now(), strings: s.strings, log: w.log, transport: w.open,
 	}
 	n.departed = func() { w.departed(n) }
 	id, desc := s.id, s.desc

@@ -1,4 +1,4 @@
-package usb
+package hotplug
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -27,9 +28,11 @@ type tree struct {
 	log  *logText
 	news chan reader.Device
 
-	mu   sync.Mutex
-	all  []reader.Device
-	fail error // of Announce
+	mu      sync.Mutex
+	all     []reader.Device
+	fail    error       // of Announce
+	places  []usb.Place // that the transport was asked to open
+	refuses error       // what it answers
 	// netlink
 	queue  []*message
 	served *message
@@ -87,7 +90,7 @@ func newTree(t *testing.T) *tree {
 	for _, d := range []string{"sys/bus/usb/devices", "sys/dev/char", "sys/devices", "dev/001", "dev/003"} {
 		f.must(os.MkdirAll(filepath.Join(f.root, d), 0o755))
 	}
-	f.w = newWatcher(f, []reader.Driver{byPair, byClass}, slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	f.w = newWatcher(f, []reader.Driver{byPair, byClass}, f.open, slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		filepath.Join(f.root, "sys/bus/usb/devices"), filepath.Join(f.root, "dev"))
 	f.w.every = time.Millisecond
 	f.w.openUevents = f.openUevents
@@ -99,6 +102,32 @@ func newTree(t *testing.T) *tree {
 		}
 	})
 	return f
+}
+
+// open stands in for the transport.
+func (f *tree) open(at usb.Place, _ uint8) (usb.Conn, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.places = append(f.places, at)
+	if f.refuses != nil {
+		return nil, f.refuses
+	}
+	return openConn{at: at}, nil
+}
+
+// openConn is a connection that does nothing.
+type openConn struct {
+	usb.Conn
+	at usb.Place
+}
+
+func (openConn) Close() error { return nil }
+
+// refuseOpen has the transport answer err.
+func (f *tree) refuseOpen(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuses = err
 }
 
 // start starts the watcher with the sources that are named.
@@ -229,9 +258,9 @@ type device struct {
 // madeup describes a device with one interface of a class.
 func madeup(vendor, product uint16, class byte) []byte {
 	return slices.Concat(
-		[]byte{18, deviceDesc, 0, 2, 0, 0, 0, 64, byte(vendor), byte(vendor >> 8), byte(product), byte(product >> 8), 0, 1, 1, 2, 3, 1},
-		[]byte{9, configDesc, 18, 0, 1, 1, 0, 0x80, 50},
-		[]byte{9, interfaceDesc, 0, 0, 0, class, 0, 0, 0})
+		[]byte{18, 1, 0, 2, 0, 0, 0, 64, byte(vendor), byte(vendor >> 8), byte(product), byte(product >> 8), 0, 1, 1, 2, 3, 1},
+		[]byte{9, 2, 18, 0, 1, 1, 0, 0x80, 50},
+		[]byte{9, 4, 0, 0, 0, class, 0, 0, 0})
 }
 
 // plug shows a device, configured unless attrs say otherwise, and its device file.

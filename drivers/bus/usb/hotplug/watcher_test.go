@@ -1,4 +1,4 @@
-package usb
+package hotplug
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -247,13 +248,12 @@ func TestConfiguredWhileOpening(t *testing.T) {
 	r.Link.(*node).since = r.Link.(*node).since.Add(1 << 40)
 	end := make(chan error, 1)
 	go func() {
-		_, err := Open(t.Context(), r, 0)
+		_, err := usb.Open(t.Context(), r, 0)
 		end <- err
 	}()
 	f.file(d.name, "bConfigurationValue", "1\n")
 	f.say(d.ifEvent("add"))
-	// No usbfs stands behind the device file: it is opened, and has no descriptors.
-	if err := await(t, end, "end of OpenUSB"); errors.Is(err, errNotConfigured) || !errors.Is(err, reader.ErrProtocol) {
+	if err := await(t, end, "end of OpenUSB"); err != nil {
 		t.Errorf("open: %v", err)
 	}
 	f.stays(r, "it was opened in time")
@@ -264,7 +264,7 @@ func TestOtherConfiguration(t *testing.T) {
 	f := newTree(t)
 	two := madeup(0x1209, 1, 0xFF)
 	two[17] = 2
-	two = append(two, 9, configDesc, 18, 0, 1, 2, 0, 0x80, 50, 9, interfaceDesc, 0, 0, 0, 0x0B, 0, 0, 0)
+	two = append(two, 9, 2, 18, 0, 1, 2, 0, 0x80, 50, 9, 4, 0, 0, 0, 0x0B, 0, 0, 0)
 	d := d1
 	d.desc, d.attrs = two, map[string]string{"bConfigurationValue": "\n"}
 	f.plug(d)
@@ -273,7 +273,7 @@ func TestOtherConfiguration(t *testing.T) {
 	f.file(d.name, "bConfigurationValue", "2\n")
 	f.w.Rescan()
 	f.gone(r)
-	if got := f.next().Link.(*node).Descriptors(); Interfaces(got)[0].Class != 0x0B {
+	if got := f.next().Link.(*node).Descriptors(); usb.Interfaces(got)[0].Class != 0x0B {
 		t.Errorf("descriptors % X are not those of configuration 2", got)
 	}
 }

@@ -1,17 +1,17 @@
-package usb
+package hotplug
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -28,6 +28,8 @@ type node struct {
 	since   time.Time
 	gone    chan struct{}
 	log     *slog.Logger
+	// transport opens the device.
+	transport usb.Transport
 	// departed is called when the open device file says that the device has left.
 	departed func()
 	// configured is what sysfs said at the latest look. It is under the watcher's mu.
@@ -42,11 +44,11 @@ type node struct {
 }
 
 var (
-	_ Opener           = (*node)(nil)
+	_ usb.Opener       = (*node)(nil)
 	_ reader.Describer = (*node)(nil)
 )
 
-// Tell says by which numbers others know the device: pcscd's IFD handler finds
+// Describe says by which numbers others know the device: pcscd's IFD handler finds
 // the reader by them, when pcscd's hotplug names a device file and an interface.
 func (n *node) Describe() map[string]string {
 	return map[string]string{
@@ -59,7 +61,7 @@ func (n *node) Describe() map[string]string {
 // may have several: the first of class CCID (0B), else the first that is the
 // vendor's (FF), else the first.
 func mainInterface(desc []byte) uint8 {
-	all := Interfaces(desc)
+	all := usb.Interfaces(desc)
 	for _, class := range []uint8{0x0B, 0xFF} {
 		for _, i := range all {
 			if i.Class == class {
@@ -97,7 +99,7 @@ const (
 
 // OpenUSB opens the device and claims an interface. It waits for the kernel to
 // configure a device that has just come, and for udevd to give it to our group.
-func (n *node) OpenUSB(ctx context.Context, iface uint8) (Conn, error) {
+func (n *node) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) {
 	n.mu.Lock()
 	n.waiting++
 	n.failure = nil
@@ -147,9 +149,9 @@ var errNotConfigured = errors.New("the kernel has not configured the device (no 
 
 // try is one attempt. The kernel may be busy with the device, and then neither a
 // read of sysfs nor open(2) can be interrupted: they are left behind.
-func (n *node) try(ctx context.Context, iface uint8) (Conn, error) {
+func (n *node) try(ctx context.Context, iface uint8) (usb.Conn, error) {
 	type outcome struct {
-		conn *conn
+		conn usb.Conn
 		err  error
 	}
 	done := make(chan outcome)
@@ -167,24 +169,22 @@ func (n *node) try(ctx context.Context, iface uint8) (Conn, error) {
 	}()
 	select {
 	case o := <-done:
-		if o.err != nil {
-			return nil, o.err
-		}
-		return o.conn, nil
+		return o.conn, o.err
 	case <-n.gone:
-		return nil, openError(n.device.Address, n.path, unix.ENODEV)
+		return nil, n.hasLeft()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-func (n *node) open(iface uint8) (*conn, error) {
+func (n *node) open(iface uint8) (usb.Conn, error) {
 	select {
 	case <-n.gone:
-		return nil, openError(n.device.Address, n.path, unix.ENODEV)
+		return nil, n.hasLeft()
 	default:
 	}
-	if readAttr(n.sys, "bConfigurationValue") == "" {
+	config := readAttr(n.sys, "bConfigurationValue")
+	if config == "" {
 		if _, err := os.Stat(n.sys); err == nil {
 			if readAttr(n.sys, "authorized") == "0" {
 				return nil, fmt.Errorf("%s is not authorized (USBGuard, or authorized in sysfs): %w", n.device.Address, errNotConfigured)
@@ -192,14 +192,20 @@ func (n *node) open(iface uint8) (*conn, error) {
 			return nil, fmt.Errorf("%s: %w", n.device.Address, errNotConfigured)
 		}
 	}
-	c, err := openDevice(n.path, n.device.Address, iface, n.log, n.departed)
-	if err != nil {
-		return nil, err
+	c, err := n.transport(usb.Place{
+		Name: n.device.Address, Path: n.path, Bus: n.number.bus, Number: n.number.dev,
+		Descriptors: n.desc, Config: uint8(decimal([]byte(config))), Strings: n.strings,
+		Gone: n.gone, Departed: n.departed, Log: n.log,
+	}, iface)
+	if errors.Is(err, reader.ErrNoPermission) {
+		err = fmt.Errorf("%w; with the udev rule\n\t%s\nin %s, members of group %s may open it (udevadm control --reload; udevadm trigger)",
+			err, idRule(n.device.ID.Vendor, n.device.ID.Product), RulesFile, Group)
 	}
-	c.strMu.Lock()
-	defer c.strMu.Unlock()
-	maps.Copy(c.strings, n.strings)
-	return c, nil
+	return c, err
+}
+
+func (n *node) hasLeft() error {
+	return fmt.Errorf("%s: open %s: %w", n.device.Address, n.path, reader.ErrGone)
 }
 
 // patience is how long it may be worth waiting after err.
