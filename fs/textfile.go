@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -102,8 +103,24 @@ func (t *textFile) outcome(err error) {
 	defer t.mu.Unlock()
 	t.refused = nil
 	if err != nil {
-		t.refused = []byte("error " + strings.Join(strings.Fields(err.Error()), " ") + "\n")
+		t.refused = []byte("error " + reason(err) + "\n")
 	}
+}
+
+// maxReason bounds what each open keeps of an error, which may quote what was written.
+const maxReason = 1000
+
+// commandBytes are digits that may be a command, written to the wrong file. Errors
+// show no byte of one.
+var commandBytes = regexp.MustCompile(`[0-9A-Fa-f]{8,}`)
+
+// reason is err in the words of one line.
+func reason(err error) string {
+	words := strings.Join(strings.Fields(err.Error()), " ")
+	if len(words) > maxReason {
+		words = strings.ToValidUTF8(words[:maxReason], "") + "…"
+	}
+	return commandBytes.ReplaceAllString(words, "…")
 }
 
 // Write carries out the lines of one write in order. Where one fails after
@@ -202,7 +219,7 @@ func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	t.do = func(ctx context.Context, word string) error {
 		action, ok := powerWords[word]
 		if !ok {
-			return fmt.Errorf("power %q: on, off, reset, cold, eject or release: %w", word, reader.ErrInvalid)
+			return fmt.Errorf("power: the words are on, off, reset, cold, eject and release: %w", reader.ErrInvalid)
 		}
 		return f.slot.Power(ctx, action, t.by)
 	}
@@ -231,7 +248,7 @@ func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, er
 		case "T=1":
 			return f.slot.SelectProtocol(ctx, 1, t.by)
 		}
-		return fmt.Errorf("protocol %q: T=0 or T=1: %w", word, reader.ErrInvalid)
+		return fmt.Errorf("protocol: the words are T=0 and T=1: %w", reader.ErrInvalid)
 	}
 	return t, nil
 }

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -36,10 +37,10 @@ func TestTextFileWrites(t *testing.T) {
 		{"\n\n", 2, 0, "off\n"},
 		{"# nothing\n", 10, 0, "off\n"},
 		{"on\n# comment\n\noff\non\n", 21, 0, "on\n"},
-		{"nosuch\n", 0, syscall.EINVAL, `error power "nosuch": on, off, `},
-		{"nosuch", 0, syscall.EINVAL, `error power "nosuch": on, off, `},
-		{"on\nnosuch\noff\n", 3, 0, `error power "nosuch": on, off, `},
-		{"\nnosuch\noff\n", 1, 0, `error power "nosuch": on, off, `},
+		{"nosuch\n", 0, syscall.EINVAL, `error power: the words are on, off, `},
+		{"nosuch", 0, syscall.EINVAL, `error power: the words are on, off, `},
+		{"on\nnosuch\noff\n", 3, 0, `error power: the words are on, off, `},
+		{"\nnosuch\noff\n", 1, 0, `error power: the words are on, off, `},
 		{"on\neject\n", 3, 0, "error eject: not supported"},
 		{"eject\n", 0, syscall.EOPNOTSUPP, "error eject: not supported"},
 	} {
@@ -86,6 +87,58 @@ func TestTextFileWrites(t *testing.T) {
 	}
 	if _, errno := h.text(100, 0); errno != syscall.ENODEV {
 		t.Errorf("read, after the reader left: %v", errno)
+	}
+}
+
+// "No byte of a command or an answer is in status, an error or the log": not where a command
+// was written to the wrong file either. And what an open keeps of an error is bounded,
+// however long the line was.
+func TestReasonsShowNoCommand(t *testing.T) {
+	d := newDesk(t, "t1")
+	ctl := &file{mount: d.mnt, spec: &specCtl}
+	open := map[string]func() *textFile{
+		"power":    func() *textFile { return d.mustOpen(as(1000, self), "power", syscall.O_RDWR).(*textFile) },
+		"protocol": func() *textFile { return d.mustOpen(as(1000, self), "protocol", syscall.O_RDWR).(*textFile) },
+		"ctl": func() *textFile {
+			h, err := openCtl(bg, ctl, syscall.O_RDWR)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return h.(*textFile)
+		},
+	}
+	const command = "0020000108DEC0DE42FFFFFFFF"
+	for name, open := range open {
+		for _, line := range []string{
+			command, strings.ToLower(command), "00 20 00 01 08 DE C0 DE 42 FF FF FF FF", "on " + command,
+			"attach " + command + " x", "attach sim " + command, "attach sim t1 " + command, "attach sim t1 card=" + command,
+			"attach sim t1 " + command + "=x", "detach " + command, "abort " + command, "sim 0 " + command, "sim " + command + " plug",
+			strings.Repeat("x", maxReason), strings.Repeat("ä", 100000), "attach sim t1 x=" + strings.Repeat("\x01", 100000),
+		} {
+			h := open()
+			if _, errno := h.Write(bg, []byte(line+"\n"), 0); errno != syscall.EINVAL {
+				t.Errorf("%s, %.40q: %v", name, line, errno)
+			}
+			got, errno := h.text(1<<17, 0)
+			if errno != 0 || !strings.HasPrefix(got, "error "+name) && name != "ctl" || !strings.HasPrefix(got, "error ") || !strings.HasSuffix(got, "\n") {
+				t.Errorf("%s, %.40q: reads %.80q, %v", name, line, got, errno)
+			}
+			if len(got) > maxReason+20 || !utf8.ValidString(got) {
+				t.Errorf("%s, %.40q: reads %d bytes, %.80q", name, line, len(got), got)
+			}
+			for _, part := range []string{"DEC0DE", "DE C0"} {
+				if strings.Contains(strings.ToUpper(got), part) {
+					t.Errorf("%s, %q: reads %q", name, line, got)
+				}
+			}
+			h.Release(bg)
+		}
+	}
+	// Names stay.
+	h := open["ctl"]()
+	h.Write(bg, []byte("attach nosuch 127.0.0.1:35963\n"), 0)
+	if got, _ := h.text(1000, 0); !strings.Contains(got, `no driver "nosuch"; there are `) {
+		t.Errorf("ctl reads %q", got)
 	}
 }
 
