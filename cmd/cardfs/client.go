@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -80,13 +81,14 @@ type mounted struct {
 	err error  // why it cannot be used
 }
 
-// mounts lists the cardfs mounts of this mount namespace.
+// mounts lists the cardfs mounts of this mount namespace, but no slots that were bound
+// alone.
 func mounts() ([]mounted, error) {
 	infos, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("fuse.cardfs"))
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
-	list := reachable(infos)
+	list := reachable(slices.DeleteFunc(infos, func(i *mountinfo.Info) bool { return i.Root != "/" }))
 	for i := range list {
 		list[i].err = (&client{dir: list[i].dir}).enter()
 	}
@@ -133,6 +135,9 @@ func theMount() (string, error) {
 	case len(all) > 0:
 		c := client{dir: all[0].dir}
 		return "", c.explain(all[0].err)
+	}
+	if slots, _ := bound(); len(slots) > 0 {
+		return "", usageError("only single slots of a cardfs are mounted here; say which: %s", strings.Join(slices.Sorted(maps.Keys(slots)), ", "))
 	}
 	return defaultMount, nil
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/moby/sys/mountinfo"
 )
 
 // slot is a slot's directory: of a mount, or alone, as where it was bound into a container.
@@ -30,34 +32,66 @@ all), or its directory, also where that was bound to another place on its own.`
 // findSlot finds the slot that an argument names, in the mount at dir if it is none by
 // itself.
 func findSlot(dir, arg string) (slot, error) {
-	if n, err := strconv.Atoi(arg); err == nil && n >= 0 {
-		c, err := newClient(dir)
-		if err != nil {
-			return slot{}, err
-		}
-		return c.numbered(n), nil
-	}
-	if strings.ContainsRune(arg, '/') || arg == "." || arg == ".." {
-		return alone(arg)
+	if isPath(arg) {
+		return inDirectory(arg)
 	}
 	c, err := newClient(dir)
-	if err != nil {
-		return slot{}, err
+	if err == nil {
+		var s slot
+		if s, err = c.find(arg); err == nil {
+			return s, nil
+		}
+	}
+	if _, notNumber := number(arg); notNumber != nil && isSlot(arg) {
+		return inDirectory(arg)
+	}
+	if c == nil {
+		if s, ok := findBound(dir, arg); ok {
+			return s, nil
+		}
+	}
+	return slot{}, err
+}
+
+func isPath(arg string) bool {
+	return strings.ContainsRune(arg, '/') || arg == "." || arg == ".."
+}
+
+func isSlot(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, "status"))
+	return err == nil
+}
+
+// number is the slot number that arg is.
+func number(arg string) (int, error) {
+	n, err := strconv.ParseUint(arg, 10, 31)
+	return int(n), err
+}
+
+// find finds a slot by its number, its name in by-id, or its reader's name.
+func (c *client) find(arg string) (slot, error) {
+	if n, err := number(arg); err == nil {
+		return c.numbered(n), nil
 	}
 	if target, err := os.Readlink(c.path("by-id", arg)); err == nil {
-		if n, err := strconv.Atoi(filepath.Base(target)); err == nil {
+		if n, err := number(filepath.Base(target)); err == nil {
 			return c.numbered(n), nil
 		}
 	}
 	return c.named(arg)
 }
 
-// alone is the slot whose directory is dir. Its mount, if it is in one, is not needed.
-func alone(dir string) (slot, error) {
+// inDirectory is the slot whose directory is dir, in a mount or alone.
+func inDirectory(dir string) (slot, error) {
 	s := slot{dir: dir, name: dir}
 	_, err := os.Lstat(s.path("status"))
 	switch {
 	case err == nil:
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			if real, err = filepath.Abs(real); err == nil && isMount(filepath.Dir(real)) {
+				s.mount, s.name = &client{dir: filepath.Dir(real)}, filepath.Base(real)
+			}
+		}
 		return s, nil
 	case errors.Is(err, os.ErrNotExist) && isMount(dir):
 		return slot{}, usageError("%s is a whole mount; say which slot: %s", dir, filepath.Join(dir, "0"))
@@ -67,9 +101,61 @@ func alone(dir string) (slot, error) {
 	return slot{}, s.explain(err)
 }
 
+// bound are the directories of slots that were bound alone, as into a container, by the
+// slots' numbers.
+func bound() (map[string]int, error) {
+	infos, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("fuse.cardfs"))
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	list := make(map[string]int)
+	for _, i := range infos {
+		if n, err := number(strings.TrimPrefix(i.Root, "/")); err == nil {
+			list[i.Mountpoint] = n
+		}
+	}
+	return list, nil
+}
+
+// findBound finds a slot that was bound alone, below dir if that is said, by its number or
+// a name that its status has.
+func findBound(dir, arg string) (found slot, ok bool) {
+	if dir == "" {
+		dir = os.Getenv(mountEnv)
+	}
+	if dir != "" {
+		dir, _ = filepath.Abs(dir)
+	}
+	list, _ := bound()
+	n, notNumber := number(arg)
+	for at, is := range list {
+		s := slot{dir: at, name: at}
+		if dir != "" && filepath.Dir(at) != dir {
+			continue
+		}
+		fits := notNumber == nil && n == is
+		if notNumber != nil {
+			lines, _ := s.status()
+			fits = lines.value("by-id") == arg || isNamed(lines.value("reader"), arg)
+		}
+		if fits && ok {
+			return slot{}, false // two of that name
+		}
+		if fits {
+			found, ok = s, true
+		}
+	}
+	return found, ok
+}
+
 func isMount(dir string) bool {
 	_, err := os.Lstat(filepath.Join(dir, "ctl"))
 	return err == nil
+}
+
+// isNamed reports whether a reader's name is arg. Events have it without blanks.
+func isNamed(reader, arg string) bool {
+	return reader != "" && (strings.EqualFold(reader, arg) || strings.EqualFold(strings.ReplaceAll(reader, " ", "_"), arg))
 }
 
 // named is the slot of the reader that status and list call so, if that is only one.
@@ -80,7 +166,7 @@ func (c *client) named(name string) (slot, error) {
 	}
 	var found []int
 	for _, s := range list {
-		if strings.EqualFold(s.Reader, name) {
+		if isNamed(s.Reader, name) {
 			found = append(found, s.Number)
 		}
 	}
