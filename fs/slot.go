@@ -71,6 +71,8 @@ type spec struct {
 	text func(*file) []byte
 	// watch has who polls the file woken by a change of its text; nil: nobody is.
 	watch func(b *core.Slot, wake func()) (stop func())
+	// changes counts changes that may leave the text as it was; nil: there are none.
+	changes func(s *core.Slot) uint64
 	// applies tells whether a slot has such a file; nil: every slot.
 	applies func(*core.Slot) bool
 	waits   bool // an open may wait for a reader or a card
@@ -85,7 +87,7 @@ func (s *spec) fits(slot *core.Slot) bool { return s.applies == nil || s.applies
 const streamSize = 4096
 
 var slotFiles = []spec{
-	{name: "status", text: statusText, watch: (*core.Slot).Watch, open: openStatus},
+	{name: "status", text: statusText, watch: (*core.Slot).Watch, changes: (*core.Slot).Changes, open: openStatus},
 	{name: "stats", text: statsText, watch: (*core.Slot).WatchStats, open: openStatus},
 	{name: "atr", text: atrText, waits: true, powers: true, open: openATR},
 	{name: "power", text: powerText, write: true, waits: true, open: openPower},
@@ -115,6 +117,13 @@ var (
 	_ = (fs.NodeOpener)((*file)(nil))
 	_ = (fs.NodeGetattrer)((*file)(nil))
 )
+
+func (f *file) changes() uint64 {
+	if f.spec.changes == nil {
+		return 0
+	}
+	return f.spec.changes(f.slot)
+}
 
 func (f *file) attr(out *fuse.Attr) {
 	mode := f.mount.mode & 0o444

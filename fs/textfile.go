@@ -31,6 +31,7 @@ type textFile struct {
 
 	mu      sync.Mutex // the kernel lets reads go on during a write
 	content []byte     // replaced, never changed
+	changes uint64     // of the slot, before content
 	refused []byte     // after a write that failed: what is read in its place
 }
 
@@ -58,6 +59,7 @@ func (t *textFile) capture(anew bool) []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if anew && !t.fixed {
+		t.changes = t.file.changes()
 		t.content = t.file.spec.text(t.file)
 	}
 	if t.refused != nil {
@@ -77,10 +79,11 @@ func (t *textFile) ready() uint32 {
 		bits |= writable
 	}
 	if t.file.spec.watch != nil {
-		now := t.file.spec.text(t.file)
+		now, changes := t.file.spec.text(t.file), t.file.changes()
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if !bytes.Equal(now, t.content) {
+		// A card that went and came again has left no trace in the text.
+		if changes != t.changes || !bytes.Equal(now, t.content) {
 			bits |= unix.POLLPRI | unix.POLLERR
 		}
 	}

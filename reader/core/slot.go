@@ -73,7 +73,8 @@ type Slot struct {
 	failure  error // why the phase is failed
 	lock     *transaction
 	watchers map[*func()]struct{}
-	used     time.Time // end of the last exchange, for IdleOff
+	changes  atomic.Uint64 // how many events there were
+	used     time.Time     // end of the last exchange, for IdleOff
 }
 
 type phase int
@@ -381,6 +382,7 @@ func (s *Slot) publish(what What, pairs ...string) {
 		}
 	}
 	s.log.Log(context.Background(), level, string(what), args...)
+	s.changes.Add(1)
 	s.manager.events.publish(s, what, pairs...)
 }
 

@@ -28,6 +28,10 @@ func (s *Slot) Watch(wake func()) (stop func()) {
 	}
 }
 
+// Changes is how many events there were. Where a card went and came again, Info is as
+// before, and this is not.
+func (s *Slot) Changes() uint64 { return s.changes.Load() }
+
 // tell calls who watches. b.mu is held.
 func (s *Slot) tell() {
 	for wake := range s.watchers {
