@@ -2,7 +2,6 @@ package fs
 
 import (
 	"bytes"
-	"errors"
 
 	"github.com/cardfs/cardfs/reader"
 )
@@ -81,9 +80,7 @@ func (c *channel) parse(data []byte) (commands []command, rest, joined []byte, e
 			}
 			// What can be no hex is refused now, not when the line is complete.
 			if bytes.IndexByte(first, '#') < 0 {
-				data, err := parseHex(make([]byte, 0, len(line)/2), line)
-				clear(data)
-				if err != nil && !errors.Is(err, errOdd) && c.word(rest, false) == "" {
+				if err := checkDigits(line); err != nil && c.word(rest, false) == "" {
 					return commands, nil, rest, err
 				}
 			}

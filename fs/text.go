@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -33,29 +34,19 @@ var errOdd = errors.New("an odd number of hex digits")
 // comment from # on. The result is empty for a blank line. It appends to dst: where that
 // has room for half the line, no other copy is made.
 func parseHex(dst, line []byte) ([]byte, error) {
+	if err := checkDigits(line); err != nil {
+		return dst, err
+	}
+	if i := bytes.IndexByte(line, '#'); i >= 0 {
+		line = line[:i]
+	}
 	half := -1
-	for i, c := range line {
-		var digit int
-		switch {
-		case c >= '0' && c <= '9':
-			digit = int(c - '0')
-		case c >= 'A' && c <= 'F':
-			digit = int(c-'A') + 10
-		case c >= 'a' && c <= 'f':
-			digit = int(c-'a') + 10
-		case c == ' ', c == '\t', c == '\r', c == '\v', c == '\f':
-			continue
-		case c == '#':
-			line = nil
-		default:
-			return dst, fmt.Errorf("character %d is no hex digit: %w", i+1, reader.ErrInvalid)
-		}
-		if line == nil {
-			break
-		}
-		if half < 0 {
+	for _, c := range line {
+		switch digit := hexDigit(c); {
+		case digit == blank:
+		case half < 0:
 			half = digit
-		} else {
+		default:
 			dst = append(dst, byte(half<<4|digit))
 			half = -1
 		}
@@ -64,4 +55,41 @@ func parseHex(dst, line []byte) ([]byte, error) {
 		return dst, fmt.Errorf("%w: %w", errOdd, reader.ErrInvalid)
 	}
 	return dst, nil
+}
+
+// checkDigits says what keeps line from being hex, or the beginning of a line of hex. It
+// decodes nothing: there is no second copy of a command to be wiped.
+func checkDigits(line []byte) error {
+	for i, c := range line {
+		switch hexDigit(c) {
+		case comment:
+			return nil
+		case noDigit:
+			return fmt.Errorf("character %d is no hex digit: %w", i+1, reader.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// What hexDigit says of a byte that is no digit.
+const (
+	blank = -1 - iota
+	comment
+	noDigit
+)
+
+func hexDigit(c byte) int {
+	switch {
+	case c >= '0' && c <= '9':
+		return int(c - '0')
+	case c >= 'A' && c <= 'F':
+		return int(c-'A') + 10
+	case c >= 'a' && c <= 'f':
+		return int(c-'a') + 10
+	case c == ' ', c == '\t', c == '\r', c == '\v', c == '\f':
+		return blank
+	case c == '#':
+		return comment
+	}
+	return noDigit
 }
