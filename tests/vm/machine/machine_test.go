@@ -3,7 +3,9 @@ package machine
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -69,6 +71,31 @@ func TestRefusals(t *testing.T) {
 
 // Devices come and go by a word from the inside.
 func TestGuest(t *testing.T) { RunSelf(t, "^TestInGuest", Config{Devices: []string{"keyboard"}}) }
+
+// Outside, a test of the guest that is asked for by its name does not seem to pass, nor one
+// of the host where the environment says that this is the machine.
+func TestNothingPassesOutside(t *testing.T) {
+	if Inside() {
+		t.Skip("this is the machine")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ run, env, want string }{
+		{"^TestInGuestPlug$", "", "runs in the machine"},
+		{"^TestInGuestPlug$", envInside + "=1", ErrOutside.Error()},
+		{"^TestGuest$", envInside + "=1", ErrOutside.Error()},
+	} {
+		cmd := exec.CommandContext(t.Context(), self, "-test.run="+tt.run)
+		cmd.Env = append(os.Environ(), tt.env)
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || !strings.Contains(string(out), tt.want) {
+			t.Errorf("%s %s: %v, %s", tt.env, tt.run, err, out)
+		}
+	}
+}
 
 func TestInGuestPlug(t *testing.T) {
 	g := NeedGuest(t)
