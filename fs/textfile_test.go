@@ -5,7 +5,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 	"unicode/utf8"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -215,13 +214,16 @@ func TestControlIsNotInterruptedOnceSent(t *testing.T) {
 		n     int32
 		errno syscall.Errno
 	}
+	trace := d.m.Slot(0).FollowTrace()
+	defer d.m.Slot(0).CloseTrace(trace)
 	done := make(chan result)
 	go func() {
 		n, errno := h.Ioctl(ctx, exchangeRequest(100), 0, in, out)
 		done <- result{n, errno}
 	}()
-	for d.m.Slot(0).Info().More["display"] == "" {
-		time.Sleep(time.Millisecond)
+	// What goes to the reader is traced when nothing ends it any more.
+	if line, _, err := trace.Next(bg); err != nil || !strings.Contains(line, "> PIN pad: 00 20 00 01") {
+		t.Errorf("trace: %q, %v", line, err)
 	}
 	cancel()
 	// Another, which waits for it, is interrupted at once.
