@@ -283,7 +283,7 @@ func (l *lane) send(ctx context.Context, c command, seq byte, data []byte) error
 	case err != nil:
 		return err
 	case n < len(l.tx):
-		return fmt.Errorf("%d bytes of %d went out: %w", n, len(l.tx), reader.ErrProtocol)
+		return fmt.Errorf("the message did not go out whole: %w", reader.ErrProtocol)
 	}
 	return nil
 }

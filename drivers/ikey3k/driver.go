@@ -205,10 +205,10 @@ func (t *token) control(ctx context.Context, what string, cmd uint16, n int, wai
 func (t *token) send(ctx context.Context, what string, s usb.Setup, data []byte, wait time.Duration) error {
 	n, err := t.conn.Control(ctx, s, data, wait)
 	if err != nil {
-		return t.transferFailed(what, s, len(data), err)
+		return t.transferFailed(what, s, err)
 	}
 	if n != len(data) {
-		return t.fail(what, fmt.Errorf("%d of %d bytes taken: %w", n, len(data), reader.ErrProtocol))
+		return t.fail(what, fmt.Errorf("the token took only a part: %w", reader.ErrProtocol))
 	}
 	return nil
 }
@@ -217,7 +217,7 @@ func (t *token) send(ctx context.Context, what string, s usb.Setup, data []byte,
 func (t *token) fetch(ctx context.Context, what string, s usb.Setup, n int, wait time.Duration) ([]byte, error) {
 	got, err := t.conn.Control(ctx, s, t.in[:n], wait)
 	if err != nil {
-		return nil, t.transferFailed(what, s, n, err)
+		return nil, t.transferFailed(what, s, err)
 	}
 	if got < 0 || got > n {
 		return nil, t.fail(what, fmt.Errorf("%d bytes came, %d were asked for: %w", got, n, reader.ErrProtocol))
@@ -225,11 +225,11 @@ func (t *token) fetch(ctx context.Context, what string, s usb.Setup, n int, wait
 	return t.in[:got], nil
 }
 
-// transferFailed names the transfer by its request and length only: what stands in
-// wValue and wIndex of a block are bytes of a command. A stall and babble are answers
+// transferFailed names the transfer by its request only: what stands in wValue and wIndex
+// of a block are bytes of a command, and its length tells that of a PIN. A stall and babble are answers
 // too, wrong ones: T=1 may ask again. A reset of the port took the card's power.
-func (t *token) transferFailed(what string, s usb.Setup, n int, err error) error {
-	err = fmt.Errorf("request %02X, %d bytes: %w", s.Request, n, err)
+func (t *token) transferFailed(what string, s usb.Setup, err error) error {
+	err = fmt.Errorf("request %02X: %w", s.Request, err)
 	switch {
 	case errors.Is(err, usb.ErrStall), errors.Is(err, usb.ErrOverflow):
 		err = fmt.Errorf("%w: %w", err, reader.ErrProtocol)

@@ -246,7 +246,7 @@ func (r *plainReader) silence(ctx context.Context, t reader.Transfer, got int) e
 	case t.Want > 0:
 		return r.fail("exchange", fmt.Errorf("%d of %d characters came: %w", got, t.Want, reader.ErrTimeout))
 	}
-	return r.fail("exchange", fmt.Errorf("no answer to %d bytes within %v: %w", len(t.Out), wait, reader.ErrTimeout))
+	return r.fail("exchange", fmt.Errorf("no answer within %v: %w", wait, reader.ErrTimeout))
 }
 
 // defaultWait is how long a reader that keeps the time itself waits.

@@ -272,7 +272,7 @@ func (slot *Slot) usePIN(ctx context.Context, by Caller, template []byte, enter 
 			return enter(l.slot.(reader.PINPad), prologue, dst)
 		})
 		if err != nil {
-			l.tracef("! %v", err)
+			l.tracef("! %v", concealed{err})
 		} else {
 			l.tracef("< PIN pad: %s", maskedAnswer(answer))
 		}

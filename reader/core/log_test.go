@@ -3,6 +3,7 @@ package core
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -51,5 +52,109 @@ func TestLogOfSecretCommand(t *testing.T) {
 				t.Errorf("%s: the log has\n%s", command, log)
 			}
 		})
+	}
+}
+
+// "No byte of a command or an answer is in `status`, an error or the log", and the length of
+// VERIFY tells the PIN's: whatever a driver says of it, `status` and `trace` have no number of
+// it, nor of what fetches its answer.
+func TestErrorOfSecretCommand(t *testing.T) {
+	const (
+		said      = "fake: took 5 of %d bytes, len=%[1]d (0x%02[1]X), T=1 block 3: %w"
+		concealed = "fake: took N of N bytes, len=N (N), T=1 block N: "
+	)
+	for _, tt := range []struct {
+		name   string
+		before string // a command that is answered
+		send   func(s *Session, b *Slot) error
+		secret bool
+	}{
+		{"READ BINARY", "", func(s *Session, b *Slot) error { return transmit(s, "00B0 0000 08") }, false},
+		{"VERIFY", "", func(s *Session, b *Slot) error { return transmit(s, "0020 0001 04 31323334") }, true},
+		{"GET RESPONSE after VERIFY", "0020 0001 04 31323334", func(s *Session, b *Slot) error { return transmit(s, "00C0 0000 08") }, true},
+		{"GET RESPONSE after READ BINARY", "00B0 0000 08", func(s *Session, b *Slot) error { return transmit(s, "00C0 0000 08") }, false},
+		{"PIN pad", "", func(s *Session, b *Slot) error {
+			by := someone()
+			by.At = b.Now()
+			_, err := b.VerifyPIN(context.Background(), &reader.PINVerify{PINFormat: reader.PINFormat{APDU: hexb("0020 0001 04 31323334")}}, by)
+			return err
+		}, true},
+	} {
+		for _, kind := range []error{reader.ErrTimeout, reader.ErrProtocol, errors.New("another")} {
+			t.Run(fmt.Sprint(tt.name, ", ", kind), func(t *testing.T) {
+				bubble(t, Options{}, func(t *testing.T, r *rig) {
+					slot := newFakeSlot(t)
+					fake := newFakeReader(slot)
+					fake.slots = []reader.Slot{&failingPad{slot, fmt.Errorf(said, 8, kind)}}
+					b := r.plugReader(reader.Device{}, fake)
+					s := mustOpen(t, b, someone())
+					if tt.before != "" {
+						if err := transmit(s, tt.before); err != nil {
+							t.Fatal(err)
+						}
+					}
+					slot.set(func(f *fakeSlot) {
+						f.exchange = func(context.Context, reader.Transfer, []byte) ([]byte, error) { return nil, fmt.Errorf(said, 8, kind) }
+					})
+					f := b.FollowTrace()
+					defer b.CloseTrace(f)
+					if err := tt.send(s, b); !errors.Is(err, kind) {
+						t.Fatal(err)
+					}
+					want := fmt.Errorf(said, 8, kind).Error()
+					if tt.secret {
+						want = concealed + kind.Error()
+					}
+					if err := b.Info().Err; err == nil || err.Error() != want || !errors.Is(err, kind) {
+						t.Errorf("status has %v, want %s", err, want)
+					}
+					if got := traceLines(f); !strings.Contains(got, "! "+want+"\n") {
+						t.Errorf("trace without %q:\n%s", want, got)
+					}
+				})
+			})
+		}
+	}
+}
+
+func transmit(s *Session, command string) error {
+	_, err := s.Transmit(context.Background(), hexb(command), nil)
+	return err
+}
+
+// failingPad is a slot whose PIN pad says err.
+type failingPad struct {
+	*fakeSlot
+	err error
+}
+
+func (p *failingPad) PINSupport() reader.PINSupport { return reader.PINSupport{Verify: true} }
+
+func (p *failingPad) VerifyPIN(context.Context, *reader.PINVerify, []byte) ([]byte, error) {
+	return nil, p.err
+}
+
+func (p *failingPad) ModifyPIN(context.Context, *reader.PINModify, []byte) ([]byte, error) {
+	return nil, p.err
+}
+
+// The rest of the words stays as it is.
+func TestConcealed(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                        "",
+		"no number":               "no number",
+		"12":                      "N",
+		"12 bytes of 7":           "N bytes of N",
+		"LEN=12, 7bytes":          "LEN=N, N",
+		"T=0: T=1: T=12 T=2 XT=1": "T=0: T=1: T=N T=N XT=1",
+		"0B, 0x1f, 1.5s, -3":      "N, N, N.N, -N",
+		"SW1 SW2 (bError FB)":     "SW1 SW2 (bError FB)",
+		"é9 9é":                   "é9 N",
+		"(4)":                     "(N)",
+		"…8":                      "…N",
+	} {
+		if got := (concealed{errors.New(text)}).Error(); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
 	}
 }

@@ -413,11 +413,11 @@ func (l *link) pps(ctx context.Context, t int, ta1 byte) (byte, error) {
 	}
 	l.tracef("PPS > % X < % X", request, response)
 	if err != nil {
-		return 0, fmt.Errorf("PPS % X: %w", request, err)
+		return 0, fmt.Errorf("PPS for T=%d TA1=%02X: %w", t, ta1, err)
 	}
 	agreed, err := iso7816.CheckPPS(request, response)
 	if err != nil {
-		return 0, fmt.Errorf("PPS % X, answer % X: %w", request, response, err)
+		return 0, fmt.Errorf("PPS for T=%d TA1=%02X: %w", t, ta1, err)
 	}
 	return agreed, nil
 }

@@ -1,6 +1,11 @@
 package core
 
-import "github.com/cardfs/cardfs/reader/iso7816"
+import (
+	"strings"
+	"unicode"
+
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
 
 // secret reports whether a command or its answer may hold reference data, a key,
 // or what a key protects. What is no command may be a PIN typed into the wrong
@@ -74,3 +79,39 @@ func malformed(capdu []byte) bool {
 	_, err := iso7816.ParseCommand(capdu)
 	return err != nil
 }
+
+// concealed is the error of a secret command, without numbers in its words: any may be a
+// length, and the length of VERIFY tells the PIN's.
+type concealed struct{ error }
+
+func (c concealed) Unwrap() error { return c.error }
+
+// Error has N for each number; T=0 and T=1 are none.
+func (c concealed) Error() string {
+	text := c.error.Error()
+	var out strings.Builder
+	for len(text) > 0 {
+		n := strings.IndexFunc(text, alphanumeric)
+		if n != 0 { // what is between words, or all that is left
+			if n < 0 {
+				n = len(text)
+			}
+			out.WriteString(text[:n])
+			text = text[n:]
+			continue
+		}
+		if n = strings.IndexFunc(text, func(r rune) bool { return !alphanumeric(r) }); n < 0 {
+			n = len(text)
+		}
+		word := text[:n]
+		text = text[n:]
+		protocol := strings.HasSuffix(out.String(), "T=") && (word == "0" || word == "1")
+		if word[0] >= '0' && word[0] <= '9' && !protocol {
+			word = "N"
+		}
+		out.WriteString(word)
+	}
+	return out.String()
+}
+
+func alphanumeric(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }

@@ -277,8 +277,7 @@ func (s *Slot) settle(err error) {
 	case errors.Is(err, reader.ErrStale): // setUnpowered below
 	case errors.Is(err, reader.ErrInvalid), errors.Is(err, reader.ErrUnsupported):
 	case err != nil && s.link.fetched:
-		// The words may tell a length, and that of VERIFY tells the PIN's.
-		s.keepError(err)
+		s.keepError(concealed{err})
 		s.log.Warn("slot error", "error", kind(err))
 	case err != nil:
 		s.noteError(err)

@@ -67,11 +67,13 @@ func (l *link) traceAPDU(dir byte, p []byte) {
 }
 
 // traceError writes why an exchange failed. Why a command is malformed would
-// tell a PIN's length.
+// tell a PIN's length, and not in numbers only.
 func (l *link) traceError(err error) {
-	if l.masked && errors.Is(err, reader.ErrInvalid) {
-		l.tracef("! %v", reader.ErrInvalid)
-		return
+	switch {
+	case l.masked && errors.Is(err, reader.ErrInvalid):
+		err = reader.ErrInvalid
+	case l.masked:
+		err = concealed{err}
 	}
 	l.tracef("! %v", err)
 }

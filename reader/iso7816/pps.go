@@ -19,14 +19,14 @@ func PPSRequest(t int, ta1 byte) []byte {
 // index 1..3, and has says which of them are there.
 func ppsFields(b []byte) (pps0 byte, opt [4]byte, has [4]bool, err error) {
 	if len(b) < 3 {
-		return 0, opt, has, fmt.Errorf("% X: a PPS has at least 3 bytes: %w", b, ErrProtocol)
+		return 0, opt, has, fmt.Errorf("%d bytes; a PPS has at least 3: %w", len(b), ErrProtocol)
 	}
 	if b[0] != 0xFF {
-		return 0, opt, has, fmt.Errorf("PPSS is %02X instead of FF: %w", b[0], ErrProtocol)
+		return 0, opt, has, fmt.Errorf("PPSS is not FF: %w", ErrProtocol)
 	}
 	pps0 = b[1]
 	if pps0&0x80 != 0 {
-		return 0, opt, has, fmt.Errorf("PPS0 is %02X: bit 8 is reserved: %w", pps0, ErrProtocol)
+		return 0, opt, has, fmt.Errorf("PPS0 has bit 8, which is reserved: %w", ErrProtocol)
 	}
 	n := 2
 	for i := 1; i <= 3; i++ {
@@ -39,10 +39,10 @@ func ppsFields(b []byte) (pps0 byte, opt [4]byte, has [4]bool, err error) {
 		n++
 	}
 	if len(b) != n+1 {
-		return 0, opt, has, fmt.Errorf("% X: PPS0 announces %d bytes altogether, %d came: %w", b, n+1, len(b), ErrProtocol)
+		return 0, opt, has, fmt.Errorf("PPS0 announces %d bytes altogether, %d came: %w", n+1, len(b), ErrProtocol)
 	}
 	if LRC(b) != 0 {
-		return 0, opt, has, fmt.Errorf("% X: PCK is wrong: %w", b, ErrProtocol)
+		return 0, opt, has, fmt.Errorf("PCK is wrong: %w", ErrProtocol)
 	}
 	return pps0, opt, has, nil
 }
@@ -66,9 +66,9 @@ func CheckPPS(req, resp []byte) (ta1 byte, err error) {
 		switch {
 		case !rhas[i]: // the card declines: the default is used
 		case !qhas[i]:
-			return 0, fmt.Errorf("PPS: the card answers PPS%d = %02X, which was not asked for: %w", i, r[i], ErrProtocol)
+			return 0, fmt.Errorf("PPS: the card answers with PPS%d, which was not asked for: %w", i, ErrProtocol)
 		case r[i] != q[i]:
-			return 0, fmt.Errorf("PPS: PPS%d = %02X was asked for, the card answers %02X: %w", i, q[i], r[i], ErrProtocol)
+			return 0, fmt.Errorf("PPS: PPS%d = %02X was asked for, the card answers with another: %w", i, q[i], ErrProtocol)
 		}
 	}
 	if rhas[1] {

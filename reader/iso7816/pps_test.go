@@ -3,6 +3,8 @@ package iso7816
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"regexp"
 	"testing"
 )
 
@@ -72,7 +74,15 @@ func TestCheckPPS(t *testing.T) {
 				if !errors.Is(err, ErrProtocol) {
 					t.Fatalf("got %02X, error %v", ta1, err)
 				}
-				t.Log(err)
+				// An error never has bytes that a card sent.
+				for _, b := range unhex(t, c.resp) {
+					if b > 0x11 && !bytes.Contains(unhex(t, c.req), []byte{b}) && regexp.MustCompile(fmt.Sprintf(`\b%02X\b`, b)).MatchString(err.Error()) {
+						t.Errorf("%v: the card's byte %02X", err, b)
+					}
+				}
+				if regexp.MustCompile(`\b[0-9A-F]{2} [0-9A-F]{2}\b`).MatchString(err.Error()) {
+					t.Errorf("%v: bytes", err)
+				}
 				return
 			}
 			if err != nil || ta1 != c.ta1 {

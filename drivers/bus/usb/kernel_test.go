@@ -440,9 +440,16 @@ func TestTransfers(t *testing.T) {
 	if n, err := c.Control(t.Context(), Setup{0xC1, 1, 2, 3}, p, 0); n != 6 || err != nil || string(p[:n]) != "answer" {
 		t.Errorf("control in: %q, %v", p[:n], err)
 	}
+	// An error has no byte of a command: what stands in wValue and wIndex may be some, as
+	// those of an iKey 3000's block.
 	go k.finish(unix.EPIPE, "")
-	if _, err := c.Control(t.Context(), Setup{0xC1, 1, 2, 3}, p, 0); !errors.Is(err, ErrStall) || !strings.Contains(err.Error(), "IN C1 01 0002 0003") {
+	if _, err := c.Control(t.Context(), Setup{0xC1, 1, 0x3132, 0x3334}, p, 0); !errors.Is(err, ErrStall) ||
+		!strings.Contains(err.Error(), "control IN C1 01: ") || strings.Contains(err.Error(), "31") || strings.Contains(err.Error(), "33") {
 		t.Errorf("control stall: %v", err)
+	}
+	if _, err := c.Control(t.Context(), Setup{0x41, 1, 0x3132, 0x3334}, make([]byte, 1<<16), 0); !errors.Is(err, reader.ErrInvalid) ||
+		!strings.Contains(err.Error(), "control OUT 41 01: ") || strings.Contains(err.Error(), "31") || strings.Contains(err.Error(), "33") {
+		t.Errorf("control too long: %v", err)
 	}
 
 	for what, err := range map[string]error{

@@ -24,12 +24,15 @@ type Setup struct {
 func (s Setup) In() bool { return s.RequestType&0x80 != 0 }
 
 // String prints the transfer as the fact sheets and tests write it.
-func (s Setup) String() string {
+func (s Setup) String() string { return fmt.Sprintf("%s %04X %04X", s.name(), s.Value, s.Index) }
+
+// name is what an error may say of the transfer: wValue and wIndex may be bytes of a command.
+func (s Setup) name() string {
 	dir := "OUT"
 	if s.In() {
 		dir = "IN"
 	}
-	return fmt.Sprintf("%s %02X %02X %04X %04X", dir, s.RequestType, s.Request, s.Value, s.Index)
+	return fmt.Sprintf("%s %02X %02X", dir, s.RequestType, s.Request)
 }
 
 // Conn is one opened device with one claimed interface. Transfers on different
