@@ -1,6 +1,7 @@
 package ctapi
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type askedSlot struct {
 	pad
 	verify *reader.PINVerify
 	modify *reader.PINModify
+	given  []byte // the command itself
 	input  *reader.KeyInput
 	answer []byte
 	err    error
@@ -42,15 +44,15 @@ func (d askedDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader
 
 func (s *askedSlot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
 	with := *v
-	with.APDU = slices.Clone(v.APDU)
-	s.verify = &with
+	with.APDU = slices.Clone(v.APDU) // it is wiped
+	s.verify, s.given = &with, v.APDU
 	return append(dst, s.answer...), s.err
 }
 
 func (s *askedSlot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte) ([]byte, error) {
 	with := *m
 	with.APDU = slices.Clone(m.APDU) // it is wiped
-	s.modify = &with
+	s.modify, s.given = &with, m.APDU
 	return append(dst, s.answer...), s.err
 }
 
@@ -201,13 +203,17 @@ func TestPINFormat(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%s:\n%s, want\n%s", tt.command, got, tt.want)
 		}
+		if !bytes.Equal(s.given, make([]byte, len(s.given))) {
+			t.Errorf("%s: the template is left: % X", tt.command, s.given)
+		}
 	}
 	for _, tt := range []struct{ command, want string }{
-		// positions of the old and the new PIN, bConfirmPIN: 1 twice, 2 the old one, too
-		{"20 19 01 00 09 52 07 01 06 0E 00 24 00 01", "0 8 3"},
-		{"20 19 01 00 09 52 07 41 0A 06 00 24 00 01", "4 0 3"},
-		{"20 19 01 00 09 52 07 02 06 06 00 24 01 01", "0 0 1"},
-		{"20 19 01 00 09 52 07 01 06 FD 00 24 00 01", "0 247 3"}, // 255 bytes of data
+		// positions of the old and the new PIN, bConfirmPIN: 1 twice, 2 the old one, too;
+		// bmFormatString and bmPINLengthFormat count from these positions
+		{"20 19 01 00 09 52 07 01 06 0E 00 24 00 01", "0 8 3 82 00"},
+		{"20 19 01 00 09 52 07 41 0A 06 00 24 00 01", "4 0 3 82 00"},
+		{"20 19 01 00 09 52 07 02 06 06 00 24 01 01", "0 0 1 89 04"},
+		{"20 19 01 00 09 52 07 01 06 FD 00 24 00 01", "0 247 3 82 00"}, // 255 bytes of data
 	} {
 		s := &askedSlot{answer: []byte{0x90, 0x00}}
 		got, err := s.ask(t, tt.command)
@@ -215,8 +221,11 @@ func TestPINFormat(t *testing.T) {
 			t.Errorf("%s: %s, %v", tt.command, got, err)
 			continue
 		}
-		if got := fmt.Sprintf("%d %d %d", s.modify.OffsetOld, s.modify.OffsetNew, s.modify.Confirm); got != tt.want {
+		if got := fmt.Sprintf("%d %d %d %02X %02X", s.modify.OffsetOld, s.modify.OffsetNew, s.modify.Confirm, s.modify.Format, s.modify.Length); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.command, got, tt.want)
+		}
+		if !bytes.Equal(s.given, make([]byte, len(s.given))) {
+			t.Errorf("%s: the template is left: % X", tt.command, s.given)
 		}
 		if n := len(s.modify.APDU); int(s.modify.APDU[4]) != n-5 {
 			t.Errorf("%s: Lc %d of %d bytes", tt.command, s.modify.APDU[4], n)
@@ -225,6 +234,78 @@ func TestPINFormat(t *testing.T) {
 	s := &askedSlot{}
 	if got, err := s.ask(t, "20 19 01 00 09 52 07 01 06 FE 00 24 00 01"); got != "67 00" || err != nil || s.modify != nil {
 		t.Errorf("256 bytes of data: %s, %v", got, err)
+	}
+}
+
+// Le: none, or 00; the data: one object at least.
+func TestPINLengths(t *testing.T) {
+	for command, want := range map[string]string{
+		"20 18 01 00 08 52 06 01 06 00 20 00 01 00": "90 00",
+		"20 18 01 00 08 52 06 01 06 00 20 00 01 01": "67 00",
+		"20 18 01 00 02 81 00":                      "6A 85",
+		"20 18 01 00 01 81":                         "67 00",
+		"20 18 01 00 0C 52 0A 02 06 00 20 00 01 03": "67 00",
+	} {
+		s := &askedSlot{answer: []byte{0x90, 0x00}}
+		if got, err := s.ask(t, command); got != want || err != nil || (s.verify != nil) != (want == "90 00") {
+			t.Errorf("%s: %s, %v, want %s", command, got, err, want)
+		}
+	}
+}
+
+// Each PIN block of format 2 begins with a 2 and room for the length.
+func TestFormat2Blocks(t *testing.T) {
+	for _, v := range []string{"02 06 0E 00 24 00 01", "02 06 00 00 24 00 01", "02 0E 06 00 24 00 01"} {
+		p, code := parsePINCommand(unhex(v), true)
+		if want := unhex("00 24 00 01 10 20 FF FF FF FF FF FF FF 20 FF FF FF FF FF FF FF"); code != swOK || !bytes.Equal(p.apdu, want) {
+			t.Errorf("%s: % X, %04X, want % X", v, p.apdu, uint16(code), want)
+		}
+	}
+}
+
+// A PIN is only for a card that was there when the command was handed over, also where the
+// program has no session with it.
+func TestPINForThatCard(t *testing.T) {
+	for _, exchanged := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &askedSlot{answer: []byte{0x90, 0x00}}
+			m := core.NewManager(core.Options{Drivers: []reader.Driver{askedDriver{sim.New(), s}}})
+			defer m.Close(context.Background())
+			do := func(line string) {
+				t.Helper()
+				if err := m.Command(line); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				time.Sleep(time.Second)
+			}
+			power := func() {
+				t.Helper()
+				other, err := m.Slot(0).Open(context.Background(), core.Caller{Owner: m, Wait: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				other.Close()
+			}
+			do("attach sim pinpad")
+			power()
+			terminal := New(m.Slot(0), core.Caller{Owner: t, Wait: true})
+			defer terminal.Close()
+			terminal.WrittenAt(m.Slot(0).Now())
+			if exchanged {
+				do("sim 0 remove")
+				do("sim 0 insert")
+				power()
+			}
+			got, err := terminal.Exchange(context.Background(), unhex("20 18 01 00 08 52 06 01 06 00 20 00 01"), nil)
+			want := "90 00"
+			if exchanged {
+				want = "64 A2"
+			}
+			if fmt.Sprintf("% X", got) != want || err != nil || (s.verify == nil) != exchanged {
+				t.Errorf("exchanged %v: % X, %v, asked %v; want %s", exchanged, got, err, s.verify != nil, want)
+			}
+		})
 	}
 }
 

@@ -179,6 +179,23 @@ func TestPINWire(t *testing.T) {
 				> 69 13 00 00 00  00 02 00 00 00  00 1E 82 00 00 08 04 02 01 09 04 00 00 00 00 00 20 00 01` + ok(2),
 			verify(with(func(f *reader.PINFormat) { f.Format, f.Block, f.Length, f.APDU = 0x82, 0, 0, unhex("00 20 00 01") })), "90 00", nil,
 		},
+		{
+			"another reader: nothing to append by", PINPadReader(),
+			"> 69 13 00 00 00  00 01 00 00 00  00 1E 82 00 00 08 04 02 01 09 04 00 00 00 00 00 20 00 01" + ok(1),
+			verify(with(func(f *reader.PINFormat) { f.Format, f.Block, f.Length, f.APDU = 0x82, 0, 0, unhex("00 20 00 01") })), "90 00", nil,
+		},
+		{ // the upper half of bmPINBlockString is the length field's bits; the lower, the block
+			"SPR 532: append, a block of 8", quirky(0x04E6, 0xE003), `
+				> 6B 03 00 00 00  00 01 00 00 00  80 02 00
+				< 83 00 00 00 00  00 01 00 00 00
+				> 69 13 00 00 00  00 02 00 00 00  00 1E 82 08 00 08 04 02 01 09 04 00 00 00 00 00 20 00 01` + ok(2),
+			verify(with(func(f *reader.PINFormat) { f.Format, f.Block, f.Length, f.APDU = 0x82, 8, 0, unhex("00 20 00 01") })), "90 00", nil,
+		},
+		{
+			"SPR 532: a length field, so nothing to append", quirky(0x04E6, 0xE003),
+			"> 69 13 00 00 00  00 01 00 00 00  00 1E 82 40 00 08 04 02 01 09 04 00 00 00 00 00 20 00 01" + ok(1),
+			verify(with(func(f *reader.PINFormat) { f.Format, f.Block, f.Length, f.APDU = 0x82, 0x40, 0, unhex("00 20 00 01") })), "90 00", nil,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -352,4 +369,124 @@ func TestParsePIN(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// A reader that left, or a caller who gave up, while the reader was asked for what it can do:
+// no PIN command goes out, and the error is that.
+func TestPINNotBegun(t *testing.T) {
+	for _, modify := range []bool{false, true} {
+		for _, gone := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := PINPadReader()
+				cfg.Vendor, cfg.Product, cfg.Release = 0x08E6, 0x34C2, 0x9999 // asks by Escape
+				o, s := oddReader(t, cfg)
+				some, cancel := context.WithCancel(ctx)
+				defer cancel()
+				want := context.Canceled
+				if gone {
+					want = reader.ErrGone
+				}
+				o.out = func(p []byte) (int, error) {
+					switch p[0] {
+					case cmdSecure:
+						t.Error("a PIN command goes out")
+					case cmdEscape:
+						if gone {
+							return 0, reader.ErrGone
+						}
+						cancel()
+						return 0, some.Err()
+					}
+					return len(p), nil
+				}
+				var rx []byte
+				var err error
+				if modify {
+					f := format2()
+					f.Messages = 1
+					rx, err = s.ModifyPIN(some, &reader.PINModify{PINFormat: f}, nil)
+				} else {
+					rx, err = s.VerifyPIN(some, &reader.PINVerify{PINFormat: format2()}, nil)
+				}
+				check(t, rx, err, nil, want)
+			})
+		}
+	}
+}
+
+// The structure is wiped, whatever became of it: its template may have a PIN.
+func TestPINStructureIsWiped(t *testing.T) {
+	for _, failed := range []error{nil, reader.ErrTimeout, reader.ErrGone} {
+		synctest.Test(t, func(t *testing.T) {
+			o, s := oddReader(t, PINPadReader())
+			o.out = func(p []byte) (int, error) {
+				if p[0] == cmdSecure && failed != nil {
+					return 0, failed
+				}
+				return len(p), nil
+			}
+			b := bytes.Repeat([]byte{0x31}, 40)
+			s.secure(ctx, b, 0, nil)
+			if !bytes.Equal(b, make([]byte, len(b))) {
+				t.Errorf("%v: % X", failed, b)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // longer than the reader takes
+		_, s := oddReader(t, PINPadReader())
+		b := bytes.Repeat([]byte{0x31}, 1<<17)
+		if _, err := s.secure(ctx, b, 0, nil); !errors.Is(err, reader.ErrUnsupported) || !bytes.Equal(b, make([]byte, len(b))) {
+			t.Errorf("%v, %d bytes wiped", err, bytes.Count(b, []byte{0}))
+		}
+	})
+}
+
+// An answer to a PIN command that breaks off leaves a reader with the rest of it: the card
+// loses its power, and the reader both.
+func TestPINAnswerBreaksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, s := oddReader(t, PINPadReader())
+		off := false
+		o.out = func(p []byte) (int, error) {
+			off = off || p[0] == cmdPowerOff
+			return len(p), nil
+		}
+		o.in = func(p []byte, _ time.Duration) (int, error) {
+			a := o.answer()
+			switch o.last[0] {
+			case cmdSecure:
+				a = o.answer(1)
+				a[9] = chainFirst
+			case cmdXfrBlock:
+				a = o.answer(2)
+				a[9] = 0x77 // not defined
+			}
+			return copy(p, a), nil
+		}
+		rx, err := s.VerifyPIN(ctx, &reader.PINVerify{PINFormat: format2()}, nil)
+		check(t, rx, err, nil, reader.ErrProtocol)
+		if !off {
+			t.Error("the card keeps its power")
+		}
+	})
+}
+
+// bNumberMessage that a reader insists on may be 0.
+func TestPINMessagesOfReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, s := oddReader(t, PINPadReader())
+		s.modifyMessages, s.verifyMessages = 0, 0
+		o.in = func(p []byte, _ time.Duration) (int, error) { return copy(p, o.answer(0x90, 0)), nil }
+		f := format2()
+		f.Messages = 3
+		for at, do := range map[int]func() ([]byte, error){
+			10 + 11: func() ([]byte, error) { return s.ModifyPIN(ctx, &reader.PINModify{PINFormat: f}, nil) },
+			10 + 8:  func() ([]byte, error) { return s.VerifyPIN(ctx, &reader.PINVerify{PINFormat: f}, nil) },
+		} {
+			rx, err := do()
+			if err != nil || o.last[at] != 0 || o.last[at-1] != 2 {
+				t.Errorf("% X, %v: sent % X", rx, err, o.last)
+			}
+		}
+	})
 }
