@@ -115,7 +115,7 @@ func (t *Terminal) Exchange(ctx context.Context, b, dst []byte) ([]byte, error) 
 	return dst, err
 }
 
-// exchange is Exchange that also says which ifd's status word the answer has.
+// exchange is Exchange that also says which unit's status word the answer has.
 func (t *Terminal) exchange(ctx context.Context, b, dst []byte) ([]byte, byte, error) {
 	if err := Check(b); err != nil {
 		return dst, 0, err
@@ -404,7 +404,7 @@ func (t *Terminal) status(ctx context.Context, c command) ([]byte, sw, error) {
 		for i := range t.home.Siblings() {
 			object = append(object, byte(i+1))
 		}
-		if t.has(func(s reader.Slot) bool { _, ok := s.(reader.Display); return ok }) {
+		if t.home.Features().Display != nil {
 			object = append(object, unitDisplay)
 		}
 		if s := t.home.PINSupport(); s.Verify || s.Modify {
@@ -416,13 +416,11 @@ func (t *Terminal) status(ctx context.Context, c command) ([]byte, sw, error) {
 	return nil, swP1P2, nil
 }
 
-// Functional ifds (CT-BCS 1.0, values of P1 and of data object 81).
+// Functional units (CT-BCS 1.0, values of P1 and of data object 81).
 const (
 	unitDisplay = 0x40
 	unitKeypad  = 0x50
 )
-
-func (t *Terminal) has(of func(reader.Slot) bool) bool { return t.home.Capable(of) }
 
 // slotState is the byte of data object 80: b1 card present; b3 b2: 10
 // connected, 01 not.

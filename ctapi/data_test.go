@@ -462,35 +462,24 @@ type actingReader struct {
 
 func (r actingReader) Slots() []reader.Slot { return r.slots }
 
-// pad is what the slots of a reader with keys and a display can do.
-type pad interface {
-	reader.Slot
-	reader.Notifier
+// actingSlot is a slot of a reader with keys and a display.
+type actingSlot struct {
+	actingPlain
 	reader.PINPad
 	reader.Display
 	reader.Keypad
-	reader.Describer
-}
-
-type actingSlot struct {
-	pad
-	act func(what string)
-}
-
-// plain is what the slots of a reader without can do.
-type plain interface {
-	reader.Slot
-	reader.Notifier
 }
 
 type actingPlain struct {
-	plain
+	reader.Slot
 	act func(what string)
 }
 
+func (s actingPlain) Unwrap() reader.Slot { return s.Slot }
+
 func (s actingPlain) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 	s.act("on")
-	return s.plain.PowerOn(ctx, how)
+	return s.Slot.PowerOn(ctx, how)
 }
 
 func (d acting) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
@@ -500,43 +489,39 @@ func (d acting) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 	}
 	a := actingReader{Reader: r}
 	for _, s := range r.Slots() {
-		if p, ok := s.(pad); ok {
-			a.slots = append(a.slots, actingSlot{p, d.act})
+		plain := actingPlain{s, d.act}
+		if f := reader.FeaturesOf(s); f.PINPad != nil && f.Display != nil {
+			a.slots = append(a.slots, actingSlot{plain, f.PINPad, f.Display, f.Keypad})
 		} else {
-			a.slots = append(a.slots, actingPlain{s.(plain), d.act})
+			a.slots = append(a.slots, plain)
 		}
 	}
 	return a, nil
 }
 
-func (s actingSlot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
-	s.act("on")
-	return s.pad.PowerOn(ctx, how)
-}
-
 func (s actingSlot) PowerOff(ctx context.Context) error {
 	s.act("off")
-	return s.pad.PowerOff(ctx)
+	return s.Slot.PowerOff(ctx)
 }
 
 func (s actingSlot) Show(ctx context.Context, text string, d time.Duration) error {
 	s.act("show " + text)
-	return s.pad.Show(ctx, text, d)
+	return s.Display.Show(ctx, text, d)
 }
 
 func (s actingSlot) Input(ctx context.Context, in reader.KeyInput) ([]byte, error) {
 	s.act("input")
-	return s.pad.Input(ctx, in)
+	return s.Keypad.Input(ctx, in)
 }
 
 func (s actingSlot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
 	s.act("verify")
-	return s.pad.VerifyPIN(ctx, v, dst)
+	return s.PINPad.VerifyPIN(ctx, v, dst)
 }
 
 func (s actingSlot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte) ([]byte, error) {
 	s.act("modify")
-	return s.pad.ModifyPIN(ctx, m, dst)
+	return s.PINPad.ModifyPIN(ctx, m, dst)
 }
 
 // "An ioctl says EINTR only while its command was not yet sent; from then on it returns

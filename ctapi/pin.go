@@ -32,7 +32,7 @@ func (t *Terminal) show(ctx context.Context, s *core.Slot, text []string, limit 
 
 // output is OUTPUT: a text on the display.
 func (t *Terminal) output(ctx context.Context, c command) ([]byte, sw, error) {
-	if !t.has(func(s reader.Slot) bool { _, ok := s.(reader.Display); return ok }) {
+	if t.home.Features().Display == nil {
 		return nil, swINS, nil
 	}
 	if c.p1 != unitDisplay || c.p2 != 0 {
@@ -64,7 +64,7 @@ const firstKey = 15 * time.Second
 
 // input is INPUT: digits from the keypad, for the program to see.
 func (t *Terminal) input(ctx context.Context, c command) ([]byte, sw, error) {
-	if !t.has(func(s reader.Slot) bool { _, ok := s.(reader.Keypad); return ok }) {
+	if t.home.Features().Keypad == nil {
 		return nil, swINS, nil
 	}
 	if c.p1 != unitKeypad || c.p2>>4 > 1 || c.p2&0x0F > 2 {

@@ -24,7 +24,7 @@ type askedDriver struct {
 }
 
 type askedSlot struct {
-	pad
+	reader.Slot
 	verify *reader.PINVerify
 	modify *reader.PINModify
 	given  []byte // the command itself
@@ -38,8 +38,14 @@ func (d askedDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader
 	if err != nil {
 		return nil, err
 	}
-	d.slot.pad = r.Slots()[0].(pad)
+	d.slot.Slot = r.Slots()[0]
 	return actingReader{Reader: r, slots: []reader.Slot{d.slot}}, nil
+}
+
+func (s *askedSlot) Unwrap() reader.Slot { return s.Slot }
+
+func (s *askedSlot) PINSupport() reader.PINSupport {
+	return reader.FeaturesOf(s.Slot).PINPad.PINSupport()
 }
 
 func (s *askedSlot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
@@ -94,7 +100,7 @@ func (d threeDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader
 	}
 	a := actingReader{Reader: r}
 	for range 3 {
-		a.slots = append(a.slots, actingPlain{r.Slots()[0].(plain), func(string) {}})
+		a.slots = append(a.slots, actingPlain{r.Slots()[0], func(string) {}})
 	}
 	return a, nil
 }

@@ -1,4 +1,4 @@
-// Package fs shows the readers of a reader.Manager as files. It knows no wire
+// Package fs shows the readers of a core.Manager as files. It knows no wire
 // bytes: it turns opens, reads, writes, ioctls and locks into what the core
 // offers, and the core's errors into errno.
 package fs

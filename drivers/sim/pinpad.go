@@ -68,26 +68,18 @@ type padReader struct {
 func newPadReader(r reader.Reader, e *ccid.Emulator) *padReader {
 	p := &padReader{Reader: r, Identifier: r.(reader.Identifier)}
 	for n, s := range r.Slots() {
-		p.slots = append(p.slots, &padSlot{ccidSlot: s.(ccidSlot), emulator: e, number: n})
+		pad, _ := reader.As[reader.PINPad](s)
+		p.slots = append(p.slots, &padSlot{Slot: s, pad: pad, emulator: e, number: n})
 	}
 	return p
 }
 
 func (p *padReader) Slots() []reader.Slot { return p.slots }
 
-// ccidSlot is all that a slot of driver ccid can do.
-type ccidSlot interface {
-	reader.Slot
-	reader.Notifier
-	reader.ParamSetter
-	reader.ProtocolSelector
-	reader.RateLimiter
-	reader.Escaper
-	reader.PINPad
-}
-
+// padSlot is a slot of driver ccid with a display and a keypad beside its PIN pad.
 type padSlot struct {
-	ccidSlot
+	reader.Slot
+	pad      reader.PINPad // the slot's own
 	emulator *ccid.Emulator
 	number   int
 
@@ -102,6 +94,12 @@ var (
 	_ reader.PINPad    = (*padSlot)(nil)
 	_ reader.Describer = (*padSlot)(nil)
 )
+
+// Unwrap shows what else a slot of driver ccid can do.
+func (s *padSlot) Unwrap() reader.Slot { return s.Slot }
+
+// PINSupport is the PIN pad's.
+func (s *padSlot) PINSupport() reader.PINSupport { return s.pad.PINSupport() }
 
 // Show shows text, cut to what the display holds.
 func (s *padSlot) Show(_ context.Context, text string, d time.Duration) error {
@@ -204,12 +202,12 @@ func echoed(how reader.Echo, keys []byte) string {
 // VerifyPIN shows that a PIN is asked for, and nothing of it.
 func (s *padSlot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
 	defer s.ask(v.Messages)()
-	return s.ccidSlot.VerifyPIN(ctx, v, dst)
+	return s.pad.VerifyPIN(ctx, v, dst)
 }
 
 func (s *padSlot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte) ([]byte, error) {
 	defer s.ask(m.Messages)()
-	return s.ccidSlot.ModifyPIN(ctx, m, dst)
+	return s.pad.ModifyPIN(ctx, m, dst)
 }
 
 // ask shows the reader's own text; with bNumberMessage 00 the display is the

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/link"
 )
 
 // Control codes, as PC/SC programs on Linux know them from pcsc-lite's
@@ -91,7 +92,7 @@ func (slot *Slot) features(by Caller) []byte {
 		add(featureIFDPINProperties)
 	}
 	add(featureTLVProperties)
-	if by.Escape && slot.Capable(func(s reader.Slot) bool { _, ok := s.(reader.Escaper); return ok }) {
+	if by.Escape && slot.Features().Escaper != nil {
 		add(featureCCIDEscape)
 	}
 	return list
@@ -134,22 +135,21 @@ func (s *Slot) cardLevel() reader.Level {
 }
 
 // pinSupport is what the slot's PIN pad can do; nothing where it has none.
-func (b *Slot) pinSupport() (s reader.PINSupport) {
-	b.Capable(func(slot reader.Slot) bool {
-		if p, ok := slot.(reader.PINPad); ok {
-			s = p.PINSupport()
-		}
-		return true
-	})
-	return s
+func (s *Slot) pinSupport() (support reader.PINSupport) {
+	if pad := s.Features().PINPad; pad != nil {
+		var err error
+		defer s.opening.recovered("PINSupport", &err)
+		support = pad.PINSupport()
+	}
+	return support
 }
 
 // PINSupport is what the slot's PIN pad can do, once the reader is ready.
 func (s *Slot) PINSupport() reader.PINSupport { return s.pinSupport() }
 
 // command is use for a command to the reader itself.
-func (slot *Slot) command(ctx context.Context, by Caller, s *Session, do func(*link) ([]byte, error)) ([]byte, error) {
-	return slot.use(ctx, by, s, func(l *link) ([]byte, error) {
+func (slot *Slot) command(ctx context.Context, by Caller, s *Session, do func(*link.Link) ([]byte, error)) ([]byte, error) {
+	return slot.use(ctx, by, s, func(l *link.Link) ([]byte, error) {
 		slot.stats.count(&slot.stats.control)
 		began := time.Now()
 		answer, err := do(l)
@@ -163,17 +163,17 @@ func (s *Slot) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) 
 	if !by.Escape {
 		return nil, fmt.Errorf("escape commands are for the mount's owner, and for whom --allow-escape names: %w", reader.ErrNoPermission)
 	}
-	return s.command(ctx, by, nil, func(l *link) ([]byte, error) {
-		e, ok := l.slot.(reader.Escaper)
-		if !ok {
+	return s.command(ctx, by, nil, func(l *link.Link) ([]byte, error) {
+		e := l.Features.Escaper
+		if e == nil {
 			return nil, fmt.Errorf("escape command: %w", reader.ErrUnsupported)
 		}
-		l.tracef("> escape [%d bytes]", len(p))
-		answer, err := e.Escape(s.link.ctx, p)
+		l.Trace.Printf("> escape [%d bytes]", len(p))
+		answer, err := e.Escape(s.underWay, p)
 		if err != nil {
-			l.tracef("! %v", err)
+			l.Trace.Printf("! %v", err)
 		} else {
-			l.tracef("< escape [%d bytes]", len(answer))
+			l.Trace.Printf("< escape [%d bytes]", len(answer))
 		}
 		return answer, err
 	})
@@ -181,13 +181,13 @@ func (s *Slot) escape(ctx context.Context, p []byte, by Caller) ([]byte, error) 
 
 // Show shows a text on the reader's display.
 func (s *Slot) Show(ctx context.Context, text string, d time.Duration, by Caller) error {
-	_, err := s.command(ctx, by, nil, func(l *link) ([]byte, error) {
-		display, ok := l.slot.(reader.Display)
-		if !ok {
+	_, err := s.command(ctx, by, nil, func(l *link.Link) ([]byte, error) {
+		display := l.Features.Display
+		if display == nil {
 			return nil, fmt.Errorf("this reader has no display: %w", reader.ErrUnsupported)
 		}
-		l.tracef("> display %q", text)
-		return nil, display.Show(s.link.ctx, text, d)
+		l.Trace.Printf("> display %q", text)
+		return nil, display.Show(s.underWay, text, d)
 	})
 	return err
 }
@@ -196,17 +196,17 @@ func (s *Slot) Show(ctx context.Context, text string, d time.Duration, by Caller
 // which are no fault of the slot, and those of exchanges.
 func (s *Slot) Input(ctx context.Context, in reader.KeyInput, by Caller) ([]byte, error) {
 	var ended error
-	keys, err := s.command(ctx, by, nil, func(l *link) ([]byte, error) {
-		keypad, ok := l.slot.(reader.Keypad)
-		if !ok {
+	keys, err := s.command(ctx, by, nil, func(l *link.Link) ([]byte, error) {
+		keypad := l.Features.Keypad
+		if keypad == nil {
 			return nil, fmt.Errorf("this reader has no keypad: %w", reader.ErrUnsupported)
 		}
-		l.tracef("> keypad %q", in.Prompt)
-		keys, err := keypad.Input(s.link.ctx, in)
+		l.Trace.Printf("> keypad %q", in.Prompt)
+		keys, err := keypad.Input(s.underWay, in)
 		if err != nil {
-			l.tracef("! %v", err)
+			l.Trace.Printf("! %v", err)
 		} else {
-			l.tracef("< keypad %s", masked)
+			l.Trace.Printf("< keypad [masked]")
 		}
 		if errors.Is(err, reader.ErrTimeout) || errors.Is(err, reader.ErrCancelled) {
 			ended, err = err, nil
@@ -222,32 +222,18 @@ func (s *Slot) Input(ctx context.Context, in reader.KeyInput, by Caller) ([]byte
 // VerifyPIN has the reader ask for a PIN and send v.APDU with it. The answer is
 // the card's R-APDU, 64 00 after the time for the entry, 64 01 if it was cancelled.
 func (s *Slot) VerifyPIN(ctx context.Context, v *reader.PINVerify, by Caller) ([]byte, error) {
-	return s.usePIN(ctx, by, v.APDU, func(p reader.PINPad, prologue [3]byte, dst []byte) ([]byte, error) {
-		if !p.PINSupport().Verify {
-			return nil, fmt.Errorf("PIN verification at the reader: %w", reader.ErrUnsupported)
-		}
-		with := *v
-		with.Prologue = prologue
-		return p.VerifyPIN(s.link.ctx, &with, dst)
-	})
+	return s.usePIN(ctx, by, v.APDU, func(l *link.Link) ([]byte, error) { return l.VerifyPIN(s.underWay, v) })
 }
 
 // ModifyPIN is VerifyPIN for a change of the PIN.
 func (s *Slot) ModifyPIN(ctx context.Context, m *reader.PINModify, by Caller) ([]byte, error) {
-	return s.usePIN(ctx, by, m.APDU, func(p reader.PINPad, prologue [3]byte, dst []byte) ([]byte, error) {
-		if !p.PINSupport().Modify {
-			return nil, fmt.Errorf("PIN modification at the reader: %w", reader.ErrUnsupported)
-		}
-		with := *m
-		with.Prologue = prologue
-		return p.ModifyPIN(s.link.ctx, &with, dst)
-	})
+	return s.usePIN(ctx, by, m.APDU, func(l *link.Link) ([]byte, error) { return l.ModifyPIN(s.underWay, m) })
 }
 
 // usePIN runs a PIN command on the card that was there, and in its present state, when the
 // command was handed over. While it waits to be sent another card may come, which must not
 // get the PIN: then it says ErrStale.
-func (slot *Slot) usePIN(ctx context.Context, by Caller, template []byte, enter func(reader.PINPad, [3]byte, []byte) ([]byte, error)) ([]byte, error) {
+func (slot *Slot) usePIN(ctx context.Context, by Caller, template []byte, enter func(*link.Link) ([]byte, error)) ([]byte, error) {
 	if len(template) < 4 {
 		return nil, fmt.Errorf("PIN command of %d bytes: %w", len(template), reader.ErrInvalid)
 	}
@@ -259,71 +245,12 @@ func (slot *Slot) usePIN(ctx context.Context, by Caller, template []byte, enter 
 	switch {
 	case err != nil:
 		return nil, err
-	case !slot.Capable(func(s reader.Slot) bool { _, ok := s.(reader.PINPad); return ok }):
+	case slot.Features().PINPad == nil:
 		return nil, fmt.Errorf("this reader has no PIN pad: %w", reader.ErrUnsupported)
 	case card != reader.Powered:
 		return nil, fmt.Errorf("PIN command: %w", errUnpowered)
 	case !same:
 		return nil, fmt.Errorf("PIN command: %w", reader.ErrStale)
 	}
-	return slot.command(ctx, by, now, func(l *link) ([]byte, error) {
-		l.tracef("> PIN pad: % X …", template[:4])
-		answer, err := l.enterPIN(template, func(prologue [3]byte, dst []byte) ([]byte, error) {
-			return enter(l.slot.(reader.PINPad), prologue, dst)
-		})
-		if err != nil {
-			l.tracef("! %v", concealed{err})
-		} else {
-			l.tracef("< PIN pad: %s", maskedAnswer(answer))
-		}
-		return answer, err
-	})
-}
-
-// errPINAgain: what the card wants repeated is the template without the PIN. It would be
-// a wrong PIN to the card, and one try less.
-var errPINAgain = fmt.Errorf("the card wants the PIN command again: %w", reader.ErrProtocol)
-
-// enterPIN runs the exchange whose command the reader completes. Under T=1 at
-// TPDU level the block's prologue is ours and the card's block comes back, so
-// that the machine's sequence numbers go on.
-func (l *link) enterPIN(template []byte, enter func(prologue [3]byte, dst []byte) ([]byte, error)) (answer []byte, err error) {
-	l.conceal(nil) // whatever the command is
-	defer func() { l.reveal(err) }()
-	if l.t1 == nil {
-		return enter([3]byte{}, nil)
-	}
-	step := l.t1.Start(template, nil)
-	if !step.Done && (len(step.Send) < 3 || step.Send[1]&0xA0 != 0) {
-		// Chained, or an S-block comes first: the reader completes one I-block.
-		l.t1.Withdraw()
-		return nil, fmt.Errorf("PIN command of %d bytes does not fit one block of the card: %w", len(template), reader.ErrUnsupported)
-	}
-	var none []byte // the reader's answer where no PIN was entered
-	entered := false
-	err = l.run(l.ctx, step, func(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
-		switch {
-		case entered && len(x.Out) > 1 && x.Out[1]&0x80 == 0:
-			return dst, errPINAgain
-		case entered:
-			return l.slot.Exchange(ctx, x, dst)
-		}
-		entered = true
-		rx, err := enter([3]byte(x.Out[:3]), dst)
-		switch {
-		case err == nil && len(rx) == 2 && rx[0] == 0x64:
-			none = rx
-			return rx, unsent{} // the card knows of no block
-		case errors.Is(err, reader.ErrGone), errors.Is(err, reader.ErrNoCard), errors.Is(err, reader.ErrStale), errors.Is(err, reader.ErrUnsupported), errors.Is(err, reader.ErrInvalid):
-			return rx, unsent{err}
-		}
-		return rx, err
-	})
-	switch {
-	case err != nil:
-		return nil, err
-	case none != nil:
-		return none, nil
-	}
-	return l.t1.Response(), nil
+	return slot.command(ctx, by, now, enter)
 }

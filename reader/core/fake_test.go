@@ -15,11 +15,19 @@ import (
 	"testing/synctest"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/link"
 )
 
 // The fakes of these tests: a driver whose Open, a reader whose Close and a slot
 // whose calls do what the test says. All waiting is on channels, so that in a
 // synctest bubble "everybody waits" can be seen, and time is the bubble's.
+
+// Of package link: how often a card is activated that does not answer as it should, and
+// how often one power-up may reset it in all.
+const (
+	attempts  = 3
+	maxResets = 16
+)
 
 // hexb reads spaced hex.
 func hexb(s string) []byte {
@@ -271,7 +279,7 @@ func bubble(t *testing.T, o Options, f func(t *testing.T, r *rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, o)
 		defer func() {
-			ctx, cancel := context.WithTimeout(context.Background(), powerLimit)
+			ctx, cancel := context.WithTimeout(context.Background(), link.PowerLimit)
 			defer cancel()
 			r.Close(ctx)
 		}()

@@ -46,13 +46,9 @@ func (slot *Slot) Info() Info {
 	if t, ok := i.Device.Link.(reader.Describer); ok {
 		i.tell(slot, t)
 	}
-	slot.Capable(func(s reader.Slot) bool {
-		t, ok := s.(reader.Describer)
-		if ok {
-			i.tell(slot, t)
-		}
-		return ok
-	})
+	if d := slot.Features().Describer; d != nil {
+		i.tell(slot, d)
+	}
 	return i
 }
 
@@ -149,23 +145,15 @@ func (m *Manager) Named(name string) *Slot {
 	return m.names[name]
 }
 
-// Capable says which optional interfaces the slot has, once its reader is
-// ready: a file that makes no sense for a slot is absent.
-func (s *Slot) Capable(of func(reader.Slot) bool) bool {
-	select {
-	case <-s.ctx.Done():
-		return false
-	default:
-	}
+// Features are the optional interfaces of the slot, once its reader is ready; none before.
+// Who calls a method of one of them does so with the turn, or the method must not wait.
+func (s *Slot) Features() reader.Features {
 	s.mu.Lock()
-	isReady := s.phase == ready
-	s.mu.Unlock()
-	if !isReady {
-		return false
+	defer s.mu.Unlock()
+	if s.phase != ready || s.ctx.Err() != nil {
+		return reader.Features{}
 	}
-	var err error
-	defer s.opening.recovered("slot", &err)
-	return of(s.link.slot)
+	return s.link.Features
 }
 
 // Lines renders the info as `status` shows it: "key value" lines, state first.

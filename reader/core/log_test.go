@@ -137,24 +137,3 @@ func (p *failingPad) VerifyPIN(context.Context, *reader.PINVerify, []byte) ([]by
 func (p *failingPad) ModifyPIN(context.Context, *reader.PINModify, []byte) ([]byte, error) {
 	return nil, p.err
 }
-
-// The rest of the words stays as it is.
-func TestConcealed(t *testing.T) {
-	for text, want := range map[string]string{
-		"":                        "",
-		"no number":               "no number",
-		"12":                      "N",
-		"12 bytes of 7":           "N bytes of N",
-		"LEN=12, 7bytes":          "LEN=N, N",
-		"T=0: T=1: T=12 T=2 XT=1": "T=0: T=1: T=N T=N XT=1",
-		"0B, 0x1f, 1.5s, -3":      "N, N, N.N, -N",
-		"SW1 SW2 (bError FB)":     "SW1 SW2 (bError FB)",
-		"é9 9é":                   "é9 N",
-		"(4)":                     "(N)",
-		"…8":                      "…N",
-	} {
-		if got := (concealed{errors.New(text)}).Error(); got != want {
-			t.Errorf("%q: %q, want %q", text, got, want)
-		}
-	}
-}

@@ -378,7 +378,7 @@ func (s *Slot) quiesce(grace context.Context) {
 	defer s.release()
 	var err error
 	defer s.opening.recovered("PowerOff", &err)
-	if s.link.slot == nil || !s.link.active {
+	if s.link == nil || !s.link.Active() {
 		return
 	}
 	ctx, cancel := context.WithCancel(s.ctx)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/link"
 )
 
 // rateCard is a slot with a card that speaks whatever its ATR says, at the rates
@@ -326,13 +327,13 @@ func TestRateFallbackOfASlowCard(t *testing.T) {
 		b := r.plugSlot(c, c.fakeSlot)
 		start := time.Now()
 		wantAnswer(t, mustOpen(t, b, someone()), "00 A4 00 00", "90 00")
-		if took := time.Since(start); took != powerLimit || b.Info().Params.TA1 != 0x99 {
+		if took := time.Since(start); took != link.PowerLimit || b.Info().Params.TA1 != 0x99 {
 			t.Errorf("%v, %s", took, b.Info().Params)
 		}
 		// Where there is no slower rate it is the card.
 		c.deaf = []byte{0x99, 0x95, 0x98, 0x94, 0x93, 0x92, 0x11}
 		wantErr(t, "reset", b.Power(context.Background(), ResetCold, someone()), reader.ErrTimeout)
-		if took := time.Since(start); took > 8*powerLimit {
+		if took := time.Since(start); took > 8*link.PowerLimit {
 			t.Errorf("%v", took)
 		}
 	})

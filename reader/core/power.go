@@ -9,10 +9,6 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// powerLimit bounds one activation with everything that belongs to it: three
-// voltages with an ATR of 33 characters at 9600 etu each, PPS and S(IFS).
-const powerLimit = 30 * time.Second
-
 // stamp notes that the card was just used. b.mu is held.
 func (s *Slot) stamp() {
 	if s.manager.options.IdleOff > 0 {
@@ -62,7 +58,7 @@ func (s *Slot) powerOffIf(ctx context.Context, allowed func() error) error {
 	}
 	s.setUnpowered()
 	s.mu.Unlock()
-	err := s.link.powerOff(ctx)
+	err := s.link.PowerOff(ctx)
 	if err != nil {
 		err = fmt.Errorf("power off: %w", err)
 		s.mu.Lock()
@@ -88,7 +84,11 @@ func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
 	if was != reader.Powered {
 		how = reader.Cold
 	}
-	err := s.link.powerUp(s.link.ctx, how, want)
+	err := s.link.PowerUp(s.underWay, how, want)
+	if err != nil {
+		s.link.PowerOff(s.ctx)
+	}
+	s.answered()
 	s.under.Store(false)
 	err = s.outcome(err)
 
@@ -117,9 +117,10 @@ func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
 		return err
 	}
 	s.setCard(max(reader.Present, s.card)) // where the reader had not noticed it yet
-	atr, params := s.link.atr.Bytes(), s.link.params
-	s.card, s.atr, s.answer, s.params, s.fallback, s.lastErr = reader.Powered, atr, s.link.atr, params, s.link.fallback, nil
-	s.level = s.link.traits.Level
+	answer, params := s.link.ATR(), s.link.Params()
+	atr := answer.Bytes()
+	s.card, s.atr, s.answer, s.params, s.fallback, s.lastErr = reader.Powered, atr, answer, params, s.link.Fallback(), nil
+	s.level = s.link.Traits().Level
 	s.renewEpoch(by, before)
 	if s.fallback != "" {
 		s.stats.count(&s.stats.fallbacks)
@@ -211,8 +212,8 @@ func (s *Slot) power(a Action, by Caller) error {
 	case Release:
 		return s.orGone(s.powerOffIf(s.ctx, func() error { return s.unused(by) }))
 	case Eject:
-		e, ok := s.link.slot.(reader.Ejector)
-		if !ok {
+		e := s.link.Features.Ejector
+		if e == nil {
 			return fmt.Errorf("eject: %w", reader.ErrUnsupported)
 		}
 		if err := s.powerOffIf(s.ctx, admits); err != nil {
@@ -264,10 +265,10 @@ func (s *Slot) selectProtocol(t int, by Caller) error {
 		return nil
 	case !admitted:
 		return reader.ErrLocked
-	case !s.link.speaks(t):
+	case !s.link.Speaks(t):
 		return fmt.Errorf("protocol T=%d: the reader does not have it: %w", t, reader.ErrUnsupported)
 	case card == reader.Powered:
-		if err := s.link.selectable(t); err != nil {
+		if err := s.link.Selectable(t); err != nil {
 			return err
 		}
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/link"
 )
 
 // Caller is who asks: one open of one file.
@@ -149,14 +151,43 @@ func (s *Session) ATR() []byte { return s.atr }
 // ErrInterrupted, and nothing was sent. Once the command is under way it
 // goes to its end, whatever happens to ctx: it is never sent twice and its answer never lost.
 func (s *Session) Transmit(ctx context.Context, capdu, dst []byte) ([]byte, error) {
-	return s.slot.use(ctx, s.caller, s, func(l *link) ([]byte, error) {
-		return l.transmit(capdu, dst)
+	return s.slot.use(ctx, s.caller, s, func(l *link.Link) ([]byte, error) {
+		return s.slot.transmit(l, capdu, dst)
 	})
+}
+
+// transmit is Transmit with the turn. It counts the exchange.
+func (s *Slot) transmit(l *link.Link, capdu, dst []byte) ([]byte, error) {
+	began := time.Now()
+	answer, err := l.Transmit(s.underWay, capdu, dst)
+	took := time.Since(began)
+	s.logExchange("exchange", took, err)
+	if err == nil || !unheard(err) {
+		s.stats.exchanged(took, len(capdu), max(0, len(answer)-len(dst)), l.Secret())
+	}
+	return answer, err
+}
+
+// logExchange logs what became of a command, and nothing of the command or its answer.
+func (s *Slot) logExchange(what string, took time.Duration, err error) {
+	if !s.every.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
+	outcome := "answered"
+	if err != nil {
+		outcome = kind(err)
+	}
+	s.every.Debug(what, "took", took.Round(time.Microsecond), "outcome", outcome)
+}
+
+// unheard reports whether err says that no card saw the command.
+func unheard(err error) bool {
+	return errors.Is(err, reader.ErrInvalid) || errors.Is(err, reader.ErrUnsupported) || errors.Is(err, reader.ErrNoCard) || errors.Is(err, reader.ErrStale)
 }
 
 // use runs do with the turn, for a caller that the transaction admits and, if s is
 // not nil, while the card is still what it was when the session began.
-func (slot *Slot) use(ctx context.Context, by Caller, s *Session, do func(*link) ([]byte, error)) ([]byte, error) {
+func (slot *Slot) use(ctx context.Context, by Caller, s *Session, do func(*link.Link) ([]byte, error)) ([]byte, error) {
 	for {
 		if err := slot.acquireAs(ctx, by); err != nil {
 			return nil, err
@@ -195,10 +226,11 @@ func (slot *Slot) use(ctx context.Context, by Caller, s *Session, do func(*link)
 }
 
 // work runs do and gives the turn back, whatever happens in do.
-func (s *Slot) work(do func(*link) ([]byte, error)) (answer []byte, err error) {
+func (s *Slot) work(do func(*link.Link) ([]byte, error)) (answer []byte, err error) {
 	defer s.release()
 	defer s.opening.recovered("slot", &err)
-	answer, err = do(&s.link)
+	answer, err = do(s.link)
+	s.answered()
 	s.under.Store(false)
 	err = s.outcome(err)
 	s.settle(err)
@@ -214,10 +246,10 @@ func (s *Slot) outcome(err error) error {
 	if err := s.orGone(err); errors.Is(err, reader.ErrGone) || errors.Is(err, reader.ErrFailed) {
 		return err
 	}
-	if s.link.ctx.Err() != nil {
+	if s.underWay.Err() != nil {
 		// What the driver says of its ctx, time-out or other, is no finding.
-		s.link.dead = true
-		return fmt.Errorf("%w (%v)", context.Cause(s.link.ctx), err)
+		s.link.Abandon()
+		return fmt.Errorf("%w (%v)", context.Cause(s.underWay), err)
 	}
 	return err
 }
@@ -251,7 +283,7 @@ func (slot *Slot) usable(s *Session) error {
 
 // settle draws the consequences of an exchange. The caller holds the turn.
 func (s *Slot) settle(err error) {
-	dead := s.link.dead || errors.Is(err, reader.ErrStale) // outcome may have seen it dead
+	dead := s.link.Dead() || errors.Is(err, reader.ErrStale) // outcome may have seen it dead
 	if err == nil && !dead {
 		if s.manager.options.IdleOff > 0 {
 			s.mu.Lock()
@@ -276,8 +308,8 @@ func (s *Slot) settle(err error) {
 		s.setCard(reader.Absent)
 	case errors.Is(err, reader.ErrStale): // setUnpowered below
 	case errors.Is(err, reader.ErrInvalid), errors.Is(err, reader.ErrUnsupported):
-	case err != nil && s.link.fetched:
-		s.keepError(concealed{err})
+	case err != nil && s.link.Secret():
+		s.keepError(link.Conceal(err))
 		s.log.Warn("slot error", "error", kind(err))
 	case err != nil:
 		s.noteError(err)
@@ -289,7 +321,7 @@ func (s *Slot) settle(err error) {
 	if dead {
 		// The protocol could not be brought back, or was left in the middle: the card
 		// must be reset (ISO/IEC 7816-3:2006 rule 6.4), which only a new open may ask for.
-		s.link.powerOff(s.ctx)
+		s.link.PowerOff(s.ctx)
 	} else if !errors.Is(err, reader.ErrInvalid) && !errors.Is(err, reader.ErrUnsupported) {
 		s.refresh()
 	}

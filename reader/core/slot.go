@@ -12,6 +12,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
 	"github.com/cardfs/cardfs/reader/limitlog"
+	"github.com/cardfs/cardfs/reader/link"
 	"github.com/cardfs/cardfs/reader/words"
 )
 
@@ -44,13 +45,14 @@ type Slot struct {
 	ctx    context.Context // ends when the reader left
 	cancel context.CancelFunc
 	turn   chan struct{} // holds a token while somebody uses link
-	link   link          // owned by the holder of the turn
-	under  atomic.Bool   // something that Abort may end is under way
+	link   *link.Link    // owned by the holder of the turn; nil before the reader is ready
+
+	underWay context.Context // ends what is under way, see begin; the holder of the turn uses it
+	under    atomic.Bool     // something that Abort may end is under way
 
 	stats  stats
 	events source[Event]
-	traces source[string]
-	traced atomic.Int32 // followers of traces
+	trace  trace
 
 	waiting atomic.Int64 // since when the card has asked for more time, in Unix nanoseconds; 0: it did not
 
@@ -63,7 +65,7 @@ type Slot struct {
 	changed  chan struct{}         // closed and replaced at every change of the fields above and lock
 	powering *attempt
 	raising  bool                    // the card is being powered up or reset
-	cut      context.CancelCauseFunc // ends what is under way: link.ctx
+	cut      context.CancelCauseFunc // ends what is under way: underWay
 	atr      []byte                  // nil unless powered
 	answer   *iso7816.ATR            // atr, taken apart
 	params   iso7816.Params
@@ -102,7 +104,7 @@ func newSlot(m *Manager, d *ifd, number, index int) *Slot {
 		turn:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
 	}
-	s.traces.weigh = func(line string) int { return len(line) }
+	s.trace.weigh = func(line string) int { return len(line) }
 	s.ctx, s.cancel = context.WithCancel(d.opening.ctx)
 	return s
 }
@@ -230,10 +232,10 @@ func (s *Slot) wait(ctx context.Context, changed <-chan struct{}) error {
 }
 
 // begin marks that something is under way which Abort may end: what holds to
-// b.link.ctx. b.mu is held, and the turn; who holds it clears under.
+// underWay. b.mu is held, and the turn; who holds it clears under.
 func (s *Slot) begin() {
-	if s.link.ctx == nil || s.link.ctx.Err() != nil {
-		s.link.ctx, s.cut = context.WithCancelCause(s.ctx)
+	if s.underWay == nil || s.underWay.Err() != nil {
+		s.underWay, s.cut = context.WithCancelCause(s.ctx)
 	}
 	s.under.Store(true)
 }
@@ -305,7 +307,10 @@ func (slot *Slot) start(s reader.Slot) {
 	var status reader.Status
 	var failure error
 	if slot.inTurn(slot.ctx, func() error {
-		slot.link = link{owner: slot, slot: s, extended: slot.extended}
+		slot.link = link.New(link.Config{
+			Slot: s, Features: reader.FeaturesOf(s), T0Plain: slot.ifd.dev.T0Plain, Limit: slot.manager.options.ExchangeLimit,
+			Extended: slot.extended, Log: slot.log, Trace: &slot.trace,
+		})
 		status, failure = s.Status(slot.ctx)
 		return nil
 	}) != nil {
@@ -364,7 +369,7 @@ func (s *Slot) leave() {
 		s.touch()
 	}
 	s.mu.Unlock()
-	s.traces.end(reader.ErrGone)
+	s.trace.end(reader.ErrGone)
 	s.cancel()
 }
 
@@ -443,10 +448,10 @@ func (s *Slot) setUnpowered() {
 
 // refresh asks the reader for the card. The caller holds the turn.
 func (s *Slot) refresh() {
-	if s.link.slot == nil {
+	if s.link == nil {
 		return
 	}
-	now, err := s.link.slot.Status(s.ctx)
+	now, err := s.link.Slot.Status(s.ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -469,10 +474,10 @@ func (s *Slot) monitor() {
 	var changes <-chan struct{}
 	var fixed bool
 	if s.inTurn(s.ctx, func() error {
-		if n, ok := s.link.slot.(reader.Notifier); ok {
+		if n := s.link.Features.Notifier; n != nil {
 			changes = n.Changes()
 		}
-		fixed = s.link.slot.Traits().Fixed
+		fixed = s.link.Slot.Traits().Fixed
 		return nil
 	}) != nil {
 		return

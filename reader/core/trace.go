@@ -1,136 +1,35 @@
 package core
 
 import (
-	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
-
-	"github.com/cardfs/cardfs/reader"
-	"github.com/cardfs/cardfs/reader/iso7816"
 )
+
+// trace is what a link says of its exchanges, for those who follow it.
+type trace struct {
+	source[string]
+	followers atomic.Int32
+}
+
+func (t *trace) On() bool { return t.followers.Load() > 0 }
+
+func (t *trace) Printf(format string, args ...any) {
+	if t.On() {
+		t.put(time.Now().Format("15:04:05.000000 ") + fmt.Sprintf(format, args...))
+	}
+}
 
 // FollowTrace subscribes to a decoded log of what crosses the slot, a line an
 // entry, from now on. Reference data (PINs) never enters it, nor its length, nor
 // a key.
 func (s *Slot) FollowTrace() *Feed[string] {
-	s.traced.Add(1)
-	return s.traces.add(nil)
+	s.trace.followers.Add(1)
+	return s.trace.add(nil)
 }
 
 // CloseTrace ends a subscription of FollowTrace.
 func (s *Slot) CloseTrace(f *Feed[string]) {
-	s.traced.Add(-1)
+	s.trace.followers.Add(-1)
 	f.Close()
-}
-
-func (l *link) traced() bool { return l.owner.traced.Load() > 0 }
-
-func (l *link) tracef(format string, args ...any) {
-	if l.traced() {
-		l.owner.traces.put(time.Now().Format("15:04:05.000000 ") + fmt.Sprintf(format, args...))
-	}
-}
-
-// conceal decides what the trace may show of the exchange that begins, whether
-// or not anybody follows it: one may begin in the middle.
-func (l *link) conceal(capdu []byte) {
-	// GET RESPONSE fetches what belongs to the command before it.
-	fetches := len(capdu) >= 4 && capdu[1]&^1 == 0xC0
-	l.masked = secret(capdu) || fetches && l.fetched
-	l.fetched = l.masked
-	l.wireMasked = l.masked || l.late
-}
-
-// reveal ends conceal. After an error the card may still say in the next
-// exchange what belongs to this one.
-func (l *link) reveal(err error) {
-	l.late = err != nil && l.wireMasked
-	l.masked, l.wireMasked = false, false
-}
-
-const masked = "[masked]"
-
-// traceAPDU writes a command or an answer.
-func (l *link) traceAPDU(dir byte, p []byte) {
-	switch {
-	case dir == '<' && l.masked:
-		l.tracef("< R-APDU %s", maskedAnswer(p))
-	case dir == '<':
-		l.tracef("< R-APDU % X", p)
-	case malformed(p):
-		l.tracef("> malformed C-APDU %s", masked)
-	case l.masked && len(p) > 4:
-		l.tracef("> C-APDU % X %s %s", p[:4], masked, iso7816.CommandName(p[1]))
-	default:
-		l.tracef("> C-APDU % X %s", p, iso7816.CommandName(p[1]))
-	}
-}
-
-// traceError writes why an exchange failed. Why a command is malformed would
-// tell a PIN's length, and not in numbers only.
-func (l *link) traceError(err error) {
-	switch {
-	case l.masked && errors.Is(err, reader.ErrInvalid):
-		err = reader.ErrInvalid
-	case l.masked:
-		err = concealed{err}
-	}
-	l.tracef("! %v", err)
-}
-
-// traceWire writes what goes over the contacts below APDU level.
-func (l *link) traceWire(dir byte, p []byte) {
-	switch {
-	case len(p) == 0 && dir == '<':
-		l.tracef("<   (nothing)")
-	case len(p) == 0:
-	case l.wireMasked:
-		l.tracef("%c   %s", dir, l.maskedWire(dir, p))
-	case l.t1 != nil:
-		l.tracef("%c   % X  %s", dir, p, iso7816.DescribeBlock(p))
-	default:
-		l.tracef("%c   % X", dir, p)
-	}
-}
-
-// maskedWire is what may be shown of a message that carries a secret: T=1, NAD
-// and PCB; T=0, CLA INS P1 P2 and SW1 SW2. P3 and LEN would tell a PIN's length.
-// Single characters are shown never: which are procedure bytes only the machine
-// knows.
-func (l *link) maskedWire(dir byte, p []byte) string {
-	switch {
-	case l.traits.Level == reader.Character:
-	case l.t1 != nil:
-		if l.wholeBlock(p) {
-			return fmt.Sprintf("% X %s  %s", p[:2], masked, iso7816.DescribeBlock(p))
-		}
-	case dir == '<':
-		return maskedAnswer(p)
-	case len(p) > 4 && !malformed(p): // else nobody knows what the first four are
-		return fmt.Sprintf("% X %s", p[:4], masked)
-	}
-	return masked
-}
-
-// wholeBlock reports whether p is as long as its prologue says. Elsewhere what
-// stands at the place of a prologue may be anything.
-func (l *link) wholeBlock(p []byte) bool {
-	edc := 1
-	if l.params.CRC {
-		edc = 2
-	}
-	return len(p) >= 3 && p[0] == 0 && len(p) == 3+int(p[2])+edc
-}
-
-// maskedAnswer shows SW1 SW2 alone, and nothing where the last two bytes are not
-// SW1 SW2 (ISO/IEC 7816-4:2013 §5.3.4).
-func maskedAnswer(p []byte) string {
-	n := len(p) - 2
-	switch {
-	case n < 0 || p[n]&0xF0 != 0x60 && p[n]&0xF0 != 0x90:
-		return masked
-	case n == 0:
-		return fmt.Sprintf("% X", p)
-	}
-	return fmt.Sprintf("%s % X", masked, p[n:])
 }

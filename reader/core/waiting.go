@@ -1,22 +1,6 @@
 package core
 
-import (
-	"context"
-	"time"
-)
-
-// How long a card may take is bounded by the clock, not by the sum of what it
-// was granted: a card that asks for time much earlier than it must would lose
-// the larger part of it.
-
-// limit is when an exchange that begins now must be over.
-func (l *link) limit(ctx context.Context) time.Time {
-	until := time.Now().Add(l.owner.manager.options.ExchangeLimit)
-	if end, ok := ctx.Deadline(); ok && end.Before(until) {
-		return end
-	}
-	return until
-}
+import "time"
 
 // extended notes that the card, or the reader for it, asked for more time.
 func (s *Slot) extended() {

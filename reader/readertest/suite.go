@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,7 +15,7 @@ import (
 
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
-	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/link"
 )
 
 // Fixture is one emulated device, fresh for each test, plugged in, with a card
@@ -191,100 +190,56 @@ func sweep(f func(delay time.Duration)) {
 	}
 }
 
-// link is a slot with its protocol, as the core runs it.
-type link struct {
-	slot    reader.Slot
-	atr     []byte
-	machine iso7816.Machine
-	slack   time.Duration
+// connection is a slot with its protocol, as the core runs it.
+type connection struct {
+	*link.Link
+	tap *tap
+	atr []byte
 }
 
-func connect(ctx context.Context, s reader.Slot, how reader.Reset) (*link, error) {
-	raw, err := s.PowerOn(ctx, how)
-	if err != nil {
+func connect(ctx context.Context, s reader.Slot, how reader.Reset) (*connection, error) {
+	c := &connection{tap: &tap{Slot: s}}
+	c.Link = link.New(link.Config{Slot: c.tap, Features: reader.FeaturesOf(c.tap)})
+	if err := c.PowerUp(ctx, how, -1); err != nil {
 		return nil, err
 	}
-	atr, err := iso7816.ParseATR(raw)
-	if err != nil {
-		return nil, err
-	}
-	traits := s.Traits()
-	l := &link{slot: s, atr: bytes.Clone(raw), slack: traits.Slack}
-	p, err := atr.Params(atr.Protocols()[0])
-	if err != nil {
-		return nil, err
-	}
-	if !traits.AutoPPS {
-		p.TA1 = 0x11 // no PPS: default rate
-	} else if sel, ok := s.(reader.ProtocolSelector); ok {
-		if p, err = sel.SelectProtocol(ctx, p); err != nil {
-			return nil, fmt.Errorf("SelectProtocol: %w", err)
-		}
-	}
-	if set, ok := s.(reader.ParamSetter); ok {
-		if err := set.SetParams(ctx, p); err != nil {
-			return nil, fmt.Errorf("SetParams %+v: %w", p, err)
-		}
-	}
-	chars := traits.Level == reader.Character
-	switch {
-	case p.T == 0:
-		mode := map[reader.Level]iso7816.T0Mode{
-			reader.Character: iso7816.T0Character, reader.TPDU: iso7816.T0TPDU,
-			reader.ShortAPDU: iso7816.T0APDU, reader.ExtendedAPDU: iso7816.T0APDU,
-		}[traits.Level]
-		l.machine = iso7816.NewT0(iso7816.T0Config{Params: p, Mode: mode, ClockHz: traits.ClockHz,
-			Extended: traits.Level == reader.ExtendedAPDU})
-	case traits.Level >= reader.ShortAPDU:
-	default:
-		t1 := iso7816.NewT1(iso7816.T1Config{Params: p, IFSD: traits.IFSD, AutoIFSD: traits.AutoIFSD,
-			IFSCMax: traits.IFSC, Character: chars, ClockHz: traits.ClockHz})
-		l.machine = t1
-		if err := l.run(ctx, t1.Setup()); err != nil {
-			return nil, fmt.Errorf("S(IFS request): %w", err)
-		}
-	}
-	return l, nil
+	c.atr = c.ATR().Bytes()
+	return c, nil
 }
 
-func (l *link) run(ctx context.Context, step iso7816.Step) error {
-	for !step.Done {
-		rx, err := l.slot.Exchange(ctx, reader.Transfer{
-			Out: step.Send, Want: step.Want, Wait: step.Wait + l.slack, WTX: step.WTX,
-		}, nil)
-		if err != nil && (ctx.Err() != nil || errors.Is(err, reader.ErrGone) || errors.Is(err, reader.ErrNoCard)) {
-			return err
-		}
-		step = l.machine.Next(rx, err)
-	}
-	return step.Err
+// tap is a slot that can keep what would be sent.
+type tap struct {
+	reader.Slot
+	closed bool
+	kept   reader.Transfer
 }
 
-func (l *link) transmit(ctx context.Context, capdu []byte) ([]byte, error) {
-	if l.machine == nil {
-		return l.slot.Exchange(ctx, reader.Transfer{Out: capdu, Wait: time.Minute}, nil)
+func (t *tap) Unwrap() reader.Slot { return t.Slot }
+
+func (t *tap) Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
+	if !t.closed {
+		return t.Slot.Exchange(ctx, x, dst)
 	}
-	if err := l.run(ctx, l.machine.Start(capdu, nil)); err != nil {
-		return nil, err
-	}
-	return l.machine.Response(), nil
+	t.kept = reader.Transfer{Out: bytes.Clone(x.Out), Want: x.Want}
+	return nil, reader.ErrGone
 }
 
-// first is the first message of a command, to be sent to a card that keeps silent.
-func (l *link) first(capdu []byte, wait time.Duration) reader.Transfer {
-	if l.machine == nil {
-		return reader.Transfer{Out: capdu, Wait: wait}
-	}
-	step := l.machine.Start(capdu, nil)
-	return reader.Transfer{Out: bytes.Clone(step.Send), Want: step.Want, Wait: wait}
+// first is the first message of a command, to be sent to a card that keeps silent. The
+// connection is of no use from then on.
+func (c *connection) first(capdu []byte, wait time.Duration) reader.Transfer {
+	c.tap.closed = true
+	c.Transmit(context.Background(), capdu, nil)
+	x := c.tap.kept
+	x.Wait = wait
+	return x
 }
 
 // check does one exchange that must succeed.
-func (b *bench) check(f *Fixture, l *link) {
+func (b *bench) check(f *Fixture, c *connection) {
 	b.Helper()
 	var rx []byte
 	err := within(b, "Exchange", func() (err error) {
-		rx, err = l.transmit(context.Background(), f.Command)
+		rx, err = c.Transmit(context.Background(), f.Command, nil)
 		return err
 	})
 	if err != nil || !bytes.Equal(rx, f.Answer) {
@@ -292,17 +247,17 @@ func (b *bench) check(f *Fixture, l *link) {
 	}
 }
 
-func (b *bench) connect(s reader.Slot, how reader.Reset) *link {
+func (b *bench) connect(s reader.Slot, how reader.Reset) *connection {
 	b.Helper()
-	var l *link
+	var c *connection
 	err := within(b, "PowerOn", func() (err error) {
-		l, err = connect(context.Background(), s, how)
+		c, err = connect(context.Background(), s, how)
 		return err
 	})
 	if err != nil {
 		b.Fatalf("power on, %v: %v", how, err)
 	}
-	return l
+	return c
 }
 
 // removable leaves the test out where the first card is fixed.

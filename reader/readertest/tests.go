@@ -117,7 +117,7 @@ func testDst(t *testing.T, b *bench) {
 	dst := append(make([]byte, 0, 600), "before"...)
 	var got []byte
 	err := within(t, "Exchange", func() (err error) {
-		got, err = l.slot.Exchange(context.Background(), x, dst)
+		got, err = r.Slots()[0].Exchange(context.Background(), x, dst)
 		return err
 	})
 	if err != nil || !bytes.HasPrefix(got, dst) || len(got) == len(dst) {
@@ -133,7 +133,7 @@ func testSlotsApart(t *testing.T, b *bench) {
 		l := b.connect(s, reader.Cold)
 		wg.Go(func() {
 			for range 20 {
-				rx, err := l.transmit(context.Background(), f.Command)
+				rx, err := l.Transmit(context.Background(), f.Command, nil)
 				if err != nil || !bytes.Equal(rx, f.Answer) {
 					t.Errorf("% X, %v", rx, err)
 					return

@@ -1,4 +1,4 @@
-package core
+package link
 
 import (
 	"context"
@@ -37,7 +37,7 @@ const (
 )
 
 // rates finds what is known of the card with this ATR.
-func (l *link) rates(atr *iso7816.ATR) *rates {
+func (l *Link) rates(atr *iso7816.ATR) *rates {
 	key := string(atr.Bytes())
 	r := l.known[key]
 	if r == nil {
@@ -71,7 +71,7 @@ func hopeless(err error) bool {
 // maybeRate reports whether err may have its reason in the rate.
 func maybeRate(err error) bool { return !hopeless(err) && !errors.Is(err, reader.ErrStale) }
 
-// powerUp activates or resets the card and agrees on a protocol and its parameters:
+// PowerUp activates or resets the card and agrees on a protocol and its parameters:
 // want, or -1 for the first that card and reader have in common. Rates are tried
 // from the fastest down; what worked is remembered for the card.
 //
@@ -81,15 +81,15 @@ func maybeRate(err error) bool { return !hopeless(err) && !errors.Is(err, reader
 //	      ▲               │          │          │            │
 //	      ├─ warm: TA2 ───┘          │          └── rate ────┴─ cold: the next
 //	      └──────── cold: no PPS ────┘                          slower rate
-func (l *link) powerUp(ctx context.Context, how reader.Reset, want int) error {
+func (l *Link) PowerUp(ctx context.Context, how reader.Reset, want int) error {
 	var err error
 	l.atr, l.fallback, l.specific = nil, "", nil
 	for left, resets := attempts, 1; ; resets++ {
 		err = l.activate(ctx, how, want)
 		var next *again
 		if errors.As(err, &next) && resets < maxResets {
-			l.owner.log.Info("card is reset to agree on something else", "reset", next.how, "error", err)
-			l.tracef("! %v", err)
+			l.Log.Info("card is reset to agree on something else", "reset", next.how, "error", err)
+			l.Trace.Printf("! %v", err)
 			how = next.how
 			continue
 		}
@@ -111,16 +111,13 @@ func (l *link) powerUp(ctx context.Context, how reader.Reset, want int) error {
 		err = fmt.Errorf("power up: the card lost its power again: %w", reader.ErrMute)
 	}
 	l.forget()
-	l.active = false
-	if !errors.Is(err, reader.ErrGone) && !errors.Is(err, reader.ErrNoCard) {
-		l.slot.PowerOff(l.owner.ctx)
-	}
+	l.active = !errors.Is(err, reader.ErrGone) && !errors.Is(err, reader.ErrNoCard)
 	return err
 }
 
 // forget drops what was found out about the card's rates since something came at one
 // of them: nothing comes at any now, so that it is not the rate.
-func (l *link) forget() {
+func (l *Link) forget() {
 	for _, atr := range []*iso7816.ATR{l.atr, l.specific} {
 		if atr == nil {
 			continue
@@ -136,7 +133,7 @@ func (l *link) forget() {
 // judge draws the conclusions from a machine's exchange. The first thing that the
 // card says proves its rate. If it said nothing, the next slower one is tried, now
 // or at the next reset.
-func (l *link) judge() {
+func (l *Link) judge() {
 	switch {
 	case l.heard:
 	case l.machine.Heard():
@@ -150,19 +147,19 @@ func (l *link) judge() {
 	}
 }
 
-// activate is one attempt of powerUp.
-func (l *link) activate(parent context.Context, how reader.Reset, want int) error {
-	ctx, cancel := context.WithTimeout(parent, powerLimit)
+// activate is one attempt of PowerUp.
+func (l *Link) activate(parent context.Context, how reader.Reset, want int) error {
+	ctx, cancel := context.WithTimeout(parent, PowerLimit)
 	defer cancel()
 	l.machine, l.t1, l.dead, l.heard, l.slowed, l.chose = nil, nil, false, false, false, false
-	l.tracef("%v reset", how)
-	raw, err := l.slot.PowerOn(ctx, how)
+	l.Trace.Printf("%v reset", how)
+	raw, err := l.Slot.PowerOn(ctx, how)
 	if err != nil {
 		return fmt.Errorf("power up: %w", err)
 	}
 	l.active = true
-	l.tracef("ATR % X", raw)
-	l.traits = l.slot.Traits()
+	l.Trace.Printf("ATR % X", raw)
+	l.traits = l.Slot.Traits()
 	if l.atr, err = iso7816.ParseATR(raw); err != nil {
 		return fmt.Errorf("ATR % X: %w", raw, err)
 	}
@@ -195,8 +192,8 @@ func (l *link) activate(parent context.Context, how reader.Reset, want int) erro
 
 // slower notes that nothing gets through at the rate ta1 and reports whether there
 // is another one to try.
-func (l *link) slower(ta1 byte) bool {
-	_, selects := l.slot.(reader.ProtocolSelector)
+func (l *Link) slower(ta1 byte) bool {
+	selects := l.Features.ProtocolSelector != nil
 	switch {
 	case ta1 == iso7816.DefaultTA1, l.traits.AutoPPS && !selects:
 		return false
@@ -208,7 +205,7 @@ func (l *link) slower(ta1 byte) bool {
 }
 
 // next is the reset after which a slower rate is tried.
-func (l *link) next(err error) error {
+func (l *Link) next(err error) error {
 	if l.inSpecificMode() {
 		return l.toNegotiable(err)
 	}
@@ -216,17 +213,17 @@ func (l *link) next(err error) error {
 }
 
 // inSpecificMode reports whether TA2 says what holds, instead of a PPS.
-func (l *link) inSpecificMode() bool {
+func (l *Link) inSpecificMode() bool {
 	_, _, specific := l.atr.Specific()
 	return specific
 }
 
 // changeable reports whether the card is in specific mode, and a warm reset that
 // was not tried yet may change that.
-func (l *link) changeable() bool { return l.atr.Changeable() && l.specific == nil }
+func (l *Link) changeable() bool { return l.atr.Changeable() && l.specific == nil }
 
 // noteFallback says in words what is in force in place of what the card offers.
-func (l *link) noteFallback(p iso7816.Params) {
+func (l *Link) noteFallback(p iso7816.Params) {
 	offer := l.atr
 	if l.specific != nil {
 		offer = l.specific
@@ -240,33 +237,31 @@ func (l *link) noteFallback(p iso7816.Params) {
 	l.fallback = fmt.Sprintf("F=%d D=%d instead of F=%d D=%d", f, d, f0, d0)
 }
 
-func (l *link) supports(ta1 byte) bool {
-	limiter, ok := l.slot.(reader.RateLimiter)
-	return !ok || limiter.Supports(ta1)
+func (l *Link) supports(ta1 byte) bool {
+	return l.Features.RateLimiter == nil || l.Features.RateLimiter.Supports(ta1)
 }
 
-// speaks reports whether the reader has protocol t; nobody has others than T=0 and T=1.
-func (l *link) speaks(t int) bool {
+// Speaks reports whether the reader has protocol t; nobody has others than T=0 and T=1.
+func (l *Link) Speaks(t int) bool {
 	if t != 0 && t != 1 {
 		return false
 	}
-	lister, ok := l.slot.(reader.ProtocolLister)
-	if !ok {
+	if l.Features.ProtocolLister == nil {
 		return true
 	}
-	ts := lister.Protocols()
+	ts := l.Features.ProtocolLister.Protocols()
 	return ts == nil || slices.Contains(ts, t)
 }
 
 // first is the protocol in force without a choice: the card's first that the reader
 // has, and whether there is one.
-func (l *link) first() (t int, ok bool) {
+func (l *Link) first() (t int, ok bool) {
 	offered := l.atr.Protocols()
 	if t, _, specific := l.atr.Specific(); specific {
 		offered = []int{t}
 	}
 	for _, t := range offered {
-		if l.speaks(t) {
+		if l.Speaks(t) {
 			return t, true
 		}
 	}
@@ -274,10 +269,10 @@ func (l *link) first() (t int, ok bool) {
 }
 
 // choose picks the protocol and the parameters to ask for.
-func (l *link) choose(want int, r *rates) (p iso7816.Params, err error) {
+func (l *Link) choose(want int, r *rates) (p iso7816.Params, err error) {
 	t, ok := l.first()
 	if want >= 0 {
-		t, ok = want, l.speaks(want)
+		t, ok = want, l.Speaks(want)
 	}
 	st, _, specific := l.atr.Specific()
 	switch {
@@ -304,15 +299,15 @@ func (l *link) choose(want int, r *rates) (p iso7816.Params, err error) {
 
 // toNegotiable asks for the warm reset by which a card in specific mode changes to
 // negotiable mode (ISO/IEC 7816-3:2006 §6.3.1).
-func (l *link) toNegotiable(err error) error {
+func (l *Link) toNegotiable(err error) error {
 	l.specific = l.atr
 	return &again{reader.Warm, err}
 }
 
-// selectable says why protocol t cannot be had from the card that has power; nil if
+// Selectable says why protocol t cannot be had from the card that has power; nil if
 // it can be asked for.
-func (l *link) selectable(t int) error {
-	_, selects := l.slot.(reader.ProtocolSelector)
+func (l *Link) Selectable(t int) error {
+	selects := l.Features.ProtocolSelector != nil
 	first, _ := l.first()
 	st, _, specific := l.atr.Specific()
 	switch {
@@ -328,7 +323,7 @@ func (l *link) selectable(t int) error {
 
 // agree brings p into force on both sides: by the reader itself, or by PPS and
 // then telling the reader.
-func (l *link) agree(ctx context.Context, p *iso7816.Params, r *rates) (err error) {
+func (l *Link) agree(ctx context.Context, p *iso7816.Params, r *rates) (err error) {
 	if l.traits.AutoPPS {
 		return l.agreed(ctx, p)
 	}
@@ -348,11 +343,10 @@ func (l *link) agree(ctx context.Context, p *iso7816.Params, r *rates) (err erro
 			return &again{reader.Cold, err}
 		}
 	}
-	s, ok := l.slot.(reader.ParamSetter)
-	if !ok {
+	if l.Features.ParamSetter == nil {
 		return nil
 	}
-	if err = s.SetParams(ctx, *p); err == nil {
+	if err = l.Features.ParamSetter.SetParams(ctx, *p); err == nil {
 		return nil
 	}
 	err = fmt.Errorf("set parameters T=%d TA1=%02X: %w", p.T, p.TA1, err)
@@ -366,18 +360,17 @@ func (l *link) agree(ctx context.Context, p *iso7816.Params, r *rates) (err erro
 	}
 	// What was refused is what holds anyway. The reader may speak with a card that
 	// has no transmission protocol, such as a memory card, in its own way.
-	if now, e := l.slot.Status(ctx); e != nil || now != reader.Powered {
+	if now, e := l.Slot.Status(ctx); e != nil || now != reader.Powered {
 		return err
 	}
-	l.owner.log.Info("the reader refused the default parameters", "error", err)
+	l.Log.Info("the reader refused the default parameters", "error", err)
 	return nil
 }
 
 // agreed is agree where the reader negotiates.
-func (l *link) agreed(ctx context.Context, p *iso7816.Params) error {
+func (l *Link) agreed(ctx context.Context, p *iso7816.Params) error {
 	first, _ := l.first()
-	s, ok := l.slot.(reader.ProtocolSelector)
-	if !ok {
+	if l.Features.ProtocolSelector == nil {
 		if p.T != first {
 			return fmt.Errorf("protocol T=%d: this reader uses the card's first protocol, T=%d: %w", p.T, first, reader.ErrUnsupported)
 		}
@@ -385,7 +378,7 @@ func (l *link) agreed(ctx context.Context, p *iso7816.Params) error {
 	}
 	asked := *p
 	var err error
-	if *p, err = s.SelectProtocol(ctx, asked); err == nil {
+	if *p, err = l.Features.ProtocolSelector.SelectProtocol(ctx, asked); err == nil {
 		l.chose = p.T != asked.T
 		return nil
 	}
@@ -399,19 +392,19 @@ func (l *link) agreed(ctx context.Context, p *iso7816.Params) error {
 }
 
 // pps asks for protocol t at the rate ta1 (§9) and returns the rate agreed on.
-func (l *link) pps(ctx context.Context, t int, ta1 byte) (byte, error) {
+func (l *Link) pps(ctx context.Context, t int, ta1 byte) (byte, error) {
 	request := iso7816.PPSRequest(t, ta1)
 	// The initial waiting time, 9600 etu, holds for the response too (§9.2).
 	x := reader.Transfer{Out: request, Wait: iso7816.DefaultParams(0).WWT(l.traits.ClockHz) + l.traits.Slack, Until: l.limit(ctx)}
 	if l.traits.Level == reader.Character {
 		x.Want = 2 // PPSS and PPS0 say how many follow
 	}
-	response, err := l.slot.Exchange(ctx, x, l.rx[:0])
+	response, err := l.Slot.Exchange(ctx, x, l.rx[:0])
 	if err == nil && l.traits.Level == reader.Character && len(response) == 2 {
 		x.Out, x.Want = nil, iso7816.PPSLength(response)-2
-		response, err = l.slot.Exchange(ctx, x, response)
+		response, err = l.Slot.Exchange(ctx, x, response)
 	}
-	l.tracef("PPS > % X < % X", request, response)
+	l.Trace.Printf("PPS > % X < % X", request, response)
 	if err != nil {
 		return 0, fmt.Errorf("PPS for T=%d TA1=%02X: %w", t, ta1, err)
 	}

@@ -1,4 +1,4 @@
-package core
+package link
 
 import (
 	"strings"
@@ -79,6 +79,9 @@ func malformed(capdu []byte) bool {
 	_, err := iso7816.ParseCommand(capdu)
 	return err != nil
 }
+
+// Conceal is the error of a secret command, see concealed.
+func Conceal(err error) error { return concealed{err} }
 
 // concealed is the error of a secret command, without numbers in its words: any may be a
 // length, and the length of VERIFY tells the PIN's.

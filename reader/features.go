@@ -1,0 +1,49 @@
+package reader
+
+// Features are the optional interfaces of a slot. Whoever serves a slot asks for them
+// once and keeps the answer; nil: the slot does not have it.
+type Features struct {
+	Notifier         Notifier
+	ParamSetter      ParamSetter
+	RateLimiter      RateLimiter
+	ProtocolSelector ProtocolSelector
+	ProtocolLister   ProtocolLister
+	Ejector          Ejector
+	Escaper          Escaper
+	Display          Display
+	Keypad           Keypad
+	PINPad           PINPad
+	Describer        Describer
+}
+
+// FeaturesOf asks s, and what it wraps, for them.
+func FeaturesOf(s Slot) Features {
+	return Features{
+		Notifier: find[Notifier](s), ParamSetter: find[ParamSetter](s), RateLimiter: find[RateLimiter](s),
+		ProtocolSelector: find[ProtocolSelector](s), ProtocolLister: find[ProtocolLister](s),
+		Ejector: find[Ejector](s), Escaper: find[Escaper](s), Display: find[Display](s),
+		Keypad: find[Keypad](s), PINPad: find[PINPad](s), Describer: find[Describer](s),
+	}
+}
+
+// As finds T in s, or in what it wraps. A wrapper has Unwrap() Slot; what it has itself
+// comes before what the slot below it has.
+func As[T any](s Slot) (t T, ok bool) {
+	for s != nil {
+		if t, ok = s.(T); ok {
+			return t, true
+		}
+		w, wraps := s.(interface{ Unwrap() Slot })
+		if !wraps {
+			break
+		}
+		s = w.Unwrap()
+	}
+	return t, false
+}
+
+// find is As for who takes nil for an answer.
+func find[T any](s Slot) T {
+	t, _ := As[T](s)
+	return t
+}

@@ -1,0 +1,283 @@
+// Package link makes C-APDUs of what a driver's Slot carries.
+//
+// A reader works at a level (reader.Level). At the APDU levels a C-APDU goes to it as it
+// is. Below them the host runs the transmission protocol: the slot carries T=1 blocks,
+// T=0 TPDUs or single characters, and a machine of package iso7816 says which. Which
+// protocol, and at which rate, is agreed with the card after each activation: PowerUp
+// reads the ATR, chooses, does the PPS where the reader does not, tells the reader, and
+// falls back to slower rates. All that a card is sent, C-APDUs and the PIN commands that
+// a PIN pad completes, goes through one loop, run.
+//
+// A Link also decides what a trace may show: reference data and keys are masked.
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// PowerLimit bounds one activation with everything that belongs to it: three
+// voltages with an ATR of 33 characters at 9600 etu each, PPS and S(IFS).
+const PowerLimit = 30 * time.Second
+
+// Config is what a Link works with. Slot alone must be given.
+type Config struct {
+	Slot     reader.Slot
+	Features reader.Features // the slot's
+	T0Plain  bool            // see iso7816.T0Config
+	// Limit is how long one exchange may take in which the card or the reader keeps
+	// asking for time; 0 means an hour.
+	Limit time.Duration
+	// Extended, if not nil, is called each time they ask. It does not block.
+	Extended func()
+	Log      *slog.Logger // nil: none
+	Trace    Trace        // nil: none
+}
+
+// Trace takes a decoded log of what crosses the slot, a line an entry.
+type Trace interface {
+	// On reports whether anybody reads it.
+	On() bool
+	Printf(format string, args ...any)
+}
+
+// Link is a slot with the protocol that was agreed with its card and the machine that
+// runs it. It has one user at a time.
+type Link struct {
+	Config
+	active bool // the card has power, as far as we know
+	dead   bool // the protocol broke down; only a reset helps
+	traits reader.Traits
+
+	// What was found out at power-up, see PowerUp.
+	atr      *iso7816.ATR
+	params   iso7816.Params
+	fallback string            // what is in force in place of a rate that failed, in words
+	specific *iso7816.ATR      // the ATR in specific mode that a warm reset changed; nil: there was none
+	chose    bool              // the reader took another protocol than the one it was asked for
+	asked    byte              // TA1 of the rate that the card or the reader was asked for
+	heard    bool              // something came from the card at that rate
+	slowed   bool              // nothing did, and there is a slower one
+	known    map[string]*rates // by ATR
+
+	machine iso7816.Machine // nil: C-APDUs go to the reader as they are
+	t1      *iso7816.T1     // machine, if that is T=1
+	rx      []byte          // receive buffer; holds nothing between two messages
+
+	masked     bool // what is exchanged now is secret
+	wireMasked bool // and so is what the card says now
+	fetched    bool // the last command was, and so is what GET RESPONSE fetches
+	late       bool // it failed: the card may not have said everything
+}
+
+// New makes the link of a slot whose card has no power.
+func New(c Config) *Link {
+	if c.Limit == 0 {
+		c.Limit = time.Hour
+	}
+	if c.Extended == nil {
+		c.Extended = func() {}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Trace == nil {
+		c.Trace = noTrace{}
+	}
+	return &Link{Config: c}
+}
+
+type noTrace struct{}
+
+func (noTrace) On() bool              { return false }
+func (noTrace) Printf(string, ...any) {}
+
+// ATR is the card's answer to the reset, taken apart; nil where there was none.
+func (l *Link) ATR() *iso7816.ATR { return l.atr }
+
+// Params are the transmission parameters in force.
+func (l *Link) Params() iso7816.Params { return l.params }
+
+// Fallback says in words what is in force in place of a rate that failed; "": none failed.
+func (l *Link) Fallback() string { return l.fallback }
+
+// Traits are the slot's, as they were after the last activation.
+func (l *Link) Traits() reader.Traits { return l.traits }
+
+// Active reports whether the card has power, as far as we know.
+func (l *Link) Active() bool { return l.active }
+
+// Dead reports whether only a reset helps.
+func (l *Link) Dead() bool { return l.dead }
+
+// Secret reports whether the last command was one whose lengths nobody may learn.
+func (l *Link) Secret() bool { return l.fetched }
+
+// Abandon says that what was under way was ended in the middle: only a reset helps.
+func (l *Link) Abandon() { l.dead = true }
+
+// setUp makes the machine for what was agreed on.
+func (l *Link) setUp(ctx context.Context) error {
+	l.fetched, l.late = false, false
+	if l.params.T == 0 {
+		c := iso7816.T0Config{Params: l.params, ClockHz: l.traits.ClockHz, Plain: l.T0Plain}
+		switch l.traits.Level {
+		case reader.Character:
+			c.Mode = iso7816.T0Character
+		case reader.TPDU:
+			c.Mode = iso7816.T0TPDU
+		case reader.ShortAPDU, reader.ExtendedAPDU:
+			c.Mode, c.Extended = iso7816.T0APDU, l.traits.Level == reader.ExtendedAPDU
+		}
+		l.machine = iso7816.NewT0(c)
+		return nil
+	}
+	if l.traits.Level >= reader.ShortAPDU {
+		return nil
+	}
+	l.t1 = iso7816.NewT1(iso7816.T1Config{
+		Params: l.params, IFSD: l.traits.IFSD, AutoIFSD: l.traits.AutoIFSD, IFSCMax: l.traits.IFSC,
+		Character: l.traits.Level == reader.Character, ClockHz: l.traits.ClockHz,
+	})
+	l.machine = l.t1
+	if err := l.run(ctx, l.t1.Setup(), nil); err != nil {
+		return fmt.Errorf("S(IFS request): %w", err)
+	}
+	return nil
+}
+
+// sender sends one step's block or TPDU: Slot.Exchange, or what stands for it.
+type sender func(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error)
+
+// unsent is a sender's error where nothing reached the card.
+type unsent struct{ error }
+
+// run carries a machine's steps out until it is done, or the exchange limit is
+// over. send, if not nil, stands for the slot's Exchange.
+func (l *Link) run(ctx context.Context, step iso7816.Step, send sender) error {
+	until, expired := l.limit(ctx), false
+	if l.rx == nil {
+		l.rx = make([]byte, 0, 512) // more than a block
+	}
+	for sent := 0; !step.Done; sent++ {
+		x := reader.Transfer{
+			Out: step.Send, Want: step.Want, Wait: step.Wait, WTX: step.WTX,
+			Until: until, Extended: l.Extended,
+		}
+		if step.Extended && !expired {
+			l.Extended()
+			if x.Wait = min(x.Wait, time.Until(until)); x.Wait <= 0 {
+				step, expired, until = l.expire()
+				continue
+			}
+		}
+		x.Wait += l.traits.Slack
+		if l.Trace.On() {
+			l.traceWire('>', step.Send)
+		}
+		var rx []byte
+		var err error
+		if send == nil {
+			rx, err = l.Slot.Exchange(ctx, x, l.rx[:0])
+		} else if rx, err = send(ctx, x, l.rx[:0]); err != nil {
+			if none, ok := err.(unsent); ok {
+				l.t1.Withdraw()
+				return none.error
+			}
+		}
+		if cap(rx) > cap(l.rx) {
+			l.rx = rx[:0]
+		}
+		if l.Trace.On() {
+			l.traceWire('<', rx)
+		}
+		if err != nil && (errors.Is(err, reader.ErrGone) || errors.Is(err, reader.ErrNoCard) || errors.Is(err, reader.ErrStale) || errors.Is(err, errPINAgain) || ctx.Err() != nil) {
+			l.dead = true
+			if sent > 0 && errors.Is(err, reader.ErrStale) {
+				// The card has seen something before it lost its power.
+				return fmt.Errorf("the card lost its power during the exchange (%v): %w", err, reader.ErrTimeout)
+			}
+			return err
+		}
+		if !expired && errors.Is(err, reader.ErrTimeout) && !time.Now().Before(until) {
+			step, expired, until = l.expire()
+			continue
+		}
+		step = l.machine.Next(rx, err)
+		clear(l.rx[:min(len(rx), cap(l.rx))])
+	}
+	l.dead = l.machine.Dead()
+	l.judge()
+	return step.Err
+}
+
+// limit is when an exchange that begins now must be over: by the clock, and not after the
+// sum of what the card was granted. One that asks for time much earlier than it must would
+// lose the larger part of it.
+func (l *Link) limit(ctx context.Context) time.Time {
+	until := time.Now().Add(l.Limit)
+	if end, ok := ctx.Deadline(); ok && end.Before(until) {
+		return end
+	}
+	return until
+}
+
+// expire gives up waiting. What the machine still has to say to the card gets as
+// long as an activation.
+func (l *Link) expire() (step iso7816.Step, expired bool, until time.Time) {
+	return l.machine.Expire(), true, time.Now().Add(PowerLimit)
+}
+
+// Transmit exchanges a C-APDU for an R-APDU, which it appends to dst.
+func (l *Link) Transmit(ctx context.Context, capdu, dst []byte) ([]byte, error) {
+	l.conceal(capdu)
+	if l.Trace.On() {
+		l.traceAPDU('>', capdu)
+	}
+	answer, err := l.exchange(ctx, capdu, dst)
+	if l.Trace.On() {
+		if err != nil {
+			l.traceError(err)
+		} else {
+			l.traceAPDU('<', answer[len(dst):])
+		}
+	}
+	l.reveal(err)
+	return answer, err
+}
+
+func (l *Link) exchange(ctx context.Context, capdu, dst []byte) ([]byte, error) {
+	if l.machine != nil {
+		if err := l.run(ctx, l.machine.Start(capdu, dst), nil); err != nil {
+			if l.dead && !l.heard && !l.slowed {
+				l.forget()
+			}
+			return nil, err
+		}
+		return l.machine.Response(), nil
+	}
+	if err := iso7816.Carries(capdu, l.traits.Level == reader.ExtendedAPDU); err != nil {
+		return nil, err
+	}
+	answer, err := l.Slot.Exchange(ctx, reader.Transfer{Out: capdu, Until: l.limit(ctx), Extended: l.Extended}, dst)
+	if err == nil && len(answer) < len(dst)+2 {
+		return nil, fmt.Errorf("R-APDU of %d bytes, at least SW1 SW2 must come: %w", len(answer)-len(dst), reader.ErrProtocol)
+	}
+	return answer, err
+}
+
+// PowerOff deactivates the card, if it has power as far as we know.
+func (l *Link) PowerOff(ctx context.Context) error {
+	l.machine, l.t1, l.dead = nil, nil, false
+	if !l.active {
+		return nil
+	}
+	l.active = false
+	return l.Slot.PowerOff(ctx)
+}

@@ -1,0 +1,114 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// conceal decides what the trace may show of the exchange that begins, whether
+// or not anybody follows it: one may begin in the middle.
+func (l *Link) conceal(capdu []byte) {
+	// GET RESPONSE fetches what belongs to the command before it.
+	fetches := len(capdu) >= 4 && capdu[1]&^1 == 0xC0
+	l.masked = secret(capdu) || fetches && l.fetched
+	l.fetched = l.masked
+	l.wireMasked = l.masked || l.late
+}
+
+// reveal ends conceal. After an error the card may still say in the next
+// exchange what belongs to this one.
+func (l *Link) reveal(err error) {
+	l.late = err != nil && l.wireMasked
+	l.masked, l.wireMasked = false, false
+}
+
+// masked stands for what is not shown.
+const masked = "[masked]"
+
+// traceAPDU writes a command or an answer.
+func (l *Link) traceAPDU(dir byte, p []byte) {
+	switch {
+	case dir == '<' && l.masked:
+		l.Trace.Printf("< R-APDU %s", maskedAnswer(p))
+	case dir == '<':
+		l.Trace.Printf("< R-APDU % X", p)
+	case malformed(p):
+		l.Trace.Printf("> malformed C-APDU %s", masked)
+	case l.masked && len(p) > 4:
+		l.Trace.Printf("> C-APDU % X %s %s", p[:4], masked, iso7816.CommandName(p[1]))
+	default:
+		l.Trace.Printf("> C-APDU % X %s", p, iso7816.CommandName(p[1]))
+	}
+}
+
+// traceError writes why an exchange failed. Why a command is malformed would
+// tell a PIN's length, and not in numbers only.
+func (l *Link) traceError(err error) {
+	switch {
+	case l.masked && errors.Is(err, reader.ErrInvalid):
+		err = reader.ErrInvalid
+	case l.masked:
+		err = concealed{err}
+	}
+	l.Trace.Printf("! %v", err)
+}
+
+// traceWire writes what goes over the contacts below APDU level.
+func (l *Link) traceWire(dir byte, p []byte) {
+	switch {
+	case len(p) == 0 && dir == '<':
+		l.Trace.Printf("<   (nothing)")
+	case len(p) == 0:
+	case l.wireMasked:
+		l.Trace.Printf("%c   %s", dir, l.maskedWire(dir, p))
+	case l.t1 != nil:
+		l.Trace.Printf("%c   % X  %s", dir, p, iso7816.DescribeBlock(p))
+	default:
+		l.Trace.Printf("%c   % X", dir, p)
+	}
+}
+
+// maskedWire is what may be shown of a message that carries a secret: T=1, NAD
+// and PCB; T=0, CLA INS P1 P2 and SW1 SW2. P3 and LEN would tell a PIN's length.
+// Single characters are shown never: which are procedure bytes only the machine
+// knows.
+func (l *Link) maskedWire(dir byte, p []byte) string {
+	switch {
+	case l.traits.Level == reader.Character:
+	case l.t1 != nil:
+		if l.wholeBlock(p) {
+			return fmt.Sprintf("% X %s  %s", p[:2], masked, iso7816.DescribeBlock(p))
+		}
+	case dir == '<':
+		return maskedAnswer(p)
+	case len(p) > 4 && !malformed(p): // else nobody knows what the first four are
+		return fmt.Sprintf("% X %s", p[:4], masked)
+	}
+	return masked
+}
+
+// wholeBlock reports whether p is as long as its prologue says. Elsewhere what
+// stands at the place of a prologue may be anything.
+func (l *Link) wholeBlock(p []byte) bool {
+	edc := 1
+	if l.params.CRC {
+		edc = 2
+	}
+	return len(p) >= 3 && p[0] == 0 && len(p) == 3+int(p[2])+edc
+}
+
+// maskedAnswer shows SW1 SW2 alone, and nothing where the last two bytes are not
+// SW1 SW2 (ISO/IEC 7816-4:2013 §5.3.4).
+func maskedAnswer(p []byte) string {
+	n := len(p) - 2
+	switch {
+	case n < 0 || p[n]&0xF0 != 0x60 && p[n]&0xF0 != 0x90:
+		return masked
+	case n == 0:
+		return fmt.Sprintf("% X", p)
+	}
+	return fmt.Sprintf("%s % X", masked, p[n:])
+}
