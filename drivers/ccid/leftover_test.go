@@ -226,15 +226,20 @@ func TestICCDPowerOffThatFails(t *testing.T) {
 func TestNothingIsLeftForTheNextCommand(t *testing.T) {
 	small := ExtendedAPDUReader()
 	small.MaxMessage = 15
-	for _, cfg := range []Config{ShortAPDUReader(), small, TPDUReader(), CharacterReader()} {
+	type way struct {
+		cfg Config
+		atr []byte
+	}
+	for _, way := range []way{{ShortAPDUReader(), atrT0}, {ShortAPDUReader(), atrT1}, {small, atrT0}, {small, atrT1}, {TPDUReader(), atrT0}, {CharacterReader(), atrT0}} {
+		cfg, atr := way.cfg, way.atr
 		for kind := StallIn; kind <= Endless; kind++ {
 			for skip := range 4 {
 				if kind == Stone || kind == StallControl {
 					continue
 				}
-				t.Run(fmt.Sprintf("%s/%d/%d", cfg.Name, kind, skip), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s/%X/%d/%d", cfg.Name, atr[1], kind, skip), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						b := plug(t, cfg, &testCard{atr: atrT0})
+						b := plug(t, cfg, &testCard{atr: atr})
 						s := b.session(0)
 						transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00"))
 						b.e.Inject(Fault{Kind: kind, On: cmdXfrBlock, Skip: skip})

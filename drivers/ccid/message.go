@@ -219,6 +219,7 @@ const (
 	codeUnsupported  = 0x00
 	codeBadSlot      = 0x05
 	codeProtocolNum  = 0x07 // of SetParameters: the offset of bProtocolNum
+	codeRate         = 0x0A // and that of bmFindexDindex
 
 	codeShortCircuit = 0xA2 // the rest: seen of several makers
 	codeLongATR      = 0xA3
@@ -293,6 +294,8 @@ func describe(code byte) string {
 func (e *Error) Unwrap() error {
 	powering := e.Command == cmdPowerOn
 	switch {
+	case e.Status&iccMask == iccInactive && !e.waited && needsPower(e.Command) && e.untouched():
+		return reader.ErrStale
 	case e.Code == codeUnsupported, e.Code == codeBadSlot:
 		return reader.ErrUnsupported
 	case e.Status&iccMask == iccAbsent:
@@ -300,11 +303,8 @@ func (e *Error) Unwrap() error {
 	}
 	switch e.Code {
 	case codeMute:
-		switch {
-		case powering:
+		if powering {
 			return reader.ErrMute
-		case e.Status&iccMask == iccInactive && !e.waited && needsPower(e.Command):
-			return reader.ErrStale // the card saw nothing of it
 		}
 		return reader.ErrTimeout
 	case codeBadTS, codeBadTCK, codeLongATR:
@@ -322,6 +322,19 @@ func (e *Error) Unwrap() error {
 		return reader.ErrUnsupported
 	}
 	return reader.ErrProtocol
+}
+
+// untouched tells whether the card saw nothing of a command that failed, where it has no
+// power: that it answers nothing, or what the reader has against the message. Errors on
+// the way to and from the card are no such thing.
+func (e *Error) untouched() bool {
+	switch e.Code {
+	case codeMute, codeProtocol, codeClass, codeDeactivated, codeBusyAuto, codeSlotBusy:
+		return true
+	case codeUnsupported, codeBadSlot:
+		return e.Command == cmdXfrBlock // which every reader has
+	}
+	return e.Code < 0x80
 }
 
 // needsPower tells whether a command is one to an active card.

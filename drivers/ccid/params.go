@@ -161,8 +161,10 @@ func (s *slot) setParameters(ctx context.Context, p iso7816.Params) (answer, err
 			}
 		}
 		return answer{}, nil
+	case failed.Code == codeRate && p.TA1 != iso7816.DefaultTA1, !refused(&a, err):
+		return a, err
 	case failed.Code != codeUnsupported && failed.Code != codeProtocolNum && failed.Code < 0x80:
-		// Readers that find fault with one parameter work all the same.
+		// Readers that find fault with another parameter work all the same.
 		s.log.Info("a parameter was not accepted", "slot", s.lane.slot, "error", err)
 		return answer{}, nil
 	}
@@ -228,7 +230,7 @@ func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816
 		var a answer
 		switch a, err = s.setParameters(ctx, want); {
 		case err == nil && len(a.data) >= 5 && int(a.param) <= 1 && int(a.param) != want.T,
-			refused(&a, err) && want.T == first:
+			refused(&a, err) && want.T == first && !s.refusesRate(err, atr, want):
 			want, err = s.negotiated(ctx, atr, want, first)
 		case err == nil:
 			want.TA1 = inForce(&a, want)
@@ -239,6 +241,15 @@ func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816
 	}
 	s.pace = s.pace.slower(s.function.pace(want))
 	return want, nil
+}
+
+// refusesRate tells whether it may be the rate for which the reader refused parameters,
+// and there is another one to ask for.
+func (s *slot) refusesRate(err error, atr *iso7816.ATR, p iso7816.Params) bool {
+	var failed *Error
+	_, _, specific := atr.Specific()
+	return errors.As(err, &failed) && failed.Code != codeUnsupported && failed.Code != codeProtocolNum &&
+		p.TA1 != iso7816.DefaultTA1 && (!specific || atr.Changeable())
 }
 
 // negotiated finds out what a reader chose that lets nobody choose (dwFeatures

@@ -840,3 +840,67 @@ func TestNoOtherRate(t *testing.T) {
 		})
 	}
 }
+
+// The same where the reader takes the power from a card at a rate that cannot be: once
+// that may be anybody's reset of the port, for which the rate is not given up.
+func TestPowerLostOverARate(t *testing.T) {
+	for _, auto := range []bool{false, true} {
+		for _, where := range []string{"set", "exchange"} {
+			for times, want := range map[int]string{1: "F=512 D=32", 2: "F=512 D=20"} {
+				t.Run(fmt.Sprintf("%v/%s/%d", auto, where, times), func(t *testing.T) {
+					bubble(t, Options{}, func(t *testing.T, r *rig) {
+						c := &losingCard{rateCard: newRateCard(t, "3B 90 96 01 07"), at: 0x96, times: times}
+						c.exchange = func(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
+							if where == "exchange" && byte(c.ta1) == c.at && c.times > 0 && x.Out[1] == 0xC1 {
+								c.times--
+								return dst, reader.ErrStale
+							}
+							return c.answer(ctx, x, dst)
+						}
+						c.inSet = where == "set"
+						var s reader.Slot = c
+						if auto {
+							c.traits.AutoPPS = true
+							s = losingAuto{c}
+						}
+						b := r.plugSlot(s, c.fakeSlot)
+						wantAnswer(t, mustOpen(t, b, someone()), "00 A4 00 00", "90 00")
+						i := b.Info()
+						if !strings.HasPrefix(i.Params.String(), "T=1 "+want+" ") || (i.Fallback != "") != (times > 1) {
+							t.Errorf("in force %s, fallback %q, asked %q", i.Params, i.Fallback, c.asked)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// losingCard loses its power so often at the rate at.
+type losingCard struct {
+	*rateCard
+	at    byte
+	times int
+	inSet bool
+}
+
+func (c *losingCard) SetParams(ctx context.Context, p iso7816.Params) error {
+	if c.inSet && p.TA1 == c.at && c.times > 0 {
+		c.times--
+		return reader.ErrStale
+	}
+	return c.rateCard.SetParams(ctx, p)
+}
+
+// losingAuto is a losingCard whose reader makes the PPS.
+type losingAuto struct{ *losingCard }
+
+func (c losingAuto) SetParams() {} // hides the other
+
+func (c losingAuto) SelectProtocol(ctx context.Context, p iso7816.Params) (iso7816.Params, error) {
+	if c.inSet && p.TA1 == c.at && c.times > 0 {
+		c.times--
+		return p, reader.ErrStale
+	}
+	return autoCard{c.rateCard}.SelectProtocol(ctx, p)
+}

@@ -84,8 +84,17 @@ func maybeRate(err error) bool { return !hopeless(err) && !errors.Is(err, reader
 func (l *Link) PowerUp(ctx context.Context, how reader.Reset, want int) error {
 	var err error
 	l.atr, l.fallback, l.specific = nil, "", nil
+	lost := false
 	for left, resets := attempts, 1; ; resets++ {
 		err = l.activate(ctx, how, want)
+		if errors.Is(err, reader.ErrStale) {
+			// Once it may be anybody's reset; a reader may also take the power from a
+			// card at a rate that cannot be.
+			if lost && l.slower(l.asked) {
+				err = l.next(err)
+			}
+			lost = true
+		}
 		var next *again
 		if errors.As(err, &next) && resets < maxResets {
 			l.Log.Info("card is reset to agree on something else", "reset", next.how, "error", err)
@@ -152,6 +161,7 @@ func (l *Link) activate(parent context.Context, how reader.Reset, want int) erro
 	ctx, cancel := context.WithTimeout(parent, PowerLimit)
 	defer cancel()
 	l.machine, l.t1, l.dead, l.heard, l.slowed, l.chose = nil, nil, false, false, false, false
+	l.asked = iso7816.DefaultTA1
 	l.Trace.Printf("%v reset", how)
 	raw, err := l.Slot.PowerOn(ctx, how)
 	if err != nil {
