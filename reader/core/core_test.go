@@ -434,6 +434,26 @@ func TestLastDevicesAreBounded(t *testing.T) {
 	}
 }
 
+// A reader that comes makes room for what is remembered of its number.
+func TestNewNumbersMakeRoom(t *testing.T) {
+	m := NewManager(Options{Drivers: []reader.Driver{&commandDriver{}}})
+	defer m.Close(context.Background())
+	for i := range 2 * memoryMost {
+		m.last[1000+i] = lastDevice{used: 1}
+	}
+	for i := range 3 {
+		if err := m.Announce(reader.Device{Driver: "box", Address: fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+		m.mu.Lock()
+		n := len(m.last)
+		m.mu.Unlock()
+		if n != 2*memoryMost {
+			t.Errorf("%d devices remembered after %d came", n, i+1)
+		}
+	}
+}
+
 // By-id names have 200 bytes at most, the same each time, and differ where the
 // devices do.
 func TestLongNames(t *testing.T) {

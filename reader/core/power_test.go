@@ -236,3 +236,33 @@ func TestProtocolThatNobodyHas(t *testing.T) {
 		}
 	})
 }
+
+// "Off if nobody uses it" is looked at where it is done: whoever opens the card while the
+// release waits for its turn keeps the power.
+func TestReleaseLooksAgain(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		bg := context.Background()
+		hold := make(chan struct{})
+		slot := newFakeSlot(t)
+		slot.exchange = func(_ context.Context, _ reader.Transfer, dst []byte) ([]byte, error) {
+			<-hold
+			return append(dst, 0x90, 0), nil
+		}
+		_, b := r.plug(reader.Device{}, slot)
+		s := mustOpen(t, b, someone())
+		command := asyncTransmit(s, bg, "00 01 00 00")
+		synctest.Wait()
+		s.Close() // its command goes on, as one that was left behind
+		release := async(func() (int, error) { return 0, b.Power(bg, Release, someone()) })
+		synctest.Wait()
+		later := mustOpen(t, b, someone())
+		close(hold)
+		command.get()
+		_, err := release.get()
+		wantErr(t, "release", err, reader.ErrLocked)
+		if n := slot.count("power off"); n != 0 {
+			t.Errorf("power off %d times", n)
+		}
+		wantAnswer(t, later, "00 01 00 00", "90 00")
+	})
+}

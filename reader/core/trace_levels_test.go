@@ -247,6 +247,8 @@ var secrets = []struct{ name, header string }{
 	{"MuscleCard: VERIFY PIN", "B0 42 00 00"},
 	{"MuscleCard: CHANGE PIN", "B0 44 00 00"},
 	{"MuscleCard: UNBLOCK PIN", "B0 46 00 00"},
+	{"MuscleCard, between its PIN commands", "B0 45 00 00"},
+	{"a sector trailer of a storage card", "FF D6 00 03"},
 	{"pseudo-APDU to the reader", "FF 00 00 00"},
 }
 

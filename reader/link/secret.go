@@ -57,6 +57,8 @@ func secret(capdu []byte) bool {
 		return cla == 0xB0 || cla == 0xF0
 	case 0x00: // FF 00, a pseudo-APDU that carries a message to the reader or a tag
 		return cla == 0xFF
+	case 0xD6: // UPDATE BINARY of a storage card: its keys are in a MIFARE card's blocks
+		return cla == 0xFF
 	case 0x01, 0x03: // OTP and OATH applets: a slot's key, the access code
 		return cla&0x80 == 0
 	case 0xE2, 0xF4: // STORE DATA (GlobalPlatform); WRITE KEY (STARCOS)
@@ -68,7 +70,7 @@ func secret(capdu []byte) bool {
 		switch ins {
 		case 0x32, 0x34, 0x36, 0x38, 0x54: // import and export of keys, their use, the object they pass through
 			return true
-		case 0x40, 0x42, 0x44, 0x46: // CREATE, VERIFY, CHANGE, UNBLOCK PIN
+		case 0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46: // CREATE, VERIFY, CHANGE, UNBLOCK PIN
 			return true
 		}
 	}
