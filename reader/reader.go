@@ -53,14 +53,39 @@ type Device struct {
 	Slots   int               // how many slots the announcement shows; 0 means 1
 	Slot    int               // Commander.Command: which of its slots the number names; else 0
 
-	// Link is how the driver reaches the device; its type belongs to the
-	// transport (drivers/bus/usb: usb.Opener). Nil where Address is enough. If it
-	// has Gone() <-chan struct{}, that closes when the device leaves, whether
-	// or not a driver has opened it; a reader that dies before is opened again. If it
-	// has Detached(), that is called when a person detached the reader.
-	Link any
+	// Link is how the driver reaches the device. Nil where Address is enough.
+	Link Link
 	// Host is set by the Manager before Open.
 	Host Host
+}
+
+// Link is the way to a device that is there. What it can do belongs to the transport: a
+// driver asserts its type (drivers/bus/usb: usb.Opener). A link may also be a Detacher,
+// and a Describer, which says where the device is from its announcement on.
+type Link interface {
+	// Gone is closed when the device leaves, whether or not a driver has opened it; a
+	// reader that dies before is opened again. Nil: the link cannot tell, and a reader
+	// that dies has left.
+	Gone() <-chan struct{}
+}
+
+// Detacher is a Link that is to know when a person detached the reader, whose device is
+// still there.
+type Detacher interface{ Detached() }
+
+// Bus finds devices.
+type Bus interface {
+	// Name is for the log: "USB".
+	Name() string
+	// Watch announces to host every device that one of the drivers serves, by IDs or
+	// class: those that are there before it returns, others as they come, until ctx
+	// ends or Close. It is called once.
+	Watch(ctx context.Context, host Host, drivers []Driver) error
+	// Rescan looks at what is there now. Devices that could not be opened are tried
+	// again, those that were detached are announced again.
+	Rescan()
+	// Close ends Watch. Devices that were announced stay.
+	Close() error
 }
 
 // Host is what the core offers to a driver beyond being called. A driver starts its
@@ -267,8 +292,7 @@ type Identifier interface {
 }
 
 // Teller is a slot with more to say in `status` than its Reader had once open:
-// what stands on its display now; or a Device.Link that says where the device is
-// from its announcement on. It must not wait for the device.
+// what stands on its display now; or such a Link. It must not wait for the device.
 type Describer interface {
 	Describe() map[string]string
 }
@@ -277,6 +301,12 @@ type Describer interface {
 // device is announced: its identity, its model, how many slots it has.
 type Attacher interface {
 	Attach(dev Device) (Device, error)
+}
+
+// SlotCounter is a Driver that finds in what a device says of itself on its bus (USB: its
+// descriptors) how many slots it has, so that all their directories are there at once.
+type SlotCounter interface {
+	CountSlots(descriptors []byte) int
 }
 
 // Commander is a Driver with commands of its own in `ctl`:

@@ -12,7 +12,6 @@ import (
 	"os/user"
 	"runtime"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 	"github.com/cardfs/cardfs/fs"
+	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
 
@@ -161,15 +161,13 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 		os.Exit(exitError)
 	}()
 
-	var watcher atomic.Pointer[hotplug.Watcher]
-	all := drivers.All(drivers.Env{Log: o.logger})
+	var buses []reader.Bus
+	if o.usb {
+		buses = append(buses, hotplug.New(usb.Usbfs, o.logger))
+	}
 	manager := core.NewManager(core.Options{
-		Drivers: all, Log: o.logger, IdleOff: o.idleOff, ExchangeLimit: o.exchangeLimit,
-		Rescan: func() {
-			if w := watcher.Load(); w != nil {
-				w.Rescan()
-			}
-		},
+		Drivers: drivers.All(drivers.Env{Log: o.logger}), Buses: buses,
+		Log: o.logger, IdleOff: o.idleOff, ExchangeLimit: o.exchangeLimit,
 	})
 	server, err := fs.Mount(dir, manager, fs.Options{
 		AllowOther: o.allowOther, GID: gid, Mode: uint32(mode),
@@ -185,16 +183,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 		o.close(manager, grace)
 		return errors.Join(err, server.Close(time.Second))
 	}
-	if o.usb {
-		w, err := hotplug.Watch(ctx, manager, all, usb.Usbfs, o.logger)
-		if err != nil {
-			// The other readers are of use without.
-			o.logger.Warn("no USB readers", "error", err)
-		} else {
-			watcher.Store(w)
-			defer w.Close()
-		}
-	}
+	manager.WatchBuses()
 	switch {
 	case isBackground():
 		o.logger.Info("mounted", "dir", dir)

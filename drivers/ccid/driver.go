@@ -43,12 +43,8 @@ func (Driver) IDs() []reader.ID {
 }
 
 // Open claims the interfaces of the class and brings the reader to where it
-// takes commands. dev.Link is a usb.Opener; if it has the method
-//
-//	Descriptors() []byte
-//
-// (as usb.Conn's), the driver knows before it claims anything which interfaces
-// are its own. Parameters: interface=N takes only that one; firmware=any takes
+// takes commands. dev.Link is a usb.Opener; by its descriptors the driver knows before
+// it claims anything which interfaces are its own. Parameters: interface=N takes only that one; firmware=any takes
 // readers whose firmware is refused as too old.
 func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
 	log := limitlog.New(d.Log).With("driver", dev.Driver, "device", dev.Address)
@@ -110,7 +106,7 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 
 // descriptors fetches what Parse reads.
 func descriptors(ctx context.Context, dev reader.Device, iface uint8) ([]byte, error) {
-	if l, ok := dev.Link.(interface{ Descriptors() []byte }); ok {
+	if l, ok := dev.Link.(usb.Opener); ok {
 		if b := l.Descriptors(); len(b) > 0 {
 			return b, nil
 		}

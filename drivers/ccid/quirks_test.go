@@ -139,7 +139,8 @@ func newComposite(a, b Config) *composite {
 	return c
 }
 
-func (c *composite) Descriptors() []byte { return c.desc }
+func (c *composite) Descriptors() []byte   { return c.desc }
+func (c *composite) Gone() <-chan struct{} { return nil }
 
 func (c *composite) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) {
 	conn, err := c.parts[iface].OpenUSB(ctx, 0)

@@ -243,16 +243,9 @@ func pinWitness(t *testing.T, l *libccid, e *Emulator) {
 type bus struct{ m *core.Manager }
 
 func newBus(t *testing.T) *bus {
-	drivers := []reader.Driver{Driver{}}
-	m := core.NewManager(core.Options{Drivers: drivers})
-	w, err := hotplug.Watch(t.Context(), m, drivers, usb.Usbfs, discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		w.Close()
-		m.Close(context.Background())
-	})
+	m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}, Buses: []reader.Bus{hotplug.New(usb.Usbfs, discard)}})
+	m.WatchBuses()
+	t.Cleanup(func() { m.Close(context.Background()) })
 	return &bus{m}
 }
 

@@ -292,7 +292,7 @@ func TestListenErrors(t *testing.T) {
 	if _, err := (Driver{}).Open(t.Context(), reader.Device{Address: filepath.Join(dir, "no/such/dir")}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no directory: %v", err)
 	}
-	if _, err := (Driver{}).Open(t.Context(), reader.Device{Address: "127.0.0.1:1", Link: 3}); !errors.Is(err, reader.ErrInvalid) {
+	if _, err := (Driver{}).Open(t.Context(), reader.Device{Address: "127.0.0.1:1", Link: new(port)}); !errors.Is(err, reader.ErrInvalid) {
 		t.Errorf("a foreign link: %v", err)
 	}
 	if _, err := (Driver{}).Open(t.Context(), reader.Device{Address: "192.0.2.1:1", Params: map[string]string{"public": "yes"}}); err == nil {

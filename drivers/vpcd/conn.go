@@ -364,3 +364,6 @@ func (c *conn) tryWrite(fd uintptr) bool {
 	}
 	return true
 }
+
+// Gone is closed when the connection ended. It makes a conn a reader.Link.
+func (c *conn) Gone() <-chan struct{} { return c.done }

@@ -46,10 +46,32 @@ func (d *commandDriver) Command(_ context.Context, dev reader.Device, words []st
 
 func (d *commandDriver) Usage() []string { return []string{"box N shake"} }
 
+// fakeBus has no devices.
+type fakeBus struct {
+	broken                   bool
+	ctx                      context.Context
+	watches, rescans, closes int
+}
+
+func (b *fakeBus) Name() string { return "fake" }
+func (b *fakeBus) Rescan()      { b.rescans++ }
+func (b *fakeBus) Close() error { b.closes++; return nil }
+func (b *fakeBus) Watch(ctx context.Context, host reader.Host, drivers []reader.Driver) error {
+	b.watches++
+	if b.ctx = ctx; b.broken {
+		return errors.New("no such bus")
+	}
+	return nil
+}
+
 func TestCommands(t *testing.T) {
 	d := &commandDriver{}
-	rescans := 0
-	m := NewManager(Options{Drivers: []reader.Driver{d, &fakeDriver{name: "fake"}}, Rescan: func() { rescans++ }})
+	bus, broken := &fakeBus{}, &fakeBus{broken: true}
+	m := NewManager(Options{Drivers: []reader.Driver{d, &fakeDriver{name: "fake"}}, Buses: []reader.Bus{broken, bus}})
+	if err := m.Command("rescan"); err != nil || bus.rescans != 0 {
+		t.Errorf("rescan of buses that nobody watches: %v, %d rescans", err, bus.rescans)
+	}
+	m.WatchBuses()
 	defer m.Close(context.Background())
 	for _, tt := range []struct {
 		line string
@@ -94,8 +116,12 @@ func TestCommands(t *testing.T) {
 	if want := []string{"a shake it", "b shake", "a "}; !slices.Equal(d.said, want) {
 		t.Errorf("the driver was told %q, want %q", d.said, want)
 	}
-	if rescans != 1 {
-		t.Errorf("%d rescans", rescans)
+	m.Close(context.Background())
+	if bus.rescans != 1 || bus.watches != 1 || bus.closes != 1 || bus.ctx.Err() == nil {
+		t.Errorf("bus: %+v", bus)
+	}
+	if broken.rescans != 0 || broken.watches != 1 || broken.closes != 0 {
+		t.Errorf("a bus that cannot be watched: %+v", broken)
 	}
 }
 

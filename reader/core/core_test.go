@@ -349,7 +349,7 @@ func TestManySlots(t *testing.T) {
 	announce := func(from, to int) time.Duration {
 		began := time.Now()
 		for i := from; i < to; i++ {
-			if err := m.Announce(reader.Device{Driver: "fake", Address: fmt.Sprint("r", i), Slots: maxSlots, Link: open}); err != nil {
+			if err := m.Announce(reader.Device{Driver: "fake", Address: fmt.Sprint("r", i), Slots: maxSlots, Link: opener(open)}); err != nil {
 				t.Fatal(err)
 			}
 		}

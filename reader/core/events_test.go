@@ -139,7 +139,7 @@ func TestSnapshotThenFollow(t *testing.T) {
 				for range rounds {
 					slot := newFakeSlot(t)
 					fake := newFakeReader(slot)
-					dev.Link = func(context.Context, reader.Device) (reader.Reader, error) { return fake, nil }
+					dev.Link = opener(func(context.Context, reader.Device) (reader.Reader, error) { return fake, nil })
 					for r.Announce(dev) != nil {
 						t.Error("the last one is still there")
 						return

@@ -54,8 +54,13 @@ func (d *fakeDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader
 	d.mu.Lock()
 	d.opens++
 	d.mu.Unlock()
-	return dev.Link.(func(context.Context, reader.Device) (reader.Reader, error))(ctx, dev)
+	return dev.Link.(opener)(ctx, dev)
 }
+
+// opener is a Link that opens the reader, and cannot tell when the device leaves.
+type opener func(context.Context, reader.Device) (reader.Reader, error)
+
+func (opener) Gone() <-chan struct{} { return nil }
 
 type fakeReader struct {
 	slots  []reader.Slot
@@ -312,7 +317,7 @@ func (r *rig) announce(dev reader.Device) *Slot {
 	for _, b := range r.Slots() {
 		before[b] = true
 	}
-	dev.Driver, dev.Link = "fake", r.driver.open
+	dev.Driver, dev.Link = "fake", opener(r.driver.open)
 	if dev.Address == "" {
 		dev.Address = "a"
 	}

@@ -12,6 +12,8 @@ import (
 // where is a Link that says where the device is.
 type where map[string]string
 
+func (w where) Gone() <-chan struct{} { return nil }
+
 func (w where) Describe() map[string]string { return w }
 
 // slowDriver never gets ready.

@@ -40,8 +40,8 @@ type Options struct {
 	// ExchangeLimit is how long one exchange may take in which the card or the
 	// reader keeps asking for time; 0 means an hour. Tokens make keys for 16 minutes.
 	ExchangeLimit time.Duration
-	// Rescan looks for devices that no event announced; nil if nothing can.
-	Rescan func()
+	// Buses find devices. WatchBuses starts them; Close ends them.
+	Buses []reader.Bus
 }
 
 // Manager knows every reader there is. It alone gives numbers, lets readers
@@ -69,6 +69,7 @@ type Manager struct {
 	homes   map[string]home    // numbers that an identity had
 	last    map[int]lastDevice // the device that has, or last had, a number
 	onLeave func(*Slot)
+	watched []reader.Bus
 
 	heldNumbers map[int]*ifd // of readers that are being revived
 	heldNames   map[string]*ifd
@@ -168,8 +169,8 @@ func (m *Manager) Announce(dev reader.Device) error {
 	dev.ID.Model = words.Printable(dev.ID.Model, words.MaxValue)
 	id := identity(dev)
 	var linkGone <-chan struct{}
-	if l, ok := dev.Link.(interface{ Gone() <-chan struct{} }); ok {
-		if err := reader.Guard(m.log, dev.Driver+" link: Gone", func() { linkGone = l.Gone() }); err != nil {
+	if dev.Link != nil {
+		if err := reader.Guard(m.log, dev.Driver+" link: Gone", func() { linkGone = dev.Link.Gone() }); err != nil {
 			return err
 		}
 	}
@@ -264,16 +265,37 @@ func (m *Manager) Detach(number int) error {
 	}
 	s.ifd.left()
 	s.ifd.dropSlots()
-	if l, ok := s.ifd.dev.Link.(interface{ Detached() }); ok {
+	if l, ok := s.ifd.dev.Link.(reader.Detacher); ok {
 		return reader.Guard(m.log, s.ifd.name()+": Detached", l.Detached)
 	}
 	return nil
 }
 
+// WatchBuses has the buses announce what is there, and what comes from now on. A bus that
+// cannot is left out: the other readers are of use without.
+func (m *Manager) WatchBuses() {
+	for _, bus := range m.options.Buses {
+		if err := bus.Watch(m.leaving, m, m.options.Drivers); err != nil {
+			m.log.Warn("no "+bus.Name()+" readers", "error", err)
+			continue
+		}
+		m.mu.Lock()
+		m.watched = append(m.watched, bus)
+		m.mu.Unlock()
+	}
+}
+
+// buses are those that are watched.
+func (m *Manager) buses() []reader.Bus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.watched)
+}
+
 // rescan looks for devices that no event announced, and opens those again that failed.
 func (m *Manager) rescan() {
-	if m.options.Rescan != nil {
-		m.options.Rescan()
+	for _, bus := range m.buses() {
+		bus.Rescan()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -327,6 +349,11 @@ func (m *Manager) Close(grace context.Context) {
 		case <-quiet:
 		case <-time.After(letGoLimit):
 			m.log.Warn("a driver does not end what is under way; leaving without it")
+		}
+	}
+	for _, bus := range m.buses() {
+		if err := bus.Close(); err != nil {
+			m.log.Warn("close a bus", "bus", bus.Name(), "error", err)
 		}
 	}
 	for _, d := range ifds {

@@ -242,7 +242,7 @@ func TestOpenFindsNothing(t *testing.T) {
 			return nil, fmt.Errorf("open: %w", reader.ErrGone)
 		}
 		// It may be gone before anybody could look for its directory.
-		if err := r.Announce(reader.Device{Driver: "fake", Address: "a", Link: r.driver.open}); err != nil {
+		if err := r.Announce(reader.Device{Driver: "fake", Address: "a", Link: opener(r.driver.open)}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

@@ -85,6 +85,10 @@ var (
 // Opener opens a device and claims one interface of it. It is what
 // reader.Device.Link holds for USB devices.
 type Opener interface {
+	reader.Link
+	// Descriptors are the device's, as Conn's, without opening it; nil where they are
+	// not known before.
+	Descriptors() []byte
 	OpenUSB(ctx context.Context, iface uint8) (Conn, error)
 }
 

@@ -10,12 +10,14 @@ import (
 
 // WatchWithoutUevents is Watch in a container that gets none.
 func WatchWithoutUevents(ctx context.Context, host reader.Host, drivers []reader.Driver, open usb.Transport, log *slog.Logger) (*Watcher, error) {
-	w := newWatcher(host, drivers, open, log, "/sys/bus/usb/devices", "/dev/bus/usb")
+	w := New(open, log)
 	w.deaf = true
-	return w, w.start(ctx)
+	return w, w.Watch(ctx, host, drivers)
 }
 
 // NewTestWatcher looks at another sysfs, and only on Rescan.
 func NewTestWatcher(host reader.Host, drivers []reader.Driver, sys string) *Watcher {
-	return newWatcher(host, drivers, nil, nil, sys, "/nonexistent")
+	w := newWatcher(nil, nil, sys, "/nonexistent")
+	w.host, w.serves = host, newTable(drivers)
+	return w
 }

@@ -90,8 +90,9 @@ func newTree(t *testing.T) *tree {
 	for _, d := range []string{"sys/bus/usb/devices", "sys/dev/char", "sys/devices", "dev/001", "dev/003"} {
 		f.must(os.MkdirAll(filepath.Join(f.root, d), 0o755))
 	}
-	f.w = newWatcher(f, []reader.Driver{byPair, byClass}, f.open, slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	f.w = newWatcher(f.open, slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		filepath.Join(f.root, "sys/bus/usb/devices"), filepath.Join(f.root, "dev"))
+	f.w.host, f.w.serves = f, newTable([]reader.Driver{byPair, byClass})
 	f.w.every = time.Millisecond
 	f.w.openUevents = f.openUevents
 	t.Cleanup(func() {

@@ -59,9 +59,16 @@ type managed struct {
 	events *core.Feed[core.Event]
 }
 
+// started is a bus that the test starts and ends by itself.
+type started struct{ *Watcher }
+
+func (started) Watch(context.Context, reader.Host, []reader.Driver) error { return nil }
+func (started) Close() error                                              { return nil }
+
 func newManaged(t *testing.T) *managed {
 	f := &managed{tree: newTree(t), d: &lifeDriver{testDriver: byPair}}
-	f.m = core.NewManager(core.Options{Drivers: []reader.Driver{f.d}, Rescan: f.w.Rescan})
+	f.m = core.NewManager(core.Options{Drivers: []reader.Driver{f.d}, Buses: []reader.Bus{started{f.w}}})
+	f.m.WatchBuses()
 	f.w.host = f.m
 	f.events = f.m.Follow()
 	t.Cleanup(func() {

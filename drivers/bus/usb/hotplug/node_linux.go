@@ -46,6 +46,7 @@ type node struct {
 var (
 	_ usb.Opener       = (*node)(nil)
 	_ reader.Describer = (*node)(nil)
+	_ reader.Detacher  = (*node)(nil)
 )
 
 // Describe says by which numbers others know the device: pcscd's IFD handler finds

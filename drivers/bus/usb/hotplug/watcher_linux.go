@@ -71,35 +71,34 @@ type source interface {
 	Close() error
 }
 
-// SlotCounter is a driver that finds in a device's descriptors how many slots it
-// has, so that all their directories are there at once.
-type SlotCounter interface {
-	CountSlots(descriptors []byte) int
+// New is a bus that opens devices with open. A nil log discards.
+func New(open usb.Transport, log *slog.Logger) *Watcher {
+	return newWatcher(open, log, "/sys/bus/usb/devices", "/dev/bus/usb")
 }
+
+var _ reader.Bus = (*Watcher)(nil)
+
+// Name is for the log.
+func (w *Watcher) Name() string { return "USB" }
 
 // Watch announces to host every device that one of the drivers serves, by IDs or
-// interface class: those that are there before it returns, others as they come.
-// A device is announced once, whatever number of its interfaces match; an ID pair
-// goes before a class. The Device has Link, which is a usb.Opener on that transport,
-// with the methods
-//
-//	Descriptors() []byte     as Conn's, without opening the device
-//	Gone() <-chan struct{}   closed when the device leaves, or is to be announced anew
-func Watch(ctx context.Context, host reader.Host, drivers []reader.Driver, open usb.Transport, log *slog.Logger) (*Watcher, error) {
-	w := newWatcher(host, drivers, open, log, "/sys/bus/usb/devices", "/dev/bus/usb")
+// interface class. A device is announced once, whatever number of its interfaces match;
+// an ID pair goes before a class. Its Link is a usb.Opener on the watcher's transport.
+func (w *Watcher) Watch(ctx context.Context, host reader.Host, drivers []reader.Driver) error {
+	w.host, w.serves = host, newTable(drivers)
 	if err := w.start(ctx); err != nil {
 		w.Close()
-		return nil, err
+		return err
 	}
-	return w, nil
+	return nil
 }
 
-func newWatcher(host reader.Host, drivers []reader.Driver, open usb.Transport, log *slog.Logger, sys, dev string) *Watcher {
+func newWatcher(open usb.Transport, log *slog.Logger, sys, dev string) *Watcher {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Watcher{
-		host: host, open: open, serves: newTable(drivers), log: log,
+		open: open, log: log,
 		sys: sys, char: filepath.Join(sys, "../../../dev/char"), dev: dev,
 		every: pollEvery, most: lookTime, after: time.After,
 		openUevents: openUevents,
@@ -425,7 +424,7 @@ func (w *Watcher) arrive(name string, s sight) {
 		},
 		Serial: n.strings[desc[serialAt]], Port: name, Link: n,
 	}
-	if c, ok := s.driver.(SlotCounter); ok {
+	if c, ok := s.driver.(reader.SlotCounter); ok {
 		// Without a number the device has one slot until its driver opened it.
 		_ = reader.Guard(w.log, "driver "+s.driver.Name()+": CountSlots", func() { n.device.Slots = c.CountSlots(desc) })
 	}

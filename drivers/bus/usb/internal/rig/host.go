@@ -76,7 +76,7 @@ func (h *Host) Next(t *testing.T) reader.Device {
 }
 
 func gone(d reader.Device) <-chan struct{} {
-	return d.Link.(interface{ Gone() <-chan struct{} }).Gone()
+	return d.Link.Gone()
 }
 
 // AwaitGone waits until an announced device has left.
@@ -108,8 +108,8 @@ func Logger(t *testing.T) *slog.Logger {
 func Watch(t *testing.T, open usb.Transport, drivers ...reader.Driver) (*hotplug.Watcher, *Host) {
 	t.Helper()
 	h := NewHost()
-	w, err := hotplug.Watch(t.Context(), h, drivers, open, Logger(t))
-	if err != nil {
+	w := hotplug.New(open, Logger(t))
+	if err := w.Watch(t.Context(), h, drivers); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.Close() })
