@@ -66,11 +66,11 @@ type Conn interface {
 
 var (
 	// ErrStall: the endpoint stalled (USB 2.0 §8.4.5).
-	ErrStall = errors.New("usb: endpoint stalled")
+	ErrStall = fmt.Errorf("usb: endpoint stalled: %w", reader.ErrProtocol)
 	// ErrTimeout: the transfer did not end in its time.
 	ErrTimeout = fmt.Errorf("usb: transfer timed out: %w", reader.ErrTimeout)
 	// ErrOverflow: the device sent more than was asked for (babble).
-	ErrOverflow = errors.New("usb: device sent more than asked for")
+	ErrOverflow = fmt.Errorf("usb: device sent more than asked for: %w", reader.ErrProtocol)
 	// ErrReset: the device was reset under the transfer, by Reset, by someone else
 	// or by the system's sleep. It is still there, in its initial state.
 	ErrReset = errors.New("usb: the device was reset")
