@@ -15,10 +15,14 @@ help: ## this list
 .PHONY: build
 build: build/cardfs build/libifdcardfs.so build/libctapi-cardfs.so build/ifd-cardfs.bundle ## build/cardfs, the C libraries, pcscd's bundle
 
-# Go sees to its own rebuilding.
+# make build STATIC=1 needs no C library and has no gousb, which is on libusb. So does a
+# build for another system or processor (GOOS, GOARCH): libusb is here for this one only.
+STATIC ?= $(if $(filter-out $(shell $(GO) env GOHOSTOS)/$(shell $(GO) env GOHOSTARCH),$(shell $(GO) env GOOS)/$(shell $(GO) env GOARCH)),1)
+
+# Go sees to its own rebuilding. Users, groups and hosts are looked up by Go in both.
 .PHONY: build/cardfs
 build/cardfs: deps-build
-	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/cardfs
+	CGO_ENABLED=$(if $(STATIC),0,1) $(GO) build -trimpath -tags osusergo,netgo -o $@ ./cmd/cardfs
 
 include ctapi/clib/clib.mk
 build/libifdcardfs.so build/libctapi-cardfs.so: | deps-build

@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
+	"github.com/cardfs/cardfs/drivers/bus/usb/transports"
 	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
@@ -42,7 +44,7 @@ type mountOptions struct {
 	openTimeout   time.Duration
 	idleOff       time.Duration
 	exchangeLimit time.Duration
-	usb           bool
+	usb           string
 	background    bool
 	log           string
 	verbose       int
@@ -85,7 +87,9 @@ user_allow_other in /etc/fuse.conf.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&o.sims, "sim", nil, "attach the simulated reader `DEVICE` (ikey3k, t0, …), may be repeated")
 	f.StringArrayVar(&o.attach, "attach", nil, "attach `\"DRIVER DEVICE key=value…\"` as ctl does, may be repeated")
-	f.BoolVar(&o.usb, "usb", true, "serve USB readers as they come and go; they are then not pcscd's own driver's")
+	f.StringVar(&o.usb, "usb", transports.Default, "serve USB readers as they come and go, through `TRANSPORT`: "+strings.Join(transports.Names(), ", ")+
+		"; or off. They are then not pcscd's own driver's")
+	f.Lookup("usb").NoOptDefVal = transports.Default
 	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in, as far as --mode goes")
 	f.StringVar(&o.group, "group", "", "`GROUP` of all files, by name or number")
 	f.StringVar(&o.mode, "mode", "0600", "permissions of files that can be written, in octal; others get the read bits")
@@ -98,6 +102,7 @@ user_allow_other in /etc/fuse.conf.`,
 	f.DurationVar(&o.exchangeLimit, "exchange-limit", time.Hour, "give a card that keeps asking for more time `DURATION` for a command")
 	f.CountVarP(&o.verbose, "verbose", "v", "log each exchange, without its data, and what is refused; -vv logs every file request")
 	cmd.RegisterFlagCompletionFunc("sim", completeSim)
+	cmd.RegisterFlagCompletionFunc("usb", cobra.FixedCompletions(append(transports.Names(), "off"), noFiles))
 	return cmd
 }
 
@@ -117,6 +122,10 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 		if gid, err = lookupGroup(o.group); err != nil {
 			return usageError("--group %s: %w", o.group, err)
 		}
+	}
+	transport, err := usbTransport(o.usb)
+	if err != nil {
+		return usageError("--usb=%s: %w", o.usb, err)
 	}
 	if o.exchangeLimit <= 0 {
 		return usageError("--exchange-limit %v: a time above 0 is wanted", o.exchangeLimit)
@@ -162,8 +171,8 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 	}()
 
 	var buses []reader.Bus
-	if o.usb {
-		buses = append(buses, hotplug.New(usb.Usbfs, o.logger))
+	if transport != nil {
+		buses = append(buses, hotplug.New(transport, o.logger))
 	}
 	manager := core.NewManager(core.Options{
 		Drivers: drivers.All(drivers.Env{Log: o.logger}), Buses: buses,
@@ -262,6 +271,21 @@ func (o *mountOptions) hint(w io.Writer, dir string, m *core.Manager) {
   %[3]s list
 Ctrl-C here unmounts.
 `, dir, n, os.Args[0])
+}
+
+// usbTransport is what --usb names, nil for none. It was a flag of yes and no once, and
+// takes these still.
+func usbTransport(name string) (usb.Transport, error) {
+	if name == "off" {
+		return nil, nil
+	}
+	if on, err := strconv.ParseBool(name); err == nil {
+		if !on {
+			return nil, nil
+		}
+		name = transports.Default
+	}
+	return transports.Find(name)
 }
 
 // everybody is what --allow-escape means without a USER; no user can have the name.

@@ -2,6 +2,7 @@ package ccid
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
+	"github.com/cardfs/cardfs/drivers/bus/usb/transports"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
@@ -42,7 +43,15 @@ func TestCardfsInMachine(t *testing.T) { machine.RunSelf(t, "^TestWitnessCardfs$
 
 func TestFaultsInMachine(t *testing.T) { machine.RunSelf(t, "^TestWitnessFaults$", machine.Config{}) }
 
-const clientEnv = "CARDFS_TEST_PCSC_CLIENT"
+// Both over libusb.
+func TestGousbInMachine(t *testing.T) {
+	machine.RunSelf(t, "^TestWitness(Cardfs|Faults)$", machine.Config{Env: append(os.Environ(), transportEnv+"=gousb")})
+}
+
+const (
+	clientEnv    = "CARDFS_TEST_PCSC_CLIENT"
+	transportEnv = "CARDFS_TEST_TRANSPORT" // "": the default
+)
 
 // libccid is a client of pcscd.
 type libccid struct {
@@ -243,7 +252,11 @@ func pinWitness(t *testing.T, l *libccid, e *Emulator) {
 type bus struct{ m *core.Manager }
 
 func newBus(t *testing.T) *bus {
-	m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}, Buses: []reader.Bus{hotplug.New(usb.Usbfs, discard)}})
+	open, err := transports.Find(cmp.Or(os.Getenv(transportEnv), transports.Default))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}, Buses: []reader.Bus{hotplug.New(open, discard)}})
 	m.WatchBuses()
 	t.Cleanup(func() { m.Close(context.Background()) })
 	return &bus{m}

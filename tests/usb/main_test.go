@@ -55,8 +55,9 @@ func TestMain(m *testing.M) {
 }
 
 func build(ctx context.Context, dir string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(dir, "cardfs"), "./cmd/cardfs")
-	cmd.Dir, cmd.Env = cc.Root(), append(os.Environ(), "CGO_ENABLED=0")
+	// As make build does: with cgo and libusb. The machine has the host's libraries.
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "osusergo,netgo", "-o", filepath.Join(dir, "cardfs"), "./cmd/cardfs")
+	cmd.Dir, cmd.Env = cc.Root(), append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
@@ -100,6 +101,16 @@ func built(name string) string { return onHost(filepath.Join(os.Getenv(envBuilt)
 // matches.
 func TestInMachine(t *testing.T) {
 	machine.RunSelf(t, cmp.Or(os.Getenv("CARDFS_VM_RUN"), "^TestGuest"), machine.Config{Timeout: 15 * time.Minute})
+}
+
+// envTransport is the transport of USB that mount takes; "": the default.
+const envTransport = "CARDFS_TEST_TRANSPORT"
+
+// The readers, the card and ten cycles of plugging again, on libusb.
+func TestGousbInMachine(t *testing.T) {
+	machine.RunSelf(t, "^TestGuest(Card|IKey3000|CyclesQMP|CyclesVHCI)$", machine.Config{
+		Timeout: 15 * time.Minute, Env: append(os.Environ(), envTransport+"=gousb"),
+	})
 }
 
 // patience is how long anything may take that should take no time: the machine
@@ -179,6 +190,9 @@ func mount(t testing.TB, as *syscall.Credential, args ...string) *daemon {
 	parent, err := os.MkdirTemp("/tmp", "usb")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if transport := os.Getenv(envTransport); transport != "" {
+		args = append([]string{"--usb=" + transport}, args...)
 	}
 	d := &daemon{t: t, dir: filepath.Join(parent, "cards")}
 	if err := errors.Join(os.Chmod(parent, 0o755), os.Mkdir(d.dir, 0o755)); err != nil {

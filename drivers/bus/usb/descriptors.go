@@ -165,22 +165,12 @@ func (i *Interface) Split(f func(d []byte)) {
 	}
 }
 
-// endpointTypes tells how usbfs transfers on each endpoint of an interface.
-func endpointTypes(desc []byte, iface uint8) (map[uint8]uint8, error) {
+// Find is the interface with that number.
+func Find(desc []byte, number uint8) (Interface, error) {
 	for _, i := range Interfaces(desc) {
-		if i.Number != iface {
-			continue
+		if i.Number == number {
+			return i, nil
 		}
-		types := map[uint8]uint8{}
-		for _, e := range i.Endpoints {
-			switch e.Attributes & 3 {
-			case 2:
-				types[e.Address] = urbBulk
-			case 3:
-				types[e.Address] = urbInterrupt
-			}
-		}
-		return types, nil
 	}
-	return nil, fmt.Errorf("no interface %d: %w", iface, reader.ErrInvalid)
+	return Interface{}, fmt.Errorf("no interface %d: %w", number, reader.ErrInvalid)
 }

@@ -20,9 +20,11 @@ import (
 
 // Unplugged in the middle of bulk transfers, a device on a real bus (here QEMU's
 // UHCI) answers nothing for a while before the hub tells: that is no other error.
-func TestUSBUnplugWhileBusy(t *testing.T) {
+func TestUSBUnplugWhileBusy(t *testing.T) { onEach(t, testUSBUnplugWhileBusy) }
+
+func testUSBUnplugWhileBusy(t *testing.T, open usb.Transport) {
 	g := machine.NeedGuest(t)
-	_, h := rig.Watch(t, usb.Usbfs, rig.CCIDDriver)
+	_, h := rig.Watch(t, open, rig.CCIDDriver)
 	for i := range 5 {
 		if err := machine.Plug(t.Context(), g, "ccid-empty", "busy"); err != nil {
 			t.Fatal(err)
@@ -117,9 +119,11 @@ func TestSleepUSB(t *testing.T) {
 
 // An open reader that nobody uses costs no wake-up: its pending transfer waits in
 // the kernel.
-func TestUSBIdle(t *testing.T) {
+func TestUSBIdle(t *testing.T) { onEach(t, testUSBIdle) }
+
+func testUSBIdle(t *testing.T, open usb.Transport) {
 	g := machine.NeedGuest(t)
-	_, h := rig.Watch(t, usb.Usbfs, rig.CCIDDriver)
+	_, h := rig.Watch(t, open, rig.CCIDDriver)
 	if err := machine.Plug(t.Context(), g, "ccid", "idle"); err != nil {
 		t.Fatal(err)
 	}

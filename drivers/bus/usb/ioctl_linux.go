@@ -126,8 +126,8 @@ func releaseInterface(fd int, iface uint32) error {
 	return ioctl(fd, ioRelease, unsafe.Pointer(&iface))
 }
 
-// kernelDriver names the driver that has an interface, "" where none has.
-func kernelDriver(fd int, iface uint32) (string, error) {
+// KernelDriver names the driver that has an interface, "" where none has.
+func KernelDriver(fd int, iface uint32) (string, error) {
 	d := driverName{iface: iface}
 	err := ioctl(fd, ioGetDriver, unsafe.Pointer(&d))
 	if errors.Is(err, unix.ENODATA) {
@@ -142,3 +142,18 @@ func connectDriver(fd int, iface uint32) error {
 }
 
 func clearHalt(fd int, ep uint32) error { return ioctl(fd, ioClearHalt, unsafe.Pointer(&ep)) }
+
+// endpointTypes tells how usbfs transfers on each endpoint of an interface.
+func endpointTypes(desc []byte, iface uint8) (map[uint8]uint8, error) {
+	i, err := Find(desc, iface)
+	types := map[uint8]uint8{}
+	for _, e := range i.Endpoints {
+		switch e.Attributes & 3 {
+		case 2:
+			types[e.Address] = urbBulk
+		case 3:
+			types[e.Address] = urbInterrupt
+		}
+	}
+	return types, err
+}

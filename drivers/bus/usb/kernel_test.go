@@ -291,7 +291,7 @@ func TestErrno(t *testing.T) {
 			if left := closed(c.Gone()); left != (tt.errno == unix.ENODEV) || left != (k.departures.Load() == 1) {
 				t.Errorf("Gone is closed: %v; departure told %d times", left, k.departures.Load())
 			}
-			if in, _ := Taken(c); in != 0 {
+			if in, _ := taken(c); in != 0 {
 				t.Errorf("%d urbs in flight", in)
 			}
 		})
@@ -312,7 +312,7 @@ func TestOpenErrno(t *testing.T) {
 		unix.ENOENT: reader.ErrGone, unix.ENODEV: reader.ErrGone, unix.ENXIO: reader.ErrGone,
 		unix.EMFILE: unix.EMFILE, unix.EIO: unix.EIO, unix.EBUSY: unix.EBUSY,
 	} {
-		if got := openError("usb:1-1", "/dev/bus/usb/001/002", errno); !errors.Is(got, want) {
+		if got := (Place{Name: "usb:1-1", Path: "/dev/bus/usb/001/002"}).Refused(errno); !errors.Is(got, want) {
 			t.Errorf("%v: %v, want %v", errno, got, want)
 		} else if want == unix.EMFILE && errors.Is(got, reader.ErrGone) {
 			t.Errorf("%v: gone", errno)
@@ -323,7 +323,7 @@ func TestOpenErrno(t *testing.T) {
 	}
 }
 
-// Setting up: who has the interface is asked, and it is claimed.
+// Setting up claims the interface; Close offers it to the drivers of the kernel.
 func TestSetUp(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -334,15 +334,12 @@ func TestSetUp(t *testing.T) {
 		calls  string
 		closes string // what Close calls
 	}{
-		{"free", "", 3, nil, nil, "driver? 3; take 3", "release 3"},
-		{"the kernel's", "usbhid", 3, nil, nil, "driver? 3; take 3", "release 3; connect"},
-		{"another program's, which ended", "usbfs", 3, nil, nil, "driver? 3; take 3", "release 3"},
-		{"another program's", "usbfs", 3, map[uintptr][]error{ioDisconnectClaim: {unix.EBUSY}, ioClaim: {unix.EBUSY}}, reader.ErrClaimed, "driver? 3; take 3; claim 3", ""},
-		{"ours by a transfer", "usbfs", 3, map[uintptr][]error{ioDisconnectClaim: {unix.EBUSY}}, nil, "driver? 3; take 3; claim 3", "release 3"},
-		{"before Linux 3.7", "", 3, map[uintptr][]error{ioDisconnectClaim: {unix.ENOTTY}}, nil, "driver? 3; take 3; claim 3", "release 3"},
-		{"gone at the question", "", 3, map[uintptr][]error{ioGetDriver: {unix.ENODEV}}, reader.ErrGone, "driver? 3", ""},
-		{"gone at the claim", "", 3, map[uintptr][]error{ioDisconnectClaim: {unix.ENODEV}}, reader.ErrGone, "driver? 3; take 3", ""},
-		{"refused", "", 3, map[uintptr][]error{ioDisconnectClaim: {unix.EACCES}}, reader.ErrNoPermission, "driver? 3; take 3", ""},
+		{"free", "", 3, nil, nil, "take 3", "release 3; connect"},
+		{"another program's", "usbfs", 3, map[uintptr][]error{ioDisconnectClaim: {unix.EBUSY}, ioClaim: {unix.EBUSY}}, reader.ErrClaimed, "take 3; claim 3", ""},
+		{"ours by a transfer", "usbfs", 3, map[uintptr][]error{ioDisconnectClaim: {unix.EBUSY}}, nil, "take 3; claim 3", "release 3; connect"},
+		{"before Linux 3.7", "", 3, map[uintptr][]error{ioDisconnectClaim: {unix.ENOTTY}}, nil, "take 3; claim 3", "release 3; connect"},
+		{"gone at the claim", "", 3, map[uintptr][]error{ioDisconnectClaim: {unix.ENODEV}}, reader.ErrGone, "take 3", ""},
+		{"refused", "", 3, map[uintptr][]error{ioDisconnectClaim: {unix.EACCES}}, reader.ErrNoPermission, "take 3", ""},
 		{"no such interface", "", 0, nil, reader.ErrInvalid, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -457,8 +454,8 @@ func TestTransfers(t *testing.T) {
 		"OUT of an IN endpoint": second(c.Out(t.Context(), kBulkIn, p, false, 0)),
 		"IN of none":            second(c.In(t.Context(), 0x85, p, 0)),
 		"OUT of none":           second(c.Out(t.Context(), 0x05, p, false, 0)),
-		"too long IN":           second(c.In(t.Context(), kBulkIn, make([]byte, maxTransfer+1), 0)),
-		"too long OUT":          second(c.Out(t.Context(), kBulkOut, make([]byte, maxTransfer+1), false, 0)),
+		"too long IN":           second(c.In(t.Context(), kBulkIn, make([]byte, MaxTransfer+1), 0)),
+		"too long OUT":          second(c.Out(t.Context(), kBulkOut, make([]byte, MaxTransfer+1), false, 0)),
 		"too long control":      second(c.Control(t.Context(), Setup{}, make([]byte, 0x10000), 0)),
 	} {
 		if !errors.Is(err, reader.ErrInvalid) {
@@ -466,14 +463,14 @@ func TestTransfers(t *testing.T) {
 		}
 	}
 	go k.finish(0, "")
-	if _, err := c.Out(t.Context(), kBulkOut, make([]byte, maxTransfer), false, 0); err != nil {
+	if _, err := c.Out(t.Context(), kBulkOut, make([]byte, MaxTransfer), false, 0); err != nil {
 		t.Errorf("the longest: %v", err)
 	}
 	go k.finish(0, "")
 	if _, err := c.Control(t.Context(), Setup{}, make([]byte, 0xFFFF), 0); err != nil {
 		t.Errorf("the longest control transfer: %v", err)
 	}
-	if in, idle := Taken(c); in != 0 || idle != 1 {
+	if in, idle := taken(c); in != 0 || idle != 1 {
 		t.Errorf("%d urbs in flight, %d idle, want one that is used again", in, idle)
 	}
 }
@@ -552,7 +549,7 @@ func TestTransfersAtOnce(t *testing.T) {
 		}
 	}
 	k.until(func() bool { return len(k.flying) == 8 })
-	if in, idle := Taken(c); in != 8 || idle != 0 {
+	if in, idle := taken(c); in != 8 || idle != 0 {
 		t.Errorf("%d in flight, %d idle", in, idle)
 	}
 	for range 8 {
@@ -562,7 +559,7 @@ func TestTransfersAtOnce(t *testing.T) {
 		k.finish(0, fmt.Sprintf("%02X", ep))
 	}
 	all.Wait()
-	if in, idle := Taken(c); in != 0 || idle != 8 {
+	if in, idle := taken(c); in != 0 || idle != 8 {
 		t.Errorf("%d in flight, %d idle", in, idle)
 	}
 }
@@ -790,7 +787,7 @@ func TestClose(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
-	if got, want := k.called(), "discard; discard; release 3"; got != want {
+	if got, want := k.called(), "discard; discard; release 3; connect"; got != want {
 		t.Errorf("called %q, want %q", got, want)
 	}
 	if _, err := c.In(context.Background(), kIntrIn, make([]byte, 8), 0); !errors.Is(err, reader.ErrGone) {
@@ -885,4 +882,11 @@ func TestPlace(t *testing.T) {
 	if _, err := Open(t.Context(), reader.Device{Driver: "x"}, 3); !errors.Is(err, reader.ErrInvalid) {
 		t.Errorf("no USB device: %v", err)
 	}
+}
+
+// taken tells how many urbs a connection holds, in flight and idle.
+func taken(c *conn) (inFlight, idle int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.inFlight), len(c.idle)
 }

@@ -1,6 +1,12 @@
 package usb
 
-import "log/slog"
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+)
 
 // Transport opens the device at a place and claims one of its interfaces.
 type Transport func(at Place, iface uint8) (Conn, error)
@@ -29,4 +35,26 @@ func (p Place) departed() {
 	if p.Departed != nil {
 		p.Departed()
 	}
+}
+
+// MaxTransfer bounds one transfer. The longest message of any reader, a CCID
+// message with an extended APDU, has 65,556 bytes.
+const MaxTransfer = 1 << 20
+
+// unplugTime is how long the kernel may take to see that a device has left after
+// its transfers fail: hubs are asked every 256 ms.
+var unplugTime = 600 * time.Millisecond // shorter in tests
+
+// Lost is for a device that did not answer on the bus. Mostly it is being
+// unplugged, which a hub reports a little later; else the error is err.
+func Lost(ctx context.Context, gone <-chan struct{}, err error) error {
+	t := time.NewTimer(unplugTime)
+	defer t.Stop()
+	select {
+	case <-gone:
+		return reader.ErrGone
+	case <-ctx.Done():
+	case <-t.C:
+	}
+	return err
 }

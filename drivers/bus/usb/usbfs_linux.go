@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"runtime"
 	"sync"
@@ -18,10 +17,6 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// maxTransfer bounds one transfer. The longest message of any reader, a CCID
-// message with an extended APDU, has 65,556 bytes.
-const maxTransfer = 1 << 20
-
 // conn is a Conn on a device file of usbfs.
 //
 // A transfer is a urb that the kernel fills. One goroutine collects the urbs
@@ -33,12 +28,10 @@ const maxTransfer = 1 << 20
 //	                     |                 ^
 //	                     +-----discard-----+   ctx, time-out, Close
 //
-// It stands on the kernel's interface and not on libusb through gousb 1.1.1,
-// which wakes up some 50 times a second while nothing happens, cannot cancel a
-// control transfer, clear a halt (and the host's data toggle with it) or reset a
-// device that is in use, takes all interfaces of a composite device from their
-// drivers to claim one (a keyboard with a reader stops typing), and panics on
-// interface numbers that are not 0, 1, 2 ….
+// It stands on the kernel's interface and not on libusb. The transport that does,
+// package gousb, works too, and says what it lacks; this one sleeps while nothing
+// happens, cancels whatever is under way, clears its buffers, takes interfaces of any
+// number, and needs no cgo.
 //
 // A urb that was discarded still ends by being reaped: whatever it had moved
 // until then is in its buffer and is handed to the caller.
@@ -50,7 +43,6 @@ type conn struct {
 	raw   syscall.RawConn
 	desc  []byte
 	types map[uint8]uint8 // transfer type by endpoint address
-	owner string          // the kernel driver that had the interface, "" if none
 
 	gone     chan struct{}
 	goneOnce sync.Once
@@ -63,9 +55,7 @@ type conn struct {
 	idle     []*urb
 	inFlight map[uintptr]*urb
 
-	strMu   sync.Mutex
-	strings map[uint8]string
-	lang    uint16
+	strings *StringTable
 }
 
 // urb is one transfer. The kernel writes to it while it is in flight, so its
@@ -93,7 +83,7 @@ var _ Transport = Usbfs
 func openDevice(at Place, iface uint8) (*conn, error) {
 	fd, err := unix.Open(at.Path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, openError(at.Name, at.Path, err)
+		return nil, at.Refused(err)
 	}
 	c := &conn{
 		at: at, name: at.Name, iface: uint32(iface),
@@ -101,9 +91,8 @@ func openDevice(at Place, iface uint8) (*conn, error) {
 		gone:     make(chan struct{}),
 		reaped:   make(chan struct{}),
 		inFlight: map[uintptr]*urb{},
-		strings:  map[uint8]string{},
 	}
-	maps.Copy(c.strings, at.Strings)
+	c.strings = NewStringTable(c.Control, at.Strings)
 	if err := c.setUp(fd); err != nil {
 		c.file.Close()
 		return nil, err
@@ -139,16 +128,7 @@ func (c *conn) setUp(fd int) (err error) {
 	if c.types, err = endpointTypes(c.desc, uint8(c.iface)); err != nil {
 		return fmt.Errorf("%s: %w", c.name, err)
 	}
-	if c.owner, err = kernelDriver(fd, c.iface); err != nil {
-		return c.failed(fmt.Sprintf("interface %d", c.iface), err)
-	}
-	if err := c.claim(fd); err != nil {
-		return err
-	}
-	if c.owner == "usbfs" {
-		c.owner = "" // was ours, or belongs to a program that has ended since
-	}
-	return nil
+	return c.claim(fd)
 }
 
 // claim takes the interface, from a driver of the kernel if need be but not from
@@ -159,7 +139,7 @@ func (c *conn) claim(fd int) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EBUSY):
-		return claimedError(c.name, c.file.Name(), uint8(c.iface))
+		return c.at.Claimed(uint8(c.iface))
 	default:
 		return c.failed(fmt.Sprintf("claim interface %d", c.iface), err)
 	}
@@ -266,8 +246,8 @@ func (c *conn) Gone() <-chan struct{} { return c.gone }
 
 // take gives out an idle urb with room for n bytes.
 func (c *conn) take(n int) (*urb, error) {
-	if n > maxTransfer {
-		return nil, fmt.Errorf("transfer of %d bytes, at most %d are possible: %w", n, maxTransfer, reader.ErrInvalid)
+	if n > MaxTransfer {
+		return nil, fmt.Errorf("transfer of %d bytes, at most %d are possible: %w", n, MaxTransfer, reader.ErrInvalid)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -378,7 +358,7 @@ func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flag
 		err := sortError(status)
 		switch {
 		case errors.Is(err, ErrBus):
-			err = c.lost(ctx, err)
+			err = Lost(ctx, c.gone, err)
 		case errors.Is(err, reader.ErrGone):
 			c.leave()
 		}
@@ -391,7 +371,7 @@ func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flag
 func (c *conn) refused(ctx context.Context, err error) error {
 	err = sortError(err)
 	if errors.Is(err, ErrReset) {
-		err = c.lost(ctx, err)
+		err = Lost(ctx, c.gone, err)
 	}
 	return err
 }
@@ -407,31 +387,13 @@ func (c *conn) whyEnded() error {
 	// It ends transfers before it says that the device left, but no ioctl
 	// works from then on.
 	err := c.do(func(fd int) error {
-		_, err := kernelDriver(fd, c.iface)
+		_, err := KernelDriver(fd, c.iface)
 		return err
 	})
 	if err != nil {
 		return sortError(err)
 	}
 	return ErrReset
-}
-
-// unplugTime is how long the kernel may take to see that a device has left after
-// its transfers fail: hubs are asked every 256 ms.
-var unplugTime = 600 * time.Millisecond // shorter in tests
-
-// lost is for a device that did not answer on the bus. Mostly it is being
-// unplugged, which a hub reports a little later; else the error is err.
-func (c *conn) lost(ctx context.Context, err error) error {
-	t := time.NewTimer(unplugTime)
-	defer t.Stop()
-	select {
-	case <-c.gone:
-		return reader.ErrGone
-	case <-ctx.Done():
-	case <-t.C:
-	}
-	return err
 }
 
 // discard ends u and waits until the kernel has let go of it.
@@ -542,11 +504,14 @@ func (c *conn) Reset(ctx context.Context) error {
 	})
 }
 
+// String is Conn's.
+func (c *conn) String(i uint8) string { return c.strings.Get(i) }
+
 // Descriptors is Conn's.
 func (c *conn) Descriptors() []byte { return c.desc }
 
-// Close is Conn's. Transfers under way end with ErrGone; the kernel's driver
-// that had the interface gets it back.
+// Close is Conn's. Transfers under way end with ErrGone; the kernel may give
+// the interface to a driver of its own again.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -564,9 +529,9 @@ func (c *conn) Close() error {
 		}
 		c.mu.Unlock()
 		_ = releaseInterface(fd, c.iface)
-		if c.owner != "" {
-			_ = connectDriver(fd, c.iface)
-		}
+		// Also where no driver had it: one that did may have lost it to a cardfs that was
+		// killed.
+		_ = connectDriver(fd, c.iface)
 		return nil
 	})
 	c.file.Close() // wakes the reaper and waits until it has let go

@@ -38,10 +38,12 @@ type Loop struct {
 	Halted map[uint8]bool
 	Hold   map[uint8]bool // NAK: the endpoint keeps its transfers waiting
 	Outs   []Sent
+	waits  int           // transfers that the device keeps waiting
 	change chan struct{} // closed and replaced at each change
 	Left   chan struct{}
 	Serial string
 	Desc   []byte
+	Report []byte // HID report descriptor, if it is to be one
 }
 
 // Sent is an OUT transfer as the device got it.
@@ -88,8 +90,29 @@ func (l *Loop) Set(f func()) {
 	l.change = make(chan struct{})
 }
 
+// AwaitWaiting waits until the device keeps n transfers waiting.
+func (l *Loop) AwaitWaiting(t *testing.T, n int) {
+	t.Helper()
+	late := time.After(Patience)
+	for {
+		l.Mu.Lock()
+		waits, change := l.waits, l.change
+		l.Mu.Unlock()
+		if waits == n {
+			return
+		}
+		select {
+		case <-change:
+		case <-late:
+			t.Fatalf("%d transfers wait, want %d", waits, n)
+		}
+	}
+}
+
 // wait runs ready, under the lock, after each change until it tells that it is.
 func (l *Loop) wait(ctx context.Context, ready func() bool) error {
+	l.Set(func() { l.waits++ })
+	defer l.Set(func() { l.waits-- })
 	for {
 		l.Mu.Lock()
 		ok, change := ready(), l.change
@@ -106,6 +129,12 @@ func (l *Loop) wait(ctx context.Context, ready func() bool) error {
 }
 
 func (l *Loop) Control(ctx context.Context, s usb.Setup, data []byte, _ time.Duration) (int, error) {
+	if l.Report != nil { // HID 1.11 §7.1.1; whatever else it is told to, it does
+		if s == (usb.Setup{RequestType: 0x81, Request: 6, Value: 0x2200, Index: s.Index}) {
+			return copy(data, l.Report), nil
+		}
+		return 0, nil
+	}
 	switch s.Request {
 	case ReqStore:
 		l.Set(func() { l.stored = slices.Clone(data) })

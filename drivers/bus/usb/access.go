@@ -3,36 +3,37 @@ package usb
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/cardfs/cardfs/reader"
 )
 
-// openError says why a device file cannot be opened.
-func openError(name, path string, err error) error {
+// Refused is the error of a transport that cannot open the device file.
+func (p Place) Refused(err error) error {
 	switch {
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+	case errors.Is(err, fs.ErrPermission):
 		err = reader.ErrNoPermission
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
 		err = reader.ErrGone
 	}
-	return fmt.Errorf("%s: open %s: %w", name, path, err)
+	return fmt.Errorf("%s: open %s: %w", p.Name, p.Path, err)
 }
 
-// claimedError names the programs that hold a device file open.
-func claimedError(name, path string, iface uint8) error {
-	who := holders("/proc", path)
+// Claimed is the error of a transport that finds an interface taken. It names the
+// programs that hold the device file open.
+func (p Place) Claimed(iface uint8) error {
+	who := holders("/proc", p.Path)
 	hint := strings.Join(who, ", ")
 	if len(who) == 0 {
-		hint = "only root can see which: fuser -v " + path
+		hint = "only root can see which: fuser -v " + p.Path
 	}
-	return fmt.Errorf("%s: interface %d: %w: %s", name, iface, reader.ErrClaimed, hint)
+	return fmt.Errorf("%s: interface %d: %w: %s", p.Name, iface, reader.ErrClaimed, hint)
 }
 
 // holders lists the processes that have a file open, as "pcscd (pid 123)": all

@@ -1,0 +1,623 @@
+//go:build cgo
+
+package gousb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	lib "github.com/google/gousb"
+
+	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// Missing is nil: this program has gousb.
+func Missing() error { return nil }
+
+var _ usb.Transport = Open
+
+// fate is what became of an interface.
+type fate int
+
+const (
+	unknown fate = iota
+	claimed      // by us, or by another program
+	free
+	kernels // a driver of the kernel has it
+	left    // with the device
+)
+
+// conn is a usb.Conn on gousb.
+//
+// A transfer holds using for reading until it has ended. Who wants the device alone,
+// Reset and Close, ends the era first, which cancels the transfers, and then takes using
+// for writing.
+//
+// Lock order: using, then mu.
+type conn struct {
+	at    usb.Place
+	iface uint8
+
+	lib    *lib.Context
+	dev    *lib.Device
+	h      handle
+	beside *beside
+
+	using  sync.RWMutex
+	config *lib.Config
+	intf   *lib.Interface
+	in     map[uint8]*lib.InEndpoint
+	out    map[uint8]outEndpoint
+
+	control chan struct{} // holds a value while no control transfer runs
+	work    sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	era    context.Context // ends with Reset and Close, which are its cause
+	end    context.CancelCauseFunc
+
+	gone     chan struct{}
+	goneOnce sync.Once
+	closing  chan struct{}
+
+	strings *usb.StringTable
+}
+
+type outEndpoint struct {
+	*lib.OutEndpoint
+	packet int
+}
+
+var errClosed = fmt.Errorf("closed: %w", reader.ErrGone)
+
+// Open is the Transport.
+func Open(at usb.Place, iface uint8) (usb.Conn, error) {
+	var c *conn
+	var err error
+	// gousb panics where libusb cannot start, and on descriptors that it did not expect.
+	if perr := reader.Guard(at.Log, at.Name+": gousb", func() { c, err = open(at, iface) }); perr != nil {
+		err = fmt.Errorf("%s: gousb panicked, as it does where a device on the bus has odd descriptors; --usb=usbfs copes with them: %w", at.Name, perr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func open(at usb.Place, iface uint8) (_ *conn, err error) {
+	c := &conn{
+		at: at, iface: iface,
+		control: make(chan struct{}, 1), gone: make(chan struct{}), closing: make(chan struct{}),
+	}
+	c.control <- struct{}{}
+	c.era, c.end = context.WithCancelCause(context.Background())
+	c.strings = usb.NewStringTable(c.Control, at.Strings)
+	c.lib = lib.NewContext()
+	opened := false
+	defer func() { // with a panic too
+		if !opened {
+			c.letGo()
+		}
+	}()
+	devices, err := c.lib.OpenDevices(func(d *lib.DeviceDesc) bool { return d.Bus == at.Bus && d.Address == at.Number })
+	switch {
+	case len(devices) > 0: // an error is another device's
+		c.dev = devices[0]
+	case errors.Is(err, lib.ErrorAccess):
+		return nil, at.Refused(reader.ErrNoPermission)
+	case err == nil, errors.Is(err, lib.ErrorNoDevice):
+		return nil, at.Refused(reader.ErrGone)
+	default:
+		return nil, at.Refused(err)
+	}
+	if c.h, err = handleOf(c.dev); err != nil {
+		return nil, c.failed("open", err)
+	}
+	if err := c.claim(); err != nil {
+		return nil, err
+	}
+	if c.beside, err = openBeside(at); err != nil {
+		return nil, err
+	}
+	opened = true
+	c.work.Go(func() {
+		if c.beside.await() {
+			c.leave()
+		}
+	})
+	if at.Gone != nil {
+		c.work.Go(func() {
+			select {
+			case <-at.Gone:
+				c.goneOnce.Do(func() { close(c.gone) })
+			case <-c.closing:
+			}
+		})
+	}
+	return c, nil
+}
+
+// claim claims the interface in the configuration that is in force, and finds its
+// endpoints. using is held for writing, or nobody has c yet.
+func (c *conn) claim() error {
+	wanted, err := usb.Find(c.at.Descriptors, c.iface)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.at.Name, err)
+	}
+	const value = 18 + 5 // bConfigurationValue, behind the device descriptor (USB 2.0 table 9-10)
+	number := int(c.at.Descriptors[value])
+	// Config would select another configuration, and so reset the device.
+	switch active, err := c.dev.ActiveConfigNum(); {
+	case err != nil:
+		return c.failed("configuration", err)
+	case active != number:
+		return fmt.Errorf("%s: configuration %d is in force, not %d: %w", c.at.Name, active, number, usb.ErrReset)
+	}
+	for i, d := range c.dev.Desc.Configs[number].Interfaces {
+		if d.Number != i {
+			return fmt.Errorf("%s: interface %d is in place %d: gousb serves devices whose interfaces are numbered 0, 1, 2 … only, --usb=usbfs serves all: %w",
+				c.at.Name, d.Number, i, reader.ErrUnsupported)
+		}
+	}
+	c.h.detaching(true)
+	switch err := c.h.claim(c.iface); {
+	case errors.Is(err, lib.ErrorBusy):
+		return c.at.Claimed(c.iface)
+	case err != nil:
+		return c.failed(fmt.Sprintf("claim interface %d", c.iface), err)
+	}
+	config, err := c.dev.Config(number)
+	if err == nil {
+		c.config = config
+		c.intf, err = config.Interface(int(c.iface), 0)
+	}
+	if err != nil {
+		c.h.release(c.iface)
+		return c.failed(fmt.Sprintf("claim interface %d", c.iface), err)
+	}
+	c.in, c.out = map[uint8]*lib.InEndpoint{}, map[uint8]outEndpoint{}
+	for _, e := range wanted.Endpoints {
+		if kind := e.Attributes & 3; kind != 2 && kind != 3 {
+			continue
+		}
+		// An endpoint that gousb does not find is none, as with usbfs.
+		if e.Address&0x80 != 0 {
+			if in, err := c.intf.InEndpoint(int(e.Address & 0x0F)); err == nil {
+				c.in[e.Address] = in
+			}
+		} else if out, err := c.intf.OutEndpoint(int(e.Address)); err == nil {
+			c.out[e.Address] = outEndpoint{out, e.MaxPacket}
+		}
+	}
+	return nil
+}
+
+// unclaim gives up the interface and the configuration.
+func (c *conn) unclaim() {
+	if c.intf != nil {
+		c.intf.Close()
+	}
+	if c.config != nil {
+		_ = c.config.Close()
+	}
+	c.intf, c.config = nil, nil
+}
+
+// letGo ends whatever was begun: the interface goes back to the kernel, and the Context
+// with its goroutine ends.
+func (c *conn) letGo() {
+	if c.beside != nil {
+		c.beside.close()
+	}
+	c.unclaim()
+	if c.dev != nil {
+		_ = c.dev.Close()
+	}
+	_ = c.lib.Close()
+}
+
+// failed says what was tried.
+func (c *conn) failed(what string, err error) error {
+	return fmt.Errorf("%s: %s: %w", c.at.Name, what, sortError(err))
+}
+
+// sortError maps libusb's errors to those of package usb.
+func sortError(err error) error {
+	var code lib.Error
+	if !errors.As(err, &code) {
+		return err
+	}
+	var what error
+	switch code {
+	case lib.ErrorNoDevice:
+		what = reader.ErrGone
+	case lib.ErrorNotFound:
+		what = usb.ErrNoEndpoint
+	case lib.ErrorPipe:
+		return usb.ErrStall
+	case lib.ErrorOverflow:
+		return usb.ErrOverflow
+	case lib.ErrorTimeout:
+		return usb.ErrTimeout
+	case lib.ErrorIO, lib.ErrorOther:
+		what = usb.ErrBus
+	case lib.ErrorBusy:
+		what = reader.ErrClaimed
+	case lib.ErrorAccess:
+		what = reader.ErrNoPermission
+	default:
+		return err
+	}
+	return fmt.Errorf("%w (%w)", what, err)
+}
+
+// leave is called when the device file says that the device has left.
+func (c *conn) leave() {
+	c.goneOnce.Do(func() {
+		if c.at.Departed != nil {
+			c.at.Departed()
+		}
+		close(c.gone)
+	})
+}
+
+// begin takes part in the present era: it ends with the context, whose cause says why.
+// using is held for reading until done is called.
+func (c *conn) begin(ctx context.Context, timeout time.Duration) (_ context.Context, done func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	c.using.RLock()
+	c.mu.Lock()
+	era, closed := c.era, c.closed
+	c.mu.Unlock()
+	if closed {
+		c.using.RUnlock()
+		return nil, nil, errClosed
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(era, func() { cancel(context.Cause(era)) })
+	var timer *time.Timer
+	if timeout > 0 {
+		timer = time.AfterFunc(timeout, func() { cancel(usb.ErrTimeout) })
+	}
+	return ctx, func() {
+		stop()
+		if timer != nil {
+			timer.Stop()
+		}
+		cancel(nil)
+		c.using.RUnlock()
+	}, nil
+}
+
+// move does a transfer on an endpoint and finds out how it ended. A transfer that moved
+// less than n bytes and has no error may be one that the kernel ended.
+func (c *conn) move(ctx context.Context, ep uint8, n int, timeout time.Duration, transfer func(context.Context) (int, error)) (int, error) {
+	during, done, err := c.begin(ctx, timeout)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	moved, err := transfer(during)
+	var code lib.Error
+	if errors.As(err, &code) && code != lib.ErrorNoDevice && c.beside.ask(c.iface) == kernels {
+		// Another program's reset took the interface from us, and gave it to a driver of
+		// the kernel's. The next transfer claims it anew.
+		if c.h.detach(c.iface) == nil {
+			moved, err = transfer(during)
+		}
+	}
+	var status lib.TransferStatus
+	switch {
+	case err == nil && moved == n:
+		return moved, nil
+	case err == nil && ep&0x80 != 0:
+		switch c.beside.ask(c.iface) {
+		case claimed, unknown:
+			return moved, nil
+		}
+		return moved, c.whyEnded(ctx)
+	case err == nil:
+		return moved, c.whyEnded(ctx)
+	case errors.As(err, &status):
+		switch status {
+		case lib.TransferCancelled:
+			if err := ctx.Err(); err != nil {
+				return moved, err
+			}
+			if err := context.Cause(during); err != nil {
+				return moved, err
+			}
+			return moved, c.whyEnded(ctx)
+		case lib.TransferStall:
+			return moved, usb.ErrStall
+		case lib.TransferOverflow:
+			return moved, usb.ErrOverflow
+		case lib.TransferNoDevice: // or a reset
+			return moved, c.whyEnded(ctx)
+		}
+		return moved, usb.Lost(ctx, c.gone, fmt.Errorf("%w (%w)", usb.ErrBus, err))
+	case errors.As(err, &code):
+		return moved, c.refused(ctx, code)
+	}
+	return moved, err
+}
+
+// refused is why libusb did not take a transfer.
+func (c *conn) refused(ctx context.Context, err error) error {
+	switch c.beside.ask(c.iface) {
+	case left:
+		c.leave()
+		return reader.ErrGone
+	case claimed:
+		if errors.Is(err, lib.ErrorNoDevice) { // usbfs says otherwise
+			return usb.ErrReset
+		}
+	}
+	if errors.Is(err, lib.ErrorNoDevice) {
+		return reader.ErrGone
+	}
+	if err = sortError(err); errors.Is(err, usb.ErrBus) {
+		err = usb.Lost(ctx, c.gone, err)
+	}
+	return err
+}
+
+// whyEnded tells why the kernel ended a transfer by itself.
+func (c *conn) whyEnded(ctx context.Context) error {
+	switch c.beside.ask(c.iface) {
+	case left:
+		c.leave()
+		return reader.ErrGone
+	case unknown:
+		return usb.Lost(ctx, c.gone, usb.ErrReset)
+	}
+	return usb.ErrReset
+}
+
+// Out is Conn's.
+func (c *conn) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout time.Duration) (int, error) {
+	e, ok := c.outEndpoint(ep)
+	if !ok {
+		return 0, c.noEndpoint("OUT", ep)
+	}
+	if len(p) > usb.MaxTransfer {
+		return 0, c.tooLong(ep, len(p))
+	}
+	n, err := c.move(ctx, ep, len(p), timeout, func(ctx context.Context) (int, error) { return e.WriteContext(ctx, p) })
+	if err == nil && zlp && len(p) > 0 && e.packet > 0 && len(p)%e.packet == 0 {
+		_, err = c.move(ctx, ep, 0, timeout, func(ctx context.Context) (int, error) { return e.WriteContext(ctx, nil) })
+	}
+	if err != nil {
+		return n, fmt.Errorf("%s: endpoint %02X: %w", c.at.Name, ep, err)
+	}
+	return n, nil
+}
+
+// In is Conn's.
+func (c *conn) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
+	e, ok := c.inEndpoint(ep)
+	if !ok {
+		return 0, c.noEndpoint("IN", ep)
+	}
+	if len(p) > usb.MaxTransfer {
+		return 0, c.tooLong(ep, len(p))
+	}
+	n, err := c.move(ctx, ep, len(p), timeout, func(ctx context.Context) (int, error) { return e.ReadContext(ctx, p) })
+	if err != nil {
+		return n, fmt.Errorf("%s: endpoint %02X: %w", c.at.Name, ep, err)
+	}
+	return n, nil
+}
+
+// An endpoint is good across a reset: it has gousb's handle of the device, which stays.
+func (c *conn) outEndpoint(ep uint8) (outEndpoint, bool) {
+	c.using.RLock()
+	defer c.using.RUnlock()
+	e, ok := c.out[ep]
+	return e, ok
+}
+
+func (c *conn) inEndpoint(ep uint8) (*lib.InEndpoint, bool) {
+	c.using.RLock()
+	defer c.using.RUnlock()
+	e, ok := c.in[ep]
+	return e, ok
+}
+
+func (c *conn) noEndpoint(dir string, ep uint8) error {
+	return fmt.Errorf("%s: interface %d has no %s endpoint %02X: %w", c.at.Name, c.iface, dir, ep, reader.ErrInvalid)
+}
+
+func (c *conn) tooLong(ep uint8, n int) error {
+	return fmt.Errorf("%s: endpoint %02X: transfer of %d bytes, at most %d are possible: %w", c.at.Name, ep, n, usb.MaxTransfer, reader.ErrInvalid)
+}
+
+// controlMost is the longest data stage that libusb moves (MAX_CTRL_BUFFER_LENGTH of its
+// linux_usbfs.h).
+const controlMost = 4096
+
+// controlLimit is what a control transfer without a time-out gets.
+const controlLimit = 5 * time.Second
+
+// Control is Conn's.
+func (c *conn) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
+	part := data
+	var err error
+	n := 0
+	switch {
+	case len(data) <= controlMost:
+	case s.In():
+		part = data[:controlMost]
+	default:
+		err = fmt.Errorf("data stage of %d bytes, libusb moves at most %d: %w", len(data), controlMost, reader.ErrUnsupported)
+	}
+	if err == nil {
+		n, err = c.controlTransfer(ctx, s, part, timeout)
+	}
+	if err == nil && n < len(data) && n == controlMost {
+		err = fmt.Errorf("the answer may be longer than the %d bytes that libusb takes: %w", controlMost, usb.ErrOverflow)
+	}
+	if err != nil {
+		return n, fmt.Errorf("%s: control %v: %w", c.at.Name, s, err)
+	}
+	return n, nil
+}
+
+func (c *conn) controlTransfer(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
+	if timeout <= 0 {
+		timeout = controlLimit
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	// One that was given up may still run, and gousb has one time-out for all.
+	waited := time.NewTimer(timeout)
+	defer waited.Stop()
+	select {
+	case <-c.control:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-c.gone:
+		return 0, reader.ErrGone
+	case <-c.closing:
+		return 0, errClosed
+	case <-waited.C:
+		return 0, fmt.Errorf("the one before still runs, gousb cannot cancel it: %w", usb.ErrTimeout)
+	}
+	type result struct {
+		n   int
+		err error
+	}
+	// Of its own, as the transfer may outlive the caller.
+	buf := make([]byte, len(data))
+	if !s.In() {
+		copy(buf, data)
+	}
+	ended, away := make(chan result), make(chan struct{})
+	defer close(away)
+	c.using.RLock()
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		c.using.RUnlock()
+		c.control <- struct{}{}
+		return 0, errClosed
+	}
+	go func() {
+		// libusb counts milliseconds, and 0 is for ever.
+		c.dev.ControlTimeout = (timeout + time.Millisecond - 1).Truncate(time.Millisecond)
+		n, err := c.dev.Control(s.RequestType, s.Request, s.Value, s.Index, buf)
+		c.using.RUnlock()
+		c.control <- struct{}{}
+		select {
+		case ended <- result{max(n, 0), err}:
+		case <-away:
+			clear(buf) // it may be a PIN
+		}
+	}()
+	select {
+	case r := <-ended:
+		if s.In() {
+			copy(data, buf[:r.n])
+		}
+		clear(buf)
+		var code lib.Error
+		if errors.As(r.err, &code) {
+			switch code {
+			case lib.ErrorPipe, lib.ErrorTimeout, lib.ErrorOverflow:
+				return r.n, sortError(code)
+			}
+			return r.n, c.refused(ctx, code)
+		}
+		return r.n, r.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// ClearHalt is Conn's.
+func (c *conn) ClearHalt(ctx context.Context, ep uint8) error {
+	_, done, err := c.begin(ctx, 0)
+	if err == nil {
+		defer done()
+		if err = c.h.clearHalt(ep); errors.Is(err, lib.ErrorNoDevice) {
+			c.leave()
+		}
+	}
+	if err != nil {
+		return c.failed(fmt.Sprintf("clear halt of endpoint %02X", ep), err)
+	}
+	return nil
+}
+
+// alone ends the transfers under way, with that cause, and holds using for writing. It
+// reports false where the connection is closed.
+func (c *conn) alone(cause error, last bool) bool {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return false
+	}
+	c.closed = last
+	c.end(cause)
+	c.mu.Unlock()
+	c.using.Lock()
+	return true
+}
+
+// Reset is Conn's. gousb resets no device that is claimed.
+func (c *conn) Reset(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !c.alone(usb.ErrReset, false) {
+		return c.failed("reset", errClosed)
+	}
+	defer c.using.Unlock()
+	c.mu.Lock()
+	c.era, c.end = context.WithCancelCause(context.Background())
+	if c.closed { // meanwhile
+		c.end(errClosed)
+	}
+	c.mu.Unlock()
+	c.h.detaching(false) // no driver of the kernel is to have it meanwhile
+	c.unclaim()
+	if err := c.dev.Reset(); err != nil {
+		if f := c.beside.ask(c.iface); f == left || f == unknown && errors.Is(err, lib.ErrorNotFound) {
+			c.leave()
+			err = reader.ErrGone
+		}
+		return c.failed("reset", err)
+	}
+	return c.claim()
+}
+
+// String is Conn's.
+func (c *conn) String(i uint8) string { return c.strings.Get(i) }
+
+// Descriptors is Conn's.
+func (c *conn) Descriptors() []byte { return c.at.Descriptors }
+
+// Gone is Conn's.
+func (c *conn) Gone() <-chan struct{} { return c.gone }
+
+// Close is Conn's. It waits for a control transfer that was given up, and up to 0.1 s for
+// gousb's event loop.
+func (c *conn) Close() error {
+	if !c.alone(errClosed, true) {
+		return nil
+	}
+	defer c.using.Unlock()
+	close(c.closing)
+	c.letGo()
+	c.work.Wait()
+	return nil
+}
