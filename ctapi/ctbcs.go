@@ -559,3 +559,20 @@ func (t *Terminal) freeze(ctx context.Context, c command) ([]byte, sw, error) {
 	}
 	return nil, swOK, nil
 }
+
+// protocolByte is the value of data object 22: the protocol that a card speaks (CT-BCS
+// 1.0, SET INTERFACE PARAMETER), or how a memory card is clocked.
+func protocolByte(i core.Info) byte {
+	if !i.Synchronous() {
+		return byte(i.Params.T + 1)
+	}
+	switch i.Chip.Bus {
+	case reader.ThreeWire:
+		return 0x81
+	case reader.TwoWire:
+		return 0x82
+	case reader.CounterCard:
+		return 0x90
+	}
+	return 0x80
+}

@@ -34,7 +34,7 @@ func (t *Terminal) tree() *file {
 			state := slotState(s)
 			object := []byte{0x21, 1, state & 1}
 			if info := s.Info(); info.State == "powered" {
-				object = append(object, 0x22, 1, byte(info.Params.T+1))
+				object = append(object, 0x22, 1, protocolByte(info))
 			}
 			return object
 		}})

@@ -257,13 +257,13 @@ func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, er
 }
 
 // protocolText is as "T=1 T=0": the protocol in force, then what else the card offers;
-// empty without power.
+// "memory" of a card that has none; empty without power.
 func protocolText(f *file) []byte {
 	i := f.slot.Info()
 	if i.State != "powered" {
 		return nil
 	}
-	text := fmt.Appendf(nil, "T=%d", i.Params.T)
+	text := []byte(i.Protocol())
 	for _, offered := range i.Offered {
 		if offered != i.Params.T {
 			text = fmt.Appendf(text, " T=%d", offered)

@@ -14,6 +14,7 @@ type Features struct {
 	Keypad           Keypad
 	PINPad           PINPad
 	Describer        Describer
+	Memory           Memory
 }
 
 // FeaturesOf asks s, and what it wraps, for them.
@@ -23,6 +24,7 @@ func FeaturesOf(s Slot) Features {
 		ProtocolSelector: find[ProtocolSelector](s), ProtocolLister: find[ProtocolLister](s),
 		Ejector: find[Ejector](s), Escaper: find[Escaper](s), Display: find[Display](s),
 		Keypad: find[Keypad](s), PINPad: find[PINPad](s), Describer: find[Describer](s),
+		Memory: find[Memory](s),
 	}
 }
 

@@ -117,7 +117,7 @@ type Slot interface {
 	// Status asks whether a card is there. It must not disturb the card.
 	Status(ctx context.Context) (Status, error)
 	// PowerOn activates the card (or resets it) and returns its ATR as the
-	// card sent it, in direct convention, TS included.
+	// card sent it, in direct convention, TS included; of a synchronous card H1 to H4.
 	// Errors: ErrNoCard, ErrMute, ErrGone.
 	PowerOn(ctx context.Context, how Reset) (atr []byte, err error)
 	PowerOff(ctx context.Context) error
@@ -169,6 +169,10 @@ const (
 	ShortAPDU
 	// ExtendedAPDU: any C-APDU.
 	ExtendedAPDU
+	// Synchronous: the card that was activated last is a synchronous one (ISO/IEC
+	// 7816-10), whose ATR is four bytes without TS. It has no protocol and takes no
+	// Exchange; Memory reads and writes it.
+	Synchronous
 )
 
 // Traits is what a slot does by itself.

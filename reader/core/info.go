@@ -24,10 +24,11 @@ type Info struct {
 	Siblings []int // numbers of all slots of the reader, by index
 	ATR      []byte
 	Params   iso7816.Params
-	Offered  []int  // protocols that the ATR offers, its first choice first
-	Fallback string // what is in force in place of a rate that failed, in words
-	Sessions int    // sessions with the card as it is now
-	Locked   bool   // somebody holds the transaction
+	Chip     reader.Chip // of a synchronous card, where its reader tells
+	Offered  []int       // protocols that the ATR offers, its first choice first
+	Fallback string      // what is in force in place of a rate that failed, in words
+	Sessions int         // sessions with the card as it is now
+	Locked   bool        // somebody holds the transaction
 	// Waiting is how long ago the card, or the reader for it, first asked for more
 	// time for the exchange under way; 0: it did not.
 	Waiting time.Duration
@@ -79,6 +80,7 @@ func (s *Slot) brief() Info {
 		i.State = "powered"
 		i.ATR, i.Params, i.Fallback = s.atr, s.params, s.fallback
 		i.answer, i.Offered = s.answer, s.answer.Protocols()
+		i.Chip = s.chip
 		i.Sessions = len(s.sessions)
 		if since := s.waiting.Load(); since != 0 {
 			i.Waiting = max(1, time.Since(time.Unix(0, since)))
@@ -125,11 +127,19 @@ func (i Info) defects() string {
 	return strings.Join(words, "; ")
 }
 
-// Synchronous tells whether the card has a memory card's ATR: four bytes H1 to
-// H4 (ISO/IEC 7816-10:1999 §5), not TS.
-func (i Info) Synchronous() bool {
-	return len(i.ATR) == 4 && i.ATR[0] != 0x3B && i.ATR[0] != 0x3F
+// Synchronous reports whether the card that has power is a synchronous (memory) card.
+func (i Info) Synchronous() bool { return i.answer != nil && i.answer.Synchronous() }
+
+// protocolName is "T=0", "T=1", or "memory" for a card that has none.
+func protocolName(p iso7816.Params) string {
+	if p.T == iso7816.NoProtocol {
+		return "memory"
+	}
+	return fmt.Sprintf("T=%d", p.T)
 }
+
+// Protocol is the name of the protocol in force: "T=0", "T=1", or "memory".
+func (i Info) Protocol() string { return protocolName(i.Params) }
 
 // ByID maps the lasting names of the slots that are there to the slots.
 func (m *Manager) ByID() map[string]*Slot {
@@ -187,9 +197,14 @@ func (i Info) Lines() []byte {
 	if i.State == "powered" {
 		line("atr", "% X", i.ATR)
 		line("atr-defect", "%s", i.defects())
-		line("protocol", "T=%d", i.Params.T)
+		line("protocol", "%s", i.Protocol())
+		if i.Chip.Size > 0 {
+			line("memory", "%v", i.Chip)
+		}
 		line("sessions", "%d", i.Sessions)
-		line("parameters", "%s", i.Params)
+		if !i.Synchronous() {
+			line("parameters", "%s", i.Params)
+		}
 		line("fallback", "%s", i.Fallback)
 		if i.Waiting > 0 {
 			line("waiting", "%d", i.Waiting/time.Second)

@@ -88,6 +88,10 @@ func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
 	if err != nil {
 		s.link.PowerOff(s.ctx)
 	}
+	var chip reader.Chip
+	if memory := s.link.Features.Memory; memory != nil && err == nil && s.link.Traits().Level == reader.Synchronous {
+		chip = memory.Chip()
+	}
 	s.answered()
 	s.under.Store(false)
 	err = s.outcome(err)
@@ -120,16 +124,16 @@ func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
 	answer, params := s.link.ATR(), s.link.Params()
 	atr := answer.Bytes()
 	s.card, s.atr, s.answer, s.params, s.fallback, s.lastErr = reader.Powered, atr, answer, params, s.link.Fallback(), nil
-	s.level = s.link.Traits().Level
+	s.level, s.chip = s.link.Traits().Level, chip
 	s.renewEpoch(by, before)
 	if s.fallback != "" {
 		s.stats.count(&s.stats.fallbacks)
 		s.log.Info("a slower rate is in force", "fallback", s.fallback)
 	}
 	if was == reader.Powered {
-		s.publish(WasReset, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
+		s.publish(WasReset, "atr", fmt.Sprintf("%X", atr), "protocol", protocolName(params))
 	} else {
-		s.publish(PowerSet, "atr", fmt.Sprintf("%X", atr), "protocol", fmt.Sprintf("T=%d", params.T))
+		s.publish(PowerSet, "atr", fmt.Sprintf("%X", atr), "protocol", protocolName(params))
 	}
 	s.touch()
 	return nil

@@ -70,6 +70,7 @@ type Slot struct {
 	answer   *iso7816.ATR            // atr, taken apart
 	params   iso7816.Params
 	fallback string       // what is in force in place of a rate that failed, in words
+	chip     reader.Chip  // of a synchronous card
 	level    reader.Level // of the slot, as it was when the card was powered
 	lastErr  error
 	failure  error // why the phase is failed

@@ -75,6 +75,8 @@ type ATR struct {
 	tck     int // index of TCK in raw; 0: there is none
 	rest    int // raw[rest:] was not announced
 	defects []ATRDefect
+
+	synchronous bool // raw is H1 to H4
 }
 
 // ParseATR takes an answer to reset apart. b begins with TS, in direct
@@ -273,6 +275,9 @@ func (a *ATR) Defects() []ATRDefect { return slices.Clone(a.defects) }
 // Protocols are the protocols offered, each once; the first is the one that
 // holds without a PPS. T=15 is not one. Without TD1 it is T=0 alone.
 func (a *ATR) Protocols() []int {
+	if a.synchronous {
+		return nil
+	}
 	var ts []int
 	for _, g := range a.groups {
 		if t := int(g.TD & 0x0F); g.Has&HasTD != 0 && t != 15 && !slices.Contains(ts, t) {

@@ -28,6 +28,11 @@ func (d *describer) note(name, format string, args ...any) {
 // the usual clock of 3.58 MHz.
 func (a *ATR) Describe(w io.Writer) error {
 	var d describer
+	if a.synchronous {
+		a.describeSynchronous(&d)
+		_, err := io.WriteString(w, d.sb.String())
+		return err
+	}
 	b := a.raw
 	convention := "direct convention"
 	if a.Inverse() {

@@ -262,6 +262,9 @@ func (l *Link) exchange(ctx context.Context, capdu, dst []byte) ([]byte, error) 
 		}
 		return l.machine.Response(), nil
 	}
+	if l.traits.Level == reader.Synchronous {
+		return nil, errSynchronous
+	}
 	if err := iso7816.Carries(capdu, l.traits.Level == reader.ExtendedAPDU); err != nil {
 		return nil, err
 	}

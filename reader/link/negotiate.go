@@ -170,6 +170,9 @@ func (l *Link) activate(parent context.Context, how reader.Reset, want int) erro
 	l.active = true
 	l.Trace.Printf("ATR % X", raw)
 	l.traits = l.Slot.Traits()
+	if l.traits.Level == reader.Synchronous {
+		return l.synchronous(raw, want)
+	}
 	if l.atr, err = iso7816.ParseATR(raw); err != nil {
 		return fmt.Errorf("ATR % X: %w", raw, err)
 	}
@@ -199,6 +202,22 @@ func (l *Link) activate(parent context.Context, how reader.Reset, want int) erro
 	l.noteFallback(p)
 	return nil
 }
+
+// synchronous ends the power-up of a synchronous card, with which there is nothing to
+// agree on.
+func (l *Link) synchronous(raw []byte, want int) (err error) {
+	l.params = iso7816.Params{T: iso7816.NoProtocol}
+	if l.atr, err = iso7816.ParseSynchronousATR(raw); err != nil {
+		return fmt.Errorf("answer of a synchronous card, %d bytes: %w", len(raw), err)
+	}
+	if want >= 0 {
+		return fmt.Errorf("protocol T=%d: %w", want, errSynchronous)
+	}
+	return nil
+}
+
+// errSynchronous: a C-APDU, or what goes with one, is for a synchronous card.
+var errSynchronous = fmt.Errorf("this is a memory card, which has no protocol and takes no commands: %w", reader.ErrUnsupported)
 
 // slower notes that nothing gets through at the rate ta1 and reports whether there
 // is another one to try.
@@ -318,6 +337,9 @@ func (l *Link) toNegotiable(err error) error {
 // it can be asked for.
 func (l *Link) Selectable(t int) error {
 	selects := l.Features.ProtocolSelector != nil
+	if l.traits.Level == reader.Synchronous {
+		return fmt.Errorf("protocol T=%d: %w", t, errSynchronous)
+	}
 	first, _ := l.first()
 	st, _, specific := l.atr.Specific()
 	switch {

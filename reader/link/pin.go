@@ -40,6 +40,9 @@ func (l *Link) usePIN(ctx context.Context, template []byte, enter func(prologue 
 	if l.Features.PINPad == nil {
 		return nil, fmt.Errorf("this reader has no PIN pad: %w", reader.ErrUnsupported)
 	}
+	if l.traits.Level == reader.Synchronous {
+		return nil, fmt.Errorf("PIN command: %w", errSynchronous)
+	}
 	l.Trace.Printf("> PIN pad: % X …", template[:4])
 	answer, err := l.enterPIN(ctx, template, enter)
 	if err != nil {

@@ -1,0 +1,94 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// memorySlot is a slot with a synchronous card in it.
+type memorySlot struct {
+	*fakeSlot
+	reader.Memory // none of its methods but Chip
+	chip          reader.Chip
+}
+
+func (s *memorySlot) Traits() reader.Traits { return reader.Traits{Level: reader.Synchronous} }
+func (s *memorySlot) Chip() reader.Chip     { return s.chip }
+
+// "A synchronous card has no protocol": `status` shows its four bytes, whatever the first
+// is, and what it is; commands, PIN commands and protocols are refused in words, and
+// nothing of them goes to the slot.
+func TestSynchronousCard(t *testing.T) {
+	for _, tt := range []struct {
+		atr  string
+		chip reader.Chip
+		ok   bool
+	}{
+		{"A2 13 10 91", reader.Chip{Bus: reader.TwoWire, Size: 256, PSC: 3}, true},
+		{"92 23 10 91", reader.Chip{Bus: reader.ThreeWire, Size: 1024}, true},
+		{"3B 13 10 91", reader.Chip{}, true}, // no TS: any byte may be the first
+		{"A2 13 10", reader.Chip{}, false},
+		{"A2 13 10 91 00", reader.Chip{}, false},
+		{"", reader.Chip{}, false},
+	} {
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			slot := newFakeSlot(t)
+			slot.power = func(context.Context, reader.Reset) ([]byte, error) { return hexb(tt.atr), nil }
+			slot.set(func(f *fakeSlot) {
+				f.exchange = func(context.Context, reader.Transfer, []byte) ([]byte, error) {
+					t.Error("something went to the card")
+					return nil, reader.ErrProtocol
+				}
+			})
+			fake := newFakeReader(slot)
+			fake.slots = []reader.Slot{&memorySlot{fakeSlot: slot, chip: tt.chip}}
+			b := r.plugReader(reader.Device{}, fake)
+			s, err := b.Open(context.Background(), someone())
+			if !tt.ok {
+				if !errors.Is(err, reader.ErrProtocol) || b.Info().State != "present" {
+					t.Errorf("%q: %v, %s", tt.atr, err, b.Info().State)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := b.Info()
+			if i.State != "powered" || !i.Synchronous() || i.Protocol() != "memory" || i.Params.T != iso7816.NoProtocol || len(i.Offered) != 0 || !slices.Equal(i.ATR, hexb(tt.atr)) {
+				t.Errorf("%+v", i)
+			}
+			lines := string(i.Lines())
+			want := []string{"atr " + tt.atr + "\n", "protocol memory\n"}
+			if tt.chip.Size > 0 {
+				want = append(want, "memory "+tt.chip.String()+"\n")
+			}
+			for _, w := range want {
+				if !strings.Contains(lines, w) {
+					t.Errorf("status without %q:\n%s", w, lines)
+				}
+			}
+			for _, w := range []string{"parameters", "defect", "error", "T="} {
+				if strings.Contains(lines, w) {
+					t.Errorf("status with %q:\n%s", w, lines)
+				}
+			}
+			if err := transmit(s, "00B0 0000 04"); !errors.Is(err, reader.ErrUnsupported) || !strings.Contains(err.Error(), "memory card") {
+				t.Errorf("a command: %v", err)
+			}
+			for _, protocol := range []int{0, 1} {
+				if err := b.SelectProtocol(context.Background(), protocol, someone()); !errors.Is(err, reader.ErrUnsupported) || !strings.Contains(err.Error(), "memory card") {
+					t.Errorf("T=%d: %v", protocol, err)
+				}
+			}
+			if s.Err() != nil || b.Info().State != "powered" {
+				t.Errorf("after what was refused: %v, %s", s.Err(), b.Info().State)
+			}
+		})
+	}
+}
