@@ -15,6 +15,7 @@ import (
 
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
 // Terminal is one program's conversation with the terminal: it has its own
@@ -133,7 +134,8 @@ func (t *Terminal) exchange(ctx context.Context, b, dst []byte) ([]byte, byte, e
 	if err != nil {
 		return dst, 0, err
 	}
-	dst = append(append(dst, data...), byte(code>>8), byte(code))
+	base := len(dst)
+	dst = iso7816.AppendResponse(append(dst, data...), base, byte(code>>8), byte(code))
 	if c.cla == 0x20 && c.ins == 0x16 { // INPUT: what was typed may be a PIN
 		clear(data)
 	}

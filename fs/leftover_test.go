@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -166,5 +167,53 @@ func TestLinesLeaveNothing(t *testing.T) {
 	}
 	if where := leftOvers(t, forms, outside(t, 1<<20), hidden); len(where) > 0 {
 		t.Errorf("left at %s", where)
+	}
+}
+
+// seeing notes the commands that it is asked about: the bytes themselves.
+type seeing struct {
+	fakeCard
+	seen [][]byte
+}
+
+func (s *seeing) check(command []byte) (int, error) {
+	s.seen = append(s.seen, command)
+	return s.fakeCard.check(command)
+}
+
+// A write that is refused leaves none of its commands: not those before the bad one, nor
+// those behind the sixty-fourth.
+func TestRefusedCommandsAreWiped(t *testing.T) {
+	for name, line := range map[string]string{"too many": "", "a bad one behind": "FF000000\n", "no hex behind": "zz\n"} {
+		card := &seeing{}
+		c := open(t, &card.fakeCard, syscall.O_RDWR)
+		c.to = card
+		text := strings.Repeat("00A4000002 3F00\n", 3*maxAnswers) + line
+		if _, errno := c.channel.Write(t.Context(), []byte(text), 0); errno == 0 {
+			t.Errorf("%s: taken", name)
+		}
+		if len(card.seen) < 3*maxAnswers {
+			t.Errorf("%s: %d commands are looked at", name, len(card.seen))
+		}
+		for i, b := range card.seen {
+			if !bytes.Equal(b, make([]byte, len(b))) {
+				t.Fatalf("%s: command %d is left", name, i+1)
+			}
+		}
+	}
+}
+
+// A line of blanks and comments takes no memory while its command waits, and what it took is
+// wiped.
+func TestFitted(t *testing.T) {
+	for _, tt := range []struct{ length, room, most int }{{4, 1000, 72}, {4, 72, 72}, {4, 73, 72}, {100, 264, 264}, {100, 265, 264}} {
+		b := append(make([]byte, 0, tt.room), bytes.Repeat([]byte{7}, tt.length)...)
+		got := fitted(b, 64)
+		if !bytes.Equal(got, bytes.Repeat([]byte{7}, tt.length)) || cap(got) > tt.most {
+			t.Errorf("%d of %d bytes: %d of %d", tt.length, tt.room, len(got), cap(got))
+		}
+		if moved := &got[0] != &b[0]; moved != (tt.room > tt.most) || moved && !bytes.Equal(b, make([]byte, len(b))) {
+			t.Errorf("%d of %d bytes: moved %v, % X is left", tt.length, tt.room, moved, b)
+		}
 	}
 }

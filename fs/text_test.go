@@ -3,6 +3,7 @@ package fs
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/cardfs/cardfs/reader"
@@ -69,4 +70,13 @@ func FuzzHex(f *testing.F) {
 			t.Fatalf("%q: % X, then % X, %v", line, got, again, err)
 		}
 	})
+}
+
+// The words say which character it is, so that a long line can be mended.
+func TestHexErrors(t *testing.T) {
+	for line, want := range map[string]string{"zz": "character 1 ", "00 a4 x": "character 7 ", "00A": "an odd number of hex digits"} {
+		if _, err := parseHex(nil, []byte(line)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", line, err, want)
+		}
+	}
 }

@@ -50,7 +50,7 @@ func (s *slot) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx
 		return nil, false, err
 	}
 	if a.param != chainFirst || s.level() != reader.ShortAPDU {
-		return a.appendTo(dst), false, nil
+		return a.appendTo(dst, len(dst)), false, nil
 	}
 	// A reader that chains, which its level does not know of.
 	rx, err = collect(ctx, s, a, dst, limit)
@@ -109,7 +109,7 @@ type mover interface {
 // characters sends t.Out and receives t.Want characters (CCID 1.1 §3.2.4:
 // wLevelParameter is how many the answer shall have).
 func (s *slot) characters(ctx context.Context, t *reader.Transfer, dst []byte, limit time.Duration) ([]byte, error) {
-	out, want := t.Out, t.Want
+	out, want, start := t.Out, t.Want, len(dst)
 	room := int(s.MaxMessage) - headerLen
 	if s.long {
 		room = max(room, len(out))
@@ -133,7 +133,7 @@ func (s *slot) characters(ctx context.Context, t *reader.Transfer, dst []byte, l
 		if len(a.data) > want {
 			return nil, fmt.Errorf("ccid: XfrBlock: %d characters came, %d were asked for: %w", len(a.data), n, reader.ErrProtocol)
 		}
-		dst = a.appendTo(dst)
+		dst = a.appendTo(dst, start)
 		want -= len(a.data)
 		if len(a.data) < n {
 			break // the card sent no more
@@ -183,7 +183,7 @@ func chained(ctx context.Context, m mover, room int, capdu, dst []byte, limit ti
 func collect(ctx context.Context, m mover, a answer, dst []byte, limit time.Duration) ([]byte, error) {
 	last := time.Now().Add(exchangeLimit)
 	for start, empty := len(dst), 0; ; {
-		dst = a.appendTo(dst)
+		dst = a.appendTo(dst, start)
 		switch a.param {
 		case chainWhole, chainLast:
 			return dst, nil

@@ -353,6 +353,7 @@ func (s *iccd) settled(ctx context.Context, limit time.Duration) (byte, error) {
 
 // tpdu exchanges a T=0 TPDU by version A.
 func (s *iccd) tpdu(ctx context.Context, tx, dst []byte, limit time.Duration) ([]byte, error) {
+	start := len(dst)
 	if _, err := s.control(ctx, "XFR_BLOCK", toInterface, reqXfrBlock, 0, tx[:5]); err != nil {
 		return nil, err
 	}
@@ -393,5 +394,5 @@ func (s *iccd) tpdu(ctx context.Context, tx, dst []byte, limit time.Duration) ([
 	if n != 2 {
 		return nil, fmt.Errorf("ccid: ICCD: SW1 SW2 of %d bytes: %w", n, reader.ErrProtocol)
 	}
-	return append(dst, s.buf[:2]...), nil
+	return iso7816.AppendResponse(dst, start, s.buf[:2]...), nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
 // Bulk-OUT messages (CCID 1.1 §6.1).
@@ -136,9 +137,10 @@ type answer struct {
 	err    error // the message's length is wrong
 }
 
-// appendTo appends the data to dst, and leaves nothing of them where they are.
-func (a *answer) appendTo(dst []byte) []byte {
-	dst = append(dst, a.data...)
+// appendTo appends the data to dst, in which an answer begins at base, and leaves nothing of
+// them where they are.
+func (a *answer) appendTo(dst []byte, base int) []byte {
+	dst = iso7816.AppendResponse(dst, base, a.data...)
 	clear(a.data)
 	return dst
 }

@@ -190,7 +190,7 @@ func (s *slot) secure(ctx context.Context, b []byte, timeout byte, dst []byte) (
 		return nil, s.ended(false, err)
 	}
 	if s.level() == reader.TPDU { // bChainParameter is reserved there
-		return a.appendTo(dst), nil
+		return a.appendTo(dst, len(dst)), nil
 	}
 	rx, err := collect(ctx, s, a, dst, limit)
 	if err != nil {

@@ -490,3 +490,30 @@ func TestPINMessagesOfReader(t *testing.T) {
 		}
 	})
 }
+
+// A response in parts that outgrows its array leaves none of them there.
+func TestResponseOutgrows(t *testing.T) {
+	for room := range 10 {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := PINPadReader()
+			cfg.Level = reader.ExtendedAPDU
+			o, s := oddReader(t, cfg)
+			part := 0
+			o.in = func(p []byte, _ time.Duration) (int, error) {
+				parts := []string{"abc", "def", "\x90\x00"}
+				a := o.answer([]byte(parts[part])...)
+				a[9] = []byte{chainFirst, chainMiddle, chainLast}[part]
+				part++
+				return copy(p, a), nil
+			}
+			dst := make([]byte, 1, 1+room)
+			rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 06")}, dst)
+			if err != nil || string(rx) != "\x00abcdef\x90\x00" {
+				t.Errorf("%q, %v", rx, err)
+			}
+			if left := dst[:cap(dst)]; room < 8 && bytes.ContainsAny(left, "abcdef") {
+				t.Errorf("room for %d: %q is left", room, left)
+			}
+		})
+	}
+}

@@ -274,7 +274,7 @@ func (s *slot) Escape(ctx context.Context, p []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.appendTo(nil), nil
+	return a.appendTo(nil, 0), nil
 }
 
 // fits refuses what does not fit a message.

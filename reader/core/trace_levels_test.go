@@ -236,6 +236,7 @@ var secrets = []struct{ name, header string }{
 	{"PIV: import key", "00 FE 07 9A"},
 	{"OATH: PUT", "00 01 00 00"},
 	{"OATH: SET CODE", "00 03 00 00"},
+	{"OATH: PUT, channel 1", "01 01 00 00"},
 	{"DESFire: CHANGE KEY", "90 C4 00 00"},
 	{"MuscleCard: SETUP", "B0 2A 00 00"},
 	{"MuscleCard: IMPORT KEY", "B0 32 00 00"},

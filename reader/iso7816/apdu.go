@@ -199,3 +199,15 @@ func chainClass(cla byte) byte {
 	}
 	return cla
 }
+
+// AppendResponse is append(dst, part...) for a part of a response. Where that takes another
+// array, it wipes what the old one has from base on: a response may be a secret, and what
+// is before is the caller's.
+func AppendResponse(dst []byte, base int, part ...byte) []byte {
+	if len(part) <= cap(dst)-len(dst) {
+		return append(dst, part...)
+	}
+	longer := append(make([]byte, 0, max(len(dst)+len(part), 2*cap(dst))), dst...)
+	clear(dst[base:])
+	return append(longer, part...)
+}

@@ -386,7 +386,7 @@ func (t *T0) take(data []byte) {
 	if t.cfg.Mode != T0APDU || t.kind != t0Command || t.corrected {
 		data = data[:min(len(data), max(0, t.left()))]
 	}
-	t.dst = append(t.dst, data...)
+	t.dst = AppendResponse(t.dst, t.base, data...)
 }
 
 // left is how much of Ne is missing.
@@ -445,7 +445,7 @@ func (t *T0) finish(sw1, sw2 byte) Step {
 	if t.warning[0] != 0 && (whole || len(t.dst) == t.base) {
 		sw1, sw2 = t.warning[0], t.warning[1]
 	}
-	t.dst = append(t.dst, sw1, sw2)
+	t.dst = AppendResponse(t.dst, t.base, sw1, sw2)
 	return t.done(nil)
 }
 

@@ -81,7 +81,7 @@ func (t *T1) iBlock(pcb byte, inf []byte) Step {
 		}
 		return t.done(err)
 	}
-	t.dst = append(t.dst, inf...)
+	t.dst = AppendResponse(t.dst, t.base, inf...)
 	switch {
 	case !more && len(t.dst)-t.base < 2:
 		return t.done(t.fatal("T=1: the response has %d bytes; SW1 SW2 are the least: %w", len(t.dst)-t.base, ErrProtocol))

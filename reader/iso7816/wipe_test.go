@@ -53,3 +53,40 @@ func TestMachinesAreWiped(t *testing.T) {
 	m.Withdraw()
 	check("T=1, taken back", m)
 }
+
+// A response that outgrows its array leaves nothing there, but what was the caller's.
+func TestResponseOutgrows(t *testing.T) {
+	secret := []byte("0123456789")
+	for _, tt := range []struct {
+		name  string
+		m     Machine
+		le    byte
+		comes [][]byte
+	}{
+		{"T=1", NewT1(T1Config{Params: Params{T: 1, IFSC: 254}, IFSD: DefaultIFSC}), 10, [][]byte{
+			block(0x20, secret[:6]...), block(0x40, append(secret[6:10:10], 0x90, 0x00)...),
+		}},
+		{"T=0", NewT0(T0Config{Mode: T0TPDU}), 10, [][]byte{append(secret[:10:10], 0x90, 0x00)}},
+		{"T=0, GET RESPONSE", NewT0(T0Config{Mode: T0TPDU}), 10, [][]byte{
+			append(secret[:6:6], 0x61, 0x04), append(secret[6:10:10], 0x90, 0x00),
+		}},
+	} {
+		for room := range 12 {
+			dst := make([]byte, 2, 2+room)
+			copy(dst, "xy")
+			step := tt.m.Start([]byte{0, 0x84, 0, 0, tt.le}, dst)
+			for _, rx := range tt.comes {
+				step = tt.m.Next(rx, nil)
+			}
+			if !step.Done || step.Err != nil || string(tt.m.Response()) != "xy0123456789\x90\x00" {
+				t.Fatalf("%s, room for %d: %+v, %q", tt.name, room, step, tt.m.Response())
+			}
+			if left := dst[:cap(dst)]; string(left[:2]) != "xy" || bytes.ContainsAny(left[2:], string(secret)) {
+				t.Errorf("%s, room for %d: %q is left", tt.name, room, left)
+			}
+			if tt.name == "T=1" { // the sequence numbers begin anew
+				tt.m = NewT1(T1Config{Params: Params{T: 1, IFSC: 254}, IFSD: DefaultIFSC})
+			}
+		}
+	}
+}
