@@ -134,7 +134,7 @@ func (r *runner) try(ctx context.Context, m mutant) (what, by string, err error)
 		return "", "", err
 	}
 	if filepath.Ext(m.file) == ".c" {
-		cc := exec.CommandContext(ctx, "cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", file)
+		cc := exec.CommandContext(ctx, "cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I"+filepath.Join(tree, "ctapi/clib/common"), file)
 		if cc.Run() != nil {
 			return unbuilt, "", nil
 		}

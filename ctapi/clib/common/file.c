@@ -1,18 +1,23 @@
-/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * file.c - the system calls of both libraries on the files of a mount
+ *
+ * The daemon behind the mount is not trusted: it may return too much, too little, an
+ * error where there is none, or nothing at all. An exchange that goes wrong must
+ * neither send its command twice nor leave a piece of its answer to the next one.
+ */
 #define _GNU_SOURCE
 #include "file.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdalign.h>
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cardfs.h"
 
-enum { LONGEST_PAUSE = 20 };
+enum { LONG_PAUSE_MS = 20 };
 
 int64_t cf_now(void)
 {
@@ -38,12 +43,13 @@ bool cf_pause(struct cf_wait *w)
 		left = w->ms;
 	t = (struct timespec){.tv_nsec = left * 1000000};
 	nanosleep(&t, NULL);
-	if (w->ms < LONGEST_PAUSE)
+	if (w->ms < LONG_PAUSE_MS)
 		w->ms *= 2;
 	return true;
 }
 
-/* interrupted says whether the call that gave result is to be made again. */
+/* interrupted reports whether the call that returned result should be made again. It
+ * must come right after the call, before anything else sets errno. */
 static bool interrupted(ssize_t result, const struct cf_wait *w)
 {
 	return result < 0 && errno == EINTR && cf_now() < w->until;
@@ -103,7 +109,7 @@ int cf_write(int at, const char *path, const char *word)
 
 	if (fd < 0)
 		return fd;
-	/* To say a state or a reset once more does no harm. */
+	/* Writing a state or a reset a second time does no harm. */
 	do
 		put = write(fd, word, n);
 	while (interrupted(put, &w));
@@ -186,18 +192,18 @@ int cf_channel(int at, const char *path, int flags, unsigned long mode)
 		return result;
 	}
 	if (flags & O_NONBLOCK)
-		fcntl(fd, F_SETFL, O_RDWR); /* if not, receive asks again and again */
+		fcntl(fd, F_SETFL, 0); /* if it fails, receive polls */
 	return fd;
 }
 
-/* give_up closes a channel that is out of step. */
+/* give_up closes a channel whose next answer is not known. */
 static ssize_t give_up(int *fd)
 {
 	cf_close(fd);
 	return CF_BROKEN;
 }
 
-/* receive reads what there is of an answer. */
+/* receive reads what is there of an answer. */
 static ssize_t receive(int fd, void *buf, size_t n, struct cf_wait *w)
 {
 	for (;;) {
@@ -221,10 +227,10 @@ static ssize_t receive(int fd, void *buf, size_t n, struct cf_wait *w)
 }
 
 /*
- * collect reads one whole answer, so that the next exchange does not find the
- * rest of it. An answer ends with a read that gives less than asked for; want,
- * if not 0, is how long it is, and most the longest that there is. An error in its
- * place is the command's.
+ * collect reads one whole answer, also what does not fit into rx, so that the next
+ * exchange does not read the rest of it. An answer ends with a read that returns less
+ * than was asked for. want is its length if that is known, else 0; most is the longest
+ * that is possible. An error instead of an answer is the result of the command.
  */
 static ssize_t collect(int *fd, uint8_t *rx, size_t nrx, size_t want, size_t most)
 {
@@ -247,14 +253,14 @@ static ssize_t collect(int *fd, uint8_t *rx, size_t nrx, size_t want, size_t mos
 	return n > nrx ? CF_TOO_LONG : (ssize_t)n;
 }
 
-ssize_t cf_converse(int *fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx, unsigned head)
+ssize_t cf_write_read(int *fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx, unsigned head)
 {
 	ssize_t put;
 
 	if (ntx == 0 || ntx > CF_COMMAND_MAX + 4)
 		return -EINVAL;
 	put = write(*fd, tx, ntx);
-	/* Not repeated when interrupted: whether it was sent is not known then. */
+	/* If the write was interrupted, the command may have been sent. */
 	if (put < 0 && errno != EINTR)
 		return -errno;
 	if (put < 0 || (size_t)put != ntx)
@@ -263,9 +269,9 @@ ssize_t cf_converse(int *fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t 
 }
 
 /*
- * Sized by what a command may bring: an answer that does not fit waits for a
- * read, at the price of one more system call, while every byte of the size is
- * copied in and out.
+ * exchange_size is the size of the buffer for a command: room for the longest answer
+ * of a short command, all there is for an extended one. The kernel copies every byte
+ * of it in and out, while a longer answer costs just one more system call, the read.
  */
 static size_t exchange_size(const uint8_t *tx, size_t ntx, unsigned head)
 {
@@ -279,25 +285,28 @@ static size_t exchange_size(const uint8_t *tx, size_t ntx, unsigned head)
 
 ssize_t cf_exchange(int *fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx, unsigned head)
 {
-	alignas(struct cardfs_exchange) uint8_t buf[CARDFS_EXCHANGE_MAX];
-	struct cardfs_exchange *x = (struct cardfs_exchange *)buf;
+	union {
+		struct cardfs_exchange exchange;
+		uint8_t bytes[CARDFS_EXCHANGE_MAX];
+	} buf;
+	struct cardfs_exchange *x = &buf.exchange;
 	struct cf_wait w = cf_wait_for(CF_ANSWER_MS);
-	size_t room = sizeof buf - sizeof *x;
+	size_t room = sizeof buf.bytes - sizeof *x;
 	size_t size;
 	ssize_t n;
 
 	if (ntx == 0)
 		return -EINVAL;
 	if (ntx > room)
-		return cf_converse(fd, tx, ntx, rx, nrx, head);
+		return cf_write_read(fd, tx, ntx, rx, nrx, head);
 	size = exchange_size(tx, ntx, head);
 	room = size - sizeof *x;
-	/* EINTR: the command was not sent, so that it can be sent again. */
+	/* After EINTR the command was not sent (cardfs.h). */
 	do {
 		x->length = (uint32_t)ntx;
 		memcpy(x->data, tx, ntx);
 		memset(x->data + ntx, 0, room - ntx);
-		n = ioctl(*fd, CARDFS_EXCHANGE(size), buf);
+		n = ioctl(*fd, CARDFS_EXCHANGE(size), &buf);
 	} while (interrupted(n, &w));
 	if (n < 0)
 		n = -errno;
@@ -309,11 +318,11 @@ ssize_t cf_exchange(int *fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t 
 		n = CF_TOO_LONG;
 	else
 		memcpy(rx, x->data, (size_t)n);
-	explicit_bzero(buf, size); /* a PIN may have been in it */
+	explicit_bzero(&buf, size); /* it may have held a PIN */
 	return n;
 }
 
-ssize_t cf_patient(int *fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx, unsigned head)
+ssize_t cf_exchange_wait(int *fd, const uint8_t *tx, size_t ntx, uint8_t *rx, size_t nrx, unsigned head)
 {
 	struct cf_wait w = cf_wait_for(CF_SOON_MS);
 	ssize_t n;

@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * find.c - parses names of slots, and finds the slot by the files of the mount
+ */
 #define _GNU_SOURCE
 #include "find.h"
 
@@ -31,14 +34,14 @@ static bool default_root(struct cf_name *name)
 	return set_root(name, root, strlen(root));
 }
 
-/* decimal reads a number of digits alone; the end goes to *rest. */
+/* decimal parses a number of digits alone, at most INT_MAX; *rest is what follows. */
 static bool decimal(const char *text, unsigned *value, const char **rest)
 {
-	unsigned long n = 0;
+	uint64_t n = 0; /* 32 bits would overflow unseen */
 	const char *p = text;
 
 	while (*p >= '0' && *p <= '9' && n <= INT_MAX)
-		n = n * 10 + (unsigned long)(*p++ - '0');
+		n = n * 10 + (uint64_t)(*p++ - '0');
 	if (p == text || n > INT_MAX)
 		return false;
 	*value = (unsigned)n;
@@ -113,7 +116,7 @@ bool cf_numbered(unsigned long n, struct cf_name *name)
 	return n <= INT_MAX && default_root(name);
 }
 
-/* ---- looking ------------------------------------------------------------- */
+/* ---- looking for a slot --------------------------------------------------- */
 
 static bool status_at(const char *root, unsigned number, char *text, size_t size)
 {
@@ -123,7 +126,8 @@ static bool status_at(const char *root, unsigned number, char *text, size_t size
 	return cf_read(AT_FDCWD, path, text, size) > 0;
 }
 
-static bool is_usb(const struct cf_name *name, const char *status, bool *foreign)
+/* is_usb reports whether status is that of a reader on the named USB interface. */
+static bool is_usb(const struct cf_name *name, const char *status, bool *other_interface)
 {
 	unsigned bus, device, interface;
 	char value[64];
@@ -136,14 +140,15 @@ static bool is_usb(const struct cf_name *name, const char *status, bool *foreign
 		return false;
 	if (cf_value(status, "interface", value, sizeof value) &&
 	    decimal(value, &interface, &rest) && interface != name->interface) {
-		*foreign = true;
+		*other_interface = true;
 		return false;
 	}
 	return true;
 }
 
-/* find_usb leaves the status of the reader's first slot in text. */
-static int find_usb(const struct cf_name *name, char *text, size_t size, bool *foreign)
+/* find_usb returns the number of the reader's first slot, or -1, and leaves the status
+ * of that slot in text. */
+static int find_usb(const struct cf_name *name, char *text, size_t size, bool *other_interface)
 {
 	int found = -1;
 	struct dirent *e;
@@ -158,7 +163,7 @@ static int find_usb(const struct cf_name *name, char *text, size_t size, bool *f
 
 		if (!decimal(e->d_name, &number, &rest) || *rest != '\0' ||
 		    !status_at(name->root, number, text, size) ||
-		    !is_usb(name, text, foreign))
+		    !is_usb(name, text, other_interface))
 			continue;
 		if (!cf_value(text, "slot", value, sizeof value) || strncmp(value, "0 ", 2) == 0)
 			found = (int)number;
@@ -175,8 +180,8 @@ static int find_id(const struct cf_name *name)
 	ssize_t n;
 
 	snprintf(path, sizeof path, "%s/by-id/%s", name->root, name->id);
-	n = readlink(path, target, sizeof target - 1);
-	if (n <= 0 || n >= (ssize_t)sizeof target)
+	n = readlink(path, target, sizeof target);
+	if (n <= 0 || n == (ssize_t)sizeof target) /* cut off */
 		return -1;
 	target[n] = '\0';
 	last = strrchr(target, '/');
@@ -184,8 +189,9 @@ static int find_id(const struct cf_name *name)
 	return decimal(last, &number, &rest) && *rest == '\0' ? (int)number : -1;
 }
 
-/* sibling is the number of slot index of the reader that status tells of, and
- * how many it has. A name of a later slot stands for that slot alone. */
+/* sibling returns the number of slot index of the reader whose status this is, or -1;
+ * *count is how many slots it has. number is the slot that was named: if that is not
+ * the reader's first one, the name means this slot alone. */
 static int sibling(const char *status, int number, unsigned index, unsigned *count)
 {
 	char value[CF_TEXT_MAX];
@@ -229,7 +235,7 @@ struct cf_view cf_look(const struct cf_name *name, unsigned index)
 
 	switch (name->kind) {
 	case CF_BY_USB:
-		base = find_usb(name, text, sizeof text, &v.foreign);
+		base = find_usb(name, text, sizeof text, &v.other_interface);
 		break;
 	case CF_BY_ID:
 		base = find_id(name);

@@ -1,7 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * CT-API: a terminal is an open of ctbcs, a command one exchange on it. What a
- * program may do with which card is kept behind that file.
+ * ctapi.c - CT_init, CT_data, CT_close
+ *
+ * A terminal is an open ctbcs file, and a command is one exchange on it. All state of
+ * terminal and cards is kept by the daemon, per open file.
+ *
+ * Locks, in the order in which they are taken:
+ *
+ *   terminal.busy  one for each terminal; held during a call
+ *   lock           the list of terminals and their refs; held for moments, never during
+ *                  a call into the mount
+ *
+ * The list has a reference to a terminal, and so has each call: CT_close takes the
+ * terminal out of the list, and the last call frees it.
  */
 #define _GNU_SOURCE
 #include "ctapi.h"
@@ -24,22 +35,23 @@ char CT_data(unsigned short, unsigned char *, unsigned char *, unsigned short, u
 char CT_close(unsigned short);
 #pragma GCC visibility pop
 
-enum { ADDRESSES = 2 }; /* dad, sad: in front of a command and of its answer */
+enum { ADDRESSES = 2 }; /* dad and sad come before a command and its answer */
 
 struct terminal {
 	unsigned short ctn;
 	struct terminal *next;
-	unsigned refs; /* as next, guarded by the lock */
+	unsigned refs; /* next and refs are guarded by lock */
 
-	pthread_mutex_t busy; /* for what follows */
+	pthread_mutex_t busy; /* guards the rest */
 	bool open;
-	int ctbcs; /* -1, though open: it was given up */
+	int ctbcs; /* -1 while open: the channel broke */
 	uint8_t message[ADDRESSES + CF_ANSWER_MAX];
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct terminal *terminals;
 
+/* code maps an errno to an error of CT-API. */
 static int code(ssize_t error)
 {
 	switch (error) {
@@ -72,6 +84,7 @@ static int code(ssize_t error)
 
 /* ---- terminals ---------------------------------------------------------------- */
 
+/* find is called with lock held. */
 static struct terminal *find(unsigned short ctn)
 {
 	struct terminal *t;
@@ -81,6 +94,7 @@ static struct terminal *find(unsigned short ctn)
 	return t;
 }
 
+/* get finds a terminal, waits until it is not busy, and takes a reference. */
 static struct terminal *get(unsigned short ctn)
 {
 	struct terminal *t;
@@ -96,6 +110,7 @@ static struct terminal *get(unsigned short ctn)
 	return t;
 }
 
+/* put gives back what get or add returned. */
 static void put(struct terminal *t)
 {
 	bool last;
@@ -110,7 +125,7 @@ static void put(struct terminal *t)
 	free(t);
 }
 
-/* add makes a terminal that is not open yet; the caller has it as from get. */
+/* add makes a terminal that is not open yet; the caller has it as if from get. */
 static struct terminal *add(unsigned short ctn, int *error)
 {
 	struct terminal *t = calloc(1, sizeof *t);
@@ -139,7 +154,7 @@ static struct terminal *add(unsigned short ctn, int *error)
 	return t;
 }
 
-/* drop closes t and takes it out; put frees it. */
+/* drop closes t and takes it out of the list; put frees it. */
 static void drop(struct terminal *t)
 {
 	t->open = false;
@@ -155,11 +170,11 @@ static void drop(struct terminal *t)
 }
 
 /* ---- fork ----------------------------------------------------------------------
- * The terminals are the parent's: if a child had them, its CT_close would take the
- * cards from the parent. A child has none, and may open its own. Their memory stays,
- * as it may be in use where the fork came from. */
+ * Terminals belong to the parent: the CT_close of a child would power off the parent's
+ * cards. A child starts without terminals and may open its own. It does not free the
+ * parent's: the code that forked may be using one. */
 
-static struct terminal *left_behind;
+static struct terminal *parents;
 
 static void before_fork(void)
 {
@@ -179,8 +194,8 @@ static void in_child(void)
 		cf_close(&(*p)->ctbcs);
 		explicit_bzero((*p)->message, sizeof (*p)->message);
 	}
-	*p = left_behind;
-	left_behind = terminals;
+	*p = parents;
+	parents = terminals;
 	terminals = NULL;
 	pthread_mutex_unlock(&lock);
 }
@@ -190,10 +205,10 @@ __attribute__((constructor)) static void watch_forks(void)
 	pthread_atfork(before_fork, in_parent, in_child);
 }
 
-/* ---- terminals of a program ------------------------------------------------------ */
+/* ---- the three functions --------------------------------------------------------- */
 
-/* mounted tells an unknown port from a mount point where nothing is mounted. */
-static int mounted(const char *root)
+/* why_missing tells an unknown port from a mount point where nothing is mounted. */
+static int why_missing(const char *root)
 {
 	char path[PATH_MAX];
 	int fd;
@@ -214,10 +229,10 @@ static int open_terminal(struct terminal *t, unsigned short pn)
 	if (!cf_numbered(pn, &name))
 		return ERR_HOST;
 	snprintf(path, sizeof path, "%s/%u/ctbcs", name.root, name.number);
-	/* Here the driver is waited for. */
+	/* This open waits for a reader that is starting. */
 	t->ctbcs = cf_channel(AT_FDCWD, path, 0, CARDFS_CTAPI);
 	if (t->ctbcs == -ENOENT || t->ctbcs == -ENOTCONN)
-		return mounted(name.root);
+		return why_missing(name.root);
 	if (t->ctbcs < 0)
 		return code(t->ctbcs);
 	t->open = true;
@@ -250,13 +265,13 @@ char CT_close(unsigned short ctn)
 		return (char)ERR_CT;
 	}
 	if (t->ctbcs >= 0)
-		cf_converse(&t->ctbcs, message, sizeof message, message, sizeof message, ADDRESSES);
+		cf_write_read(&t->ctbcs, message, sizeof message, message, sizeof message, ADDRESSES);
 	drop(t);
 	put(t);
 	return OK;
 }
 
-/* data exchanges what is in t->message. */
+/* data sends the n bytes in t->message and puts the answer there. */
 static ssize_t data(struct terminal *t, size_t n, size_t room)
 {
 	ssize_t got;
@@ -265,11 +280,12 @@ static ssize_t data(struct terminal *t, size_t n, size_t room)
 		return -EBUSY;
 	if (t->ctbcs < 0)
 		return CF_BROKEN;
-	/* By write and read: a person may be asked for a card or a PIN. */
+	/* The terminal may ask a person for a card or a PIN: not by ioctl(2), which
+	 * even SIGKILL does not end before the answer. */
 	if (t->message[0] == CT_CT)
-		got = cf_converse(&t->ctbcs, t->message, n, t->message, room, ADDRESSES);
+		got = cf_write_read(&t->ctbcs, t->message, n, t->message, room, ADDRESSES);
 	else
-		got = cf_patient(&t->ctbcs, t->message, n, t->message, room, ADDRESSES);
+		got = cf_exchange_wait(&t->ctbcs, t->message, n, t->message, room, ADDRESSES);
 	if (got >= 0 && got < ADDRESSES + 2) {
 		cf_close(&t->ctbcs);
 		return CF_BROKEN;
@@ -305,7 +321,7 @@ char CT_data(unsigned short ctn, unsigned char *dad, unsigned char *sad, unsigne
 		*lenr = (unsigned short)(n - ADDRESSES);
 		memcpy(response, t->message + ADDRESSES, *lenr);
 	}
-	/* A PIN may have been in it. */
+	/* It may have held a PIN. */
 	explicit_bzero(t->message, ADDRESSES + (room > lenc ? room : lenc));
 	put(t);
 	return n < 0 ? (char)code(n) : OK;

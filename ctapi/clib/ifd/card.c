@@ -1,4 +1,11 @@
-/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * card.c - what pcscd does to a card, by the files power, apdu, atr, protocol and control
+ *
+ * The files of a slot refuse with EAGAIN while its reader starts, and with EBUSY while
+ * another program has the transaction. Both are over soon, as a rule, and nothing was
+ * done: the call is made again for CF_SOON_MS. A power-down does not wait.
+ */
 #define _GNU_SOURCE
 #include "card.h"
 
@@ -10,21 +17,21 @@
 
 #include "cardfs.h"
 #include "file.h"
+#include "presence.h"
 
-/* A session that was just closed may count for a moment: close(2) does not wait
- * for the daemon to hear of it. */
+/* After close(2) the daemon may count our own session for a moment: close does not wait
+ * for it to hear of that. */
 enum { CLOSING_MS = 20 };
 
-/* The mount is between two states: a reader is starting, somebody holds the
- * transaction. Nothing was done, and to ask again soon is right. */
-static bool passing(int result)
+/* is_temporary reports whether the same call may succeed soon. */
+static bool is_temporary(int result)
 {
 	return result == -EAGAIN || result == -EBUSY;
 }
 
-static int write_power(struct cf_slot *s, const char *word, int patience)
+static int write_power(struct cf_slot *s, const char *word, int wait_ms)
 {
-	struct cf_wait w = cf_wait_for(patience);
+	struct cf_wait w = cf_wait_for(wait_ms);
 	char path[PATH_MAX];
 	int result;
 
@@ -32,12 +39,11 @@ static int write_power(struct cf_slot *s, const char *word, int patience)
 		if (!cf_path(s, "power", path, sizeof path))
 			return -ENODEV;
 		result = cf_write(AT_FDCWD, path, word);
-	} while (passing(result) && cf_pause(&w));
+	} while (is_temporary(result) && cf_pause(&w));
 	return result;
 }
 
-/* begin opens the card. Never with a wait in open(2): that would be for a
- * card that may not be there. */
+/* begin starts a session. open(2) may not wait: a wait there has no limit. */
 static int begin(struct cf_slot *s)
 {
 	struct cf_wait w = cf_wait_for(CF_SOON_MS);
@@ -51,7 +57,7 @@ static int begin(struct cf_slot *s)
 		if (!cf_path(s, "apdu", path, sizeof path))
 			return -ENODEV;
 		fd = cf_channel(AT_FDCWD, path, O_NONBLOCK, CARDFS_BINARY);
-	} while (passing(fd) && cf_pause(&w));
+	} while (is_temporary(fd) && cf_pause(&w));
 	if (fd < 0)
 		return fd;
 	s->apdu = fd;
@@ -85,13 +91,13 @@ ssize_t cf_power_up(struct cf_slot *s, bool reset, uint8_t *atr)
 
 	pthread_mutex_lock(&s->io);
 	cf_close(&s->apdu);
-	if (s->owes_reset)
+	if (s->reset_due)
 		result = write_power(s, "cold", CF_SOON_MS);
 	else if (reset)
 		result = write_power(s, "reset", CF_SOON_MS);
 	if (result == 0) {
-		s->owes_reset = false;
-		/* The session first: what changes after it ends it. */
+		s->reset_due = false;
+		/* Before the ATR: if the card changes meanwhile, the session ends. */
 		result = begin(s);
 	}
 	if (result == 0)
@@ -114,20 +120,20 @@ int cf_power_down(struct cf_slot *s)
 	pthread_mutex_lock(&s->io);
 	cf_close(&s->apdu);
 	s->natr = 0;
-	/* pcscd does this to every card that it does not use, 5 seconds after it was
-	 * put in, in the thread that also looks for cards. Programs on the mount
-	 * would lose theirs by it. */
+	/* pcscd powers off each card that it does not use, 5 seconds after it was
+	 * inserted, in the thread that also looks for cards. "release" powers a card
+	 * off only if no other program uses it. */
 	result = write_power(s, "release", CLOSING_MS);
-	s->owes_reset = result == -EBUSY;
+	s->reset_due = result == -EBUSY;
 	if (result == -EBUSY || result == -ENODEV || result == -ENOENT || result == -ENOTCONN ||
 	    result == -ENOMEDIUM || result == -EAGAIN)
-		result = 0; /* others', or no card: it is not ours to power */
+		result = 0; /* others use it, or there is no card */
 	pthread_mutex_unlock(&s->io);
 	return result;
 }
 
-/* offers finds a protocol in the text of the protocol file: 0 not, 1 active
- * (it is the first), 2 offered. */
+/* offers looks for T=t in the text of the protocol file. 0: not there; 1: active, as it
+ * comes first; 2: offered. */
 static int offers(const char *text, int t)
 {
 	int rank = 1;
@@ -161,8 +167,9 @@ int cf_protocol(struct cf_slot *s, int t)
 			snprintf(text, sizeof text, "T=%d", t);
 			do
 				result = cf_write(AT_FDCWD, path, text);
-			while (passing(result) && cf_pause(&w));
-			/* PPS follows a reset (ISO/IEC 7816-3:2006 6.3.1): ours. */
+			while (is_temporary(result) && cf_pause(&w));
+			/* The mount reset the card for the PPS (ISO/IEC 7816-3:2006
+			 * 6.3.1), which ended our session. */
 			if (result == 0)
 				result = begin(s);
 		}
@@ -179,25 +186,25 @@ ssize_t cf_transmit(struct cf_slot *s, const uint8_t *tx, size_t ntx, uint8_t *r
 	if (s->apdu < 0) {
 		n = cf_state_of(s) == CF_CARD ? -ESTALE : -ENOMEDIUM;
 	} else {
-		n = cf_patient(&s->apdu, tx, ntx, rx, nrx, 0);
-		if (n == 0 || n == 1) /* without SW1 SW2 */
+		n = cf_exchange_wait(&s->apdu, tx, ntx, rx, nrx, 0);
+		if (n == 0 || n == 1) /* no SW1 SW2 */
 			n = CF_BROKEN;
 		switch (n) {
 		case -ESTALE:
-		case CF_BROKEN: /* what the next answer would be is not known */
-			cf_changed(s);
+		case CF_BROKEN:
+			cf_card_changed(s);
 			cf_close(&s->apdu);
 			break;
-		/* The event thread will hear of these, too; but the client is
-		 * going to connect anew at once. */
+		/* There will be an event, too, but the client may connect anew before
+		 * it comes. */
 		case -ENOMEDIUM:
-			cf_missed(s, s->session, CF_EMPTY);
+			cf_card_gone(s, s->session, CF_EMPTY);
 			cf_close(&s->apdu);
 			break;
 		case -ENODEV:
 		case -ENOTCONN:
 		case -ECONNABORTED:
-			cf_missed(s, s->session, CF_AWAY);
+			cf_card_gone(s, s->session, CF_AWAY);
 			cf_close(&s->apdu);
 			break;
 		}
@@ -217,14 +224,14 @@ ssize_t cf_control(struct cf_slot *s, uint32_t code, const uint8_t *tx, size_t n
 
 	if (ntx > CF_COMMAND_MAX)
 		return -EINVAL;
-	/* Not on the io lock: a person may be typing a PIN. pcscd's own lock
-	 * keeps others off the reader. The open waits only for a reader that is
-	 * starting, and such a one is waited for without blocking first. */
+	/* Without the io lock: a person may be typing a PIN. pcscd's own lock keeps
+	 * other clients off the reader. An open that may wait comes after one that may
+	 * not, so that it does not wait for a reader that is starting. */
 	do {
 		if (!cf_path(s, "control", path, sizeof path))
 			return -ENODEV;
 		fd = cf_open(AT_FDCWD, path, O_RDWR | O_NONBLOCK);
-	} while (passing(fd) && cf_pause(&w));
+	} while (is_temporary(fd) && cf_pause(&w));
 	if (fd < 0)
 		return fd;
 	cf_close(&fd);
@@ -242,7 +249,7 @@ ssize_t cf_control(struct cf_slot *s, uint32_t code, const uint8_t *tx, size_t n
 	command[3] = (uint8_t)code;
 	if (ntx > 0)
 		memcpy(command + 4, tx, ntx);
-	n = cf_converse(&fd, command, 4 + ntx, rx, nrx, 0);
+	n = cf_write_read(&fd, command, 4 + ntx, rx, nrx, 0);
 	explicit_bzero(command, 4 + ntx);
 	free(command);
 	cf_close(&fd);
@@ -260,15 +267,16 @@ ssize_t cf_atr(struct cf_slot *s, uint8_t *atr)
 	return n;
 }
 
-void cf_leave(struct cf_slot *s)
+void cf_end_session(struct cf_slot *s)
 {
-	/* pcscd closes a channel without its lock if a command is under way. */
+	bool open;
+
+	/* pcscd may close a channel while a command is under way. Do not wait for it:
+	 * the session ends when that command gives its slot back. */
 	if (pthread_mutex_trylock(&s->io) != 0)
 		return;
-	if (s->apdu >= 0) {
-		pthread_mutex_unlock(&s->io);
-		cf_power_down(s);
-		return;
-	}
+	open = s->apdu >= 0;
 	pthread_mutex_unlock(&s->io);
+	if (open)
+		cf_power_down(s);
 }

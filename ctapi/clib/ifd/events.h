@@ -1,45 +1,43 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * events.h - the thread that reads a mount point's event file
+ * events.h - a thread that follows the event file of a mount
+ *
+ * It follows the mount point through all that happens there: while nothing is mounted
+ * it waits for a mount, and after the daemon ended for the next one.
  */
 #ifndef CARDFS_EVENTS_H
 #define CARDFS_EVENTS_H
 
-#include <limits.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
-
-struct cf_mount {
-	char root[PATH_MAX / 2];
-
-	/* Guarded by the lock of slots.c. */
-	struct cf_mount *next;
-	unsigned users;   /* slots on it */
-	uint64_t version; /* counts what was told of it */
-	bool absent;      /* looked for, and nothing is mounted there */
-
-	pthread_t thread;
-	atomic_uint refs; /* the thread and each slot */
-	int events, epoll, table; /* the thread's descriptors, -1: none */
+/*
+ * What the thread reports. It calls these functions one at a time, holding no lock,
+ * with the arg of cf_follow.
+ */
+struct cf_listener {
+	/* One line of the event file: what happened to slot directory number. */
+	void (*event)(void *arg, unsigned number, const char *what);
+	/* Anything may have changed: the file was opened, or events were lost. */
+	void (*resync)(void *arg);
+	/* All events that were there have been reported, and there was at least one
+	 * event or resync. */
+	void (*settled)(void *arg);
+	/* The daemon ended, or is not there. */
+	void (*lost)(void *arg);
+	/* The thread ends: this is the last call. */
+	void (*end)(void *arg);
 };
 
-/* cf_follow starts the thread; NULL: no memory or no thread to be had. The
- * caller has a reference. */
-struct cf_mount *cf_follow(const char *root);
-/* cf_unfollow ends the thread. It does not wait for a daemon that hangs. */
-void cf_unfollow(struct cf_mount *m);
-void cf_release(struct cf_mount *m);
-/* cf_forked closes what the thread has open, in a child that does not have the thread. */
-void cf_forked(struct cf_mount *m);
+struct cf_follower;
 
-/* What the thread calls; no lock is held. */
-void cf_event(struct cf_mount *m, unsigned number, const char *what);
-/* Everything may have changed: cf_probe is to look at each slot. */
-void cf_resync(struct cf_mount *m);
-void cf_probe(struct cf_mount *m);
-/* The daemon ended, or was not there. */
-void cf_lost(struct cf_mount *m);
+/* cf_follow starts a thread that follows the mount at root. It returns NULL if there
+ * is no memory or no thread for it; then listener->end is not called. */
+struct cf_follower *cf_follow(const char *root, const struct cf_listener *listener, void *arg);
+
+/* cf_unfollow makes the thread end, and f invalid. It waits for the end, but not if
+ * the thread hangs in the daemon: then the last call may come after it returned. */
+void cf_unfollow(struct cf_follower *f);
+
+/* cf_follower_forked closes what the thread has open, in a child, which does not have
+ * the thread. */
+void cf_follower_forked(struct cf_follower *f);
 
 #endif

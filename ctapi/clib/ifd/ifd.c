@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The IFD handler: what pcscd calls, in terms of slots and cards. A reader that
- * is not there is a reader without a card, never an error: pcscd drops for good
- * what fails at the start, and looks for it no more.
+ * ifd.c - the entry points of the IFD handler, which pcscd calls
+ *
+ * Each finds its slot (slots.h), lets presence.h or card.h do the work, and maps the
+ * errno to a code of the IFD handler. A reader that is not there is a reader without a
+ * card, not an error: pcscd never tries again what failed when it started.
  */
 #define _GNU_SOURCE
 #include "ifd.h"
@@ -16,9 +18,10 @@
 
 #include "card.h"
 #include "file.h"
+#include "presence.h"
 #include "slots.h"
 
-/* pcscd's own log, where there is one. Its priorities: 1 info, 2 error. */
+/* pcscd's own log; a program that loads the library otherwise has none. */
 extern void log_msg(int priority, const char *format, ...)
 	__attribute__((weak, format(printf, 2, 3)));
 
@@ -30,26 +33,27 @@ enum { LOG_INFO = 1, LOG_ERROR = 2 };
 			log_msg(priority, "cardfs: " __VA_ARGS__); \
 	} while (0)
 
-static RESPONSECODE no_card(ssize_t error)
+/* no_card reports whether a card operation failed for want of a card. */
+static bool no_card(ssize_t error)
 {
 	switch (error) {
 	case -ENOMEDIUM:
 	case -ENODEV:
 	case -ENOENT:
 	case -ENOTCONN:
-	case -EAGAIN: /* still starting */
-		return IFD_ICC_NOT_PRESENT;
+	case -EAGAIN: /* the reader is starting */
+		return true;
 	}
-	return IFD_SUCCESS;
+	return false;
 }
 
-/* code maps what a card operation ended with; other is for what has no code. */
+/* code maps the result of a card operation; other is for what has no code. */
 static RESPONSECODE code(ssize_t error, RESPONSECODE other)
 {
 	if (error >= 0)
 		return IFD_SUCCESS;
-	if (no_card(error) != IFD_SUCCESS)
-		return no_card(error);
+	if (no_card(error))
+		return IFD_ICC_NOT_PRESENT;
 	switch (error) {
 	case -ETIMEDOUT:
 		return IFD_RESPONSE_TIMEOUT;
@@ -59,18 +63,19 @@ static RESPONSECODE code(ssize_t error, RESPONSECODE other)
 	return other;
 }
 
+/* complain logs a failure that needs a person to look at it. */
 static void complain(const struct cf_slot *s, const char *what, ssize_t error)
 {
-	if (error < 0 && no_card(error) == IFD_SUCCESS)
+	if (error < 0 && !no_card(error))
 		say(LOG_ERROR, "%s, reader %lx: %s; the slot's status file has the reason",
 		    what, s->lun, strerror((int)-error));
 }
 
 /* ---- channels ------------------------------------------------------------- */
 
-/* look says why there will be no card at all: later that is no event, so that
- * nothing could be logged without flooding the log. */
-static void look(DWORD lun, const char *root)
+/* explain logs why there will be no card, if the mount cannot be used. It does so once,
+ * as the slot is opened: later there is no event to log it at. */
+static void explain(DWORD lun, const char *root)
 {
 	char path[PATH_MAX];
 
@@ -89,23 +94,23 @@ static RESPONSECODE create(DWORD lun, const struct cf_name *name)
 {
 	unsigned index = (unsigned)(lun & 0xFFFF);
 	struct cf_slot *s = cf_add(lun, name, index);
-	bool foreign, found = true;
+	bool other_interface, found = true;
 
 	if (s == NULL)
 		return IFD_COMMUNICATION_ERROR;
-	look(lun, name->root);
-	/* pcscd saw the device; cardfs may be about to. The number of its slots
-	 * is asked for only now. */
+	explain(lun, name->root);
+	/* pcscd saw the device before cardfs did, perhaps. It asks for the number of
+	 * slots only once, right after this. */
 	if (name->kind == CF_BY_USB)
-		found = cf_found(s);
-	foreign = !found && cf_foreign(s);
-	if (!found && !foreign)
+		found = cf_wait_found(s);
+	other_interface = !found && cf_other_interface(s);
+	if (!found && !other_interface)
 		say(LOG_INFO, "reader %lx: not on %s yet, no card until it is", lun, name->root);
-	if (foreign)
+	if (other_interface)
 		cf_remove(s);
 	cf_put(s);
-	/* A device with several interfaces is offered once for each. */
-	return foreign ? IFD_NO_SUCH_DEVICE : IFD_SUCCESS;
+	/* pcscd offers a device once for each of its interfaces. */
+	return other_interface ? IFD_NO_SUCH_DEVICE : IFD_SUCCESS;
 }
 
 RESPONSECODE IFDHCreateChannelByName(DWORD Lun, LPSTR DeviceName)
@@ -137,7 +142,7 @@ RESPONSECODE IFDHCloseChannel(DWORD Lun)
 
 	if (s == NULL)
 		return IFD_COMMUNICATION_ERROR;
-	cf_leave(s);
+	cf_end_session(s);
 	cf_remove(s);
 	cf_put(s);
 	return IFD_SUCCESS;
@@ -181,7 +186,7 @@ RESPONSECODE IFDHICCPresence(DWORD Lun)
 
 /* ---- capabilities ------------------------------------------------------------ */
 
-/* answer stores a value, or says how much room it takes if there is no buffer. */
+/* answer stores a value; without a buffer, it says how much room the value takes. */
 static RESPONSECODE answer(const void *from, size_t n, PDWORD length, PUCHAR value)
 {
 	if (value != NULL && *length < n) {
@@ -201,13 +206,13 @@ static RESPONSECODE answer_byte(unsigned byte, PDWORD length, PUCHAR value)
 	return answer(&b, 1, length, value);
 }
 
-/* PC/SC part 3 has 4-byte values; clients get them in the host's order. */
+/* PC/SC part 3 has 4-byte values; clients expect the host's byte order. */
 static RESPONSECODE answer_word(uint32_t word, PDWORD length, PUCHAR value)
 {
 	return answer(&word, sizeof word, length, value);
 }
 
-/* from_status answers with what the status file tells. */
+/* from_status answers with a value of the status file. */
 static RESPONSECODE from_status(struct cf_slot *s, DWORD tag, PDWORD length, PUCHAR value)
 {
 	char text[CF_TEXT_MAX + 1], v[CF_TEXT_MAX];
@@ -255,7 +260,7 @@ static RESPONSECODE capability(struct cf_slot *s, DWORD tag, PDWORD length, PUCH
 	case TAG_IFD_SLOTS_NUMBER:
 		return answer_byte(cf_siblings(s), length, value);
 	case TAG_IFD_POLLING_THREAD_WITH_TIMEOUT:
-		cf_polls(s);
+		cf_polling(s);
 		return answer(&poll, sizeof poll, length, value);
 	case TAG_IFD_STOP_POLLING_THREAD:
 		return answer(&stop, sizeof stop, length, value);
@@ -264,14 +269,15 @@ static RESPONSECODE capability(struct cf_slot *s, DWORD tag, PDWORD length, PUCH
 		return answer(atr, (size_t)cf_atr(s, atr), length, value);
 	case TAG_IFD_SLOTNUM:
 		return answer_byte(s->index, length, value);
-	case SCARD_ATTR_ICC_PRESENCE: /* 2: present, in a slot that swallows none */
+	case SCARD_ATTR_ICC_PRESENCE: /* 2: present, and the reader does not swallow cards */
 		return answer_byte(cf_state_of(s) == CF_CARD ? 2 : 0, length, value);
 	case SCARD_ATTR_ICC_INTERFACE_STATUS:
 		return answer_byte(cf_atr(s, atr) > 0, length, value);
 	case SCARD_ATTR_MAXINPUT:
 		return answer_word(CF_COMMAND_MAX, length, value);
 	}
-	/* POLLING_THREAD_KILLABLE among the rest: no thread is to be killed here. */
+	/* TAG_IFD_POLLING_THREAD_KILLABLE is not answered: a polling thread must not be
+	 * killed, as it may hold a lock. */
 	return from_status(s, tag, length, value);
 }
 
@@ -300,7 +306,7 @@ RESPONSECODE IFDHSetCapabilities(DWORD Lun, DWORD Tag, DWORD Length, PUCHAR Valu
 	switch (Tag) {
 	case TAG_IFD_DEVICE_REMOVED:
 		if (Length == 1 && Value != NULL && *Value != 0)
-			cf_dead(s);
+			cf_unplugged(s);
 		result = IFD_SUCCESS;
 		break;
 	case TAG_IFD_ATR:
@@ -336,7 +342,7 @@ RESPONSECODE IFDHPowerICC(DWORD Lun, DWORD Action, PUCHAR Atr, PDWORD AtrLength)
 		n = cf_power_up(s, Action == IFD_RESET, atr);
 		complain(s, Action == IFD_RESET ? "reset" : "power-up", n);
 		if (n > 0 && Atr != NULL && AtrLength != NULL) {
-			/* pcscd gives room for any ATR. */
+			/* pcscd has room for any ATR. */
 			*AtrLength = (DWORD)n < room ? (DWORD)n : room;
 			memcpy(Atr, atr, *AtrLength);
 		}
@@ -364,7 +370,7 @@ RESPONSECODE IFDHSetProtocolParameters(DWORD Lun, DWORD Protocol, UCHAR Flags, U
 	(void)PTS3;
 	if (Protocol != SCARD_PROTOCOL_T0 && Protocol != SCARD_PROTOCOL_T1)
 		return IFD_PROTOCOL_NOT_SUPPORTED;
-	if (Flags != 0) /* the mount chooses F, D and the like by itself */
+	if (Flags != 0) /* the mount negotiates PPS1 to PPS3 by itself */
 		return IFD_ERROR_NOT_SUPPORTED;
 	s = cf_get(Lun);
 	if (s == NULL)
@@ -374,7 +380,7 @@ RESPONSECODE IFDHSetProtocolParameters(DWORD Lun, DWORD Protocol, UCHAR Flags, U
 		complain(s, "protocol", n);
 	cf_put(s);
 	switch (n) {
-	case -ENOTSUP: /* and EOPNOTSUPP, which is the same number */
+	case -ENOTSUP: /* the same number as EOPNOTSUPP */
 	case -EINVAL:
 		return IFD_PROTOCOL_NOT_SUPPORTED;
 	case -EPROTO:
@@ -404,11 +410,11 @@ RESPONSECODE IFDHTransmitToICC(DWORD Lun, SCARD_IO_HEADER SendPci, PUCHAR TxBuff
 	n = cf_transmit(s, TxBuffer, TxLength, RxBuffer, room);
 	complain(s, "exchange", n);
 	cf_put(s);
-	/* Never "not present": pcscd would mark the slot empty then, in the client's
-	 * thread, perhaps after its event thread saw the next card put in and
-	 * powered it, and that card would stay unseen (observed in pcscd 1.9.9). The
-	 * event thread learns of the removal by itself. */
-	if (no_card(n) != IFD_SUCCESS)
+	/* Not IFD_ICC_NOT_PRESENT: pcscd would mark the slot empty, in the client's
+	 * thread. If its event thread has just powered the next card, that card would
+	 * stay unseen (observed in pcscd 1.9.9). The event thread learns of the removal
+	 * by itself. */
+	if (no_card(n))
 		return IFD_COMMUNICATION_ERROR;
 	if (n < 0)
 		return code(n, IFD_COMMUNICATION_ERROR);

@@ -2,8 +2,8 @@
  *
  * ifd.h - the IFD handler interface 3.0 as pcscd 1.9 to 2.5 calls it
  *
- * Stated here, so that the library is built without pcsc-lite's own headers;
- * the tests compare the two where both are there.
+ * It is declared here, so that the library builds without pcsc-lite's headers. The tests
+ * compare it with those.
  */
 #ifndef CARDFS_IFD_H
 #define CARDFS_IFD_H

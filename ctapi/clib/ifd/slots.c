@@ -1,26 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What pcscd is told of a card. pcscd 1.9 to 2.5 notices a change only by two
- * answers of IFDHICCPresence that differ, both asked for by the thread that
- * also calls the polling function. A card that was changed, reset or powered
- * off between two of these must therefore be shown as absent once, to that
- * thread, and to nobody as present meanwhile:
+ * slots.c - the list of slots, and their state as the event threads report it
  *
- *                     card == told
- *        ┌───────────── known ◀───────────────┐ presence says 615:
- *        │ card changes or leaves             │ told = card
- *        ▼                                    │
- *      lapsed ── poll returns ─▶ hidden ── next poll ─▶ unknown
- *     (presence: 616)        (presence: 616)            told = 0
- *
- * A power-up asks for the presence too: at the wrong moment it finds the slot
- * empty and fails, and the two steps that follow bring pcscd to power it up anew.
+ * slots.h has the order of the locks. What a slot's state means to pcscd is in
+ * presence.c.
  */
 #define _GNU_SOURCE
 #include "slots.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,25 +19,40 @@
 #include "events.h"
 #include "file.h"
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_mutex_t cf_slots_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* A mount point with slots. */
+struct cf_mount {
+	char root[PATH_MAX / 2];
+	struct cf_follower *follower;
+	atomic_uint refs; /* one for each slot that exists, one for the event thread */
+
+	/* Guarded by the lock. */
+	struct cf_mount *next;
+	unsigned users;   /* slots in the list; the thread ends with the last */
+	uint64_t version; /* counts what the thread reported */
+	bool absent;      /* the thread looked, and nothing is mounted there */
+};
+
 static struct cf_slot *slots;
 static struct cf_mount *mounts;
 
 /* ---- fork ------------------------------------------------------------------
- * Slots and sessions are the parent's: a child has neither, nor the threads, and
- * may make its own. The memory stays, as it may be in use where the fork came from. */
+ * Slots and sessions belong to the parent. A child has no event threads; it starts
+ * without slots and may open its own. It does not free the parent's: the code that
+ * forked may be using one. */
 
-static struct cf_slot *slots_left_behind;
-static struct cf_mount *mounts_left_behind;
+static struct cf_slot *parents_slots;
+static struct cf_mount *parents_mounts;
 
 static void before_fork(void)
 {
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&cf_slots_lock);
 }
 
 static void in_parent(void)
 {
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 }
 
 static void in_child(void)
@@ -57,15 +62,15 @@ static void in_child(void)
 
 	for (s = &slots; *s != NULL; s = &(*s)->next)
 		cf_close(&(*s)->apdu);
-	*s = slots_left_behind;
-	slots_left_behind = slots;
+	*s = parents_slots;
+	parents_slots = slots;
 	slots = NULL;
 	for (m = &mounts; *m != NULL; m = &(*m)->next)
-		cf_forked(*m);
-	*m = mounts_left_behind;
-	mounts_left_behind = mounts;
+		cf_follower_forked((*m)->follower);
+	*m = parents_mounts;
+	parents_mounts = mounts;
 	mounts = NULL;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 }
 
 __attribute__((constructor)) static void watch_forks(void)
@@ -75,7 +80,7 @@ __attribute__((constructor)) static void watch_forks(void)
 
 /* ---- state; the lock is held -------------------------------------------- */
 
-static void set_state(struct cf_slot *s, enum cf_state state)
+void cf_set_state(struct cf_slot *s, enum cf_state state)
 {
 	if (s->closed)
 		state = CF_AWAY;
@@ -89,109 +94,139 @@ static void set_state(struct cf_slot *s, enum cf_state state)
 	pthread_cond_broadcast(&s->changed);
 }
 
+/* take sets the state of s to what a look at the mount found. */
 static void take(struct cf_slot *s, const struct cf_view *v)
 {
 	s->number = v->number;
-	s->foreign = v->foreign;
-	s->missed = 0;
+	s->other_interface = v->other_interface;
+	s->no_event = 0;
 	if (v->state != CF_AWAY)
 		s->siblings = v->siblings;
-	set_state(s, v->state);
+	cf_set_state(s, v->state);
 	pthread_cond_broadcast(&s->changed);
 }
 
-static void unref(struct cf_slot *s)
+/* If events keep arriving during a look, what it found may be older than they are: look
+ * again, but not for ever. */
+void cf_probe(struct cf_slot *s)
 {
-	if (--s->refs > 0)
-		return;
-	cf_close(&s->apdu);
-	if (s->mount != NULL)
-		cf_release(s->mount);
-	pthread_cond_destroy(&s->changed);
-	pthread_mutex_destroy(&s->io);
-	free(s);
-}
-
-/* probe looks until nothing happened meanwhile, so that what it saw is not
- * older than what the events told. It drops the lock while it looks. */
-static void probe(struct cf_slot *s)
-{
+	enum { LOOKS = 10 };
 	struct cf_mount *m = s->mount;
 
-	for (int i = 0; i < 10; i++) {
+	for (int i = 1; i <= LOOKS; i++) {
 		uint64_t seen = m->version;
 		struct cf_view v;
 
-		pthread_mutex_unlock(&lock);
+		pthread_mutex_unlock(&cf_slots_lock);
 		v = cf_look(&s->name, s->index);
-		pthread_mutex_lock(&lock);
-		if (m->version == seen || i == 9) {
+		pthread_mutex_lock(&cf_slots_lock);
+		if (m->version == seen || i == LOOKS) {
 			take(s, &v);
 			return;
 		}
 	}
 }
 
-/* ---- what the event thread calls ----------------------------------------- */
+bool cf_wait_change(struct cf_slot *s, int64_t until)
+{
+	struct timespec t = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
 
-/* is_news tells the events after which a reader may be there that was not. */
-static bool is_news(const char *what)
+	if (cf_now() >= until)
+		return false;
+	return pthread_cond_timedwait(&s->changed, &cf_slots_lock, &t) != ETIMEDOUT;
+}
+
+static void unref_mount(struct cf_mount *m)
+{
+	if (atomic_fetch_sub(&m->refs, 1) == 1)
+		free(m);
+}
+
+/* unref gives a reference back. It returns true if that was the last one: the caller
+ * then has to call free_slot, after giving up the lock. */
+static bool unref(struct cf_slot *s)
+{
+	if (--s->refs > 0)
+		return false;
+	unref_mount(s->mount);
+	return true;
+}
+
+/* free_slot is called without the lock: close(2) may wait for the daemon. */
+static void free_slot(struct cf_slot *s)
+{
+	cf_close(&s->apdu);
+	pthread_cond_destroy(&s->changed);
+	pthread_mutex_destroy(&s->io);
+	free(s);
+}
+
+/* ---- what the event thread reports ----------------------------------------- */
+
+/* may_appear reports whether a reader may be there after such an event that was not
+ * before. */
+static bool may_appear(const char *what)
 {
 	return strcmp(what, "arrived") == 0 || strcmp(what, "ready") == 0 ||
 	       strcmp(what, "inserted") == 0;
 }
 
-void cf_event(struct cf_mount *m, unsigned number, const char *what)
+static void on_event(void *arg, unsigned number, const char *what)
 {
-	pthread_mutex_lock(&lock);
+	struct cf_mount *m = arg;
+
+	pthread_mutex_lock(&cf_slots_lock);
 	m->version++;
 	for (struct cf_slot *s = slots; s != NULL; s = s->next) {
 		if (s->mount != m)
 			continue;
 		if (s->state == CF_AWAY) {
-			/* It may be the one that this name is for. */
-			if (is_news(what))
+			/* It may be the reader that this name means. */
+			if (may_appear(what))
 				s->probe = true;
 			continue;
 		}
 		if (s->number != (int)number)
 			continue;
 		if (strcmp(what, "left") == 0) {
-			set_state(s, CF_AWAY);
+			cf_set_state(s, CF_AWAY);
 			s->number = -1;
-			/* The one that comes back may have arrived before this one
-			 * had left, and taken the name over just now. */
+			/* The reader may have come back, and taken its name over, before
+			 * the old one had left: that event was not for this slot. */
 			s->probe = true;
 		} else if (strcmp(what, "removed") == 0 || strcmp(what, "failed") == 0) {
-			set_state(s, CF_EMPTY);
+			cf_set_state(s, CF_EMPTY);
 		} else if (strcmp(what, "ready") == 0) {
 			if (s->state == CF_STARTING)
-				set_state(s, CF_EMPTY);
+				cf_set_state(s, CF_EMPTY);
 		} else if (strcmp(what, "inserted") == 0) {
-			set_state(s, CF_CARD);
+			cf_set_state(s, CF_CARD);
 		}
-		/* Whoever waits for the end of something tries again. */
+		/* Any event may end what somebody waits for. */
 		pthread_cond_broadcast(&s->changed);
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 }
 
-void cf_resync(struct cf_mount *m)
+static void on_resync(void *arg)
 {
-	pthread_mutex_lock(&lock);
+	struct cf_mount *m = arg;
+
+	pthread_mutex_lock(&cf_slots_lock);
 	m->version++;
 	m->absent = false;
 	for (struct cf_slot *s = slots; s != NULL; s = s->next)
 		if (s->mount == m)
 			s->probe = true;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 }
 
-void cf_probe(struct cf_mount *m)
+static void on_settled(void *arg)
 {
+	struct cf_mount *m = arg;
 	struct cf_slot *s;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&cf_slots_lock);
 	for (;;) {
 		for (s = slots; s != NULL && !(s->mount == m && s->probe); s = s->next)
 			;
@@ -199,27 +234,46 @@ void cf_probe(struct cf_mount *m)
 			break;
 		s->probe = false;
 		s->refs++;
-		probe(s);
-		unref(s);
+		cf_probe(s);
+		if (unref(s)) {
+			pthread_mutex_unlock(&cf_slots_lock);
+			free_slot(s);
+			pthread_mutex_lock(&cf_slots_lock);
+		}
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 }
 
-void cf_lost(struct cf_mount *m)
+static void on_lost(void *arg)
 {
-	pthread_mutex_lock(&lock);
+	struct cf_mount *m = arg;
+
+	pthread_mutex_lock(&cf_slots_lock);
 	m->version++;
 	m->absent = true;
 	for (struct cf_slot *s = slots; s != NULL; s = s->next)
 		if (s->mount == m) {
-			set_state(s, CF_AWAY);
+			cf_set_state(s, CF_AWAY);
 			s->number = -1;
 			pthread_cond_broadcast(&s->changed);
 		}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 }
 
-/* ---- slots ---------------------------------------------------------------- */
+static void on_end(void *arg)
+{
+	unref_mount(arg);
+}
+
+static const struct cf_listener listener = {
+	.event = on_event,
+	.resync = on_resync,
+	.settled = on_settled,
+	.lost = on_lost,
+	.end = on_end,
+};
+
+/* ---- the list -------------------------------------------------------------- */
 
 /* mount_of finds or makes the mount, whose event thread then runs, and takes a
  * reference. The lock is held. */
@@ -227,19 +281,39 @@ static struct cf_mount *mount_of(const char *root)
 {
 	struct cf_mount *m;
 
-	for (m = mounts; m != NULL; m = m->next)
-		if (strcmp(m->root, root) == 0) {
-			m->users++;
-			atomic_fetch_add(&m->refs, 1);
-			return m;
+	for (m = mounts; m != NULL && strcmp(m->root, root) != 0; m = m->next)
+		;
+	if (m == NULL) {
+		m = calloc(1, sizeof *m);
+		if (m == NULL)
+			return NULL;
+		snprintf(m->root, sizeof m->root, "%s", root);
+		atomic_init(&m->refs, 1); /* the thread's */
+		m->follower = cf_follow(m->root, &listener, m);
+		if (m->follower == NULL) {
+			free(m);
+			return NULL;
 		}
-	m = cf_follow(root);
-	if (m == NULL)
-		return NULL;
-	m->users = 1;
-	m->next = mounts;
-	mounts = m;
+		m->next = mounts;
+		mounts = m;
+	}
+	atomic_fetch_add(&m->refs, 1);
+	m->users++;
 	return m;
+}
+
+/* leave_mount counts a slot out. It returns the follower to be ended after the last
+ * one, else NULL. The lock is held. */
+static struct cf_follower *leave_mount(struct cf_mount *m)
+{
+	if (--m->users > 0)
+		return NULL;
+	for (struct cf_mount **p = &mounts; *p != NULL; p = &(*p)->next)
+		if (*p == m) {
+			*p = m->next;
+			break;
+		}
+	return m->follower;
 }
 
 static struct cf_slot *new_slot(unsigned long lun, const struct cf_name *name, unsigned index)
@@ -276,18 +350,17 @@ struct cf_slot *cf_add(unsigned long lun, const struct cf_name *name, unsigned i
 	s = new_slot(lun, name, index);
 	if (s == NULL)
 		return NULL;
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&cf_slots_lock);
 	s->mount = mount_of(name->root);
 	if (s->mount == NULL) {
-		s->refs = 1;
-		unref(s);
-		pthread_mutex_unlock(&lock);
+		pthread_mutex_unlock(&cf_slots_lock);
+		free_slot(s);
 		return NULL;
 	}
 	s->next = slots;
 	slots = s;
-	probe(s);
-	pthread_mutex_unlock(&lock);
+	cf_probe(s);
+	pthread_mutex_unlock(&cf_slots_lock);
 	return s;
 }
 
@@ -295,74 +368,70 @@ struct cf_slot *cf_get(unsigned long lun)
 {
 	struct cf_slot *s;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&cf_slots_lock);
 	for (s = slots; s != NULL && s->lun != lun; s = s->next)
 		;
 	if (s != NULL)
 		s->refs++;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 	return s;
 }
 
 void cf_put(struct cf_slot *s)
 {
-	pthread_mutex_lock(&lock);
-	unref(s);
-	pthread_mutex_unlock(&lock);
+	bool last;
+
+	pthread_mutex_lock(&cf_slots_lock);
+	last = unref(s);
+	pthread_mutex_unlock(&cf_slots_lock);
+	if (last)
+		free_slot(s);
 }
 
 void cf_remove(struct cf_slot *s)
 {
-	struct cf_mount *idle = NULL;
+	struct cf_follower *idle = NULL;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&cf_slots_lock);
 	for (struct cf_slot **p = &slots; *p != NULL; p = &(*p)->next) {
 		if (*p != s)
 			continue;
 		*p = s->next;
 		s->closed = s->stop = true;
-		set_state(s, CF_AWAY);
+		cf_set_state(s, CF_AWAY);
 		pthread_cond_broadcast(&s->changed);
-		if (--s->mount->users == 0) {
-			idle = s->mount;
-			atomic_fetch_add(&idle->refs, 1);
-			for (struct cf_mount **q = &mounts; *q != NULL; q = &(*q)->next)
-				if (*q == idle) {
-					*q = idle->next;
-					break;
-				}
-		}
-		unref(s);
+		idle = leave_mount(s->mount);
+		s->refs--; /* the list's; the caller has one */
 		break;
 	}
-	pthread_mutex_unlock(&lock);
-	if (idle != NULL) {
-		cf_unfollow(idle);
-		cf_release(idle);
-	}
+	pthread_mutex_unlock(&cf_slots_lock);
+	if (idle != NULL)
+		cf_unfollow(idle); /* its last calls may take the lock */
 }
 
-void cf_dead(struct cf_slot *s)
+void cf_unplugged(struct cf_slot *s)
 {
 	unsigned long reader = s->lun >> 16;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&cf_slots_lock);
 	for (struct cf_slot *t = slots; t != NULL; t = t->next)
 		if (t->lun >> 16 == reader) {
 			t->closed = true;
-			set_state(t, CF_AWAY);
+			cf_set_state(t, CF_AWAY);
 			pthread_cond_broadcast(&t->changed);
 		}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 }
+
+/* ---- one slot -------------------------------------------------------------- */
 
 enum cf_state cf_state_of(struct cf_slot *s)
 {
 	enum cf_state state;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&cf_slots_lock);
 	state = s->state;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 	return state;
 }
 
@@ -370,29 +439,29 @@ unsigned cf_siblings(struct cf_slot *s)
 {
 	unsigned n;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&cf_slots_lock);
 	n = s->name.slots > s->siblings ? s->name.slots : s->siblings;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 	return n;
 }
 
-bool cf_foreign(struct cf_slot *s)
+bool cf_other_interface(struct cf_slot *s)
 {
-	bool foreign;
+	bool other;
 
-	pthread_mutex_lock(&lock);
-	foreign = s->foreign;
-	pthread_mutex_unlock(&lock);
-	return foreign;
+	pthread_mutex_lock(&cf_slots_lock);
+	other = s->other_interface;
+	pthread_mutex_unlock(&cf_slots_lock);
+	return other;
 }
 
 bool cf_path(struct cf_slot *s, const char *file, char *path, size_t size)
 {
 	int number;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&cf_slots_lock);
 	number = s->closed ? -1 : s->number;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 	if (number < 0)
 		return false;
 	return snprintf(path, size, "%s/%d/%s", s->name.root, number, file) < (int)size;
@@ -406,126 +475,16 @@ bool cf_status(struct cf_slot *s, char *text, size_t size)
 	       cf_read(AT_FDCWD, path, text, size) > 0;
 }
 
-/* ---- waiting; the lock is held -------------------------------------------- */
-
-/* await waits for a change of s until a moment of cf_now; false: it is over. */
-static bool await(struct cf_slot *s, int64_t until)
-{
-	struct timespec t = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
-
-	if (cf_now() >= until)
-		return false;
-	return pthread_cond_timedwait(&s->changed, &lock, &t) != ETIMEDOUT;
-}
-
-bool cf_found(struct cf_slot *s)
+bool cf_wait_found(struct cf_slot *s)
 {
 	int64_t until = cf_now() + CF_SOON_MS;
 	bool found;
 
-	pthread_mutex_lock(&lock);
-	while (s->state == CF_AWAY && !s->foreign && !s->closed && !s->mount->absent)
-		if (!await(s, until))
+	pthread_mutex_lock(&cf_slots_lock);
+	while (s->state == CF_AWAY && !s->other_interface && !s->closed && !s->mount->absent)
+		if (!cf_wait_change(s, until))
 			break;
 	found = s->state != CF_AWAY;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&cf_slots_lock);
 	return found;
-}
-
-static uint64_t current(const struct cf_slot *s)
-{
-	return s->state == CF_CARD ? s->card : 0;
-}
-
-bool cf_presence(struct cf_slot *s)
-{
-	bool present;
-
-	pthread_mutex_lock(&lock);
-	/* At first a reader that is starting is waited for, so that a client
-	 * that made pcscd start does not find it empty. Later, news wake the
-	 * poll, and to wait here would only hold up others. */
-	while (!s->polled && s->state == CF_STARTING && !s->stop)
-		if (!await(s, s->started + CF_SOON_MS))
-			break;
-	present = current(s) != 0 && !s->hiding && (s->told == 0 || s->told == s->card);
-	if (!s->polled || pthread_equal(s->poller, pthread_self())) {
-		if (present)
-			s->told = s->card;
-		else if (!s->polls) /* nobody will: this call is all that counts */
-			s->told = 0;
-	}
-	pthread_mutex_unlock(&lock);
-	return present;
-}
-
-void cf_changed(struct cf_slot *s)
-{
-	pthread_mutex_lock(&lock);
-	s->card++;
-	pthread_cond_broadcast(&s->changed);
-	pthread_mutex_unlock(&lock);
-}
-
-uint64_t cf_card(struct cf_slot *s)
-{
-	uint64_t card;
-
-	pthread_mutex_lock(&lock);
-	card = s->card;
-	pthread_mutex_unlock(&lock);
-	return card;
-}
-
-void cf_missed(struct cf_slot *s, uint64_t card, enum cf_state state)
-{
-	pthread_mutex_lock(&lock);
-	/* The event of it is on its way, and those of what comes then after it. */
-	if (s->state == CF_CARD && s->card == card) {
-		set_state(s, state);
-		if (state == CF_AWAY)
-			s->number = -1;
-		s->missed = cf_now();
-	}
-	pthread_mutex_unlock(&lock);
-}
-
-void cf_poll(struct cf_slot *s, int timeout)
-{
-	int64_t until = cf_now() + (timeout > 0 ? timeout : 0);
-
-	pthread_mutex_lock(&lock);
-	s->polled = true;
-	s->poller = pthread_self();
-	if (s->hiding) {
-		s->hiding = false;
-		s->told = 0;
-	}
-	while (!s->stop && current(s) == s->told) {
-		bool look = s->missed != 0 && s->missed + CF_SOON_MS < until;
-
-		if (await(s, look ? s->missed + CF_SOON_MS : until))
-			continue;
-		if (!look)
-			break;
-		probe(s);
-	}
-	s->stop = s->closed;
-	s->hiding = s->told != 0 && current(s) != s->told;
-	pthread_mutex_unlock(&lock);
-}
-
-void cf_stop(struct cf_slot *s)
-{
-	pthread_mutex_lock(&lock);
-	s->stop = true;
-	pthread_cond_broadcast(&s->changed);
-	pthread_mutex_unlock(&lock);
-}
-
-void cf_polls(struct cf_slot *s)
-{
-	pthread_mutex_lock(&lock);
-	s->polls = true;
-	pthread_mutex_unlock(&lock);
 }

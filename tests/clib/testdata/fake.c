@@ -596,12 +596,24 @@ int __wrap_open(const char *path, int flags, ...)
 	return ours(-1, path) ? fake_open(-1, path, flags) : __real_open(path, flags);
 }
 
+static void (*on_close)(void);
+
+void fake_on_close(void (*f)(void))
+{
+	on_close = f;
+}
+
 int __wrap_close(int fd)
 {
+	void (*call)(void) = own ? on_close : NULL;
 	struct file *f;
 
 	if (fd < FIRST)
 		return __real_close(fd);
+	if (call != NULL) {
+		on_close = NULL;
+		call();
+	}
 	enter();
 	f = of(fd);
 	if (f == NULL) {

@@ -47,6 +47,8 @@ int fake_count(int slot, const uint8_t *command, size_t n); /* this one */
 /* words written to power, and "close" for the end of CT-API; blank-separated */
 const char *fake_power(int slot);
 int fake_open_files(void);
+/* fake_on_close has the next close of a file on the mount call f first. */
+void fake_on_close(void (*f)(void));
 /* fake_forget_answers wipes the daemon's copies, which a test would find here. */
 void fake_forget_answers(void);
 

@@ -15,6 +15,7 @@
 #include "file.h"
 #include "ifd.h"
 #include "memory.h"
+#include "presence.h"
 #include "slots.h"
 #include "times.h"
 
@@ -326,7 +327,40 @@ static void test_two_at_once(void)
 	end();
 }
 
-/* ifdhandler.md 4.1, slots.c: between a card's change and the next poll the slot is
+static void other_slot(void)
+{
+	EQUAL(IFDHICCPresence(0x10000), IFD_ICC_PRESENT);
+}
+
+/* slots.h: cf_slots_lock is never held during a call into the mount, and close(2) is
+ * one. A command is under way as its slot is closed: the session ends with it. */
+static void test_close_waits(void)
+{
+	DWORD n = 33;
+	UCHAR atr[33];
+	struct cf_slot *s;
+
+	begin("a close that waits for the daemon holds up no other slot");
+	for (int i = 0; i < 2; i++) {
+		fake_arrive(i, 1, false);
+		fake_insert(i);
+		EQUAL(create((DWORD)i << 16, i == 0 ? "cardfs:/fake/0" : "cardfs:/fake/1"), IFD_SUCCESS);
+	}
+	EQUAL(IFDHPowerICC(0, IFD_POWER_UP, atr, &n), IFD_SUCCESS);
+	s = cf_get(0);
+	pthread_mutex_lock(&s->io);
+	EQUAL(IFDHCloseChannel(0), IFD_SUCCESS);
+	pthread_mutex_unlock(&s->io);
+	CHECK(s->apdu >= 0, "the session ended before its command");
+	fake_on_close(other_slot);
+	alarm(60); /* it would hang */
+	cf_put(s);
+	alarm(0);
+	EQUAL(IFDHCloseChannel(0x10000), IFD_SUCCESS);
+	end();
+}
+
+/* ifdhandler.md 4.1, presence.c: between a card's change and the next poll the slot is
  * empty to everybody. */
 static void test_told(void)
 {
@@ -1288,6 +1322,7 @@ int main(void)
 	test_lost_events();
 	test_two_at_once();
 	test_told();
+	test_close_waits();
 	test_false_alarm();
 	test_foreign_reset();
 	test_own_reset();
