@@ -432,17 +432,18 @@ func (s *seldom) now() (more int, ok bool) {
 	return more, true
 }
 
-// answerSize is the most that the answer takes, in bytes.
+// answerSize is the most that the answer takes, in bytes. A size that the kernel never
+// asks for counts as more than largeSize: an int has 32 bits on some processors.
 func answerSize(h *fuse.InHeader) int {
 	const fixed = 512 // more than any answer of a fixed size
 	p := unsafe.Pointer(h)
 	switch h.Opcode {
 	case opRead, opReadDir, opReadDirPlus:
-		return fixed + int((*fuse.ReadIn)(p).Size)
+		return fixed + int(min((*fuse.ReadIn)(p).Size, largeSize))
 	case opIoctl:
-		return fixed + int((*fuse.IoctlIn)(p).OutSize)
+		return fixed + int(min((*fuse.IoctlIn)(p).OutSize, largeSize))
 	case opGetXAttr, opListXAttr:
-		return fixed + int((*fuse.GetXAttrIn)(p).Size)
+		return fixed + int(min((*fuse.GetXAttrIn)(p).Size, largeSize))
 	}
 	return fixed
 }

@@ -20,7 +20,7 @@ import (
 type stream struct {
 	mirror
 	n     int
-	says  int // dwLength; 0: the truth
+	says  uint32 // dwLength; 0: the truth
 	empty bool
 	left  []byte
 	fresh bool  // nothing of the message was read yet
@@ -36,7 +36,7 @@ func (s *stream) Out(ctx context.Context, ep uint8, p []byte, zlp bool, d time.D
 		s.left = append(s.left[:headerLen], pattern(s.n)...)
 		binary.LittleEndian.PutUint32(s.left[1:], uint32(s.n))
 		if s.says > 0 {
-			binary.LittleEndian.PutUint32(s.left[1:], uint32(s.says))
+			binary.LittleEndian.PutUint32(s.left[1:], s.says)
 		}
 	}
 	return n, err
@@ -79,7 +79,7 @@ func TestMessageLongerThanTheFirstRead(t *testing.T) {
 
 // A length that cannot be true costs no memory and ends as a broken protocol.
 func TestMessageThatSaysItIsLonger(t *testing.T) {
-	for _, says := range []int{70000, 0x7FFFFFFF, 0xFFFFFFF6, 0xFFFFFFFF} {
+	for _, says := range []uint32{70000, 0x7FFFFFFF, 0xFFFFFFF6, 0xFFFFFFFF} {
 		s := streaming(t, &stream{n: 2000, says: says})
 		if _, err := s.exchange(); !errors.Is(err, reader.ErrProtocol) {
 			t.Errorf("dwLength %08X: %v", says, err)

@@ -348,6 +348,6 @@ func (p pace) slower(q pace) pace {
 // what S(WTX) granted), and some gaps; that every single gap is as long as
 // allowed, four minutes for 256 bytes, no card has been seen to do.
 func (p pace) limit(n, wtx int) time.Duration {
-	d := times(p.char, 2*n) + times(p.wait, max(1, wtx)) + times(p.gap, 4) + 2*time.Second
+	d := times(2*p.char, n) + times(p.wait, max(1, wtx)) + times(p.gap, 4) + 2*time.Second
 	return min(d, exchangeLimit)
 }

@@ -244,7 +244,7 @@ func ioctl(fd int, command []byte) ([]byte, error) {
 	var buf [512]byte
 	binary.NativeEndian.PutUint32(buf[:], uint32(len(command)))
 	copy(buf[4:], command)
-	request := uintptr(3<<30 | len(buf)<<16 | 0xCF<<8 | 1)
+	request := uintptr(3<<30 | uint32(len(buf))<<16 | 0xCF<<8 | 1)
 	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(&buf)))
 	if errno != 0 {
 		return nil, errno
