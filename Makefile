@@ -17,12 +17,14 @@ build: build/cardfs build/libifdcardfs.so build/libctapi-cardfs.so build/ifd-car
 
 # make build STATIC=1 needs no C library and has no gousb, which is on libusb. So does a
 # build for another system or processor (GOOS, GOARCH): libusb is here for this one only.
-STATIC ?= $(if $(filter-out $(shell $(GO) env GOHOSTOS)/$(shell $(GO) env GOHOSTARCH),$(shell $(GO) env GOOS)/$(shell $(GO) env GOARCH)),1)
+HOST   := $(shell $(GO) env GOHOSTOS)/$(shell $(GO) env GOHOSTARCH)
+TARGET := $(or $(GOOS),$(shell $(GO) env GOOS))/$(or $(GOARCH),$(shell $(GO) env GOARCH))
+STATIC ?= $(if $(filter-out $(HOST),$(TARGET)),1)
 
 # Go sees to its own rebuilding. Users, groups and hosts are looked up by Go in both.
 .PHONY: build/cardfs
 build/cardfs: deps-build
-	CGO_ENABLED=$(if $(STATIC),0,1) $(GO) build -trimpath -tags osusergo,netgo -o $@ ./cmd/cardfs
+	CGO_ENABLED=$(if $(STATIC),0,1) $(GO) build -trimpath $$(.ci/modfile) -tags osusergo,netgo -o $@ ./cmd/cardfs
 
 include ctapi/clib/clib.mk
 build/libifdcardfs.so build/libctapi-cardfs.so: | deps-build
@@ -60,10 +62,18 @@ LISTS ?= $(wildcard tests/mutants/*.txt)
 mutants: deps-test ## small wrong edits that the fast tests have to see (tests/mutants)
 	$(GO) run ./tests/mutants $(LISTS)
 
+# Processors that cardfs builds for; readers hang on 32-bit Raspberry Pis too.
+PROCESSORS = amd64 arm64 arm 386 riscv64 ppc64le s390x
+
 .PHONY: lint
-lint: deps-build ## gofmt, go vet, staticcheck
+lint: deps-build ## gofmt, go vet, staticcheck; builds for other processors
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "gofmt these:" $$bad >&2; exit 1; fi
 	$(GO) vet ./...
+	@for arch in $(PROCESSORS); do export GOARCH=$$arch CGO_ENABLED=0; \
+		echo "go build ./... for $$arch"; $(GO) build $$(.ci/modfile) ./... || exit 1; done
+	@echo 'go vet ./... for 386'; export GOARCH=386 CGO_ENABLED=0; $(GO) vet $$(.ci/modfile) ./...
+# fs, and with it the program, is Linux's: FUSE's ioctl and poll, /proc, O_PATH.
+	GOOS=freebsd CGO_ENABLED=0 $(GO) vet ./reader/... ./drivers/... ./ctapi
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
 .PHONY: deps-build deps-run deps-test deps

@@ -166,9 +166,7 @@ func (o options) bind(ctx context.Context) (ln net.Listener, err error) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and not unlocked
-		if unix.Unshare(unix.CLONE_FS) == nil {
-			unix.Umask(0)
-		} // else the umask may take permissions away, and nothing worse
+		ownUmask()
 		ln, err = lc.Listen(ctx, "unix", o.address)
 	}()
 	<-done

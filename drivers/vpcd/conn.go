@@ -79,10 +79,10 @@ func newConn(nc net.Conn, timeout time.Duration, log *slog.Logger) *conn {
 func peerName(nc net.Conn) string {
 	if u, ok := nc.(*net.UnixConn); ok {
 		if rc, err := u.SyscallConn(); err == nil {
-			var cred *unix.Ucred
-			_ = rc.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-			if err == nil && cred != nil {
-				return fmt.Sprintf("pid %d", cred.Pid)
+			pid, known := 0, false
+			_ = rc.Control(func(fd uintptr) { pid, known = peerPID(int(fd)) })
+			if known {
+				return fmt.Sprintf("pid %d", pid)
 			}
 		}
 		return "a local process"

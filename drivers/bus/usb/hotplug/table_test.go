@@ -1,11 +1,38 @@
 package hotplug
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cardfs/cardfs/reader"
 )
+
+// testDriver has IDs and nothing else.
+type testDriver struct {
+	name string
+	ids  []reader.ID
+}
+
+func (d testDriver) Name() string     { return d.name }
+func (d testDriver) IDs() []reader.ID { return d.ids }
+func (d testDriver) Open(context.Context, reader.Device) (reader.Reader, error) {
+	return nil, reader.ErrUnsupported
+}
+
+var (
+	byClass = testDriver{"class", []reader.ID{{Class: 0x0B, Model: "a class"}}}
+	byPair  = testDriver{"pair", []reader.ID{{Vendor: 0x1209, Product: 0x0001, Model: "a pair"}}}
+)
+
+// madeup describes a device with one interface of a class.
+func madeup(vendor, product uint16, class byte) []byte {
+	return slices.Concat(
+		[]byte{18, 1, 0, 2, 0, 0, 0, 64, byte(vendor), byte(vendor >> 8), byte(product), byte(product >> 8), 0, 1, 1, 2, 3, 1},
+		[]byte{9, 2, 18, 0, 1, 1, 0, 0x80, 50},
+		[]byte{9, 4, 0, 0, 0, class, 0, 0, 0})
+}
 
 // "the first that names an ID has it", and "an ID pair goes before a class".
 func TestMatch(t *testing.T) {

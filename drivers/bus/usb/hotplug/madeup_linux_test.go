@@ -2,7 +2,6 @@ package hotplug
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -66,23 +65,6 @@ func (l *logText) count(what string) int {
 	defer l.mu.Unlock()
 	return strings.Count(l.b.String(), what)
 }
-
-// testDriver has IDs and nothing else.
-type testDriver struct {
-	name string
-	ids  []reader.ID
-}
-
-func (d testDriver) Name() string     { return d.name }
-func (d testDriver) IDs() []reader.ID { return d.ids }
-func (d testDriver) Open(context.Context, reader.Device) (reader.Reader, error) {
-	return nil, reader.ErrUnsupported
-}
-
-var (
-	byClass = testDriver{"class", []reader.ID{{Class: 0x0B, Model: "a class"}}}
-	byPair  = testDriver{"pair", []reader.ID{{Vendor: 0x1209, Product: 0x0001, Model: "a pair"}}}
-)
 
 // newTree is a tree without devices, and a watcher that was not started.
 func newTree(t *testing.T) *tree {
@@ -254,14 +236,6 @@ type device struct {
 	bus, dev int
 	desc     []byte
 	attrs    map[string]string
-}
-
-// madeup describes a device with one interface of a class.
-func madeup(vendor, product uint16, class byte) []byte {
-	return slices.Concat(
-		[]byte{18, 1, 0, 2, 0, 0, 0, 64, byte(vendor), byte(vendor >> 8), byte(product), byte(product >> 8), 0, 1, 1, 2, 3, 1},
-		[]byte{9, 2, 18, 0, 1, 1, 0, 0x80, 50},
-		[]byte{9, 4, 0, 0, 0, class, 0, 0, 0})
 }
 
 // plug shows a device, configured unless attrs say otherwise, and its device file.
