@@ -99,16 +99,8 @@ type Interface struct {
 	Notes []string
 }
 
-// Device is what identifies the device that the interfaces belong to.
-type Device struct {
-	Vendor, Product             uint16
-	Release                     uint16 // bcdDevice
-	Manufacturer, Name, Serials uint8  // string descriptors
-}
-
 const (
-	descDevice = 0x01
-	descClass  = 0x21
+	descClass = 0x21
 
 	classLen      = 54
 	classCCID     = 0x0B
@@ -125,15 +117,10 @@ const (
 // §5); O2Micro Oz776 and old REINER SCT readers have it behind the last
 // endpoint. Interfaces of class FF are taken when exactly 54 bytes of class
 // descriptor belong to them, as readers older than the class number have it.
-func Parse(b []byte) (Device, []Interface, error) {
-	var dev Device
-	if len(b) < 18 || b[0] < 18 || b[1] != descDevice {
-		return dev, nil, fmt.Errorf("ccid: device descriptor of %d bytes: %w", len(b), reader.ErrProtocol)
-	}
-	le := binary.LittleEndian
-	dev = Device{
-		Vendor: le.Uint16(b[8:]), Product: le.Uint16(b[10:]), Release: le.Uint16(b[12:]),
-		Manufacturer: b[14], Name: b[15], Serials: b[16],
+func Parse(b []byte) (usb.Device, []Interface, error) {
+	dev, err := usb.ParseDevice(b)
+	if err != nil {
+		return dev, nil, fmt.Errorf("ccid: %w", err)
 	}
 	var found []Interface
 	var bad error

@@ -121,7 +121,7 @@ func descriptors(ctx context.Context, dev reader.Device, iface uint8) ([]byte, e
 
 // ifd is one open device.
 type ifd struct {
-	info    Device
+	info    usb.Device
 	log     *slog.Logger
 	effects // quirks
 
@@ -317,7 +317,7 @@ func (r *ifd) Identify() (string, map[string]string) {
 		"level":   f.levelName(),
 	}
 	if r.dev.Serial == "" { // else the device's announcement had it
-		if serial := f.conn.String(r.info.Serials); serial != "" {
+		if serial := f.conn.String(r.info.Serial); serial != "" {
 			more["serial"] = serial
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -17,7 +18,7 @@ import (
 // summary lists the effects that are not those of a reader without quirks.
 func summary(e effects) string {
 	var list []string
-	plain := reflect.ValueOf(lookup(Device{Vendor: 1, Product: 1}))
+	plain := reflect.ValueOf(lookup(usb.Device{Vendor: 1, Product: 1}))
 	v := reflect.ValueOf(e)
 	for n := range v.NumField() {
 		name, got := v.Type().Field(n).Name, v.Field(n)
@@ -99,7 +100,7 @@ func TestQuirksByModel(t *testing.T) {
 		{0x046A, 0x0011, 0x0100, ""},
 	} {
 		known[model{tt.vendor, tt.product}] = true
-		if got := summary(lookup(Device{Vendor: tt.vendor, Product: tt.product, Release: tt.release})); got != tt.want {
+		if got := summary(lookup(usb.Device{Vendor: tt.vendor, Product: tt.product, Release: tt.release})); got != tt.want {
 			t.Errorf("%04X:%04X %04X: %q, want %q", tt.vendor, tt.product, tt.release, got, tt.want)
 		}
 	}

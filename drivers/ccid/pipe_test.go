@@ -364,7 +364,7 @@ func TestSupports(t *testing.T) {
 		}
 	}
 	// 08E6:3480: other rates in the second slot.
-	f := &function{ifd: &ifd{effects: lookup(Device{Vendor: 0x08E6, Product: 0x3480, Release: 0x200})}, rates: []uint32{111875},
+	f := &function{ifd: &ifd{effects: lookup(usb.Device{Vendor: 0x08E6, Product: 0x3480, Release: 0x200})}, rates: []uint32{111875},
 		Interface: Interface{Descriptor: Descriptor{DefaultClock: 4000, DataRate: 9600, MaxDataRate: 344086}}}
 	for n, want := range map[byte]map[byte]bool{0: {0x18: false, 0x95: false}, 1: {0x18: false, 0x95: true, 0x12: true, 0x94: false}} {
 		for ta1, ok := range want {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -180,7 +181,7 @@ var quirks = []quirk{
 func below(v uint16) func(*effects) { return func(e *effects) { e.minFirmware = v } }
 
 // lookup sums the quirks of a device up.
-func lookup(d Device) effects {
+func lookup(d usb.Device) effects {
 	e := effects{openFactor: 1, factor: 1, verifyMessages: -1, modifyMessages: -1}
 	for i := range quirks {
 		if quirks[i].matches(d) {
@@ -190,7 +191,7 @@ func lookup(d Device) effects {
 	return e
 }
 
-func (q *quirk) matches(d Device) bool {
+func (q *quirk) matches(d usb.Device) bool {
 	return slices.ContainsFunc(q.models, func(m model) bool {
 		return m.vendor == d.Vendor && (m.product == d.Product || m.product == 0)
 	}) && d.Release >= q.from && (q.to == 0 || d.Release <= q.to)

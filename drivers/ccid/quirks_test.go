@@ -21,18 +21,18 @@ func TestQuirksTable(t *testing.T) {
 			t.Errorf("%+v", q)
 		}
 		for _, m := range q.models {
-			if d := (Device{Vendor: m.vendor, Product: m.product, Release: max(q.from, q.to)}); !q.matches(d) {
+			if d := (usb.Device{Vendor: m.vendor, Product: m.product, Release: max(q.from, q.to)}); !q.matches(d) {
 				t.Errorf("%s does not match %+v", q.wrong, d)
 			}
-			if d := (Device{Vendor: m.vendor, Product: m.product, Release: q.to + 1}); q.to != 0 && q.matches(d) {
+			if d := (usb.Device{Vendor: m.vendor, Product: m.product, Release: q.to + 1}); q.to != 0 && q.matches(d) {
 				t.Errorf("%s matches %+v", q.wrong, d)
 			}
-			if d := (Device{Vendor: m.vendor ^ 1, Product: m.product}); q.matches(d) {
+			if d := (usb.Device{Vendor: m.vendor ^ 1, Product: m.product}); q.matches(d) {
 				t.Errorf("%s matches %+v", q.wrong, d)
 			}
 		}
 	}
-	if e := lookup(Device{Vendor: 1, Product: 1}); e.openFactor != 1 || e.factor != 1 || e.verifyMessages != -1 {
+	if e := lookup(usb.Device{Vendor: 1, Product: 1}); e.openFactor != 1 || e.factor != 1 || e.verifyMessages != -1 {
 		t.Errorf("%+v", e)
 	}
 }

@@ -24,8 +24,8 @@ const (
 // descriptors and leaves the one with the given bConfigurationValue, or the
 // first where value is 0.
 func ActiveDescriptors(all []byte, value uint8) ([]byte, error) {
-	if len(all) < deviceLen || all[0] < deviceLen || all[1] != deviceDesc {
-		return nil, fmt.Errorf("no device descriptor in % X: %w", all[:min(len(all), 32)], reader.ErrProtocol)
+	if _, err := ParseDevice(all); err != nil {
+		return nil, err
 	}
 	dev, rest := all[:deviceLen], all[deviceLen:]
 	for len(rest) >= configLen {
@@ -42,6 +42,25 @@ func ActiveDescriptors(all []byte, value uint8) ([]byte, error) {
 		return nil, fmt.Errorf("no configuration descriptor: %w", reader.ErrProtocol)
 	}
 	return nil, fmt.Errorf("no configuration %d: %w", value, reader.ErrProtocol)
+}
+
+// Device is what identifies a device (USB 2.0 table 9-8).
+type Device struct {
+	Vendor, Product            uint16
+	Release                    uint16 // bcdDevice
+	Manufacturer, Name, Serial uint8  // indexes of string descriptors, 0: none
+}
+
+// ParseDevice reads the device descriptor that desc begins with.
+func ParseDevice(desc []byte) (Device, error) {
+	if len(desc) < deviceLen || desc[0] < deviceLen || desc[1] != deviceDesc {
+		return Device{}, fmt.Errorf("no device descriptor in the first of %d bytes: %w", len(desc), reader.ErrProtocol)
+	}
+	le := binary.LittleEndian
+	return Device{
+		Vendor: le.Uint16(desc[8:]), Product: le.Uint16(desc[10:]), Release: le.Uint16(desc[12:]),
+		Manufacturer: desc[14], Name: desc[15], Serial: desc[16],
+	}, nil
 }
 
 // walk calls f with each descriptor behind the device descriptor, which has 18

@@ -1,5 +1,33 @@
-// Package usb is the small USB interface that drivers stand on. Emulated
-// devices and the real transport implement it alike.
+// Package usb is what drivers of USB devices stand on: a small interface, the
+// transports that implement it on real devices, and a parser for descriptors.
+//
+// # What a USB device is
+//
+// A device describes itself by descriptors: one of the device, and one for each of its
+// configurations, of which one is in force. A configuration has interfaces, and a driver
+// serves an interface: a keyboard with a reader has two. An interface has endpoints. Each
+// moves data one way, named by its address, whose bit 7 says in. Endpoint 0 belongs to no
+// interface and takes control transfers: a request of 8 bytes, with data in or out.
+// Readers talk over bulk endpoints, which move data soon and surely, and report a card
+// over an interrupt endpoint, which the host asks at intervals.
+//
+// A transfer is cut into packets. It ends when all was moved, or with a packet that is
+// not full; one that fills its last packet may be followed by an empty one (zlp). Each
+// packet has a data toggle, 0 or 1 in turn, by which a packet that comes again is known.
+// An endpoint that cannot go on stalls, and stays halted until the host clears that,
+// which sets the toggle on both sides to 0.
+//
+// # Who has a device
+//
+// The system lets one program, or one driver of the kernel, claim an interface. A
+// Transport opens a device at a Place and claims one interface: Usbfs on the kernel's own
+// interface, package gousb on libusb. Package hotplug finds the devices, and says where
+// they are. What a driver gets is a Conn, and an emulated device is one too.
+//
+// # Lock order
+//
+// StringTable.mu, held while a descriptor is read, then conn.mu, with which nothing is
+// called but the kernel.
 package usb
 
 import (

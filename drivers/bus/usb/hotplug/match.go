@@ -38,7 +38,11 @@ func newTable(drivers []reader.Driver) table {
 // match finds the driver for a device, by its ID pair, else by the class of one
 // of its interfaces.
 func (t table) match(desc []byte) (reader.Driver, reader.ID, bool) {
-	pair := [2]uint16{uint16(desc[8]) | uint16(desc[9])<<8, uint16(desc[10]) | uint16(desc[11])<<8}
+	d, err := usb.ParseDevice(desc)
+	if err != nil {
+		return nil, reader.ID{}, false
+	}
+	pair := [2]uint16{d.Vendor, d.Product}
 	if s, ok := t.ids[pair]; ok {
 		return s.driver, s.id, true
 	}

@@ -1,20 +1,18 @@
 package hotplug
 
-import "strings"
+import (
+	"strings"
 
-// Places of string indexes in the device descriptor, USB 2.0 table 9-8.
-const (
-	manufacturerAt = 14
-	productAt      = 15
-	serialAt       = 16
+	"github.com/cardfs/cardfs/drivers/bus/usb"
 )
 
 // kernelStrings are the strings that the kernel read when the device came, by their
 // indexes: asking again costs milliseconds between plugging and the first APDU.
 func kernelStrings(sys string, desc []byte) map[uint8]string {
 	known := map[uint8]string{}
-	for at, name := range map[int]string{manufacturerAt: "manufacturer", productAt: "product", serialAt: "serial"} {
-		if i := desc[at]; i != 0 {
+	d, _ := usb.ParseDevice(desc)
+	for name, i := range map[string]uint8{"manufacturer": d.Manufacturer, "product": d.Name, "serial": d.Serial} {
+		if i != 0 {
 			if s := strings.TrimSpace(strings.Map(printable, readAttr(sys, name))); s != "" {
 				known[i] = s
 			}

@@ -409,8 +409,9 @@ func (w *Watcher) arrive(name string, s sight) {
 		gone: make(chan struct{}), stirred: make(chan struct{}), since: time.Now(), strings: s.strings, log: w.log, transport: w.open,
 	}
 	n.departed = func() { w.departed(n) }
-	id, desc := s.id, s.desc
-	if maker, product := n.strings[desc[manufacturerAt]], n.strings[desc[productAt]]; product != "" && (id.Model == "" || id.Class != 0) {
+	id := s.id
+	d, _ := usb.ParseDevice(s.desc) // it was matched by it
+	if maker, product := n.strings[d.Manufacturer], n.strings[d.Name]; product != "" && (id.Model == "" || id.Class != 0) {
 		id.Model = product
 		if !strings.HasPrefix(product, maker) {
 			id.Model = maker + " " + product
@@ -418,15 +419,12 @@ func (w *Watcher) arrive(name string, s sight) {
 	}
 	n.device = reader.Device{
 		Driver: s.driver.Name(), Address: "usb:" + name, Bus: "usb",
-		ID: reader.ID{
-			Vendor: uint16(desc[8]) | uint16(desc[9])<<8, Product: uint16(desc[10]) | uint16(desc[11])<<8,
-			Model: id.Model,
-		},
-		Serial: n.strings[desc[serialAt]], Port: name, Link: n,
+		ID:     reader.ID{Vendor: d.Vendor, Product: d.Product, Model: id.Model},
+		Serial: n.strings[d.Serial], Port: name, Link: n,
 	}
 	if c, ok := s.driver.(reader.SlotCounter); ok {
 		// Without a number the device has one slot until its driver opened it.
-		_ = reader.Guard(w.log, "driver "+s.driver.Name()+": CountSlots", func() { n.device.Slots = c.CountSlots(desc) })
+		_ = reader.Guard(w.log, "driver "+s.driver.Name()+": CountSlots", func() { n.device.Slots = c.CountSlots(s.desc) })
 	}
 	w.known[name] = n
 	if err := w.host.Announce(n.device); err != nil {
