@@ -203,6 +203,8 @@ type Transfer struct {
 	// Wait is how long the card may take until its answer starts. A slot
 	// whose reader keeps the time itself may ignore it, but must end.
 	Wait time.Duration
+	// CharWait is how long the card may pause between two characters of its answer.
+	CharWait time.Duration
 	// WTX is the multiplier that the card was granted for this answer by
 	// S(WTX), 0 for none (CCID: bBWI).
 	WTX int

@@ -248,7 +248,7 @@ func TestSelectProtocolAnswers(t *testing.T) {
 				if !errors.Is(err, tt.err) || tt.err == nil && (err != nil || got.T != tt.t || got.TA1 != tt.ta1) {
 					t.Errorf("%v, %v; want T=%d TA1=%02X, %v", got, err, tt.t, tt.ta1, tt.err)
 				}
-				if err == nil && s.pace != before.slower(s.function.pace(got)) {
+				if err == nil && s.pace != before.Slower(s.timing(got)) {
 					t.Errorf("pace %v is not that of %v", s.pace, got)
 				}
 			})

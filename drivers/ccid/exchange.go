@@ -33,7 +33,7 @@ func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]b
 }
 
 func (s *slot) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx []byte, halfway bool, err error) {
-	limit := s.pace.limit(s.characterCount(t), t.WTX)
+	limit := exchangeTime(s.pace, s.characterCount(t), t.WTX)
 	switch level := s.level(); {
 	case level == reader.Character:
 		rx, err = s.characters(ctx, t, dst, limit)
@@ -65,7 +65,7 @@ func (s *slot) ended(halfway bool, err error) error {
 	if errors.As(err, &failed) {
 		// A reader that was reset says at once that the card has no power; one whose
 		// card is mute and lost its power for that waited for the card before.
-		failed.waited = halfway || s.pace.wait > 0 && failed.took >= s.pace.wait/2
+		failed.waited = halfway || s.pace.Wait > 0 && failed.took >= s.pace.Wait/2
 	}
 	if halfway && !errors.Is(err, reader.ErrGone) && !errors.Is(err, reader.ErrNoCard) {
 		if off := s.PowerOff(s.ctx); off != nil {

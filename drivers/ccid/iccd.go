@@ -1,6 +1,7 @@
 package ccid
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -50,8 +51,8 @@ type iccd struct {
 	*function
 	active bool // the card was activated by us, and nothing has taken its power since
 	unsure bool // the device may hold an answer, and could not be told to forget it
-	atr    []byte
-	pace   pace
+	atr    *iso7816.ATR
+	pace   iso7816.Timing
 	buf    []byte
 	silent int // control transfers in a row that timed out
 	until  time.Time
@@ -151,7 +152,7 @@ func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 			return nil, err
 		}
 	}
-	s.atr, s.pace = nil, pace{}
+	s.atr, s.pace = nil, iso7816.Timing{}
 	var atr []byte
 	s.unsure = true // until the ATR is there, or that there is none
 	if s.Protocol == ProtocolICCDA {
@@ -175,9 +176,10 @@ func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 	if len(atr) == 0 {
 		return nil, fmt.Errorf("ccid: ICCD ICC_POWER_ON: an ATR of no bytes: %w: %w", reader.ErrProtocol, reader.ErrMute)
 	}
-	s.active, s.atr = true, append([]byte(nil), atr...)
-	s.pace = s.paceOf(s.atr)
-	return s.atr, nil
+	s.active = true
+	s.atr, _ = iso7816.ParseATR(atr)
+	s.pace = s.timingOf(s.atr)
+	return bytes.Clone(atr), nil
 }
 
 // mute makes a refused activation what it means.
@@ -210,9 +212,8 @@ func (s *iccd) PowerOff(ctx context.Context) error {
 
 // SelectProtocol: an ICCD speaks what its ATR offers first.
 func (s *iccd) SelectProtocol(_ context.Context, want iso7816.Params) (iso7816.Params, error) {
-	atr, err := iso7816.ParseATR(s.atr)
-	if err == nil && want.T != atr.Default() {
-		return want, fmt.Errorf("ccid: T=%d: an ICCD uses the card's first protocol, T=%d: %w", want.T, atr.Default(), reader.ErrUnsupported)
+	if s.atr != nil && want.T != s.atr.Default() {
+		return want, fmt.Errorf("ccid: T=%d: an ICCD uses the card's first protocol, T=%d: %w", want.T, s.atr.Default(), reader.ErrUnsupported)
 	}
 	return want, nil
 }
@@ -238,7 +239,7 @@ func (s *iccd) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]b
 }
 
 func (s *iccd) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx []byte, err error) {
-	limit := s.pace.limit(s.characterCount(t), t.WTX)
+	limit := exchangeTime(s.pace, s.characterCount(t), t.WTX)
 	halfway := true
 	if s.Protocol == ProtocolICCDA {
 		rx, err = s.tpdu(ctx, t.Out, dst, limit)
@@ -289,7 +290,7 @@ func (s *iccd) dataBlock(ctx context.Context, command byte, limit time.Duration)
 			}
 			s.note(b[1])
 			if took := time.Since(start); command == cmdXfrBlock {
-				return answer{}, &Error{Command: command, Status: b[1], Code: b[2], took: took, waited: took >= s.pace.wait/2}
+				return answer{}, &Error{Command: command, Status: b[1], Code: b[2], took: took, waited: took >= s.pace.Wait/2}
 			}
 			s.unsure = false // there is no ATR to come
 			return answer{}, &Error{Command: command, Status: b[1], Code: b[2]}

@@ -64,24 +64,24 @@ func TestTimesOnTheWire(t *testing.T) {
 func TestPace(t *testing.T) {
 	const ms = time.Millisecond
 	f := &function{ifd: &ifd{}, Interface: Interface{Descriptor: Descriptor{DefaultClock: 4000}}}
-	p := f.pace(iso7816.Params{T: 0, TA1: 0x11, WI: 10})
-	if p.char != 1116*time.Microsecond || p.wait != 892800*time.Microsecond || p.gap != p.wait { // 12 etu of 372/4 MHz; 960·10·372/4 MHz
+	p := f.timing(iso7816.Params{T: 0, TA1: 0x11, WI: 10})
+	if p.Char != 1116*time.Microsecond || p.Wait != 892800*time.Microsecond || p.Gap != p.Wait { // 12 etu of 372/4 MHz; 960·10·372/4 MHz
 		t.Errorf("T=0: %+v", p)
 	}
 	f.extraT1 = time.Minute
-	q := f.pace(iso7816.Params{T: 1, TA1: 0x11, BWI: 4, CWI: 13})
-	if q.wait.Round(ms) != time.Minute+1430*ms || q.gap.Round(ms) != 763*ms { // 11 etu + 2^4·960·372/4 MHz; 8203 etu
+	q := f.timing(iso7816.Params{T: 1, TA1: 0x11, BWI: 4, CWI: 13})
+	if q.Wait.Round(ms) != time.Minute+1430*ms || q.Gap.Round(ms) != 763*ms { // 11 etu + 2^4·960·372/4 MHz; 8203 etu
 		t.Errorf("T=1: %+v", q)
 	}
-	if s := p.slower(q); s.char != max(p.char, q.char) || s.wait != q.wait || s.gap != p.gap || s != q.slower(p) {
+	if s := p.Slower(q); s.Char != max(p.Char, q.Char) || s.Wait != q.Wait || s.Gap != p.Gap || s != q.Slower(p) {
 		t.Errorf("slower: %+v", s)
 	}
-	p = pace{char: ms, wait: time.Second, gap: 100 * ms}
+	p = iso7816.Timing{Char: ms, Wait: time.Second, Gap: 100 * ms}
 	for _, c := range []struct {
 		n, wtx int
 		want   time.Duration
 	}{{0, 0, 3400 * ms}, {100, 0, 3600 * ms}, {100, 1, 3600 * ms}, {100, 5, 7600 * ms}, {100, 255, 257600 * ms}, {math.MaxInt32, 0, exchangeLimit}, {0, math.MaxInt32, exchangeLimit}} {
-		if got := p.limit(c.n, c.wtx); got != c.want {
+		if got := exchangeTime(p, c.n, c.wtx); got != c.want {
 			t.Errorf("limit(%d, %d) = %v, want %v", c.n, c.wtx, got, c.want)
 		}
 	}
@@ -110,13 +110,13 @@ func TestNoTimeIsLongerThanTheLimit(t *testing.T) {
 				t.Errorf("clock %d kHz: %d Hz", clock, hz)
 			}
 			for _, card := range cards {
-				p := f.pace(card)
-				if p.char <= 0 || p.wait <= 0 || p.gap <= 0 || p.wait > time.Hour/4 {
+				p := f.timing(card)
+				if p.Char <= 0 || p.Wait <= 0 || p.Gap <= 0 || p.Wait > time.Hour/4 {
 					t.Errorf("clock %d, %v: %+v", clock, card, p)
 				}
 				for _, n := range []int{0, 261, 2 * 65544} {
 					for _, wtx := range []int{0, 1, 255} {
-						limit := p.limit(n, wtx)
+						limit := exchangeTime(p, n, wtx)
 						for _, factor := range []int{1, 4, 20, 200, 255 * 20} {
 							if got := times(limit, factor); got < min(limit, exchangeLimit) || got > exchangeLimit || got < 2*time.Second {
 								t.Errorf("clock %d, %v, %d characters, WTX %d, times %d: %v", clock, card, n, wtx, factor, got)

@@ -91,9 +91,9 @@ func (s *slot) Supports(ta1 byte) bool {
 }
 
 // parameterBlock is abProtocolDataStructure (CCID 1.1 §6.1.7).
-func parameterBlock(p iso7816.Params, inverse bool) (protocol byte, data []byte) {
+func parameterBlock(p iso7816.Params) (protocol byte, data []byte) {
 	var convention byte
-	if inverse {
+	if p.Inverse {
 		convention = 0x02
 	}
 	if p.T == 0 {
@@ -111,9 +111,9 @@ func parameterBlock(p iso7816.Params, inverse bool) (protocol byte, data []byte)
 var openPGP2 = []byte{0x3B, 0xFA, 0x13, 0x00, 0xFF, 0x81, 0x31, 0x80, 0x45, 0x00,
 	0x31, 0xC1, 0x73, 0xC0, 0x01, 0x00, 0x00, 0x90, 0x00, 0xB1}
 
-// patience is p with the times that the card really needs.
-func (s *slot) patience(p iso7816.Params) iso7816.Params {
-	if p.T == 1 && bytes.Equal(s.atr, openPGP2) {
+// actualTimes is p with the times that the card really needs.
+func (s *slot) actualTimes(p iso7816.Params) iso7816.Params {
+	if p.T == 1 && s.atr != nil && bytes.Equal(s.atr.Bytes(), openPGP2) {
 		p.BWI, p.CWI = 7, 5
 	}
 	return p
@@ -122,7 +122,7 @@ func (s *slot) patience(p iso7816.Params) iso7816.Params {
 // SetParams tells the reader what was agreed with the card (SetParameters), and
 // the clock and rate where the reader does not derive them.
 func (s *slot) SetParams(ctx context.Context, p iso7816.Params) error {
-	p = s.patience(p)
+	p = s.actualTimes(p)
 	a, err := s.setParameters(ctx, p)
 	if failed := (*Error)(nil); refused(&a, err) && errors.As(err, &failed) &&
 		(p.TA1 == iso7816.DefaultTA1 || failed.Code == codeUnsupported && s.Features&AutoParamsATR != 0) {
@@ -140,15 +140,15 @@ func (s *slot) SetParams(ctx context.Context, p iso7816.Params) error {
 			return err
 		}
 	}
-	s.pace = s.function.pace(p)
+	s.pace = s.timing(p)
 	return nil
 }
 
 // setParameters returns what the reader says is in force now.
 func (s *slot) setParameters(ctx context.Context, p iso7816.Params) (answer, error) {
-	protocol, data := parameterBlock(p, len(s.atr) > 0 && s.atr[0] == 0x3F)
+	protocol, data := parameterBlock(p)
 	c := command{kind: cmdSetParameters, param: [3]byte{protocol}}
-	a, err := s.patient(ctx, c, data, statusLimit+s.pace.limit(8, 0)) // it may do the PPS
+	a, err := s.patient(ctx, c, data, statusLimit+exchangeTime(s.pace, 8, 0)) // it may do the PPS
 	var failed *Error
 	switch {
 	case err == nil || !errors.As(err, &failed) || errors.Is(err, reader.ErrNoCard):
@@ -202,11 +202,12 @@ func (s *slot) setRate(ctx context.Context, ta1 byte) error {
 // SelectProtocol is for readers that do the PPS, or all of the negotiation, by
 // themselves.
 func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816.Params, error) {
-	atr, err := iso7816.ParseATR(s.atr)
-	if err != nil {
-		return want, fmt.Errorf("ccid: ATR of %d bytes: %w: %w", len(s.atr), err, reader.ErrProtocol)
+	atr := s.atr
+	if atr == nil {
+		return want, fmt.Errorf("ccid: the card's ATR cannot be read: %w", reader.ErrProtocol)
 	}
-	want = s.patience(want)
+	var err error
+	want = s.actualTimes(want)
 	_, _, specific := atr.Specific()
 	first := atr.Default()
 	switch {
@@ -239,7 +240,7 @@ func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816
 	if err != nil {
 		return want, err
 	}
-	s.pace = s.pace.slower(s.function.pace(want))
+	s.pace = s.pace.Slower(s.timing(want))
 	return want, nil
 }
 

@@ -172,7 +172,7 @@ func (s *slot) secure(ctx context.Context, b []byte, timeout byte, dst []byte) (
 			return nil, err
 		}
 	}
-	limit := max(pinLimit, time.Duration(timeout)*time.Second+10*time.Second) + s.pace.limit(512, 0)
+	limit := max(pinLimit, time.Duration(timeout)*time.Second+10*time.Second) + exchangeTime(s.pace, 512, 0)
 	a, err := s.do(ctx, withLevel(cmdSecure, 0, 0), b, limit)
 	var failed *Error
 	if errors.As(err, &failed) {

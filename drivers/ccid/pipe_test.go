@@ -409,7 +409,7 @@ func TestRateThatWasSet(t *testing.T) {
 			`, byte(tt.got), byte(tt.got>>8), byte(tt.got>>16))).open(t)
 			s := r.slots[0].(*slot)
 			check(t, nil, s.SetParams(ctx, iso7816.Params{T: 0, TA1: 0x95, WI: 10}), nil, tt.err)
-			if fast := s.function.pace(iso7816.Params{T: 0, TA1: 0x95, WI: 10}); (s.pace == fast) != (tt.err == nil) {
+			if fast := s.timing(iso7816.Params{T: 0, TA1: 0x95, WI: 10}); (s.pace == fast) != (tt.err == nil) {
 				t.Errorf("%d: pace %v", tt.got, s.pace)
 			}
 		})

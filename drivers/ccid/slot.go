@@ -36,10 +36,10 @@ type slot struct {
 	seen   atomic.Int32 // reader.Status as last reported
 	hidden atomic.Bool  // "present" is a lie, see effects.phantom
 
-	active  bool   // the card was activated by us and has kept its power
-	voltage int    // bPowerSelect that worked last; -1: none yet
-	atr     []byte // of the last PowerOn
-	pace    pace
+	active  bool         // the card was activated by us and has kept its power
+	voltage int          // bPowerSelect that worked last; -1: none yet
+	atr     *iso7816.ATR // of the last PowerOn; nil: it cannot be read
+	pace    iso7816.Timing
 
 	// Of a Gemalto reader's features, see effects.conditionMask.
 	pinMask     byte // bEntryValidationCondition bits that it knows; 0: not asked yet
@@ -164,7 +164,7 @@ func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 			return nil, err
 		}
 	}
-	s.atr, s.pace = nil, pace{}
+	s.atr, s.pace = nil, iso7816.Timing{}
 	order := s.voltages()
 	if s.active && s.voltage >= 0 {
 		order = []byte{byte(s.voltage)}
@@ -178,9 +178,10 @@ func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 		}
 		atr, err := s.activate(ctx, v)
 		if err == nil {
-			s.voltage, s.atr, s.active = int(v), atr, true
+			s.voltage, s.active = int(v), true
+			s.atr, _ = iso7816.ParseATR(atr)
 			s.seen.Store(int32(reader.Powered))
-			s.pace = s.paceOf(atr)
+			s.pace = s.timingOf(s.atr)
 			return atr, nil
 		}
 		s.active = false
@@ -302,52 +303,32 @@ func (s ejecting) Eject(ctx context.Context) error {
 	return err
 }
 
-// pace is how fast a card and the reader work, at the slowest.
-type pace struct {
-	char time.Duration // a character with its guard time
-	wait time.Duration // block waiting time, or T=0's work waiting time
-	gap  time.Duration // between characters at the most: CWT, or the work waiting time
-}
+// unreadable is the timing of a card whose ATR no rule fits, as some readers pass on: the
+// greatest values that are in use.
+var unreadable = iso7816.Timing{Char: 10 * time.Millisecond, Wait: 30 * time.Second, Gap: time.Second}
 
-// paceOf is the pace of the card with that ATR before anything was negotiated: at
-// the default rate or that of TA1, whichever is slower.
-func (f *function) paceOf(raw []byte) (p pace) {
-	atr, err := iso7816.ParseATR(raw)
-	if err != nil {
-		// Some readers pass on ATRs that no rule fits. These are a card's with
-		// the greatest values that are in use.
-		return pace{char: 10 * time.Millisecond, wait: 30 * time.Second, gap: time.Second}
+// timingOf is that of the card with this ATR, nil where it cannot be read, before
+// anything was negotiated.
+func (f *function) timingOf(atr *iso7816.ATR) iso7816.Timing {
+	if atr == nil {
+		return unreadable
 	}
-	for _, t := range atr.Protocols() {
-		if params, err := atr.Params(t); err == nil {
-			p = p.slower(f.pace(params))
-		}
-		if params, err := atr.Best(t, nil); err == nil {
-			p = p.slower(f.pace(params))
-		}
+	return atr.Slowest(f.timing)
+}
+
+// timing is that of a card with these parameters in this reader.
+func (f *function) timing(p iso7816.Params) iso7816.Timing {
+	t := p.Timing(f.clockHz())
+	if p.T == 1 {
+		t.Wait += f.extraT1
 	}
-	return p
+	return t
 }
 
-func (f *function) pace(p iso7816.Params) pace {
-	hz := f.clockHz()
-	if p.T == 0 {
-		return pace{char: p.GT(hz), wait: p.WWT(hz), gap: p.WWT(hz)}
-	}
-	return pace{char: p.GT(hz), wait: p.BWT(hz) + f.extraT1, gap: p.CWT(hz)}
-}
-
-func (p pace) slower(q pace) pace {
-	return pace{max(p.char, q.char), max(p.wait, q.wait), max(p.gap, q.gap)}
-}
-
-// limit is how long the reader may be silent over an exchange of n characters
-// with the card. A reader counts the card's waiting times by itself and tells
-// when they are over, or asks for more time; this is for one that does neither.
-// So it allows for characters at half the pace, the wait for the answer (times
-// what S(WTX) granted), and some gaps; that every single gap is as long as
-// allowed, four minutes for 256 bytes, no card has been seen to do.
-func (p pace) limit(n, wtx int) time.Duration {
-	d := times(2*p.char, n) + times(p.wait, max(1, wtx)) + times(p.gap, 4) + 2*time.Second
-	return min(d, exchangeLimit)
+// exchangeTime is how long the reader may be silent over an exchange of n characters
+// with the card. A reader counts the card's waiting times by itself and tells when they
+// are over, or asks for more time; this is for one that does neither.
+func exchangeTime(t iso7816.Timing, n, wtx int) time.Duration {
+	const way = 2 * time.Second // to the reader and back
+	return min(t.Limit(n, wtx), exchangeLimit-way) + way
 }

@@ -299,14 +299,14 @@ func TestWire(t *testing.T) {
 			`, do: func(t *testing.T, s *slot) {
 				atr, err := s.PowerOn(ctx, reader.Cold)
 				check(t, atr, err, atrInverse, nil)
-				err = s.SetParams(ctx, iso7816.Params{T: 1, TA1: 0x95, N: 0xFF, IFSC: 254, BWI: 4, CWI: 5, CRC: true, ClockStop: 3})
+				err = s.SetParams(ctx, iso7816.Params{T: 1, Inverse: true, TA1: 0x95, N: 0xFF, IFSC: 254, BWI: 4, CWI: 5, CRC: true, ClockStop: 3})
 				check(t, nil, err, nil, nil)
 				for _, c := range []struct {
 					ta1  byte
 					want error
 				}{{0x11, nil}, {0x11, nil}, {0x11, nil}, {0x11, nil}, {0x95, reader.ErrUnsupported}, {0x95, reader.ErrTimeout},
 					{0x11, reader.ErrStale}, {0x11, reader.ErrNoCard}} {
-					err = s.SetParams(ctx, iso7816.Params{T: 0, TA1: c.ta1, WI: 10})
+					err = s.SetParams(ctx, iso7816.Params{T: 0, Inverse: true, TA1: c.ta1, WI: 10})
 					check(t, nil, err, nil, c.want)
 				}
 				for ta1, ok := range map[byte]bool{0x11: true, 0x95: true, 0x18: true, 0x96: false, 0x97: false, 0x01: false, 0x71: false, 0x1F: false} {
@@ -326,7 +326,7 @@ func TestWire(t *testing.T) {
 				atr, err := s.PowerOn(ctx, reader.Cold)
 				check(t, atr, err, openPGP2, nil)
 				check(t, nil, s.SetParams(ctx, iso7816.Params{T: 1, TA1: 0x13, N: 0xFF, IFSC: 254, BWI: 4, CWI: 5}), nil, nil)
-				if s.pace.wait < 12*time.Second {
+				if s.pace.Wait < 12*time.Second {
 					t.Error(s.pace)
 				}
 			},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
@@ -510,6 +511,38 @@ func TestPlainT0(t *testing.T) {
 			wantAnswer(t, mustOpen(t, b, someone()), "00 A4 00 00 02 3F 00 00", want)
 			if got := strings.Contains(string(r.Describe()), " t0=plain"); got != plain {
 				t.Errorf("%s", r.Describe())
+			}
+		})
+	}
+}
+
+// "Transfer carries the character waiting time": whoever has the line to the card knows
+// when an answer is over, in each protocol and for the PPS before.
+func TestCharWait(t *testing.T) {
+	for _, tt := range []struct {
+		atr  string
+		want func(p iso7816.Params) time.Duration
+	}{
+		{"3B 80 01 81", func(p iso7816.Params) time.Duration { return p.CWT(4_000_000) }},
+		{"3B 00", func(p iso7816.Params) time.Duration { return p.WWT(4_000_000) }},
+	} {
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			slot := newFakeSlot(t)
+			slot.traits = reader.Traits{Level: reader.TPDU, AutoIFSD: true, AutoPPS: true, ClockHz: 4_000_000, Slack: time.Second}
+			slot.power = func(context.Context, reader.Reset) ([]byte, error) { return hexb(tt.atr), nil }
+			var got []time.Duration
+			slot.set(func(f *fakeSlot) {
+				f.exchange = func(_ context.Context, x reader.Transfer, _ []byte) ([]byte, error) {
+					got = append(got, x.CharWait)
+					return nil, reader.ErrNoCard
+				}
+			})
+			_, b := r.plug(reader.Device{}, slot)
+			s := mustOpen(t, b, someone())
+			transmit(s, "00B0 0000 04")
+			want := tt.want(s.Slot().link.Params()) + time.Second
+			if len(got) != 1 || got[0] != want {
+				t.Errorf("%s: %v, want %v", tt.atr, got, want)
 			}
 		})
 	}

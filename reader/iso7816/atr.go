@@ -327,6 +327,7 @@ func (a *ATR) Default() int {
 // if the card does not offer t, or is in specific mode with another protocol.
 func (a *ATR) Params(t int) (Params, error) {
 	p := DefaultParams(t)
+	p.Inverse = a.Inverse()
 	st, implicit, specific := a.Specific()
 	switch {
 	case specific && st != t:

@@ -146,7 +146,7 @@ func TestATRFields(t *testing.T) {
 		t.Errorf("historical %q, protocols %v, default %d", a.Historical(), a.Protocols(), a.Default())
 	}
 	p, err := a.Params(1)
-	if want := (Params{T: 1, TA1: 0x11, N: 0xFF, WI: 10, IFSC: 254, BWI: 4, CWI: 5, ClockStop: 1}); err != nil || p != want {
+	if want := (Params{T: 1, TA1: 0x11, N: 0xFF, WI: 10, IFSC: 254, Inverse: true, BWI: 4, CWI: 5, ClockStop: 1}); err != nil || p != want {
 		t.Errorf("%+v, %v", p, err)
 	}
 	if p, err := a.Best(1, nil); err != nil || p.TA1 != 0x96 || !a.NeedsPPS(p) {

@@ -27,6 +27,8 @@ type Params struct {
 	TA1 byte // F and D as TA1 and PPS1 code them; 0x11 by default
 	N   byte // extra guard time integer, as TC1 codes it; 0 by default
 
+	Inverse bool // convention: TS was 3F (ISO/IEC 7816-3:2006 §8.1)
+
 	WI byte // T=0: waiting integer, TC2; 10 by default
 
 	IFSC     int  // T=1: 1..254, first TAi (i>2); 32 by default

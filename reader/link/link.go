@@ -66,9 +66,10 @@ type Link struct {
 	slowed   bool              // nothing did, and there is a slower one
 	known    map[string]*rates // by ATR
 
-	machine iso7816.Machine // nil: C-APDUs go to the reader as they are
-	t1      *iso7816.T1     // machine, if that is T=1
-	rx      []byte          // receive buffer; holds nothing between two messages
+	machine  iso7816.Machine // nil: C-APDUs go to the reader as they are
+	t1       *iso7816.T1     // machine, if that is T=1
+	charWait time.Duration   // between two characters of the card, with the reader's slack
+	rx       []byte          // receive buffer; holds nothing between two messages
 
 	masked     bool // what is exchanged now is secret
 	wireMasked bool // and so is what the card says now
@@ -125,6 +126,7 @@ func (l *Link) Abandon() { l.dead = true }
 // setUp makes the machine for what was agreed on.
 func (l *Link) setUp(ctx context.Context) error {
 	l.fetched, l.late = false, false
+	l.charWait = l.params.CharWait(l.traits.ClockHz) + l.traits.Slack
 	if l.params.T == 0 {
 		c := iso7816.T0Config{Params: l.params, ClockHz: l.traits.ClockHz, Plain: l.T0Plain}
 		switch l.traits.Level {
@@ -167,7 +169,7 @@ func (l *Link) run(ctx context.Context, step iso7816.Step, send sender) error {
 	}
 	for sent := 0; !step.Done; sent++ {
 		x := reader.Transfer{
-			Out: step.Send, Want: step.Want, Wait: step.Wait, WTX: step.WTX,
+			Out: step.Send, Want: step.Want, Wait: step.Wait, CharWait: l.charWait, WTX: step.WTX,
 			Until: until, Extended: l.Extended,
 		}
 		if step.Extended && !expired {

@@ -427,7 +427,8 @@ func (l *Link) agreed(ctx context.Context, p *iso7816.Params) error {
 func (l *Link) pps(ctx context.Context, t int, ta1 byte) (byte, error) {
 	request := iso7816.PPSRequest(t, ta1)
 	// The initial waiting time, 9600 etu, holds for the response too (§9.2).
-	x := reader.Transfer{Out: request, Wait: iso7816.DefaultParams(0).WWT(l.traits.ClockHz) + l.traits.Slack, Until: l.limit(ctx)}
+	wait := iso7816.DefaultParams(0).WWT(l.traits.ClockHz) + l.traits.Slack
+	x := reader.Transfer{Out: request, Wait: wait, CharWait: wait, Until: l.limit(ctx)}
 	if l.traits.Level == reader.Character {
 		x.Want = 2 // PPSS and PPS0 say how many follow
 	}
