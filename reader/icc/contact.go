@@ -297,11 +297,11 @@ func (c *Contact) listening() bool {
 // changed marks a new life of the contacts: whoever waits must give up.
 func (c *Contact) changed() {
 	c.gen++
-	c.stir()
+	c.wakeAll()
 }
 
-// stir has whoever waits look again.
-func (c *Contact) stir() {
+// wakeAll has whoever waits look again.
+func (c *Contact) wakeAll() {
 	if c.wake != nil {
 		close(c.wake)
 		c.wake = nil

@@ -40,7 +40,7 @@ func (c *Contact) SetFaults(f Faults) {
 	if f.Every > 0 || f.Fraction > 0 {
 		c.noise.pcg = rand.NewPCG(f.Seed, 0)
 	}
-	c.stir()
+	c.wakeAll()
 }
 
 // Faults is what SetFaults set last.
