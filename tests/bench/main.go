@@ -3,6 +3,7 @@
 //
 //	go run ./tests/bench            (make bench: builds first)
 //	go run ./tests/bench -rounds 5  (shorter)
+//	go run ./tests/bench -against OTHER/cardfs   (this version and another, in turns)
 //
 // All that is compared runs at the same time and is measured in short turns, what is
 // compared with each other one right after the other, so that what else the machine
@@ -34,6 +35,8 @@ func main() {
 	var o options
 	flag.StringVar(&o.cardfs, "cardfs", filepath.Join(cc.Root(), "build/cardfs"), "the `PROGRAM` to measure")
 	flag.StringVar(&o.ifd, "ifd", filepath.Join(cc.Root(), "build/libifdcardfs.so"), "the IFD handler `LIBRARY` to measure; its rows are left out where it is not there")
+	flag.StringVar(&o.against, "against", "", "compare with this `PROGRAM`, another version of cardfs, and measure nothing else")
+	flag.StringVar(&o.only, "only", "", "with -against: what has `WORDS` in its name alone")
 	flag.IntVar(&o.rounds, "rounds", 28, "`N` rounds of measuring everything in turn")
 	flag.IntVar(&o.readers, "readers", 1000, "`N` is many readers")
 	flag.DurationVar(&o.idle, "idle", 20*time.Second, "how long to watch the idle CPU")
@@ -45,6 +48,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if o.against != "" {
+		if err := against(ctx, o); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	met, err := run(ctx, o)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -58,6 +68,7 @@ func main() {
 
 type options struct {
 	cardfs, ifd     string
+	against, only   string
 	rounds, readers int
 	idle            time.Duration
 	verbose         bool
