@@ -36,7 +36,7 @@ func newOpening(ctx context.Context, f *file, owner any, flags uint32) opening {
 	}
 	o.uid = c.Uid
 	o.by.Escape = f.mount.mayEscape(c.Uid)
-	o.who, o.unknown = processOf(c.Pid)
+	o.who, o.unknown = f.mount.openers.processOf(c.Pid)
 	return o
 }
 

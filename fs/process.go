@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,26 +22,126 @@ type process struct {
 
 var errUnknownProcess = errors.New("the process that opened it is not known")
 
-// processOf finds the process of a thread, which must not end meanwhile: it waits for
-// the answer to its open(2).
-func processOf(tid uint32) (process, error) {
+// lookUp finds the process of a thread, which must not end meanwhile: it waits for the
+// answer to its open(2). fd is a pidfd of the process where the thread is its first, else -1.
+func lookUp(tid uint32) (who process, fd int, err error) {
 	if tid == 0 { // as the kernel calls who has no id in our pid namespace
-		return process{}, fmt.Errorf("it is in another pid namespace: %w", errUnknownProcess)
+		return process{}, -1, fmt.Errorf("it is in another pid namespace: %w", errUnknownProcess)
 	}
-	pid, err := int(tid), error(nil)
-	if fd, notFirst := unix.PidfdOpen(pid, 0); notFirst == nil { // a process's first thread has its id
-		unix.Close(fd)
-	} else {
-		pid, err = processID(pid)
-	}
-	if err != nil {
-		return process{}, fmt.Errorf("%w (is /proc mounted with hidepid?): %w", err, errUnknownProcess)
+	pid := int(tid)
+	fd, notFirst := unix.PidfdOpen(pid, 0) // a process's first thread has its id
+	if notFirst != nil {
+		fd = -1
+		if pid, err = processID(pid); err != nil {
+			return process{}, -1, fmt.Errorf("%w (is /proc mounted with hidepid?): %w", err, errUnknownProcess)
+		}
 	}
 	stat, err := statOf(pid)
 	if err != nil {
-		return process{}, fmt.Errorf("%w: %w", err, errUnknownProcess)
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return process{}, -1, fmt.Errorf("%w: %w", err, errUnknownProcess)
 	}
-	return stat.process, nil
+	return stat.process, fd, nil
+}
+
+// openers are the processes that opened something a moment ago, as one process often opens
+// many files. A pidfd of each is kept: as long as its process has not ended, the id cannot
+// have become another's.
+type openers struct {
+	mu    sync.Mutex
+	kept  []opener
+	timer *time.Timer // runs while there is one
+}
+
+type opener struct {
+	process
+	fd   int
+	used bool // since the timer looked
+}
+
+const (
+	mostOpeners = 16
+	openersKept = time.Second // unused; up to twice as long
+)
+
+// processOf is lookUp, once for all opens in a row.
+func (o *openers) processOf(tid uint32) (process, error) {
+	if who, ok := o.find(tid); ok {
+		return who, nil
+	}
+	who, fd, err := lookUp(tid)
+	if fd >= 0 {
+		o.keep(who, fd)
+	}
+	return who, err
+}
+
+// find finds a process by its first thread, which waits.
+func (o *openers) find(tid uint32) (process, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range o.kept {
+		k := &o.kept[i]
+		if k.pid != int(tid) {
+			continue
+		}
+		if lives(k.fd) {
+			k.used = true
+			return k.process, true
+		}
+		unix.Close(k.fd)
+		o.kept = slices.Delete(o.kept, i, i+1)
+		break
+	}
+	return process{}, false
+}
+
+// lives reports whether the process of a pidfd has not ended (pidfd_open(2): it is
+// readable then). Unlike a signal, to ask needs no permission, which might be taken for
+// an answer.
+func lives(fd int) bool {
+	now := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(now, 0)
+	return n == 0 && err == nil
+}
+
+// keep keeps who and its pidfd, in the place of the one that came first where there are
+// many.
+func (o *openers) keep(who process, fd int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if slices.ContainsFunc(o.kept, func(k opener) bool { return k.pid == who.pid }) {
+		unix.Close(fd) // two opened at once
+		return
+	}
+	if len(o.kept) == mostOpeners {
+		unix.Close(o.kept[0].fd)
+		o.kept = slices.Delete(o.kept, 0, 1)
+	}
+	if len(o.kept) == 0 {
+		o.timer = time.AfterFunc(openersKept, o.forget)
+	}
+	o.kept = append(o.kept, opener{who, fd, true})
+}
+
+// forget lets go of those that opened nothing since the last time.
+func (o *openers) forget() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.kept = slices.DeleteFunc(o.kept, func(k opener) bool {
+		if !k.used {
+			unix.Close(k.fd)
+		}
+		return !k.used
+	})
+	for i := range o.kept {
+		o.kept[i].used = false
+	}
+	if len(o.kept) > 0 {
+		o.timer.Reset(openersKept)
+	}
 }
 
 // readProc reads the beginning of a file below /proc, which comes in one piece.

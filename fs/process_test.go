@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -45,7 +47,8 @@ func sleepers(t *testing.T, files ...*os.File) (shell, child int) {
 
 func known(t *testing.T, pid int) process {
 	t.Helper()
-	p, err := processOf(uint32(pid))
+	p, fd, err := lookUp(uint32(pid))
+	unix.Close(fd)
 	if err != nil || p.pid != pid || p.start == 0 {
 		t.Fatalf("process %d: %+v, %v", pid, p, err)
 	}
@@ -57,7 +60,9 @@ func TestProcessOf(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	me := known(t, os.Getpid())
-	if p, err := processOf(uint32(unix.Gettid())); err != nil || p != me {
+	var o openers
+	t.Cleanup(o.drop)
+	if p, err := o.processOf(uint32(unix.Gettid())); err != nil || p != me {
 		t.Errorf("by its thread: %+v, %v; want %+v", p, err, me)
 	}
 	// A thread that is not the first.
@@ -72,17 +77,166 @@ func TestProcessOf(t *testing.T) {
 	}
 	for range 2 {
 		if tid := <-tids; tid != os.Getpid() {
-			if p, err := processOf(uint32(tid)); err != nil || p != me {
+			if p, err := o.processOf(uint32(tid)); err != nil || p != me {
 				t.Errorf("by thread %d: %+v, %v; want %+v", tid, p, err, me)
 			}
 		}
 	}
 	close(let)
 	for _, tid := range []uint32{0, 1 << 30} {
-		if p, err := processOf(tid); !errors.Is(err, errUnknownProcess) || p != (process{}) {
+		if p, err := o.processOf(tid); !errors.Is(err, errUnknownProcess) || p != (process{}) {
 			t.Errorf("thread %d: %+v, %v", tid, p, err)
 		}
 	}
+}
+
+// drop lets go of all.
+func (o *openers) drop() {
+	o.forget()
+	o.forget()
+}
+
+func (o *openers) pids() (pids []int) {
+	for _, k := range o.kept {
+		pids = append(pids, k.pid)
+	}
+	return pids
+}
+
+func pidfd(t *testing.T, pid int) int {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// isPidfd reports whether fd is a pidfd still, and of a process with this id.
+func isPidfd(fd, pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	return err == nil && strings.Contains(string(text)+"\n", fmt.Sprintf("\nPid:\t%d\n", pid))
+}
+
+// A process that opened a moment ago is not looked up again while it lives; its id
+// afterwards is another's.
+func TestOpeners(t *testing.T) {
+	var o openers
+	t.Cleanup(o.drop)
+	shell, child := sleepers(t)
+
+	mark := process{pid: child, start: 7} // not what /proc says
+	o.keep(mark, pidfd(t, child))
+	for range 3 {
+		if p, err := o.processOf(uint32(child)); err != nil || p != mark {
+			t.Errorf("while it lives: %+v, %v", p, err)
+		}
+	}
+	// Another thread's id is no process's.
+	if p, err := o.processOf(uint32(shell)); err != nil || p != known(t, shell) {
+		t.Errorf("another: %+v, %v", p, err)
+	}
+
+	ended := exec.Command("true")
+	if err := ended.Start(); err != nil {
+		t.Fatal(err)
+	}
+	fd := pidfd(t, ended.Process.Pid)
+	if err := ended.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	// As if the shell had the id of the one that ended.
+	o.drop()
+	o.keep(process{pid: shell, start: 7}, fd)
+	if p, err := o.processOf(uint32(shell)); err != nil || p != known(t, shell) {
+		t.Errorf("an id that is used again: %+v, %v; want %+v", p, err, known(t, shell))
+	}
+	if n := len(o.kept); n != 1 || o.kept[0].process != known(t, shell) {
+		t.Errorf("kept: %+v", o.kept)
+	}
+
+	unix.Close(o.kept[0].fd)
+	if lives(o.kept[0].fd) {
+		t.Error("a descriptor that is none tells of a life")
+	}
+	o.kept = nil
+}
+
+// Only a few are kept, and their descriptors are closed.
+func TestOpenersAreFew(t *testing.T) {
+	var o openers
+	t.Cleanup(o.drop)
+	me := os.Getpid()
+	var fds []int
+	for i := range mostOpeners + 3 {
+		fds = append(fds, pidfd(t, me))
+		o.keep(process{pid: i + 1}, fds[i])
+	}
+	if n := len(o.kept); n != mostOpeners || o.kept[0].pid != 4 || o.kept[n-1].pid != mostOpeners+3 {
+		t.Errorf("kept: %v", o.pids())
+	}
+	twice := pidfd(t, me)
+	o.keep(process{pid: mostOpeners}, twice)
+	if n := len(o.kept); n != mostOpeners || isPidfd(twice, me) {
+		t.Errorf("kept: %v", o.pids())
+	}
+	for i, fd := range fds {
+		// The first three have made room. (What took their numbers since may be any.)
+		if kept := i >= 3; kept && !isPidfd(fd, me) {
+			t.Errorf("descriptor %d is closed", i)
+		}
+	}
+	o.forget() // all were used since the last time
+	if n := len(o.kept); n != mostOpeners {
+		t.Errorf("kept: %v", o.pids())
+	}
+	if _, ok := o.find(5); !ok {
+		t.Error("a process is not found")
+	}
+	o.forget()
+	if got := o.pids(); len(got) != 1 || got[0] != 5 || !isPidfd(o.kept[0].fd, me) {
+		t.Errorf("kept: %v", got)
+	}
+	o.forget()
+	if len(o.kept) != 0 {
+		t.Errorf("kept: %v", o.pids())
+	}
+	left := 0
+	for _, fd := range fds {
+		if isPidfd(fd, me) {
+			left++
+		}
+	}
+	if left != 0 {
+		t.Errorf("%d descriptors are left open", left)
+	}
+}
+
+// Nobody opens anything, and none is kept for long.
+func TestOpenersAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o openers
+		fd := pidfd(t, os.Getpid())
+		o.keep(process{pid: 1}, fd)
+		for range 4 {
+			time.Sleep(openersKept * 3 / 4)
+			if _, ok := o.find(1); !ok {
+				t.Fatal("forgotten while it opens")
+			}
+		}
+		time.Sleep(2*openersKept + 1)
+		synctest.Wait()
+		if len(o.kept) != 0 || isPidfd(fd, os.Getpid()) {
+			t.Errorf("kept: %v", o.pids())
+		}
+		// And once more.
+		o.keep(process{pid: 1}, pidfd(t, os.Getpid()))
+		time.Sleep(2*openersKept + 1)
+		synctest.Wait()
+		if len(o.kept) != 0 {
+			t.Errorf("kept: %v", o.pids())
+		}
+	})
 }
 
 // A command may call itself anything.

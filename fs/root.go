@@ -32,6 +32,7 @@ type mount struct {
 	started     time.Time
 	escape      func(uid uint32) bool
 	rooms       rooms
+	openers     openers
 	dirsMu      sync.Mutex
 	dirs        map[*core.Slot]*fs.Inode // see remember
 	leaving     context.Context          // ended: no new opens, streams end
