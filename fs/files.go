@@ -25,9 +25,11 @@ type files struct {
 
 // openFile is what the kernel calls a file: one open.
 type openFile struct {
-	handle fs.FileHandle
-	file   *file
-	poll   polled
+	handle   fs.FileHandle
+	exchange exchangeFile // the handle, if it is one
+	node     uint64       // the file's, by go-fuse's number
+	file     *file
+	poll     polled
 }
 
 func newFiles(tree fuse.RawFileSystem) *files {
@@ -37,15 +39,19 @@ func newFiles(tree fuse.RawFileSystem) *files {
 // made is told by a node which handle it makes; go-fuse tells only its number.
 func (r *files) made(ctx context.Context, h fs.FileHandle, f *file) {
 	if c, ok := ctx.(*fuse.Context); ok {
-		r.opening.Store(c.Cancel, &openFile{handle: h, file: f})
+		o := &openFile{handle: h, file: f}
+		o.exchange, _ = h.(exchangeFile)
+		r.opening.Store(c.Cancel, o)
 	}
 }
 
 func (r *files) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	status := r.RawFileSystem.Open(cancel, in, out)
-	if o, ok := r.opening.LoadAndDelete(cancel); ok && status.Ok() {
+	if made, ok := r.opening.LoadAndDelete(cancel); ok && status.Ok() {
+		o := made.(*openFile)
+		o.node = in.NodeId
 		r.mu.Lock()
-		r.open[out.Fh] = o.(*openFile)
+		r.open[out.Fh] = o
 		r.mu.Unlock()
 	}
 	return status
@@ -62,10 +68,12 @@ type nonblocker interface{ setNonblock(bool) }
 
 // flagged does what a READ and a WRITE have in common.
 func (r *files) flagged(fh uint64, flags uint32) {
-	o := r.get(fh)
-	if o == nil {
-		return
+	if o := r.get(fh); o != nil {
+		o.flagged(flags)
 	}
+}
+
+func (o *openFile) flagged(flags uint32) {
 	o.poll.arm()
 	if h, ok := o.handle.(nonblocker); ok {
 		h.setNonblock(flags&syscall.O_NONBLOCK != 0)
@@ -75,10 +83,13 @@ func (r *files) flagged(fh uint64, flags uint32) {
 // readLockOwner is FUSE_READ_LOCKOWNER: the READ comes from a read(2).
 const readLockOwner = 2
 
+// pageCache reports whether it is the page cache that reads.
+func pageCache(in *fuse.ReadIn) bool { return in.ReadFlags&readLockOwner == 0 }
+
 // Read refuses the page cache, for which sendfile(2) and splice(2) read: what it reads is
 // cut and kept as it likes. They say EINVAL then, and their callers use read(2).
 func (r *files) Read(cancel <-chan struct{}, in *fuse.ReadIn, dest []byte) (fuse.ReadResult, fuse.Status) {
-	if in.ReadFlags&readLockOwner == 0 {
+	if pageCache(in) {
 		return nil, fuse.EINVAL
 	}
 	r.flagged(in.Fh, in.Flags)

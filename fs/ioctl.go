@@ -45,6 +45,14 @@ func exchangeSize(n, room int) int {
 	return exchangeHeader + n
 }
 
+// copiedBack is how much of the room that comes with an ioctl is to be copied back.
+func copiedBack(cmd uint32, result, room int) int {
+	if cmd&^iocSizeMask != iocExchange {
+		return room
+	}
+	return exchangeSize(result, room)
+}
+
 func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int32, syscall.Errno) {
 	if len(input) < exchangeHeader || len(output) < exchangeHeader {
 		return 0, syscall.EINVAL

@@ -27,6 +27,7 @@ import (
 //     that the caller offers.
 //   - poll(2) is answered (poll.go).
 //   - Who is killed while a command of his is with the card is gone at once (killed.go).
+//   - An exchange makes no garbage (direct.go).
 //
 // go-fuse calls its ProtocolServer experimental. TestProtocolServer has what is taken
 // for granted of it.
@@ -38,6 +39,9 @@ type server struct {
 	log     *slog.Logger
 	panics  seldom
 	errors  seldom
+	// exchanges has the opens whose requests go-fuse is not asked for (direct.go); nil:
+	// there are none, or all is to be logged, which go-fuse does.
+	exchanges *files
 
 	readers atomic.Int32 // loops that read, or are about to
 	loops   sync.WaitGroup
@@ -75,10 +79,12 @@ type worker struct {
 	vin     [2][]byte
 	message [1][]byte
 	answer  [1][]byte
+	direct  atomic.Uint64 // the request if direct.go answers it; answering: that was interrupted
+	cancel  chan struct{} // closed when it was
 }
 
 func newWorker() *worker {
-	return &worker{in: make([]byte, 4096), out: make([]byte, 4096)}
+	return &worker{in: make([]byte, 4096), out: make([]byte, 4096), cancel: make(chan struct{})}
 }
 
 // The kernel's numbers are even (linux/fs/fuse/fuse_i.h, FUSE_REQ_ID_STEP), and never 0.
@@ -107,6 +113,9 @@ const (
 func newServer(fd int, raw fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) (*server, error) {
 	s := &server{fd: fd, log: log, workers: map[*worker]struct{}{}, gone: make(chan struct{}), answered: make(chan struct{}, 1)}
 	s.poll, _ = raw.(poller)
+	if !o.Debug {
+		s.exchanges, _ = raw.(*files)
+	}
 	o.PanicHandler = func(p any) fuse.Status { s.panicked(p); return fuse.EIO }
 	s.idle.New = func() any { return newWorker() }
 	s.large.New = func() any { b := make([]byte, largeSize); return &b }
@@ -229,7 +238,9 @@ func (s *server) loop() {
 		s.handle(w, h, in[:n])
 		if carries { // a command, which may be a PIN
 			clear(in[:n])
-			clear(w.in[:min(n, len(w.in))])
+			if large != nil { // to which its beginning was copied
+				clear(w.in)
+			}
 		}
 		if s.leaving.Load() {
 			select {
@@ -253,7 +264,8 @@ func (s *server) loop() {
 // handle answers the request in, whose header is h.
 func (s *server) handle(w *worker, h *fuse.InHeader, in []byte) {
 	out := w.out
-	if need := answerSize(h); need > largeSize {
+	need := answerSize(h)
+	if need > largeSize {
 		out = out[:reply(out, h.Unique, fuse.EIO, 0)] // nobody asks for so much
 		s.write(out, h.Opcode)
 		return
@@ -271,6 +283,9 @@ func (s *server) handle(w *worker, h *fuse.InHeader, in []byte) {
 	n := s.answer(w, h, in, out)
 	if n > 0 && w.request.CompareAndSwap(h.Unique, answering) { // 0: it is FORGET or the like
 		s.write(out[:n], h.Opcode)
+	}
+	if n > 0 && (*fuse.OutHeader)(unsafe.Pointer(&out[0])).Status != 0 {
+		n = need // a handler may have begun to fill it
 	}
 	clear(out[:n])
 	w.message[0], w.answer[0] = nil, nil
@@ -295,6 +310,12 @@ func (s *server) answer(w *worker, h *fuse.InHeader, in, out []byte) (n int) {
 		return reply(out, h.Unique, fuse.ENOENT, 0)
 	case h.Opcode == opPoll:
 		return s.answerPoll(in, out)
+	case h.Opcode == opInterrupt && len(in) >= interruptInSize && s.interrupt((*fuse.InterruptIn)(unsafe.Pointer(h)).Unique):
+		s.watch((*fuse.InterruptIn)(unsafe.Pointer(h)).Unique)
+		return 0
+	}
+	if o := s.exchangeOpen(h, in); o != nil {
+		return s.answerExchange(w, o, h, in, out)
 	}
 	w.message[0], w.answer[0] = in, out
 	n, status := s.proto.HandleRequest(w.message[:], w.answer[:])
@@ -325,12 +346,12 @@ func isHack(h *fuse.InHeader, in []byte) bool {
 
 // shorten leaves of the answer to an ioctl what is to be copied to the caller.
 func shorten(cmd uint32, out []byte) int {
-	const fixed = headerSize + int(unsafe.Sizeof(fuse.IoctlOut{}))
-	if cmd&^iocSizeMask != iocExchange || len(out) < fixed {
+	const fixed = headerSize + ioctlOutSize
+	if len(out) < fixed { // an error
 		return len(out)
 	}
 	result := (*fuse.IoctlOut)(unsafe.Pointer(&out[headerSize]))
-	n := fixed + exchangeSize(int(result.Result), len(out)-fixed)
+	n := fixed + copiedBack(cmd, int(result.Result), len(out)-fixed)
 	(*fuse.OutHeader)(unsafe.Pointer(&out[0])).Length = uint32(n)
 	return n
 }
@@ -513,6 +534,9 @@ func (s *server) end() {
 		unique := w.request.Load()
 		// It may be about to begin, where nothing can interrupt it yet.
 		for try := 0; try < 100 && unique > abandoned && w.request.Load() == unique; try++ {
+			if s.interrupt(unique) {
+				break
+			}
 			request := fuse.InterruptIn{Unique: unique}
 			request.Opcode = opInterrupt
 			request.Length = uint32(unsafe.Sizeof(request))
