@@ -3,7 +3,6 @@ package fs
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,9 +12,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"github.com/cardfs/cardfs/reader"
-	"github.com/cardfs/cardfs/reader/core"
 )
 
 // textFile is one open of a file whose text is captured by a read at offset 0, and whose
@@ -203,81 +199,3 @@ func atrText(f *file) []byte {
 	}
 	return nil
 }
-
-// powerWords are what may be written to `power`.
-var powerWords = map[string]core.Action{
-	"on": core.PowerUp, "off": core.PowerDown,
-	"reset": core.ResetWarm, "cold": core.ResetCold, "eject": core.Eject,
-	"release": core.Release,
-}
-
-// openPower waits for the reader to be ready.
-func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := newTextFile(f)
-	t.opening = newOpening(ctx, f, t, flags)
-	if err := ready(ctx, f.slot, t.by); err != nil {
-		return nil, err
-	}
-	t.capture(true)
-	t.do = func(ctx context.Context, word string) error {
-		action, ok := powerWords[word]
-		if !ok {
-			return fmt.Errorf("power: the words are on, off, reset, cold, eject and release: %w", reader.ErrInvalid)
-		}
-		return f.slot.Power(ctx, action, t.by)
-	}
-	return t, nil
-}
-
-func powerText(f *file) []byte {
-	if f.slot.Info().State == "powered" {
-		return []byte("on\n")
-	}
-	return []byte("off\n")
-}
-
-// openProtocol waits for the reader to be ready.
-func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := newTextFile(f)
-	t.opening = newOpening(ctx, f, t, flags)
-	if err := ready(ctx, f.slot, t.by); err != nil {
-		return nil, err
-	}
-	t.capture(true)
-	t.do = func(ctx context.Context, word string) error {
-		switch word {
-		case "T=0":
-			return f.slot.SelectProtocol(ctx, 0, t.by)
-		case "T=1":
-			return f.slot.SelectProtocol(ctx, 1, t.by)
-		}
-		return fmt.Errorf("protocol: the words are T=0 and T=1: %w", reader.ErrInvalid)
-	}
-	return t, nil
-}
-
-// protocolText is as "T=1 T=0": the protocol in force, then what else the card offers;
-// "memory" of a card that has none; empty without power.
-func protocolText(f *file) []byte {
-	i := f.slot.Info()
-	if i.State != "powered" {
-		return nil
-	}
-	text := []byte(i.Protocol())
-	for _, offered := range i.Offered {
-		if offered != i.Params.T {
-			text = fmt.Appendf(text, " T=%d", offered)
-		}
-	}
-	return append(text, '\n')
-}
-
-// openCtl: reading describes drivers and readers, a line written is a command.
-func openCtl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := newTextFile(f)
-	t.capture(true)
-	t.do = func(ctx context.Context, line string) error { return f.mount.manager.Command(line) }
-	return t, nil
-}
-
-func ctlText(f *file) []byte { return f.mount.manager.Describe() }

@@ -22,14 +22,14 @@ func (c *ctlCommand) String() string { return strings.TrimSpace(c.word + " " + c
 
 // ctlCommands is the table of them; the drivers' own commands are behind it.
 var ctlCommands = []ctlCommand{
-	{"attach", "DRIVER DEVICE [key=value...]", "make a device a reader that nothing announces", (*Manager).attach},
+	{"attach", "DRIVER DEVICE [key=value...]", "make a device a reader that nothing announces", (*Manager).AttachWords},
 	{"detach", "N", "make the reader of slot N leave", slotCommand((*Manager).Detach)},
-	{"abort", "N", "end the exchange under way in slot N; its card is powered off", slotCommand((*Manager).abort)},
+	{"abort", "N", "end the exchange under way in slot N; its card is powered off", slotCommand((*Manager).Abort)},
 	{"rescan", "", "look for devices again, and open those again that failed", func(m *Manager, args []string) error {
 		if len(args) != 0 {
 			return fmt.Errorf("takes no argument: %w", reader.ErrInvalid)
 		}
-		m.rescan()
+		m.Rescan()
 		return nil
 	}},
 }
@@ -84,7 +84,8 @@ func slotNumber(word string) (int, error) {
 	return n, nil
 }
 
-func (m *Manager) abort(number int) error {
+// Abort ends the exchange under way in slot number; its card is powered off.
+func (m *Manager) Abort(number int) error {
 	s := m.Slot(number)
 	if s == nil {
 		return fmt.Errorf("no slot %d: %w", number, reader.ErrInvalid)
@@ -92,37 +93,45 @@ func (m *Manager) abort(number int) error {
 	return s.Abort()
 }
 
-// attach takes DRIVER DEVICE key=value…; a driver that completes what it is given
-// may have a default for DEVICE.
-func (m *Manager) attach(words []string) error {
+// AttachWords is Attach for DRIVER DEVICE key=value…
+func (m *Manager) AttachWords(words []string) error {
 	if len(words) == 0 {
 		return fmt.Errorf("a driver must follow; there are %s: %w", strings.Join(m.driverNames(), ", "), reader.ErrInvalid)
 	}
-	d := m.driver(words[0])
-	if d == nil {
-		return fmt.Errorf("no driver %q; there are %s: %w", words[0], strings.Join(m.driverNames(), ", "), reader.ErrInvalid)
-	}
-	dev := reader.Device{Driver: words[0], Params: make(map[string]string)}
-	attacher, completes := d.(reader.Attacher)
+	address, params := "", make(map[string]string)
 	if len(words) > 1 {
-		dev.Address = words[1]
+		address = words[1]
 		for _, p := range words[2:] {
 			key, value, ok := strings.Cut(p, "=")
 			if !ok || key == "" {
 				return fmt.Errorf("%q is not key=value: %w", p, reader.ErrInvalid)
 			}
-			dev.Params[key] = value
+			params[key] = value
 		}
-		// The core's own key; a driver would not know it.
-		if v, ok := dev.Params["t0"]; ok {
-			if v != "plain" {
-				return fmt.Errorf("attach: t0=%s: only t0=plain is known: %w", v, reader.ErrInvalid)
-			}
-			dev.T0Plain = true
-			delete(dev.Params, "t0")
+	}
+	return m.Attach(words[0], address, params)
+}
+
+// Attach makes a device a reader that nothing announces. A driver that completes what it
+// is given may have a default for address. The key t0 is the core's own: t0=plain is
+// Device.T0Plain.
+func (m *Manager) Attach(driver, address string, params map[string]string) error {
+	d := m.driver(driver)
+	if d == nil {
+		return fmt.Errorf("no driver %q; there are %s: %w", driver, strings.Join(m.driverNames(), ", "), reader.ErrInvalid)
+	}
+	dev := reader.Device{Driver: driver, Address: address, Params: make(map[string]string)}
+	maps.Copy(dev.Params, params)
+	attacher, completes := d.(reader.Attacher)
+	if address == "" && !completes {
+		return fmt.Errorf("driver %s wants a device: %w", driver, reader.ErrInvalid)
+	}
+	if v, ok := dev.Params["t0"]; ok {
+		if v != "plain" {
+			return fmt.Errorf("attach: t0=%s: only t0=plain is known: %w", v, reader.ErrInvalid)
 		}
-	} else if !completes {
-		return fmt.Errorf("driver %s wants a device: %w", words[0], reader.ErrInvalid)
+		dev.T0Plain = true
+		delete(dev.Params, "t0")
 	}
 	if completes {
 		var err error
@@ -149,9 +158,7 @@ func (m *Manager) driverNames() []string {
 }
 
 func (m *Manager) driverCommand(words []string) error {
-	d := m.driver(words[0])
-	c, ok := d.(reader.Commander)
-	if !ok {
+	if _, ok := m.driver(words[0]).(reader.Commander); !ok {
 		return fmt.Errorf("%q is no command; there are %s: %w", words[0], strings.Join(m.commandWords(), ", "), reader.ErrInvalid)
 	}
 	if len(words) < 2 {
@@ -161,13 +168,23 @@ func (m *Manager) driverCommand(words []string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", words[0], err)
 	}
+	return m.CommandDriver(words[0], number, words[2:])
+}
+
+// CommandDriver hands a driver a command of its own, with the device that has, or last
+// had, slot number.
+func (m *Manager) CommandDriver(driver string, number int, command []string) error {
+	c, ok := m.driver(driver).(reader.Commander)
+	if !ok {
+		return fmt.Errorf("driver %s has no commands: %w", driver, reader.ErrInvalid)
+	}
 	m.mu.Lock()
 	dev, known := m.last[number]
 	m.mu.Unlock()
-	if !known || dev.Driver != words[0] {
-		return fmt.Errorf("slot %d is not and was not driver %s's: %w", number, words[0], reader.ErrInvalid)
+	if !known || dev.Driver != driver {
+		return fmt.Errorf("slot %d is not and was not driver %s's: %w", number, driver, reader.ErrInvalid)
 	}
-	return m.commandDriver(c, dev.Device, words[2:])
+	return m.commandDriver(c, dev.Device, command)
 }
 
 func (m *Manager) commandDriver(c reader.Commander, dev reader.Device, words []string) (err error) {

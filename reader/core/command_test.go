@@ -125,6 +125,31 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// What ctl does in words, a program does by calls.
+func TestCalls(t *testing.T) {
+	d := &commandDriver{}
+	m := NewManager(Options{Drivers: []reader.Driver{d, &fakeDriver{name: "fake"}}})
+	defer m.Close(context.Background())
+	params := map[string]string{"slots": "2", "t0": "plain"}
+	if err := m.Attach("box", "a", params); err != nil || len(m.Slots()) != 2 {
+		t.Fatalf("attach: %v, %d slots", err, len(m.Slots()))
+	}
+	if dev := m.Slot(0).Info().Device; !dev.T0Plain || len(dev.Params) != 1 || len(params) != 2 {
+		t.Errorf("device %+v, parameters %v", dev, params)
+	}
+	wantErr(t, "attach with no driver", m.Attach("nothing", "a", nil), reader.ErrInvalid)
+	wantErr(t, "attach with no device", m.Attach("fake", "", nil), reader.ErrInvalid)
+	wantErr(t, "attach of t0=odd", m.Attach("box", "b", map[string]string{"t0": "odd"}), reader.ErrInvalid)
+	if err := m.CommandDriver("box", 1, []string{"shake"}); err != nil || !slices.Equal(d.said, []string{"a shake"}) {
+		t.Errorf("command: %v, %q", err, d.said)
+	}
+	wantErr(t, "command of a driver that has none", m.CommandDriver("fake", 0, nil), reader.ErrInvalid)
+	wantErr(t, "command for nobody", m.CommandDriver("box", 7, nil), reader.ErrInvalid)
+	wantErr(t, "abort of nothing", m.Abort(0), reader.ErrInvalid)
+	wantErr(t, "abort nowhere", m.Abort(7), reader.ErrInvalid)
+	wantErr(t, "detach nowhere", m.Detach(7), reader.ErrInvalid)
+}
+
 // Whatever is written to ctl, it neither breaks anything nor gets into what ctl
 // and status show as a line of its own.
 func FuzzCommand(f *testing.F) {

@@ -137,7 +137,7 @@ func TestAbort(t *testing.T) {
 				slot.traits.Level, slot.traits.AutoIFSD = level, true
 				_, b := r.plug(reader.Device{}, slot)
 				s, other := mustOpen(t, b, someone()), mustOpen(t, b, someone())
-				err := r.Command("abort 0")
+				err := r.Abort(0)
 				if !errors.Is(err, reader.ErrInvalid) || !strings.Contains(err.Error(), "nothing is under way in slot 0") {
 					t.Errorf("abort of nothing: %v", err)
 				}
@@ -149,7 +149,7 @@ func TestAbort(t *testing.T) {
 				o, queued := asyncTransmit(s, bg, "00 01 00 00"), asyncTransmit(other, bg, "00 02 00 00")
 				synctest.Wait()
 				began := time.Now()
-				if err := r.Command("abort 0"); err != nil {
+				if err := r.Abort(0); err != nil {
 					t.Fatal(err)
 				}
 				_, err = o.get()
@@ -179,8 +179,8 @@ func TestAbort(t *testing.T) {
 				if level == reader.ExtendedAPDU {
 					wantAnswer(t, next, "00 01 00 00", "90 00")
 				}
-				wantErr(t, "abort after it", r.Command("abort 0"), reader.ErrInvalid)
-				wantErr(t, "abort nowhere", r.Command("abort 9"), reader.ErrInvalid)
+				wantErr(t, "abort after it", r.Abort(0), reader.ErrInvalid)
+				wantErr(t, "abort nowhere", r.Abort(9), reader.ErrInvalid)
 			})
 		})
 	}

@@ -292,8 +292,8 @@ func (m *Manager) buses() []reader.Bus {
 	return slices.Clone(m.watched)
 }
 
-// rescan looks for devices that no event announced, and opens those again that failed.
-func (m *Manager) rescan() {
+// Rescan looks for devices that no event announced, and opens those again that failed.
+func (m *Manager) Rescan() {
 	for _, bus := range m.buses() {
 		bus.Rescan()
 	}

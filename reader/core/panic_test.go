@@ -183,7 +183,7 @@ func TestPanics(t *testing.T) {
 				defer r.Close(bg)
 				_, other := r.plug(reader.Device{Address: "other"}, newFakeSlot(t))
 				session := mustOpen(t, other, someone())
-				if err := r.Command("attach bomb x"); err != nil {
+				if err := r.Attach("bomb", "x", nil); err != nil {
 					t.Fatal(err)
 				}
 				b := r.Slot(1)
@@ -217,7 +217,7 @@ func TestPanics(t *testing.T) {
 				wantAnswer(t, session, "00 01 00 00", "00 01 00 00 90 00")
 				// It is as it was once the fault is gone.
 				d.where, d.gone = "", make(chan struct{})
-				r.Command("rescan")
+				r.Rescan()
 				synctest.Wait()
 				mustOpen(t, r.Slot(2), someone())
 			})
@@ -232,14 +232,14 @@ func TestPanicsOfNoReader(t *testing.T) {
 		d := &bomb{fakeSlot: newFakeSlot(t), gone: make(chan struct{})}
 		r.options.Drivers = append(r.options.Drivers, d)
 		d.where = "Attach"
-		wantErr(t, "attach", r.Command("attach bomb x"), reader.ErrFailed)
+		wantErr(t, "attach", r.Attach("bomb", "x", nil), reader.ErrFailed)
 		d.where = ""
-		if err := r.Command("attach bomb x"); err != nil {
+		if err := r.Attach("bomb", "x", nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		d.where = "Command"
-		wantErr(t, "command", r.Command("bomb 0 tick"), reader.ErrFailed)
+		wantErr(t, "command", r.CommandDriver("bomb", 0, []string{"tick"}), reader.ErrFailed)
 		d.where = "Usage"
 		if text := string(r.Describe()); !strings.Contains(text, "reader 0 bomb x present") {
 			t.Errorf("ctl:\n%s", text)
@@ -321,7 +321,7 @@ func TestPanicAndNoClose(t *testing.T) {
 				wantErr(t, "transmit", err, reader.ErrFailed)
 				synctest.Wait()
 				if how == "rescan" {
-					r.Command("rescan")
+					r.Rescan()
 				} else {
 					r.Detach(0)
 					if r.Slot(0) != nil {

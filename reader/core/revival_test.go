@@ -181,9 +181,7 @@ func TestRevivalGivesUp(t *testing.T) {
 					t.Error("a reader that is there is said to be gone")
 				}
 				healthy = true
-				if err := r.Command("rescan"); err != nil {
-					t.Fatal(err)
-				}
+				r.Rescan()
 				synctest.Wait()
 				if *opens != deathsMost+2 || r.numbers() != "0" {
 					t.Fatalf("opened %d times, numbers %q", *opens, r.numbers())
