@@ -20,7 +20,7 @@ type eventLog struct {
 	all   source[Event]
 }
 
-// publish records an event of b. The caller holds b.mu, so that the order of
+// publish records an event of s. The caller holds s.mu, so that the order of
 // events is the order of states.
 func (l *eventLog) publish(s *Slot, what What, pairs ...string) {
 	l.mu.Lock()
@@ -55,7 +55,7 @@ func supersede(state []Event, what What) []Event {
 	return slices.DeleteFunc(state, func(e Event) bool { return slices.Contains(undone, e.What) })
 }
 
-// follow subscribes to all slots, or to b alone.
+// follow subscribes to all slots, or to s alone.
 func (l *eventLog) follow(slot *Slot) *Feed[Event] {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -61,7 +61,7 @@ func newOpening(d *ifd) *opening {
 	return o
 }
 
-// end gives the signal that l is over; the first reason counts.
+// end gives the signal that o is over; the first reason counts.
 func (o *opening) end(why error) {
 	o.once.Do(func() {
 		o.why = why
@@ -69,13 +69,13 @@ func (o *opening) end(why error) {
 	})
 }
 
-// dead reports whether l's reader says that it is gone.
+// dead reports whether o's reader says that it is gone.
 func (o *opening) dead() bool {
 	died := o.died.Load()
 	return died != nil && closed(*died)
 }
 
-// present reports whether l goes on. What its device says of that counts before
+// present reports whether o goes on. What its device says of that counts before
 // anybody has noticed it.
 func (o *opening) present() bool {
 	switch d := o.ifd; {
@@ -91,7 +91,7 @@ func (o *opening) present() bool {
 	return false
 }
 
-// lost ends l when its reader says that it is gone. Where the device's link does not
+// lost ends o when its reader says that it is gone. Where the device's link does not
 // tell death from departure the device counts as gone. A reader that failed before, and
 // was closed, says so too, and that means nothing.
 func (o *opening) lost(err error) {
@@ -104,7 +104,7 @@ func (o *opening) lost(err error) {
 	})
 }
 
-// err is what those hear who come when l is over.
+// err is what those hear who come when o is over.
 func (o *opening) err() error {
 	if closed(o.over) && errors.Is(o.why, reader.ErrFailed) {
 		return o.why
@@ -112,7 +112,7 @@ func (o *opening) err() error {
 	return reader.ErrGone
 }
 
-// recovered is deferred around every call of l's driver.
+// recovered is deferred around every call of o's driver.
 func (o *opening) recovered(what string, err *error) {
 	if v := recover(); v != nil {
 		*err = o.crash(what, v)

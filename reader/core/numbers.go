@@ -28,7 +28,7 @@ type lastDevice struct {
 	used uint64
 }
 
-// hold keeps the numbers and names of u's slots for u while they are away. m.mu is held.
+// hold keeps the numbers and names of d's slots for d while they are away. m.mu is held.
 func (m *Manager) hold(d *ifd) {
 	for _, s := range d.slots {
 		m.heldNumbers[s.number], m.heldNames[s.name] = d, d
@@ -50,13 +50,13 @@ func (m *Manager) unhold(d *ifd) {
 	}
 }
 
-// free reports whether u may have that number. m.mu is held.
+// free reports whether d may have that number. m.mu is held.
 func (m *Manager) free(number int, d *ifd) bool {
 	holder := m.heldNumbers[number]
 	return m.slots[number] == nil && (holder == nil || holder == d)
 }
 
-// number is the number that slot index of u had before if that is free, else the
+// number is the number that slot index of d had before if that is free, else the
 // lowest free one. m.mu is held.
 func (m *Manager) number(d *ifd, index int) int {
 	kept := m.homes[d.id].numbers
@@ -74,7 +74,7 @@ func (m *Manager) number(d *ifd, index int) int {
 	return n
 }
 
-// addBay gives u one more slot. m.mu is held.
+// addSlot gives d one more slot. m.mu is held.
 func (m *Manager) addSlot(d *ifd) {
 	index := len(d.slots)
 	number := m.number(d, index)

@@ -9,7 +9,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// stamp notes that the card was just used. b.mu is held.
+// stamp notes that the card was just used. s.mu is held.
 func (s *Slot) stamp() {
 	if s.manager.options.IdleOff > 0 {
 		s.used = time.Now()
@@ -33,7 +33,7 @@ func (s *Slot) powerOffIdle(after time.Duration) {
 }
 
 // unused is nil where by may take the power off and takes it from nobody. A
-// power-up under way is somebody's open. b.mu is held.
+// power-up under way is somebody's open. s.mu is held.
 func (s *Slot) unused(by Caller) error {
 	switch {
 	case !s.admitted(by):
@@ -44,7 +44,7 @@ func (s *Slot) unused(by Caller) error {
 	return nil
 }
 
-// powerOffIf deactivates the card unless allowed, which is called with b.mu held,
+// powerOffIf deactivates the card unless allowed, which is called with s.mu held,
 // says why not; nil allows it. That, and that the card has no power any more, is one
 // step: an open that comes meanwhile waits for the turn and powers the card up again.
 // The caller holds the turn.

@@ -265,7 +265,7 @@ func (s *Slot) orGone(err error) error {
 	return err
 }
 
-// usable says why s, or without one the reader, cannot be used. b.mu is held.
+// usable says why s, or without one the reader, cannot be used. slot.mu is held.
 func (slot *Slot) usable(s *Session) error {
 	if err := slot.readyErr(); err != nil {
 		return err

@@ -131,7 +131,7 @@ func (s *Slot) Log() *slog.Logger { return s.log }
 // Gone tells whether the reader left. No reader (nil) never does.
 func (s *Slot) Gone() bool { return s != nil && s.ctx.Err() != nil }
 
-// touch tells everybody who waits that something changed. b.mu is held.
+// touch tells everybody who waits that something changed. s.mu is held.
 func (s *Slot) touch() {
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -233,7 +233,7 @@ func (s *Slot) wait(ctx context.Context, changed <-chan struct{}) error {
 }
 
 // begin marks that something is under way which Abort may end: what holds to
-// underWay. b.mu is held, and the turn; who holds it clears under.
+// underWay. s.mu is held, and the turn; who holds it clears under.
 func (s *Slot) begin() {
 	if s.underWay == nil || s.underWay.Err() != nil {
 		s.underWay, s.cut = context.WithCancelCause(s.ctx)
@@ -274,7 +274,7 @@ func (s *Slot) WaitReady(ctx context.Context, wait bool) error {
 	}
 }
 
-// newEpoch makes all sessions stale. b.mu is held.
+// newEpoch makes all sessions stale. s.mu is held.
 func (s *Slot) newEpoch() {
 	s.epoch = Moment(s.manager.moments.Add(1))
 	clear(s.sessions)
@@ -290,7 +290,7 @@ func (s *Slot) Now() Moment { return Moment(s.manager.moments.Load() + 1) }
 // before reports whether what began then was there at m; where m is none, it was.
 func (began Moment) before(m Moment) bool { return m == 0 || began < m }
 
-// readyErr is nil once commands to the reader make sense. b.mu is held.
+// readyErr is nil once commands to the reader make sense. s.mu is held.
 func (s *Slot) readyErr() error {
 	switch s.phase {
 	case starting:
@@ -374,7 +374,7 @@ func (s *Slot) leave() {
 	s.cancel()
 }
 
-// publish tells of an event, the log too. b.mu is held.
+// publish tells of an event, the log too. s.mu is held.
 func (s *Slot) publish(what What, pairs ...string) {
 	s.stats.event(what, pairs)
 	level := slog.LevelInfo
@@ -392,7 +392,7 @@ func (s *Slot) publish(what What, pairs ...string) {
 	s.manager.events.publish(s, what, pairs...)
 }
 
-// noteError keeps err for `status`. b.mu is held.
+// noteError keeps err for `status`. s.mu is held.
 func (s *Slot) noteError(err error) {
 	s.keepError(err)
 	if err != nil && !errors.Is(err, reader.ErrGone) {
@@ -400,13 +400,13 @@ func (s *Slot) noteError(err error) {
 	}
 }
 
-// keepError is noteError for what the log has already. b.mu is held.
+// keepError is noteError for what the log has already. s.mu is held.
 func (s *Slot) keepError(err error) {
 	s.lastErr = err
 	s.tell()
 }
 
-// setCard takes what the reader says of its contacts. b.mu is held.
+// setCard takes what the reader says of its contacts. s.mu is held.
 func (s *Slot) setCard(now reader.Status) {
 	if s.phase != ready {
 		return
@@ -437,7 +437,7 @@ func (s *Slot) setCard(now reader.Status) {
 	s.touch()
 }
 
-// setUnpowered records that the card has no power any more. b.mu is held.
+// setUnpowered records that the card has no power any more. s.mu is held.
 func (s *Slot) setUnpowered() {
 	if s.card == reader.Powered {
 		s.card, s.atr = reader.Present, nil

@@ -113,7 +113,7 @@ func (s *Slot) Introduce(by Caller) {
 	}
 }
 
-// admitted reports whether the transaction admits by. b.mu is held, and Introduce was
+// admitted reports whether the transaction admits by. s.mu is held, and Introduce was
 // called before: a transaction that began since admits nobody yet.
 func (s *Slot) admitted(by Caller) bool {
 	admitted, known := s.lock.admits(by)
@@ -198,7 +198,7 @@ func (slot *Slot) enterToReset(ctx context.Context, by Caller) error {
 
 // renewEpoch is newEpoch for a reset that by asked for. One by the transaction's holder
 // leaves the holder's own sessions valid. before is the epoch in which the reset began.
-// b.mu is held.
+// slot.mu is held.
 func (slot *Slot) renewEpoch(by Caller, before Moment) {
 	var kept []*Session
 	if slot.lock != nil && slot.admitted(by) {

@@ -32,7 +32,7 @@ func (s *Slot) Watch(wake func()) (stop func()) {
 // before, and this is not.
 func (s *Slot) Changes() uint64 { return s.changes.Load() }
 
-// tell calls who watches. b.mu is held.
+// tell calls who watches. s.mu is held.
 func (s *Slot) tell() {
 	for wake := range s.watchers {
 		(*wake)()
