@@ -46,6 +46,10 @@ type conn struct {
 	dev    *lib.Device
 	h      handle
 	beside *beside
+	// What is asked of them for a transfer; tests stand in for it.
+	ask     func() fate // what became of the interface
+	detach  func() error
+	request func(s usb.Setup, data []byte, timeout time.Duration) (int, error)
 
 	using  sync.RWMutex
 	config *lib.Config
@@ -89,7 +93,7 @@ func Open(at usb.Place, iface uint8) (usb.Conn, error) {
 	return c, nil
 }
 
-func open(at usb.Place, iface uint8) (_ *conn, err error) {
+func newConn(at usb.Place, iface uint8) *conn {
 	c := &conn{
 		at: at, iface: iface,
 		control: make(chan struct{}, 1), gone: make(chan struct{}), closing: make(chan struct{}),
@@ -97,6 +101,17 @@ func open(at usb.Place, iface uint8) (_ *conn, err error) {
 	c.control <- struct{}{}
 	c.era, c.end = context.WithCancelCause(context.Background())
 	c.strings = usb.NewStringTable(c.Control, at.Strings)
+	c.ask = func() fate { return c.beside.ask(iface) }
+	c.detach = func() error { return c.h.detach(iface) }
+	c.request = func(s usb.Setup, data []byte, timeout time.Duration) (int, error) {
+		c.dev.ControlTimeout = timeout
+		return c.dev.Control(s.RequestType, s.Request, s.Value, s.Index, data)
+	}
+	return c
+}
+
+func open(at usb.Place, iface uint8) (_ *conn, err error) {
+	c := newConn(at, iface)
 	c.lib = lib.NewContext()
 	opened := false
 	defer func() { // with a panic too
@@ -306,10 +321,10 @@ func (c *conn) move(ctx context.Context, ep uint8, n int, timeout time.Duration,
 	defer done()
 	moved, err := transfer(during)
 	var code lib.Error
-	if errors.As(err, &code) && code != lib.ErrorNoDevice && c.beside.ask(c.iface) == kernels {
+	if errors.As(err, &code) && code != lib.ErrorNoDevice && c.ask() == kernels {
 		// Another program's reset took the interface from us, and gave it to a driver of
 		// the kernel's. The next transfer claims it anew.
-		if c.h.detach(c.iface) == nil {
+		if c.detach() == nil {
 			moved, err = transfer(during)
 		}
 	}
@@ -318,7 +333,7 @@ func (c *conn) move(ctx context.Context, ep uint8, n int, timeout time.Duration,
 	case err == nil && moved == n:
 		return moved, nil
 	case err == nil && ep&0x80 != 0:
-		switch c.beside.ask(c.iface) {
+		switch c.ask() {
 		case claimed, unknown:
 			return moved, nil
 		}
@@ -351,7 +366,7 @@ func (c *conn) move(ctx context.Context, ep uint8, n int, timeout time.Duration,
 
 // refused is why libusb did not take a transfer.
 func (c *conn) refused(ctx context.Context, err error) error {
-	switch c.beside.ask(c.iface) {
+	switch c.ask() {
 	case left:
 		c.leave()
 		return reader.ErrGone
@@ -371,7 +386,7 @@ func (c *conn) refused(ctx context.Context, err error) error {
 
 // whyEnded tells why the kernel ended a transfer by itself.
 func (c *conn) whyEnded(ctx context.Context) error {
-	switch c.beside.ask(c.iface) {
+	switch c.ask() {
 	case left:
 		c.leave()
 		return reader.ErrGone
@@ -513,8 +528,7 @@ func (c *conn) controlTransfer(ctx context.Context, s usb.Setup, data []byte, ti
 	}
 	go func() {
 		// libusb counts milliseconds, and 0 is for ever.
-		c.dev.ControlTimeout = (timeout + time.Millisecond - 1).Truncate(time.Millisecond)
-		n, err := c.dev.Control(s.RequestType, s.Request, s.Value, s.Index, buf)
+		n, err := c.request(s, buf, (timeout + time.Millisecond - 1).Truncate(time.Millisecond))
 		c.using.RUnlock()
 		c.control <- struct{}{}
 		select {
@@ -591,7 +605,7 @@ func (c *conn) Reset(ctx context.Context) error {
 	c.h.detaching(false) // no driver of the kernel is to have it meanwhile
 	c.unclaim()
 	if err := c.dev.Reset(); err != nil {
-		if f := c.beside.ask(c.iface); f == left || f == unknown && errors.Is(err, lib.ErrorNotFound) {
+		if f := c.ask(); f == left || f == unknown && errors.Is(err, lib.ErrorNotFound) {
 			c.leave()
 			err = reader.ErrGone
 		}
