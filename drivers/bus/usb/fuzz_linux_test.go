@@ -182,6 +182,17 @@ func TestHolders(t *testing.T) {
 	if got := holders(proc, "/dev/bus/usb/001/002"); !slices.Equal(got, []string{"pcscd (pid 100)", "scdaem (pid 200)"}) {
 		t.Errorf("%q", got)
 	}
+	// Our own file, that of the attempt, is no holder; the second one is, and whoever
+	// comes behind is found.
+	for n, want := range map[int][]string{1: nil, 2: {fmt.Sprintf("ourselves (pid %d)", os.Getpid())}} {
+		const device = "/dev/bus/usb/001/002"
+		proc := fakeProc(t, map[string][]string{
+			fmt.Sprint(os.Getpid()) + " ourselves": slices.Repeat([]string{device}, n), "99999999 behind": {device},
+		})
+		if got := holders(proc, device); !slices.Equal(got, append(want, "behind (pid 99999999)")) {
+			t.Errorf("%d files of ours: %q", n, got)
+		}
+	}
 	if got := holders(proc, "/dev/bus/usb/009/009"); len(got) != 0 {
 		t.Errorf("%q", got)
 	}
