@@ -211,11 +211,11 @@ func TestDirect(t *testing.T) {
 		r := fuse.WriteIn{Fh: p.fh, Size: uint32(n)}
 		requests = append(requests, p.requestOf(opWrite, &r.InHeader, bytesOf(&r), make([]byte, n)))
 	}
-	for _, room := range []int{0, 3, 4, 10, 1024, 5000, 16383, 1 << 31} {
-		for _, cmd := range []uint32{exchangeRequest(room & 16383), exchangeRequest(10), iocBinary, iocCTAPI, 0x5401} {
+	for _, room := range []uint32{0, 3, 4, 10, 1024, 5000, 16383, 1 << 31} {
+		for _, cmd := range []uint32{exchangeRequest(int(room & 16383)), exchangeRequest(10), iocBinary, iocCTAPI, 0x5401} {
 			for arg := range uint64(10) {
 				for _, flags := range []uint32{0, 1, 2, 4, 8, 16} { // FUSE_IOCTL_COMPAT, _UNRESTRICTED, _RETRY, _32BIT, _DIR
-					r := fuse.IoctlIn{Fh: p.fh, Cmd: cmd, Arg: arg | arg<<8, Flags: flags, InSize: 4, OutSize: uint32(room)}
+					r := fuse.IoctlIn{Fh: p.fh, Cmd: cmd, Arg: arg | arg<<8, Flags: flags, InSize: 4, OutSize: room}
 					requests = append(requests, p.requestOf(opIoctl, &r.InHeader, bytesOf(&r), []byte("wxyz")[:arg%5]))
 				}
 			}
