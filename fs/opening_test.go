@@ -26,8 +26,10 @@ type desk struct {
 	log bytes.Buffer
 }
 
-func newDesk(t *testing.T, attach string) *desk {
-	d := &desk{t: t, m: core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})}
+// newDesk attaches a device of the sim driver, or of what a test has in its place.
+func newDesk(t *testing.T, attach string, instead ...reader.Driver) *desk {
+	drivers := append(instead, sim.New())[:1]
+	d := &desk{t: t, m: core.NewManager(core.Options{Drivers: drivers})}
 	t.Cleanup(func() { d.m.Close(bg) })
 	if err := d.m.Command("attach sim " + attach); err != nil {
 		t.Fatal(err)
