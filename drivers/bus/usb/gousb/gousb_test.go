@@ -109,6 +109,10 @@ func TestTransferEnds(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c := made(tt.fate)
+			c.detach = func() error {
+				t.Errorf("%s: no driver of the kernel's has the interface, and it is taken from one", tt.what)
+				return nil
+			}
 			n, err := c.move(t.Context(), tt.ep, 8, 0, func(context.Context) (int, error) { return tt.n, tt.err })
 			if n != tt.n || !errors.Is(err, tt.want) || tt.want == nil && err != nil {
 				t.Errorf("%s: %d, %v, want %d, %v", tt.what, n, err, tt.n, tt.want)
