@@ -259,16 +259,16 @@ func TestControlGivenUp(t *testing.T) {
 func TestControl(t *testing.T) {
 	const in, out = 0xC0, 0x40
 	for _, tt := range []struct {
-		what     string
-		kind     uint8
-		size     int
-		timeout  time.Duration
-		n        int
-		err      error
-		f        fate
-		want     error
-		asked    int // -1: not at all
-		inMillis time.Duration
+		what    string
+		kind    uint8
+		size    int
+		timeout time.Duration
+		n       int
+		err     error
+		f       fate
+		want    error
+		asked   int // -1: not at all
+		limit   time.Duration
 	}{
 		{"in", in, 8, time.Second, 3, nil, claimed, nil, 8, time.Second},
 		{"out", out, 8, time.Microsecond, 8, nil, claimed, nil, 8, time.Millisecond},
@@ -287,8 +287,8 @@ func TestControl(t *testing.T) {
 			asked := -1
 			c.request = func(s usb.Setup, data []byte, timeout time.Duration) (int, error) {
 				asked = len(data)
-				if timeout != tt.inMillis {
-					t.Errorf("%s: time-out %v, want %v", tt.what, timeout, tt.inMillis)
+				if timeout != tt.limit {
+					t.Errorf("%s: time-out %v, want %v", tt.what, timeout, tt.limit)
 				}
 				if s.In() {
 					copy(data, bytes.Repeat([]byte{7}, max(tt.n, 0)))
