@@ -8,6 +8,7 @@ import (
 	golog "log"
 	"log/slog"
 	"os"
+	"os/exec"
 	"slices"
 	"sync"
 	"syscall"
@@ -350,6 +351,48 @@ func TestDirectInterrupt(t *testing.T) {
 		k.interrupt(first)
 		k.want(first, syscall.EINTR)
 	}
+}
+
+// busyFile's ioctl waits for the card, whatever signals come.
+type busyFile struct {
+	recorder
+	begun, card chan struct{}
+}
+
+func (b *busyFile) Ioctl(_ context.Context, cmd uint32, _ uint64, _, _ []byte) (int32, syscall.Errno) {
+	if cmd != 0 {
+		b.begun <- struct{}{}
+		<-b.card
+	}
+	return int32(cmd), 0
+}
+
+// "It returns the answer, whatever signals come but SIGKILL, which ends it within a
+// second", here as in TestServeKilled.
+func TestDirectKilled(t *testing.T) {
+	child := exec.Command("sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	b := &busyFile{begun: make(chan struct{}), card: make(chan struct{})}
+	k, node, fh := startExchange(t, b, true)
+	ask := func(pid int) uint64 {
+		r := fuse.IoctlIn{Fh: fh, Cmd: 1}
+		r.NodeId, r.Pid = node, uint32(pid)
+		unique := k.send(opIoctl, &r.InHeader, bytesOf(&r), nil)
+		<-b.begun
+		k.interrupt(unique)
+		return unique
+	}
+	dies, lives := ask(child.Process.Pid), ask(os.Getpid())
+	k.want(k.ioctlOn(node, fh, 0), 0) // nobody has got EINTR
+	child.Process.Kill()
+	child.Wait()
+	k.want(dies, syscall.EINTR)
+	b.card <- struct{}{}
+	b.card <- struct{}{}
+	k.want(lives, 0)
+	k.want(k.ioctlOn(node, fh, 0), 0) // and not what came too late
 }
 
 // A mount that goes ends what waits in it.

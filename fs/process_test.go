@@ -154,6 +154,9 @@ func TestOpeners(t *testing.T) {
 	if n := len(o.kept); n != 1 || o.kept[0].process != known(t, shell) {
 		t.Errorf("kept: %+v", o.kept)
 	}
+	if isPidfd(fd, -1) { // as one of a process that is no more calls itself
+		t.Error("the descriptor of the one that ended is open")
+	}
 
 	unix.Close(o.kept[0].fd)
 	if lives(o.kept[0].fd) {
