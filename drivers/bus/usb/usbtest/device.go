@@ -1,0 +1,299 @@
+package usbtest
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/cardfs/cardfs/drivers/bus/usb"
+)
+
+// Model is what one kind of device does. Functions that are nil do nothing, and
+// transfers that nobody serves stall. None is called with a lock held.
+type Model struct {
+	// Descriptors are the device descriptor followed by the configuration
+	// descriptors, as usb.Conn has them.
+	Descriptors []byte
+	// Strings are the string descriptors from number 1 on. An empty string is one
+	// that the device does not have.
+	Strings []string
+
+	// Control serves a control transfer that is no standard request. In a
+	// transfer to the host it fills data, which is wLength long; in one to the
+	// device data is the data stage. It returns the bytes moved. An error is
+	// usb.ErrStall, ErrNAK, or one that the host is to see. ctx ends when the host
+	// gives the transfer up. The device does one control transfer at a time.
+	Control func(ctx context.Context, s usb.Setup, data []byte) (int, error)
+	// Out takes a transfer to an OUT endpoint. p is the function's to keep.
+	Out func(ep uint8, p []byte)
+	// In is asked for a transfer when the host reads from an IN endpoint for
+	// which nothing was sent. It reports false when there is none; Wake has it
+	// asked again.
+	In func(ep uint8) ([]byte, bool)
+
+	// Configured is called when a host takes the device up: it selects a
+	// configuration, or claims an interface in this process.
+	Configured func()
+	// Reset is called when the host resets the port.
+	Reset func()
+	// Unplugged is called when the device has lost its power.
+	Unplugged func()
+}
+
+// ErrNAK is returned by Model.Control when the device has no answer. The transfer
+// waits until the host gives it up.
+var ErrNAK = errors.New("usbtest: the device has no answer")
+
+// Device is an emulated USB device. It outlives being unplugged.
+type Device struct {
+	model Model
+
+	plugging sync.Mutex // held while the device is plugged in or out; comes before mu
+	work     sync.WaitGroup
+
+	mu        sync.Mutex
+	port      *Port // where the device is plugged in; nil: nowhere
+	endpoints [32]endpoint
+	wake      chan struct{} // closed and replaced when a transfer that waits may go on
+	resets    int
+	config    uint8
+	alternate map[uint16]uint8 // setting, by interface
+	faults    []*Fault
+	dead      bool // answers nothing until its port is reset
+	forGood   bool // nor after that
+	observe   func(Line)
+}
+
+// endpoint is one endpoint, or the default pipe.
+type endpoint struct {
+	packet int // wMaxPacketSize; 0: there is no such endpoint
+	halted bool
+	held   bool
+
+	// What the host has not fetched is queue[first:].
+	queue []transfer
+	first int
+}
+
+type transfer struct {
+	data []byte
+	err  error // instead of data
+}
+
+func (e *endpoint) push(t transfer) { e.queue = append(e.queue, t) }
+
+func (e *endpoint) pop() {
+	e.queue[e.first] = transfer{}
+	if e.first++; e.first == len(e.queue) {
+		e.queue, e.first = e.queue[:0], 0
+	}
+}
+
+func (e *endpoint) reset() { e.queue, e.first, e.halted = nil, 0, false }
+
+// at is the endpoint with that address. d.mu is held.
+func (d *Device) at(address uint8) *endpoint {
+	return &d.endpoints[address&0x0F|address>>3&0x10]
+}
+
+// New makes a device. It is not plugged in.
+func New(m Model) *Device {
+	d := &Device{model: m, wake: make(chan struct{}), alternate: make(map[uint16]uint8)}
+	for _, i := range usb.Interfaces(m.Descriptors) {
+		for _, e := range i.Endpoints {
+			d.at(e.Address).packet = max(1, e.MaxPacket)
+		}
+	}
+	return d
+}
+
+// Plug plugs the device in. If it is plugged in already it is unplugged first.
+func (d *Device) Plug() *Port {
+	d.plugging.Lock()
+	defer d.plugging.Unlock()
+	d.unplug()
+	p := &Port{d: d, claims: make(map[uint8]bool), control: make(chan struct{}, 1)}
+	p.ctx, p.leave = context.WithCancel(context.Background())
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.port = p
+	return p
+}
+
+// Unplug has the device leave: every transfer ends with reader.ErrGone. It
+// returns when nothing runs any more that Go started.
+func (d *Device) Unplug() {
+	d.plugging.Lock()
+	defer d.plugging.Unlock()
+	d.unplug()
+}
+
+// Drop has the device leave from within its own work, for which Unplug waits.
+func (d *Device) Drop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drop()
+}
+
+// drop is Drop with d.mu held.
+func (d *Device) drop() {
+	if d.port != nil && d.port.ctx.Err() == nil {
+		d.port.leave()
+		d.note(Line{Kind: Unplug})
+	}
+}
+
+// unplug is Unplug with plugging held.
+func (d *Device) unplug() {
+	d.mu.Lock()
+	was := d.port
+	d.drop()
+	d.port = nil
+	d.mu.Unlock()
+	d.work.Wait()
+	if was == nil {
+		return
+	}
+	d.mu.Lock()
+	for i := range d.endpoints {
+		d.endpoints[i].reset()
+	}
+	clear(d.alternate)
+	d.config, d.dead = 0, d.forGood
+	d.mu.Unlock()
+	if d.model.Unplugged != nil {
+		d.model.Unplugged()
+	}
+}
+
+// unplugged is the context of a device that is not plugged in.
+var unplugged = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// Context ends when the device is unplugged.
+func (d *Device) Context() context.Context {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.port == nil {
+		return unplugged
+	}
+	return d.port.ctx
+}
+
+// Go runs f beside the transfers. Unplug waits for it. A device that is not
+// plugged in does not run it.
+func (d *Device) Go(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.port != nil && d.port.ctx.Err() == nil {
+		d.work.Go(f)
+	}
+}
+
+// Send queues a transfer to the host on an IN endpoint. It keeps p.
+func (d *Device) Send(ep uint8, p []byte) { d.send(ep, transfer{data: p}) }
+
+// SendError queues a transfer that fails. With usb.ErrStall the endpoint halts
+// when its turn comes.
+func (d *Device) SendError(ep uint8, err error) { d.send(ep, transfer{err: err}) }
+
+func (d *Device) send(ep uint8, t transfer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.port != nil {
+		d.at(ep).push(t)
+		d.stir()
+	}
+}
+
+// Halt halts an endpoint: its transfers stall until the host clears the halt.
+func (d *Device) Halt(ep uint8) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.at(ep).halted = true
+	d.stir()
+}
+
+// Hold has the transfers of an endpoint wait until it is called with false.
+// Endpoint 0 are the control transfers that are no standard requests.
+func (d *Device) Hold(ep uint8, hold bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.at(ep).held = hold
+	d.stir()
+}
+
+// Wake has Model.In asked again.
+func (d *Device) Wake() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stir()
+}
+
+// Die has the device answer nothing until its port is reset, or for good.
+func (d *Device) Die(forGood bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dead, d.forGood = true, forGood
+}
+
+// stir wakes the transfers that wait. d.mu is held.
+func (d *Device) stir() {
+	close(d.wake)
+	d.wake = make(chan struct{})
+}
+
+// Observe has f called for each line of the session from now on. f must not call
+// the device, and keeps nothing of the line's Data.
+func (d *Device) Observe(f func(Line)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.observe = f
+}
+
+// note gives a line to the observer. d.mu is held.
+func (d *Device) note(l Line) {
+	if d.observe != nil {
+		d.observe(l)
+	}
+}
+
+// Descriptors are the device descriptor and the configurations behind it.
+func (d *Device) Descriptors() []byte { return slices.Clone(d.model.Descriptors) }
+
+// String is string descriptor i.
+func (d *Device) String(i uint8) string {
+	if i == 0 || int(i) > len(d.model.Strings) {
+		return ""
+	}
+	return d.model.Strings[i-1]
+}
+
+// reset is a reset of the port.
+func (d *Device) reset() {
+	d.mu.Lock()
+	for i := range d.endpoints {
+		d.endpoints[i].reset()
+	}
+	d.dead = d.forGood
+	d.resets++
+	d.note(Line{Kind: Reset})
+	d.stir()
+	d.mu.Unlock()
+	if d.model.Reset != nil {
+		d.model.Reset()
+	}
+}
+
+// clearHalt ends the halt of an endpoint.
+func (d *Device) clearHalt(ep uint8) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.at(ep).halted = false
+	d.note(Line{Kind: ClearHalt, Endpoint: ep})
+	d.stir()
+}

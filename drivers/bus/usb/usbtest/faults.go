@@ -1,0 +1,220 @@
+package usbtest
+
+import (
+	"strings"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/reader"
+)
+
+// FaultKind is one way for a transfer to go wrong.
+type FaultKind int
+
+const (
+	// Stalled: the transfer stalls, and an endpoint other than the default pipe
+	// halts.
+	Stalled FaultKind = iota + 1
+	// Silent: the device does not answer, and the transfer ends when the host
+	// gives it up.
+	Silent
+	// Unplugged: the device leaves.
+	Unplugged
+	// Dead: the device answers nothing any more until its port is reset.
+	Dead
+	// Noise: the transfer fails with usb.ErrBus.
+	Noise
+	// Short: N bytes are moved, at least one fewer than there are.
+	Short
+	// Long: N bytes more come to the host, at least one. More than it asked for
+	// are usb.ErrOverflow.
+	Long
+	// Garbage: other bytes come to the host, as many.
+	Garbage
+	// Late: the transfer ends after Delay. A host that gave it up before has lost
+	// what was moved.
+	Late
+)
+
+var faultNames = [...]string{Stalled: "stalled", Silent: "silent", Unplugged: "unplugged", Dead: "dead",
+	Noise: "noise", Short: "short", Long: "long", Garbage: "garbage", Late: "late"}
+
+func (k FaultKind) String() string { return faultNames[k] }
+
+// Phase is where in a transfer a fault of the first five kinds is.
+type Phase int
+
+const (
+	// Before: the device has not seen the transfer.
+	Before Phase = iota
+	// During: half of the bytes were moved. A device does nothing with half of
+	// what it is sent.
+	During
+	// After: the device has done what it was asked, and the host does not learn
+	// it. What came to the host is lost.
+	After
+)
+
+func (p Phase) String() string { return [...]string{"before", "during", "after"}[p] }
+
+// Fault is something that goes wrong with a transfer.
+type Fault struct {
+	Kind  FaultKind
+	When  Phase
+	N     int           // bytes, for Short and Long
+	Delay time.Duration // for Late
+	// On is how the lines of the transfers begin, in the notation of a session
+	// with one space between its words, that the fault befalls: "OUT 41 17",
+	// "IN 81". Empty means every transfer but the standard requests.
+	On string
+	// Skip is how many such transfers pass before. Count is how many the fault
+	// befalls; 0 means one, and -1 every one.
+	Skip, Count int
+}
+
+func (f Fault) String() string {
+	s := f.Kind.String()
+	if f.Kind <= Noise {
+		s += " " + f.When.String()
+	}
+	if f.On != "" {
+		s += " " + f.On
+	}
+	return s
+}
+
+// Menu has every kind of fault once, in each phase that differs.
+func Menu() []Fault {
+	var all []Fault
+	for _, kind := range []FaultKind{Stalled, Silent, Unplugged, Dead, Noise} {
+		for _, when := range []Phase{Before, During, After} {
+			all = append(all, Fault{Kind: kind, When: when})
+		}
+	}
+	return append(all,
+		Fault{Kind: Short}, Fault{Kind: Short, N: 1}, Fault{Kind: Short, N: 3},
+		Fault{Kind: Long, N: 1}, Fault{Kind: Long, N: 300},
+		Fault{Kind: Garbage}, Fault{Kind: Late, Delay: time.Second}, Fault{Kind: Late, Delay: time.Hour})
+}
+
+// Inject adds faults to come. Each befalls transfers that begin after it.
+func (d *Device) Inject(faults ...Fault) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range faults {
+		if f.Count == 0 {
+			f.Count = 1
+		}
+		d.faults = append(d.faults, &f)
+	}
+}
+
+// Heal takes back what Inject and Die did.
+func (d *Device) Heal() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.faults, d.dead, d.forGood = nil, false, false
+	d.stir()
+}
+
+// befalls takes the fault that befalls a transfer, if one does.
+func (d *Device) befalls(l Line) *Fault {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.faults) == 0 || l.Control && l.Setup.RequestType&0x60 == 0 {
+		return nil
+	}
+	words := l.address()
+	for i, f := range d.faults {
+		if !strings.HasPrefix(words, f.On) || !l.In && (f.Kind == Long || f.Kind == Garbage) {
+			continue
+		}
+		if f.Skip > 0 {
+			f.Skip--
+			continue
+		}
+		if f.Count > 0 {
+			if f.Count--; f.Count == 0 {
+				d.faults = append(d.faults[:i:i], d.faults[i+1:]...)
+			}
+		}
+		return f
+	}
+	return nil
+}
+
+// spoil does a transfer as its fault has it.
+func (d *Device) spoil(w *wait, l Line, data []byte, do func([]byte) (int, error)) (n int, err error) {
+	f := w.fault
+	if err := w.Err(); err != nil {
+		return 0, err
+	}
+	switch f.Kind {
+	case Short:
+		if l.In {
+			n, err = do(data)
+			return min(max(0, n-1), f.N), err
+		}
+		n = min(max(0, len(data)-1), f.N)
+		if l.Control {
+			return n, nil // a data stage that is not whole is no request
+		}
+		return do(data[:n])
+	case Long:
+		if n, err = do(data); err != nil {
+			return n, err
+		}
+		more := max(1, f.N)
+		if n+more > len(data) {
+			return 0, usb.ErrOverflow
+		}
+		return n + garbage(data[n:n+more]), nil
+	case Garbage:
+		n, err = do(data)
+		return garbage(data[:n]), err
+	case Late:
+		n, err = do(data)
+		if end := w.pause(f.Delay); end != nil {
+			return 0, end
+		}
+		return n, err
+	}
+	if f.When == During && !l.In {
+		n = len(data) / 2
+	} else if f.When != Before {
+		if n, err = do(data); err != nil {
+			return n, err
+		}
+		if n /= 2; f.When == After {
+			n = 0
+		}
+	}
+	return n, d.fail(w, l, f.Kind)
+}
+
+// fail is how the transfer of l ends by a fault.
+func (d *Device) fail(w *wait, l Line, kind FaultKind) error {
+	switch kind {
+	case Stalled:
+		if !l.Control {
+			d.Halt(l.Endpoint)
+		}
+		return usb.ErrStall
+	case Unplugged:
+		d.Drop()
+		return reader.ErrGone
+	case Dead:
+		d.Die(false)
+	case Noise:
+		return usb.ErrBus
+	}
+	return w.until(nil)
+}
+
+// garbage fills p with bytes that are the same each time.
+func garbage(p []byte) int {
+	for i := range p {
+		p[i] = byte(0xA5 + 0x4D*i)
+	}
+	return len(p)
+}
