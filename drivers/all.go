@@ -5,7 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/cardfs/cardfs/drivers/ccid"
-	"github.com/cardfs/cardfs/drivers/ikey3k"
+	"github.com/cardfs/cardfs/drivers/ikey"
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/drivers/vpcd"
 	"github.com/cardfs/cardfs/reader"
@@ -21,7 +21,8 @@ type Env struct {
 func All(env Env) []reader.Driver {
 	return []reader.Driver{
 		ccid.Driver{Log: env.Log},
-		ikey3k.Driver{},
+		ikey.IKey3000,
+		ikey.IKey2032,
 		&sim.Driver{Log: env.Log},
 		vpcd.Driver{Log: env.Log},
 	}

@@ -18,6 +18,7 @@ var cardKinds = []cardKind{
 	{"t0", func(serial string) icc.Card { return newCard(atrT0, true, serial) }},
 	{"dual", func(serial string) icc.Card { return newCard(atrDual, false, serial) }},
 	{"crc", func(serial string) icc.Card { return newCard(atrCRC, false, serial) }},
+	{"datakey", func(serial string) icc.Card { return newCard(atrDatakey, false, serial) }},
 	{"echo", func(string) icc.Card { return new(echo) }},
 }
 
@@ -28,6 +29,9 @@ var (
 	// The ATR of a STARCOS SPK 2.3, which the iKey 3000 holds: F and D 94, T=1,
 	// IFSC 254, BWI 6, CWI 5.
 	atrToken = withTCK(0x3B, 0xB7, 0x94, 0x00, 0x81, 0x31, 0xFE, 0x65, 'S', 'P', 'K', '2', '3', 0x90, 0x00)
+	// The ATR of a Datakey 330, which the iKey 2032 holds: T=1, IFSC 254, BWI 4, CWI 13.
+	atrDatakey = withTCK(0x3B, 0xFF, 0x11, 0x00, 0x00, 0x81, 0x31, 0xFE, 0x4D, 0x80, 0x25, 0xA0, 0x00, 0x00, 0x00,
+		'V', 'W', 'D', 'K', '3', '3', '0', 0x06, 0x00)
 	// T=0 without TD1.
 	atrT0 = []byte{0x3B, 0x77, 0x94, 0x00, 0x00, 'S', 'I', 'M', 'T', '0', 0x90, 0x00}
 	// T=0 first, then T=1 with IFSC 254, BWI 4, CWI 5.

@@ -69,6 +69,9 @@ func TestThroughTheCore(t *testing.T) {
 				if m.name == "ikey3k" && (k.name == "t0" || k.name == "dual" || k.name == "crc") {
 					t.Skip("the token speaks T=1 with an LRC to its card")
 				}
+				if m.name == "ikey2k" && k.name != "datakey" {
+					t.Skip("the token asks its card for an ATR of 25 bytes")
+				}
 				mgr, _ := manager(t)
 				ctl(t, mgr, "attach sim "+m.name+" card="+k.name)
 				s := open(t, mgr, 0)

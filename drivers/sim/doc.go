@@ -7,6 +7,7 @@
 // `attach sim DEVICE [key=value…]`, or `cardfs mount --sim DEVICE`:
 //
 //	ikey3k    Rainbow iKey 3000 at the level of its USB transfers, driver ikey3k
+//	ikey2k    Rainbow iKey 2032, the same, driver ikey2k; takes the card datakey alone
 //	t1        T=1 at TPDU level, card can be taken out
 //	t0        T=0 at TPDU level
 //	apdu      extended APDU level; answers at once
@@ -28,6 +29,7 @@
 //	t0        T=0, ATR 3B 77 94 00 00 53 49 4D 54 30 90 00
 //	dual      T=0 first and T=1, negotiable
 //	crc       T=1 with a CRC instead of an LRC
+//	datakey   T=1, the ATR of a Datakey 330
 //	echo      T=1; answers any command with the command's data and 9000
 //
 // All but echo hold the same files:

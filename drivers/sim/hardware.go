@@ -9,7 +9,8 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/ccid"
-	"github.com/cardfs/cardfs/drivers/ikey3k"
+	"github.com/cardfs/cardfs/drivers/ikey"
+	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 )
@@ -25,19 +26,8 @@ type model struct {
 }
 
 var models = []model{
-	{
-		name:  "ikey3k",
-		id:    ikey3k.Driver{}.IDs()[0],
-		cards: []string{"token"},
-		fixed: true,
-		make: func(serial string) hardware {
-			e := &ikey3k.Emulator{Serial: serial}
-			return &usbHardware{
-				driver: ikey3k.Driver{}, slots: []*icc.Contact{&e.Contact},
-				connect: func() (usb.Opener, func()) { c := e.Plug(); return c, c.Unplug },
-			}
-		},
-	},
+	tokenModel("ikey3k", ikey.IKey3000, "token", ikeyemu.New3000),
+	tokenModel("ikey2k", ikey.IKey2032, "datakey", ikeyemu.New2032),
 	plain("t1", "Simulated T=1 reader", "token", reader.TPDU),
 	plain("t0", "Simulated T=0 reader", "t0", reader.TPDU),
 	plain("apdu", "Simulated APDU reader", "token", reader.ExtendedAPDU),
@@ -47,6 +37,20 @@ var models = []model{
 	ccidModel("twoslot", "Simulated two-slot CCID reader", ccid.TwoSlotReader(), "token", "t0"),
 	ccidModel("pinpad", "Simulated CCID PIN pad", ccid.PINPadReader(), "token"),
 	ccidModel("iccd", "Simulated ICCD token", ccid.ICCDB(), "token"),
+}
+
+// tokenModel is an iKey with its card.
+func tokenModel(name string, driver ikey.Driver, card string, make func(serial string) *ikeyemu.Token) model {
+	return model{
+		name: name, id: driver.IDs()[0], cards: []string{card}, fixed: true,
+		make: func(serial string) hardware {
+			e := make(serial)
+			return &usbHardware{
+				driver: driver, slots: []*icc.Contact{&e.Contact},
+				connect: func() (usb.Opener, func()) { p := e.Plug(); return p, p.Unplug },
+			}
+		},
+	}
 }
 
 // plain is a reader without a bus of its own: one slot, one level.

@@ -17,7 +17,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/drivers/ccid"
-	"github.com/cardfs/cardfs/drivers/ikey3k"
+	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/tests/cc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 	"github.com/cardfs/cardfs/tests/vm/machine"
@@ -69,7 +69,7 @@ const atr = "3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1"
 
 // token is an iKey 3000; pcscd's name of it has the serial number.
 func token(t *testing.T, serial string) usbip.Device {
-	e := &ikey3k.Emulator{Serial: serial}
+	e := ikeyemu.New3000(serial)
 	if err := e.Contact.Insert(card{}); err != nil {
 		t.Fatal(err)
 	}

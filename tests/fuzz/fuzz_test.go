@@ -14,7 +14,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/ccid"
-	"github.com/cardfs/cardfs/drivers/ikey3k"
+	"github.com/cardfs/cardfs/drivers/ikey"
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
@@ -202,7 +202,7 @@ func FuzzIKey3000(f *testing.F) {
 		}
 		synctest.Test(t, func(t *testing.T) {
 			d := &device{desc: patch(desc, how), answers: script{data: answers}, gone: make(chan struct{}), closed: make(chan struct{})}
-			readertest.Use(t, ikey3k.Driver{}, reader.Device{Driver: "ikey3k", Address: "a", Link: d}, ops, func(*core.Manager, byte) { d.unplug() })
+			readertest.Use(t, ikey.IKey3000, reader.Device{Driver: "ikey3k", Address: "a", Link: d}, ops, func(*core.Manager, byte) { d.unplug() })
 		})
 	})
 }

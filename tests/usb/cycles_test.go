@@ -17,7 +17,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/drivers/ccid"
-	"github.com/cardfs/cardfs/drivers/ikey3k"
+	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
@@ -43,7 +43,7 @@ func TestGuestCyclesQMP(t *testing.T) {
 // The same by vhci_hcd, with our own emulators.
 func TestGuestCyclesVHCI(t *testing.T) {
 	machine.NeedGuest(t)
-	token := new(ikey3k.Emulator)
+	token := ikeyemu.New3000("")
 	if err := token.Contact.Insert(starcos{}); err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	"github.com/cardfs/cardfs/drivers/ccid"
-	"github.com/cardfs/cardfs/drivers/ikey3k"
+	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 )
@@ -19,11 +19,8 @@ import (
 // emulators are the devices of our own, by kind: a program in the machine serves
 // them to its kernel.
 var emulators = map[string]func(serial string) usbip.Device{
-	"ikey3k": func(serial string) usbip.Device {
-		e := &ikey3k.Emulator{Serial: serial}
-		insert(&e.Contact)
-		return e.Plug()
-	},
+	"ikey3k":         ikeyKind(ikeyemu.New3000, echo{}),
+	"ikey2k":         ikeyKind(ikeyemu.New2032, datakeyEcho{}),
 	"ccid-character": ccidKind(ccid.CharacterReader()),
 	"ccid-tpdu":      ccidKind(ccid.TPDUReader()),
 	"ccid-short":     ccidKind(ccid.ShortAPDUReader()),
@@ -35,6 +32,16 @@ var emulators = map[string]func(serial string) usbip.Device{
 }
 
 func emulatorNames() []string { return slices.Sorted(maps.Keys(emulators)) }
+
+func ikeyKind(make func(string) *ikeyemu.Token, card icc.Card) func(string) usbip.Device {
+	return func(serial string) usbip.Device {
+		e := make(serial)
+		if err := e.Contact.Insert(card); err != nil {
+			panic(err) // its ATR is in order
+		}
+		return e.Plug()
+	}
+}
 
 func ccidKind(c ccid.Config) func(string) usbip.Device {
 	return func(serial string) usbip.Device {
@@ -62,6 +69,14 @@ func (echo) ATR() []byte {
 func (echo) Reset(bool) {}
 func (echo) Process(capdu []byte) []byte {
 	return append(slices.Clone(capdu[min(5, len(capdu)):]), 0x90, 0x00)
+}
+
+// datakeyEcho is the same with a Datakey 330's ATR, the card in an iKey 2032.
+type datakeyEcho struct{ echo }
+
+func (datakeyEcho) ATR() []byte {
+	return []byte{0x3B, 0xFF, 0x11, 0x00, 0x00, 0x81, 0x31, 0xFE, 0x4D, 0x80, 0x25, 0xA0, 0x00, 0x00, 0x00,
+		'V', 'W', 'D', 'K', '3', '3', '0', 0x06, 0x00, 0xD0}
 }
 
 // emulate plugs in devices of the given kinds, tells ready (the name of a file)

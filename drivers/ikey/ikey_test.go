@@ -1,18 +1,18 @@
-package ikey3k
+package ikey
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/reader/readertest"
@@ -29,15 +29,19 @@ func unhex(s string) []byte {
 	return b
 }
 
-// starcos answers the two commands of the sessions below.
-type starcos struct{}
+// card answers the two commands of the sessions; it is its ATR.
+type card string
 
-const atr = "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1"
+const (
+	starcos = card("3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1")
+	datakey = card("3B FF 11 00 00 81 31 FE 4D 80 25 A0 00 00 00 56 57 44 4B 33 33 30 06 00 D0")
+	atr     = string(starcos)
+)
 
-func (starcos) ATR() []byte { return unhex(atr) }
-func (starcos) Reset(bool)  {}
-func (starcos) Process(c []byte) []byte {
-	switch fmt.Sprintf("%X", c) {
+func (c card) ATR() []byte { return unhex(string(c)) }
+func (c card) Reset(bool)  {}
+func (c card) Process(command []byte) []byte {
+	switch fmt.Sprintf("%X", command) {
 	case "00A40000023F00":
 		return unhex("90 00")
 	case "0084000008":
@@ -46,25 +50,29 @@ func (starcos) Process(c []byte) []byte {
 	return unhex("6D 00")
 }
 
-// recorder writes down the transfers that pass.
-type recorder struct {
-	usb.Conn
-	lines []string
-	waits []time.Duration // the time-outs that the transfers were given
+// kinds are the models with their devices.
+var kinds = []struct {
+	driver Driver
+	card   card
+	make   func(serial string) *emu.Token
+	file   string
+}{
+	{IKey3000, starcos, emu.New3000, "testdata/ikey3000.txt"},
+	{IKey2032, datakey, emu.New2032, "testdata/ikey2032.txt"},
 }
 
-func (r *recorder) OpenUSB(context.Context, uint8) (usb.Conn, error) { return r, nil }
-
-func (r *recorder) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
-	n, err := r.Conn.Control(ctx, s, data, timeout)
-	r.lines = append(r.lines, fmt.Sprintf("%v %04X | % X", s, len(data), data[:n]))
-	r.waits = append(r.waits, timeout)
-	return n, err
-}
-
-func open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {
+func newToken(t testing.TB, make func(string) *emu.Token, c card) *emu.Token {
 	t.Helper()
-	r, err := Driver{}.Open(context.Background(), reader.Device{Driver: "ikey3k", Address: "usb:1-2", Link: link})
+	e := make("")
+	if err := e.Contact.Insert(c); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func openAs(t testing.TB, d Driver, link usb.Opener) (reader.Reader, reader.Slot) {
+	t.Helper()
+	r, err := d.Open(context.Background(), reader.Device{Driver: d.Name(), Address: "usb:1-2", Link: link})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,69 +80,69 @@ func open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {
 	return r, r.Slots()[0]
 }
 
-// The session in testdata, transfer by transfer: driver and emulator together
-// put on the wire what OpenCT 0.6.20 was observed to send and to accept.
-func TestSession(t *testing.T) {
-	e := new(Emulator)
-	e.Contact.Insert(starcos{})
-	rec := &recorder{Conn: e.Plug()}
-	_, s := open(t, rec)
-	got, err := s.PowerOn(context.Background(), reader.Cold)
-	if err != nil || !bytes.Equal(got, unhex(atr)) {
-		t.Fatalf("ATR % X, %v", got, err)
-	}
-	for _, x := range []struct{ tx, rx string }{
-		{"00 00 07 00 A4 00 00 02 3F 00 9E", "00 00 02 90 00 92"},
-		{"00 40 05 00 84 00 00 08 C9", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2"},
-		{"00 90 00 90", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2"},
-		{"00 C0 00 C0", "00 E0 00 E0"},
-		{"00 C1 01 B4 74", "00 E1 01 B4 54"},
-	} {
-		rx, err := s.Exchange(context.Background(), reader.Transfer{Out: unhex(x.tx), Wait: time.Second}, nil)
-		if err != nil || !bytes.Equal(rx, unhex(x.rx)) {
-			t.Errorf("%s: % X, %v", x.tx, rx, err)
-		}
-	}
-	text, err := os.ReadFile("testdata/session.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want []string
-	for line := range strings.Lines(string(text)) {
-		line, _, _ = strings.Cut(line, "#")
-		if line = strings.Join(strings.Fields(line), " "); line != "" {
-			want = append(want, line)
-		}
-	}
-	for i := range max(len(want), len(rec.lines)) {
-		var w, g string
-		if i < len(want) {
-			w = want[i]
-		}
-		if i < len(rec.lines) {
-			g = strings.TrimSpace(rec.lines[i])
-		}
-		if g != w {
-			t.Errorf("transfer %d\n got %s\nwant %s", i+1, g, w)
-		}
+func open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {
+	return openAs(t, IKey3000, link)
+}
+
+// The sessions in testdata: the driver sends what its host sends, with the time-outs that
+// it gives, and takes what its device answers.
+func TestDriverPlaysSession(t *testing.T) {
+	for _, k := range kinds {
+		t.Run(k.driver.Name(), func(t *testing.T) {
+			session, err := usbtest.Load(k.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := usbtest.NewPlayer(t, session).Describe(k.make("").Descriptors())
+			_, s := openAs(t, k.driver, p)
+			p.Step("power on")
+			got, err := s.PowerOn(t.Context(), reader.Cold)
+			if err != nil || !bytes.Equal(got, k.card.ATR()) {
+				t.Fatalf("ATR % X, %v", got, err)
+			}
+			exchange := func(tx, rx string) {
+				t.Helper()
+				got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex(tx), Wait: 20 * time.Second}, nil)
+				if err != nil || !bytes.Equal(got, unhex(rx)) {
+					t.Errorf("%s: % X, %v", tx, got, err)
+				}
+			}
+			p.Step("commands")
+			exchange("00 00 07 00 A4 00 00 02 3F 00 9E", "00 00 02 90 00 92")
+			exchange("00 40 05 00 84 00 00 08 C9", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
+			p.Step("other blocks")
+			exchange("00 90 00 90", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
+			exchange("00 C0 00 C0", "00 E0 00 E0")
+			exchange("00 C1 01 B4 74", "00 E1 01 B4 54")
+			p.Step("unplugged")
+			if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
+				t.Errorf("status after the token left: %v", err)
+			}
+		})
 	}
 }
 
-// The time-outs of the old driver: 10 s, 1 s where the card is asked for its ATR; a
-// block has what the protocol gives the card, or 10 s where that is nothing.
+// The emulated tokens answer the sessions' hosts as the sessions' devices do.
+func TestTokenPlaysSession(t *testing.T) {
+	for _, k := range kinds {
+		t.Run(k.driver.Name(), func(t *testing.T) {
+			session, err := usbtest.Load(k.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			usbtest.Replay(t, session, newToken(t, k.make, k.card).Plug(), nil)
+		})
+	}
+}
+
+// A block has the time that the protocol gives the card, or 10 s where that is nothing.
 func TestTimeouts(t *testing.T) {
-	const l, s = 10 * time.Second, time.Second
-	for given, want := range map[time.Duration]time.Duration{3 * time.Second: 3 * time.Second, 1: 1, 0: l, -1: l} {
-		e := new(Emulator)
-		e.Contact.Insert(starcos{})
-		rec := &recorder{Conn: e.Plug()}
-		_, slot := open(t, rec)
-		if _, err := slot.PowerOn(t.Context(), reader.Cold); err != nil {
-			t.Fatal(err)
-		}
+	for given, want := range map[time.Duration]time.Duration{3 * time.Second: 3 * time.Second, 1: 1, 0: 10 * time.Second, -1: 10 * time.Second} {
+		f := &fake{answers: honest()}
+		_, slot := open(t, f)
 		slot.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 05 00 84 00 00 08 89"), Wait: given}, nil)
-		if want := []time.Duration{l, l, l, s, s, l, l, l, want}; !slices.Equal(rec.waits, want) {
-			t.Errorf("wait %v: %v, want %v", given, rec.waits, want)
+		if got := f.waits[len(f.waits)-1]; got != want {
+			t.Errorf("wait %v: %v, want %v", given, got, want)
 		}
 	}
 }
@@ -191,6 +199,7 @@ type fake struct {
 	usb.Conn
 	answers map[string]reply
 	gone    chan struct{}
+	waits   []time.Duration // the time-outs that the transfers were given
 }
 
 type reply struct {
@@ -212,6 +221,7 @@ func (f *fake) Control(ctx context.Context, s usb.Setup, data []byte, timeout ti
 	if timeout <= 0 {
 		return 0, errors.New("a transfer without a time-out")
 	}
+	f.waits = append(f.waits, timeout)
 	a, ok := f.answers[fmt.Sprintf("%v %02X", s, len(data))]
 	if !ok {
 		return len(data), nil
@@ -317,6 +327,61 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// An iKey 2032's answers are believed as far as they are plausible, too: identities of
+// other firmware are, and the ATR has the length that the identity announces.
+func TestAnswers2032(t *testing.T) {
+	const (
+		identity = "0D 63 00 06 2D 2D C0 80 80 60 80 01 19"
+		reset2   = "IN C1 01 0000 0000 02"
+		reset32  = "IN C1 01 0000 0000 20"
+		getATR25 = "IN C1 01 0000 0000 19"
+		getATR9  = "IN C1 01 0000 0000 09"
+		atrNine  = "3B 65 00 00 01 02 03 04 05"
+	)
+	for _, x := range []struct {
+		name, transfer, answer string
+		want                   string // the ATR
+		says                   string // or the error
+	}{
+		{"as seen", identify, identity, string(datakey), ""},
+		{"as seen in 2003", identify, "0D 60 00 03 2D 2D C0 80 80 60 80 01 19", string(datakey), ""},
+		{"a later firmware", identify, "0D 6F 00 FF 2D 2D C0 80 80 60 80 01 19", string(datakey), ""},
+		{"an ATR of 9 bytes", identify, "0D 63 00 06 2D 2D C0 80 80 60 80 01 09", atrNine, ""},
+		{"an ATR of no bytes", identify, "0D 63 00 06 2D 2D C0 80 80 60 80 01 00", "", "an ATR of 0 bytes"},
+		{"an ATR of 33 bytes", identify, "0D 63 00 06 2D 2D C0 80 80 60 80 01 21", "", "an ATR of 33 bytes"},
+		{"another length", identify, "0C 63 00 06 2D 2D C0 80 80 60 80 01 19", "", "not an iKey 2032's"},
+		{"another kind", identify, "0D 50 00 06 2D 2D C0 80 80 60 80 01 19", "", "not an iKey 2032's"},
+		{"an iKey 3000's", identify, "0A 61 00 07 2D 2D C0 80 80 60", "", "identify: 10 bytes, not 13"},
+		{"a byte too many", identify, identity + "00", "", "identify: 14 bytes, not 13"},
+		{"ATR too short", getATR25, strings.Repeat("3B", 24), "", "power up: answer: 24 bytes, not 25"},
+		{"no ATR", getATR25, "", "", "power up: answer: 0 bytes, not 25"},
+		{"the first reset fails", reset2, "01", "", "reset the card interface: answer: not 00"},
+		{"the third reset is long", reset32, "00 00", "", "reset the card interface: answer: 2 bytes, not 1"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			answers := map[string]reply{
+				identify: {data: unhex(identity)}, reset2: {data: []byte{0}}, reset32: {data: []byte{0}},
+				getATR25: {data: unhex(string(datakey))}, getATR9: {data: unhex(atrNine)},
+			}
+			answers[x.transfer] = reply{data: unhex(x.answer)}
+			_, s := openAs(t, IKey2032, &fake{answers: answers})
+			got, err := s.PowerOn(t.Context(), reader.Cold)
+			if x.says == "" {
+				if err != nil || !bytes.Equal(got, unhex(x.want)) {
+					t.Errorf("ATR % X, %v", got, err)
+				}
+				return
+			}
+			if !errors.Is(err, reader.ErrProtocol) || !strings.Contains(err.Error(), "ikey2k usb:1-2: ") || !strings.Contains(err.Error(), x.says) {
+				t.Errorf("%v, want %q", err, x.says)
+			}
+			if st, _ := s.Status(t.Context()); st != reader.Present {
+				t.Errorf("status %v", st)
+			}
+		})
+	}
+}
+
 // Every transfer may fail in every way; the error says which transfer and is
 // one that the core can tell apart.
 func TestTransferErrors(t *testing.T) {
@@ -390,16 +455,17 @@ func TestInvalidBlock(t *testing.T) {
 }
 
 func TestIdentify(t *testing.T) {
-	e := &Emulator{Serial: "42"}
-	r, _ := open(t, e.Plug())
-	model, more := r.(reader.Identifier).Identify()
-	if model != "Rainbow iKey 3000" || more["version"] != "1.00" {
-		t.Errorf("%s %v", model, more)
+	for i, want := range []string{"Rainbow iKey 3000", "Rainbow iKey 2032"} {
+		r, _ := openAs(t, kinds[i].driver, kinds[i].make("42").Plug())
+		model, more := r.(reader.Identifier).Identify()
+		if model != want || more["version"] != "1.00" {
+			t.Errorf("%s %v", model, more)
+		}
 	}
 }
 
 func TestNotUSB(t *testing.T) {
-	if _, err := (Driver{}).Open(context.Background(), reader.Device{Address: "x"}); !errors.Is(err, reader.ErrInvalid) {
+	if _, err := IKey3000.Open(context.Background(), reader.Device{Address: "x"}); !errors.Is(err, reader.ErrInvalid) {
 		t.Error(err)
 	}
 }
@@ -408,8 +474,7 @@ func TestNotUSB(t *testing.T) {
 // after the waiting time.
 func TestSilentCard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := new(Emulator)
-		e.Contact.Insert(starcos{})
+		e := newToken(t, emu.New3000, starcos)
 		_, s := open(t, e.Plug())
 		if _, err := s.PowerOn(context.Background(), reader.Cold); err != nil {
 			t.Fatal(err)
@@ -440,63 +505,61 @@ func TestSilentCard(t *testing.T) {
 	})
 }
 
-// What a USB host asks of any device.
-func TestStandardRequests(t *testing.T) {
-	e := &Emulator{Serial: "S1"}
-	get := func(rt, rq uint8, v, i uint16, n int) string {
-		data := make([]byte, n)
-		n, err := e.Transfer(context.Background(), usb.Setup{RequestType: rt, Request: rq, Value: v, Index: i}, data)
-		if err != nil {
-			return err.Error()
-		}
-		return fmt.Sprintf("% X", data[:n])
-	}
+// What the tokens refuse, and what is known of them beyond the sessions.
+func TestRequests(t *testing.T) {
 	for _, x := range []struct {
 		name         string
+		make         func(string) *emu.Token
 		rt, rq       uint8
 		value, index uint16
 		n            int
 		want         string
 	}{
-		{"device descriptor", 0x80, 6, 0x0100, 0, 64, "12 01 00 01 FF 00 00 08 B9 04 00 13 00 01 01 02 03 01"},
-		{"its first 8 bytes", 0x80, 6, 0x0100, 0, 8, "12 01 00 01 FF 00 00 08"},
-		{"configuration", 0x80, 6, 0x0200, 0, 255, "09 02 12 00 01 01 00 80 32 09 04 00 00 00 FF 00 00 00"},
-		{"languages", 0x80, 6, 0x0300, 0, 255, "04 03 09 04"},
-		{"product", 0x80, 6, 0x0302, 0x0409, 255, "14 03 69 00 4B 00 65 00 79 00 20 00 33 00 30 00 30 00 30 00"},
-		{"serial number", 0x80, 6, 0x0303, 0x0409, 255, "06 03 53 00 31 00"},
-		{"no such string", 0x80, 6, 0x0304, 0x0409, 255, usb.ErrStall.Error()},
-		{"set configuration", 0x00, 9, 1, 0, 0, ""},
-		{"get configuration", 0x80, 8, 0, 0, 1, "01"},
-		{"status", 0x80, 0, 0, 0, 2, "00 00"},
-		{"set interface", 0x01, 11, 0, 0, 0, ""},
-		{"other class's request", 0x21, 1, 0, 0, 0, usb.ErrStall.Error()},
-		{"vendor request to the device", 0xC0, 0, 0, 0, 64, usb.ErrStall.Error()},
-		{"unknown card command", 0x41, 0x16, 0x0007, 0, 0, usb.ErrStall.Error()},
-		{"PPS with a data byte, as the first driver sent it", 0x41, 0x16, 0x0002, 0, 1, "00"},
+		{"device descriptor", emu.New3000, 0x80, 6, 0x0100, 0, 64, "12 01 00 01 FF 00 00 08 B9 04 00 13 00 01 01 02 03 01"},
+		{"configuration", emu.New3000, 0x80, 6, 0x0200, 0, 255, "09 02 12 00 01 01 00 80 32 09 04 00 00 00 FF 00 00 00"},
+		{"product", emu.New3000, 0x80, 6, 0x0302, 0x0409, 255, "14 03 69 00 4B 00 65 00 79 00 20 00 33 00 30 00 30 00 30 00"},
+		{"serial number", emu.New3000, 0x80, 6, 0x0303, 0x0409, 255, "06 03 53 00 31 00"},
+		{"other class's request", emu.New3000, 0x21, 1, 0, 0, 0, usb.ErrStall.Error()},
+		{"vendor request to the device", emu.New3000, 0xC0, 0, 0, 0, 64, usb.ErrStall.Error()},
+		{"unknown card command", emu.New3000, 0x41, 0x16, 0x0007, 0, 0, usb.ErrStall.Error()},
+		{"an iKey 2032's command", emu.New3000, 0x41, 0x16, 0x1901, 0, 0, usb.ErrStall.Error()},
+		{"PPS with a data byte, as the first driver sent it", emu.New3000, 0x41, 0x16, 0x0002, 0, 1, "00"},
+		{"device descriptor", emu.New2032, 0x80, 6, 0x0100, 0, 64, "12 01 00 01 FF 00 00 08 B9 04 02 12 00 01 01 02 03 01"},
+		{"power of 56 mA", emu.New2032, 0x80, 6, 0x0200, 0, 9, "09 02 12 00 01 01 00 80 1C"},
+		{"an iKey 3000's command", emu.New2032, 0x41, 0x16, 0x2005, 0, 0, usb.ErrStall.Error()},
+		{"PPS, which it does not know", emu.New2032, 0x41, 0x16, 0x0002, 0, 0, usb.ErrStall.Error()},
 	} {
-		if got := get(x.rt, x.rq, x.value, x.index, x.n); got != x.want {
+		data := make([]byte, x.n)
+		n, err := x.make("S1").Plug().Control(t.Context(), usb.Setup{RequestType: x.rt, Request: x.rq, Value: x.value, Index: x.index}, data, time.Second)
+		got := fmt.Sprintf("% X", data[:n])
+		if err != nil {
+			got = err.Error()
+		}
+		if got != x.want {
 			t.Errorf("%s: %s, want %s", x.name, got, x.want)
 		}
 	}
 }
 
-// The emulator survives any transfers.
+// The emulated tokens survive any transfers.
 func FuzzEmulator(f *testing.F) {
 	f.Add(unhex("C1 00 0000 0000 40 41 16 0520 0000 00 C1 01 0000 0000 20"))
 	f.Add(unhex("41 17 0000 0500 05 84 00 00 08 89 C1 01 0000 0000 FF"))
+	f.Add(unhex("41 16 0119 0000 00 C1 01 0000 0000 19"))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		e := new(Emulator)
-		e.Contact.Insert(starcos{})
-		for len(in) >= 7 {
-			s := usb.Setup{RequestType: in[0], Request: in[1],
-				Value: uint16(in[2]) | uint16(in[3])<<8, Index: uint16(in[4]) | uint16(in[5])<<8}
-			data := make([]byte, in[6])
-			in = in[7:]
-			if !s.In() {
-				in = in[copy(data, in):]
-			}
-			if n, err := e.transfer(context.Background(), s, data); n < 0 || n > len(data) || err != nil && n != 0 {
-				t.Fatalf("%v: %d, %v", s, n, err)
+		for _, k := range kinds {
+			port, in := newToken(t, k.make, k.card).Plug(), in
+			for len(in) >= 7 {
+				s := usb.Setup{RequestType: in[0], Request: in[1],
+					Value: uint16(in[2]) | uint16(in[3])<<8, Index: uint16(in[4]) | uint16(in[5])<<8}
+				data := make([]byte, in[6])
+				in = in[7:]
+				if !s.In() {
+					in = in[copy(data, in):]
+				}
+				if n, err := port.Control(t.Context(), s, data, time.Microsecond); n < 0 || n > len(data) || err != nil && n != 0 {
+					t.Fatalf("%v: %d, %v", s, n, err)
+				}
 			}
 		}
 	})
@@ -524,17 +587,20 @@ func FuzzAnswers(f *testing.F) {
 }
 
 func TestSuite(t *testing.T) {
-	readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
-		e := new(Emulator)
-		e.Contact.Insert(starcos{})
-		conn := e.Plug()
-		return &readertest.Fixture{
-			Driver:  Driver{},
-			Device:  reader.Device{Driver: "ikey3k", Address: "usb:1-2", Link: conn},
-			Slots:   []readertest.Slot{readertest.Contact(&e.Contact, true)},
-			Command: unhex("00 84 00 00 08"),
-			Answer:  unhex("11 12 13 14 15 16 17 18 90 00"),
-			Unplug:  conn.Unplug,
-		}
-	})
+	for _, k := range kinds {
+		t.Run(k.driver.Name(), func(t *testing.T) {
+			readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
+				e := newToken(t, k.make, k.card)
+				port := e.Plug()
+				return &readertest.Fixture{
+					Driver:  k.driver,
+					Device:  reader.Device{Driver: k.driver.Name(), Address: "usb:1-2", Link: port},
+					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, true)},
+					Command: unhex("00 84 00 00 08"),
+					Answer:  unhex("11 12 13 14 15 16 17 18 90 00"),
+					Unplug:  port.Unplug,
+				}
+			})
+		})
+	}
 }

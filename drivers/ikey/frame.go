@@ -1,4 +1,4 @@
-package ikey3k
+package ikey
 
 import (
 	"fmt"
@@ -12,28 +12,18 @@ const (
 	typeOut = 0x41
 	typeIn  = 0xC1
 
-	reqIdentify = 0x00 // IN, 10 bytes
-	reqFetch    = 0x01 // IN, the answer to the latest control or block
-	reqControl  = 0x16 // OUT, wValue: low byte command, high byte length wanted
-	reqBlock    = 0x17 // OUT, one T=1 block
+	reqIdentify = 0x00 // IN: who the token is; the first byte is the length
+	reqFetch    = 0x01 // IN: the answer to the latest control or block
+	reqControl  = 0x16 // OUT: wValue is a command, low byte, and the length wanted, high byte
+	reqBlock    = 0x17 // OUT: one T=1 block
 )
 
-// Commands of reqControl, as wValue.
-const (
-	cmdReset = 0x0000 // answer: 00
-	cmdATR   = 0x2005 // answer: a length byte, the ATR, padding
-	cmdPPS   = 0x0002 // answer: the card's PPS response
-)
-
-// Lengths asked for and answered.
 const (
 	identifyAsked = 0x40
-	identifyLen   = 10
-	resetAsked    = 2
-	resetLen      = 1
-	atrAsked      = 0x20
-	ppsAsked      = 4
-	blockAsked    = 0xFF // an answer of this length has INF of 251 bytes
+	blockAsked    = 0xFF // an answer of this length has an INF of 251 bytes
+
+	shortestBlock = 3 + 0 + 1
+	longestBlock  = 3 + 254 + 1
 )
 
 var (
@@ -57,29 +47,16 @@ func packBlock(block []byte) (usb.Setup, []byte) {
 	}, block[4:]
 }
 
-// unpackBlock is the inverse of packBlock; it appends the block to dst.
-func unpackBlock(dst []byte, s usb.Setup, data []byte) []byte {
-	dst = append(dst, byte(s.Value), byte(s.Value>>8), byte(s.Index), byte(s.Index>>8))
-	return append(dst, data...)
-}
-
-// checkIdentify checks the length only: byte 3 is perhaps a firmware number,
-// and tokens of the same family differ there.
-func checkIdentify(p []byte) error {
-	if len(p) != identifyLen {
-		return fmt.Errorf("%d bytes, not %d: %w", len(p), identifyLen, reader.ErrProtocol)
-	}
-	return nil
-}
-
-func checkReset(p []byte) error {
+// resetAnswer takes the answer to a reset of the card interface: one byte 00, however
+// many are asked for.
+func resetAnswer(p []byte) ([]byte, error) {
 	switch {
-	case len(p) != resetLen:
-		return fmt.Errorf("%d bytes, not %d: %w", len(p), resetLen, reader.ErrProtocol)
+	case len(p) != 1:
+		return nil, lengthError(p, 1)
 	case p[0] != 0:
-		return fmt.Errorf("not 00: %w", reader.ErrProtocol)
+		return nil, fmt.Errorf("not 00: %w", reader.ErrProtocol)
 	}
-	return nil
+	return nil, nil
 }
 
 // cutATR takes the ATR out of its answer: a length byte, the ATR, padding.
@@ -97,12 +74,12 @@ func cutATR(p []byte) ([]byte, error) {
 	return p[1 : 1+k], nil
 }
 
-// checkPPS takes any PPS response that agrees on T=1 (ISO/IEC 7816-3:2006
+// ppsAnswer takes any PPS response that agrees on T=1 (ISO/IEC 7816-3:2006
 // §9.2). The token is known to answer FF 11 11 FF; a card of another speed
 // would answer with another PPS1, or none.
-func checkPPS(p []byte) error {
-	bad := func(what string) error {
-		return fmt.Errorf("%d bytes: %s: %w", len(p), what, reader.ErrProtocol)
+func ppsAnswer(p []byte) ([]byte, error) {
+	bad := func(what string) ([]byte, error) {
+		return nil, fmt.Errorf("%d bytes: %s: %w", len(p), what, reader.ErrProtocol)
 	}
 	if len(p) < 3 || p[0] != 0xFF {
 		return bad("not a PPS response")
@@ -126,7 +103,7 @@ func checkPPS(p []byte) error {
 	if pck != 0 {
 		return bad("wrong PCK")
 	}
-	return nil
+	return p, nil
 }
 
 // cutBlock cuts an answer to its block: three surplus bytes were seen behind

@@ -1,0 +1,120 @@
+// Package ikey drives the Rainbow (later SafeNet) iKey 3000 and iKey 2032: USB tokens
+// with a smart card inside, spoken to by control transfers alone.
+//
+// The wire format was observed in OpenCT 0.6.20 and its predecessor; nothing was
+// published. The token is told to reset its card and to give the ATR by card-control
+// commands. From then on the host speaks T=1 with the card: a block goes out as one
+// request, and a second request fetches the answer, which the token holds back until its
+// card has answered. The models differ in the commands of their power-up, and in what
+// they say when they are asked who they are; models.go is the table.
+package ikey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cardfs/cardfs/drivers/token"
+	"github.com/cardfs/cardfs/reader"
+)
+
+const (
+	// longWait and shortWait are the time-outs of transfers that do not wait for a
+	// command of the card, as the old driver had them.
+	longWait  = 10 * time.Second
+	shortWait = time.Second
+	// slack is what an answer may take on top of the block waiting time for its way
+	// through the token.
+	slack = time.Second
+	// ifsd is what the vendor's software announced; 251 would fit the fetch.
+	ifsd = 180
+)
+
+// Driver drives one model. Its zero value drives none: see IKey3000 and IKey2032.
+type Driver struct{ model *model }
+
+// Name is "ikey3k" or "ikey2k".
+func (d Driver) Name() string { return d.model.driver }
+
+// IDs is the one pair of ids that the model is known by.
+func (d Driver) IDs() []reader.ID { return []reader.ID{d.model.id} }
+
+// Open claims interface 0, the token's only one.
+func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+	return token.Open(ctx, dev, d.model.id.Model, 0, func(w *token.Wire) token.Dialect {
+		return &dialect{Wire: w, model: d.model}
+	})
+}
+
+// dialect is the token.Dialect of all models.
+type dialect struct {
+	*token.Wire
+	model *model
+	in    [blockAsked]byte // what was fetched last
+}
+
+// Traits: the core speaks T=1, and sends no PPS. The iKey 3000 does one by itself; of the
+// iKey 2032 none was seen.
+func (d *dialect) Traits() reader.Traits {
+	return reader.Traits{Level: reader.TPDU, AutoPPS: true, IFSD: ifsd, Slack: slack}
+}
+
+// PowerOn resets the card. Cold and warm are one sequence; no request to take the power
+// away is known.
+func (d *dialect) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
+	p, err := d.Fetch(ctx, "identify", setupIdentify, d.in[:identifyAsked], longWait)
+	if err != nil {
+		return nil, err
+	}
+	steps, err := d.model.identified(p)
+	if err != nil {
+		return nil, d.Fail("identify", err)
+	}
+	var atr []byte
+	for _, s := range steps {
+		if err := d.Send(ctx, s.what, setupControl(s.command), nil, s.wait); err != nil {
+			return nil, err
+		}
+		p, err := d.Fetch(ctx, s.what, setupFetch, d.in[:s.asked], s.wait)
+		if errors.Is(err, reader.ErrTimeout) && s.givesATR {
+			err = fmt.Errorf("%w: %w", err, reader.ErrMute)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if p, err = s.answer(p); err != nil {
+			return nil, d.Fail(s.what+": answer", err)
+		}
+		if s.givesATR {
+			atr = append([]byte(nil), p...)
+		}
+	}
+	return atr, nil
+}
+
+// Exchange sends one T=1 block and fetches the answer.
+func (d *dialect) Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
+	if len(x.Out) < shortestBlock || len(x.Out) > longestBlock {
+		return dst, d.Fail("send block", fmt.Errorf("%d bytes; a T=1 block has %d to %d: %w",
+			len(x.Out), shortestBlock, longestBlock, reader.ErrInvalid))
+	}
+	setup, data := packBlock(x.Out)
+	if err := d.Send(ctx, "send block", setup, data, longWait); err != nil {
+		return dst, err
+	}
+	wait := x.Wait
+	if wait <= 0 {
+		wait = longWait
+	}
+	p, err := d.Fetch(ctx, "fetch block", setupFetch, d.in[:], wait)
+	if err != nil {
+		return dst, err
+	}
+	defer clear(p)
+	block, err := cutBlock(p)
+	if err != nil {
+		return dst, d.Fail("fetch block", err)
+	}
+	return append(dst, block...), nil
+}
