@@ -215,13 +215,13 @@ func (f *fake) Close() error                                     { return nil }
 // key names the transfers of a session: what is sent, and what is fetched by
 // how many bytes are asked for.
 func (f *fake) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
+	f.waits = append(f.waits, timeout)
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
 	if timeout <= 0 {
 		return 0, errors.New("a transfer without a time-out")
 	}
-	f.waits = append(f.waits, timeout)
 	a, ok := f.answers[fmt.Sprintf("%v %02X", s, len(data))]
 	if !ok {
 		return len(data), nil
@@ -503,6 +503,30 @@ func TestSilentCard(t *testing.T) {
 			t.Errorf("the card had %d commands", n)
 		}
 	})
+}
+
+// A token that is pulled, or whose port is reset, takes its card's power along.
+func TestPowerLost(t *testing.T) {
+	for what, lose := range map[string]func(*usbtest.Port, usb.Conn){
+		"unplugged": func(p *usbtest.Port, _ usb.Conn) { p.Unplug() },
+		"reset":     func(_ *usbtest.Port, c usb.Conn) { c.Reset(context.Background()) },
+	} {
+		e := newToken(t, emu.New3000, starcos)
+		port := e.Plug()
+		r, s := open(t, port)
+		if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil || !e.Contact.Powered() {
+			t.Fatal(err)
+		}
+		r.Close()
+		conn, err := port.OpenUSB(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lose(port, conn)
+		if e.Contact.Powered() {
+			t.Errorf("%s: the card has power", what)
+		}
+	}
 }
 
 // What the tokens refuse, and what is known of them beyond the sessions.
