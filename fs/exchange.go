@@ -211,6 +211,10 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 		n += command.size()
 	}
 	if !c.take(n) {
+		// With EPOLLET nobody asks again before there is something to tell.
+		if c.wake != nil && !c.share.fits(shortCommand) && c.share.await(c, c.wake) {
+			c.wake()
+		}
 		return 0, syscall.ENOBUFS
 	}
 	if c.binary {
@@ -363,16 +367,16 @@ func (c *channel) ready() (bits uint32) {
 	if c.readable && (c.out.ready() > 0 || len(c.answers) > 0) {
 		bits |= readable
 	}
-	if c.writable && c.hasRoom() {
+	if c.writable && c.hasRoom() && c.share.await(c, c.wake) {
 		bits |= writable
 	}
 	return bits
 }
 
-// hasRoom reports whether a short command would be taken, as far as this channel goes: of
-// the room that the slot has for its user nobody tells when it is there again. c.mu is held.
+// hasRoom reports whether a short command would be taken, as far as this channel goes; the
+// room that the slot has for its user is share.await's. c.mu is held.
 func (c *channel) hasRoom() bool {
-	return c.unread() < maxAnswers && c.held+4+shortAnswer <= channelRoom
+	return c.unread() < maxAnswers && c.held+shortCommand <= channelRoom
 }
 
 func (c *channel) watch(wake func()) (stop func()) {
@@ -385,6 +389,7 @@ func (c *channel) watch(wake func()) (stop func()) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.wake = nil
+		c.share.room.forgo(c)
 	}
 }
 

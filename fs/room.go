@@ -15,6 +15,9 @@ const (
 	channelRoom = 1 << 20
 	userRoom    = 8 << 20
 	slotRoom    = 64 << 20
+
+	// shortCommand is what poll(2) wants room for: a command of four bytes and its answer.
+	shortCommand = 4 + shortAnswer
 )
 
 // errNoRoom is for a command that was written behind one whose answer was longer than it
@@ -23,10 +26,17 @@ var errNoRoom = errors.New("not sent: no room for the answer; those before it wa
 
 // room counts the bytes that the channels of one slot hold, by user.
 type room struct {
-	used atomic.Int64
+	used    atomic.Int64
+	waiters atomic.Int32 // how many wait
 
-	mu     sync.Mutex
+	mu     sync.Mutex // a leaf
 	shares map[uint32]*share
+	wait   map[*channel]waiter // for room for a short command
+}
+
+type waiter struct {
+	share *share
+	wake  func()
 }
 
 // share is one user's part of a slot's room, as long as the user has an open, or commands
@@ -77,7 +87,58 @@ func (s *share) takeUpTo(n int, user, slot int64) bool {
 		s.room.used.Add(-int64(n))
 	}
 	s.used.Add(-int64(n))
+	s.room.returned() // somebody may have looked meanwhile
 	return false
+}
+
+// fits reports whether take would take n bytes.
+func (s *share) fits(n int64) bool {
+	return s.used.Load()+n <= userRoom && s.room.used.Load()+n <= slotRoom
+}
+
+// await reports whether there is room for a short command. Where there is none, wake is
+// called once there is, from any goroutine and with any lock held; nil: nobody waits.
+func (s *share) await(c *channel, wake func()) bool {
+	if s.fits(shortCommand) || wake == nil {
+		return s.fits(shortCommand)
+	}
+	r := s.room
+	r.mu.Lock()
+	if r.wait == nil {
+		r.wait = make(map[*channel]waiter)
+	}
+	r.wait[c] = waiter{s, wake}
+	r.waiters.Store(int32(len(r.wait)))
+	r.mu.Unlock()
+	return s.fits(shortCommand) // looked at again: what came back before was told to nobody
+}
+
+// forgo ends the waiting of c.
+func (r *room) forgo(c *channel) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.wait, c)
+	r.waiters.Store(int32(len(r.wait)))
+}
+
+// returned wakes those who wait and have room now.
+func (r *room) returned() {
+	if r.waiters.Load() == 0 {
+		return
+	}
+	var woken []func()
+	r.mu.Lock()
+	for c, w := range r.wait {
+		if w.share.fits(shortCommand) {
+			woken = append(woken, w.wake)
+			delete(r.wait, c)
+		}
+	}
+	r.waiters.Store(int32(len(r.wait)))
+	r.mu.Unlock()
+	for _, wake := range woken {
+		wake()
+	}
 }
 
 // force takes n bytes that are there already.
@@ -86,7 +147,10 @@ func (s *share) force(n int) {
 	s.room.used.Add(int64(n))
 }
 
-func (s *share) give(n int) { s.force(-n) }
+func (s *share) give(n int) {
+	s.force(-n)
+	s.room.returned()
+}
 
 // rooms are the rooms of a mount's slots.
 type rooms struct{ bays sync.Map }
