@@ -160,3 +160,61 @@ func TestQueuedDataIsForOneCard(t *testing.T) {
 		})
 	}
 }
+
+// An ioctl that waits behind another command is for the card that was there when it was
+// called.
+func TestWaitingIoctlIsForOneCard(t *testing.T) {
+	const verify = "42330006 1E 00 82 04 00 0804 02 FF 0704 00 000000 0D000000 0020000108 FFFFFFFFFFFFFFFF"
+	for _, swapped := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
+			defer m.Close(context.Background())
+			command := func(line string) {
+				t.Helper()
+				if err := m.Command(line); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+			}
+			power := func() {
+				s, err := m.Slot(0).Open(bg, core.Caller{Owner: "another", Wait: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Close()
+			}
+			command("attach sim pinpad")
+			power()
+			h, err := openControl(bg, &file{mount: &mount{server: &server{}}, slot: m.Slot(0)}, rdwr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := h.(*controlFile).channel
+			defer c.Release(bg)
+			c.mu.Lock()
+			c.busy = true // a command is under way
+			c.mu.Unlock()
+			in, out := ioctlBuffers(verify, 100)
+			got := make(chan syscall.Errno)
+			go func() {
+				_, errno := c.Ioctl(bg, exchangeRequest(100), 0, in, out)
+				got <- errno
+			}()
+			synctest.Wait()
+			want := syscall.Errno(0)
+			if swapped {
+				command("sim 0 remove")
+				command("sim 0 insert")
+				power()
+				want = syscall.ESTALE
+			}
+			command("sim 0 keys 1234")
+			c.mu.Lock()
+			c.finish()
+			c.mu.Unlock()
+			if errno := <-got; errno != want {
+				t.Errorf("card swapped %v: %v, want %v", swapped, errno, want)
+			}
+		})
+	}
+}

@@ -105,10 +105,13 @@ func Mount(dir string, m *core.Manager, o Options) (*Server, error) {
 		s.leave()
 		return nil, explain(at.name, o, err)
 	}
-	warnOfTimeouts(o.Log, "/proc/sys")
+	warnOfTimeouts(o.Log, procSys)
 	go mnt.server.serve()
 	return s, nil
 }
+
+// procSys is where the kernel's settings are; a variable for tests.
+var procSys = "/proc/sys"
 
 // warnOfTimeouts looks whether the kernel is told to end a mount where one request takes
 // long (Linux 6.15, Documentation/admin-guide/sysctl/fs.rst): waiting is what files do here.

@@ -2,15 +2,19 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // needMount skips where nobody may mount.
@@ -48,30 +52,87 @@ func TestMountPointIsLookedUpOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mine, victim := filepath.Join(top, "mine"), filepath.Join(top, "victim")
-	for _, dir := range []string{mine, victim} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
+	for _, exists := range []bool{true, false} {
+		dir := filepath.Join(top, strconv.FormatBool(exists))
+		mine, victim := filepath.Join(dir, "mine"), filepath.Join(dir, "victim")
+		if err := os.MkdirAll(mine, 0o755); err != nil {
 			t.Fatal(err)
 		}
+		if exists {
+			if err := os.Mkdir(victim, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at, err := openPlace(mine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer at.close()
+		if err := os.Rename(mine, mine+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(victim, mine); err != nil {
+			t.Fatal(err)
+		}
+		fd, m, err := connect(at, false)
+		if err == nil {
+			unix.Close(fd)
+			m.detach()
+			t.Error("mounted, though the directory is not there any more")
+		}
+		// Who follows the link, if only for a moment, is told that it leads nowhere.
+		if !exists && errors.Is(err, unix.ENOENT) {
+			t.Errorf("the link was followed: %v", err)
+		}
+		if n := mustCardfsMounts(t); n != 0 {
+			t.Errorf("%d mounts are left", n)
+		}
 	}
-	at, err := openPlace(mine)
+}
+
+// The mount of another cardfs, moved to where ours was to be, is not taken for ours.
+func TestAnothersMountAtThePlace(t *testing.T) {
+	needMount(t)
+	top, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
+	ours, theirs := filepath.Join(top, "ours"), filepath.Join(top, "theirs")
+	place := func(parent string) *place {
+		t.Helper()
+		dir := filepath.Join(parent, "mnt")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		at, err := openPlace(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	at, other := place(ours), place(theirs)
 	defer at.close()
-	if err := os.Rename(mine, mine+".away"); err != nil {
+	fd, another, err := connect(other, false)
+	other.close()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(victim, mine); err != nil {
+	defer unix.Close(fd)
+	if err := os.Rename(ours, ours+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(theirs, ours); err != nil {
 		t.Fatal(err)
 	}
 	if fd, m, err := connect(at, false); err == nil {
 		unix.Close(fd)
-		m.detach()
-		t.Error("mounted, though the directory is not there any more")
+		t.Errorf("mount %d was taken for ours; the other's is %d", m.id, another.id)
 	}
-	if n := mustCardfsMounts(t); n != 0 {
-		t.Errorf("%d mounts are left", n)
+	if n := mustCardfsMounts(t); n != 1 {
+		t.Errorf("%d mounts are left; the other's was wanted", n)
+	}
+	if err := another.detach(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -222,6 +283,34 @@ func TestWarnOfTimeouts(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Whoever mounts is warned.
+func TestMountWarnsOfTimeouts(t *testing.T) {
+	needMount(t)
+	kernel := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(kernel, "fs/fuse"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(kernel, "fs/fuse/default_request_timeout"), []byte("30\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	defer func(was string) { procSys = was }(procSys)
+	procSys = kernel
+	m := core.NewManager(core.Options{})
+	defer m.Close(bg)
+	log := &counter{}
+	s, err := Mount(t.TempDir(), m, Options{GID: -1, Log: slogOf(log)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := log.count(); n != 1 {
+		t.Errorf("%d lines in the log", n)
+	}
+	if err := s.Close(10 * time.Second); err != nil {
+		t.Error(err)
+	}
+	<-s.Done()
 }
 
 // levels is a log that keeps each line's level.
