@@ -499,7 +499,7 @@ func (d acting) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 	return a, nil
 }
 
-func (s actingSlot) PowerOff(ctx context.Context) error {
+func (s actingPlain) PowerOff(ctx context.Context) error {
 	s.act("off")
 	return s.Slot.PowerOff(ctx)
 }
@@ -625,5 +625,52 @@ func TestInterruptedActs(t *testing.T) {
 		if _, acts, err := run("before"); !errors.Is(err, reader.ErrInterrupted) || len(acts) > 0 {
 			t.Errorf("%s, interrupted before: %v, did %q", tt.command, err, acts)
 		}
+	}
+}
+
+// RESET CT and CT_close take the power off all the program's cards, also where the signal
+// comes after the first, and another program has the second card just then.
+func TestInterruptedBetweenCards(t *testing.T) {
+	for _, command := range []string{"01 02 20 11 00 00", "01 02"} {
+		synctest.Test(t, func(t *testing.T) {
+			bg := context.Background()
+			act := func(string) {}
+			m := core.NewManager(core.Options{Drivers: []reader.Driver{acting{sim.New(), func(what string) { act(what) }}}})
+			defer m.Close(bg)
+			if err := m.Command("attach sim twoslot"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			terminal := New(m.Slot(0), core.Caller{Owner: t, Wait: true})
+			defer terminal.Close()
+			for _, slot := range []string{"01", "02"} {
+				if got, err := terminal.Data(bg, unhex("01 02 20 12 "+slot+" 00"), nil); err != nil || got[2] != 0x90 {
+					t.Fatalf("REQUEST ICC: % X, %v", got, err)
+				}
+			}
+			ctx, cancel := context.WithCancel(bg)
+			act = func(string) {
+				act = func(what string) {
+					if what == "on" {
+						time.Sleep(time.Minute)
+					}
+				}
+				go m.Slot(1).Power(bg, core.ResetCold, core.Caller{Owner: "another"})
+				synctest.Wait()
+				cancel()
+			}
+			if _, err := terminal.Data(ctx, unhex(command), nil); err != nil {
+				t.Errorf("%s: %v", command, err)
+			}
+			if ctx.Err() == nil {
+				t.Error("nothing was switched off")
+			}
+			for n := range 2 {
+				if state := m.Slot(n).Info().State; state != "present" {
+					t.Errorf("%s: the card in slot %d is %s", command, n, state)
+				}
+			}
+			act = func(string) {}
+		})
 	}
 }

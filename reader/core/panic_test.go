@@ -197,6 +197,11 @@ func TestPanics(t *testing.T) {
 				}
 				synctest.Wait()
 				for _, b := range []*Slot{r.Slot(1), r.Slot(2)} {
+					// Who waits for the turn hears first that the reader failed, so that only
+					// the turn itself shows who has it.
+					if len(b.turn) != 0 {
+						t.Error("the turn was not given back")
+					}
 					status := string(b.Info().Lines())
 					if !strings.HasPrefix(status, "state failed\nerror bomb x: ") || !strings.Contains(status, "panic: runtime error: index out of range") {
 						t.Errorf("status\n%s", status)
@@ -291,6 +296,12 @@ func TestPanicBesideACommand(t *testing.T) {
 		wantErr(t, "the command under way", err, reader.ErrFailed)
 		_, err = waiting.get()
 		wantErr(t, "the command that waits", err, reader.ErrFailed)
+		synctest.Wait()
+		for _, s := range []*Slot{b, r.Slot(1)} {
+			if len(s.turn) != 0 {
+				t.Errorf("slot %d: the turn was not given back", s.number)
+			}
+		}
 	})
 }
 
