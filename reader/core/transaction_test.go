@@ -499,3 +499,31 @@ func TestLeftBehindAndGone(t *testing.T) {
 		}
 	})
 }
+
+// Whom a transaction admits is decided once: where two of one open are looked at at the
+// same time and the process table changed in between, the first verdict counts.
+func TestFirstVerdictCounts(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		bg := context.Background()
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			_, b := r.plug(reader.Device{}, newFakeSlot(t))
+			by := hasty()
+			s := mustOpen(t, b, by)
+			look := make(chan bool)
+			if err := b.Lock(bg, someone(), func(Caller) bool { return <-look }); err != nil {
+				t.Fatal(err)
+			}
+			one := asyncTransmit(s, bg, "00 01 00 00")
+			two := asyncTransmit(s, bg, "00 01 00 00")
+			synctest.Wait()
+			look <- first
+			synctest.Wait()
+			look <- !first
+			for name, o := range map[string]*outcome[[]byte]{"one": one, "two": two, "later": asyncTransmit(s, bg, "00 01 00 00")} {
+				if _, err := o.get(); errors.Is(err, reader.ErrLocked) == first {
+					t.Errorf("first %v, %s: %v", first, name, err)
+				}
+			}
+		})
+	}
+}
