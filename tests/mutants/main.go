@@ -140,12 +140,12 @@ func (r *runner) all(ctx context.Context, mutants []mutant, n int, w io.Writer) 
 			continue // not a mutant: another takes its place
 		case got == unbuilt:
 			ok = false
+		case got == "fits":
 		case m.equal != "" && got == survived:
 			got = "equal"
 		case m.equal != "":
 			got = "UNEQUAL" // the list is wrong: a test saw it
 			ok = false
-		case got == "fits":
 		case got == killed:
 			counts[dir].killed++
 		default:
