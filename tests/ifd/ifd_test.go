@@ -389,6 +389,15 @@ func TestPowerDownBesideTransaction(t *testing.T) {
 	if err := s.WaitLog(ctx, "powerState: POWER_STATE_UNPOWERED"); err != nil {
 		t.Fatal(err)
 	}
+	// Not in the way of what the thread is for: tried for some milliseconds, and not for
+	// the seconds in which whoever else wants the card waits for another's transaction.
+	tries := 0
+	for line := range strings.Lines(m.read("0/stats")) {
+		fmt.Sscanf(line, "error-EBUSY %d", &tries)
+	}
+	if tries < 1 || tries > 20 {
+		t.Errorf("the power-down was tried %d times", tries)
+	}
 	if got := m.read("0/power"); got != "on\n" {
 		t.Errorf("the holder's card: power %q", got)
 	}
