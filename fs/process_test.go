@@ -256,7 +256,12 @@ func TestParseStat(t *testing.T) {
 			t.Errorf("state %s: %+v, %v", state, s, err)
 		}
 	}
-	for _, bad := range []string{"", "42 (sh", "42 (sh) S 7", "42 (sh) S x" + strings.Repeat(" 1", 20), "42 (sh) S 7" + strings.Repeat(" x", 20)} {
+	// The start time, field 22, is the last that is needed.
+	until22 := "42 (sh) S 7 3 3 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0"
+	if s, err := parseStat([]byte(until22 + " 1234")); err != nil || s.start != 1234 {
+		t.Errorf("22 fields: %+v, %v", s, err)
+	}
+	for _, bad := range []string{until22, "", "42 (sh", "42 (sh) S 7", "42 (sh) S x" + strings.Repeat(" 1", 20), "42 (sh) S 7" + strings.Repeat(" x", 20)} {
 		if s, err := parseStat([]byte(bad)); err == nil {
 			t.Errorf("%q: %+v", bad, s)
 		}

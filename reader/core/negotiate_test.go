@@ -62,7 +62,7 @@ func (c *rateCard) SetParams(_ context.Context, p iso7816.Params) error {
 
 func (c *rateCard) Supports(ta1 byte) bool { return !slices.Contains(c.cannot, ta1) }
 
-func (c *rateCard) Protocols() []int       { return c.has }
+func (c *rateCard) Protocols() []int { return c.has }
 
 func (c *rateCard) answer(_ context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
 	out := x.Out
