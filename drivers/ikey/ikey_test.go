@@ -222,7 +222,7 @@ func (f *fake) Control(ctx context.Context, s usb.Setup, data []byte, timeout ti
 	if timeout <= 0 {
 		return 0, errors.New("a transfer without a time-out")
 	}
-	a, ok := f.answers[fmt.Sprintf("%v %02X", s, len(data))]
+	a, ok := f.answers[fmt.Sprintf("%v %04X %04X %02X", s, s.Value, s.Index, len(data))]
 	if !ok {
 		return len(data), nil
 	}

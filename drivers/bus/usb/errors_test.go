@@ -2,6 +2,7 @@ package usb
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/cardfs/cardfs/reader"
@@ -16,6 +17,21 @@ func TestErrorKinds(t *testing.T) {
 	} {
 		if !errors.Is(tt.err, tt.kind) {
 			t.Errorf("%v is not %v", tt.err, tt.kind)
+		}
+	}
+}
+
+// Errors "never carry bytes of a command": of a control transfer they have the kind and the
+// request. wValue and wIndex are the first bytes of an iKey's block.
+func TestSetupInErrors(t *testing.T) {
+	for setup, want := range map[Setup]string{
+		{RequestType: 0x41, Request: 0x17, Value: 0x2031, Index: 0x3233}: "OUT 41 17",
+		{RequestType: 0xC1, Request: 0x01, Value: 0x3435, Index: 0x3637}: "IN C1 01",
+	} {
+		for _, got := range []string{setup.String(), fmt.Sprintf("%v", setup), fmt.Sprintf("%s", setup)} {
+			if got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
 		}
 	}
 }

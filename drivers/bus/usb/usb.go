@@ -51,11 +51,9 @@ type Setup struct {
 // In tells whether the data stage goes from device to host.
 func (s Setup) In() bool { return s.RequestType&0x80 != 0 }
 
-// String prints the transfer as the fact sheets and tests write it.
-func (s Setup) String() string { return fmt.Sprintf("%s %04X %04X", s.name(), s.Value, s.Index) }
-
-// name is what an error may say of the transfer: wValue and wIndex may be bytes of a command.
-func (s Setup) name() string {
+// String names the transfer, for errors: its direction, bmRequestType and bRequest. wValue
+// and wIndex are left out, as they may be bytes of a command.
+func (s Setup) String() string {
 	dir := "OUT"
 	if s.In() {
 		dir = "IN"

@@ -406,11 +406,11 @@ func (c *conn) discard(u *urb) {
 // Control is Conn's.
 func (c *conn) Control(ctx context.Context, s Setup, data []byte, timeout time.Duration) (int, error) {
 	if len(data) > 0xFFFF {
-		return 0, fmt.Errorf("%s: control %s: data stage of %d bytes, at most %d are possible: %w", c.name, s.name(), len(data), 0xFFFF, reader.ErrInvalid)
+		return 0, fmt.Errorf("%s: control %v: data stage of %d bytes, at most %d are possible: %w", c.name, s, len(data), 0xFFFF, reader.ErrInvalid)
 	}
 	u, err := c.take(8 + len(data))
 	if err != nil {
-		return 0, fmt.Errorf("%s: control %s: %w", c.name, s.name(), err)
+		return 0, fmt.Errorf("%s: control %v: %w", c.name, s, err)
 	}
 	defer c.give(u)
 	b := u.buf
@@ -426,7 +426,7 @@ func (c *conn) Control(ctx context.Context, s Setup, data []byte, timeout time.D
 		copy(data, b[8:8+n])
 	}
 	if err != nil {
-		return n, fmt.Errorf("%s: control %s: %w", c.name, s.name(), err)
+		return n, fmt.Errorf("%s: control %v: %w", c.name, s, err)
 	}
 	return n, nil
 }

@@ -298,7 +298,11 @@ func TestControl(t *testing.T) {
 				return tt.n, tt.err
 			}
 			data := bytes.Repeat([]byte{9}, tt.size)
-			n, err := c.Control(t.Context(), usb.Setup{RequestType: tt.kind}, data, tt.timeout)
+			n, err := c.Control(t.Context(), usb.Setup{RequestType: tt.kind, Value: 0xABCD, Index: 0xEF89}, data, tt.timeout)
+			// wValue and wIndex may be bytes of a command.
+			if err != nil && (strings.Contains(err.Error(), "ABCD") || strings.Contains(err.Error(), "EF89")) {
+				t.Errorf("%s: %v", tt.what, err)
+			}
 			if n != max(tt.n, 0) || !errors.Is(err, tt.want) || tt.want == nil && err != nil || asked != tt.asked {
 				t.Errorf("%s: %d, %v with %d bytes asked for; want %d, %v with %d", tt.what, n, err, asked, max(tt.n, 0), tt.want, tt.asked)
 			}

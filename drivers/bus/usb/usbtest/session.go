@@ -253,7 +253,7 @@ func (l *Line) address() string {
 		dir = "IN"
 	}
 	if l.Control {
-		return fmt.Sprintf("%v %04X", l.Setup, l.Asked)
+		return fmt.Sprintf("%v %04X %04X %04X", l.Setup, l.Setup.Value, l.Setup.Index, l.Asked)
 	}
 	return fmt.Sprintf("%s %02X", dir, l.Endpoint)
 }
