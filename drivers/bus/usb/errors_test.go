@@ -28,10 +28,11 @@ func TestSetupInErrors(t *testing.T) {
 		{RequestType: 0x41, Request: 0x17, Value: 0x2031, Index: 0x3233}: "OUT 41 17",
 		{RequestType: 0xC1, Request: 0x01, Value: 0x3435, Index: 0x3637}: "IN C1 01",
 	} {
-		for _, got := range []string{setup.String(), fmt.Sprintf("%v", setup), fmt.Sprintf("%s", setup)} {
-			if got != want {
-				t.Errorf("%q, want %q", got, want)
-			}
+		if got := setup.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+		if got := fmt.Sprintf("%v", setup); got != want {
+			t.Errorf("printed: %q, want %q", got, want)
 		}
 	}
 }
