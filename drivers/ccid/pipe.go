@@ -22,6 +22,7 @@ import (
 type pipe struct {
 	ctx     context.Context // ends with the reader
 	conn    usb.Conn
+	poster  usb.Poster // conn, where the read of an answer can be begun with the write
 	in, out uint8
 	iface   uint8
 	most    int // bytes of a message, and a little more
@@ -48,6 +49,8 @@ type lane struct {
 	slot byte
 	tx   []byte
 	rx   []byte // what this lane reads itself, or took from box
+
+	posted usb.Posted // the read of the answer, begun with the write of the command
 
 	dirty    bool // the last command was given up and the reader not brought back
 	hardware atomic.Uint32
@@ -76,6 +79,10 @@ func newPipe(ctx context.Context, conn usb.Conn, i *Interface, log *slog.Logger)
 	}
 	if int(i.MaxBusySlots) < slots {
 		p.busy = make(chan struct{}, i.MaxBusySlots)
+	}
+	if slots == 1 || i.MaxBusySlots == 1 {
+		// No other slot waits for what a read brings that was posted and then cancelled.
+		p.poster, _ = conn.(usb.Poster)
 	}
 	for n := range slots {
 		p.lanes = append(p.lanes, &lane{pipe: p, slot: byte(n), ready: make(chan struct{}, 1)})
@@ -172,6 +179,7 @@ func (l *lane) roundTrip(ctx context.Context, c command, data []byte, limit time
 			return answer{}, err
 		}
 	}
+	defer l.unpost()
 	if err := l.send(ctx, c, seq, data); err != nil {
 		if !errors.Is(err, errNotSent) {
 			l.owe(seq)
@@ -273,7 +281,7 @@ func (l *lane) send(ctx context.Context, c command, seq byte, data []byte) error
 	defer func() { <-p.sending }()
 	l.tx = appendCommand(l.tx[:0], c, l.slot, seq, data)
 	defer func() { clear(l.tx) }() // it may be a PIN
-	n, err := p.conn.Out(ctx, p.out, l.tx, false, writeLimit)
+	n, err := l.write(ctx)
 	switch {
 	case errors.Is(err, usb.ErrStall):
 		if err := p.conn.ClearHalt(ctx, p.out); err != nil {
@@ -286,6 +294,24 @@ func (l *lane) send(ctx context.Context, c command, seq byte, data []byte) error
 		return fmt.Errorf("the message did not go out whole: %w", reader.ErrProtocol)
 	}
 	return nil
+}
+
+// write writes l.tx. Where it can, it begins to read the answer as well.
+func (l *lane) write(ctx context.Context) (n int, err error) {
+	p := l.pipe
+	if p.poster == nil {
+		return p.conn.Out(ctx, p.out, l.tx, false, writeLimit)
+	}
+	n, l.posted, err = p.poster.OutPost(ctx, p.out, l.tx, p.in, p.whole(firstRead), writeLimit)
+	return n, err
+}
+
+// unpost ends the read of an answer that nobody has waited for.
+func (l *lane) unpost() {
+	if l.posted != nil {
+		l.posted.Cancel()
+		l.posted = nil
+	}
 }
 
 // receive waits for a message to this lane's command.
@@ -401,8 +427,7 @@ const firstRead = 1024
 // comes: after a last packet that is full, not every reader sends an empty one.
 func (l *lane) message(ctx context.Context, deadline time.Time) (n int, err error) {
 	p := l.pipe
-	whole := func(n int) int { return (n + p.packet - 1) / p.packet * p.packet }
-	for due := whole(firstRead); n < due; {
+	for due := p.whole(firstRead); n < due; {
 		left := time.Until(deadline)
 		if left <= 0 {
 			return n, reader.ErrTimeout
@@ -413,15 +438,27 @@ func (l *lane) message(ctx context.Context, deadline time.Time) (n int, err erro
 			clear(old)
 		}
 		l.rx = l.rx[:due]
-		part, err := p.conn.In(ctx, p.in, l.rx[n:due], left)
+		part, err := l.in(ctx, l.rx[n:due], left)
 		n += part
 		if err != nil || n < due {
 			return n, err
 		}
-		due = whole(min(messageLen(l.rx), p.most))
+		due = p.whole(min(messageLen(l.rx), p.most))
 	}
 	return n, nil
 }
+
+// in reads one transfer: that which was posted, or a new one.
+func (l *lane) in(ctx context.Context, dst []byte, limit time.Duration) (int, error) {
+	if r := l.posted; r != nil {
+		l.posted = nil
+		return r.Wait(ctx, dst, limit)
+	}
+	return l.pipe.conn.In(ctx, l.pipe.in, dst, limit)
+}
+
+// whole rounds n up to whole packets.
+func (p *pipe) whole(n int) int { return (n + p.packet - 1) / p.packet * p.packet }
 
 // alone tells whether only one command is under way.
 func (p *pipe) alone() bool {

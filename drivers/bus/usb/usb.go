@@ -90,6 +90,26 @@ type Conn interface {
 	Close() error
 }
 
+// Poster is a Conn that can begin to read an answer before its command is written whole.
+// The host controller then asks for the answer within the frame that carried the command,
+// not one frame (1 ms at full speed) later.
+type Poster interface {
+	Conn
+	// OutPost writes p to endpoint out as Conn.Out does, without a zero-length packet
+	// behind it, and begins to read up to n bytes from endpoint in, behind the write. After
+	// an error, or if it could not begin to read, there is no Posted; what came until then
+	// is lost. So the device may owe nothing but the answer to p.
+	OutPost(ctx context.Context, out uint8, p []byte, in uint8, n int, timeout time.Duration) (int, Posted, error)
+}
+
+// Posted is a read under way. It must be ended.
+type Posted interface {
+	// Wait ends the read as Conn.In does, and copies what came to p.
+	Wait(ctx context.Context, p []byte, timeout time.Duration) (int, error)
+	// Cancel ends the read. What came until then is lost.
+	Cancel()
+}
+
 var (
 	// ErrStall: the endpoint stalled (USB 2.0 §8.4.5).
 	ErrStall = fmt.Errorf("usb: endpoint stalled: %w", reader.ErrProtocol)

@@ -326,6 +326,11 @@ func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flag
 	if err := c.submit(u, kind, ep, n, flags); err != nil {
 		return 0, c.refused(ctx, err)
 	}
+	return c.wait(ctx, u, ep, timeout)
+}
+
+// wait waits for the end of u, which was submitted, as transfer does.
+func (c *conn) wait(ctx context.Context, u *urb, ep uint8, timeout time.Duration) (int, error) {
 	var expired <-chan time.Time
 	if timeout > 0 {
 		u.timer.Reset(timeout)
