@@ -37,7 +37,7 @@ func TestMeasureTransports(t *testing.T) {
 			t.Setenv(envTransport, name)
 			x := newFiles(t)
 			var began time.Time
-			x.firstAnswer(func() { began = time.Now(); plugNow(t, g) })
+			x.firstAnswer(func() { began = time.Now(); plugNow(t, g, "ccid") })
 			add(first, name, float64(time.Since(began)))
 			add(apdu, name, x.exchanges(exchanges)...)
 			if round == 0 {

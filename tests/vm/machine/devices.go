@@ -32,6 +32,10 @@ var Kinds = map[string]Kind{
 	"ccid": func(id, cards string) []Props {
 		return append(readerProps(id), cardProps(id, id+"-card", cards))
 	},
+	// The same on the xHCI controller that Config.XHCI adds: a transfer waits for no frame.
+	"ccid-xhci": func(id, cards string) []Props {
+		return []Props{{"driver": "usb-ccid", "id": id, "bus": "xhci0.0", "port": "1"}, cardProps(id, id+"-card", cards)}
+	},
 	// The same reader without a card.
 	"ccid-empty": func(id, _ string) []Props { return readerProps(id) },
 	// Bystanders that cardfs must leave alone.
