@@ -58,6 +58,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PYTHONPATH", lib)
 			env.Setenv("PYTHONDONTWRITEBYTECODE", "1")
 			env.Setenv("LC_ALL", "C.UTF-8")
+			env.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=20") // a second for each program
 			env.Setenv("CARDFS_MOUNT", filepath.Join(env.WorkDir, "cards"))
 			procs := &processes{byName: make(map[string]*process)}
 			env.Values[processesKey{}] = procs
@@ -120,7 +121,7 @@ func launch(ts *testscript.TestScript, name string, words ...string) *process {
 		cmd.Path, cmd.Err = path, nil
 	}
 	cmd.Dir = ts.MkAbs(".")
-	for _, key := range []string{"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LC_ALL", "CARDFS_MOUNT", "WORK", "TMPDIR", "GOCOVERDIR"} {
+	for _, key := range []string{"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LC_ALL", "GORACE", "CARDFS_MOUNT", "WORK", "TMPDIR", "GOCOVERDIR"} {
 		if value := ts.Getenv(key); value != "" {
 			cmd.Env = append(cmd.Env, key+"="+value)
 		}
