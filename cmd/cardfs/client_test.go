@@ -416,7 +416,7 @@ func starting(t *testing.T) (*client, *os.File) {
 func TestDetach(t *testing.T) {
 	c, w := starting(t)
 	fmt.Fprintln(w, "2 3 ready\n3 3 left")
-	if err := c.numbered(3).detach(patience); err != nil {
+	if err := c.numbered(3).detach(waitLimit); err != nil {
 		t.Error(err)
 	}
 	if text, _ := os.ReadFile(c.path("ctl")); string(text) != "detach 3\n" {

@@ -205,7 +205,7 @@ func ioctl(f *os.File, request uint, p []byte) syscall.Errno {
 // awaited waits for what must come.
 func awaited(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !f(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(waitLimit); !f(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s does not come", what)
 		}

@@ -211,17 +211,17 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 	}
 	notify("READY=1", o.logger)
 
-	patience := grace
+	finish := grace
 	select {
 	case <-signalled:
 	case <-unmounted:
-		patience = unmountGrace
+		finish = unmountGrace
 		fmt.Fprintf(stderr, "cardfs: %s was unmounted\n", dir)
 	case <-ctx.Done():
 	}
 	notify("STOPPING=1", o.logger)
 	server.Leave()
-	o.close(manager, patience)
+	o.close(manager, finish)
 	return server.Close(time.Second)
 }
 

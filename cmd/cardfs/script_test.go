@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,8 +27,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"cardfs": main, "gofile": goFile})
 }
 
-// patience bounds every wait for what must come; no test passes because of it.
-const patience = 20 * time.Second
+// waitLimit bounds every wait for what must come; no test passes because of it.
+const waitLimit = 20 * time.Second
 
 func TestScripts(t *testing.T) {
 	for program, pkg := range map[string]string{
@@ -85,8 +86,8 @@ func TestScripts(t *testing.T) {
 // nothing is cleaned up any more.
 func deadline(t *testing.T) time.Time {
 	limit := time.Now().Add(8 * time.Minute)
-	if d, ok := t.Deadline(); ok && d.Add(-patience).Before(limit) {
-		return d.Add(-patience)
+	if d, ok := t.Deadline(); ok && d.Add(-waitLimit).Before(limit) {
+		return d.Add(-waitLimit)
 	}
 	return limit
 }
@@ -94,7 +95,8 @@ func deadline(t *testing.T) time.Time {
 // process is a program that a script started with daemon or start.
 type process struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it ended
+	fd   int           // pidfd_open(2): readable when it ended
+	done chan struct{} // closed when it ended, and how is known
 }
 
 type processes struct{ byName map[string]*process }
@@ -134,8 +136,10 @@ func launch(ts *testscript.TestScript, name string, words ...string) *process {
 	ts.Check(err)
 	defer errs.Close()
 	cmd.Stdout, cmd.Stderr = out, errs
-	ts.Check(cmd.Start())
 	p := &process{cmd: cmd, done: make(chan struct{})}
+	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &p.fd}
+	ts.Check(cmd.Start())
+	ts.Defer(func() { unix.Close(p.fd) })
 	go func() {
 		cmd.Wait()
 		close(p.done)
@@ -166,7 +170,7 @@ func (p *processes) end(t testing.TB, work string) {
 			p.cmd.Process.Signal(syscall.SIGTERM)
 			select {
 			case <-p.done:
-			case <-time.After(patience):
+			case <-time.After(waitLimit):
 				p.cmd.Process.Kill()
 				<-p.done
 			}
@@ -199,25 +203,72 @@ func endDescendants(work string) {
 	}
 }
 
-// until polls for what no file descriptor can tell. It gives up when p ended.
-func until(ts *testscript.TestScript, p *process, what string, ok func() bool) {
-	for end := time.Now().Add(patience); !ok(); {
-		if time.Now().After(end) {
-			ts.Fatalf("%s: not within %v", what, patience)
+// await waits until ok, which it asks again whenever file has changed. It gives up when p,
+// which may be nil, has ended.
+func await(ts *testscript.TestScript, p *process, what, file string, ok func() bool) {
+	c, err := watch(file)
+	ts.Check(err)
+	defer c.close()
+	fds := []unix.PollFd{c.poll}
+	if p != nil {
+		fds = append(fds, unix.PollFd{Fd: int32(p.fd), Events: unix.POLLIN})
+	}
+	for end := time.Now().Add(waitLimit); ; c.drain() {
+		ended := p != nil && fds[1].Revents != 0
+		left := time.Until(end)
+		switch {
+		case ok():
+			return
+		case ended:
+			ts.Fatalf("%s: the process ended before", what)
+		case left <= 0:
+			ts.Fatalf("%s: not within %v", what, waitLimit)
 		}
-		if p != nil {
-			select {
-			case <-p.done:
-				if ok() {
-					return
-				}
-				ts.Fatalf("%s: the process ended before", what)
-			default:
-			}
+		if _, err := unix.Poll(fds, 1+int(left.Milliseconds())); err != nil && err != unix.EINTR {
+			ts.Fatalf("%s: poll: %v", what, err)
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
+
+// changes is a descriptor that poll(2) finds ready after a change of a file.
+type changes struct {
+	fd   int
+	poll unix.PollFd
+}
+
+// watch follows a file. inotify(7) sees what programs do. In a mount it does not see what
+// readers do: status and its kind wake with POLLPRI, and the rest comes with an event.
+func watch(name string) (c changes, err error) {
+	dir := filepath.Dir(name)
+	wakes := int16(unix.POLLIN)
+	switch {
+	case isMount(dir):
+		c.fd, err = unix.Open(filepath.Join(dir, "event"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	case isMount(filepath.Dir(dir)):
+		wakes = unix.POLLPRI
+		c.fd, err = unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	default:
+		if c.fd, err = unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC); err == nil {
+			_, err = unix.InotifyAddWatch(c.fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_MODIFY)
+		}
+	}
+	c.poll = unix.PollFd{Fd: int32(c.fd), Events: wakes}
+	return c, err
+}
+
+// drain reads what woke, so that the next poll waits for more.
+func (c changes) drain() {
+	if c.poll.Events == unix.POLLPRI { // a read from the beginning has the file anew
+		_, _ = unix.Seek(c.fd, 0, io.SeekStart)
+	}
+	for buf := make([]byte, 1<<16); ; {
+		if n, err := unix.Read(c.fd, buf); n <= 0 && err != unix.EINTR {
+			return
+		}
+	}
+}
+
+func (c changes) close() { unix.Close(c.fd) }
 
 // daemon FLAG… DIR runs `cardfs mount FLAG… DIR` until the script ends; it is
 // ready when daemon returns. DIR is its name, DIR.err its log.
@@ -229,7 +280,7 @@ func daemon(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.MkdirAll(ts.MkAbs(name), 0o755))
 	p := launch(ts, name, append([]string{"cardfs", "mount"}, args...)...)
 	log := filepath.Join(ts.Getenv("WORK"), name+".err")
-	until(ts, p, "cardfs mount "+strings.Join(args, " ")+" is ready", func() bool {
+	await(ts, p, "cardfs mount "+strings.Join(args, " ")+" is ready", log, func() bool {
 		text, _ := os.ReadFile(log)
 		select {
 		case <-p.done:
@@ -270,8 +321,8 @@ func ended(ts *testscript.TestScript, neg bool, args []string) {
 	p := get(ts, args[0])
 	select {
 	case <-p.done:
-	case <-time.After(patience):
-		ts.Fatalf("%s did not end within %v", args[0], patience)
+	case <-time.After(waitLimit):
+		ts.Fatalf("%s did not end within %v", args[0], waitLimit)
 	}
 	code := p.cmd.ProcessState.ExitCode()
 	if s, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() {
@@ -298,7 +349,17 @@ func blocked(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	p := get(ts, args[0])
 	call := strconv.Itoa(calls[args[1]]) + " "
-	until(ts, p, args[0]+" waits for the mount", func() bool { return waits(p.cmd.Process.Pid, call) })
+	// No descriptor tells of a thread that begins to wait.
+	for end := time.Now().Add(waitLimit); !waits(p.cmd.Process.Pid, call); time.Sleep(2 * time.Millisecond) {
+		select {
+		case <-p.done:
+			ts.Fatalf("%s ended; it was to wait for the mount", args[0])
+		default:
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%s does not wait for the mount in %s within %v", args[0], args[1], waitLimit)
+		}
+	}
 }
 
 func waits(pid int, call string) bool {
@@ -348,7 +409,7 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 2 {
 		pattern = regexp.MustCompile("(?m)" + args[1])
 	}
-	until(ts, nil, strings.Join(args, ": "), func() bool {
+	await(ts, nil, strings.Join(args, ": "), ts.MkAbs(args[0]), func() bool {
 		if pattern == nil {
 			_, err := os.Lstat(ts.MkAbs(args[0]))
 			return err == nil
