@@ -70,8 +70,12 @@ type Machine interface {
 	Next(rx []byte, err error) Step
 	// Expire ends the exchange, in place of the next Send or Next, because the card
 	// took longer than its user is willing to wait. The error is ErrTimeout. It is
-	// called once an exchange, and not before the exchange's first Next.
+	// called once an exchange, after its first Send.
 	Expire() Step
+	// Wipe forgets the command, which may be a PIN. A machine that is done has
+	// wiped itself; its user calls Wipe where it ends an exchange in the middle. The
+	// machine is then out of step.
+	Wipe()
 	// Dead says that card and machine are out of step: the card must be reset, and
 	// a new machine made.
 	Dead() bool

@@ -451,9 +451,17 @@ func (t *T0) finish(sw1, sw2 byte) Step {
 
 func (t *T0) done(err error) Step {
 	t.state = t0Idle
-	clear(t.buf[:]) // it may be a PIN
-	t.capdu, t.out, t.cmd.Data = nil, nil, nil
+	t.Wipe()
+	if err != nil {
+		clear(t.dst[t.base:]) // nobody asks for a part of an answer
+	}
 	return Step{Done: true, Err: err}
+}
+
+// Wipe forgets the command, which may be a PIN.
+func (t *T0) Wipe() {
+	clear(t.buf[:])
+	t.capdu, t.out, t.cmd.Data = nil, nil, nil
 }
 
 // broken ends the exchange and the connection.

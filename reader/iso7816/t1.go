@@ -229,11 +229,11 @@ func (t *T1) Withdraw() {
 	if !t.abandoned { // else the next Start still has to begin with S(RESYNCH)
 		t.state = t1Idle
 	}
-	t.wipe()
+	t.Wipe()
 }
 
-// wipe leaves nothing of a command, which may be a PIN, or of its answer.
-func (t *T1) wipe() {
+// Wipe forgets the command, which may be a PIN, and the block that came last.
+func (t *T1) Wipe() {
 	t.capdu = nil
 	clear(t.iblk)
 	if t.cfg.Character {

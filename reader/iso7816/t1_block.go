@@ -336,7 +336,10 @@ var (
 
 func (t *T1) done(err error) Step {
 	t.state = t1Idle
-	t.wipe()
+	t.Wipe()
+	if err != nil {
+		clear(t.dst[t.base:]) // nobody asks for a part of an answer
+	}
 	return Step{Done: true, Err: err}
 }
 

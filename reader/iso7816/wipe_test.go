@@ -52,6 +52,46 @@ func TestMachinesAreWiped(t *testing.T) {
 	m.Start(verify, nil)
 	m.Withdraw()
 	check("T=1, taken back", m)
+	for _, m := range []Machine{NewT0(T0Config{Mode: T0TPDU}), t1(254)} {
+		m.Start(verify, nil)
+		m.Wipe()
+		check(fmt.Sprintf("%T, left in the middle", m), m)
+	}
+}
+
+// Of an answer that failed nothing is left where it was collected, which may be an array
+// that the caller does not know.
+func TestPartsOfAnswersAreWiped(t *testing.T) {
+	for _, tt := range []struct {
+		m     Machine
+		comes []byte
+	}{
+		{NewT1(T1Config{Params: Params{T: 1}, IFSD: DefaultIFSC}), block(0x20, []byte("secret")...)},
+		{NewT0(T0Config{Mode: T0TPDU}), []byte("secret\x61\x04")},
+	} {
+		for _, room := range []int{0, 100} {
+			dst := make([]byte, 3, 3+room)
+			copy(dst, "xyz")
+			tt.m.Start([]byte{0, 0x84, 0, 0, 10}, dst)
+			step := tt.m.Next(tt.comes, nil)
+			got := tt.m.Response()
+			if step.Done || string(got) != "xyzsecret" {
+				t.Fatalf("%T: %+v, %q", tt.m, step, got)
+			}
+			for !step.Done {
+				step = tt.m.Next(nil, ErrTimeout)
+			}
+			if string(got) != "xyz\x00\x00\x00\x00\x00\x00" {
+				t.Errorf("%T, room for %d: %q", tt.m, room, got)
+			}
+			switch tt.m.(type) { // they are dead
+			case *T1:
+				tt.m = NewT1(T1Config{Params: Params{T: 1}, IFSD: DefaultIFSC})
+			case *T0:
+				tt.m = NewT0(T0Config{Mode: T0TPDU})
+			}
+		}
+	}
 }
 
 // A response that outgrows its array leaves nothing there, but what was the caller's.

@@ -69,7 +69,7 @@ type Link struct {
 	machine  iso7816.Machine // nil: C-APDUs go to the reader as they are
 	t1       *iso7816.T1     // machine, if that is T=1
 	charWait time.Duration   // between two characters of the card, with the reader's slack
-	rx       []byte          // receive buffer; holds nothing between two messages
+	rx       []byte          // receive buffer; empty between two exchanges
 
 	masked     bool // what is exchanged now is secret
 	wireMasked bool // and so is what the card says now
@@ -167,6 +167,8 @@ func (l *Link) run(ctx context.Context, step iso7816.Step, send sender) error {
 	if l.rx == nil {
 		l.rx = make([]byte, 0, 512) // more than a block
 	}
+	// The driver's error, or its panic, may end the exchange in the middle.
+	defer l.wipe()
 	for sent := 0; !step.Done; sent++ {
 		x := reader.Transfer{
 			Out: step.Send, Want: step.Want, Wait: step.Wait, CharWait: l.charWait, WTX: step.WTX,
@@ -194,6 +196,7 @@ func (l *Link) run(ctx context.Context, step iso7816.Step, send sender) error {
 			}
 		}
 		if cap(rx) > cap(l.rx) {
+			clear(l.rx[:cap(l.rx)]) // the answer outgrew it
 			l.rx = rx[:0]
 		}
 		if l.Trace.On() {
@@ -212,11 +215,17 @@ func (l *Link) run(ctx context.Context, step iso7816.Step, send sender) error {
 			continue
 		}
 		step = l.machine.Next(rx, err)
-		clear(l.rx[:min(len(rx), cap(l.rx))])
 	}
 	l.dead = l.machine.Dead()
 	l.judge()
 	return step.Err
+}
+
+// wipe leaves nothing of a command or an answer, which may be a PIN or a key, in what
+// outlives the exchange.
+func (l *Link) wipe() {
+	l.machine.Wipe()
+	clear(l.rx[:cap(l.rx)])
 }
 
 // limit is when an exchange that begins now must be over: by the clock, and not after the

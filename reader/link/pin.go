@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cardfs/cardfs/reader"
 )
@@ -85,7 +86,7 @@ func (l *Link) enterPIN(ctx context.Context, template []byte, enter func(prologu
 		rx, err := enter([3]byte(x.Out[:3]), dst)
 		switch {
 		case err == nil && len(rx) == 2 && rx[0] == 0x64:
-			none = rx
+			none = slices.Clone(rx)
 			return rx, unsent{} // the card knows of no block
 		case errors.Is(err, reader.ErrGone), errors.Is(err, reader.ErrNoCard), errors.Is(err, reader.ErrStale), errors.Is(err, reader.ErrUnsupported), errors.Is(err, reader.ErrInvalid):
 			return rx, unsent{err}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
 
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
@@ -31,16 +32,17 @@ import (
 //	< T=0 TA1=11                 what SelectProtocol chose
 //	< powered                    a Status
 //	! no card                    an error, see faults
+//	! 00 00 05 gone              the same after some bytes
 type script struct {
 	t     *testing.T
 	lines []string
 	reader.Traits
-	pad     reader.PINSupport
-	chosen  []byte // TA1 of the rates that the reader has; nil: all
-	speaks  []int
-	waited  []reader.Transfer // what was asked for beside the bytes
-	pinned  []reader.PINFormat
-	strange bool // answers come in a buffer of the slot's own
+	pad    reader.PINSupport
+	chosen []byte // TA1 of the rates that the reader has; nil: all
+	speaks []int
+	waited []reader.Transfer // what was asked for beside the bytes
+	memory [][]byte          // where the bytes were, of both ways
+	pinned []reader.PINFormat
 }
 
 var faults = map[string]error{
@@ -89,14 +91,15 @@ func (s *script) next(format string, args ...any) (answer string, err error) {
 	}
 	answer, s.lines = s.lines[0], s.lines[1:]
 	if what, ok := strings.CutPrefix(answer, "! "); ok {
-		fault, ok := faults[what]
+		n := strings.IndexFunc(what, unicode.IsLower)
+		fault, ok := faults[what[n:]]
 		switch {
 		case !ok:
 			s.t.Errorf("no such fault: %q", what)
 		case fault == nil:
 			panic(what)
 		}
-		return "", fmt.Errorf("the script's: %w", fault)
+		return what[:n], fmt.Errorf("the script's: %w", fault)
 	}
 	return strings.TrimPrefix(answer, "< "), nil
 }
@@ -130,14 +133,12 @@ func (s *script) Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([
 	if x.Want > 0 {
 		line += fmt.Sprintf(" +%d", x.Want)
 	}
+	s.memory = append(s.memory, x.Out[:len(x.Out):len(x.Out)], dst[:cap(dst)])
 	x.Out = nil
 	s.waited = append(s.waited, x)
 	answer, err := s.next("%s", line)
 	if err != nil {
-		return dst, err
-	}
-	if s.strange {
-		dst = slices.Clone(dst)
+		return append(dst, unhex(s.t, answer)...), err
 	}
 	return s.bytes(ctx, answer, x.Wait, dst)
 }
@@ -200,6 +201,7 @@ func (s *script) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte)
 
 func (s *script) pin(ctx context.Context, how string, f reader.PINFormat, dst []byte) ([]byte, error) {
 	s.pinned = append(s.pinned, f)
+	s.memory = append(s.memory, dst[:cap(dst)])
 	answer, err := s.next("%s % X", how, f.Prologue)
 	if err != nil {
 		return dst, err
