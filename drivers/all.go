@@ -1,4 +1,3 @@
-// Package drivers lists the drivers that cardfs has.
 package drivers
 
 import (
