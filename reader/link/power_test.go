@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -375,6 +376,151 @@ func TestPPSWaits(t *testing.T) {
 		powerUp(t, l)
 		if x := s.waited[0]; x.Wait != 10600*time.Millisecond || x.CharWait != x.Wait || !x.Until.Equal(time.Now().Add(PowerLimit)) {
 			t.Errorf("%+v", x)
+		}
+	})
+}
+
+// Which protocols can be asked for of a card that has power, and why not.
+func TestSelectable(t *testing.T) {
+	const ifs = "\n> 00 C1 01 FE 3E\n< 00 E1 01 FE 1E\n"
+	for _, tt := range []struct {
+		name, has, script string
+		level             reader.Level
+		auto              bool
+		want              [3]bool // T=0, T=1, T=2
+	}{
+		{"T=0 alone", "", "cold\n< 3B 00", reader.TPDU, false, [3]bool{true}},
+		{"both", "", "cold\n< 3B 80 80 01 01", reader.TPDU, false, [3]bool{true, true}},
+		{"both, but the reader uses the first", "", "cold\n< 3B 80 80 01 01", reader.TPDU, true, [3]bool{true}},
+		{"both, and the reader lets choose", "select", "cold\n< 3B 80 80 01 01\nselect T=0 TA1=11", reader.TPDU, true, [3]bool{true, true}},
+		{"both, and the reader chose otherwise than it was asked", "select", "cold\n< 3B 80 80 01 01\nselect T=0 TA1=11\n< T=1 TA1=11" + ifs, reader.TPDU, true, [3]bool{false, true}},
+		{"specific mode that can be left", "", "cold\n< 3B 90 13 11 01 93" + ifs, reader.TPDU, false, [3]bool{false, true}},
+		{"specific mode that cannot", "", "cold\n< 3B 90 13 11 81 13" + ifs, reader.TPDU, false, [3]bool{false, true}},
+		{"specific mode of two protocols that can be left", "", "cold\n< 3B 90 13 90 01 01 13" + ifs, reader.TPDU, false, [3]bool{true, true}},
+		{"specific mode of a protocol that is not offered", "", "cold\n< 3B 90 13 10 01" + ifs, reader.TPDU, false, [3]bool{true, true}},
+		{"a synchronous card", "", "cold\n< A2 13 10 91", reader.Synchronous, false, [3]bool{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, tt.script, tt.has, func(t *testing.T, s *script, l *Link) {
+				s.Level, s.AutoPPS = tt.level, tt.auto
+				powerUp(t, l)
+				for p, want := range tt.want {
+					if err := l.Selectable(p); (err == nil) != want || err != nil && !errors.Is(err, reader.ErrUnsupported) {
+						t.Errorf("T=%d: %v", p, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestSpeaks(t *testing.T) {
+	for _, tt := range []struct {
+		has    string
+		speaks []int
+		want   string
+	}{
+		{"", nil, "01"}, {"list", nil, "01"}, {"list", []int{0}, "0"}, {"list", []int{1, 14}, "1"}, {"list", []int{}, ""},
+	} {
+		s := newScript(t, "")
+		s.speaks = tt.speaks
+		l := New(Config{Slot: slot{s}, Features: s.features(tt.has)})
+		got := ""
+		for p := -1; p < 16; p++ {
+			if l.Speaks(p) {
+				got += fmt.Sprint(p)
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%s %v: %q, want %q", tt.has, tt.speaks, got, tt.want)
+		}
+	}
+}
+
+// A rate that failed stays failed for the card at the next reset, with the reader's
+// refusals; a PPS that was refused, too; of another card they say nothing.
+func TestRatesAreRemembered(t *testing.T) {
+	play(t, `cold
+		< 3B 10 12
+		> FF 10 12 FD
+		< --
+		cold
+		< 3B 10 12
+		> 00 84 00 00 02
+		< 90 00
+		off
+		cold
+		< 3B 10 12
+		off
+		cold
+		< 3B 11 12 00
+		> FF 10 12 FD
+		< FF 10 12 FD
+		off
+		cold
+		< 3B 90 12 01 83
+		> FF 11 12 FC
+		< --
+		cold
+		< 3B 90 12 01 83
+		> 00 C1 01 FE 3E
+		< 00 E1 01 FE 1E
+		> 00 00 05 00 84 00 00 02 83
+		< 00 00 02 90 00 92
+		cold
+		< 3B 90 12 01 83
+		> 00 C1 01 FE 3E
+		< 00 E1 01 FE 1E`, "", func(t *testing.T, s *script, l *Link) {
+		powerUp(t, l)
+		transmit(t, l, "00 84 00 00 02", "90 00", nil)
+		for _, fallback := range []bool{true, false, true} {
+			l.PowerOff(t.Context())
+			powerUp(t, l)
+			if (l.Fallback() != "") != fallback {
+				t.Errorf("fallback %q", l.Fallback())
+			}
+		}
+		transmit(t, l, "00 84 00 00 02", "90 00", nil)
+		powerUp(t, l)
+	})
+}
+
+// A card that is muted by its rates for good is activated 16 times at the most, and what
+// was noted of it is dropped.
+func TestPowerUpEnds(t *testing.T) {
+	play(t, strings.Repeat("cold\n< 3B 00\nset T=0 TA1=11\n! stale\n", 3)+"cold\n< 3B 00\nset T=0 TA1=11", "set", func(t *testing.T, s *script, l *Link) {
+		err := l.PowerUp(t.Context(), reader.Cold, -1)
+		if !errors.Is(err, reader.ErrMute) || len(l.known) != 0 {
+			t.Errorf("%v, %v", err, l.known)
+		}
+		powerUp(t, l)
+	})
+	var all strings.Builder // F=512 D=32 and everything below
+	for _, ta1 := range []int{0x96, 0x99, 0x95, 0x98, 0x94, 0x93, 0x92} {
+		fmt.Fprintf(&all, "cold\n< 3B 10 96\n> FF 10 %02X %02X\n< FF 10 %02X %02X\nset T=0 TA1=%02X\n! protocol\n", ta1, 0xEF^ta1, ta1, 0xEF^ta1, ta1)
+	}
+	play(t, all.String()+"cold\n< 3B 10 96\nset T=0 TA1=11\n", "set", func(t *testing.T, s *script, l *Link) {
+		powerUp(t, l)
+		if want := "F=372 D=1 instead of F=512 D=32"; l.Fallback() != want {
+			t.Errorf("fallback %q", l.Fallback())
+		}
+	})
+}
+
+// The caller's end is the end of a power-up, at once; its own limit is a time-out.
+func TestPowerUpIsEnded(t *testing.T) {
+	play(t, "cold\n< 1m 3B 00\n", "", func(t *testing.T, s *script, l *Link) {
+		began := time.Now()
+		if err := l.PowerUp(t.Context(), reader.Cold, -1); !errors.Is(err, reader.ErrTimeout) || time.Since(began) != PowerLimit {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+	play(t, "cold\n< 3B 90 12 01 83\n> FF 11 12 FC\n< FF 11 12 FC\n> 00 C1 01 FE 3E\n< 1m 00", "", func(t *testing.T, s *script, l *Link) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, reader.ErrAborted)
+		defer cancel()
+		began := time.Now()
+		if err := l.PowerUp(ctx, reader.Cold, -1); !errors.Is(err, reader.ErrTimeout) || time.Since(began) != time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
 		}
 	})
 }
