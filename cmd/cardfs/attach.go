@@ -31,6 +31,9 @@ initialised it, and prints the number of its slot, a line a slot.
   vpcd unix:PATH       the same over a UNIX socket; keys timeout=DURATION
                        cards=N mode=OCTAL
 
+With any driver, t0=plain has cards of T=0 answer as they are: no GET RESPONSE after
+61xx, no other Le after 6Cxx.
+
 If the reader fails to start, attach exits 1 with the reason, and the reader stays,
 failed, until it is detached. The same without this command: write the line
 "attach DRIVER DEVICE KEY=VALUE" to ctl, and read event.`,
@@ -41,7 +44,7 @@ failed, until it is detached. The same without this command: write the line
 		ValidArgsFunction: completeAttach,
 	}
 	dir := mountFlag(cmd)
-	cmd.Flags().DurationVar(&wait, "wait", attachWait, "how long to wait until the reader is ready, 0 for not at all")
+	cmd.Flags().DurationVar(&wait, "wait", attachWait, "wait `DURATION` until the reader is ready, 0 for not at all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := oneWordEach(args); err != nil {
 			return err
@@ -142,7 +145,7 @@ func (s slot) waitReady(wait time.Duration) ([]int, error) {
 	})
 	switch {
 	case errors.Is(err, errTimeout):
-		return []int{n}, fmt.Errorf("reader %d is still starting after %v", n, wait)
+		return []int{n}, fmt.Errorf("reader %d is still starting after %v; to wait longer: cardfs watch %d --until ready", n, wait, n)
 	case err != nil:
 		return nil, err
 	case !settled:
@@ -181,7 +184,7 @@ The same without this command: write the line "detach N" to ctl.`,
 		ValidArgsFunction: completeSlot,
 	}
 	dir := mountFlag(cmd)
-	cmd.Flags().DurationVar(&wait, "wait", attachWait, "how long to wait until it is gone, 0 for not at all")
+	cmd.Flags().DurationVar(&wait, "wait", attachWait, "wait `DURATION` until it is gone, 0 for not at all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := findSlot(*dir, args[0])
 		if err != nil {
@@ -219,7 +222,7 @@ func (s slot) detach(wait time.Duration) error {
 	}
 	_, err = events.each(wait, func(e event) (bool, error) { return e.Event == "left", nil })
 	if errors.Is(err, errTimeout) {
-		return fmt.Errorf("reader %d is still there after %v", n, wait)
+		return fmt.Errorf("reader %d is still there after %v: the command under way ends first; to end it: echo abort %d >%s", n, wait, n, s.mount.path("ctl"))
 	}
 	return err
 }

@@ -60,7 +60,7 @@ func completeAttach(_ *cobra.Command, args []string, _ string) ([]string, cobra.
 	case args[0] == "sim" && len(args) == 1:
 		return sim.Devices(), noFiles
 	case args[0] == "sim":
-		return []string{"card=", "start=", "slow=", "serial="}, noFiles | cobra.ShellCompDirectiveNoSpace
+		return []string{"card=", "start=", "slow=", "serial=", "t0=plain"}, noFiles | cobra.ShellCompDirectiveNoSpace
 	case args[0] == "vpcd" && len(args) == 1:
 		words = []string{"127.0.0.1:35963", "unix:"}
 	case args[0] == "vpcd":

@@ -66,16 +66,16 @@ instead. The first open that needs the card powers it, and it stays powered.
 apdu, control and ctbcs: each open is a channel of its own. A line of hex is a
 command: blanks anywhere, case free, # begins a comment. Several lines in one write
 are several commands, answered in order; if one is malformed none is sent. Without
-a newline a line counts when its answer is read. write hands over, read waits; a
-channel holds at most 64 unread answers. After the last answer read says end of
-file:
+a newline a line counts when its answer is read. write hands over, read waits. After
+the last answer read says end of file:
 
   { echo 00A4000C023F00 >&3; cat <&3; } 3<>cards/0/apdu
 
 poll(2), select(2) and epoll(7): event and trace are readable when there is a line,
-apdu, control and ctbcs when an answer or an error is there. Text files always are;
-status and stats wake with POLLPRI after a change; a read from the beginning has it anew.
-When the reader left it is POLLHUP. O_NONBLOCK counts as it is set at each read.
+apdu, control and ctbcs when an answer or an error is there; they are writable when a
+command would be taken. Text files are always readable; status and stats wake with
+POLLPRI after a change, and a read from the beginning has the file anew. When the reader
+left it is POLLHUP. O_NONBLOCK counts as it is set at each read and write.
 
 Text files show their length, the others 4096. A read by sendfile(2) or splice(2) says
 EINVAL, after which cat, cp and their like use read(2). Nobody can make, remove or
@@ -90,16 +90,20 @@ A card's SW1 SW2 is data. Errors are errno:
   ENODEV       the reader is gone, or the mount is ending
   ESTALE       the card was reset, changed or powered off since the open: reopen
   EBUSY        another holds the transaction, and this open may not wait, or this
-               is a reset; nothing was sent
+               is a reset; or a PC/SC client has an exclusive connection; nothing was
+               sent. An open: another program has the reader
   ETIMEDOUT    no answer in the time the protocol allows; for an open: --open-timeout
   EPROTO       what the card or reader answered breaks the protocol
   EOPNOTSUPP   this reader or card cannot do that
   EINVAL       the command is malformed; nothing was sent
-  ENOBUFS      64 answers are unread, or 256 commands are under way whose opens
-               were closed without reading
+  ENOBUFS      too much waits to be read: 64 answers or 1 MiB of this open, 8 MiB of
+               this user's opens of the slot, or 64 MiB of all; read first
   EACCES       the reader may not be opened: status names the rule that would help;
-               or a file that only reads is opened for writing
+               an escape command that is the owner's alone; or a file that only reads
+               is opened for writing
   EAGAIN       O_NONBLOCK: the reader is starting, or the answer has not come
+  EINTR        a signal came before the command was sent, or while a read waited, which
+               can be repeated
   EBADF        an ioctl on an open that is not for reading and writing
   EIO          anything else; status carries error with the reason in words
   ENOTCONN     the cardfs that served the mount is dead
@@ -174,7 +178,8 @@ without hardware and to try what happens when things go wrong. They come with
 DEVICE is one of ` + strings.Join(sim.Devices(), ", ") + `.
 Keys: card=CARD (what is in it, none for nothing), start=DURATION (how long the
 driver takes to open it), slow=DURATION (each command takes so much longer),
-serial=WORD. Cards: token (T=1), t0 (T=0), dual (both), crc (T=1 with a CRC), echo.
+serial=WORD. Cards: token (T=1), t0 (T=0), dual (both), crc (T=1 with a CRC), datakey
+(T=1, an iKey 2032's), echo (answers with what it is sent).
 
 Lines written to ctl do the rest, as in: echo sim 0 remove >cards/ctl
 

@@ -85,14 +85,14 @@ user_allow_other in /etc/fuse.conf.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.sims, "sim", nil, "attach the simulated reader `DEVICE` (ikey3k, t0, …), may be repeated")
-	f.StringArrayVar(&o.attach, "attach", nil, "attach `\"DRIVER DEVICE key=value…\"` as ctl does, may be repeated")
+	f.StringArrayVar(&o.sims, "sim", nil, "attach the simulated reader `DEVICE`: ikey3k, t0 … (cardfs help sim); may be repeated")
+	f.StringArrayVar(&o.attach, "attach", nil, "attach `\"DRIVER DEVICE key=value…\"`, as cardfs attach does; may be repeated")
 	f.StringVar(&o.usb, "usb", transports.Default, "serve USB readers as they come and go, through `TRANSPORT`: "+strings.Join(transports.Names(), ", ")+
-		"; or off. They are then not pcscd's own driver's")
+		"; or off, which leaves them to pcscd's own drivers")
 	f.Lookup("usb").NoOptDefVal = transports.Default
 	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in, as far as --mode goes")
 	f.StringVar(&o.group, "group", "", "`GROUP` of all files, by name or number")
-	f.StringVar(&o.mode, "mode", "0600", "permissions of files that can be written, in octal; others get the read bits")
+	f.StringVar(&o.mode, "mode", "0600", "permissions in `OCTAL` of files that can be written; other files get the read bits")
 	f.StringSliceVar(&o.allowEscape, "allow-escape", nil, "let others than you and root, or only `USER,…`, send escape commands to readers, which can rewrite their firmware")
 	f.Lookup("allow-escape").NoOptDefVal = everybody
 	f.DurationVar(&o.openTimeout, "open-timeout", 0, "let a waiting open fail after `DURATION` (default: wait for ever)")

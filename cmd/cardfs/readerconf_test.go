@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -195,6 +196,89 @@ func TestIDsHaveRules(t *testing.T) {
 		vendor, product, _ := strings.Cut(b.id, ":")
 		if want := fmt.Sprintf(`ATTR{idVendor}=="%s", ATTR{idProduct}=="%s"`, vendor, product); !strings.Contains(rules, want) {
 			t.Errorf("no rule for %s %s", b.id, b.name)
+		}
+	}
+}
+
+// pcscd's own limits: a name of 121 characters and a device of 254 fit, one more
+// does not; names are made unlike each other.
+func TestReaderConfLimits(t *testing.T) {
+	given := map[string]bool{}
+	long := strings.Repeat("x", 200)
+	a, b, c := unique(long, given), unique(long, given), unique(long, given)
+	if len(a) != maxFriendly || len(b) != maxFriendly || a == b || b == c || !strings.HasSuffix(b, "x 2") || !strings.HasSuffix(c, "x 3") {
+		t.Errorf("%q %q %q", a, b, c)
+	}
+	if got := unique(long[:maxFriendly], map[string]bool{}); len(got) != maxFriendly {
+		t.Error(len(got))
+	}
+	for _, x := range []struct {
+		s    slotJSON
+		want string
+	}{
+		{slotJSON{Reader: "R", Status: map[string]string{"serial": "S"}}, "R (S)"},
+		{slotJSON{Reader: "R S", Status: map[string]string{"serial": "S"}}, "R S"},
+		{slotJSON{Driver: "sim"}, "sim"},
+		{slotJSON{Reader: "a\"b\x01ü~ "}, "a'b??~ "},
+	} {
+		if got := friendlyName(x.s); got != x.want {
+			t.Errorf("%q, want %q", got, x.want)
+		}
+	}
+	for _, extra := range []int{0, 1} {
+		c := tree(t, map[string]string{"ctl": ""})
+		base := len("cardfs:" + c.path("by-id") + "/")
+		name := strings.Repeat("n", maxDevice-base+extra)
+		if err := os.MkdirAll(c.path("0"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		os.WriteFile(c.path("0/status"), []byte("state empty\nreader R\nby-id "+name+"\n"), 0o600)
+		var out, hints bytes.Buffer
+		err := c.readerConf(&out, &hints, "/lib.so", false)
+		if (err != nil) != (extra == 1) || strings.Contains(out.String(), "DEVICENAME") != (extra == 0) {
+			t.Errorf("%d characters: %v\n%s", maxDevice+extra, err, &out)
+		}
+	}
+}
+
+// An entry a reader, though each slot has a status; what the bundle finds is left
+// out; a reader that starts is waited for, and has an entry if it fails.
+func TestReaderConfEntries(t *testing.T) {
+	c := tree(t, map[string]string{
+		"ctl":      "",
+		"0/status": "state empty\nreader A\ndriver d\nby-id a\nsiblings 0 1\n",
+		"1/status": "state empty\nreader A\ndriver d\nby-id a1\nsiblings 0 1\n",
+		"2/status": "state powered\nreader iKey\ndriver ikey3k\nby-id i\nbus usb\nusb-id 04b9:1300\n",
+		"3/status": "state powered\nreader other\nby-id o\nbus usb\nusb-id ffff:1300\n",
+		"4/status": "state powered\nreader sim\nby-id s\nbus sim\nusb-id 04b9:1300\n",
+		"5/status": "state starting\nreader late\nby-id l\n",
+		"5/event":  "1 5 arrived\n2 5 failed error=no_x\n",
+	})
+	for _, skip := range []bool{false, true} {
+		var out, hints bytes.Buffer
+		if err := c.readerConf(&out, &hints, "/lib.so", skip); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for line := range strings.Lines(out.String()) {
+			if device, ok := strings.CutPrefix(line, "DEVICENAME   cardfs:"); ok {
+				got = append(got, strings.ReplaceAll(strings.TrimSpace(device), c.dir, "M"))
+			}
+		}
+		want := []string{"slots=2:M/by-id/a", "M/by-id/i", "M/by-id/o", "M/by-id/s", "M/by-id/l"}
+		if skip {
+			want = slices.Delete(want, 1, 2)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("skip %v: %q, want %q", skip, got, want)
+		}
+		if said := hints.String(); strings.Contains(said, "iKey (2) is left out") != skip || !strings.Contains(said, "reader 5 failed to start: no x") {
+			t.Errorf("skip %v: %s", skip, said)
+		}
+		for _, channel := range []string{"CHANNELID    0x0\n", "CHANNELID    0x5\n"} {
+			if !strings.Contains(out.String(), channel) {
+				t.Errorf("%q is missing:\n%s", channel, &out)
+			}
 		}
 	}
 }

@@ -54,7 +54,7 @@ Without a card, send waits for one, as opening apdu does; --wait bounds that.
 	f := cmd.Flags()
 	f.BoolVar(&ok, "ok", false, "stop and exit 4 at the first answer that is not 9000 or 61xx")
 	f.BoolVarP(&hold, "lock", "x", false, "hold the slot's transaction: commands of others wait until the end")
-	f.DurationVar(&wait, "wait", forever, "how long to wait for a card, 0 for not at all")
+	f.DurationVar(&wait, "wait", forever, "wait `DURATION` for a card, 0 for not at all")
 	f.Lookup("wait").DefValue = "for ever"
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkCommands(args[1:]); err != nil {

@@ -247,7 +247,7 @@ func (s slot) explain(err error) error {
 	case errors.Is(err, syscall.ESTALE):
 		return fmt.Errorf("slot %s: the card was reset, changed or powered off meanwhile, so its security state is lost; begin again", s.name)
 	case errors.Is(err, syscall.EBUSY):
-		return fmt.Errorf("slot %s: another program holds the transaction", s.name)
+		return fmt.Errorf("slot %s: another program holds the transaction, or has the card to itself; try again when it has ended", s.name)
 	case errors.Is(err, syscall.ETIMEDOUT):
 		return fmt.Errorf("slot %s: no answer in the time the protocol allows%s", s.name, s.reason())
 	case errors.Is(err, syscall.EPROTO):
@@ -255,7 +255,7 @@ func (s slot) explain(err error) error {
 	case errors.Is(err, syscall.EOPNOTSUPP):
 		return fmt.Errorf("slot %s: this reader or card cannot do that", s.name)
 	case errors.Is(err, syscall.EAGAIN):
-		return fmt.Errorf("slot %s: the reader is still starting", s.name)
+		return fmt.Errorf("slot %s: the reader is still starting; a longer --wait waits for it", s.name)
 	case errors.Is(err, syscall.EIO):
 		return fmt.Errorf("slot %s: it failed%s", s.name, s.reason())
 	case s.mount != nil:

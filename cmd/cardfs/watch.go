@@ -166,11 +166,13 @@ events before this one were lost because they were not read in time).
 		case errors.Is(err, errTimeout) && until != "":
 			return fmt.Errorf("no event %s within %v", until, timeout)
 		case errors.Is(err, errTimeout):
-			return fmt.Errorf("it did not end within %v", timeout)
+			return fmt.Errorf("watch did not end within %v", timeout)
 		case err != nil:
 			return err
-		case !done && until != "":
+		case !done && until != "" && len(args) > 0:
 			return exitStatus{exitNone, fmt.Errorf("reader %s left before an event %s", args[0], until)}
+		case !done && until != "":
+			return fmt.Errorf("the mount ended before an event %s", until)
 		}
 		return nil
 	}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// "If the reader fails to start, attach exits 1 with the reason"; 3 where there is
+// no reader any more. The numbers are those of all its slots, in order.
+func TestWaitReady(t *testing.T) {
+	for _, x := range []struct {
+		name, events, status string
+		numbers              []int
+		code                 int
+		words                string
+	}{
+		{"ready", "1 3 arrived\n2 3 ready\n", "state empty\nsiblings 4 3\n", []int{3, 4}, 0, ""},
+		{"ready, alone", "1 3 arrived\n2 3 ready\n", "state empty\n", []int{3}, 0, ""},
+		{"failed", "1 3 arrived\n2 3 failed error=no_x\n", "state failed\nerror no x at all\n", nil, 1, "reader 3 failed to start: no x at all (cardfs detach 3 removes it)"},
+		{"failed, without a reason in status", "2 3 failed error=no_x\n", "state failed\n", nil, 1, "reader 3 failed to start: no x (cardfs"},
+		{"left", "1 3 arrived\n2 3 left\n", "state empty\n", nil, 3, "reader 3 left while it started"},
+		{"no event", "1 3\n", "state empty\n", nil, 1, "is not an event"},
+	} {
+		c := tree(t, map[string]string{"ctl": "", "3/event": x.events, "3/status": x.status})
+		numbers, err := c.numbered(3).waitReady(time.Minute)
+		wantError(t, x.name, err, x.code, x.words)
+		if !slices.Equal(numbers, x.numbers) {
+			t.Errorf("%s: %v, want %v", x.name, numbers, x.numbers)
+		}
+	}
+	c, w := starting(t)
+	fmt.Fprintln(w, "1 3 arrived")
+	numbers, err := c.numbered(3).waitReady(20 * time.Millisecond)
+	wantError(t, "time", err, 1, "reader 3 is still starting after 20ms")
+	if !slices.Equal(numbers, []int{3}) { // its number is known
+		t.Error(numbers)
+	}
+}
+
+// starting is a tree in which reader 3 is starting, and where its events come from.
+func starting(t *testing.T) (*client, *os.File) {
+	c := tree(t, map[string]string{"ctl": "", "3/status": "state starting\n"})
+	if err := unix.Mkfifo(c.path("3/event"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w, err := os.OpenFile(c.path("3/event"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	return c, w
+}
+
+// "It returns when the directory is gone": when the slot's own events say so.
+func TestDetach(t *testing.T) {
+	c, w := starting(t)
+	fmt.Fprintln(w, "2 3 ready\n3 3 left")
+	if err := c.numbered(3).detach(waitLimit); err != nil {
+		t.Error(err)
+	}
+	if text, _ := os.ReadFile(c.path("ctl")); string(text) != "detach 3\n" {
+		t.Errorf("ctl got %q", text)
+	}
+	wantError(t, "no reader", c.numbered(4).detach(0), 3, "no reader 4; there is 3")
+	wantError(t, "no mount", slot{dir: c.path("3")}.detach(0), 2, "the number of a slot is wanted")
+	c, _ = starting(t)
+	if err := c.numbered(3).detach(0); err != nil {
+		t.Error(err)
+	}
+	wantError(t, "detach", c.numbered(3).detach(20*time.Millisecond), 1, "reader 3 is still there after 20ms")
+}
