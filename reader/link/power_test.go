@@ -524,3 +524,41 @@ func TestPowerUpIsEnded(t *testing.T) {
 		}
 	})
 }
+
+// The rates of a card that cannot be read any more after its warm reset are not kept.
+func TestNothingIsKeptOfAMute(t *testing.T) {
+	play(t, "cold\n< 3B 90 13 11 01 93\nset T=1 TA1=13\n! protocol\nwarm\n< 00\ncold\n< 00\ncold\n< 00", "set", func(t *testing.T, s *script, l *Link) {
+		if err := l.PowerUp(t.Context(), reader.Cold, -1); !errors.Is(err, reader.ErrProtocol) || len(l.known) != 0 {
+			t.Errorf("%v, %v", err, l.known)
+		}
+	})
+}
+
+// An error says what was asked for.
+func TestErrorsSayWhat(t *testing.T) {
+	for _, tt := range []struct{ script, has, says string }{
+		{"cold\n< 3B 00\nselect T=0 TA1=11\n! unsupported", "select", "select T=0 TA1=11: the script's: "},
+		{"cold\n< 3B 00\nset T=0 TA1=11\n! gone", "set", "set parameters T=0 TA1=11: "},
+		{"cold\n! no card", "", "power up: "},
+		{"cold\n< 3B 10 13\n> FF 10 13 FC\n! no card", "", "PPS for T=0 TA1=13: "},
+		{"cold\n< 3B 80 01 81\n> 00 C1 01 FE 3E\n! no card", "", "parameters T=1 TA1=11: S(IFS request): "},
+		{strings.Repeat("cold\n< 3C 01\n", 3), "", "ATR 3C 01: "},
+		{"cold\n< 3B 80 0E 8E", "", "the card offers T=[14], of which this reader has none"},
+	} {
+		play(t, tt.script, tt.has, func(t *testing.T, s *script, l *Link) {
+			s.AutoPPS = tt.has == "select"
+			err := l.PowerUp(t.Context(), reader.Cold, -1)
+			if err == nil || !strings.HasPrefix(err.Error(), tt.says) {
+				t.Errorf("%v, want %q", err, tt.says)
+			}
+		})
+	}
+	play(t, cardT1+"> 00 84 00 00 02\n< 90", "", func(t *testing.T, s *script, l *Link) {
+		s.Level = reader.ShortAPDU
+		powerUp(t, l)
+		_, err := l.Transmit(t.Context(), unhex(t, "00 84 00 00 02"), []byte("before"))
+		if err == nil || !strings.HasPrefix(err.Error(), "R-APDU of 1 bytes, ") {
+			t.Error(err)
+		}
+	})
+}

@@ -168,7 +168,10 @@ func (s *script) bytes(ctx context.Context, answer string, wait time.Duration, d
 	if ctx.Err() != nil {
 		return dst, ctx.Err()
 	}
-	return append(dst, unhex(s.t, answer)...), nil
+	for _, c := range unhex(s.t, answer) { // as drivers may that read in pieces
+		dst = append(dst, c)
+	}
+	return dst, nil
 }
 
 func (s *script) SetParams(_ context.Context, p iso7816.Params) error {

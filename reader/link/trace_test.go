@@ -269,3 +269,33 @@ func TestTraceOfPIN(t *testing.T) {
 		}
 	})
 }
+
+// A reset begins anew: nothing of the card's belongs to a command before.
+func TestTraceAfterReset(t *testing.T) {
+	play(t, cardT0+`
+		> 00 20 00 01 02 31 32
+		! 33 timeout
+		off
+		`+cardT0+`
+		> 00 C0 00 00 01
+		< 36 90 00`, "", func(t *testing.T, s *script, l *Link) {
+		trace := new(lines)
+		l.Trace = trace
+		powerUp(t, l)
+		transmit(t, l, "00 20 00 01 02 31 32", "", reader.ErrTimeout)
+		if !l.Secret() {
+			t.Error("VERIFY is none")
+		}
+		l.PowerOff(t.Context())
+		powerUp(t, l)
+		if l.Secret() {
+			t.Error("the reset is one")
+		}
+		*trace = nil
+		transmit(t, l, "00 C0 00 00 01", "36 90 00", nil)
+		want := []string{"> C-APDU 00 C0 00 00 01 GET RESPONSE", ">   00 C0 00 00 01", "<   36 90 00", "< R-APDU 36 90 00"}
+		if !slices.Equal(*trace, want) {
+			t.Errorf("%s", strings.Join(*trace, "\n"))
+		}
+	})
+}
