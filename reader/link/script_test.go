@@ -168,8 +168,9 @@ func (s *script) bytes(ctx context.Context, answer string, wait time.Duration, d
 	if ctx.Err() != nil {
 		return dst, ctx.Err()
 	}
-	for _, c := range unhex(s.t, answer) { // as drivers may that read in pieces
-		dst = append(dst, c)
+	b := unhex(s.t, answer)
+	for i := range b { // as drivers may that read in pieces
+		dst = append(dst, b[i:i+1]...)
 	}
 	return dst, nil
 }
