@@ -135,7 +135,6 @@ func (s slot) waitReady(wait time.Duration) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	failed := ""
 	settled, err := f.each(wait, func(e event) (bool, error) {
 		if e.Event == "failed" {
@@ -210,7 +209,6 @@ func (s slot) detach(wait time.Duration) error {
 	if err != nil {
 		return err
 	}
-	defer events.Close()
 	if _, err := os.Stat(s.dir); err != nil {
 		return s.explain(err)
 	}

@@ -68,6 +68,9 @@ func TestDetach(t *testing.T) {
 	}
 	wantError(t, "no reader", c.numbered(4).detach(0), 3, "no reader 4; there is 3")
 	wantError(t, "no mount", slot{dir: c.path("3")}.detach(0), 2, "the number of a slot is wanted")
+	c, w = starting(t)
+	fmt.Fprintln(w, "no event")
+	wantError(t, "no event", c.numbered(3).detach(waitLimit), 1, "is not an event")
 	c, _ = starting(t)
 	if err := c.numbered(3).detach(0); err != nil {
 		t.Error(err)

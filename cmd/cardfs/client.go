@@ -121,6 +121,12 @@ func theMount() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	slots, _ := bound()
+	return choose(all, slots)
+}
+
+// choose is theMount among these mounts, and slots that were bound alone.
+func choose(all []mounted, bound map[string]int) (string, error) {
 	var usable []string
 	for _, m := range all {
 		if m.err == nil {
@@ -136,8 +142,8 @@ func theMount() (string, error) {
 		c := client{dir: all[0].dir}
 		return "", c.explain(all[0].err)
 	}
-	if slots, _ := bound(); len(slots) > 0 {
-		return "", usageError("only single slots of a cardfs are mounted here; say which: %s", strings.Join(slices.Sorted(maps.Keys(slots)), ", "))
+	if len(bound) > 0 {
+		return "", usageError("only single slots of a cardfs are mounted here; say which: %s", strings.Join(slices.Sorted(maps.Keys(bound)), ", "))
 	}
 	return defaultMount, nil
 }

@@ -118,3 +118,54 @@ func TestReachable(t *testing.T) {
 }
 
 func reader1(text string) *bufio.Reader { return bufio.NewReader(strings.NewReader(text)) }
+
+// "newClient finds … the one cardfs in the mount table that this user may enter": one that
+// can be used, whatever else there is; else it says why not, or which.
+func TestChoose(t *testing.T) {
+	a, b := mounted{dir: "/a"}, mounted{dir: "/b"}
+	dead, others := mounted{dir: "/dead", err: syscall.ENOTCONN}, mounted{dir: "/others", err: syscall.EACCES}
+	for _, x := range []struct {
+		all   []mounted
+		bound map[string]int
+		dir   string
+		code  int
+		words string
+	}{
+		{nil, nil, defaultMount, 0, ""},
+		{[]mounted{a}, nil, "/a", 0, ""},
+		{[]mounted{dead, others, a}, map[string]int{"/x": 0}, "/a", 0, ""},
+		{[]mounted{b, dead, a}, nil, "", exitUsage, "cardfs is mounted at /b, /a; say which with --mount or $CARDFS_MOUNT"},
+		{[]mounted{dead}, nil, "", exitError, "the cardfs that served /dead is dead; start it again"},
+		{[]mounted{others, dead}, nil, "", exitError, "/others: the mount belongs to "},
+		{nil, map[string]int{"/y": 1, "/x": 0}, "", exitUsage, "only single slots of a cardfs are mounted here; say which: /x, /y"},
+	} {
+		dir, err := choose(x.all, x.bound)
+		if dir != x.dir {
+			t.Errorf("%v: %q, want %q", x.all, dir, x.dir)
+		}
+		wantError(t, fmt.Sprint(x.all), err, x.code, x.words)
+	}
+}
+
+// A slot that was bound alone is found by its number or a name, below the directory that
+// is said; two of them are none.
+func TestAmong(t *testing.T) {
+	c := tree(t, map[string]string{
+		"x/5/status": "state empty\nreader A B\nby-id ab\n", "y/5/status": "state empty\nreader A B\nby-id ab\n",
+		"x/c/status": "state empty\nreader C\nby-id c\n",
+	})
+	slots := map[string]int{c.path("x/5"): 5, c.path("y/5"): 5, c.path("x/c"): 7}
+	for _, x := range []struct{ dir, arg, want string }{
+		{"", "7", "x/c"}, {"", "c", "x/c"}, {"", "C", "x/c"}, {c.path("x"), "7", "x/c"}, {c.path("y"), "7", ""},
+		{"", "5", ""}, {c.path("x"), "5", "x/5"}, {c.path("y"), "5", "y/5"},
+		{"", "ab", ""}, {c.path("y"), "ab", "y/5"}, {c.path("y"), "a_b", "y/5"}, {c.path("x"), "A B", "x/5"},
+		{"", "6", ""}, {"", "nosuch", ""}, {c.dir, "7", ""},
+	} {
+		for range 5 { // maps have no order
+			s, ok := among(slots, x.dir, x.arg)
+			if ok != (x.want != "") || ok && s.dir != c.path(x.want) {
+				t.Errorf("%s in %q: %+v, %v, want %q", x.arg, x.dir, s, ok, x.want)
+			}
+		}
+	}
+}

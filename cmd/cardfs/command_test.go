@@ -183,16 +183,16 @@ func TestComplete(t *testing.T) {
 		words string // in the beginning
 		not   string
 	}{
-		{args: []string{"send", m, ""}, words: slots},
-		{args: []string{"watch", m, ""}, words: slots},
-		{args: []string{"detach", m, ""}, words: slots},
+		{args: []string{"send", m, ""}, words: slots + ":4\n"},
+		{args: []string{"watch", m, ""}, words: slots + ":4\n"},
+		{args: []string{"detach", m, ""}, words: slots + ":4\n"},
 		{args: []string{"detach", m, "0", ""}, not: "A B"},
 		{args: []string{"send", "--mount=/no/where", ""}, not: "A B"},
-		{args: []string{"attach", ""}, words: "sim\nvpcd\n", not: "ccid"},
+		{args: []string{"attach", ""}, words: "sim\nvpcd\n:4\n", not: "ccid"},
 		{args: []string{"attach", "sim", ""}, words: "ikey3k\nikey2k\nt1\n"},
-		{args: []string{"attach", "sim", "t1", ""}, words: "card=\nstart=\nslow=\nserial=\nt0=plain\n"},
-		{args: []string{"attach", "vpcd", ""}, words: "127.0.0.1:35963\nunix:\n"},
-		{args: []string{"attach", "vpcd", "unix:x", ""}, words: "timeout=\ncards=\nmode=\npublic=\n"},
+		{args: []string{"attach", "sim", "t1", ""}, words: "card=\nstart=\nslow=\nserial=\nt0=plain\n:6\n"},
+		{args: []string{"attach", "vpcd", ""}, words: "127.0.0.1:35963\nunix:\n:4\n"},
+		{args: []string{"attach", "vpcd", "unix:x", ""}, words: "timeout=\ncards=\nmode=\npublic=\n:6\n"},
 		{args: []string{"attach", "nosuch", ""}, words: ":4\n"},
 		{args: []string{"mount", "--sim", ""}, words: "ikey3k\nikey2k\nt1\n"},
 		{args: []string{"mount", "--sim", "t1 card="}, words: ":4\n"},

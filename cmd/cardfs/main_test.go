@@ -40,7 +40,7 @@ func TestParseHex(t *testing.T) {
 
 // "SEQ SLOT EVENT key=value…"; lost is not one of the event's own keys.
 func TestParseEvent(t *testing.T) {
-	got, err := parseEvent("17 3 powered atr=3B00 protocol=T=0 lost=4\n")
+	got, err := parseEvent("17 3 powered lost=4 atr=3B00 protocol=T=0\n")
 	want := event{Seq: 17, Slot: 3, Event: "powered", More: map[string]string{"atr": "3B00", "protocol": "T=0"}, Lost: 4}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)

@@ -127,8 +127,13 @@ func findBound(dir, arg string) (found slot, ok bool) {
 		dir, _ = filepath.Abs(dir)
 	}
 	list, _ := bound()
+	return among(list, dir, arg)
+}
+
+// among is findBound among these slots, by their directories.
+func among(slots map[string]int, dir, arg string) (found slot, ok bool) {
 	n, notNumber := number(arg)
-	for at, is := range list {
+	for at, is := range slots {
 		s := slot{dir: at, name: at}
 		if dir != "" && filepath.Dir(at) != dir {
 			continue

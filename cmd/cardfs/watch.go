@@ -160,7 +160,6 @@ events before this one were lost because they were not read in time).
 		if err != nil {
 			return err
 		}
-		defer f.Close()
 		done, err := f.each(timeout, show)
 		switch {
 		case errors.Is(err, errTimeout) && until != "":
@@ -247,7 +246,7 @@ func readNow(read func([]byte) (int, error)) (text []byte, err error) {
 	}
 }
 
-// following is an open event file.
+// following is an open event file. It is open, and read, until the program ends.
 type following struct {
 	source events
 	file   *os.File
@@ -285,9 +284,6 @@ func (f *following) read() {
 		f.events <- e
 	}
 }
-
-// Close is for the end of the program: a read that waits ends with it.
-func (f *following) Close() {}
 
 var errTimeout = errors.New("timed out")
 
