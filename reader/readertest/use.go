@@ -48,7 +48,7 @@ func Use(t *testing.T, d reader.Driver, dev reader.Device, ops []byte, own func(
 	}
 	trace := slot.FollowTrace()
 	defer slot.CloseTrace(trace)
-	by := core.Caller{Owner: t, Wait: true}
+	by := core.Caller{Owner: t, Wait: true, Escape: true}
 	var s *core.Session
 	for _, op := range ops {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
 // witness is a reader with one slot and all that Use asks for, which notes what it was
@@ -34,13 +35,23 @@ func (w *witness) Open(context.Context, reader.Device) (reader.Reader, error) {
 func (w *witness) Slots() []reader.Slot  { return []reader.Slot{w} }
 func (w *witness) Gone() <-chan struct{} { return w.gone }
 func (w *witness) Close() error          { w.note("close"); return nil }
-func (w *witness) Traits() reader.Traits { return reader.Traits{Level: reader.ExtendedAPDU} }
+func (w *witness) Traits() reader.Traits {
+	return reader.Traits{Level: reader.ExtendedAPDU, AutoPPS: true}
+}
 
 func (w *witness) Status(context.Context) (reader.Status, error) { return reader.Present, nil }
 
 func (w *witness) PowerOn(_ context.Context, how reader.Reset) ([]byte, error) {
 	w.note("%v", how)
-	return []byte{0x3B, 0x80, 0x01, 0x81}, nil
+	return []byte{0x3B, 0x80, 0x80, 0x01, 0x01}, nil
+}
+
+// SelectProtocol notes what is not the card's first.
+func (w *witness) SelectProtocol(_ context.Context, p iso7816.Params) (iso7816.Params, error) {
+	if p.T != 0 {
+		w.note("T=%d", p.T)
+	}
+	return p, nil
 }
 
 func (w *witness) PowerOff(context.Context) error { w.note("off"); return nil }
@@ -75,6 +86,8 @@ func TestUse(t *testing.T) {
 		want []string
 	}{
 		{nil, nil},
+		{[]byte{1, 20}, []string{"cold", "warm", "T=1"}}, // 20 >> 4: T=1
+		{[]byte{1, 20, 8}, []string{"cold", "warm", "T=1", "warm"}},
 		{[]byte{1}, []string{"cold"}},
 		{[]byte{1, 1}, []string{"cold"}},
 		{[]byte{2}, []string{"cold", selectFour}},
@@ -90,7 +103,7 @@ func TestUse(t *testing.T) {
 		{[]byte{1, 19}, []string{"cold", "off", "eject"}}, // 4: eject
 		{[]byte{55}, []string{"cold"}},                    // 0: power up
 		{[]byte{1, 9}, []string{"cold", "PIN 00 20 00 01 08 20 FF FF FF FF FF FF FF"}},
-		{[]byte{11, 10}, []string{"escape 0A"}},
+		{[]byte{10}, []string{"escape 0A"}},
 		{[]byte{11}, nil},
 	} {
 		t.Run(fmt.Sprint(tt.ops), func(t *testing.T) {
