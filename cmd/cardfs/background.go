@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// backgroundEnv tells a process that it is the child of `mount --background`.
+// backgroundEnv is set in the environment of the child that `mount --background` starts.
 const backgroundEnv = "CARDFS_BACKGROUND"
 
 // readyFD is the child's end of the pipe on which its parent waits.
@@ -22,7 +22,7 @@ const readyFD = 3
 // inBackground runs this same command in a session of its own and waits until it serves.
 // The child's messages until then go to stderr, and its exit code is the command's.
 //
-// A program cannot fork once Go's runtime has started its threads, so it is started anew.
+// A Go program cannot fork, for its runtime has threads already. So it starts itself anew.
 func inBackground(ctx context.Context, args []string, stderr io.Writer) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -37,8 +37,8 @@ func inBackground(ctx context.Context, args []string, stderr io.Writer) error {
 	child.Env = append(os.Environ(), backgroundEnv+"=1")
 	child.ExtraFiles = []*os.File{theirs} // readyFD
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	// Stdin and stdout are /dev/null. A pipe of ours takes stderr, so that whoever reads
-	// the parent's output, as $(…) does, need not wait for the daemon's end.
+	// Stdin and stdout are /dev/null. Stderr is a pipe to this process, so that a reader of
+	// this process's output, such as $(…), does not wait for the daemon's end.
 	said, theirStderr, err := os.Pipe()
 	if err != nil {
 		theirs.Close()
@@ -46,8 +46,8 @@ func inBackground(ctx context.Context, args []string, stderr io.Writer) error {
 	}
 	defer said.Close()
 	child.Stderr = theirStderr
-	// The daemon holds none of the caller's descriptors, which may be pipes that somebody
-	// reads to their end.
+	// The daemon inherits none of the caller's descriptors: they may be pipes, whose readers
+	// would wait for the daemon's end.
 	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -88,9 +88,9 @@ func inBackground(ctx context.Context, args []string, stderr io.Writer) error {
 // isBackground reports whether this process is the child of `mount --background`.
 func isBackground() bool { return os.Getenv(backgroundEnv) != "" }
 
-// detach tells the parent that the mount serves. From here on nothing holds the
-// directory, the terminal or a pipe of whoever called. What the runtime says of a crash
-// goes to output.
+// detach tells the parent that the mount serves, and lets go of the caller's directory,
+// terminal and pipes. Stdout and stderr become output, where the runtime reports a crash; a
+// nil output is /dev/null.
 func detach(output *os.File) error {
 	ready := os.NewFile(readyFD, "the parent's pipe")
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)

@@ -28,8 +28,8 @@ type client struct {
 	dir string // the mount point
 }
 
-// mountFlag adds --mount to a client command; its value is where the command's
-// client will be found.
+// mountFlag adds --mount to a client command and returns where its value will be, which
+// newClient takes.
 func mountFlag(cmd *cobra.Command) *string {
 	dir := cmd.Flags().StringP("mount", "m", "", "`DIR` where cardfs is mounted (default: $"+mountEnv+", else the one in the mount table, else "+defaultMount+")")
 	cmd.RegisterFlagCompletionFunc("mount", completeMount)
@@ -63,7 +63,7 @@ func newClient(dir string) (*client, error) {
 	return nil, c.explain(err)
 }
 
-// enter tells whether the mount is there, alive, and open to this user.
+// enter returns nil if the mount is there, alive, and open to this user.
 func (c *client) enter() error {
 	// The kernel may answer stat(2) from memory after the server's death.
 	var alive unix.Statfs_t
@@ -185,7 +185,7 @@ func (c *client) numbers() ([]int, error) {
 	return list, nil
 }
 
-// explain says what err, from a file of the mount itself, means to a person.
+// explain puts err, from a file of the mount itself, into words for the user.
 func (c *client) explain(err error) error {
 	switch {
 	case err == nil:
@@ -200,7 +200,7 @@ func (c *client) explain(err error) error {
 	return err
 }
 
-// there says which readers there are.
+// there lists the readers that are there, as the end of an error.
 func (c *client) there() string {
 	list, err := c.numbers()
 	switch {

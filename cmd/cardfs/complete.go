@@ -10,7 +10,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/sim"
 )
 
-// Completions never fail: what cannot be known is left out.
+// Completions never fail. What cannot be found out is left out.
 
 const noFiles = cobra.ShellCompDirectiveNoFileComp
 

@@ -10,7 +10,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// Help topics: commands that do nothing but be read.
+// Help topics are commands without a function. cobra lists them apart.
 
 // ctlUsage lists what may be written to ctl.
 func ctlUsage() string {

@@ -13,26 +13,27 @@ import (
 	"time"
 )
 
-// spool writes what others have to say without ever making them wait: whoever reads the
-// daemon's stderr may have stopped reading, and syslog may hang. What does not fit is lost
-// and counted.
+// spool writes lines in a goroutine of its own, so that logging never blocks: the reader of
+// the daemon's stderr may have stopped reading, and syslog may hang. Lines that do not fit
+// are dropped and counted.
 type spool struct {
-	lines chan func()
-	lost  atomic.Int64
-	tell  func(lost int64)
+	lines  chan func()
+	lost   atomic.Int64
+	report func(lost int64)
 }
 
 // spoolSize is how many lines wait at most.
 const spoolSize = 4096
 
-// newSpool calls tell, between other lines, with the number of lines lost since.
-func newSpool(tell func(lost int64)) *spool {
-	s := &spool{lines: make(chan func(), spoolSize), tell: tell}
+// newSpool starts a spool. After lines were lost it calls report with their number, in
+// between two lines.
+func newSpool(report func(lost int64)) *spool {
+	s := &spool{lines: make(chan func(), spoolSize), report: report}
 	go func() {
 		for line := range s.lines {
 			line()
 			if n := s.lost.Swap(0); n > 0 {
-				s.tell(n)
+				s.report(n)
 			}
 		}
 	}()
@@ -47,7 +48,7 @@ func (s *spool) put(line func()) {
 	}
 }
 
-// flush waits until what was put is written, but not for ever.
+// flush waits until all lines before it are written, for a second at most.
 func (s *spool) flush() {
 	done := make(chan struct{})
 	timeout := time.After(time.Second)
@@ -72,15 +73,15 @@ func newSpooled(to io.Writer) spooled {
 	return spooled{newSpool(func(lost int64) { fmt.Fprintf(to, "cardfs: %d lines of the log were lost here\n", lost) }), to}
 }
 
-// Write never fails: whether anybody reads is not the business of who logs.
+// Write never fails, for a lost line is no error of the code that logs it.
 func (s spooled) Write(p []byte) (int, error) {
 	line := bytes.Clone(p)
 	s.put(func() { _, _ = s.to.Write(line) })
 	return len(p), nil
 }
 
-// openLog is where a daemon's log goes: the file name, else stderr, else, in the background,
-// the system's log. flush ends what is being written.
+// openLog opens the log: the file name if there is one, in the background syslog, else
+// stderr. flush waits until what was logged is written.
 func openLog(name string, level slog.Level, stderr spooled) (h slog.Handler, file *os.File, flush func(), err error) {
 	options := &slog.HandlerOptions{Level: level}
 	switch {

@@ -20,8 +20,8 @@ const (
 	exitRefused = 4 // send --ok: the card answered with an error
 )
 
-// exitStatus is an error that carries its exit code. err is nil if stderr has
-// said everything.
+// exitStatus is an error that carries its exit code. A nil err means that stderr
+// already has all messages.
 type exitStatus struct {
 	code int
 	err  error

@@ -142,17 +142,17 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 	defer flush()
 	o.logger = slog.New(handler)
 
-	// Who reads the log may leave before: `cardfs mount … 2>&1 | head`. Lines are lost
-	// then; without this Go would end the program.
+	// The reader of the log may end first: `cardfs mount … 2>&1 | head`. Its lines are lost
+	// then. Without this, SIGPIPE would end the program.
 	pipe := make(chan os.Signal, 1)
 	signal.Notify(pipe, syscall.SIGPIPE)
 	defer signal.Stop(pipe)
-	// go-fuse's last words, such as on a request for a node that it does not know.
+	// go-fuse logs some errors by package log, such as a request for an unknown node.
 	log.SetFlags(0)
 	log.SetOutput(fs.LogWriter(o.logger))
 
-	// From here on a signal ends the mount in order, and the next one the program,
-	// whatever it is doing.
+	// From here on the first signal ends the mount in order. The second ends the program at
+	// once.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	if !signal.Ignored(syscall.SIGHUP) { // nohup
@@ -228,10 +228,10 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 // tune fits Go's runtime to a program that mostly waits in read(2) of /dev/fuse, unless
 // the environment has other wishes.
 func tune() {
-	// A thread that waits there keeps its P until the runtime's monitor takes it
-	// away. There are two or more such threads; with fewer Ps they take them from each
-	// other, by a futex call for each request (measured on two processors: 4 to 12 % of
-	// SCardTransmit's time).
+	// A thread that waits there keeps its P until the runtime's monitor takes it away.
+	// There are two or more such threads. With fewer Ps than that they take them from each
+	// other, which costs a futex call for each request: 4 to 12 % of the time of
+	// SCardTransmit, measured on two processors.
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < 4 {
 		runtime.GOMAXPROCS(4)
 	}
@@ -273,8 +273,8 @@ Ctrl-C here unmounts.
 `, dir, n, os.Args[0])
 }
 
-// usbTransport is what --usb names, nil for none. It was a flag of yes and no once, and
-// takes these still.
+// usbTransport returns the transport that --usb names, nil for none. Boolean values are
+// taken as well: the flag once was a boolean.
 func usbTransport(name string) (usb.Transport, error) {
 	if name == "off" {
 		return nil, nil
@@ -288,10 +288,10 @@ func usbTransport(name string) (usb.Transport, error) {
 	return transports.Find(name)
 }
 
-// everybody is what --allow-escape means without a USER; no user can have the name.
+// everybody is the value of --allow-escape without a USER. No user can have this name.
 const everybody = "*"
 
-// mayEscape says whom --allow-escape names.
+// mayEscape returns who may send escape commands by --allow-escape, besides the owner.
 func mayEscape(names []string) (func(uid uint32) bool, error) {
 	named := make(map[uint32]bool)
 	for _, name := range names {

@@ -6,8 +6,8 @@ import (
 	"os"
 )
 
-// notify tells the service manager that started this program how it stands, as
-// sd_notify(3) does: "READY=1". Without a service manager it does nothing.
+// notify sends a state such as "READY=1" to the service manager that started this program,
+// as sd_notify(3) does. Without a service manager it does nothing.
 func notify(state string, log *slog.Logger) {
 	name := os.Getenv("NOTIFY_SOCKET")
 	if name == "" {

@@ -21,9 +21,9 @@ const forever = time.Duration(-1)
 // noticeAfter is how long a command waits before it says what for.
 const noticeAfter = time.Second
 
-// openReady opens a file of the slot whose open waits for the reader or a card,
-// and says on stderr what it waits for if that takes long. wait bounds it:
-// forever, or 0 to fail at once.
+// openReady opens a file of the slot whose open waits for the reader or a card, for wait
+// at most: forever, or 0 to fail at once. If it takes long, it says on stderr what it waits
+// for.
 func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Duration) (*os.File, error) {
 	path := s.path(name)
 	notice := time.After(noticeAfter)
@@ -69,8 +69,8 @@ func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Dura
 	}
 }
 
-// look tells whether an open of the file would have to wait. It is only a look: an
-// open with O_NONBLOCK would not wait for answers either.
+// look opens the file without waiting, and returns the error that it gets. It keeps no
+// descriptor: with O_NONBLOCK reads would not wait for answers either.
 func (s slot) look(name string, flags int) error {
 	fd, err := unix.Open(s.path(name), flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -165,8 +165,8 @@ func (s slot) notReady(wait time.Duration) error {
 	return fmt.Errorf("slot %s is not ready after %v, it is %s", s.name, wait, lines.value("state"))
 }
 
-// writeCtl does one line of ctl. The mount keeps the reason for a refusal in
-// words for the open that was refused.
+// writeCtl writes one line to ctl. If it is refused, the same open reads the reason in
+// words.
 func (c *client) writeCtl(f *os.File, line string) error {
 	_, err := f.WriteString(line + "\n")
 	if err == nil {
@@ -183,8 +183,8 @@ func (c *client) writeCtl(f *os.File, line string) error {
 	return c.explain(err)
 }
 
-// openCtl opens ctl for a command. The lock keeps the events of two commands
-// given at once apart; it ends with Close.
+// openCtl opens ctl for one command, and locks it until Close: of two commands at the same
+// time each has to find its own events.
 func (c *client) openCtl() (*os.File, error) {
 	f, err := os.OpenFile(c.path("ctl"), os.O_RDWR, 0)
 	if errors.Is(err, os.ErrPermission) {

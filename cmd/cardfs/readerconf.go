@@ -134,8 +134,8 @@ func (c *client) readerConf(out, hints io.Writer, lib string, skipUSB bool) erro
 	return err
 }
 
-// settled lists the slots when no reader is starting: only then is known what it
-// is and how many slots it has.
+// settled waits until no reader is starting, and lists the slots: before, neither a reader's
+// name nor the number of its slots need be known.
 func (c *client) settled(hints io.Writer) ([]slotJSON, error) {
 	slots, err := c.list()
 	if err != nil {
@@ -152,8 +152,8 @@ func (c *client) settled(hints io.Writer) ([]slotJSON, error) {
 	return c.list()
 }
 
-// deviceName is what the IFD handler is to open: the first slot by its lasting
-// name, with the number of slots, which it cannot see while the reader is absent.
+// deviceName is DEVICENAME: the lasting name of the reader's first slot, and the number of
+// slots, which the IFD handler cannot see while the reader is absent.
 func (c *client) deviceName(s slotJSON, hints io.Writer) string {
 	scheme := "cardfs:"
 	if n := len(s.Siblings); n > 1 {
@@ -200,7 +200,7 @@ func unique(name string, given map[string]bool) string {
 	}
 }
 
-// inBundle tells whether pcscd finds the reader by ifd-cardfs.bundle.
+// inBundle reports whether pcscd finds the reader by ifd-cardfs.bundle.
 func inBundle(s slotJSON) bool {
 	if s.Status["bus"] != "usb" {
 		return false

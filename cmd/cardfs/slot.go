@@ -25,12 +25,12 @@ func (c *client) numbered(n int) slot {
 	return slot{mount: c, dir: c.path(name), name: name}
 }
 
-// slotHelp is what the commands that take a slot say of it.
+// slotHelp is the part about N in the help of the commands that take a slot.
 const slotHelp = `N is a slot: its number, its name in by-id, its reader's name (cardfs list shows them
 all), or its directory, also where that was bound to another place on its own.`
 
-// findSlot finds the slot that an argument names, in the mount at dir if it is none by
-// itself.
+// findSlot finds the slot that an argument names: a directory by its path, all else in the
+// mount at dir.
 func findSlot(dir, arg string) (slot, error) {
 	if isPath(arg) {
 		return inDirectory(arg)
@@ -117,8 +117,8 @@ func bound() (map[string]int, error) {
 	return list, nil
 }
 
-// findBound finds a slot that was bound alone, below dir if that is said, by its number or
-// a name that its status has.
+// findBound finds a slot that was bound alone, by its number or by a name in its status. If
+// dir or the environment names a directory, the slot has to be in that.
 func findBound(dir, arg string) (found slot, ok bool) {
 	if dir == "" {
 		dir = os.Getenv(mountEnv)
@@ -163,7 +163,7 @@ func isNamed(reader, arg string) bool {
 	return reader != "" && (strings.EqualFold(reader, arg) || strings.EqualFold(strings.ReplaceAll(reader, " ", "_"), arg))
 }
 
-// named is the slot of the reader that status and list call so, if that is only one.
+// named finds the slot by its reader's name, which must be the name of one slot only.
 func (c *client) named(name string) (slot, error) {
 	list, err := c.list()
 	if err != nil {
@@ -232,7 +232,7 @@ func (s status) siblings() []int {
 	return list
 }
 
-// explain says what err, from a file of the slot, means to a person.
+// explain puts err, from a file of the slot, into words for the user, with the exit code.
 func (s slot) explain(err error) error {
 	none := func(format string, args ...any) error {
 		return exitStatus{exitNone, fmt.Errorf(format, args...)}
