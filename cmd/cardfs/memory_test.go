@@ -32,36 +32,16 @@ import (
 // anew; only Go's experiment runtimesecret can. Go sends such signals to threads that run for
 // 10 ms and when it collects garbage. So this test has it do without.
 func TestMemoryHasNoPIN(t *testing.T) {
-	cardfs, err := exec.LookPath("cardfs")
+	t.Setenv("GODEBUG", "asyncpreemptoff=1")
+	mnt, daemon := service(t, "--usb=off")
+	slot, socket := filepath.Join(mnt, "0"), filepath.Join(t.TempDir(), "card.sock")
+	if out, err := exec.Command("cardfs", "attach", "--mount", mnt, "vpcd", "unix:"+socket).CombinedOutput(); err != nil || string(out) != "0\n" {
+		t.Fatalf("attach: %v, %s", err, out)
+	}
+	card, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	mnt, socket := filepath.Join(dir, "mnt"), filepath.Join(dir, "card.sock")
-	if err := os.Mkdir(mnt, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	var log bytes.Buffer
-	daemon := exec.Command(cardfs, "mount", mnt)
-	daemon.Stdout, daemon.Stderr = &log, &log
-	daemon.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1")
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		daemon.Process.Signal(syscall.SIGTERM)
-		daemon.Wait()
-		if t.Failed() {
-			t.Logf("%s", &log)
-		}
-	})
-	slot := filepath.Join(mnt, "0")
-	awaited(t, "the mount", func() bool { _, err := os.Stat(filepath.Join(mnt, "ctl")); return err == nil })
-	if err := os.WriteFile(filepath.Join(mnt, "ctl"), []byte("attach vpcd unix:"+socket+"\n"), 0); err != nil {
-		t.Fatal(err)
-	}
-	var card net.Conn
-	awaited(t, "the card's socket", func() bool { card, err = net.Dial("unix", socket); return err == nil })
 	defer card.Close()
 	go playCard(card)
 
@@ -73,8 +53,6 @@ func TestMemoryHasNoPIN(t *testing.T) {
 		}
 		return os.NewFile(uintptr(fd), name)
 	}
-	awaited(t, "the reader", func() bool { _, err := os.Stat(slot); return err == nil })
-
 	// A PIN is made here, so that the daemon's program text does not have it.
 	makePIN := func(number int) []byte {
 		pin := []byte{0x27, 0xB1, 'P', 'i', 'n', '0' + byte(number)}
@@ -153,10 +131,10 @@ func TestMemoryHasNoPIN(t *testing.T) {
 		ways[name](f, command)
 		for _, state := range []string{"open", "closed"} {
 			// The server wipes what it has when it has answered.
-			where := findInMemory(t, daemon.Process.Pid, pin[2:])
-			for end := time.Now().Add(time.Second); len(where) > 0 && time.Now().Before(end); {
+			where := findInMemory(t, daemon.Pid, pin[2:])
+			for end := time.Now().Add(waitLimit); len(where) > 0 && time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond)
-				where = findInMemory(t, daemon.Process.Pid, pin[2:])
+				where = findInMemory(t, daemon.Pid, pin[2:])
 			}
 			if len(where) > 0 {
 				return fmt.Sprintf("%s: %s", state, where)
@@ -192,7 +170,7 @@ func TestMemoryHasNoPIN(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(mnt, "ctl"), []byte("attach vpcd unix:/nonexistent/"+kept+"\n"), 0); err != nil {
 		t.Fatal(err)
 	}
-	if len(findInMemory(t, daemon.Process.Pid, []byte(kept))) == 0 {
+	if len(findInMemory(t, daemon.Pid, []byte(kept))) == 0 {
 		t.Error("nothing is found, not even what is there")
 	}
 }
@@ -200,16 +178,6 @@ func TestMemoryHasNoPIN(t *testing.T) {
 func ioctl(f *os.File, request uint, p []byte) syscall.Errno {
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(request), uintptr(unsafe.Pointer(unsafe.SliceData(p))))
 	return errno
-}
-
-// awaited waits for what must come.
-func awaited(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(waitLimit); !f(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s does not come", what)
-		}
-	}
 }
 
 // playCard answers as vpcd's protocol has it, and every command with 63 C2.

@@ -23,7 +23,7 @@ import (
 
 // service runs `cardfs mount` as a service manager does: it is ready when it
 // says READY=1 to NOTIFY_SOCKET (sd_notify(3)), and says STOPPING=1 at the end.
-func service(t *testing.T, args ...string) (dir string) {
+func service(t *testing.T, args ...string) (dir string, process *os.Process) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "cards")
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -70,7 +70,7 @@ func service(t *testing.T, args ...string) (dir string) {
 			t.Errorf("cardfs: %v\n%s", err, &log)
 		}
 	})
-	return dir
+	return dir, cmd.Process
 }
 
 // What reader-conf prints is taken by the real pcscd: every slot of every
@@ -83,7 +83,7 @@ func TestReaderConfInPcscd(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	dir := service(t, "--sim", "ikey3k", "--sim", "twoslot", "--sim", "t1", "--attach", "sim t1 start=100ms serial=A+B#2")
+	dir, _ := service(t, "--sim", "ikey3k", "--sim", "twoslot", "--sim", "t1", "--attach", "sim t1 start=100ms serial=A+B#2")
 	conf, err := exec.CommandContext(ctx, "cardfs", "reader-conf", "--mount", dir, "--lib", library).Output()
 	if err != nil {
 		t.Fatal(err)
