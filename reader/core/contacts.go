@@ -111,7 +111,7 @@ func (s *Slot) monitor() {
 		case <-idle:
 			s.powerOffIdle(idleOff)
 			continue
-		case <-s.opening.over:
+		case <-s.opening.over():
 			return
 		case <-s.ctx.Done():
 			return

@@ -1,10 +1,10 @@
 package core
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
@@ -26,11 +26,11 @@ type ifd struct {
 	id       string // see identity
 	dev      reader.Device
 	driver   reader.Driver
-	gone     chan struct{}   // closed when the device left or is being detached
-	linkGone <-chan struct{} // closed when the device left, where its link tells; else nil
-	once     sync.Once
-	retry    chan struct{} // carries a value when a ifd that failed is to be opened again
-	closed   chan struct{} // closed when nothing holds the device any more
+	ctx      context.Context // ends, with ErrGone as its cause, when the device left or is being detached
+	cancel   context.CancelCauseFunc
+	linkGone <-chan struct{} // reader.Link.Gone; nil: the link cannot tell
+	retry    chan struct{}   // carries a value when an ifd that failed is to be opened again
+	closed   chan struct{}   // closed when nothing holds the device any more
 
 	// The rest is under the manager's mu.
 	opening *opening
@@ -60,16 +60,20 @@ func (d *ifd) Go(f func()) {
 	}()
 }
 
-// present reports whether the device is there as far as it says itself. The
-// manager's mu is held.
-func (d *ifd) present() bool {
-	// A reader that was closed says what it likes; see opening.lost for the others.
-	died := d.linkGone == nil && !closed(d.opening.over) && d.opening.dead()
-	if !closed(d.gone) && !closed(d.linkGone) && !died {
-		return true
+// gone reports whether the device left or is being detached. What its link says counts
+// before anybody has noticed it.
+func (d *ifd) gone() bool {
+	if closed(d.linkGone) {
+		d.leave()
 	}
-	d.left()
-	return false
+	return closed(d.ctx.Done())
+}
+
+// present reports whether the device is there, as far as its link and its reader say.
+// The manager's mu is held.
+func (d *ifd) present() bool {
+	d.opening.present() // where nothing else tells of a departure, the reader does
+	return !d.gone()
 }
 
 // closed reports whether c, on which nothing is sent, is closed; nil never is.
@@ -82,8 +86,8 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// left makes the ifd leave; it only gives the signal.
-func (d *ifd) left() { d.once.Do(func() { close(d.gone) }) }
+// leave makes the ifd leave, and ends its opening; it only gives the signal.
+func (d *ifd) leave() { d.cancel(reader.ErrGone) }
 
 const (
 	// deathsMost is how often in a row a reader is revived; an opening of longOpening
@@ -114,7 +118,7 @@ func (d *ifd) run(o *opening, before *ifd) {
 		began := time.Now()
 		served, err := d.serve(o)
 		switch {
-		case closed(d.gone):
+		case d.gone():
 			return
 		case errors.Is(err, reader.ErrGone) && d.linkGone == nil:
 			return // nothing tells death from departure
@@ -144,7 +148,7 @@ func (d *ifd) run(o *opening, before *ifd) {
 			d.failed(err)
 			select {
 			case <-d.retry:
-			case <-d.gone:
+			case <-d.ctx.Done():
 				return
 			}
 			if o = d.renew(); o == nil {
@@ -171,7 +175,7 @@ func (u *ifd) pause(d time.Duration) bool {
 	select {
 	case <-t.C:
 		return true
-	case <-u.gone:
+	case <-u.ctx.Done():
 		return false
 	}
 }
@@ -181,8 +185,8 @@ func (u *ifd) pause(d time.Duration) bool {
 func (d *ifd) await(done <-chan struct{}) bool {
 	select {
 	case <-done:
-		return !closed(d.gone)
-	case <-d.gone:
+		return !d.gone()
+	case <-d.ctx.Done():
 		d.dropSlots()
 		<-done
 		return false
@@ -200,15 +204,10 @@ func (d *ifd) serve(o *opening) (served bool, err error) {
 		select {
 		case <-died:
 			o.lost(reader.ErrGone)
-		case <-o.over:
-		case <-d.gone:
-			o.end(reader.ErrGone)
+		case <-o.over():
 		}
-	} else {
-		o.end(reader.ErrGone)
 	}
-	err = o.why
-	if err == reader.ErrGone {
+	if err = context.Cause(o.ctx); err == reader.ErrGone {
 		err = o.reason(r)
 	}
 	if !errors.Is(err, reader.ErrFailed) {
@@ -233,17 +232,12 @@ func (d *ifd) open(o *opening) (r reader.Reader, died <-chan struct{}, slots []r
 	})
 	select {
 	case <-opened:
-	case <-o.over: // one of the driver's own goroutines crashed
-		o.cancel()
-	case <-d.gone:
-		o.cancel()
+	case <-o.over(): // the device left, or one of the driver's own goroutines crashed
 	}
 	d.await(opened)
 	switch {
-	case closed(d.gone):
-		err = reader.ErrGone
-	case closed(o.over):
-		err = o.why
+	case closed(o.over()):
+		err = context.Cause(o.ctx)
 	case err != nil:
 	case len(slots) == 0:
 		err = errors.New("the driver found no slot")
@@ -274,7 +268,7 @@ func (d *ifd) close(o *opening, r reader.Reader) {
 	// The panic may have left a lock of the driver's behind, for which Close waits for ever.
 	t := time.NewTimer(letGoLimit)
 	defer t.Stop()
-	gone := d.gone
+	gone := d.ctx.Done()
 	for {
 		select {
 		case <-done:
@@ -316,7 +310,7 @@ func (d *ifd) begin(o *opening, r reader.Reader, died <-chan struct{}, slots []r
 	m := d.manager
 	model, more := d.identify(o, r)
 	m.mu.Lock()
-	if closed(d.gone) { // and another may have its numbers
+	if d.gone() { // and another may have its numbers
 		m.mu.Unlock()
 		return false
 	}
@@ -420,13 +414,12 @@ func (d *ifd) takeSlots() []*Slot {
 	d.slots = nil
 	d.opening.end(reader.ErrGone)
 	d.manager.remove(slots)
-	d.opening.cancel()
 	return slots
 }
 
 // depart ends what is left of the ifd.
 func (d *ifd) depart() {
-	d.left()
+	d.leave()
 	d.dropSlots()
 	d.manager.mu.Lock()
 	if d.manager.ifds[d.id] == d {

@@ -191,8 +191,9 @@ func (m *Manager) Announce(dev reader.Device) error {
 	}
 	d := &ifd{
 		manager: m, id: id, dev: dev, driver: driver, model: dev.ID.Model, linkGone: linkGone,
-		gone: make(chan struct{}), retry: make(chan struct{}, 1), closed: make(chan struct{}),
+		retry: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
+	d.ctx, d.cancel = context.WithCancelCause(m.ctx)
 	d.dev.Host = d
 	d.opening = newOpening(d)
 	before := m.ifds[id] // may still be closing its device
@@ -213,8 +214,8 @@ func (m *Manager) Announce(dev reader.Device) error {
 		m.spawn(func() {
 			select {
 			case <-d.linkGone:
-				d.left()
-			case <-d.gone:
+				d.leave()
+			case <-d.ctx.Done():
 			}
 		})
 	}
@@ -263,7 +264,7 @@ func (m *Manager) Detach(number int) error {
 	if s == nil {
 		return fmt.Errorf("no reader %d: %w", number, reader.ErrInvalid)
 	}
-	s.ifd.left()
+	s.ifd.leave()
 	s.ifd.dropSlots()
 	if l, ok := s.ifd.dev.Link.(reader.Detacher); ok {
 		return reader.Guard(m.log, s.ifd.name()+": Detached", l.Detached)
@@ -357,7 +358,7 @@ func (m *Manager) Close(grace context.Context) {
 		}
 	}
 	for _, d := range ifds {
-		d.left()
+		d.leave()
 	}
 	m.cancel()
 	over := make(chan struct{})
@@ -385,7 +386,7 @@ func (s *Slot) quiesce(grace context.Context) {
 	default:
 		select {
 		case s.turn <- struct{}{}:
-		case <-s.opening.over:
+		case <-s.opening.over():
 			return
 		case <-grace.Done():
 			s.mu.Lock()
@@ -395,7 +396,7 @@ func (s *Slot) quiesce(grace context.Context) {
 			s.mu.Unlock()
 			select {
 			case s.turn <- struct{}{}:
-			case <-s.opening.over:
+			case <-s.opening.over():
 				return
 			case <-time.After(powerOffLimit):
 				return

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
 	"github.com/cardfs/cardfs/reader"
@@ -12,29 +11,23 @@ import (
 
 // opening is one opening of the device by its driver: its slots are of this opening and of no other.
 type opening struct {
-	ifd    *ifd
-	ctx    context.Context // ends when the slots leave
-	cancel context.CancelFunc
-	over   chan struct{} // closed by end
-	once   sync.Once
-	why    error // why it is over; set before over is closed
+	ifd *ifd
+	// ctx ends when the opening is over, and its cause says why: with the ifd's, when the
+	// device left; by lost, when the reader says that it is gone; by crash.
+	ctx context.Context
+	end context.CancelCauseFunc // the first reason counts
 
-	died atomic.Pointer[<-chan struct{}] // the reader's own Gone, once it is open
+	died atomic.Pointer[<-chan struct{}] // reader.Reader.Gone, once it is open
 }
 
 func newOpening(d *ifd) *opening {
-	o := &opening{ifd: d, over: make(chan struct{})}
-	o.ctx, o.cancel = context.WithCancel(d.manager.ctx)
+	o := &opening{ifd: d}
+	o.ctx, o.end = context.WithCancelCause(d.ctx)
 	return o
 }
 
-// end gives the signal that o is over; the first reason counts.
-func (o *opening) end(why error) {
-	o.once.Do(func() {
-		o.why = why
-		close(o.over)
-	})
-}
+// over is closed when o is over.
+func (o *opening) over() <-chan struct{} { return o.ctx.Done() }
 
 // dead reports whether o's reader says that it is gone.
 func (o *opening) dead() bool {
@@ -42,39 +35,33 @@ func (o *opening) dead() bool {
 	return died != nil && closed(*died)
 }
 
-// present reports whether o goes on. What its device says of that counts before
-// anybody has noticed it.
+// present reports whether o goes on. What the device's link and its reader say counts
+// before anybody has noticed it.
 func (o *opening) present() bool {
-	switch d := o.ifd; {
-	case closed(o.over):
-	case closed(d.gone), closed(d.linkGone):
-		d.left()
-		o.end(reader.ErrGone)
+	switch {
+	case closed(o.over()), o.ifd.gone():
+		return false
 	case o.dead():
 		o.lost(reader.ErrGone)
-	default:
-		return true
+		return false
 	}
-	return false
+	return true
 }
 
 // lost ends o when its reader says that it is gone. Where the device's link does not
 // tell death from departure the device counts as gone. A reader that failed before, and
 // was closed, says so too, and that means nothing.
 func (o *opening) lost(err error) {
-	o.once.Do(func() {
-		if o.ifd.linkGone == nil {
-			o.ifd.left()
-		}
-		o.why = err
-		close(o.over)
-	})
+	o.end(err)
+	if o.ifd.linkGone == nil && !errors.Is(context.Cause(o.ctx), reader.ErrFailed) {
+		o.ifd.leave()
+	}
 }
 
 // err is what those hear who come when o is over.
 func (o *opening) err() error {
-	if closed(o.over) && errors.Is(o.why, reader.ErrFailed) {
-		return o.why
+	if why := context.Cause(o.ctx); errors.Is(why, reader.ErrFailed) {
+		return why
 	}
 	return reader.ErrGone
 }

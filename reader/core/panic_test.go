@@ -366,3 +366,28 @@ func TestGoneAfterPanic(t *testing.T) {
 		}
 	})
 }
+
+// A goroutine of the driver that panics while Open still waits ends Open. The reader failed,
+// and has not left: its files are there to say why.
+func TestPanicWhileOpening(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		driver := &fakeDriver{name: "fake"}
+		r.options.Drivers = append(r.options.Drivers, driver)
+		err := r.Announce(reader.Device{Driver: "fake", Address: "x", Link: opener(func(ctx context.Context, dev reader.Device) (reader.Reader, error) {
+			reader.Go(dev.Host, func() { panic("a fault") })
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		b := r.Slot(0)
+		if i := b.Info(); i.State != "failed" || i.Err == nil || !strings.Contains(i.Err.Error(), "panic: a fault") {
+			t.Errorf("state %s, error %v", i.State, i.Err)
+		}
+		if b.Gone() {
+			t.Error("a reader that failed counts as gone")
+		}
+	})
+}

@@ -256,7 +256,7 @@ func (s *Slot) outcome(err error) error {
 
 // orGone is err, and ErrGone or ErrFailed too if the reader left or failed meanwhile.
 func (s *Slot) orGone(err error) error {
-	if err == nil || s.ctx.Err() == nil && !closed(s.opening.over) {
+	if err == nil || s.ctx.Err() == nil && !closed(s.opening.over()) {
 		return err
 	}
 	if why := s.opening.err(); !errors.Is(err, why) {
@@ -293,7 +293,7 @@ func (s *Slot) settle(err error) {
 		return
 	}
 	switch {
-	case s.manager.leaving.Err() != nil, closed(s.opening.over):
+	case s.manager.leaving.Err() != nil, closed(s.opening.over()):
 		return // quiesce takes the power off, or the reader is gone
 	case errors.Is(err, reader.ErrGone):
 		// Who comes next must hear that too, and not that the card was reset.

@@ -42,7 +42,7 @@ type Slot struct {
 	log     *slog.Logger // limited
 	every   *slog.Logger // not limited, for what only -v shows
 
-	ctx    context.Context // ends when the reader left
+	ctx    context.Context // ends with leave
 	cancel context.CancelFunc
 	turn   chan struct{} // holds a token while somebody uses link
 	link   *link.Link    // owned by the holder of the turn; nil before the reader is ready
@@ -106,7 +106,7 @@ func newSlot(m *Manager, d *ifd, number, index int) *Slot {
 		changed: make(chan struct{}),
 	}
 	s.trace.weigh = func(line string) int { return len(line) }
-	s.ctx, s.cancel = context.WithCancel(d.opening.ctx)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 

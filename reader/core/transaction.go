@@ -51,8 +51,8 @@ func (s *Slot) acquireAs(ctx context.Context, by Caller) error {
 		select {
 		case *q <- struct{}{}:
 			defer func() { <-*q }()
-		case <-s.ctx.Done():
-			return reader.ErrGone
+		case <-s.opening.over():
+			return s.opening.err()
 		case <-s.manager.leaving.Done():
 			return reader.ErrGone
 		}

@@ -15,9 +15,7 @@ func (s *Slot) acquire(ctx context.Context) error {
 		case s.turn <- struct{}{}:
 		case <-ctx.Done():
 			return s.interrupted()
-		case <-s.ifd.gone:
-			return reader.ErrGone
-		case <-s.opening.over:
+		case <-s.opening.over():
 			return s.opening.err()
 		case <-s.manager.leaving.Done():
 			return reader.ErrGone
@@ -92,9 +90,7 @@ func (s *Slot) wait(ctx context.Context, changed <-chan struct{}) error {
 			return nil // the caller looks at what changed first
 		}
 		return s.interrupted()
-	case <-s.ifd.gone:
-		return reader.ErrGone
-	case <-s.opening.over:
+	case <-s.opening.over():
 		return s.opening.err()
 	case <-s.manager.leaving.Done():
 		return reader.ErrGone
