@@ -129,7 +129,7 @@ type ifd struct {
 	slots     []reader.Slot
 
 	dev    reader.Device // as announced
-	gone   chan struct{}
+	gone   chan struct{} // closed by leave, and the one carrier of that
 	once   sync.Once
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -179,7 +179,7 @@ func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
 		r.slots = append(r.slots, s)
 		return nil
 	}
-	f.pipe = newPipe(r.ctx, conn, &i, r.log)
+	f.pipe = newPipe(r, conn, &i)
 	if r.one != nil {
 		f.pipe.busy = r.one
 	}
@@ -230,15 +230,10 @@ func (f *function) watch() {
 	if f.Intr.Address != 0 {
 		f.start(f.listen)
 	}
-	var died <-chan struct{}
-	if f.pipe != nil {
-		died = f.pipe.died
-	}
 	select {
 	case <-f.conn.Gone():
 		f.leave()
-	case <-died:
-		f.leave() // the core opens the reader again if it is still plugged in
+	case <-f.gone: // its pipe, or that of another interface, died
 	case <-f.ctx.Done():
 	}
 }
@@ -262,7 +257,7 @@ func (r *ifd) start(f func()) {
 	})
 }
 
-// leave tells the core that the device left.
+// leave tells the core that the device left, or answers nothing any more.
 func (r *ifd) leave() { r.once.Do(func() { close(r.gone) }) }
 
 // Slots of all interfaces in the order of their numbers.

@@ -49,9 +49,9 @@ func FuzzInterrupt(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, slots := range []int{1, 5, 256} {
-			r := &ifd{log: discard}
+			r := &ifd{log: discard, ctx: context.Background(), gone: make(chan struct{})}
 			fn := &function{ifd: r}
-			fn.pipe = newPipe(context.Background(), nil, &Interface{Descriptor: Descriptor{MaxSlotIndex: uint8(slots - 1), MaxBusySlots: 1, MaxMessage: 271}}, discard)
+			fn.pipe = newPipe(r, nil, &Interface{Descriptor: Descriptor{MaxSlotIndex: uint8(slots - 1), MaxBusySlots: 1, MaxMessage: 271}})
 			for n := range slots {
 				fn.notifies = append(fn.notifies, make(chan struct{}, 1))
 				fn.own = append(fn.own, &slot{function: fn, lane: fn.pipe.lanes[n]})

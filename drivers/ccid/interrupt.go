@@ -57,7 +57,7 @@ func (f *function) listen() {
 		select {
 		case <-tick.C:
 			f.notifyAll()
-		case <-f.conn.Gone():
+		case <-f.gone:
 			return
 		case <-f.ctx.Done():
 			return

@@ -21,6 +21,8 @@ import (
 // no goroutine and no wake-up, and nothing is read while nothing is awaited.
 type pipe struct {
 	ctx     context.Context // ends with the reader
+	gone    <-chan struct{} // reader.Reader.Gone
+	leave   func()          // closes it
 	conn    usb.Conn
 	poster  usb.Poster // conn, where the read of an answer can be begun with the write
 	in, out uint8
@@ -35,12 +37,10 @@ type pipe struct {
 	turn    chan struct{} // held by whoever reads
 
 	mu     sync.Mutex
-	seq    byte          // bSeq of the next command; one counter for all slots
-	owed   [256]bool     // numbers of commands that were given up and whose answer may still come
-	active int           // lanes that wait for an answer
-	dead   error         // what commands answer since
-	why    error         // the reason alone
-	died   chan struct{} // closed with dead set
+	seq    byte      // bSeq of the next command; one counter for all slots
+	owed   [256]bool // numbers of commands that were given up and whose answer may still come
+	active int       // lanes that wait for an answer
+	why    error     // the reader is beyond help, and this is the reason
 }
 
 // lane is one slot's way through the pipe. Its commands come one at a time.
@@ -67,15 +67,14 @@ type lane struct {
 	ready   chan struct{}
 }
 
-func newPipe(ctx context.Context, conn usb.Conn, i *Interface, log *slog.Logger) *pipe {
+func newPipe(r *ifd, conn usb.Conn, i *Interface) *pipe {
 	slots := int(i.MaxSlotIndex) + 1
 	p := &pipe{
-		ctx: ctx, conn: conn, in: i.In.Address, out: i.Out.Address, iface: i.Number, log: log,
+		ctx: r.ctx, gone: r.gone, leave: r.leave, conn: conn, in: i.In.Address, out: i.Out.Address, iface: i.Number, log: r.log,
 		most:    int(i.MaxMessage) + firstRead,
 		packet:  max(int(i.In.PacketSize), 1),
 		sending: make(chan struct{}, 1),
 		turn:    make(chan struct{}, 1),
-		died:    make(chan struct{}),
 	}
 	if int(i.MaxBusySlots) < slots {
 		p.busy = make(chan struct{}, i.MaxBusySlots)
@@ -90,15 +89,24 @@ func newPipe(ctx context.Context, conn usb.Conn, i *Interface, log *slog.Logger)
 	return p
 }
 
-// die marks the reader as beyond help.
+// die marks the reader as beyond help: it is gone, and the core opens it again if it is
+// still plugged in.
 func (p *pipe) die(why error) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.dead == nil {
-		p.why, p.dead = why, fmt.Errorf("%w: %w", why, reader.ErrGone)
-		close(p.died)
+	if p.why == nil {
+		p.why = why
 	}
-	return p.dead
+	p.mu.Unlock()
+	p.leave()
+	return p.left()
+}
+
+// left is what commands answer once the reader is gone.
+func (p *pipe) left() error {
+	if why := p.reason(); why != nil {
+		return fmt.Errorf("%w: %w", why, reader.ErrGone)
+	}
+	return fmt.Errorf("ccid: %w", reader.ErrGone)
 }
 
 // take waits for a token's place in c.
@@ -113,8 +121,8 @@ func (p *pipe) take(ctx context.Context, c chan struct{}) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-p.died:
-		return p.dead
+	case <-p.gone:
+		return p.left()
 	}
 }
 
@@ -230,11 +238,13 @@ func (l *lane) roundTrip(ctx context.Context, c command, data []byte, limit time
 // begin takes the next bSeq for the lane's command.
 func (l *lane) begin() (byte, error) {
 	p := l.pipe
+	select {
+	case <-p.gone:
+		return 0, p.left()
+	default:
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.dead != nil {
-		return 0, p.dead
-	}
 	for n := 0; p.owed[p.seq] && n < len(p.owed); n++ {
 		p.seq++
 	}
@@ -341,8 +351,8 @@ func (l *lane) receive(ctx context.Context, seq byte, deadline time.Time, tolera
 			return answer{}, ctx.Err()
 		case <-timer.C:
 			return answer{}, reader.ErrTimeout
-		case <-p.died:
-			return answer{}, p.dead
+		case <-p.gone:
+			return answer{}, p.left()
 		}
 	}
 }
@@ -557,7 +567,7 @@ func (p *pipe) isGone() bool {
 	select {
 	case <-p.conn.Gone():
 		return true
-	case <-p.died:
+	case <-p.gone:
 		return true
 	case <-p.ctx.Done():
 		return true
