@@ -29,7 +29,7 @@ type slotJSON struct {
 }
 
 func newList() *cobra.Command {
-	asJSON := false
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},

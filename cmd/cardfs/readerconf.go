@@ -35,7 +35,8 @@ const (
 )
 
 func newReaderConf() *cobra.Command {
-	lib, all := "", false
+	var lib string
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "reader-conf",
 		Short: "Print pcscd's reader.conf entries for the readers present",
