@@ -19,37 +19,39 @@ import (
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/tests/internal/daemon"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
 // "Too early is impossible": readers come and go under clients that open at
 // random moments. Each open gives the right answer, ENOENT, ENODEV or EINTR; none
 // hangs; what the daemon holds is back where it began.
 func TestCycles(t *testing.T) {
-	dir := mountPoint(t)
-	d := start(t, dir, "--sim", "ikey3k", "--sim", "t0", "--attach", "sim ikey3k start=15ms")
-	pid := d.cmd.Process.Pid
+	dir := daemon.MountPoint(t)
+	d := daemon.Start(t, program, dir, "--sim", "ikey3k", "--sim", "t0", "--attach", "sim ikey3k start=15ms")
+	pid := d.Pid()
 	n := soak(t, 300)
-	cycle(t, d.ctl, dir, n/10) // what the daemon grows to by being used
+	cycle(t, d.TryCtl, dir, n/10) // what the daemon grows to by being used
 	before := measure(t, pid)
-	cycle(t, d.ctl, dir, n)
-	eventually(t, "the daemon has no more descriptors open than before", func() bool {
-		return measure(t, pid).holds(before)
+	cycle(t, d.TryCtl, dir, n)
+	daemon.Eventually(t, "the daemon has no more descriptors open than before", func() bool {
+		return measure(t, pid).Descriptors <= before.Descriptors
 	})
 	after := measure(t, pid)
 	t.Logf("the daemon before: %v; after: %v", before, after)
-	if after.rss > before.rss+16<<10 {
-		t.Errorf("the daemon grew from %d to %d KiB", before.rss, after.rss)
+	if after.RSS > before.RSS+16<<10 {
+		t.Errorf("the daemon grew from %d to %d KiB", before.RSS, after.RSS)
 	}
-	if after.threads > before.threads+32 {
-		t.Errorf("the daemon went from %d threads to %d", before.threads, after.threads)
+	if after.Threads > before.Threads+32 {
+		t.Errorf("the daemon went from %d threads to %d", before.Threads, after.Threads)
 	}
-	t.Logf("SIGTERM to the end: %v", d.stop())
+	t.Logf("SIGTERM to the end: %v", d.Stop())
 }
 
 // The same with the server in this process, whose goroutines and heap can be
 // counted, and clients in others.
 func TestCyclesInProcess(t *testing.T) {
-	dir := mountPoint(t)
+	dir := daemon.MountPoint(t)
 	begin := runtime.NumGoroutine()
 	m := core.NewManager(core.Options{Drivers: drivers.All(drivers.Env{}), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	server, err := fs.Mount(dir, m, fs.Options{GID: -1})
@@ -73,21 +75,21 @@ func TestCyclesInProcess(t *testing.T) {
 	goroutines, held, open := runtime.NumGoroutine(), heap(), measure(t, os.Getpid())
 	cycle(t, m.Command, dir, n)
 	// There are some readers of /dev/fuse more or fewer.
-	eventually(t, "no more goroutines than before", func() bool { return runtime.NumGoroutine() <= goroutines+4 })
-	eventually(t, "no more descriptors than before", func() bool { return measure(t, os.Getpid()).holds(open) })
+	daemon.Eventually(t, "no more goroutines than before", func() bool { return runtime.NumGoroutine() <= goroutines+4 })
+	daemon.Eventually(t, "no more descriptors than before", func() bool { return measure(t, os.Getpid()).Descriptors <= open.Descriptors })
 	after := heap()
 	t.Logf("goroutines %d, then %d; heap %d KiB, then %d KiB", goroutines, runtime.NumGoroutine(), held>>10, after>>10)
 	if after > held+2<<20 {
 		t.Errorf("the heap grew from %d to %d bytes", held, after)
 	}
 	server.Leave()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), proc.Patience)
 	defer cancel()
 	m.Close(ctx)
 	if err := server.Close(time.Second); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= begin+2 })
+	daemon.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= begin+2 })
 	if runtime.NumGoroutine() > begin+2 {
 		buf := make([]byte, 1<<20)
 		t.Logf("%s", buf[:runtime.Stack(buf, true)])
@@ -97,7 +99,7 @@ func TestCyclesInProcess(t *testing.T) {
 // cycle unplugs and plugs n times altogether, while two client processes open.
 func cycle(t *testing.T, ctl func(string) error, dir string, n int) {
 	t.Helper()
-	clients := []*proc{run(t, "opener", dir), run(t, "opener", dir)}
+	clients := []*process{run(t, "opener", dir), run(t, "opener", dir)}
 	for _, c := range clients {
 		if _, err := c.next(); err != nil {
 			t.Fatal(err)
@@ -145,8 +147,8 @@ func cycle(t *testing.T, ctl func(string) error, dir string, n int) {
 // What was opened in a reader's directory stays dead when another reader has its
 // number.
 func TestOldDirectoryStaysDead(t *testing.T) {
-	dir := mountPoint(t)
-	d := start(t, dir, "--sim", "ikey3k")
+	dir := daemon.MountPoint(t)
+	d := daemon.Start(t, program, dir, "--sim", "ikey3k")
 	cwd, err := syscall.Open(dir+"/0", syscall.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -157,13 +159,9 @@ func TestOldDirectoryStaysDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer syscall.Close(apdu)
-	if err := d.ctl("detach 0"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the directory is gone", func() bool { _, err := os.Stat(dir + "/0"); return os.IsNotExist(err) })
-	if err := d.ctl("attach sim t0"); err != nil {
-		t.Fatal(err)
-	}
+	d.Ctl("detach 0")
+	daemon.Eventually(t, "the directory is gone", func() bool { _, err := os.Stat(dir + "/0"); return os.IsNotExist(err) })
+	d.Ctl("attach sim t0")
 	if atr, err := os.ReadFile(dir + "/0/atr"); err != nil || string(atr) != slots[1].atr {
 		t.Errorf("the new reader: %q, %v", atr, err)
 	}
@@ -181,5 +179,5 @@ func TestOldDirectoryStaysDead(t *testing.T) {
 			t.Errorf("%s through the old directory: %v", name, err)
 		}
 	}
-	d.stop()
+	d.Stop()
 }

@@ -6,6 +6,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cardfs/cardfs/tests/internal/daemon"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
 // commandsHad asks the card in slot 0 how many commands it had, that one included.
@@ -42,7 +45,7 @@ func commandsHad(t *testing.T, dir string) int {
 			t.Fatal(a.err)
 		}
 		return a.n
-	case <-time.After(patience):
+	case <-time.After(proc.Patience):
 		t.Fatal("the card cannot be used")
 		return 0
 	}
@@ -53,12 +56,12 @@ func commandsHad(t *testing.T, dir string) int {
 func TestTwoClients(t *testing.T) {
 	for device, few := range map[string]int{"apdu": 10_000, "ikey3k": 3000} {
 		t.Run(device, func(t *testing.T) {
-			dir := mountPoint(t)
-			d := start(t, dir, "--sim", device)
+			dir := daemon.MountPoint(t)
+			d := daemon.Start(t, program, dir, "--sim", device)
 			n := soak(t, few)
 			before := commandsHad(t, dir)
 			begin := time.Now()
-			clients := []*proc{run(t, "exchanger", dir+"/0/apdu", n, "ioctl"), run(t, "exchanger", dir+"/0/apdu", n, "text")}
+			clients := []*process{run(t, "exchanger", dir+"/0/apdu", n, "ioctl"), run(t, "exchanger", dir+"/0/apdu", n, "text")}
 			done := 0
 			for _, c := range clients {
 				done += c.long().Done
@@ -67,7 +70,7 @@ func TestTwoClients(t *testing.T) {
 			if had := commandsHad(t, dir) - before - 1; done != 2*n || had != done {
 				t.Errorf("%d exchanges of %d; the card had %d commands", done, 2*n, had)
 			}
-			d.stop()
+			d.Stop()
 		})
 	}
 }
@@ -75,10 +78,10 @@ func TestTwoClients(t *testing.T) {
 // "With flock, sequences never interleave", with a third client that locks
 // nothing: within a transaction the card counts its holder's commands only.
 func TestTransactions(t *testing.T) {
-	dir := mountPoint(t)
-	d := start(t, dir, "--sim", "ikey3k")
+	dir := daemon.MountPoint(t)
+	d := daemon.Start(t, program, dir, "--sim", "ikey3k")
 	n := soak(t, 1000)
-	clients := []*proc{
+	clients := []*process{
 		run(t, "sequence", dir+"/0/apdu", n), run(t, "sequence", dir+"/0/apdu", n),
 		run(t, "exchanger", dir+"/0/apdu", 2*n, "text"),
 	}
@@ -90,20 +93,18 @@ func TestTransactions(t *testing.T) {
 	if done[0] != n || done[1] != n || done[2] != 2*n {
 		t.Errorf("%v done", done)
 	}
-	d.stop()
+	d.Stop()
 }
 
 // "A command that was interrupted reached the card at most once (count at the
 // card)": an ioctl that says EINTR sent nothing, a read that says EINTR can be
 // repeated, and all that was taken reached the card once.
 func TestInterrupts(t *testing.T) {
-	dir := mountPoint(t)
-	d := start(t, dir, "--sim", "ikey3k")
+	dir := daemon.MountPoint(t)
+	d := daemon.Start(t, program, dir, "--sim", "ikey3k")
 	n := soak(t, 2000)
 	// A card that takes a while makes the others wait for their turn.
-	if err := d.ctl("sim 0 slow 500us"); err != nil {
-		t.Fatal(err)
-	}
+	d.Ctl("sim 0 slow 500us")
 	before := commandsHad(t, dir)
 	r := run(t, "interrupted", dir+"/0/apdu", n).long()
 	had := commandsHad(t, dir) - before - 1
@@ -114,15 +115,15 @@ func TestInterrupts(t *testing.T) {
 	if r.Counts["EINTR, nothing sent"] == 0 {
 		t.Error("no command was interrupted before it was sent: nothing was shown")
 	}
-	d.stop()
+	d.Stop()
 }
 
 // "A client killed with SIGKILL in the middle of anything leaves the card usable
 // within the protocol's own deadlines", and its commands reached the card at
 // most once.
 func TestKilledClients(t *testing.T) {
-	dir := mountPoint(t)
-	d := start(t, dir, "--sim", "ikey3k", "--attach", "sim t1 card=none")
+	dir := daemon.MountPoint(t)
+	d := daemon.Start(t, program, dir, "--sim", "ikey3k", "--attach", "sim t1 card=none")
 	rounds := min(soak(t, 27), 999)
 	rnd := rand.New(rand.NewPCG(5, 6))
 	ways := []string{"ioctl", "read", "write", "half a line", "lock", "wait for a lock", "wait for a transaction", "open", "ioctl"}
@@ -173,7 +174,7 @@ func TestKilledClients(t *testing.T) {
 	if had-first != reached+rounds {
 		t.Errorf("the card had %d commands, %d of them the killed ones'", had-first, reached)
 	}
-	d.stop()
+	d.Stop()
 }
 
 // spare is how many commands less than begun may have reached the card: what a

@@ -8,24 +8,27 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/tests/internal/daemon"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
 // "SIGTERM with a thousand opens blocked: exit 0, mount gone, in under two
 // seconds."
 func TestTermWithAThousandOpens(t *testing.T) {
-	dir := mountPoint(t)
-	d := start(t, dir, "--attach", "sim t1 card=none", "--attach", "sim ikey3k start=1h", "--attach", "sim ikey3k")
+	dir := daemon.MountPoint(t)
+	d := daemon.Start(t, program, dir, "--attach", "sim t1 card=none", "--attach", "sim ikey3k start=1h", "--attach", "sim ikey3k")
 	const each = 500
-	clients := []*proc{run(t, "blocked", dir+"/0/atr", each), run(t, "blocked", dir+"/1/apdu", each)}
+	clients := []*process{run(t, "blocked", dir+"/0/atr", each), run(t, "blocked", dir+"/1/apdu", each)}
 	for _, c := range clients {
-		eventually(t, "all opens wait", func() bool { return inCall(c.cmd.Process.Pid, unix.SYS_OPENAT) == each })
+		daemon.Eventually(t, "all opens wait", func() bool { return proc.InCall(c.cmd.Process.Pid, unix.SYS_OPENAT) == each })
 	}
-	g := measure(t, d.cmd.Process.Pid)
+	g := measure(t, d.Pid())
 	// They hold up nobody.
 	if commandsHad(t, dir2(t, dir)) == 0 {
 		t.Error("the third reader does not count")
 	}
-	took := d.stop()
+	took := d.Stop()
 	t.Logf("1000 opens wait: the daemon has %v", g)
 	t.Logf("SIGTERM to exit 0 and no mount: %v", took)
 	if took > 2*time.Second {
@@ -56,11 +59,11 @@ func dir2(t *testing.T, dir string) string {
 // "kill -9 of the daemon, then a new mount at the same place works", with
 // clients that wait and sit in the old tree; what waited ends at once.
 func TestKilledDaemon(t *testing.T) {
-	dir := mountPoint(t)
+	dir := daemon.MountPoint(t)
 	for round := range 3 {
-		d := start(t, dir, "--attach", "sim t1 card=none", "--attach", "sim ikey3k")
+		d := daemon.Start(t, program, dir, "--attach", "sim t1 card=none", "--attach", "sim ikey3k")
 		waiting := run(t, "blocked", dir+"/0/atr", 20)
-		eventually(t, "all opens wait", func() bool { return inCall(waiting.cmd.Process.Pid, unix.SYS_OPENAT) == 20 })
+		daemon.Eventually(t, "all opens wait", func() bool { return proc.InCall(waiting.cmd.Process.Pid, unix.SYS_OPENAT) == 20 })
 		// This process sits in the tree, with a file open, and stays.
 		cwd, err := syscall.Open(dir+"/1", syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 		if err != nil {
@@ -72,8 +75,7 @@ func TestKilledDaemon(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer syscall.Close(apdu)
-		d.cmd.Process.Kill()
-		<-d.exit
+		d.Kill()
 		r := waiting.end()
 		if r.Counts["ECONNABORTED"]+r.Counts["ENOTCONN"] != 20 {
 			t.Errorf("what waited ended with %v", r.Counts)
@@ -82,7 +84,7 @@ func TestKilledDaemon(t *testing.T) {
 			t.Errorf("an exchange with the killed daemon: %v", err)
 		}
 		begin := time.Now()
-		again := start(t, dir, "--sim", "ikey3k")
+		again := daemon.Start(t, program, dir, "--sim", "ikey3k")
 		if atr, err := os.ReadFile(dir + "/0/atr"); err != nil || string(atr) != slots[0].atr {
 			t.Errorf("the new mount: %q, %v", atr, err)
 		}
@@ -94,6 +96,6 @@ func TestKilledDaemon(t *testing.T) {
 			t.Error("the old working directory works in the new mount")
 			syscall.Close(fd)
 		}
-		again.stop()
+		again.Stop()
 	}
 }

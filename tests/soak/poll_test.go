@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/tests/internal/daemon"
 )
 
 // Who waits for events in poll(2) or epoll(7), with and without EPOLLET, is woken for each,
 // and for nothing else.
 func TestPollCycles(t *testing.T) {
-	dir := mountPoint(t)
-	d := start(t, dir, "--sim", "t1")
+	dir := daemon.MountPoint(t)
+	d := daemon.Start(t, program, dir, "--sim", "t1")
 	woken := make(chan error)
 	waiters := 0
 	for name, wait := range map[string]func(fd int) (func() error, error){
@@ -57,9 +59,7 @@ func TestPollCycles(t *testing.T) {
 	n := 10 * soak(t, 100)
 	for i := range n {
 		for _, what := range []string{"sim 0 remove", "sim 0 insert"} {
-			if err := d.ctl(what); err != nil {
-				t.Fatal(err)
-			}
+			d.Ctl("%s", what)
 			late := time.After(time.Minute)
 			for range waiters {
 				select {

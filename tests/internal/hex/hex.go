@@ -1,0 +1,26 @@
+// Package hex converts between bytes and the hex that cardfs's files, logs and
+// tests have: with or without spaces, in either case.
+package hex
+
+import (
+	"encoding/hex"
+	"fmt"
+	"strings"
+)
+
+// Decode returns the bytes of s. White space does not count.
+func Decode(s string) ([]byte, error) {
+	return hex.DecodeString(strings.Join(strings.Fields(s), ""))
+}
+
+// Bytes is Decode of a constant. It panics if s is not hex.
+func Bytes(s string) []byte {
+	b, err := Decode(s)
+	if err != nil {
+		panic(fmt.Sprintf("hex.Bytes(%q): %v", s, err))
+	}
+	return b
+}
+
+// Spaced returns b as cardfs's files have it: "90 00".
+func Spaced(b []byte) string { return fmt.Sprintf("% X", b) }

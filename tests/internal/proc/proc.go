@@ -1,0 +1,121 @@
+// Package proc runs servers in the background for tests and benchmarks, and
+// looks at what a process uses.
+package proc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// Patience is how long anything may take that should take no time. The machine
+// may be busy.
+const Patience = time.Minute
+
+// Process is a program that runs in the background.
+type Process struct {
+	Cmd *exec.Cmd
+	Log *Log
+
+	from  int // where its own part of the log begins
+	ended chan struct{}
+	err   error // of Cmd.Wait; set before ended is closed
+}
+
+// errEnded is why nothing more comes from a process.
+var errEnded = errors.New("the process ended")
+
+// Start starts cmd. What it writes goes to log, which may have text of an
+// earlier process. A SIGINT for the test is not for it; it dies with the test.
+func Start(cmd *exec.Cmd, log *Log) (*Process, error) {
+	p := &Process{Cmd: cmd, Log: log, from: log.Len(), ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = log, log
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
+	// A child that outlives cmd may hold its output open.
+	cmd.WaitDelay = 5 * time.Second
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.ended)
+	}()
+	return p, nil
+}
+
+func (p *Process) name() string { return filepath.Base(p.Cmd.Path) }
+
+// Pid returns the number of the process.
+func (p *Process) Pid() int { return p.Cmd.Process.Pid }
+
+// Ended is closed when the process has ended and its log is complete.
+func (p *Process) Ended() <-chan struct{} { return p.ended }
+
+// Alive reports whether the process still runs.
+func (p *Process) Alive() bool {
+	select {
+	case <-p.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// Await waits until the process has said text, at most for Patience. The error
+// has the log.
+func (p *Process) Await(ctx context.Context, text string) error {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		select {
+		case <-p.ended:
+			stop(errEnded)
+		case <-ctx.Done():
+		}
+	}()
+	err := p.Log.Wait(ctx, text, p.from)
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", p.name(), err, p.Log)
+	}
+	return nil
+}
+
+// Wait waits for the end of the process, at most for Patience, and returns how
+// it ended. A process that does not end is killed.
+func (p *Process) Wait() error {
+	late := time.NewTimer(Patience)
+	defer late.Stop()
+	select {
+	case <-p.ended:
+	case <-late.C:
+		_ = p.Cmd.Process.Kill()
+		<-p.ended
+		return fmt.Errorf("%s did not end within %v\n%s", p.name(), Patience, p.Log)
+	}
+	if p.err != nil {
+		return fmt.Errorf("%s: %w\n%s", p.name(), p.err, p.Log)
+	}
+	return nil
+}
+
+// Stop ends the process by SIGTERM. It is an error if it ends with another
+// status than 0.
+func (p *Process) Stop() error {
+	_ = p.Cmd.Process.Signal(syscall.SIGTERM)
+	return p.Wait()
+}
+
+// Kill ends the process by SIGKILL.
+func (p *Process) Kill() {
+	_ = p.Cmd.Process.Kill()
+	<-p.ended
+}
