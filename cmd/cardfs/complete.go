@@ -12,6 +12,31 @@ import (
 
 // Completions never fail. What cannot be found out is left out.
 
+// completionCommand adds cobra's command that prints completions, for the shells that Linux
+// has, with the exit code of cardfs for a shell that it does not know. It prints to the output
+// that root has now.
+func completionCommand(root *cobra.Command) {
+	root.InitDefaultCompletionCmd("completion")
+	cmd, _, _ := root.Find([]string{"completion"})
+	var shells []string
+	for _, shell := range cmd.Commands() {
+		if shell.Name() == "powershell" {
+			cmd.RemoveCommand(shell)
+			continue
+		}
+		shells = append(shells, shell.Name())
+		shell.Args = args(0, 0, "completion "+shell.Name()+" takes no argument")
+	}
+	cmd.Short = "Print the completions for a shell"
+	cmd.Long = "completion prints the completions of cardfs for a shell: " + strings.Join(shells, ", ") + ". make install puts\n" +
+		"them in place. Each shell's help says how to load them otherwise."
+	cmd.Example = "  . <(cardfs completion bash)"
+	cmd.Args = nil
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		return usageError("completion needs a shell: %s", strings.Join(shells, ", "))
+	}
+}
+
 const noFiles = cobra.ShellCompDirectiveNoFileComp
 
 // completeSlot offers the slots' numbers as the first argument.

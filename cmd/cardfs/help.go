@@ -12,6 +12,34 @@ import (
 
 // Help topics are commands without a function. cobra lists them apart.
 
+// newHelp replaces cobra's help, which shows the first page for a word that it does not
+// know.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND | TOPIC]",
+		Short:   "Explain a command or a topic",
+		Long:    "help explains a command, or one of the topics that it lists below the commands.",
+		Example: "  cardfs help send\n  cardfs help files",
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			var words []string
+			for _, c := range root.Commands() {
+				if len(args) == 0 && !c.Hidden {
+					words = append(words, c.Name()+"\t"+c.Short)
+				}
+			}
+			return words, noFiles
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return noCommand(root, strings.Join(args, " "))
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
+		},
+	}
+}
+
 // ctlUsage lists what may be written to ctl.
 func ctlUsage() string {
 	var out strings.Builder

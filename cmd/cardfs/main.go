@@ -45,6 +45,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	completionCommand(root)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
@@ -74,13 +75,19 @@ line or the input makes no sense; 3 there is no such reader, or no card in it;
   cardfs send 0 00A4000C023F00`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError("no command %q; cardfs help lists them%s", args[0], suggestion(cmd, args[0]))
+				return noCommand(cmd, args[0])
 			}
 			return nil
 		},
-		RunE:          func(cmd *cobra.Command, args []string) error { return cmd.Help() },
 		SilenceErrors: true,
 		SilenceUsage:  true,
+	}
+	version := root.Flags().Bool("version", false, "print the version, as cardfs version does")
+	root.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *version {
+			return printVersion(cmd.OutOrStdout())
+		}
+		return cmd.Help()
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -91,14 +98,16 @@ line or the input makes no sense; 3 there is no such reader, or no card in it;
 		newReaderConf(), newIDs(), newUdevRules(),
 		helpFiles(), helpEvents(), helpSim(), helpExitCodes(),
 	)
+	root.SetHelpCommand(newHelp(root))
 	return root
 }
 
-func suggestion(cmd *cobra.Command, word string) string {
-	if s := cmd.SuggestionsFor(word); len(s) > 0 {
-		return fmt.Sprintf(" (did you mean %s?)", s[0])
+func noCommand(root *cobra.Command, word string) error {
+	hint := ""
+	if s := root.SuggestionsFor(word); len(s) > 0 {
+		hint = fmt.Sprintf(" (did you mean %s?)", s[0])
 	}
-	return ""
+	return usageError("no command %q; cardfs help lists them%s", word, hint)
 }
 
 // args checks the number of arguments; most < 0 means any number.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -110,19 +111,21 @@ func TestNewcomer(t *testing.T) {
 	}
 }
 
-// Every command has an example and every flag a description: they are the
-// manual.
+// Every command has an example, every flag a description and a name for its value: they
+// are the manual.
 func TestHelp(t *testing.T) {
 	root := newRoot()
 	for _, cmd := range root.Commands() {
-		if cmd.Name() == "help" || cmd.Name() == "completion" {
-			continue
-		}
 		if cmd.Runnable() && cmd.Example == "" {
 			t.Errorf("%s has no example", cmd.Name())
 		}
 		if cmd.Long == "" && cmd.Name() != "version" {
 			t.Errorf("%s says nothing of itself", cmd.Name())
+		}
+		for line := range strings.Lines(cmd.Flags().FlagUsages()) {
+			if flag := regexp.MustCompile(`--[a-z-]+( (string|duration)s?\b.*|\s*\n)`).FindString(line); flag != "" {
+				t.Errorf("%s: %s", cmd.Name(), line)
+			}
 		}
 		for _, text := range []string{cmd.Long, cmd.Example} {
 			for line := range strings.Lines(text) {
