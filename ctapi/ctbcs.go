@@ -334,11 +334,11 @@ func (t *Terminal) request(ctx context.Context, c command) ([]byte, sw, error) {
 	switch state := s.Info().State; {
 	case t.card(int(c.p1)).ours:
 		return nil, swActive, nil
-	case state == "empty" && o.timeout > 0:
+	case state == core.StateEmpty && o.timeout > 0:
 		var done func()
 		ctx, done = t.prompt(ctx, s, c.p2, o)
 		defer done()
-		arrived, err := waitFor(ctx, s, o.timeout, func(state string) bool { return state != "empty" })
+		arrived, err := waitFor(ctx, s, o.timeout, func(state core.State) bool { return state != core.StateEmpty })
 		if err != nil {
 			return nil, 0, err
 		}
@@ -364,7 +364,7 @@ func (t *Terminal) absent(slot int) {
 }
 
 // waitFor waits until the slot's state is as wanted, or the time is over.
-func waitFor(ctx context.Context, s *core.Slot, limit time.Duration, wanted func(state string) bool) (bool, error) {
+func waitFor(ctx context.Context, s *core.Slot, limit time.Duration, wanted func(core.State) bool) (bool, error) {
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	events := s.Follow()
@@ -428,9 +428,9 @@ const (
 // connected, 01 not.
 func slotState(s *core.Slot) byte {
 	switch s.Info().State {
-	case "present":
+	case core.StatePresent:
 		return 0x03
-	case "powered":
+	case core.StatePowered:
 		return 0x05
 	}
 	return 0x00
@@ -445,7 +445,7 @@ func (t *Terminal) deactivate(ctx context.Context, c command) ([]byte, sw, error
 	if len(c.data) > 0 || c.le > 0 {
 		return nil, swLength, nil
 	}
-	if s.Info().State == "empty" {
+	if s.Info().State == core.StateEmpty {
 		return nil, swNoCard, nil
 	}
 	if err := s.Power(ctx, core.PowerDown, t.by); err != nil {
@@ -473,7 +473,7 @@ func (t *Terminal) eject(ctx context.Context, c command) ([]byte, sw, error) {
 	if code != swOK {
 		return nil, code, nil
 	}
-	if s.Info().State == "empty" {
+	if s.Info().State == core.StateEmpty {
 		t.card(int(c.p1)).end()
 		return nil, swOK, nil
 	}
@@ -492,7 +492,7 @@ func (t *Terminal) eject(ctx context.Context, c command) ([]byte, sw, error) {
 	}
 	_, done := t.prompt(ctx, s, c.p2, o)
 	defer done()
-	taken, err := waitFor(ctx, s, o.timeout, func(state string) bool { return state == "empty" })
+	taken, err := waitFor(ctx, s, o.timeout, func(state core.State) bool { return state == core.StateEmpty })
 	switch {
 	case err != nil:
 		return nil, 0, err
@@ -530,7 +530,7 @@ func (t *Terminal) setInterface(ctx context.Context, c command) ([]byte, sw, err
 			return nil, swUnsupported, nil
 		}
 	}
-	if s.Info().State != "powered" {
+	if s.Info().State != core.StatePowered {
 		t.want[int(c.p1)] = want
 		return nil, swOK, nil // for the next RESET or REQUEST ICC
 	}

@@ -300,7 +300,7 @@ func TestRequestInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		defer m.Close(context.Background())
-		m.Command("attach sim t1 card=none")
+		ctl(m, "attach sim t1 card=none")
 		ctx, cancel := context.WithCancel(context.Background())
 		time.AfterFunc(time.Second, cancel)
 		start := time.Now()
@@ -316,7 +316,7 @@ func TestStarting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		defer m.Close(context.Background())
-		m.Command("attach sim t1 start=2s")
+		ctl(m, "attach sim t1 start=2s")
 		_, err := New(m.Slot(0), core.Caller{Owner: t}).Exchange(context.Background(), unhex("20 12 01 01 00"), nil)
 		if !errors.Is(err, reader.ErrNotReady) {
 			t.Error(err)
@@ -391,7 +391,7 @@ func TestGone(t *testing.T) {
 func TestRequestClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
-		m.Command("attach sim t1 card=none")
+		ctl(m, "attach sim t1 card=none")
 		time.AfterFunc(time.Second, func() { m.Close(context.Background()) })
 		start := time.Now()
 		_, err := New(m.Slot(0), core.Caller{Owner: t, Wait: true}).Exchange(context.Background(), unhex("20 12 01 01 01 14 00"), nil)

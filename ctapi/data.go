@@ -203,9 +203,9 @@ func (t *Terminal) toCard(ctx context.Context, dad byte, command, dst []byte) ([
 		}
 	}
 	switch state := s.Info().State; {
-	case state == "gone":
+	case state == core.StateGone:
 		return dst, 0, reader.ErrGone
-	case i.lapsed && state != "empty":
+	case i.lapsed && state != core.StateEmpty:
 		return append(dst, byte(swNotActive>>8), byte(swNotActive&0xFF)), addrCT, nil
 	case i.lapsed, errors.Is(err, reader.ErrNoCard):
 		return append(dst, byte(swNoCard>>8), byte(swNoCard&0xFF)), addrCT, nil

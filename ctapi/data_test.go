@@ -397,7 +397,7 @@ func TestCardLocked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		defer m.Close(context.Background())
-		m.Command("attach sim t1")
+		ctl(m, "attach sim t1")
 		b := m.Slot(0)
 		terminal := New(b, core.Caller{Owner: t, Wait: true})
 		defer terminal.Close()
@@ -416,7 +416,7 @@ func TestCardLocked(t *testing.T) {
 				t.Errorf("% X, %v", answer, err)
 			}
 		}
-		m.Command("sim 0 unplug")
+		ctl(m, "sim 0 unplug")
 		synctest.Wait()
 		for range 2 {
 			if answer, err := terminal.Data(context.Background(), command, nil); !errors.Is(err, reader.ErrGone) || len(answer) > 0 {
@@ -431,7 +431,7 @@ func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		defer m.Close(context.Background())
-		m.Command("attach sim t1")
+		ctl(m, "attach sim t1")
 		synctest.Wait()
 		b := m.Slot(0)
 		for i, first := range []string{"00 02 00 A4 00 0C 02 3F 00", "01 02 20 12 01 00", "01 02 20 11 01 00"} {
@@ -558,7 +558,7 @@ func TestInterruptedActs(t *testing.T) {
 				m := core.NewManager(core.Options{Drivers: []reader.Driver{acting{sim.New(), func(what string) { act(what) }}}})
 				defer m.Close(context.Background())
 				act = func(string) {}
-				if err := m.Command("attach sim " + tt.device); err != nil {
+				if err := ctl(m, "attach sim "+tt.device); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()
@@ -576,10 +576,10 @@ func TestInterruptedActs(t *testing.T) {
 				case "keys":
 					terminal.Exchange(context.Background(), unhex(on), nil)
 					if when != "before" {
-						m.Command("sim 0 " + tt.before)
+						ctl(m, "sim 0 "+tt.before)
 					}
 				case "remove":
-					m.Command("sim 0 remove")
+					ctl(m, "sim 0 remove")
 				case "":
 				default:
 					terminal.Exchange(context.Background(), unhex(tt.before), nil)
@@ -637,7 +637,7 @@ func TestInterruptedBetweenCards(t *testing.T) {
 			act := func(string) {}
 			m := core.NewManager(core.Options{Drivers: []reader.Driver{acting{sim.New(), func(what string) { act(what) }}}})
 			defer m.Close(bg)
-			if err := m.Command("attach sim twoslot"); err != nil {
+			if err := ctl(m, "attach sim twoslot"); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()

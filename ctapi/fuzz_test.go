@@ -32,7 +32,7 @@ func FuzzExchange(f *testing.F) {
 		synctest.Test(t, func(t *testing.T) {
 			m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 			defer m.Close(context.Background())
-			if err := m.Command("attach sim " + device); err != nil {
+			if err := ctl(m, "attach sim "+device); err != nil {
 				t.Fatal(err)
 			}
 			by := core.Caller{Owner: t, Wait: true}
@@ -45,7 +45,7 @@ func FuzzExchange(f *testing.F) {
 					continue
 				}
 				if device == "pinpad" {
-					m.Command("sim 0 keys 1234")
+					ctl(m, "sim 0 keys 1234")
 				}
 				answer, err := terminal.Exchange(context.Background(), command, []byte{0xA5})
 				if err != nil || len(answer) < 3 || answer[0] != 0xA5 || len(answer) > 1+258 {

@@ -313,9 +313,9 @@ func (t *Terminal) pinEntry(c command, able, modify bool) (e pinEntry, code sw) 
 		return e, code
 	}
 	switch e.slot.Info().State {
-	case "empty":
+	case core.StateEmpty:
 		return e, swNoCard
-	case "present":
+	case core.StatePresent:
 		return e, swNotActive
 	}
 	e.by = t.by

@@ -74,7 +74,7 @@ func (s *askedSlot) ask(t *testing.T, command string) (answer string, err error)
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{askedDriver{sim.New(), s}}})
 		defer m.Close(context.Background())
-		if err := m.Command("attach sim pinpad"); err != nil {
+		if err := ctl(m, "attach sim pinpad"); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -110,7 +110,7 @@ func TestUnitsOfThree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{threeDriver{sim.New()}}})
 		defer m.Close(context.Background())
-		m.Command("attach sim t1")
+		ctl(m, "attach sim t1")
 		synctest.Wait()
 		terminal := New(m.Slot(0), core.Caller{Owner: t})
 		for dad, want := range map[byte]int{0: 1, 2: 2, 3: 3, 4: 0, 14: 0, 255: 0} {
@@ -279,7 +279,7 @@ func TestPINForThatCard(t *testing.T) {
 			defer m.Close(context.Background())
 			do := func(line string) {
 				t.Helper()
-				if err := m.Command(line); err != nil {
+				if err := ctl(m, line); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()
@@ -371,12 +371,12 @@ func TestLastLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 		defer m.Close(context.Background())
-		m.Command("attach sim t1")
+		ctl(m, "attach sim t1")
 		synctest.Wait()
 		for _, want := range []bool{true, false} {
 			looks := 0
 			start := time.Now()
-			got, err := waitFor(context.Background(), m.Slot(0), time.Second, func(string) bool {
+			got, err := waitFor(context.Background(), m.Slot(0), time.Second, func(core.State) bool {
 				looks++
 				return want && !time.Now().Before(start.Add(time.Second))
 			})

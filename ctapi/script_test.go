@@ -66,8 +66,27 @@ func play(t *testing.T, attach, text string) {
 	})
 }
 
+// ctl does what these tests ask of the manager, as lines of `ctl` say it: attach, or a
+// command of the driver.
+func ctl(m *core.Manager, line string) error {
+	words := strings.Fields(line)
+	if words[0] != "attach" {
+		n, err := strconv.Atoi(words[1])
+		if err != nil {
+			return err
+		}
+		return m.CommandDriver(words[0], n, words[2:])
+	}
+	params := make(map[string]string)
+	for _, p := range words[3:] {
+		key, value, _ := strings.Cut(p, "=")
+		params[key] = value
+	}
+	return m.Attach(words[1], words[2], params)
+}
+
 func (s *script) ctl(line string) {
-	if err := s.m.Command(line); err != nil {
+	if err := ctl(s.m, line); err != nil {
 		s.t.Errorf("%s: %v", line, err)
 	}
 	synctest.Wait()
@@ -85,7 +104,7 @@ func (s *script) do(line string) error {
 			return err
 		}
 		time.AfterFunc(d, func() {
-			if err := s.m.Command(command); err != nil {
+			if err := ctl(s.m, command); err != nil {
 				s.t.Errorf("%s: %v", line, err)
 			}
 		})

@@ -1,6 +1,10 @@
 package ctapi
 
-import "context"
+import (
+	"context"
+
+	"github.com/cardfs/cardfs/reader/core"
+)
 
 // file is one file of the terminal's own tree.
 type file struct {
@@ -33,7 +37,7 @@ func (t *Terminal) tree() *file {
 		dir.add(&file{fid: 0x7021 + uint16(i)<<8, content: func(*Terminal) []byte {
 			state := slotState(s)
 			object := []byte{0x21, 1, state & 1}
-			if info := s.Info(); info.State == "powered" {
+			if info := s.Info(); info.State == core.StatePowered {
 				object = append(object, 0x22, 1, protocolByte(info))
 			}
 			return object

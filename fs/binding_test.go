@@ -25,7 +25,7 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 	)
 	swap := func(t *testing.T, m *core.Manager) {
 		for _, line := range []string{"sim 0 remove", "sim 0 insert"} {
-			if err := m.Command(line); err != nil {
+			if err := Ctl(m, line); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
@@ -62,7 +62,7 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 				defer m.Close(context.Background())
-				if err := m.Command("attach sim pinpad"); err != nil {
+				if err := Ctl(m, "attach sim pinpad"); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()
@@ -107,7 +107,7 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 				tt.change(t, m)
 				power()
 				if tt.want != "" {
-					m.Command("sim 0 keys 1234")
+					Ctl(m, "sim 0 keys 1234")
 				}
 				c.mu.Lock()
 				c.finish()
@@ -150,9 +150,9 @@ func TestQueuedDataIsForOneCard(t *testing.T) {
 			want := "\x05\x00\x90\x00"
 			if swapped {
 				want = "\x05\x01\x64\xA2" // not active
-				m.Command("sim 0 remove")
+				Ctl(m, "sim 0 remove")
 				synctest.Wait()
-				m.Command("sim 0 insert")
+				Ctl(m, "sim 0 insert")
 				synctest.Wait()
 			}
 			go c.send()
@@ -171,7 +171,7 @@ func TestWaitingIoctlIsForOneCard(t *testing.T) {
 			defer m.Close(context.Background())
 			command := func(line string) {
 				t.Helper()
-				if err := m.Command(line); err != nil {
+				if err := Ctl(m, line); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()

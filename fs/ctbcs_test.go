@@ -22,7 +22,7 @@ func openTerminalOf(t *testing.T, flags uint32) (*ctbcsFile, *client, *core.Mana
 	t.Helper()
 	m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 	t.Cleanup(func() { m.Close(context.Background()) })
-	if err := m.Command("attach sim t1"); err != nil {
+	if err := Ctl(m, "attach sim t1"); err != nil {
 		t.Fatal(err)
 	}
 	synctest.Wait()

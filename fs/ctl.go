@@ -2,16 +2,208 @@ package fs
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fs"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/reader/words"
 )
 
-// openCtl: reading describes drivers and readers, a line written is a command.
+// ctlCommand is one command of `ctl`.
+type ctlCommand struct {
+	name, args string
+	help       string
+	do         func(m *core.Manager, args []string) error
+}
+
+// String is the command as it is written.
+func (c *ctlCommand) String() string { return strings.TrimSpace(c.name + " " + c.args) }
+
+// ctlCommands is the table of them: what is done, what an error names, what reading `ctl`
+// and `cardfs help files` list. The drivers' own commands come after it.
+var ctlCommands = []ctlCommand{
+	{"attach", "DRIVER DEVICE [key=value...]", "make a device a reader that nothing announces", Attach},
+	{"detach", "N", "make the reader of slot N leave", slotCommand((*core.Manager).Detach)},
+	{"abort", "N", "end the exchange under way in slot N; its card is powered off", slotCommand((*core.Manager).Abort)},
+	{"rescan", "", "look for devices again, and open those again that failed", func(m *core.Manager, args []string) error {
+		if len(args) != 0 {
+			return fmt.Errorf("takes no argument: %w", reader.ErrInvalid)
+		}
+		m.Rescan()
+		return nil
+	}},
+}
+
+// CtlUsage lists the commands of `ctl` that need no driver, with what they do.
+func CtlUsage() (commands [][2]string) {
+	for i := range ctlCommands {
+		commands = append(commands, [2]string{ctlCommands[i].String(), ctlCommands[i].help})
+	}
+	return commands
+}
+
+// Ctl does one line of `ctl`: a command of the table, or `DRIVER N WORD…`, a command of
+// that driver, such as `sim 0 remove`. It checks, starts and returns; what comes of it is
+// in the events.
+func Ctl(m *core.Manager, line string) error {
+	args := strings.Fields(line)
+	if len(args) == 0 {
+		return nil
+	}
+	for i := range ctlCommands {
+		if c := &ctlCommands[i]; c.name == args[0] {
+			if err := c.do(m, args[1:]); err != nil {
+				return fmt.Errorf("%s: %w", c, err)
+			}
+			return nil
+		}
+	}
+	return driverCommand(m, args)
+}
+
+// slotCommand is a command whose one argument is the number of a slot.
+func slotCommand(do func(*core.Manager, int) error) func(*core.Manager, []string) error {
+	return func(m *core.Manager, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("the number of a slot's directory must follow, and nothing else: %w", reader.ErrInvalid)
+		}
+		n, err := slotNumber(args[0])
+		if err != nil {
+			return err
+		}
+		return do(m, n)
+	}
+}
+
+func slotNumber(word string) (int, error) {
+	n, err := strconv.Atoi(word)
+	if err != nil || n < 0 || word != strconv.Itoa(n) {
+		return 0, fmt.Errorf("%q is no number of a slot's directory: %w", word, reader.ErrInvalid)
+	}
+	return n, nil
+}
+
+// Attach makes a device a reader that nothing announces: DRIVER DEVICE key=value…
+func Attach(m *core.Manager, args []string) error {
+	if len(args) == 0 {
+		var names []string
+		for _, d := range m.Drivers() {
+			names = append(names, d.Name())
+		}
+		slices.Sort(names)
+		return fmt.Errorf("a driver must follow; there are %s: %w", strings.Join(names, ", "), reader.ErrInvalid)
+	}
+	address, params := "", make(map[string]string)
+	if len(args) > 1 {
+		address = args[1]
+		for _, p := range args[2:] {
+			key, value, ok := strings.Cut(p, "=")
+			if !ok || key == "" {
+				return fmt.Errorf("%q is not key=value: %w", p, reader.ErrInvalid)
+			}
+			params[key] = value
+		}
+	}
+	return m.Attach(args[0], address, params)
+}
+
+// driverCommand is `DRIVER N WORD…`.
+func driverCommand(m *core.Manager, args []string) error {
+	if commanders := commanders(m); !slices.Contains(commanders, args[0]) {
+		var names []string
+		for i := range ctlCommands {
+			names = append(names, ctlCommands[i].name)
+		}
+		return fmt.Errorf("%q is no command; there are %s: %w", args[0], strings.Join(append(names, commanders...), ", "), reader.ErrInvalid)
+	}
+	if len(args) < 2 {
+		return fmt.Errorf("%s N: the number of a slot's directory must follow: %w", args[0], reader.ErrInvalid)
+	}
+	number, err := slotNumber(args[1])
+	if err != nil {
+		return fmt.Errorf("%s: %w", args[0], err)
+	}
+	return m.CommandDriver(args[0], number, args[2:])
+}
+
+// commanders are the drivers that have commands of their own.
+func commanders(m *core.Manager) (names []string) {
+	for _, d := range m.Drivers() {
+		if _, ok := d.(reader.Commander); ok {
+			names = append(names, d.Name())
+		}
+	}
+	return names
+}
+
+// openCtl: reading lists commands, drivers and readers, a line written is a command.
 func openCtl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	t := newTextFile(f)
 	t.capture(true)
-	t.do = func(ctx context.Context, line string) error { return f.mount.manager.Command(line) }
+	t.do = func(ctx context.Context, line string) error {
+		err := Ctl(f.mount.manager, line)
+		logCtl(f, line, err)
+		return err
+	}
 	return t, nil
 }
 
-func ctlText(f *file) []byte { return f.mount.manager.Describe() }
+// logCtl logs what came of a command, by the word of the table or the driver's name alone:
+// the line may be anything.
+func logCtl(f *file, line string, err error) {
+	name, _, _ := strings.Cut(line, " ")
+	known := slices.Contains(commanders(f.mount.manager), name) ||
+		slices.ContainsFunc(ctlCommands, func(c ctlCommand) bool { return c.name == name })
+	switch {
+	case !known:
+		f.mount.log.Warn("ctl refused", "reason", "no such command")
+	case err != nil:
+		f.mount.log.Warn("ctl refused", "command", name, "errno", errnoName(toErrno(err)))
+	default:
+		f.mount.log.Info("ctl", "command", name)
+	}
+}
+
+func ctlText(f *file) []byte { return ctlLines(f.mount.manager) }
+
+// ctlLines are the commands as comments, then a line for each driver and each slot.
+func ctlLines(m *core.Manager) (out []byte) {
+	for i := range ctlCommands {
+		out = fmt.Appendf(out, "# %s\n", &ctlCommands[i])
+	}
+	for _, d := range m.Drivers() {
+		for _, usage := range m.Usage(d) {
+			out = fmt.Appendf(out, "# %s\n", usage)
+		}
+	}
+	served := make(map[string]int) // slots by driver
+	var readers []core.Info
+	for _, s := range m.Slots() {
+		i := s.Brief()
+		served[i.Device.Driver]++
+		readers = append(readers, i)
+	}
+	for _, d := range m.Drivers() {
+		out = fmt.Appendf(out, "driver %s slots=%d\n", d.Name(), served[d.Name()])
+	}
+	for _, i := range readers {
+		out = fmt.Appendf(out, "reader %d %s %s %s", i.Number, i.Device.Driver, words.Word(i.Device.Address, words.MaxValue), i.State)
+		for _, key := range slices.Sorted(maps.Keys(i.Device.Params)) {
+			out = fmt.Appendf(out, " %s=%s", words.Word(key, words.MaxValue), words.Word(i.Device.Params[key], words.MaxValue))
+		}
+		if i.Device.T0Plain {
+			out = append(out, " t0=plain"...)
+		}
+		if i.Err != nil {
+			out = fmt.Appendf(out, " error=%s", words.Word(i.Err.Error(), words.MaxWords))
+		}
+		out = append(out, '\n')
+	}
+	return out
+}

@@ -31,7 +31,7 @@ func newDesk(t *testing.T, attach string, instead ...reader.Driver) *desk {
 	drivers := append(instead, sim.New())[:1]
 	d := &desk{t: t, m: core.NewManager(core.Options{Drivers: drivers})}
 	t.Cleanup(func() { d.m.Close(bg) })
-	if err := d.m.Command("attach sim " + attach); err != nil {
+	if err := Ctl(d.m, "attach sim "+attach); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.m.Slot(0).WaitReady(bg, true); err != nil {

@@ -36,7 +36,7 @@ func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 }
 
 func powerText(f *file) []byte {
-	if f.slot.Info().State == "powered" {
+	if f.slot.Info().State == core.StatePowered {
 		return []byte("on\n")
 	}
 	return []byte("off\n")

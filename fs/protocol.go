@@ -7,6 +7,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // openProtocol waits for the reader to be ready.
@@ -33,7 +34,7 @@ func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, er
 // "memory" of a card that has none; empty without power.
 func protocolText(f *file) []byte {
 	i := f.slot.Info()
-	if i.State != "powered" {
+	if i.State != core.StatePowered {
 		return nil
 	}
 	text := []byte(i.Protocol())

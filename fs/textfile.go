@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -159,43 +158,4 @@ func newTextFile(f *file) *textFile {
 func (t *textFile) Release(ctx context.Context) syscall.Errno {
 	t.unlock()
 	return 0
-}
-
-// openStatus never waits.
-func openStatus(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := newTextFile(f)
-	t.capture(true)
-	return t, nil
-}
-
-func statusText(f *file) []byte { return f.slot.Info().Lines() }
-
-// statsText has the errors that the contract knows, whether or not anybody got them.
-func statsText(f *file) []byte {
-	return f.slot.Stats(func(e syscall.Errno, got bool) string {
-		if got || slices.ContainsFunc(errnos, func(known errnoOf) bool { return known.errno == e }) {
-			return errnoName(e)
-		}
-		return ""
-	})
-}
-
-// openATR waits for a card and its power-up.
-func openATR(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
-	t := newTextFile(f)
-	t.opening = newOpening(ctx, f, t, flags)
-	s, err := f.slot.Open(ctx, t.by)
-	if err != nil {
-		return nil, err
-	}
-	t.content, t.fixed = appendHex(nil, s.ATR()), true
-	s.Close()
-	return t, nil
-}
-
-func atrText(f *file) []byte {
-	if i := f.slot.Info(); len(i.ATR) > 0 {
-		return appendHex(nil, i.ATR)
-	}
-	return nil
 }

@@ -231,7 +231,7 @@ func TestControlIsNotInterruptedOnceSent(t *testing.T) {
 	if _, errno := h.Ioctl(ctx, exchangeRequest(100), 0, in2, out2); errno != syscall.EINTR {
 		t.Errorf("an ioctl that waits: %v", errno)
 	}
-	if err := d.m.Command("sim 0 keys 1234"); err != nil {
+	if err := Ctl(d.m, "sim 0 keys 1234"); err != nil {
 		t.Fatal(err)
 	}
 	if r := <-done; r.errno != 0 || r.n != 2 || out[4] != 0x90 {

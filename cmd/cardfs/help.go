@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cardfs/cardfs/drivers/sim"
-	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/fs"
 )
 
 // Help topics are commands without a function. cobra lists them apart.
@@ -43,7 +43,7 @@ func newHelp(root *cobra.Command) *cobra.Command {
 // ctlUsage lists what may be written to ctl.
 func ctlUsage() string {
 	var out strings.Builder
-	for _, c := range core.CtlUsage() {
+	for _, c := range fs.CtlUsage() {
 		fmt.Fprintf(&out, "                 %s: %s\n", c[0], c[1])
 	}
 	return out.String()

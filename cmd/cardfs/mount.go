@@ -245,12 +245,12 @@ func (o *mountOptions) close(m *core.Manager, grace time.Duration) {
 
 func (o *mountOptions) attachAll(m *core.Manager) error {
 	for _, sim := range o.sims {
-		if err := m.AttachWords(append([]string{"sim"}, strings.Fields(sim)...)); err != nil {
+		if err := fs.Attach(m, append([]string{"sim"}, strings.Fields(sim)...)); err != nil {
 			return fmt.Errorf("--sim %s: %w", sim, err)
 		}
 	}
 	for _, line := range o.attach {
-		if err := m.AttachWords(strings.Fields(line)); err != nil {
+		if err := fs.Attach(m, strings.Fields(line)); err != nil {
 			return fmt.Errorf("--attach %q: %w", line, err)
 		}
 	}

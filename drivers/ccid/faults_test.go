@@ -176,7 +176,7 @@ func TestReasonOfDeath(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		status := string(b.m.Slot(0).Info().Lines())
+		status := fmt.Sprint(b.m.Slot(0).Info().Err)
 		if !strings.Contains(status, "the reader died (") || !strings.Contains(status, "after a USB reset") {
 			t.Errorf("status\n%s", status)
 		}

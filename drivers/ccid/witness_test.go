@@ -334,7 +334,7 @@ func TestQEMU(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s\nATR % X", bay.Info().Lines(), s.ATR())
+	t.Logf("%s\nATR % X", fmt.Sprintf("%+v", bay.Info()), s.ATR())
 	for range 20 { // the CAC's card manager
 		got, err := s.Transmit(some, unhex("00 A4 04 00 07 A0 00 00 00 79 01 00 00"), nil)
 		if err != nil || len(got) != 15 || got[13] != 0x90 {

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/icc"
@@ -25,7 +26,7 @@ func manager(t testing.TB) (*core.Manager, *Driver) {
 
 func ctl(t testing.TB, m *core.Manager, line string) {
 	t.Helper()
-	if err := m.Command(line); err != nil {
+	if err := fs.Ctl(m, line); err != nil {
 		t.Fatalf("%s: %v", line, err)
 	}
 }

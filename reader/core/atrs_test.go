@@ -61,9 +61,12 @@ func TestDefectiveATR(t *testing.T) {
 						t.Errorf("ATR % X", s.ATR())
 					}
 					wantAnswer(t, s, "00 A4 04 00 01 A0 00", "90 00")
-					lines := string(b.Info().Lines())
-					if has := strings.Contains(lines, "\natr-defect "); has != (tt.defect != "") || !strings.Contains(lines, "\natr-defect "+tt.defect) && has {
-						t.Errorf("%s", lines)
+					var defects []string
+					for _, d := range b.Info().Answer.Defects() {
+						defects = append(defects, d.String())
+					}
+					if got := strings.Join(defects, "; "); (got == "") != (tt.defect == "") || !strings.HasPrefix(got, tt.defect) {
+						t.Errorf("defects %q, want %q", got, tt.defect)
 					}
 				})
 			})

@@ -117,8 +117,8 @@ func TestPlainT0(t *testing.T) {
 			slot.exchange = wire(t, script)
 			b := r.plugReader(reader.Device{T0Plain: plain}, newFakeReader(slot))
 			wantAnswer(t, mustOpen(t, b, someone()), "00 A4 00 00 02 3F 00 00", want)
-			if got := strings.Contains(string(r.Describe()), " t0=plain"); got != plain {
-				t.Errorf("%s", r.Describe())
+			if got := b.Info().Device.T0Plain; got != plain {
+				t.Errorf("t0=plain is %v", got)
 			}
 		})
 	}

@@ -187,7 +187,7 @@ func TestFeatures(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 				defer m.Close(context.Background())
-				if err := m.Command("attach sim " + model); err != nil {
+				if err := m.Attach("sim", model, nil); err != nil {
 					t.Fatal(err)
 				}
 				b, by := m.Slot(0), core.Caller{Owner: t, Wait: true, Escape: true}
@@ -267,8 +267,8 @@ func TestEntryEnds(t *testing.T) {
 			end  func(m *core.Manager)
 			took time.Duration
 		}{
-			{"unplugged", func(m *core.Manager) { m.Command("sim 0 unplug") }, 0},
-			{"detached", func(m *core.Manager) { m.Command("detach 0") }, 0},
+			{"unplugged", func(m *core.Manager) { m.CommandDriver("sim", 0, []string{"unplug"}) }, 0},
+			{"detached", func(m *core.Manager) { m.Detach(0) }, 0},
 			{"closed", func(m *core.Manager) {
 				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 				defer cancel()
@@ -279,7 +279,7 @@ func TestEntryEnds(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
 					defer m.Close(context.Background())
-					m.Command("attach sim pinpad")
+					m.Attach("sim", "pinpad", nil)
 					b, by := m.Slot(0), core.Caller{Owner: t, Wait: true}
 					if _, err := b.Open(context.Background(), by); err != nil {
 						t.Fatal(err)

@@ -207,7 +207,7 @@ func TestSnapshotThenFollow(t *testing.T) {
 		var fs sync.WaitGroup
 		for range followers {
 			fs.Go(follow)
-			r.Describe() // the storm goes on between two followers
+			r.Slots() // the storm goes on between two followers
 		}
 		wg.Wait()
 		synctest.Wait()

@@ -37,8 +37,8 @@ type ifd struct {
 	slots   []*Slot
 	model   string
 	more    map[string]string
-	count   int    // how many slots it has, while they are away too
-	note    string // why some of its slots are not served, for `status`
+	found   int // how many slots it says that it has
+	count   int // how many of them are served, while they are away too
 }
 
 func (d *ifd) name() string {
@@ -342,10 +342,7 @@ func (d *ifd) begin(o *opening, r reader.Reader, died <-chan struct{}, slots []r
 
 // allow is how many of n slots the ifd may have. The manager's mu is held.
 func (d *ifd) allow(n int) int {
-	d.note = ""
-	if n > maxSlots {
-		d.note = fmt.Sprintf("%d, of which %d are served", n, maxSlots)
-	}
+	d.found = n
 	return min(n, maxSlots)
 }
 

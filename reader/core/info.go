@@ -3,7 +3,6 @@ package core
 import (
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
@@ -11,18 +10,33 @@ import (
 	"github.com/cardfs/cardfs/reader/words"
 )
 
+// State is how a slot stands, in the word for it.
+type State string
+
+const (
+	StateStarting State = "starting" // the driver initialises the reader
+	StateFailed   State = "failed"   // it could not, or the reader died too often
+	StateEmpty    State = "empty"    // no card
+	StatePresent  State = "present"  // a card without power
+	StatePowered  State = "powered"
+	StateGone     State = "gone" // the reader left
+)
+
 // Info is what a slot is and how it stands, at one moment.
 type Info struct {
 	Number   int
-	State    string // "starting", "failed", "empty", "present", "powered", "gone"
-	Err      error  // the last error, nil if the last thing went well
+	State    State
+	Err      error // the last error, nil if the last thing went well
 	Model    string
 	More     map[string]string // what the driver adds: firmware version …
 	Device   reader.Device
 	ByID     string
 	Index    int   // of the slot in its reader
 	Siblings []int // numbers of all slots of the reader, by index
+	Found    int   // how many slots the reader says that it has,
+	Served   int   // and how many of them are served
 	ATR      []byte
+	Answer   *iso7816.ATR // ATR, taken apart; nil without power
 	Params   iso7816.Params
 	Chip     reader.Chip // of a synchronous card, where its reader tells
 	Offered  []int       // protocols that the ATR offers, its first choice first
@@ -32,13 +46,11 @@ type Info struct {
 	// Waiting is how long ago the card, or the reader for it, first asked for more
 	// time for the exchange under way; 0: it did not.
 	Waiting time.Duration
-
-	answer *iso7816.ATR // ATR, taken apart
 }
 
 // Info never waits for the device.
 func (slot *Slot) Info() Info {
-	i := slot.brief()
+	i := slot.Brief()
 	siblings := slot.ifd.list()
 	i.Siblings = make([]int, len(siblings))
 	for k, s := range siblings {
@@ -53,33 +65,30 @@ func (slot *Slot) Info() Info {
 	return i
 }
 
-// brief is Info without what only a look at the device's other slots, or a driver, tells.
-func (s *Slot) brief() Info {
+// Brief is Info without what only a look at the device's other slots, or a driver, tells.
+func (s *Slot) Brief() Info {
 	m := s.manager
 	m.mu.Lock()
-	i := Info{Number: s.number, ByID: s.name, Index: s.index, Device: s.ifd.dev, Model: s.ifd.model, More: s.ifd.more}
-	if note := s.ifd.note; note != "" {
-		i.add("slots", note)
-	}
+	i := Info{Number: s.number, ByID: s.name, Index: s.index, Device: s.ifd.dev, Model: s.ifd.model, More: s.ifd.more, Found: s.ifd.found, Served: s.ifd.count}
 	m.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.Err, i.Locked = s.lastErr, s.lock != nil
 	switch {
 	case s.phase == starting:
-		i.State = "starting"
+		i.State = StateStarting
 	case s.phase == failed:
-		i.State = "failed"
+		i.State = StateFailed
 	case s.phase == gone:
-		i.State = "gone"
+		i.State = StateGone
 	case s.card == reader.Absent:
-		i.State = "empty"
+		i.State = StateEmpty
 	case s.card == reader.Present:
-		i.State = "present"
+		i.State = StatePresent
 	default:
-		i.State = "powered"
+		i.State = StatePowered
 		i.ATR, i.Params, i.Fallback = s.atr, s.params, s.fallback
-		i.answer, i.Offered = s.answer, s.answer.Protocols()
+		i.Answer, i.Offered = s.answer, s.answer.Protocols()
 		i.Chip = s.chip
 		i.Sessions = len(s.sessions)
 		if since := s.waiting.Load(); since != 0 {
@@ -109,26 +118,14 @@ func (i *Info) tell(s *Slot, t reader.Describer) {
 
 // Historical are the historical bytes of the ATR (ISO/IEC 7816-3:2006 §8.2.4).
 func (i Info) Historical() []byte {
-	if i.answer == nil {
+	if i.Answer == nil {
 		return nil
 	}
-	return i.answer.Historical()
-}
-
-// defects says what the standard has against the ATR.
-func (i Info) defects() string {
-	var words []string
-	if i.answer == nil {
-		return ""
-	}
-	for _, d := range i.answer.Defects() {
-		words = append(words, d.String())
-	}
-	return strings.Join(words, "; ")
+	return i.Answer.Historical()
 }
 
 // Synchronous reports whether the card that has power is a synchronous (memory) card.
-func (i Info) Synchronous() bool { return i.answer != nil && i.answer.Synchronous() }
+func (i Info) Synchronous() bool { return i.Answer != nil && i.Answer.Synchronous() }
 
 // protocolName is "T=0", "T=1", or "memory" for a card that has none.
 func protocolName(p iso7816.Params) string {
@@ -164,54 +161,4 @@ func (s *Slot) Features() reader.Features {
 		return reader.Features{}
 	}
 	return s.link.Features
-}
-
-// Lines renders the info as `status` shows it: "key value" lines, state first.
-func (i Info) Lines() []byte {
-	var out strings.Builder
-	line := func(key, format string, args ...any) {
-		text := strings.TrimSpace(words.Printable(fmt.Sprintf(format, args...), 2*words.MaxWords))
-		if text != "" {
-			fmt.Fprintf(&out, "%s %s\n", key, text)
-		}
-	}
-	line("state", "%s", i.State)
-	if i.Err != nil {
-		line("error", "%s", words.Printable(i.Err.Error(), words.MaxWords))
-	}
-	line("reader", "%s", words.Printable(i.Model, words.MaxValue))
-	line("driver", "%s", words.Printable(i.Device.Driver, words.MaxValue))
-	line("device", "%s", words.Printable(i.Device.Address, words.MaxValue))
-	line("bus", "%s", words.Printable(i.Device.Bus, words.MaxValue))
-	if i.Device.ID.Vendor != 0 || i.Device.ID.Product != 0 {
-		line("usb-id", "%04x:%04x", i.Device.ID.Vendor, i.Device.ID.Product)
-	}
-	line("serial", "%s", words.Printable(i.Device.Serial, words.MaxValue))
-	line("port", "%s", words.Printable(i.Device.Port, words.MaxValue))
-	line("by-id", "%s", i.ByID)
-	line("slot", "%d of %d", i.Index, max(1, len(i.Siblings)))
-	line("siblings", "%s", strings.Trim(fmt.Sprint(i.Siblings), "[]"))
-	for _, key := range words.SortedKeys(i.More) {
-		line(key, "%s", i.More[key])
-	}
-	if i.State == "powered" {
-		line("atr", "% X", i.ATR)
-		line("atr-defect", "%s", i.defects())
-		line("protocol", "%s", i.Protocol())
-		if i.Chip.Size > 0 {
-			line("memory", "%v", i.Chip)
-		}
-		line("sessions", "%d", i.Sessions)
-		if !i.Synchronous() {
-			line("parameters", "%s", i.Params)
-		}
-		line("fallback", "%s", i.Fallback)
-		if i.Waiting > 0 {
-			line("waiting", "%d", i.Waiting/time.Second)
-		}
-	}
-	if i.Locked {
-		line("transaction", "held")
-	}
-	return []byte(out.String())
 }

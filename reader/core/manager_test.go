@@ -217,8 +217,8 @@ func TestFailingOpen(t *testing.T) {
 		wantErr(t, "open", err, reader.ErrFailed)
 		wantErr(t, "open", err, reader.ErrClaimed)
 		wantErr(t, "power", b.Power(bg, PowerUp, someone()), reader.ErrFailed)
-		if s := string(b.Info().Lines()); !strings.HasPrefix(s, "state failed\nerror fake a: claim interface 0: the device is in use") {
-			t.Errorf("status:\n%s", s)
+		if i := b.Info(); i.State != StateFailed || !strings.HasPrefix(i.Err.Error(), "fake a: claim interface 0: the device is in use") {
+			t.Errorf("state %s, error %v", i.State, i.Err)
 		}
 		if err := r.Detach(b.Number()); err != nil {
 			t.Fatal(err)

@@ -148,7 +148,7 @@ func TestOpenWaitsThroughAllOfIt(t *testing.T) {
 		b := r.announce(reader.Device{})
 		o := asyncOpen(b, context.Background(), someone())
 		for _, step := range []struct {
-			state string
+			state State
 			next  func()
 		}{
 			{"starting", func() { close(opened) }},

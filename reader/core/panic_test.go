@@ -202,9 +202,9 @@ func TestPanics(t *testing.T) {
 					if len(b.turn) != 0 {
 						t.Error("the turn was not given back")
 					}
-					status := string(b.Info().Lines())
-					if !strings.HasPrefix(status, "state failed\nerror bomb x: ") || !strings.Contains(status, "panic: runtime error: index out of range") {
-						t.Errorf("status\n%s", status)
+					i := b.Info()
+					if i.State != StateFailed || !strings.HasPrefix(i.Err.Error(), "bomb x: ") || !strings.Contains(i.Err.Error(), "panic: runtime error: index out of range") {
+						t.Errorf("state %s, error %v", i.State, i.Err)
 					}
 					_, err := b.Open(bg, someone())
 					wantErr(t, "open", err, reader.ErrFailed)
@@ -246,8 +246,8 @@ func TestPanicsOfNoReader(t *testing.T) {
 		d.where = "Command"
 		wantErr(t, "command", r.CommandDriver("bomb", 0, []string{"tick"}), reader.ErrFailed)
 		d.where = "Usage"
-		if text := string(r.Describe()); !strings.Contains(text, "reader 0 bomb x present") {
-			t.Errorf("ctl:\n%s", text)
+		if usage := r.Usage(d); len(usage) != 0 || r.Slot(0).Brief().State != StatePresent {
+			t.Errorf("usage %q, state %s", usage, r.Slot(0).Brief().State)
 		}
 		d.where = "Close"
 		if err := r.Detach(0); err != nil {

@@ -171,9 +171,9 @@ func TestRevivalGivesUp(t *testing.T) {
 				if b == nil {
 					t.Fatal("no directory says that it failed")
 				}
-				status := string(b.Info().Lines())
-				if !strings.HasPrefix(status, "state failed\nerror ") || !strings.Contains(status, tt.why) || !strings.Contains(status, "4 times in a row; plug it in anew, or write rescan to ctl") {
-					t.Errorf("status\n%s", status)
+				i := b.Info()
+				if i.State != StateFailed || !strings.Contains(i.Err.Error(), tt.why) || !strings.Contains(i.Err.Error(), "4 times in a row; plug it in anew, or write rescan to ctl") {
+					t.Errorf("state %s, error %v", i.State, i.Err)
 				}
 				_, err := b.Open(context.Background(), someone())
 				wantErr(t, "open", err, reader.ErrFailed)

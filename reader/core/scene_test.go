@@ -166,7 +166,8 @@ func (sc *scene) said() (trace, rest string) {
 		fmt.Fprintf(&more, "%+v\n", e)
 	}
 	more.WriteString(sc.errors.String())
-	more.Write(sc.bay.Info().Lines())
+	i := sc.bay.Info()
+	fmt.Fprintf(&more, "%v %v %v %v\n", i.Err, i.Model, i.More, i.Fallback)
 	more.WriteString(sc.log.String())
 	return lines.String(), more.String()
 }

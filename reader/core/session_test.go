@@ -314,7 +314,7 @@ func TestInfoNeverWaits(t *testing.T) {
 		if s := b.Info().State; s != "powered" {
 			t.Errorf("state %s", s)
 		}
-		r.Describe()
+		b.Brief()
 		mustOpen(t, b, someone())
 		close(end)
 		if _, err := o.get(); err != nil {

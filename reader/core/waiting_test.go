@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,8 +86,8 @@ func TestWaiting(t *testing.T) {
 				o := asyncTransmit(s, context.Background(), "00 46 00 00")
 				time.Sleep(min(tt.takes, cmp.Or(tt.limit, time.Hour)) - 300*time.Millisecond)
 				synctest.Wait()
-				if i := b.Info(); i.Waiting <= 0 || i.Waiting > time.Since(start) || !strings.Contains(string(i.Lines()), "\nwaiting ") {
-					t.Errorf("waiting %v after %v: %s", i.Waiting, time.Since(start), i.Lines())
+				if i := b.Info(); i.Waiting <= 0 || i.Waiting > time.Since(start) {
+					t.Errorf("waiting %v after %v", i.Waiting, time.Since(start))
 				}
 				_, err := o.get()
 				took := time.Since(start)
@@ -102,8 +101,8 @@ func TestWaiting(t *testing.T) {
 				if tt.want == nil && (took < tt.takes || took > tt.takes+time.Second) {
 					t.Errorf("took %v instead of %v", took, tt.takes)
 				}
-				if i := b.Info(); i.Waiting != 0 || strings.Contains(string(i.Lines()), "waiting") {
-					t.Errorf("afterwards: %s", i.Lines())
+				if i := b.Info(); i.Waiting != 0 {
+					t.Errorf("afterwards: waiting %v", i.Waiting)
 				}
 				if tt.want != nil && t1 {
 					// The card answered S(RESYNCH request): it is not given up.

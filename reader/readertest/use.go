@@ -85,8 +85,10 @@ func Use(t *testing.T, d reader.Driver, dev reader.Device, ops []byte, own func(
 			slot.Control(ctx, core.CtlEscape, []byte{op}, by)
 			slot.Control(ctx, core.CtlGetFeatures, nil, by)
 		case 11:
-			slot.Info().Lines()
-			m.Describe()
+			slot.Info()
+			for _, d := range m.Drivers() {
+				m.Usage(d)
+			}
 			time.Sleep(time.Second)
 		}
 		cancel()

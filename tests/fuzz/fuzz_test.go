@@ -16,6 +16,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey"
 	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/readertest"
@@ -232,7 +233,7 @@ func FuzzSim(f *testing.F) {
 				t.Fatal(err)
 			}
 			readertest.Use(t, d, dev, ops, func(m *core.Manager, n byte) {
-				m.Command("sim 0 " + simCommands[int(n)%len(simCommands)])
+				fs.Ctl(m, "sim 0 "+simCommands[int(n)%len(simCommands)])
 			})
 		})
 	})

@@ -59,7 +59,7 @@ func TestCyclesInProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{"attach sim ikey3k", "attach sim t0", "attach sim ikey3k start=15ms"} {
-		if err := m.Command(line); err != nil {
+		if err := fs.Ctl(m, line); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,9 +71,10 @@ func TestCyclesInProcess(t *testing.T) {
 		runtime.ReadMemStats(&s)
 		return s.HeapAlloc
 	}
-	cycle(t, m.Command, dir, n/10)
+	do := func(line string) error { return fs.Ctl(m, line) }
+	cycle(t, do, dir, n/10)
 	goroutines, held, open := runtime.NumGoroutine(), heap(), measure(t, os.Getpid())
-	cycle(t, m.Command, dir, n)
+	cycle(t, do, dir, n)
 	// There are some readers of /dev/fuse more or fewer.
 	daemon.Eventually(t, "no more goroutines than before", func() bool { return runtime.NumGoroutine() <= goroutines+4 })
 	daemon.Eventually(t, "no more descriptors than before", func() bool { return measure(t, os.Getpid()).Descriptors <= open.Descriptors })

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -117,7 +118,7 @@ func (f *managed) is(name string) {
 
 func (f *managed) ctl(line string) {
 	f.Helper()
-	f.must(f.m.Command(line))
+	f.must(fs.Ctl(f.m, line))
 }
 
 // A device keeps number and name while its reader dies and is opened again, is detached
