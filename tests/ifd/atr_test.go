@@ -3,7 +3,6 @@ package ifd
 import (
 	"bufio"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/tests/internal/hex"
 )
 
 // list is the ATRs of real cards that Debian's pcsc-tools collects.
@@ -32,7 +32,7 @@ func realATRs(t *testing.T) (atrs [][]byte) {
 	}
 	seen := map[string]bool{}
 	for _, line := range regexp.MustCompile(`(?m)^[0-9A-F]{2}( [0-9A-F]{2})*\s*$`).FindAllString(string(text), -1) {
-		atr, err := hex.DecodeString(strings.Join(strings.Fields(line), ""))
+		atr, err := hex.Decode(line)
 		if err != nil || seen[string(atr)] {
 			continue
 		}
@@ -71,10 +71,9 @@ func play(t *testing.T, nc net.Conn, atr []byte) {
 // each of the real ones answers a SELECT through pcscd.
 func TestATRsThroughPcscd(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "card")
-	m := newMount(t, "--usb=false", "--attach", "vpcd unix:"+socket)
-	m.start()
-	m.await("0/status", "state empty")
-	s := newPcscd(t, conf("ATRs", "cardfs:"+m.path("0")))
+	m := mount(t, "--usb=false", "--attach", "vpcd unix:"+socket)
+	m.Await("0/status", "state empty")
+	s := newPcscd(t, conf("ATRs", "cardfs:"+m.Path("0")))
 	c := newClient(t, s)
 	reader := strings.TrimPrefix(c.say("list"), "ok ")
 	var mismatched [][]byte
@@ -100,7 +99,7 @@ func TestATRsThroughPcscd(t *testing.T) {
 			play(t, nc, atr)
 		}()
 		if refused {
-			if f, err := os.OpenFile(m.path("0/apdu"), os.O_RDWR, 0); !errors.Is(err, syscall.EOPNOTSUPP) {
+			if f, err := os.OpenFile(m.Path("0/apdu"), os.O_RDWR, 0); !errors.Is(err, syscall.EOPNOTSUPP) {
 				t.Errorf("% X: %v, and nobody has its protocol", atr, err)
 				_ = f.Close()
 			}
@@ -117,7 +116,7 @@ func TestATRsThroughPcscd(t *testing.T) {
 		_ = nc.Close()
 		<-ended
 		// pcscd may never have seen a card that is refused.
-		m.await("0/status", "state empty")
+		m.Await("0/status", "state empty")
 		if got := c.say("await", reader, "empty"); !strings.HasPrefix(got, "ok") {
 			t.Fatalf("% X: the card is out: %s", atr, got)
 		}

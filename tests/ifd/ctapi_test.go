@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/daemon"
 )
 
 // newCT is a CT-API program on a mount: testdata/ctsh.c.
@@ -47,9 +48,8 @@ func newCT(t *testing.T, dir string) *pcsc {
 }
 
 func TestCTAPI(t *testing.T) {
-	m := newMount(t, "--sim", "twoslot", "--sim", "t1")
-	m.start()
-	c := newCT(t, m.dir)
+	m := mount(t, "--sim", "twoslot", "--sim", "t1")
+	c := newCT(t, m.Dir)
 	// Answers: code, dad (2: host), sad (1: the terminal, 0 and 2: the cards).
 	for _, step := range []struct{ want, do string }{
 		{"-1", "init 1 77"}, // no such port
@@ -85,7 +85,7 @@ func TestCTAPI(t *testing.T) {
 	}
 	// CT_close took the power from what REQUEST ICC gave it to.
 	for _, slot := range []string{"0", "1"} {
-		if got := m.read(slot + "/power"); got != "off\n" {
+		if got := m.Read(slot + "/power"); got != "off\n" {
 			t.Errorf("power of slot %s: %q", slot, got)
 		}
 	}
@@ -93,25 +93,25 @@ func TestCTAPI(t *testing.T) {
 	// The card is changed; the reader leaves, and another takes its number.
 	c.ct("0", "init 1 2")
 	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
-	m.ctl("sim 2 remove")
-	m.ctl("sim 2 insert")
-	m.await("2/status", "state present") // until then the exchange is with a card that left
+	m.Ctl("sim 2 remove")
+	m.Ctl("sim 2 insert")
+	m.Await("2/status", "state present") // until then the exchange is with a card that left
 	// The new card has no power, and is not the one that was requested.
 	c.ct("0 2 1 64A2", "data 1 0 00A4000C023F00")
 	c.ct("0 2 1 64A2", "data 1 0 00A4000C023F00")
 	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
 	c.ct("0 2 0 9000", "data 1 0 00A4000C023F00")
-	m.ctl("sim 2 remove")
-	m.await("2/status", "state empty")
+	m.Ctl("sim 2 remove")
+	m.Await("2/status", "state empty")
 	c.ct("0 2 1 64A1", "data 1 0 00A4000C023F00")
 	c.ct("0 2 1 64A1", "data 1 0 00A4000C023F00")
 	c.ct("0 2 1 6200", "data 1 1 2012010100")
-	m.ctl("sim 2 insert")
-	m.await("2/status", "state present")
+	m.Ctl("sim 2 insert")
+	m.Await("2/status", "state present")
 	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
 	c.ct("0 2 0 9000", "data 1 0 00A4000C023F00")
-	m.ctl("sim 2 unplug\nsim 2 plug")
-	m.await("2/status", "state present") // it is another reader: the old one's card had power
+	m.Ctl("sim 2 unplug\nsim 2 plug")
+	m.Await("2/status", "state present") // it is another reader: the old one's card had power
 	c.ct("-10 0 2 ", "data 1 0 00A4000C023F00")
 	c.ct("-10 1 2 ", "data 1 1 2013008000")
 	c.ct("0", "close 1")
@@ -129,9 +129,8 @@ func TestCTAPI(t *testing.T) {
 // TestCTAPICommands: every command of CT-BCS by a C program, on a reader with
 // keys and a display. sad is the card's where the card answered.
 func TestCTAPICommands(t *testing.T) {
-	m := newMount(t, "--sim", "pinpad")
-	m.start()
-	c := newCT(t, m.dir)
+	m := mount(t, "--sim", "pinpad")
+	c := newCT(t, m.Dir)
 	for _, step := range []struct{ keys, want, do string }{
 		{"", "0", "init 1 0"},
 		{"", "0 2 1 460F 4555434653 4352444653 30312E3030 9000", "data 1 1 2013004600"},
@@ -174,7 +173,7 @@ func TestCTAPICommands(t *testing.T) {
 		{"", "0", "close 1"},
 	} {
 		if step.keys != "" {
-			m.ctl("sim 0 keys %s", step.keys)
+			m.Ctl("sim 0 keys %s", step.keys)
 		}
 		// ctsh takes the command as one word.
 		words := strings.Fields(step.do)
@@ -189,9 +188,8 @@ func TestCTAPICommands(t *testing.T) {
 // taken, only time ends a wait", and no answer is another's.
 func TestCTAPISignals(t *testing.T) {
 	for _, restart := range []string{"0", "1"} {
-		m := newMount(t, "--sim", "t1")
-		m.start()
-		c := newCT(t, m.dir)
+		m := mount(t, "--sim", "t1")
+		c := newCT(t, m.Dir)
 		c.ct("0", "init 1 0")
 		c.want("ok", "timer", "1000", restart)
 		total := 0
@@ -206,11 +204,11 @@ func TestCTAPISignals(t *testing.T) {
 			t.Errorf("%d signals in 10,000 exchanges: the test is of no use", total)
 		}
 		// One that takes its time: the time is the card's, not that of a thousand signals.
-		m.ctl("sim 0 remove")
-		m.await("0/status", "state empty")
+		m.Ctl("sim 0 remove")
+		m.Await("0/status", "state empty")
 		c.ct("0 2 1 6200", "data 1 1 201201010102")
-		m.ctl("sim 0 insert")
-		m.await("0/status", "state present")
+		m.Ctl("sim 0 insert")
+		m.Await("0/status", "state present")
 		c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
 		c.ct("0 2 0 9000", "data 1 0 00A4000C023F00")
 		c.ct("0", "close 1")
@@ -219,26 +217,25 @@ func TestCTAPISignals(t *testing.T) {
 
 // TestCTAPIFork: a child has nothing of its parent's, and its end takes nothing away.
 func TestCTAPIFork(t *testing.T) {
-	m := newMount(t, "--sim", "t1")
-	m.start()
-	c := newCT(t, m.dir)
+	m := mount(t, "--sim", "t1")
+	c := newCT(t, m.Dir)
 	c.ct("0", "init 1 0")
 	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
 	c.ct("-8 -8 0", "fork 1 0 00A4000C023F00")
-	if got := m.read("0/power"); got != "on\n" {
+	if got := m.Read("0/power"); got != "on\n" {
 		t.Errorf("power after the child: %q", got)
 	}
 	c.ct("0 2 0 9000", "data 1 0 00A4000C023F00")
 	c.ct("0", "close 1")
-	if got := m.read("0/power"); got != "off\n" {
+	if got := m.Read("0/power"); got != "off\n" {
 		t.Errorf("power after CT_close: %q", got)
 	}
 }
 
 // holdCard has a process that is no ancestor of others hold the transaction.
-func holdCard(t *testing.T, m *mount) (unlock func()) {
+func holdCard(t *testing.T, m *daemon.Daemon) (unlock func()) {
 	t.Helper()
-	cmd := exec.Command("flock", m.path("0/apdu"), "sh", "-c", "echo held; cat")
+	cmd := exec.Command("flock", m.Path("0/apdu"), "sh", "-c", "echo held; cat")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -266,9 +263,8 @@ func holdCard(t *testing.T, m *mount) (unlock func()) {
 // TestCTAPITransaction: another holds the card. Nothing of it reaches the card, and
 // CT_close leaves the power alone; the holder's own CT-API passes.
 func TestCTAPITransaction(t *testing.T) {
-	m := newMount(t, "--sim", "t1")
-	m.start()
-	c := newCT(t, m.dir)
+	m := mount(t, "--sim", "t1")
+	c := newCT(t, m.Dir)
 	c.ct("0", "init 1 0")
 	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
 	count := commands(t, m)
@@ -277,7 +273,7 @@ func TestCTAPITransaction(t *testing.T) {
 	c.ct("0 2 1 6985", "data 1 1 2011010000")
 	c.ct("0 2 1 6985", "data 1 1 20140100")
 	c.ct("0", "close 1")
-	if got := m.read("0/power"); got != "on\n" {
+	if got := m.Read("0/power"); got != "on\n" {
 		t.Errorf("power after CT_close: %q", got)
 	}
 	unlock()
@@ -285,7 +281,7 @@ func TestCTAPITransaction(t *testing.T) {
 		t.Errorf("%d commands reached the card", now-count-1)
 	}
 	// This process's own lock lets its descendants' conversations with the terminal pass.
-	fd, err := unix.Open(m.path("0/apdu"), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(m.Path("0/apdu"), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +293,7 @@ func TestCTAPITransaction(t *testing.T) {
 	c.ct("0 2 1 9001", "data 1 1 2011010000")
 	c.ct("0 2 0 9000", "data 1 0 00A4000C023F00")
 	c.ct("0", "close 1")
-	if got := m.read("0/power"); got != "off\n" {
+	if got := m.Read("0/power"); got != "off\n" {
 		t.Errorf("power after the CT_close of one who passes: %q", got)
 	}
 }
@@ -305,9 +301,8 @@ func TestCTAPITransaction(t *testing.T) {
 // TestCTAPILevel: descriptors and memory are the same after 10,000 times
 // CT_init and CT_close.
 func TestCTAPILevel(t *testing.T) {
-	m := newMount(t, "--sim", "apdu")
-	m.start()
-	c := newCT(t, m.dir)
+	m := mount(t, "--sim", "apdu")
+	c := newCT(t, m.Dir)
 	c.want("ok", "many", "10000", "5", "0")
 }
 
@@ -331,10 +326,9 @@ func TestCTAPIPython(t *testing.T) {
 	if err != nil {
 		t.Fatal("python3 is not there: apt-get install python3")
 	}
-	m := newMount(t, "--sim", "twoslot")
-	m.start()
+	m := mount(t, "--sim", "twoslot")
 	cmd := exec.Command(python, "testdata/ctapi.py", ctLibrary)
-	cmd.Env = append(os.Environ(), "CARDFS_MOUNT="+m.dir)
+	cmd.Env = append(os.Environ(), "CARDFS_MOUNT="+m.Dir)
 	out, err := cmd.CombinedOutput()
 	const want = "ATR 3bb794008131fe6553504b32339000d1\nSELECT 9000\n" +
 		"REQUEST 9001\nSELECT 9000\nSTATUS 800205059000\nclosed\n"

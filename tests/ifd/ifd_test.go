@@ -9,12 +9,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/tests/internal/daemon"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 )
 
@@ -25,17 +26,16 @@ const (
 
 // up starts a mount with these simulated readers, and a pcscd that has all of
 // them as "R0 00 00", "R1 01 00" and so on.
-func up(t *testing.T, sims ...string) (*mount, *pcsc) {
+func up(t *testing.T, sims ...string) (*daemon.Daemon, *pcsc) {
 	t.Helper()
 	var args []string
 	for _, s := range sims {
 		args = append(args, "--attach", "sim "+s)
 	}
-	m := newMount(t, args...)
-	m.start()
+	m := mount(t, args...)
 	var entries string
 	for i := range sims {
-		entries += conf(fmt.Sprintf("R%d", i), fmt.Sprintf("cardfs:%s/%d", m.dir, i))
+		entries += conf(fmt.Sprintf("R%d", i), fmt.Sprintf("cardfs:%s/%d", m.Dir, i))
 	}
 	return m, newClient(t, newPcscd(t, entries))
 }
@@ -43,9 +43,8 @@ func up(t *testing.T, sims ...string) (*mount, *pcsc) {
 func name(i int) string { return fmt.Sprintf("R%d %02X 00", i, i) }
 
 func TestOpenSC(t *testing.T) {
-	m := newMount(t, "--sim", "ikey3k")
-	m.start()
-	s := newPcscd(t, conf("iKey", "cardfs:"+m.dir+"/0"))
+	m := mount(t, "--sim", "ikey3k")
+	s := newPcscd(t, conf("iKey", "cardfs:"+m.Dir+"/0"))
 	out, err := s.Command(t.Context(), "opensc-tool", "--atr").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1") {
 		t.Errorf("opensc-tool --atr: %v\n%s", err, out)
@@ -55,7 +54,7 @@ func TestOpenSC(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	scan := s.Command(ctx, "pcsc_scan", "-n")
-	var seen output
+	var seen proc.Log
 	scan.Stdout, scan.Stderr = &seen, &seen
 	if err := scan.Start(); err != nil {
 		t.Fatal(err)
@@ -65,13 +64,13 @@ func TestOpenSC(t *testing.T) {
 		{"sim 0 unplug", "Card removed"},
 		{"sim 0 plug", "Card inserted"},
 	} {
-		from := len(seen.String())
+		from := seen.Len()
 		if step.do != "" {
-			m.ctl("%s", step.do)
+			m.Ctl("%s", step.do)
 		} else {
 			from = 0
 		}
-		if err := seen.wait(ctx, step.want, from); err != nil {
+		if err := seen.Wait(ctx, step.want, from); err != nil {
 			t.Errorf("pcsc_scan after %q: %v\n%s", step.do, err, seen.String())
 		}
 	}
@@ -130,7 +129,7 @@ func TestReset(t *testing.T) {
 	// A reset on the mount: the command for the card as it was is not sent, and
 	// all clients have to reconnect.
 	count := commands(t, m)
-	m.write("0/power", "reset")
+	m.Write("0/power", "reset")
 	a.want("NOT_TRANSACTED", "send", "0020000104"+"31323334")
 	a.want("ok", "await", name(0), "present")
 	for _, c := range []*pcsc{a, b} {
@@ -151,9 +150,9 @@ func newClientLike(c *pcsc) *pcsc {
 }
 
 // commands asks the card how many commands it had in its life.
-func commands(t *testing.T, m *mount) int {
+func commands(t *testing.T, m *daemon.Daemon) int {
 	t.Helper()
-	f, err := os.OpenFile(m.path("0/apdu"), os.O_RDWR, 0)
+	f, err := os.OpenFile(m.Path("0/apdu"), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,23 +177,17 @@ func TestComingAndGoing(t *testing.T) {
 	for range 10 {
 		c.want("ok T=1", "connect", name(0), "shared")
 		c.want("ok 9000", "send", selectMF)
-		m.ctl("sim 0 remove")
+		m.Ctl("sim 0 remove")
 		c.want("ok", "await", name(0), "empty")
 		if got := c.say("send", selectMF); got != "REMOVED_CARD" {
 			t.Errorf("after a removal: %s", got)
 		}
-		m.ctl("sim 0 insert t0")
+		m.Ctl("sim 0 insert t0")
 		c.want("ok", "await", name(0), "present")
 		c.want("ok present 3B7794000053494D54309000", "state", name(0))
-		m.ctl("sim 0 remove")
-		m.ctl("sim 0 insert token") // as fast as can be
-		deadline := time.Now().Add(20 * time.Second)
-		for !strings.HasSuffix(c.say("state", name(0)), tokenATR) {
-			if time.Now().After(deadline) {
-				t.Fatal("the last card is not seen")
-			}
-			time.Sleep(time.Millisecond)
-		}
+		m.Ctl("sim 0 remove")
+		m.Ctl("sim 0 insert token") // as fast as can be
+		c.want("ok", "await", name(0), "present", tokenATR)
 	}
 }
 
@@ -202,12 +195,12 @@ func TestComingAndGoing(t *testing.T) {
 // a card, and later one with.
 func TestAbsentAtStart(t *testing.T) {
 	m := newMount(t, "--attach", "sim t1 card=none")
-	c := newClient(t, newPcscd(t, conf("R0", "cardfs:"+m.dir+"/by-id/sim-t1_T1-1-slot0")+conf("R1", "cardfs:"+m.dir+"/0")))
+	c := newClient(t, newPcscd(t, conf("R0", "cardfs:"+m.Dir+"/by-id/sim-t1_T1-1-slot0")+conf("R1", "cardfs:"+m.Dir+"/0")))
 	c.want("ok empty", "state", "R0 00 00")
 	c.want("NO_SMARTCARD", "connect", "R0 00 00", "shared")
-	m.start()
+	m.Start()
 	c.want("ok empty", "state", "R0 00 00")
-	m.ctl("sim 0 insert token")
+	m.Ctl("sim 0 insert token")
 	// The numbered one; the other's name is not the reader's.
 	c.want("ok", "await", "R1 01 00", "present")
 	c.want("ok T=1", "connect", "R1 01 00", "shared")
@@ -236,13 +229,13 @@ func replug(t *testing.T, start string, cycles int) {
 		t.Fatal(err)
 	}
 	m := newMount(t, "--attach", "sim ikey3k start="+start)
-	entry := conf("R0", "cardfs:"+m.dir+"/by-id/sim-Rainbow_iKey_3000_IKEY3K-1-slot0")
+	entry := conf("R0", "cardfs:"+m.Dir+"/by-id/sim-Rainbow_iKey_3000_IKEY3K-1-slot0")
 	var s *pcscd.Server
 	if own > time.Millisecond { // pcscd before the token, and after it
 		s = newPcscd(t, entry)
-		m.start()
+		m.Start()
 	} else {
-		m.start()
+		m.Start()
 		s = newPcscd(t, entry)
 	}
 	c := newClient(t, s)
@@ -254,14 +247,14 @@ func replug(t *testing.T, start string, cycles int) {
 			t.Fatalf("cycle %d", i)
 		}
 		if i%3 == 0 {
-			m.ctl("sim 0 unplug\nsim 0 plug") // at once
+			m.Ctl("sim 0 unplug\nsim 0 plug") // at once
 		} else {
-			m.ctl("sim 0 unplug")
+			m.Ctl("sim 0 unplug")
 			if i%3 == 1 {
 				c.want("ok", "await", name(0), "empty")
 			}
 			time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
-			m.ctl("sim 0 plug")
+			m.Ctl("sim 0 plug")
 		}
 		plugged := time.Now()
 		if got := c.say("send", selectMF); strings.HasPrefix(got, "ok") {
@@ -279,9 +272,8 @@ func replug(t *testing.T, start string, cycles int) {
 }
 
 func TestRestarts(t *testing.T) {
-	m := newMount(t, "--sim", "t1")
-	m.start()
-	s := newPcscd(t, conf("R0", "cardfs:"+m.dir+"/0"))
+	m := mount(t, "--sim", "t1")
+	s := newPcscd(t, conf("R0", "cardfs:"+m.Dir+"/0"))
 	c := newClient(t, s)
 	c.want("ok T=1", "soon", name(0))
 	c.want("ok 9000", "send", selectMF)
@@ -310,12 +302,12 @@ func TestRestarts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"cardfs restarted", func() { m.end(syscall.SIGTERM); m.start() }},
-		{"cardfs killed", func() { m.end(syscall.SIGKILL); m.start() }},
+		{"cardfs restarted", func() { m.Stop(); m.Start() }},
+		{"cardfs killed", func() { m.Kill(); m.Start() }},
 		{"cardfs away for a while", func() {
-			m.end(syscall.SIGKILL)
+			m.Kill()
 			c.want("ok", "await", name(0), "empty")
-			m.start()
+			m.Start()
 		}},
 	} {
 		before := time.Now()
@@ -334,9 +326,8 @@ func TestRestarts(t *testing.T) {
 // TestOthersOnTheMount: pcscd powers a card down that it does not use, 5 seconds
 // after it came. A script that has the card open keeps it.
 func TestOthersOnTheMount(t *testing.T) {
-	m := newMount(t, "--sim", "t1")
-	m.start()
-	fd, err := unix.Open(m.path("0/apdu"), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	m := mount(t, "--sim", "t1")
+	fd, err := unix.Open(m.Path("0/apdu"), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,7 +349,7 @@ func TestOthersOnTheMount(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	s := newPcscd(t, conf("R0", "cardfs:"+m.dir+"/0"), pcscd.Debug())
+	s := newPcscd(t, conf("R0", "cardfs:"+m.Dir+"/0"), pcscd.Debug())
 	if err := s.WaitLog(ctx, "powerState: POWER_STATE_UNPOWERED"); err != nil {
 		t.Fatal(err)
 	}
@@ -377,9 +368,8 @@ func TestOthersOnTheMount(t *testing.T) {
 // that looks for cards. While another program holds the transaction it goes on seeing
 // them, and the card begins anew for the next client.
 func TestPowerDownBesideTransaction(t *testing.T) {
-	m := newMount(t, "--sim", "t1")
-	m.start()
-	s := newPcscd(t, conf("R0", "cardfs:"+m.dir+"/0"), pcscd.Debug())
+	m := mount(t, "--sim", "t1")
+	s := newPcscd(t, conf("R0", "cardfs:"+m.Dir+"/0"), pcscd.Debug())
 	c := newClient(t, s)
 	c.want("ok 9000", "work", name(0), selectMF)
 	unlock := holdCard(t, m)
@@ -392,18 +382,18 @@ func TestPowerDownBesideTransaction(t *testing.T) {
 	// Not in the way of what the thread is for: tried for some milliseconds, and not for
 	// the seconds in which whoever else wants the card waits for another's transaction.
 	tries := 0
-	for line := range strings.Lines(m.read("0/stats")) {
+	for line := range strings.Lines(m.Read("0/stats")) {
 		fmt.Sscanf(line, "error-EBUSY %d", &tries)
 	}
 	if tries < 1 || tries > 20 {
 		t.Errorf("the power-down was tried %d times", tries)
 	}
-	if got := m.read("0/power"); got != "on\n" {
+	if got := m.Read("0/power"); got != "on\n" {
 		t.Errorf("the holder's card: power %q", got)
 	}
-	m.ctl("sim 0 remove")
+	m.Ctl("sim 0 remove")
 	c.want("ok", "await", name(0), "empty")
-	m.ctl("sim 0 insert")
+	m.Ctl("sim 0 insert")
 	unlock()
 	c.want("ok 9000", "work", name(0), selectMF)
 }

@@ -9,9 +9,8 @@ import (
 // TestTwoSlots: one entry of reader.conf, two readers; each slot its own card,
 // removed and inserted alone.
 func TestTwoSlots(t *testing.T) {
-	m := newMount(t, "--sim", "twoslot")
-	m.start()
-	c := newClient(t, newPcscd(t, conf("R0", "cardfs:"+m.dir+"/0")))
+	m := mount(t, "--sim", "twoslot")
+	c := newClient(t, newPcscd(t, conf("R0", "cardfs:"+m.Dir+"/0")))
 	c.want("ok R0 00 00|R0 00 01", "list")
 	second := newClientLike(c)
 	c.want("ok T=1", "soon", "R0 00 00")
@@ -25,17 +24,17 @@ func TestTwoSlots(t *testing.T) {
 			}
 		}
 	}
-	m.ctl("sim 1 remove")
+	m.Ctl("sim 1 remove")
 	second.want("ok", "await", "R0 00 01", "empty")
 	c.want("ok 9000", "send", selectMF)
-	m.ctl("sim 1 insert")
+	m.Ctl("sim 1 insert")
 	second.want("ok 9000", "work", "R0 00 01", selectMF)
 	c.want("ok 9000", "send", selectMF)
 	// Both leave and come back.
-	m.ctl("sim 0 unplug")
+	m.Ctl("sim 0 unplug")
 	c.want("ok", "await", "R0 00 00", "empty")
 	second.want("ok", "await", "R0 00 01", "empty")
-	m.ctl("sim 0 plug")
+	m.Ctl("sim 0 plug")
 	c.want("ok 9000", "work", "R0 00 00", selectMF)
 	second.want("ok 9000", "work", "R0 00 01", selectMF)
 }
@@ -44,9 +43,9 @@ func TestTwoSlots(t *testing.T) {
 // reader of two that is absent at the start, if its name says two.
 func TestSecondSlotAlone(t *testing.T) {
 	m := newMount(t, "--sim", "twoslot")
-	c := newClient(t, newPcscd(t, conf("Two", "cardfs:slots=2:"+m.dir+"/0")+conf("Second", "cardfs:"+m.dir+"/1")))
+	c := newClient(t, newPcscd(t, conf("Two", "cardfs:slots=2:"+m.Dir+"/0")+conf("Second", "cardfs:"+m.Dir+"/1")))
 	c.want("ok Two 00 00|Two 00 01|Second 01 00", "list")
-	m.start()
+	m.Start()
 	for _, reader := range []string{"Two 00 00", "Two 00 01", "Second 01 00"} {
 		c.want("ok 9000", "work", reader, selectMF)
 		c.want("ok", "disconnect", "leave")
@@ -95,7 +94,7 @@ func TestPINPad(t *testing.T) {
 		{"1234", "ok 9000"},
 		{"cancel", "ok 6401"},
 	} {
-		m.ctl("sim 0 keys %s", step.keys)
+		m.Ctl("sim 0 keys %s", step.keys)
 		if got := c.say("control", codes["06"], verify); got != step.want {
 			t.Errorf("VERIFY with %s at the keys: %s, want %s", step.keys, got, step.want)
 		}
@@ -110,7 +109,7 @@ func TestPINPad(t *testing.T) {
 		{"1234 ok 4321 ok 4321", "ok 9000"},
 		{"1234 ok 5678 ok 5678", "ok 63C2"}, // the old one does not do any more
 	} {
-		m.ctl("sim 0 keys %s", step.keys)
+		m.Ctl("sim 0 keys %s", step.keys)
 		if got := c.say("control", codes["07"], modify); got != step.want {
 			t.Errorf("MODIFY with %s at the keys: %s, want %s", step.keys, got, step.want)
 		}
@@ -126,7 +125,7 @@ func TestPINPad(t *testing.T) {
 	if codes := features(t, c); codes["06"] != "" || codes["07"] != "" {
 		t.Errorf("a PIN pad that is not there: %v", codes)
 	}
-	m.ctl("sim 1 remove")
+	m.Ctl("sim 1 remove")
 	c.want("ok", "await", name(1), "empty")
 	c.want("ok T=-", "connect", name(1), "direct")
 	features(t, c)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/daemon"
 )
 
 // The main job: a script that knows nothing but the mounted files reads the
@@ -86,53 +87,10 @@ func fingerprint(t *testing.T, ctx context.Context, der []byte) string {
 func mountCardfs(t *testing.T, ctx context.Context, args ...string) (dir string) {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "cardfs")
-	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/cardfs")
-	build.Dir = cc.Root()
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	dir = t.TempDir()
-	cmd := exec.Command(program, append(append([]string{"mount"}, args...), dir)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	r, w, err := os.Pipe()
-	if err != nil {
+	if err := daemon.Build(ctx, program); err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stdout, cmd.Stderr = w, w
-	err = cmd.Start()
-	_ = w.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var log []string
-	mounted, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for in := bufio.NewScanner(r); in.Scan(); {
-			if log = append(log, in.Text()); strings.HasPrefix(in.Text(), "cardfs: mounted at") {
-				close(mounted)
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		<-ended
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("cardfs: %v", err)
-		}
-		_ = r.Close()
-		if t.Failed() {
-			t.Logf("cardfs said:\n%s", strings.Join(log, "\n"))
-		}
-	})
-	select {
-	case <-mounted:
-	case <-ended:
-		t.Fatal("cardfs ended")
-	case <-ctx.Done():
-		t.Fatal("cardfs does not mount")
-	}
-	return dir
+	return daemon.Start(t, program, daemon.MountPoint(t), args...).Dir
 }
 
 // follow reads a slot's events; the function waits for the next that is what.

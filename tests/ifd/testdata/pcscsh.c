@@ -5,7 +5,7 @@
  *
  *	list                         ok NAME|NAME...
  *	state NAME                   ok present|empty|mute|unknown [ATR]
- *	await NAME present|empty     waits for that state, at most 20 s
+ *	await NAME present|empty [ATR]  waits for that state, at most 20 s
  *	connect NAME [MODE [PROTO]]  MODE shared, exclusive, direct; PROTO 0, 1, any, raw
  *	                             ok T=1
  *	soon NAME                    connect, tried anew while there is no card; at most 20 s
@@ -139,8 +139,8 @@ static LONG connect_to(const char *name, const char *mode, const char *proto)
 	return lost(rv);
 }
 
-/* await_state waits until the reader shows (or hides) a card. */
-static LONG await_state(const char *name, bool present, double until)
+/* await_state waits until the reader shows (or hides) a card, of this ATR if natr > 0. */
+static LONG await_state(const char *name, bool present, const unsigned char *atr, DWORD natr, double until)
 {
 	SCARD_READERSTATE s = {.szReader = name, .dwCurrentState = SCARD_STATE_UNAWARE};
 
@@ -153,7 +153,8 @@ static LONG await_state(const char *name, bool present, double until)
 		if (rv == SCARD_S_SUCCESS)
 			rv = lost(SCardGetStatusChange(context, (DWORD)left, &s, 1));
 		if (rv == SCARD_S_SUCCESS) {
-			if (!!(s.dwEventState & SCARD_STATE_PRESENT) == present)
+			if (!!(s.dwEventState & SCARD_STATE_PRESENT) == present &&
+			    (natr == 0 || (s.cbAtr == natr && memcmp(s.rgbAtr, atr, natr) == 0)))
 				return rv;
 			s.dwCurrentState = s.dwEventState & ~(DWORD)SCARD_STATE_CHANGED;
 			continue;
@@ -177,7 +178,7 @@ static LONG connect_soon(const char *name, double until)
 
 	while (again(rv) && now() < until) {
 		if (rv == SCARD_E_NO_SMARTCARD || rv == SCARD_W_REMOVED_CARD)
-			await_state(name, true, until);
+			await_state(name, true, NULL, 0, until);
 		else
 			usleep(2000);
 		rv = connect_to(name, "shared", "any");
@@ -292,7 +293,8 @@ int main(void)
 				printf("%02X", s.rgbAtr[i]);
 			printf("\n");
 		} else if (!strcmp(w[0], "await")) {
-			result(await_state(w[1], !strcmp(w[2], "present"), now() + 20));
+			got = unhex(w[3], tx);
+			result(await_state(w[1], !strcmp(w[2], "present"), tx, got, now() + 20));
 		} else if (!strcmp(w[0], "connect") || !strcmp(w[0], "soon")) {
 			rv = !strcmp(w[0], "soon") ? connect_soon(w[1], now() + 20) :
 				connect_to(w[1], w[2], n > 3 ? w[3] : "any");
