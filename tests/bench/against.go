@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
 // task is something that a client does with a mounted cardfs.
@@ -43,7 +45,7 @@ func tasks(readers int) []task {
 }
 
 // version is a cardfs with one reader and one with many, both at work.
-type version struct{ one, many *proc }
+type version struct{ one, many *proc.Process }
 
 // sample is what one run of a task took.
 type sample struct {
@@ -127,7 +129,7 @@ func (e *env) sample(ctx context.Context, t task, i int, v version) (s sample, e
 	for i, a := range args {
 		args[i] = strings.Replace(a, "DIR", dir, 1)
 	}
-	before, err := onCPU(daemon.cmd.Process.Pid)
+	before, err := onCPU(daemon.Pid())
 	if err != nil {
 		return s, err
 	}
@@ -135,7 +137,7 @@ func (e *env) sample(ctx context.Context, t task, i int, v version) (s sample, e
 	if err != nil {
 		return s, err
 	}
-	after, err := onCPU(daemon.cmd.Process.Pid)
+	after, err := onCPU(daemon.Pid())
 	slices.Sort(took)
 	s = sample{median(took), median(took[:(len(took)+9)/10]), after - before}
 	if t.times == 0 {
@@ -179,11 +181,11 @@ func compare(w io.Writer, e *env, todo []task, res map[string][2][]sample, versi
 	}
 	var reader [2]float64
 	for i, v := range versions {
-		many, err := v.many.resident()
+		many, err := resident(v.many)
 		if err != nil {
 			return err
 		}
-		one, err := v.one.resident()
+		one, err := resident(v.one)
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 )
 
@@ -88,17 +89,17 @@ func (e *env) build(ctx context.Context) (err error) {
 }
 
 // run starts a server that ends with the environment.
-func (e *env) run(ctx context.Context, ready, name string, args ...string) (*proc, error) {
+func (e *env) run(ctx context.Context, ready, name string, args ...string) (*proc.Process, error) {
 	p, err := start(ctx, ready, name, args...)
 	if err != nil {
 		return nil, err
 	}
-	e.closers = append(e.closers, p.stop)
-	e.logs = append(e.logs, p.output)
+	e.closers = append(e.closers, func() error { return stop(p) })
+	e.logs = append(e.logs, p.Log.String)
 	return p, nil
 }
 
-func (e *env) mount(ctx context.Context, name string, args ...string) (*proc, error) {
+func (e *env) mount(ctx context.Context, name string, args ...string) (*proc.Process, error) {
 	dir := e.path(name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
@@ -181,11 +182,11 @@ func (e *env) mounts(ctx context.Context) error {
 		return e.followers(ctx, many)
 	}})
 	perReader := func() (float64, error) {
-		a, err := many.resident()
+		a, err := resident(many)
 		if err != nil {
 			return 0, err
 		}
-		b, err := one.resident()
+		b, err := resident(one)
 		return (a - b) / float64(e.readers-1), err
 	}
 	fresh, err := perReader()
@@ -201,7 +202,7 @@ func (e *env) mounts(ctx context.Context) error {
 
 // followers is the share of the time that a processor works for a client that follows
 // the events of many slots where nothing happens.
-func (e *env) followers(ctx context.Context, daemon *proc) ([]float64, error) {
+func (e *env) followers(ctx context.Context, daemon *proc.Process) ([]float64, error) {
 	cmd := exec.CommandContext(ctx, e.path("filebench"), "follow", strconv.Itoa(e.readers), e.path("many"))
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -219,7 +220,7 @@ func (e *env) followers(ctx context.Context, daemon *proc) ([]float64, error) {
 		return nil, fmt.Errorf("filebench follow: %q, %v", said.Text(), cmd.Wait())
 	}
 	onBoth := func() (float64, error) {
-		a, err := onCPU(daemon.cmd.Process.Pid)
+		a, err := onCPU(daemon.Pid())
 		if err != nil {
 			return 0, err
 		}

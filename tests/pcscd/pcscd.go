@@ -9,20 +9,17 @@
 package pcscd
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
 // ready is what pcscd logs, at level info, when it starts to serve.
@@ -30,9 +27,6 @@ const ready = "daemon ready"
 
 // runDir is compiled into pcscd, which wants to be able to create it.
 const runDir = "/run/pcscd"
-
-// endTime is what a pcscd gets to end after a signal.
-const endTime = 20 * time.Second
 
 // Server is one private pcscd.
 type Server struct {
@@ -42,12 +36,8 @@ type Server struct {
 	args     []string
 	listener *os.File
 
-	mu    sync.Mutex
-	log   []string
-	more  chan struct{} // closed and replaced with each line of the log
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when cmd has ended and its log is read
-	err   error         // of cmd, once ended
+	log proc.Log // through all restarts
+	run *proc.Process
 }
 
 // Option changes how a Server is started.
@@ -68,7 +58,7 @@ func Debug() Option {
 func Start(ctx context.Context, dir, readerConf string, opts ...Option) (*Server, error) {
 	s := &Server{
 		socket: filepath.Join(dir, "pcscd.comm"), conf: filepath.Join(dir, "reader.conf"),
-		args: []string{"--foreground", "--info"}, more: make(chan struct{}),
+		args: []string{"--foreground", "--info"},
 	}
 	for _, o := range opts {
 		o(s)
@@ -106,103 +96,35 @@ func (s *Server) Restart(ctx context.Context) error {
 	cmd := exec.Command("/bin/sh", append([]string{"-c", `export LISTEN_PID=$$ LISTEN_FDS=1; exec pcscd "$@"`, "pcscd", "--config", s.conf}, s.args...)...)
 	cmd.Env = append(os.Environ(), s.env...)
 	cmd.ExtraFiles = []*os.File{s.listener} // descriptor 3, SD_LISTEN_FDS_START
-	// A ctrl-C at the test is not for pcscd; the test's sudden death is.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	out, in, err := os.Pipe()
+	run, err := proc.Start(cmd, &s.log)
 	if err != nil {
-		return err
-	}
-	cmd.Stdout, cmd.Stderr = in, in
-	err = cmd.Start()
-	_ = in.Close()
-	if err != nil {
-		_ = out.Close()
 		return fmt.Errorf("pcscd: %w (apt-get install pcscd)", err)
 	}
-	ended := make(chan struct{})
-	s.mu.Lock()
-	s.cmd, s.ended, s.err = cmd, ended, nil
-	from := len(s.log)
-	s.mu.Unlock()
-	go func() {
-		s.read(out)
-		err := cmd.Wait()
-		s.mu.Lock()
-		s.err = err
-		s.mu.Unlock()
-		close(ended)
-	}()
-	return s.waitLog(ctx, ready, from)
+	s.run = run
+	return run.Await(ctx, ready)
 }
 
-func (s *Server) read(r io.ReadCloser) {
-	defer r.Close()
-	in := bufio.NewScanner(r)
-	in.Buffer(nil, 1<<20) // a line with the longest APDU in hex
-	for in.Scan() {
-		s.mu.Lock()
-		s.log = append(s.log, in.Text())
-		close(s.more)
-		s.more = make(chan struct{})
-		s.mu.Unlock()
+// WaitLog waits until pcscd has logged text; what came before counts.
+func (s *Server) WaitLog(ctx context.Context, text string) error {
+	if s.run == nil {
+		return fmt.Errorf("pcscd does not run, and cannot say %q", text)
 	}
-}
-
-// WaitLog waits until pcscd has logged a line that contains text; lines that
-// came before count.
-func (s *Server) WaitLog(ctx context.Context, text string) error { return s.waitLog(ctx, text, 0) }
-
-func (s *Server) waitLog(ctx context.Context, text string, from int) error {
-	for {
-		s.mu.Lock()
-		found := slices.ContainsFunc(s.log[from:], func(l string) bool { return strings.Contains(l, text) })
-		more, ended := s.more, s.ended
-		s.mu.Unlock()
-		if found {
-			return nil
-		}
-		select {
-		case <-more:
-		case <-ended:
-			return fmt.Errorf("pcscd ended and never said %q:\n%s", text, s.Log())
-		case <-ctx.Done():
-			return fmt.Errorf("pcscd did not say %q: %w\n%s", text, ctx.Err(), s.Log())
-		}
-	}
+	return s.run.AwaitFrom(ctx, text, 0)
 }
 
 // Log is what pcscd has logged so far, through all restarts.
-func (s *Server) Log() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return strings.Join(s.log, "\n")
-}
+func (s *Server) Log() string { return s.log.String() }
 
 // Pid is the running pcscd's, 0 if none runs.
 func (s *Server) Pid() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cmd == nil {
+	if s.run == nil {
 		return 0
 	}
-	return s.cmd.Process.Pid
+	return s.run.Pid()
 }
 
-// Alive tells whether pcscd runs.
-func (s *Server) Alive() bool {
-	s.mu.Lock()
-	ended := s.ended
-	s.mu.Unlock()
-	if ended == nil {
-		return false
-	}
-	select {
-	case <-ended:
-		return false
-	default:
-		return true
-	}
-}
+// Alive reports whether pcscd runs.
+func (s *Server) Alive() bool { return s.run != nil && s.run.Alive() }
 
 // Env is what makes a client find this server.
 func (s *Server) Env() []string { return []string{"PCSCLITE_CSOCK_NAME=" + s.socket} }
@@ -225,21 +147,19 @@ func (s *Server) Stop() error { return s.end(syscall.SIGTERM, nil) }
 // time in five), and it waits again with nothing to wake it. SIGUSR1 does, and means
 // nothing else to a pcscd that is ending.
 func (s *Server) Shutdown() error {
-	s.mu.Lock()
-	from := len(s.log)
-	s.mu.Unlock()
-	return s.end(syscall.SIGINT, func(cmd *exec.Cmd) {
+	from := s.log.Len()
+	return s.end(syscall.SIGINT, func(run *proc.Process) {
 		said := func(text string, within time.Duration) bool {
 			ctx, cancel := context.WithTimeout(context.Background(), within)
 			defer cancel()
-			return s.waitLog(ctx, text, from) == nil
+			return run.AwaitFrom(ctx, text, from) == nil
 		}
-		if !said("Preparing for suicide", endTime) {
+		if !said("Preparing for suicide", proc.Patience) {
 			return
 		}
-		until := time.Now().Add(endTime)
-		for s.Alive() && time.Now().Before(until) && !said("entering cleaning function", 100*time.Millisecond) {
-			_ = cmd.Process.Signal(syscall.SIGUSR1)
+		until := time.Now().Add(proc.Patience)
+		for run.Alive() && time.Now().Before(until) && !said("entering cleaning function", 100*time.Millisecond) {
+			_ = run.Cmd.Process.Signal(syscall.SIGUSR1)
 		}
 	})
 }
@@ -248,33 +168,22 @@ func (s *Server) Shutdown() error {
 func (s *Server) Kill() error { return s.end(syscall.SIGKILL, nil) }
 
 // end sends a signal, then does what more is to be done, and waits for the end.
-func (s *Server) end(sig syscall.Signal, more func(*exec.Cmd)) error {
-	s.mu.Lock()
-	cmd, ended := s.cmd, s.ended
-	s.mu.Unlock()
-	if cmd == nil {
+func (s *Server) end(sig syscall.Signal, more func(*proc.Process)) error {
+	run := s.run
+	if run == nil {
 		return nil
 	}
-	died := !s.Alive()
-	if !died {
-		_ = cmd.Process.Signal(sig)
-		if more != nil {
-			more(cmd)
-		}
+	s.run = nil
+	if !run.Alive() {
+		return fmt.Errorf("pcscd ended by itself: %w", run.Wait())
 	}
-	select {
-	case <-ended:
-	case <-time.After(endTime):
-		_ = cmd.Process.Kill()
-		<-ended
-		return fmt.Errorf("pcscd did not end with %v:\n%s", sig, s.Log())
+	_ = run.Cmd.Process.Signal(sig)
+	if more != nil {
+		more(run)
 	}
-	s.mu.Lock()
-	err := s.err
-	s.cmd, s.ended = nil, nil
-	s.mu.Unlock()
-	if died {
-		return fmt.Errorf("pcscd ended by itself: %v\n%s", err, s.Log())
+	// The signal may be the status that it ends with.
+	if err := run.Wait(); errors.Is(err, proc.ErrHangs) {
+		return err
 	}
 	return nil
 }

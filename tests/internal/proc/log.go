@@ -46,6 +46,9 @@ func (l *Log) Tail(n int) string {
 // Wait waits until text stands in the log after its first from bytes.
 func (l *Log) Wait(ctx context.Context, text string, from int) error {
 	for {
+		// Whether it is too late is asked before the look at the log: what came
+		// before that counts.
+		late := ctx.Err() != nil
 		l.mu.Lock()
 		found := bytes.Contains(l.text.Bytes()[from:], []byte(text))
 		if l.more == nil {
@@ -53,13 +56,15 @@ func (l *Log) Wait(ctx context.Context, text string, from int) error {
 		}
 		more := l.more
 		l.mu.Unlock()
-		if found {
+		switch {
+		case found:
 			return nil
+		case late:
+			return fmt.Errorf("waiting for %q: %w", text, context.Cause(ctx))
 		}
 		select {
 		case <-more:
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for %q: %w", text, context.Cause(ctx))
 		}
 	}
 }

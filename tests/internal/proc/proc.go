@@ -26,8 +26,11 @@ type Process struct {
 	err   error // of Cmd.Wait; set before ended is closed
 }
 
-// errEnded is why nothing more comes from a process.
-var errEnded = errors.New("the process ended")
+// ErrEnded is why nothing more is said: the process has ended.
+var ErrEnded = errors.New("the process ended")
+
+// ErrHangs is of a process that had to be killed.
+var ErrHangs = errors.New("the process does not end")
 
 // Start starts cmd. What it writes goes to log, which may have text of an
 // earlier process. A SIGINT for the test is not for it; it dies with the test.
@@ -71,6 +74,11 @@ func (p *Process) Alive() bool {
 // Await waits until the process has said text, at most for Patience. The error
 // has the log.
 func (p *Process) Await(ctx context.Context, text string) error {
+	return p.AwaitFrom(ctx, text, p.from)
+}
+
+// AwaitFrom is Await of a text after the first from bytes of the log.
+func (p *Process) AwaitFrom(ctx context.Context, text string, from int) error {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	ctx, stop := context.WithCancelCause(ctx)
@@ -78,11 +86,11 @@ func (p *Process) Await(ctx context.Context, text string) error {
 	go func() {
 		select {
 		case <-p.ended:
-			stop(errEnded)
+			stop(ErrEnded)
 		case <-ctx.Done():
 		}
 	}()
-	err := p.Log.Wait(ctx, text, p.from)
+	err := p.Log.Wait(ctx, text, from)
 	if err != nil {
 		return fmt.Errorf("%s: %w\n%s", p.name(), err, p.Log)
 	}
@@ -99,7 +107,7 @@ func (p *Process) Wait() error {
 	case <-late.C:
 		_ = p.Cmd.Process.Kill()
 		<-p.ended
-		return fmt.Errorf("%s did not end within %v\n%s", p.name(), Patience, p.Log)
+		return fmt.Errorf("%s: %w within %v\n%s", p.name(), ErrHangs, Patience, p.Log)
 	}
 	if p.err != nil {
 		return fmt.Errorf("%s: %w\n%s", p.name(), p.err, p.Log)

@@ -36,6 +36,13 @@ func TestProcess(t *testing.T) {
 		t.Errorf("after its end: alive %v, log %q", p.Alive(), &log)
 	}
 
+	// A text is found even where it is the last.
+	for range 20 {
+		if err := sh(t, new(Log), "echo last words").Await(t.Context(), "last words"); err != nil {
+			t.Error(err)
+		}
+	}
+
 	// What an earlier process said is not the next one's.
 	p = sh(t, &log, "echo bad luck; exit 3")
 	if err := p.Await(t.Context(), "ready"); err == nil || !strings.Contains(err.Error(), "bad luck") {
