@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 
 	"github.com/cardfs/cardfs/drivers/ccid"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -101,11 +102,11 @@ func TestDeactivateEject(t *testing.T) {
 // motor is a driver of one emulated reader that throws its cards out.
 type motor struct {
 	ccid.Driver
-	*ccid.Emulator
+	device *emu.Reader
 }
 
 func (d motor) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
-	dev.Link = d.Emulator
+	dev.Link = d.device.Plug()
 	return d.Driver.Open(ctx, dev)
 }
 
@@ -120,11 +121,11 @@ func (echo) Process([]byte) []byte { return []byte{0x90, 0x00} }
 func TestEjectMotor(t *testing.T) {
 	for command, want := range map[string]string{"20 15 01 00": "90 00", "20 15 01 04 01 05": "90 00", "20 15 01 00 01 05": "90 01"} {
 		synctest.Test(t, func(t *testing.T) {
-			config := ccid.TPDUReader()
+			config := emu.TPDUReader()
 			config.Mechanical = 0x02
-			e := ccid.NewEmulator(config)
+			e := emu.New(config)
 			e.Contact(0).Insert(echo{})
-			m := core.NewManager(core.Options{Drivers: []reader.Driver{motor{Emulator: e}}})
+			m := core.NewManager(core.Options{Drivers: []reader.Driver{motor{device: e}}})
 			defer m.Close(context.Background())
 			if err := m.Announce(reader.Device{Driver: "ccid", Address: "motor"}); err != nil {
 				t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/iso7816"
@@ -23,7 +25,7 @@ import (
 // table 6.2-3: bmICCStatus 1, present and inactive). The card saw nothing of the
 // command, so ESTALE says it at once, and nothing is in doubt.
 func TestResetUnderASession(t *testing.T) {
-	for _, cfg := range []Config{ShortAPDUReader(), ExtendedAPDUReader(), TPDUReader(), CharacterReader()} {
+	for _, cfg := range []emu.Config{emu.ShortAPDUReader(), emu.ExtendedAPDUReader(), emu.TPDUReader(), emu.CharacterReader()} {
 		for _, atr := range [][]byte{atrT0, atrT1IFSC} {
 			for _, interrupt := range []bool{true, false} {
 				t.Run(fmt.Sprintf("%s/%X/%v", cfg.Name, atr[1], interrupt), func(t *testing.T) {
@@ -33,7 +35,7 @@ func TestResetUnderASession(t *testing.T) {
 						b := plug(t, cfg, card)
 						s := b.session(0)
 						transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00"))
-						b.e.Reset(ctx)
+						b.e.port.Reset()
 						if interrupt {
 							synctest.Wait() // told by the transfer that was pending there
 							if i := b.m.Slot(0).Info(); i.State != "present" {
@@ -60,7 +62,7 @@ func TestResetUnderASession(t *testing.T) {
 // the card is not active any more lets the core look.
 func TestAnswerThatSaysInactive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := NewEmulator(TPDUReader())
+		e := newDevice(emu.TPDUReader())
 		e.Contact(0).Insert(&testCard{atr: atrT0})
 		s := open(t, e).slots[0].(*slot)
 		synctest.Wait()
@@ -102,11 +104,11 @@ func TestAnswerThatSaysInactive(t *testing.T) {
 func TestMemoryCardAtTPDULevel(t *testing.T) {
 	for _, code := range []byte{0xFE, 0xF6, 0x00, 0x07, 0xFB} {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := TPDUReader()
-			cfg.Features = AutoClock | AutoBaud // dwFeatures 00010030
+			cfg := emu.TPDUReader()
+			cfg.Features = emu.AutoClock | emu.AutoBaud // dwFeatures 00010030
 			card := &testCard{atr: unhex("3B 04 17 04 FF FF")}
 			b := plug(t, cfg, card)
-			b.e.Inject(Fault{Kind: Fail, On: cmdSetParameters, Code: code, Count: -1})
+			b.e.Inject(emu.Fault{Kind: emu.Fail, On: cmdSetParameters, Code: code, Count: -1})
 			s := b.session(0)
 			transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00")) // the emulator takes a first FF for a PPS
 			transmit(t, s, unhex("FF A4 00 00 01 06"), unhex("90 00"))
@@ -121,18 +123,18 @@ func TestMemoryCardAtTPDULevel(t *testing.T) {
 // "IccPowerOn answered FE twice, then well: works" (ISO/IEC 7816-3:2006 §6.2.3: three
 // attempts).
 func TestThirdPowerOn(t *testing.T) {
-	for _, cfg := range []Config{TPDUReader(), ShortAPDUReader(), CharacterReader(), ICCDB()} {
+	for _, cfg := range []emu.Config{emu.TPDUReader(), emu.ShortAPDUReader(), emu.CharacterReader(), emu.ICCDB()} {
 		for n := range 4 {
 			synctest.Test(t, func(t *testing.T) {
 				on := byte(cmdPowerOn)
 				b := plug(t, cfg, &testCard{atr: atrT0})
 				synctest.Wait()
 				count := n
-				if cfg.Features&AutoVoltage == 0 && cfg.Protocol == ProtocolCCID {
+				if cfg.Features&emu.AutoVoltage == 0 && cfg.Protocol == ProtocolCCID {
 					count *= 3 // once with each voltage
 				}
 				if n > 0 {
-					b.e.Inject(Fault{Kind: Fail, On: on, Code: 0xFE, Count: count})
+					b.e.Inject(emu.Fault{Kind: emu.Fail, On: on, Code: 0xFE, Count: count})
 				}
 				s, err := b.open(0)
 				if n == 3 {
@@ -159,12 +161,12 @@ func TestReaderChoosesT1(t *testing.T) {
 		for _, prefers := range []bool{true, false} {
 			for _, atr := range [][]byte{atrBoth, atrT0} {
 				synctest.Test(t, func(t *testing.T) {
-					cfg := ExtendedAPDUReader()
+					cfg := emu.ExtendedAPDUReader()
 					cfg.Level, cfg.PrefersT1 = level, prefers
-					e := NewEmulator(cfg)
+					e := newDevice(cfg)
 					asked := 0
-					e.Observe(func(r Record) {
-						if r.Endpoint == epBulkOut && r.Data[0] == cmdGetParameters {
+					e.Observe(func(r usbtest.Line) {
+						if r.Endpoint == 0x02 && r.Data[0] == cmdGetParameters {
 							asked++
 						}
 					})
@@ -197,12 +199,12 @@ func TestReaderChoosesT1(t *testing.T) {
 // What the reader answers to GetParameters, and to SetParameters, counts only where it
 // can be.
 func TestSelectProtocolAnswers(t *testing.T) {
-	negotiating, pps, fixed := ExtendedAPDUReader(), ShortAPDUReader(), as(CharacterReader(), 0x0B97, 0x7762, 0x200)
+	negotiating, pps, fixed := emu.ExtendedAPDUReader(), emu.ShortAPDUReader(), as(emu.CharacterReader(), 0x0B97, 0x7762, 0x200)
 	t0 := iso7816.Params{T: 0, TA1: 0x95, WI: 10}
 	const get, t0set, t1set = "> 6C 00 00 00 00 00 02 00 00 00\n", "> 61 05 00 00 00 00 02 00 00 00 95 00 00 0A 00\n", "> 61 07 00 00 00 00 02 01 00 00 95 10 00 4D 00 20 00\n"
 	for _, tt := range []struct {
 		name  string
-		cfg   Config
+		cfg   emu.Config
 		want  iso7816.Params
 		wire  string
 		t     int
@@ -235,7 +237,7 @@ func TestSelectProtocolAnswers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				voltage := "00"
-				if tt.cfg.Features&AutoVoltage == 0 {
+				if tt.cfg.Features&emu.AutoVoltage == 0 {
 					voltage = "01"
 				}
 				script := hello + fmt.Sprintf("> 62 00 00 00 00 00 01 %s 00 00\n< 80 %02X 00 00 00 00 01 00 00 00 % X\n", voltage, len(tt.power), tt.power)
@@ -259,14 +261,14 @@ func TestSelectProtocolAnswers(t *testing.T) {
 // "A protocol is used only where card and reader both have it": dwProtocols.
 func TestProtocols(t *testing.T) {
 	for _, tt := range []struct {
-		cfg  Config
+		cfg  emu.Config
 		dw   uint32
 		want []int
-	}{{TPDUReader(), 1, []int{0}}, {TPDUReader(), 2, []int{1}}, {TPDUReader(), 3, []int{0, 1}}, {TPDUReader(), 0xFFFFFFFF, []int{0, 1}},
-		{TPDUReader(), 0x10000, []int{0, 1}}, {ICCDA(), 3, []int{0}}, {ICCDB(), 2, []int{1}}} {
+	}{{emu.TPDUReader(), 1, []int{0}}, {emu.TPDUReader(), 2, []int{1}}, {emu.TPDUReader(), 3, []int{0, 1}}, {emu.TPDUReader(), 0xFFFFFFFF, []int{0, 1}},
+		{emu.TPDUReader(), 0x10000, []int{0, 1}}, {emu.ICCDA(), 3, []int{0}}, {emu.ICCDB(), 2, []int{1}}} {
 		synctest.Test(t, func(t *testing.T) {
 			tt.cfg.Protocols = tt.dw
-			l := open(t, NewEmulator(tt.cfg)).slots[0].(reader.ProtocolLister)
+			l := open(t, newDevice(tt.cfg)).slots[0].(reader.ProtocolLister)
 			if got := l.Protocols(); !slices.Equal(got, tt.want) {
 				t.Errorf("dwProtocols %08X: %v", tt.dw, got)
 			}
@@ -280,7 +282,7 @@ func TestFloodOfTheLog(t *testing.T) {
 	for name, msg := range map[string]string{"hardware error": "51 00 00 01", "unknown": "40 01 02", "slot change": "50 03", "stall": ""} {
 		synctest.Test(t, func(t *testing.T) {
 			var log bytes.Buffer
-			e := NewEmulator(ShortAPDUReader())
+			e := newDevice(emu.ShortAPDUReader())
 			r, err := Driver{Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}.Open(ctx, reader.Device{Link: e})
 			if err != nil {
 				t.Fatal(err)

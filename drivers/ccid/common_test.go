@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/icc"
@@ -122,8 +125,27 @@ func unhex(s string) []byte {
 	return b
 }
 
+// device is an emulated reader that is plugged in.
+type device struct {
+	*emu.Reader
+	port *usbtest.Port
+}
+
+var _ usb.Opener = (*device)(nil)
+
+func newDevice(c emu.Config) *device {
+	e := emu.New(c)
+	return &device{e, e.Plug()}
+}
+
+func (d *device) Gone() <-chan struct{} { return d.port.Gone() }
+
+func (d *device) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) {
+	return d.port.OpenUSB(ctx, iface)
+}
+
 // open opens the emulator's reader with the driver alone.
-func open(t *testing.T, e *Emulator, params ...string) *ifd {
+func open(t *testing.T, e *device, params ...string) *ifd {
 	t.Helper()
 	dev := reader.Device{Driver: "ccid", Address: "emulator", Link: e, Params: map[string]string{}}
 	for _, p := range params {
@@ -144,13 +166,13 @@ func open(t *testing.T, e *Emulator, params ...string) *ifd {
 // bench is a reader behind the core, as programs see it.
 type bench struct {
 	t *testing.T
-	e *Emulator
+	e *device
 	m *core.Manager
 }
 
-func plug(t *testing.T, cfg Config, cards ...icc.Card) *bench {
+func plug(t *testing.T, cfg emu.Config, cards ...icc.Card) *bench {
 	t.Helper()
-	e := NewEmulator(cfg)
+	e := newDevice(cfg)
 	for n, c := range cards {
 		if c != nil {
 			if err := e.Contact(n).Insert(c); err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -30,9 +31,9 @@ func (m *mirror) In(_ context.Context, _ uint8, p []byte, _ time.Duration) (int,
 }
 
 func mirrored(tb testing.TB) *slot {
-	cfg := TPDUReader()
+	cfg := emu.TPDUReader()
 	cfg.NoInterrupt = true
-	m := &mirror{chaos: chaos{desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}}
+	m := &mirror{chaos: chaos{desc: newDevice(cfg).Descriptors(), gone: make(chan struct{})}}
 	r, err := Driver{}.Open(ctx, reader.Device{Link: conn{m}})
 	if err != nil {
 		tb.Fatal(err)

@@ -6,24 +6,25 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
 // edit is a change of an emulated reader's descriptors.
-func edited(cfg Config, edit func(class []byte)) []byte {
+func edited(cfg emu.Config, edit func(class []byte)) []byte {
 	cfg.Lie = func(c []byte) []byte {
 		edit(c)
 		return c
 	}
-	return NewEmulator(cfg).Descriptors()
+	return newDevice(cfg).Descriptors()
 }
 
 func TestParse(t *testing.T) {
-	cfg := Config{Vendor: 0x1234, Product: 0x5678, Release: 0x0210, Level: reader.TPDU, Slots: 2,
-		Features: AutoParamsATR | AutoPPS, Clock: 4800, DataRate: 12903, MaxRate: 825806, Rates: []uint32{1, 2}, PINPad: true}
+	cfg := emu.Config{Vendor: 0x1234, Product: 0x5678, Release: 0x0210, Level: reader.TPDU, Slots: 2,
+		Features: emu.AutoParamsATR | emu.AutoPPS, Clock: 4800, DataRate: 12903, MaxRate: 825806, Rates: []uint32{1, 2}, PINPad: true}
 	for _, last := range []bool{false, true} { // CCID 1.1 §5: behind the interface; Oz776: behind the endpoints
 		cfg.DescriptorLast = last
-		dev, ifs, err := Parse(NewEmulator(cfg).Descriptors())
+		dev, ifs, err := Parse(newDevice(cfg).Descriptors())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,13 +46,13 @@ func TestParseLies(t *testing.T) {
 	put32 := func(off int, v uint32) func([]byte) {
 		return func(c []byte) { c[off], c[off+1], c[off+2], c[off+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24) }
 	}
-	ok := TPDUReader()
-	class := func(cfg Config, c uint8) Config {
+	ok := emu.TPDUReader()
+	class := func(cfg emu.Config, c uint8) emu.Config {
 		cfg.Class = c
 		return cfg
 	}
-	proto := func(cfg Config, p uint8) []byte {
-		d := NewEmulator(cfg).Descriptors()
+	proto := func(cfg emu.Config, p uint8) []byte {
+		d := newDevice(cfg).Descriptors()
 		d[18+9+7] = p
 		return d
 	}
@@ -79,13 +80,13 @@ func TestParseLies(t *testing.T) {
 		{"class descriptor short", edited(ok, func(c []byte) { c[0] = 20 }), reader.ErrProtocol, "", nil},
 		{"class descriptor of length 0", edited(ok, func(c []byte) { c[0] = 0 }), reader.ErrProtocol, "", nil},
 		{"protocol 3", proto(ok, 3), reader.ErrUnsupported, "bInterfaceProtocol 03", nil},
-		{"CCID without endpoints", proto(ICCDB(), 0), reader.ErrProtocol, "bulk endpoints", nil},
-		{"class FF", NewEmulator(class(ok, 0xFF)).Descriptors(), nil, "", func(i Interface) bool { return i.Class == 0xFF }},
-		{"another class", NewEmulator(class(ok, 0x08)).Descriptors(), reader.ErrUnsupported, "no CCID interface", nil},
+		{"CCID without endpoints", proto(emu.ICCDB(), 0), reader.ErrProtocol, "bulk endpoints", nil},
+		{"class FF", newDevice(class(ok, 0xFF)).Descriptors(), nil, "", func(i Interface) bool { return i.Class == 0xFF }},
+		{"another class", newDevice(class(ok, 0x08)).Descriptors(), reader.ErrUnsupported, "no CCID interface", nil},
 		{"class FF, descriptor type FF", edited(class(ok, 0xFF), func(c []byte) { c[1] = 0xFF }), nil, "", func(i Interface) bool { return true }},
-		{"ICCD with slots", edited(ICCDB(), func(c []byte) { c[4], c[53] = 7, 8 }), nil, "an ICCD has one card", func(i Interface) bool { return i.MaxSlotIndex == 0 }},
+		{"ICCD with slots", edited(emu.ICCDB(), func(c []byte) { c[4], c[53] = 7, 8 }), nil, "an ICCD has one card", func(i Interface) bool { return i.MaxSlotIndex == 0 }},
 		{"nothing", nil, reader.ErrProtocol, "0 bytes", nil},
-		{"device descriptor alone", NewEmulator(ok).Descriptors()[:18], reader.ErrUnsupported, "", nil},
+		{"device descriptor alone", newDevice(ok).Descriptors()[:18], reader.ErrUnsupported, "", nil},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -112,7 +113,7 @@ func TestParseLies(t *testing.T) {
 // A device may have an interface that is none of ours, several that are, and
 // alternate settings that nobody selects.
 func TestParseComposite(t *testing.T) {
-	one := NewEmulator(TPDUReader()).Descriptors()
+	one := newDevice(emu.TPDUReader()).Descriptors()
 	part := one[18+9:]
 	second := secondInterface(one, 2)
 	alternate := bytes.Clone(part)
@@ -133,8 +134,8 @@ func TestParseComposite(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, c := range []Config{CharacterReader(), TPDUReader(), ExtendedAPDUReader(), TwoSlotReader(), PINPadReader(), ICCDA(), ICCDB()} {
-		f.Add(NewEmulator(c).Descriptors())
+	for _, c := range []emu.Config{emu.CharacterReader(), emu.TPDUReader(), emu.ExtendedAPDUReader(), emu.TwoSlotReader(), emu.PINPadReader(), emu.ICCDA(), emu.ICCDB()} {
+		f.Add(newDevice(c).Descriptors())
 	}
 	f.Add([]byte{18, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {

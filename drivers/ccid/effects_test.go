@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -116,7 +118,7 @@ func TestQuirksByModel(t *testing.T) {
 // What the quirks make of a descriptor.
 func TestQuirksApplied(t *testing.T) {
 	one := func(e effects) Interface {
-		_, ifs, err := Parse(NewEmulator(PINPadReader()).Descriptors())
+		_, ifs, err := Parse(newDevice(emu.PINPadReader()).Descriptors())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,9 +141,9 @@ func TestQuirksApplied(t *testing.T) {
 		}
 	}
 	for n, long := range map[int]bool{262: false, 263: true, 264: false, 271: false} {
-		cfg := ShortAPDUReader()
+		cfg := emu.ShortAPDUReader()
 		cfg.MaxMessage = n
-		_, ifs, err := Parse(NewEmulator(cfg).Descriptors())
+		_, ifs, err := Parse(newDevice(cfg).Descriptors())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,31 +174,31 @@ func TestQuirksOnTheWire(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name   string
-		cfg    Config
+		cfg    emu.Config
 		script string
 		do     func(*testing.T, *slot)
 	}{
-		{"power off before each power on", as(TPDUReader(), 0x0D46, 0x301D, 0x100), f(off, on, off, on), func(t *testing.T, s *slot) {
+		{"power off before each power on", as(emu.TPDUReader(), 0x0D46, 0x301D, 0x100), f(off, on, off, on), func(t *testing.T, s *slot) {
 			power(t, s)
 			if _, err := s.PowerOn(ctx, reader.Warm); err != nil {
 				t.Error(err)
 			}
 		}},
-		{"EMV mode", as(TPDUReader(), 0x046A, 0x0005, 0x100), f(
+		{"EMV mode", as(emu.TPDUReader(), 0x046A, 0x0005, 0x100), f(
 			"> 62 00 00 00 00  00 %02X 00 00 00\n< 80 00 00 00 00  00 %02X 41 BB 00\n",
 			"> 6B 02 00 00 00  00 %02X 00 00 00  1F 01\n< 83 00 00 00 00  00 %02X 01 00 00\n", on), power},
-		{"EMV mode of another", TPDUReader(), f("> 62 00 00 00 00  00 %02X 00 00 00\n< 80 00 00 00 00  00 %02X 41 BB 00\n"), func(t *testing.T, s *slot) {
+		{"EMV mode of another", emu.TPDUReader(), f("> 62 00 00 00 00  00 %02X 00 00 00\n< 80 00 00 00 00  00 %02X 41 BB 00\n"), func(t *testing.T, s *slot) {
 			_, err := s.PowerOn(ctx, reader.Cold)
 			check(t, nil, err, nil, reader.ErrProtocol)
 		}},
-		{"parameters forgiven", as(TPDUReader(), 0x058F, 0x9540, 0x100), f(on,
+		{"parameters forgiven", as(emu.TPDUReader(), 0x058F, 0x9540, 0x100), f(on,
 			"> 61 05 00 00 00  00 %02X 00 00 00  95 00 00 0A 00\n< 82 00 00 00 00  00 %02X 41 FB 00\n", on, on, block), func(t *testing.T, s *slot) {
 			power(t, s)
 			check(t, nil, s.SetParams(ctx, iso7816.Params{T: 0, TA1: 0x95, WI: 10}), nil, nil)
 			rx, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
 			check(t, rx, err, unhex("90 00"), nil)
 		}},
-		{"parameters not forgiven", TPDUReader(), f(on,
+		{"parameters not forgiven", emu.TPDUReader(), f(on,
 			"> 61 05 00 00 00  00 %02X 00 00 00  95 00 00 0A 00\n< 82 00 00 00 00  00 %02X 41 FB 00\n"), func(t *testing.T, s *slot) {
 			power(t, s)
 			check(t, nil, s.SetParams(ctx, iso7816.Params{T: 0, TA1: 0x95, WI: 10}), nil, reader.ErrProtocol)
@@ -208,7 +210,7 @@ func TestQuirksOnTheWire(t *testing.T) {
 	}
 	t.Run("rates above the most are dropped", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := as(TPDUReader(), 0x058F, 0x9540, 0x100)
+			cfg := as(emu.TPDUReader(), 0x058F, 0x9540, 0x100)
 			cfg.Rates = []uint32{1, 2}
 			// 9600, 200000, 200001, 223750 bit/s
 			s := record(t, cfg, hello+"c A1 03 0000 0000: 80 25 00 00 40 0D 03 00 41 0D 03 00 06 6A 03 00").open(t).slots[0].(*slot)
@@ -220,16 +222,16 @@ func TestQuirksOnTheWire(t *testing.T) {
 	t.Run("delays", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
-			oddReader(t, as(TPDUReader(), 0x0B81, 0x0200, 0x100))
+			oddReader(t, as(emu.TPDUReader(), 0x0B81, 0x0200, 0x100))
 			if took := time.Since(start); took != time.Second {
 				t.Errorf("opened after %v", took)
 			}
 			some, cancel := context.WithTimeout(ctx, time.Millisecond)
 			defer cancel()
-			if _, err := (Driver{}).Open(some, reader.Device{Link: NewEmulator(as(TPDUReader(), 0x0B81, 0x0200, 0x100))}); !errors.Is(err, context.DeadlineExceeded) {
+			if _, err := (Driver{}).Open(some, reader.Device{Link: newDevice(as(emu.TPDUReader(), 0x0B81, 0x0200, 0x100))}); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
 			}
-			o, s := oddReader(t, as(PINPadReader(), 0x413C, 0x2101, 0x100))
+			o, s := oddReader(t, as(emu.PINPadReader(), 0x413C, 0x2101, 0x100))
 			o.in = func(p []byte, _ time.Duration) (int, error) { return copy(p, o.answer(0x90, 0)), nil }
 			start = time.Now()
 			if _, err := s.VerifyPIN(ctx, &reader.PINVerify{PINFormat: format2()}, nil); err != nil || time.Since(start) != 250*time.Millisecond {
@@ -243,12 +245,12 @@ func TestQuirksOnTheWire(t *testing.T) {
 // the other one when that is powered on, once.
 func TestOneInterfaceAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newComposite(as(TPDUReader(), 0x08E6, 0x5503, 0x100), as(TPDUReader(), 0x08E6, 0x5503, 0x100))
+		c := newComposite(as(emu.TPDUReader(), 0x08E6, 0x5503, 0x100), as(emu.TPDUReader(), 0x08E6, 0x5503, 0x100))
 		var escapes []string
 		for n, p := range c.parts {
 			p.Contact(0).Insert(&testCard{atr: atrT0})
-			p.Observe(func(r Record) {
-				if r.Endpoint == epBulkOut && r.Data[0] == cmdEscape {
+			p.Observe(func(r usbtest.Line) {
+				if r.Endpoint == 0x02 && r.Data[0] == cmdEscape {
 					escapes = append(escapes, fmt.Sprintf("%d: % X", n, r.Data[headerLen:]))
 				}
 			})

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -29,34 +31,34 @@ func TestFaults(t *testing.T) {
 	silent := outcome{reader.ErrTimeout, 20 * time.Second, false}
 	menu := []struct {
 		name  string
-		fault Fault
+		fault emu.Fault
 		want  outcome
 	}{
-		{"stall instead of the answer", Fault{Kind: StallIn}, silent},
-		{"stall before the answer", Fault{Kind: StallInLate}, answered},
-		{"stall of the command", Fault{Kind: StallOut}, protocol},
-		{"runt", Fault{Kind: Runt}, protocol},
-		{"truncated", Fault{Kind: Truncated}, protocol},
-		{"long", Fault{Kind: Long}, answered},
-		{"wrong dwLength", Fault{Kind: LengthLie}, protocol},
-		{"stale answer first", Fault{Kind: StaleFirst}, answered},
-		{"wrong bSeq", Fault{Kind: WrongSeq}, silent},
-		{"wrong bSlot", Fault{Kind: WrongSlot}, silent},
-		{"wrong type", Fault{Kind: WrongType}, protocol},
-		{"babble", Fault{Kind: Babble}, protocol},
-		{"flood", Fault{Kind: Flood}, protocol},
-		{"empty packet", Fault{Kind: Empty}, answered},
-		{"silence", Fault{Kind: Silence}, silent},
-		{"hang until reset", Fault{Kind: Hang}, outcome{reader.ErrTimeout, 25 * time.Second, false}},
-		{"hang for ever", Fault{Kind: Stone}, outcome{reader.ErrGone, 30 * time.Second, true}},
-		{"endless time extension", Fault{Kind: Endless}, outcome{reader.ErrTimeout, exchangeLimit + 10*time.Second, false}},
-		{"parity error", Fault{Kind: Fail, Code: 0xFD}, protocol},
-		{"hardware error", Fault{Kind: Fail, Code: 0xFB}, protocol},
-		{"mute", Fault{Kind: Fail, Code: 0xFE}, outcome{reader.ErrTimeout, soon, false}},
-		{"slot busy", Fault{Kind: Fail, Code: 0xE0}, protocol},
-		{"unplugged", Fault{Kind: Detach}, outcome{reader.ErrGone, soon, true}},
+		{"stall instead of the answer", emu.Fault{Kind: emu.StallIn}, silent},
+		{"stall before the answer", emu.Fault{Kind: emu.StallInLate}, answered},
+		{"stall of the command", emu.Fault{Kind: emu.StallOut}, protocol},
+		{"runt", emu.Fault{Kind: emu.Runt}, protocol},
+		{"truncated", emu.Fault{Kind: emu.Truncated}, protocol},
+		{"long", emu.Fault{Kind: emu.Long}, answered},
+		{"wrong dwLength", emu.Fault{Kind: emu.LengthLie}, protocol},
+		{"stale answer first", emu.Fault{Kind: emu.StaleFirst}, answered},
+		{"wrong bSeq", emu.Fault{Kind: emu.WrongSeq}, silent},
+		{"wrong bSlot", emu.Fault{Kind: emu.WrongSlot}, silent},
+		{"wrong type", emu.Fault{Kind: emu.WrongType}, protocol},
+		{"babble", emu.Fault{Kind: emu.Babble}, protocol},
+		{"flood", emu.Fault{Kind: emu.Flood}, protocol},
+		{"empty packet", emu.Fault{Kind: emu.Empty}, answered},
+		{"silence", emu.Fault{Kind: emu.Silence}, silent},
+		{"hang until reset", emu.Fault{Kind: emu.Hang}, outcome{reader.ErrTimeout, 25 * time.Second, false}},
+		{"hang for ever", emu.Fault{Kind: emu.Stone}, outcome{reader.ErrGone, 30 * time.Second, true}},
+		{"endless time extension", emu.Fault{Kind: emu.Endless}, outcome{reader.ErrTimeout, exchangeLimit + 10*time.Second, false}},
+		{"parity error", emu.Fault{Kind: emu.Fail, Code: 0xFD}, protocol},
+		{"hardware error", emu.Fault{Kind: emu.Fail, Code: 0xFB}, protocol},
+		{"mute", emu.Fault{Kind: emu.Fail, Code: 0xFE}, outcome{reader.ErrTimeout, soon, false}},
+		{"slot busy", emu.Fault{Kind: emu.Fail, Code: 0xE0}, protocol},
+		{"unplugged", emu.Fault{Kind: emu.Detach}, outcome{reader.ErrGone, soon, true}},
 	}
-	readers := []Config{ShortAPDUReader(), ExtendedAPDUReader(), TPDUReader(), CharacterReader()}
+	readers := []emu.Config{emu.ShortAPDUReader(), emu.ExtendedAPDUReader(), emu.TPDUReader(), emu.CharacterReader()}
 	for _, cfg := range readers {
 		for _, atr := range [][]byte{atrT0, atrT1IFSC} {
 			for _, c := range menu {
@@ -75,7 +77,7 @@ func TestFaults(t *testing.T) {
 						// T=1 gets over any single fault of the way (rule 7), but for
 						// one that takes the card's power, and one that takes an hour.
 						overcome := cfg.Level <= reader.TPDU && atr[1] == 0x80
-						if overcome && !c.want.gone && c.fault.Kind != Hang && c.fault.Kind != Endless {
+						if overcome && !c.want.gone && c.fault.Kind != emu.Hang && c.fault.Kind != emu.Endless {
 							c.want.err = nil
 							c.want.late = max(c.want.late, silent.late)
 						}
@@ -109,11 +111,11 @@ func TestFaults(t *testing.T) {
 
 // departed checks what is left of a reader: nothing of one that was unplugged,
 // and of one that is dead a directory that says so.
-func (b *bench) departed(why FaultKind) {
+func (b *bench) departed(why emu.FaultKind) {
 	b.t.Helper()
 	time.Sleep(time.Minute)
 	bay := b.m.Slot(0)
-	if why == Detach {
+	if why == emu.Detach {
 		if bay != nil {
 			b.t.Error("the reader is still there")
 		}
@@ -137,12 +139,12 @@ func (b *bench) departed(why FaultKind) {
 // to say.
 func TestReasonOfDeath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := NewEmulator(TwoSlotReader())
+		e := newDevice(emu.TwoSlotReader())
 		r := open(t, e)
 		if err := r.Err(); err != nil {
 			t.Errorf("a reader that is alive: %v", err)
 		}
-		e.Inject(Fault{Kind: Stone, On: cmdSlotStatus})
+		e.Inject(emu.Fault{Kind: emu.Stone, On: cmdSlotStatus})
 		if _, err := r.slots[1].Status(ctx); !errors.Is(err, reader.ErrGone) {
 			t.Fatal(err)
 		}
@@ -155,9 +157,9 @@ func TestReasonOfDeath(t *testing.T) {
 			t.Errorf("the other slot: %v", err)
 		}
 	})
-	for _, cfg := range []Config{TPDUReader(), ICCDB()} {
+	for _, cfg := range []emu.Config{emu.TPDUReader(), emu.ICCDB()} {
 		synctest.Test(t, func(t *testing.T) {
-			e := NewEmulator(cfg)
+			e := newDevice(cfg)
 			r := open(t, e)
 			e.Unplug()
 			<-r.Gone()
@@ -168,9 +170,9 @@ func TestReasonOfDeath(t *testing.T) {
 	}
 	// While the core waits to open it again, `status` has the reason.
 	synctest.Test(t, func(t *testing.T) {
-		b := plug(t, TPDUReader(), &testCard{atr: atrT1})
+		b := plug(t, emu.TPDUReader(), &testCard{atr: atrT1})
 		s := b.session(0)
-		b.e.Inject(Fault{Kind: Stone, On: cmdXfrBlock})
+		b.e.Inject(emu.Fault{Kind: emu.Stone, On: cmdXfrBlock})
 		if _, err := s.Transmit(context.Background(), unhex("00 84 00 00 04"), nil); !errors.Is(err, reader.ErrGone) {
 			t.Fatal(err)
 		}
@@ -186,15 +188,13 @@ func TestReasonOfDeath(t *testing.T) {
 // A reader that takes everything and answers nothing does not keep the driver's Open for
 // ever; nor does it keep one whose device was detached or unplugged.
 func TestOpenOfASilentReader(t *testing.T) {
-	for _, cfg := range []Config{TPDUReader(), ICCDA(), ICCDB()} {
+	for _, cfg := range []emu.Config{emu.TPDUReader(), emu.ICCDA(), emu.ICCDB()} {
 		for _, how := range []string{"alone", "detached", "unplugged"} {
 			t.Run(cfg.Name+"/"+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					e := NewEmulator(cfg)
-					e.Inject(Fault{Kind: Stone, Count: -1})
-					e.mu.Lock()
-					e.dead, e.stone = true, true
-					e.mu.Unlock()
+					e := newDevice(cfg)
+					e.Inject(emu.Fault{Kind: emu.Stone, Count: -1})
+					e.Die(true)
 					some, cancel := context.WithCancel(ctx)
 					defer cancel()
 					switch how {
@@ -225,21 +225,21 @@ func TestOpenOfASilentReader(t *testing.T) {
 
 // Faults of other commands than an exchange.
 func TestFaultsElsewhere(t *testing.T) {
-	kinds := map[string]FaultKind{"stall in": StallIn, "stall out": StallOut, "runt": Runt, "truncated": Truncated,
-		"wrong dwLength": LengthLie, "stale": StaleFirst, "wrong bSeq": WrongSeq, "wrong bSlot": WrongSlot, "wrong type": WrongType,
-		"babble": Babble, "flood": Flood, "empty": Empty, "silence": Silence, "hang": Hang, "endless": Endless, "control": StallControl}
+	kinds := map[string]emu.FaultKind{"stall in": emu.StallIn, "stall out": emu.StallOut, "runt": emu.Runt, "truncated": emu.Truncated,
+		"wrong dwLength": emu.LengthLie, "stale": emu.StaleFirst, "wrong bSeq": emu.WrongSeq, "wrong bSlot": emu.WrongSlot, "wrong type": emu.WrongType,
+		"babble": emu.Babble, "flood": emu.Flood, "empty": emu.Empty, "silence": emu.Silence, "hang": emu.Hang, "endless": emu.Endless, "control": emu.StallControl}
 	commands := map[string]byte{"IccPowerOn": 0x62, "GetSlotStatus": 0x65, "SetParameters": 0x61, "IccPowerOff": 0x63}
 	for name, kind := range kinds {
 		for command, code := range commands {
 			t.Run(command+"/"+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					card := &testCard{atr: atrT1Fast}
-					e := NewEmulator(TPDUReader())
+					e := newDevice(emu.TPDUReader())
 					e.Contact(0).Insert(card)
-					f := Fault{Kind: kind, On: code}
-					if kind == StallControl {
+					f := emu.Fault{Kind: kind, On: code}
+					if kind == emu.StallControl {
 						f.On = 1 // ABORT: with a silent command
-						e.Inject(Fault{Kind: Silence, On: code})
+						e.Inject(emu.Fault{Kind: emu.Silence, On: code})
 					}
 					e.Inject(f)
 					m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}})
@@ -253,9 +253,9 @@ func TestFaultsElsewhere(t *testing.T) {
 					// one power-up that it befalls.
 					open, reset := error(nil), error(nil)
 					switch {
-					case kind == Endless && (code == cmdPowerOn || code == cmdSetParameters):
+					case kind == emu.Endless && (code == cmdPowerOn || code == cmdSetParameters):
 						open = reader.ErrTimeout
-					case kind == Endless && code == cmdPowerOff:
+					case kind == emu.Endless && code == cmdPowerOff:
 						reset = reader.ErrTimeout
 					}
 					s, err := b.open(0)
@@ -279,7 +279,7 @@ func TestFaultsElsewhere(t *testing.T) {
 
 // A card that works long is waited for, as long as the reader asks for time.
 func TestTimeExtension(t *testing.T) {
-	for _, cfg := range []Config{ShortAPDUReader(), ExtendedAPDUReader(), TPDUReader(), CharacterReader()} {
+	for _, cfg := range []emu.Config{emu.ShortAPDUReader(), emu.ExtendedAPDUReader(), emu.TPDUReader(), emu.CharacterReader()} {
 		for _, atr := range [][]byte{atrT0, atrT1IFSC} {
 			t.Run(fmt.Sprintf("%s/%X", cfg.Name, atr[1]), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -295,7 +295,7 @@ func TestTimeExtension(t *testing.T) {
 
 // A card that is taken out in the middle ends the exchange; put in again it works.
 func TestRemoval(t *testing.T) {
-	for _, cfg := range []Config{ShortAPDUReader(), ExtendedAPDUReader(), TPDUReader(), CharacterReader()} {
+	for _, cfg := range []emu.Config{emu.ShortAPDUReader(), emu.ExtendedAPDUReader(), emu.TPDUReader(), emu.CharacterReader()} {
 		t.Run(cfg.Name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				card := &testCard{atr: atrT1IFSC}
@@ -326,8 +326,14 @@ func TestRemoval(t *testing.T) {
 // reader in order.
 func TestCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := NewEmulator(ShortAPDUReader())
+		e := newDevice(emu.ShortAPDUReader())
 		e.Contact(0).Insert(&testCard{atr: atrT1})
+		resets := 0
+		e.Observe(func(l usbtest.Line) {
+			if l.Kind == usbtest.Reset {
+				resets++
+			}
+		})
 		r := open(t, e)
 		s := r.slots[0].(*slot)
 		if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
@@ -335,7 +341,7 @@ func TestCancel(t *testing.T) {
 		}
 		for _, hung := range []bool{false, true} {
 			if hung {
-				e.Inject(Fault{Kind: Hang, On: 0x6F})
+				e.Inject(emu.Fault{Kind: emu.Hang, On: 0x6F})
 			}
 			some, cancel := context.WithTimeout(ctx, time.Second)
 			start := time.Now()
@@ -344,7 +350,7 @@ func TestCancel(t *testing.T) {
 			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 3*time.Second {
 				t.Errorf("error %v after %v", err, time.Since(start))
 			}
-			if e.resets > 0 {
+			if resets > 0 {
 				t.Error("whoever gave up waits until the reader is brought back")
 			}
 			if st, err := s.Status(ctx); err != nil || !hung && st != reader.Powered || hung && st != reader.Present {

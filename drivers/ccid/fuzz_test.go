@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -85,7 +86,7 @@ func (c *chaos) Out(_ context.Context, _ uint8, p []byte, _ bool, _ time.Duratio
 
 func (c *chaos) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
 	kind := c.take(1)
-	if len(kind) == 0 || ep != epBulkIn {
+	if len(kind) == 0 || ep != 0x81 {
 		if timeout == 0 {
 			<-ctx.Done()
 			return 0, ctx.Err()
@@ -149,12 +150,12 @@ func FuzzReader(f *testing.F) {
 		if len(data) > 1000 {
 			return
 		}
-		cfgs := []Config{CharacterReader(), TPDUReader(), ShortAPDUReader(), ExtendedAPDUReader(), ICCDA(), ICCDB()}
+		cfgs := []emu.Config{emu.CharacterReader(), emu.TPDUReader(), emu.ShortAPDUReader(), emu.ExtendedAPDUReader(), emu.ICCDA(), emu.ICCDB()}
 		cfg := cfgs[int(level)%len(cfgs)]
 		cfg.NoInterrupt, cfg.PINPad = true, true
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
-			c := &chaos{data: data, last: make([]byte, 10), desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}
+			c := &chaos{data: data, last: make([]byte, 10), desc: newDevice(cfg).Descriptors(), gone: make(chan struct{})}
 			r, err := Driver{}.Open(context.Background(), reader.Device{Link: c})
 			if err != nil {
 				kind(t, err)
@@ -220,9 +221,9 @@ func FuzzEmulator(f *testing.F) {
 		f.Add(kind, unhex("FF A1 62 00 00  FF 21 65 00 00  FF A1 6F 00 00  FF A1 A0 00 00  FF 21 01 05 00 0A 72 00 00 00 00 00 05 00 00 00"))
 	}
 	f.Fuzz(func(t *testing.T, kind byte, data []byte) {
-		cfgs := []Config{CharacterReader(), TPDUReader(), PINPadReader(), ExtendedAPDUReader(), ICCDA(), ICCDB()}
+		cfgs := []emu.Config{emu.CharacterReader(), emu.TPDUReader(), emu.PINPadReader(), emu.ExtendedAPDUReader(), emu.ICCDA(), emu.ICCDB()}
 		synctest.Test(t, func(t *testing.T) {
-			e := NewEmulator(cfgs[int(kind)%len(cfgs)])
+			e := newDevice(cfgs[int(kind)%len(cfgs)])
 			defer e.Unplug()
 			e.Contact(0).Insert(deaf{})
 			e.Press(0, "1234\r1234\r1234\r")
@@ -231,15 +232,15 @@ func FuzzEmulator(f *testing.F) {
 				n := int(data[0])
 				data = data[1:]
 				if n == 0xFF && len(data) >= 4 {
-					e.Control(ctx, usb.Setup{RequestType: data[0], Request: data[1], Value: uint16(data[2]) | uint16(data[3])<<8}, buf[:5], time.Second)
+					e.port.Control(ctx, usb.Setup{RequestType: data[0], Request: data[1], Value: uint16(data[2]) | uint16(data[3])<<8}, buf[:5], time.Second)
 					data = data[4:]
 					continue
 				}
 				n = min(n, len(data))
-				e.Out(ctx, epBulkOut, data[:n], false, time.Second)
+				e.port.Out(ctx, 0x02, data[:n], false, time.Second)
 				data = data[n:]
 				for range 3 {
-					n, err := e.In(ctx, epBulkIn, buf, 10*time.Millisecond)
+					n, err := e.port.In(ctx, 0x81, buf, 10*time.Millisecond)
 					if err == nil && n < headerLen && n > 0 {
 						t.Errorf("% X is no message", buf[:n])
 					}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -27,8 +28,8 @@ func TestQuirksOfAnyDevice(t *testing.T) {
 			ids[m] = true
 		}
 	}
-	kinds := map[string]func() Config{"CCID": TPDUReader, "ICCD A": ICCDA, "ICCD B": ICCDB,
-		"PIN pad": PINPadReader, "characters": CharacterReader, "extended": ExtendedAPDUReader}
+	kinds := map[string]func() emu.Config{"CCID": emu.TPDUReader, "ICCD A": emu.ICCDA, "ICCD B": emu.ICCDB,
+		"PIN pad": emu.PINPadReader, "characters": emu.CharacterReader, "extended": emu.ExtendedAPDUReader}
 	for id := range ids {
 		for first, a := range kinds {
 			for second, b := range kinds {
@@ -78,7 +79,7 @@ func TestQuirksOfAnyDevice(t *testing.T) {
 
 // descriptorsOf is a device with so many interfaces of the class, each with that
 // bMaxSlotIndex, numbered as number has it. The first of them have endpoints of their own.
-func descriptorsOf(cfg Config, interfaces int, maxSlotIndex byte, number func(int) byte) []byte {
+func descriptorsOf(cfg emu.Config, interfaces int, maxSlotIndex byte, number func(int) byte) []byte {
 	one := edited(cfg, func(c []byte) { c[4], c[53] = maxSlotIndex, 0xFF })
 	part := one[18+9:]
 	d := bytes.Clone(one[:18+9])
@@ -126,7 +127,7 @@ func TestSlotsAreBounded(t *testing.T) {
 		{"one that does not fit between two that do", 3, 15, func(n int) byte { return byte(n) }, 32, "1 interfaces left out"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := descriptorsOf(TPDUReader(), tt.interfaces, tt.max, tt.number)
+			d := descriptorsOf(emu.TPDUReader(), tt.interfaces, tt.max, tt.number)
 			if n := (Driver{}).CountSlots(d); n != tt.slots {
 				t.Errorf("%d slots, want %d", n, tt.slots)
 			}
@@ -146,7 +147,7 @@ func TestSlotsAreBounded(t *testing.T) {
 		})
 	}
 	// The one that was asked for counts, whatever comes before it.
-	_, ifs, err := Parse(descriptorsOf(TPDUReader(), 20, 15, func(n int) byte { return byte(n) }))
+	_, ifs, err := Parse(descriptorsOf(emu.TPDUReader(), 20, 15, func(n int) byte { return byte(n) }))
 	if use := usable(ifs, effects{}, 19); err != nil || len(use) != 1 || use[0].Number != 19 {
 		t.Errorf("%v, %v", use, err)
 	}
@@ -156,19 +157,19 @@ func TestSlotsAreBounded(t *testing.T) {
 // 0, and the first descriptor of a number. Else the one claims endpoints that the
 // other does not know.
 func TestInterfacesAsTheTransportHasThem(t *testing.T) {
-	part := NewEmulator(TPDUReader()).Descriptors()[18+9:]
+	part := newDevice(emu.TPDUReader()).Descriptors()[18+9:]
 	with := func(number, alternate, in byte) []byte {
 		p := bytes.Clone(part)
 		p[2], p[3] = number, alternate
 		for _, at := range []int{9 + 54 + 7 + 2} { // behind the class descriptor: OUT, then IN
-			if p[at] != epBulkIn {
+			if p[at] != 0x81 {
 				t.Fatal("the descriptor has changed")
 			}
 			p[at] = in
 		}
 		return p
 	}
-	head := NewEmulator(TPDUReader()).Descriptors()[:18+9]
+	head := newDevice(emu.TPDUReader()).Descriptors()[:18+9]
 	for name, parts := range map[string][][]byte{
 		"the same number twice":         {with(0, 0, 0x81), with(0, 0, 0x85)},
 		"an alternate setting behind":   {with(0, 0, 0x81), with(0, 1, 0x85)},
@@ -207,9 +208,9 @@ func (h *held) In(ctx context.Context, _ uint8, p []byte, _ time.Duration) (int,
 func TestOpenCancelledWhileAborting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		cfg := TPDUReader()
+		cfg := emu.TPDUReader()
 		cfg.NoInterrupt = true
-		h := &held{odd: odd{chaos: chaos{desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}}}
+		h := &held{odd: odd{chaos: chaos{desc: newDevice(cfg).Descriptors(), gone: make(chan struct{})}}}
 		aborts := 0
 		h.hold = func(ctx context.Context, p []byte) (int, error) {
 			if h.last[0] == cmdAbort {
@@ -235,9 +236,9 @@ func TestOpenCancelledWhileAborting(t *testing.T) {
 // has no word of the transfer but its ctx.
 func TestCloseWhileAborting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := TPDUReader()
+		cfg := emu.TPDUReader()
 		cfg.NoInterrupt = true
-		h := &held{odd: odd{chaos: chaos{desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}}}
+		h := &held{odd: odd{chaos: chaos{desc: newDevice(cfg).Descriptors(), gone: make(chan struct{})}}}
 		aborting := make(chan struct{})
 		h.hold = func(ctx context.Context, p []byte) (int, error) {
 			switch h.last[0] {
@@ -293,9 +294,9 @@ func (p *parting) Close() error {
 func TestOpenCancelledAtLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		cfg := ICCDB()
+		cfg := emu.ICCDB()
 		cfg.NoInterrupt = true
-		p := &parting{cancel: cancel, odd: odd{chaos: chaos{desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}}}
+		p := &parting{cancel: cancel, odd: odd{chaos: chaos{desc: newDevice(cfg).Descriptors(), gone: make(chan struct{})}}}
 		r, err := Driver{}.Open(ctx, reader.Device{Link: p})
 		if r != nil || !errors.Is(err, context.Canceled) || !p.closed {
 			t.Errorf("%v, %v, closed %v", r, err, p.closed)

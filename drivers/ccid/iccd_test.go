@@ -8,27 +8,28 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
 
 // ICCD versions A and B with the cards that they can have, through the core.
 func TestICCD(t *testing.T) {
-	short := ICCDB()
+	short := emu.ICCDB()
 	short.Level = reader.ShortAPDU
-	tpdu := ICCDB()
+	tpdu := emu.ICCDB()
 	tpdu.Level = reader.TPDU
-	none := ICCDB()
+	none := emu.ICCDB()
 	none.Level = reader.Character // KONA: no level bit
 	cases := []struct {
 		name    string
-		cfg     Config
+		cfg     emu.Config
 		atr     []byte
 		longest int
 	}{
-		{"A", ICCDA(), atrT0, 0},
-		{"B, extended APDU", ICCDB(), atrT1, 65535},
-		{"B, extended APDU, T=0", ICCDB(), atrT0, 65535},
+		{"A", emu.ICCDA(), atrT0, 0},
+		{"B, extended APDU", emu.ICCDB(), atrT1, 65535},
+		{"B, extended APDU, T=0", emu.ICCDB(), atrT0, 65535},
 		{"B, short APDU", short, atrT1, 0},
 		{"B, TPDU", tpdu, atrT1IFSC, 1024},
 		{"B, TPDU, T=0", tpdu, atrT0, 0},
@@ -53,7 +54,7 @@ func TestICCD(t *testing.T) {
 
 func TestICCDWire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := record(t, ICCDA(), `
+		r := record(t, emu.ICCDA(), `
 			c 21 63 0000 0000                       # ICC_POWER_OFF
 			c A1 A0 0000 0000: 00                   # GET_ICC_STATUS
 			c A1 62 0000 0000: 3B 02 14 50          # ICC_POWER_ON: the ATR
@@ -122,7 +123,7 @@ func TestICCDWire(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		cfg := ICCDB()
+		cfg := emu.ICCDB()
 		cfg.MaxMessage = 15
 		r := record(t, cfg, `
 			c 21 63 0000 0000
@@ -181,16 +182,16 @@ func TestICCDWire(t *testing.T) {
 }
 
 func TestICCDFaults(t *testing.T) {
-	for _, cfg := range []Config{ICCDA(), ICCDB()} {
-		for name, f := range map[string]Fault{
-			"stall":   {Kind: StallIn, On: 0x65},
-			"babble":  {Kind: Babble, On: 0x6F},
-			"short":   {Kind: Runt, On: 0x6F},
-			"silence": {Kind: Silence, On: 0x6F},
-			"hang":    {Kind: Hang, On: 0x65},
-			"stone":   {Kind: Stone, On: 0x65},
-			"endless": {Kind: Endless, On: 0x65},
-			"detach":  {Kind: Detach, On: 0x65},
+	for _, cfg := range []emu.Config{emu.ICCDA(), emu.ICCDB()} {
+		for name, f := range map[string]emu.Fault{
+			"stall":   {Kind: emu.StallIn, On: 0x65},
+			"babble":  {Kind: emu.Babble, On: 0x6F},
+			"short":   {Kind: emu.Runt, On: 0x6F},
+			"silence": {Kind: emu.Silence, On: 0x6F},
+			"hang":    {Kind: emu.Hang, On: 0x65},
+			"stone":   {Kind: emu.Stone, On: 0x65},
+			"endless": {Kind: emu.Endless, On: 0x65},
+			"detach":  {Kind: emu.Detach, On: 0x65},
 		} {
 			t.Run(fmt.Sprintf("%d/%s", cfg.Protocol, name), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -200,9 +201,9 @@ func TestICCDFaults(t *testing.T) {
 					b.e.Inject(f)
 					start := time.Now()
 					rx, err := s.Transmit(context.Background(), unhex("00 84 00 00 04"), nil)
-					gone := f.Kind == Detach
+					gone := f.Kind == emu.Detach
 					// A polling response that lost its time is one all the same.
-					polled := f.Kind == Runt && cfg.Protocol == ProtocolICCDB
+					polled := f.Kind == emu.Runt && cfg.Protocol == ProtocolICCDB
 					if err == nil && !polled || gone && !errors.Is(err, reader.ErrGone) {
 						t.Errorf("% X, %v", rx, err)
 					}
@@ -212,10 +213,10 @@ func TestICCDFaults(t *testing.T) {
 					if n := card.count(); n > 1 {
 						t.Errorf("the card saw the command %d times", n)
 					}
-					if f.Kind == Stone && b.m.Slot(0) != nil { // found out at the next command, if not yet
+					if f.Kind == emu.Stone && b.m.Slot(0) != nil { // found out at the next command, if not yet
 						b.open(0)
 					}
-					if gone || f.Kind == Stone {
+					if gone || f.Kind == emu.Stone {
 						b.departed(f.Kind)
 						return
 					}

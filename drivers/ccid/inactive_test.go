@@ -7,6 +7,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -17,7 +18,7 @@ import (
 func TestResetUnderASessionSaidOtherwise(t *testing.T) {
 	untouched := []byte{0xFE, 0xF6, 0xF5, 0xF3, 0xF2, 0xE0, 0x00, 0x01, 0x05, 0x07, 0x7F}
 	doubtful := []byte{0xFD, 0xFC, 0xFB, 0xF4, 0xA2, 0x80, 0xC0}
-	for _, cfg := range []Config{ShortAPDUReader(), ExtendedAPDUReader(), TPDUReader(), CharacterReader()} {
+	for _, cfg := range []emu.Config{emu.ShortAPDUReader(), emu.ExtendedAPDUReader(), emu.TPDUReader(), emu.CharacterReader()} {
 		for _, atr := range [][]byte{atrT0, atrT1IFSC} {
 			for n, code := range append(untouched, doubtful...) {
 				t.Run(fmt.Sprintf("%s/%X/%02X", cfg.Name, atr[1], code), func(t *testing.T) {
@@ -27,8 +28,8 @@ func TestResetUnderASessionSaidOtherwise(t *testing.T) {
 						b := plug(t, cfg, card)
 						s := b.session(0)
 						transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00"))
-						b.e.Reset(ctx)
-						b.e.Inject(Fault{Kind: Fail, On: cmdXfrBlock, Code: code, Count: -1})
+						b.e.port.Reset()
+						b.e.Inject(emu.Fault{Kind: emu.Fail, On: cmdXfrBlock, Code: code, Count: -1})
 						_, err := s.Transmit(ctx, unhex("00 84 00 00 01"), nil)
 						if err == nil || n < len(untouched) && (!errors.Is(err, reader.ErrStale) || strings.Contains(err.Error(), "may have executed")) ||
 							n >= len(untouched) && errors.Is(err, reader.ErrStale) {

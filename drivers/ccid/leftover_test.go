@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -17,12 +19,12 @@ import (
 // tapped is an emulated reader whose control transfers may fail on the bus, before or
 // after the device has seen them.
 type tapped struct {
-	*Emulator
+	*device
 	before, after func(usb.Setup) error
 }
 
 func (e *tapped) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) {
-	c, err := e.Emulator.OpenUSB(ctx, iface)
+	c, err := e.device.OpenUSB(ctx, iface)
 	return &tappedConn{c, e}, err
 }
 
@@ -62,19 +64,19 @@ func once(request uint8, nth int, err error) func(usb.Setup) error {
 // is sent before that nor read on.
 func TestICCDLeavesNothing(t *testing.T) {
 	eproto := errors.New("protocol error on the bus")
-	chained := ICCDB()
+	chained := emu.ICCDB()
 	chained.MaxMessage = 15 // parts of 5 bytes
 	for _, version := range []struct {
 		name string
-		cfg  Config
-	}{{"A", ICCDA()}, {"B", ICCDB()}, {"B, chained", chained}} {
+		cfg  emu.Config
+	}{{"A", emu.ICCDA()}, {"B", emu.ICCDB()}, {"B, chained", chained}} {
 		for _, request := range []uint8{reqXfrBlock, reqDataBlock, reqStatus} {
 			for nth := 1; nth <= 3; nth++ {
 				for _, after := range []bool{false, true} {
 					for _, fault := range []error{eproto, usb.ErrStall, usb.ErrOverflow, usb.ErrTimeout, usb.ErrReset} {
 						t.Run(fmt.Sprintf("%s/%02X %d after %v %v", version.name, request, nth, after, fault), func(t *testing.T) {
 							synctest.Test(t, func(t *testing.T) {
-								e := &tapped{Emulator: NewEmulator(version.cfg)}
+								e := &tapped{device: newDevice(version.cfg)}
 								card := &testCard{atr: atrT0}
 								e.Contact(0).Insert(card)
 								m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}})
@@ -83,7 +85,7 @@ func TestICCDLeavesNothing(t *testing.T) {
 								if err := m.Announce(reader.Device{Driver: "ccid", Address: "emulator", Link: e}); err != nil {
 									t.Fatal(err)
 								}
-								b := &bench{t, e.Emulator, m}
+								b := &bench{t, e.device, m}
 								s := b.session(0)
 								transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00"))
 								if hook := once(request, nth, fault); after {
@@ -92,7 +94,7 @@ func TestICCDLeavesNothing(t *testing.T) {
 									e.before = hook
 								}
 								var sent []uint8
-								e.Observe(func(r Record) {
+								e.Observe(func(r usbtest.Line) {
 									if r.Setup.RequestType&0x60 == 0x20 {
 										sent = append(sent, r.Setup.Request)
 									}
@@ -128,11 +130,11 @@ func TestICCDLeavesNothing(t *testing.T) {
 // The same of a card that is busy for longer than anybody waits, and of an exchange
 // that its caller gives up.
 func TestICCDGivenUp(t *testing.T) {
-	for _, cfg := range []Config{ICCDA(), ICCDB()} {
+	for _, cfg := range []emu.Config{emu.ICCDA(), emu.ICCDB()} {
 		for name, until := range map[string]time.Duration{"an hour": 0, "a minute": time.Minute, "cancelled": -1} {
 			t.Run(fmt.Sprintf("%d/%s", cfg.Protocol, name), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					e := NewEmulator(cfg)
+					e := newDevice(cfg)
 					e.Contact(0).Insert(&slowCard{testCard{atr: atrT0}, 2 * time.Hour})
 					s := open(t, e).slots[0]
 					power := func() {
@@ -179,9 +181,9 @@ func TestICCDGivenUp(t *testing.T) {
 // A power-off that does not get through is done before the next power-on, whose ATR
 // else would be what is left.
 func TestICCDPowerOffThatFails(t *testing.T) {
-	for _, cfg := range []Config{ICCDA(), ICCDB()} {
+	for _, cfg := range []emu.Config{emu.ICCDA(), emu.ICCDB()} {
 		synctest.Test(t, func(t *testing.T) {
-			e := &tapped{Emulator: NewEmulator(cfg)}
+			e := &tapped{device: newDevice(cfg)}
 			e.Contact(0).Insert(&testCard{atr: atrT0})
 			r, err := Driver{}.Open(ctx, reader.Device{Link: e})
 			if err != nil {
@@ -224,17 +226,17 @@ func TestICCDPowerOffThatFails(t *testing.T) {
 // at no level and after no fault, and the session of a chain that was given up half-way
 // is stale.
 func TestNothingIsLeftForTheNextCommand(t *testing.T) {
-	small := ExtendedAPDUReader()
+	small := emu.ExtendedAPDUReader()
 	small.MaxMessage = 15
 	type way struct {
-		cfg Config
+		cfg emu.Config
 		atr []byte
 	}
-	for _, way := range []way{{ShortAPDUReader(), atrT0}, {ShortAPDUReader(), atrT1}, {small, atrT0}, {small, atrT1}, {TPDUReader(), atrT0}, {CharacterReader(), atrT0}} {
+	for _, way := range []way{{emu.ShortAPDUReader(), atrT0}, {emu.ShortAPDUReader(), atrT1}, {small, atrT0}, {small, atrT1}, {emu.TPDUReader(), atrT0}, {emu.CharacterReader(), atrT0}} {
 		cfg, atr := way.cfg, way.atr
-		for kind := StallIn; kind <= Endless; kind++ {
+		for kind := emu.StallIn; kind <= emu.Endless; kind++ {
 			for skip := range 4 {
-				if kind == Stone || kind == StallControl {
+				if kind == emu.Stone || kind == emu.StallControl {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s/%X/%d/%d", cfg.Name, atr[1], kind, skip), func(t *testing.T) {
@@ -242,7 +244,7 @@ func TestNothingIsLeftForTheNextCommand(t *testing.T) {
 						b := plug(t, cfg, &testCard{atr: atr})
 						s := b.session(0)
 						transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00"))
-						b.e.Inject(Fault{Kind: kind, On: cmdXfrBlock, Skip: skip})
+						b.e.Inject(emu.Fault{Kind: kind, On: cmdXfrBlock, Skip: skip})
 						_, failed := s.Transmit(ctx, unhex("80 EE 00 00 0C 00 01 02 03 04 05 06 07 08 09 0A 0B 00"), nil)
 						b.e.Heal()
 						for _, n := range []int{3, 2} {
@@ -267,7 +269,7 @@ func TestNothingIsLeftForTheNextCommand(t *testing.T) {
 // to it before it is activated anew.
 func TestICCDReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := &tapped{Emulator: NewEmulator(ICCDB())}
+		e := &tapped{device: newDevice(emu.ICCDB())}
 		e.Contact(0).Insert(&testCard{atr: atrT0})
 		r, err := Driver{}.Open(ctx, reader.Device{Link: e})
 		if err != nil {

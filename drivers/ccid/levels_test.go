@@ -4,6 +4,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -11,47 +12,47 @@ import (
 // leaves to the host the core adds (CCID 1.1 §3.2). The emulator answers only
 // when the host set the parameters that the card uses.
 func TestLevels(t *testing.T) {
-	auto := func(c Config, f Features) Config {
+	auto := func(c emu.Config, f emu.Features) emu.Config {
 		c.Features = f
 		return c
 	}
-	rates := TPDUReader()
+	rates := emu.TPDUReader()
 	rates.Rates = []uint32{9624, 111870, 0, 0}
-	small := TPDUReader()
+	small := emu.TPDUReader()
 	small.MaxMessage = 64
-	oz := CharacterReader()
+	oz := emu.CharacterReader()
 	oz.Vendor, oz.Product, oz.DescriptorLast = 0x0B97, 0x7772, true
-	chars64 := CharacterReader()
+	chars64 := emu.CharacterReader()
 	chars64.MaxMessage = 138
-	noIntr := TPDUReader()
+	noIntr := emu.TPDUReader()
 	noIntr.NoInterrupt = true
-	fast := ExtendedAPDUReader()
+	fast := emu.ExtendedAPDUReader()
 	fast.PacketSize = 512
-	whole := ExtendedAPDUReader()
+	whole := emu.ExtendedAPDUReader()
 	whole.MaxMessage = 65554
-	tiny := ExtendedAPDUReader()
+	tiny := emu.ExtendedAPDUReader()
 	tiny.MaxMessage = 64 // Gnuk
 	readers := []struct {
 		name string
-		cfg  Config
+		cfg  emu.Config
 	}{
-		{"character", CharacterReader()},
+		{"character", emu.CharacterReader()},
 		{"character, O2Micro", oz},
 		{"character, 138 byte messages", chars64},
-		{"TPDU, manual", TPDUReader()},
+		{"TPDU, manual", emu.TPDUReader()},
 		{"TPDU, table of rates", rates},
-		{"TPDU, rate set by the host", auto(TPDUReader(), AutoParamsATR|AutoVoltage|AutoClock)},
-		{"TPDU, no automatism at all", auto(TPDUReader(), 0)},
-		{"TPDU, automatic PPS", auto(TPDUReader(), AutoParamsATR|AutoVoltage|AutoClock|AutoBaud|AutoPPS)},
-		{"TPDU, automatic negotiation", auto(TPDUReader(), AutoVoltage|AutoClock|AutoBaud|AutoNegotiate)},
-		{"TPDU, automatic IFSD", auto(TPDUReader(), AutoParamsATR|AutoVoltage|AutoClock|AutoBaud|AutoPPS|AutoIFSD)},
-		{"TPDU, activation on insertion", auto(TPDUReader(), AutoParamsATR|AutoActivate|AutoClock|AutoBaud)},
+		{"TPDU, rate set by the host", auto(emu.TPDUReader(), emu.AutoParamsATR|emu.AutoVoltage|emu.AutoClock)},
+		{"TPDU, no automatism at all", auto(emu.TPDUReader(), 0)},
+		{"TPDU, automatic PPS", auto(emu.TPDUReader(), emu.AutoParamsATR|emu.AutoVoltage|emu.AutoClock|emu.AutoBaud|emu.AutoPPS)},
+		{"TPDU, automatic negotiation", auto(emu.TPDUReader(), emu.AutoVoltage|emu.AutoClock|emu.AutoBaud|emu.AutoNegotiate)},
+		{"TPDU, automatic IFSD", auto(emu.TPDUReader(), emu.AutoParamsATR|emu.AutoVoltage|emu.AutoClock|emu.AutoBaud|emu.AutoPPS|emu.AutoIFSD)},
+		{"TPDU, activation on insertion", auto(emu.TPDUReader(), emu.AutoParamsATR|emu.AutoActivate|emu.AutoClock|emu.AutoBaud)},
 		{"TPDU, no interrupt endpoint", noIntr},
 		{"TPDU, 64 byte messages", small},
-		{"short APDU", ShortAPDUReader()},
-		{"short APDU, own negotiation", auto(ShortAPDUReader(), AutoNegotiate|AutoVoltage|AutoClock|AutoBaud|AutoIFSD)},
-		{"short APDU, no automatism", auto(ShortAPDUReader(), AutoClock|AutoBaud)},
-		{"extended APDU", ExtendedAPDUReader()},
+		{"short APDU", emu.ShortAPDUReader()},
+		{"short APDU, own negotiation", auto(emu.ShortAPDUReader(), emu.AutoNegotiate|emu.AutoVoltage|emu.AutoClock|emu.AutoBaud|emu.AutoIFSD)},
+		{"short APDU, no automatism", auto(emu.ShortAPDUReader(), emu.AutoClock|emu.AutoBaud)},
+		{"extended APDU", emu.ExtendedAPDUReader()},
 		{"extended APDU, high speed", fast},
 		{"extended APDU, one message", whole},
 		{"extended APDU, 64 byte messages", tiny},

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -28,23 +29,23 @@ func ask(kind byte, seq int) string {
 func TestTimesOnTheWire(t *testing.T) {
 	more := func(seq, factor int) string { return fmt.Sprintf("< 80 00 00 00 00 00 %02X 80 %02X 00\n", seq, factor) }
 	const done = "< 80 02 00 00 00 00 01 00 00 00 90 00\n"
-	slow := as(TPDUReader(), 0x04E6, 0x5790, 0x100)   // 4 times the limits
-	slower := as(TPDUReader(), 0x0B81, 0x0200, 0x100) // 20 times
+	slow := as(emu.TPDUReader(), 0x04E6, 0x5790, 0x100)   // 4 times the limits
+	slower := as(emu.TPDUReader(), 0x0B81, 0x0200, 0x100) // 20 times
 	for _, tt := range []struct {
 		name        string
-		cfg         Config
+		cfg         emu.Config
 		hello, tape string
 		err         error
 	}{
-		{"no extension", TPDUReader(), "t 3s", "t 2s\n" + done, nil},
-		{"multiplied", TPDUReader(), "t 3s", "t 2s\n" + more(1, 10) + "t 20s\n" + more(1, 3) + "t 6s\n" + done, nil},
-		{"by 0 and 1", TPDUReader(), "t 3s", "t 2s\n" + more(1, 0) + "t 2s\n" + more(1, 1) + "t 2s\n" + done, nil},
-		{"by 255", TPDUReader(), "t 3s", "t 2s\n" + more(1, 255) + "t 8m30s\n" + done, nil},
+		{"no extension", emu.TPDUReader(), "t 3s", "t 2s\n" + done, nil},
+		{"multiplied", emu.TPDUReader(), "t 3s", "t 2s\n" + more(1, 10) + "t 20s\n" + more(1, 3) + "t 6s\n" + done, nil},
+		{"by 0 and 1", emu.TPDUReader(), "t 3s", "t 2s\n" + more(1, 0) + "t 2s\n" + more(1, 1) + "t 2s\n" + done, nil},
+		{"by 255", emu.TPDUReader(), "t 3s", "t 2s\n" + more(1, 255) + "t 8m30s\n" + done, nil},
 		{"quirk", slow, "t 12s", "t 8s\n" + more(1, 10) + "t 1m20s\n" + done, nil},
 		{"quirk, by 255", slower, "t 1m0s", "t 40s\n" + more(1, 255) + "t 1h0m0s\n" + done, nil},
-		{"first answer", as(TPDUReader(), 0x09D8, 0x0427, 0x100), "t 30s", "t 2s\n" + done, nil},
-		{"silence", TPDUReader(), "t 3s", "t 2s\n--\nc 21 01 0200 0000\n> 72 00 00 00 00 00 02 00 00 00\nt 1s\n< 81 00 00 00 00 00 02 00 00 00\n", reader.ErrTimeout},
-		{"silence after an extension", TPDUReader(), "t 3s", "t 2s\n" + more(1, 7) + "t 14s\n--\nc 21 01 0200 0000\n> 72 00 00 00 00 00 02 00 00 00\nt 1s\n< 81 00 00 00 00 00 02 00 00 00\n", reader.ErrTimeout},
+		{"first answer", as(emu.TPDUReader(), 0x09D8, 0x0427, 0x100), "t 30s", "t 2s\n" + done, nil},
+		{"silence", emu.TPDUReader(), "t 3s", "t 2s\n--\nc 21 01 0200 0000\n> 72 00 00 00 00 00 02 00 00 00\nt 1s\n< 81 00 00 00 00 00 02 00 00 00\n", reader.ErrTimeout},
+		{"silence after an extension", emu.TPDUReader(), "t 3s", "t 2s\n" + more(1, 7) + "t 14s\n--\nc 21 01 0200 0000\n> 72 00 00 00 00 00 02 00 00 00\nt 1s\n< 81 00 00 00 00 00 02 00 00 00\n", reader.ErrTimeout},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -95,7 +96,7 @@ func TestNoTimeIsLongerThanTheLimit(t *testing.T) {
 		{T: 0, TA1: 0x11, WI: 10}, {T: 0, TA1: 0xD1, N: 254, WI: 255}, {T: 1, TA1: 0xD1, N: 254, BWI: 9, CWI: 15, IFSC: 254}, {T: 1, TA1: 0xFF, N: 255, BWI: 15, CWI: 255},
 	}
 	for _, clock := range []uint32{0, 1, 2, 100, 249, 250, 999, 1000, 3580, 40_000, 40_001, 1_024_000, 0x7FFFFFFF, 0xFFFFFFFF} {
-		_, ifs, err := Parse(edited(TPDUReader(), func(c []byte) {
+		_, ifs, err := Parse(edited(emu.TPDUReader(), func(c []byte) {
 			c[10], c[11], c[12], c[13] = byte(clock), byte(clock>>8), byte(clock>>16), byte(clock>>24)
 		}))
 		if err != nil {
@@ -148,9 +149,9 @@ func TestExtensionsUntilTheLimit(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				cfg := ShortAPDUReader()
+				cfg := emu.ShortAPDUReader()
 				cfg.ExtensionEvery = tt.every
-				e := NewEmulator(cfg)
+				e := newDevice(cfg)
 				e.Contact(0).Insert(&slowCard{testCard{atr: atrT1}, tt.takes})
 				s := open(t, e).slots[0]
 				if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
@@ -205,7 +206,7 @@ func TestExtensionsWithoutAPause(t *testing.T) {
 			script.WriteString("< 80 00 00 00 00 00 01 80 01 00\n")
 		}
 		script.WriteString("< 80 02 00 00 00 00 01 00 00 00 90 00\n")
-		s := record(t, TPDUReader(), script.String()).open(t).slots[0]
+		s := record(t, emu.TPDUReader(), script.String()).open(t).slots[0]
 		start := time.Now()
 		rx, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
 		check(t, rx, err, unhex("90 00"), nil)
@@ -218,9 +219,9 @@ func TestExtensionsWithoutAPause(t *testing.T) {
 // What no card is waited for has a minute: nobody looks for the card meanwhile.
 func TestExtensionsOfAStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := NewEmulator(TPDUReader())
+		e := newDevice(emu.TPDUReader())
 		s := open(t, e).slots[0]
-		e.Inject(Fault{Kind: Endless, On: cmdSlotStatus})
+		e.Inject(emu.Fault{Kind: emu.Endless, On: cmdSlotStatus})
 		start := time.Now()
 		_, err := s.Status(ctx)
 		if took := time.Since(start); !errors.Is(err, reader.ErrTimeout) || took < 3*time.Second || took > 65*time.Second {
@@ -244,7 +245,7 @@ func TestNumberOfAnAnswerThatIsStillDue(t *testing.T) {
 		for n := 3; n <= 257; n++ {
 			status(n)
 		}
-		s := record(t, TPDUReader(), script).open(t).slots[0]
+		s := record(t, emu.TPDUReader(), script).open(t).slots[0]
 		_, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
 		check(t, nil, err, nil, reader.ErrTimeout)
 		for range 254 {
@@ -261,7 +262,7 @@ func TestNumberOfAnAnswerThatIsStillDue(t *testing.T) {
 // Nothing of an exchange's limit holds for what follows it.
 func TestLimitEndsWithTheExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := NewEmulator(ExtendedAPDUReader())
+		e := newDevice(emu.ExtendedAPDUReader())
 		e.Contact(0).Insert(&testCard{atr: atrT1})
 		s := open(t, e).slots[0].(*slot)
 		if _, err := s.PowerOn(context.Background(), reader.Cold); err != nil {

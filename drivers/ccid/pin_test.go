@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -23,8 +24,8 @@ func format2() reader.PINFormat {
 }
 
 func TestPINWire(t *testing.T) {
-	quirky := func(v, p uint16) Config {
-		c := PINPadReader()
+	quirky := func(v, p uint16) emu.Config {
+		c := emu.PINPadReader()
 		c.Vendor, c.Product, c.Release = v, p, 0x9999
 		return c
 	}
@@ -52,43 +53,43 @@ func TestPINWire(t *testing.T) {
 	}
 	tests := []struct {
 		name   string
-		cfg    Config
+		cfg    emu.Config
 		script string
 		do     func(*testing.T, *slot) ([]byte, error)
 		want   string
 		err    error
 	}{
 		{ // CCID 1.1 §6.1.11.1
-			"verify", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu + ok(1),
+			"verify", emu.PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu + ok(1),
 			verify(format2()), "90 00", nil,
 		},
 		{ // PC/SC part 10: 6400 and 6401
-			"no entry", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
+			"no entry", emu.PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
 				"\n< 80 00 00 00 00  00 01 40 F0 00", verify(format2()), "64 00", nil,
 		},
 		{
-			"cancelled", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
+			"cancelled", emu.PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
 				"\n< 80 00 00 00 00  00 01 40 EF 00", verify(format2()), "64 01", nil,
 		},
 		{
-			"validation 00 becomes the OK key", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu + ok(1),
+			"validation 00 becomes the OK key", emu.PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu + ok(1),
 			verify(with(func(f *reader.PINFormat) { f.Condition = 0 })), "90 00", nil,
 		},
 		{ // CCID 1.1 §6.1.11.7
-			"modify, 3 messages", PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 03 09 04 00 01 02 00 00 00 " + change + ok(1),
+			"modify, 3 messages", emu.PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 03 09 04 00 01 02 00 00 00 " + change + ok(1),
 			modify(func(*reader.PINModify) {}), "90 00", nil,
 		},
 		{
-			"modify, 1 message", PINPadReader(), "> 69 28 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 01 09 04 00 01 00 00 00 " + change + ok(1),
+			"modify, 1 message", emu.PINPadReader(), "> 69 28 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 01 09 04 00 01 00 00 00 " + change + ok(1),
 			modify(func(m *reader.PINModify) { m.Messages = 1 }), "90 00", nil,
 		},
 		{
-			"modify, no message", PINPadReader(), "> 69 27 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 00 09 04 00 00 00 00 " + change + ok(1),
+			"modify, no message", emu.PINPadReader(), "> 69 27 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 00 09 04 00 00 00 00 " + change + ok(1),
 			modify(func(m *reader.PINModify) { m.Messages = 0 }), "90 00", nil,
 		},
-		{"modify, 7 messages", PINPadReader(), "", modify(func(m *reader.PINModify) { m.Messages = 7 }), "", reader.ErrInvalid},
-		{"three bytes of command", PINPadReader(), "", verify(with(func(f *reader.PINFormat) { f.APDU = f.APDU[:3] })), "", reader.ErrInvalid},
-		{"no PIN pad", ShortAPDUReader(), "", verify(format2()), "", reader.ErrUnsupported},
+		{"modify, 7 messages", emu.PINPadReader(), "", modify(func(m *reader.PINModify) { m.Messages = 7 }), "", reader.ErrInvalid},
+		{"three bytes of command", emu.PINPadReader(), "", verify(with(func(f *reader.PINFormat) { f.APDU = f.APDU[:3] })), "", reader.ErrInvalid},
+		{"no PIN pad", emu.ShortAPDUReader(), "", verify(format2()), "", reader.ErrUnsupported},
 		{"announced, but not there", quirky(0x25DD, 0x3111), "", verify(format2()), "", reader.ErrUnsupported},
 		{
 			"Gemalto: one message, OK key", quirky(0x08E6, 0x3478), `
@@ -119,36 +120,36 @@ func TestPINWire(t *testing.T) {
 			modify(func(m *reader.PINModify) { m.Messages = 1 }), "90 00", nil,
 		},
 		{
-			"modify, the reader's own messages", PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 FF 09 04 00 01 02 00 00 00 " + change + ok(1),
+			"modify, the reader's own messages", emu.PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 FF 09 04 00 01 02 00 00 00 " + change + ok(1),
 			modify(func(m *reader.PINModify) { m.Messages = 0xFF }), "90 00", nil,
 		},
 		{
-			"modify, 2 messages", PINPadReader(), "> 69 28 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 02 09 04 00 01 00 00 00 " + change + ok(1),
+			"modify, 2 messages", emu.PINPadReader(), "> 69 28 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 02 09 04 00 01 00 00 00 " + change + ok(1),
 			modify(func(m *reader.PINModify) { m.Messages = 2 }), "90 00", nil,
 		},
-		{"modify, 4 messages", PINPadReader(), "", modify(func(m *reader.PINModify) { m.Messages = 4 }), "", reader.ErrInvalid},
-		{"modify, three bytes of command", PINPadReader(), "", modify(func(m *reader.PINModify) { m.APDU = m.APDU[:3] }), "", reader.ErrInvalid},
-		{"modify, no PIN pad", ShortAPDUReader(), "", modify(func(*reader.PINModify) {}), "", reader.ErrUnsupported},
+		{"modify, 4 messages", emu.PINPadReader(), "", modify(func(m *reader.PINModify) { m.Messages = 4 }), "", reader.ErrInvalid},
+		{"modify, three bytes of command", emu.PINPadReader(), "", modify(func(m *reader.PINModify) { m.APDU = m.APDU[:3] }), "", reader.ErrInvalid},
+		{"modify, no PIN pad", emu.ShortAPDUReader(), "", modify(func(*reader.PINModify) {}), "", reader.ErrUnsupported},
 		{
-			"the entries differ", PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 03 09 04 00 01 02 00 00 00 " + change +
+			"the entries differ", emu.PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 03 09 04 00 01 02 00 00 00 " + change +
 				"\n< 80 00 00 00 00  00 01 40 EE 00", modify(func(*reader.PINModify) {}), "64 02", nil,
 		},
 		{
-			"the card is out", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
+			"the card is out", emu.PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
 				"\n< 80 00 00 00 00  00 01 42 FE 00", verify(format2()), "", reader.ErrNoCard,
 		},
 		{
-			"the card has no power", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
+			"the card has no power", emu.PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 " + apdu +
 				"\n< 80 00 00 00 00  00 01 41 FE 00", verify(format2()), "", reader.ErrStale,
 		},
 		{ // the prologue and the message index are the caller's
-			"verify, index and prologue", PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 07 08 05 11 22 33 " + apdu + ok(1),
+			"verify, index and prologue", emu.PINPadReader(), "> 69 1C 00 00 00  00 01 00 00 00  00 1E 89 47 04 08 04 02 01 07 08 05 11 22 33 " + apdu + ok(1),
 			verify(with(func(f *reader.PINFormat) {
 				f.Language, f.MessageIndexes, f.Prologue = 0x0807, [3]byte{5}, [3]byte{0x11, 0x22, 0x33}
 			})), "90 00", nil,
 		},
 		{
-			"modify, indexes and prologue", PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 03 07 08 05 06 07 11 22 33 " + change + ok(1),
+			"modify, indexes and prologue", emu.PINPadReader(), "> 69 29 00 00 00  00 01 00 00 00  01 1E 89 47 04 00 08 08 04 03 02 03 07 08 05 06 07 11 22 33 " + change + ok(1),
 			modify(func(m *reader.PINModify) {
 				m.Language, m.MessageIndexes, m.Prologue = 0x0807, [3]byte{5, 6, 7}, [3]byte{0x11, 0x22, 0x33}
 			}), "90 00", nil,
@@ -180,7 +181,7 @@ func TestPINWire(t *testing.T) {
 			verify(with(func(f *reader.PINFormat) { f.Format, f.Block, f.Length, f.APDU = 0x82, 0, 0, unhex("00 20 00 01") })), "90 00", nil,
 		},
 		{
-			"another reader: nothing to append by", PINPadReader(),
+			"another reader: nothing to append by", emu.PINPadReader(),
 			"> 69 13 00 00 00  00 01 00 00 00  00 1E 82 00 00 08 04 02 01 09 04 00 00 00 00 00 20 00 01" + ok(1),
 			verify(with(func(f *reader.PINFormat) { f.Format, f.Block, f.Length, f.APDU = 0x82, 0, 0, unhex("00 20 00 01") })), "90 00", nil,
 		},
@@ -234,9 +235,9 @@ func TestPINPad(t *testing.T) {
 		for _, c := range cases {
 			t.Run(fmt.Sprintf("%d/%s", level, c.name), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					cfg := PINPadReader()
+					cfg := emu.PINPadReader()
 					cfg.Level = level
-					e := NewEmulator(cfg)
+					e := newDevice(cfg)
 					card := &testCard{atr: atrT0}
 					e.Contact(0).Insert(card)
 					var log bytes.Buffer
@@ -271,7 +272,7 @@ func TestPINModify(t *testing.T) {
 		{"1111\r1234\r1235\r", "", "64 02"}, // EE: they differ
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			e := NewEmulator(PINPadReader())
+			e := newDevice(emu.PINPadReader())
 			card := &testCard{atr: atrT1}
 			e.Contact(0).Insert(card)
 			r := open(t, e)
@@ -293,9 +294,9 @@ func TestPINModify(t *testing.T) {
 // At TPDU level under T=1 the reader builds the block behind the host's prologue.
 func TestPINBlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := PINPadReader()
-		cfg.Level, cfg.Features = reader.TPDU, AutoVoltage|AutoParamsATR|AutoClock|AutoBaud
-		e := NewEmulator(cfg)
+		cfg := emu.PINPadReader()
+		cfg.Level, cfg.Features = reader.TPDU, emu.AutoVoltage|emu.AutoParamsATR|emu.AutoClock|emu.AutoBaud
+		e := newDevice(cfg)
 		card := &testCard{atr: atrT1}
 		e.Contact(0).Insert(card)
 		s := open(t, e).slots[0].(*slot)
@@ -313,7 +314,7 @@ func TestPINBlock(t *testing.T) {
 // A PIN entry that its caller gives up is aborted in the reader.
 func TestPINAborted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := NewEmulator(PINPadReader())
+		e := newDevice(emu.PINPadReader())
 		card := &testCard{atr: atrT1}
 		e.Contact(0).Insert(card)
 		s := open(t, e).slots[0].(*slot)
@@ -377,7 +378,7 @@ func TestPINNotBegun(t *testing.T) {
 	for _, modify := range []bool{false, true} {
 		for _, gone := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
-				cfg := PINPadReader()
+				cfg := emu.PINPadReader()
 				cfg.Vendor, cfg.Product, cfg.Release = 0x08E6, 0x34C2, 0x9999 // asks by Escape
 				o, s := oddReader(t, cfg)
 				some, cancel := context.WithCancel(ctx)
@@ -418,7 +419,7 @@ func TestPINNotBegun(t *testing.T) {
 func TestPINStructureIsWiped(t *testing.T) {
 	for _, failed := range []error{nil, reader.ErrTimeout, reader.ErrGone} {
 		synctest.Test(t, func(t *testing.T) {
-			o, s := oddReader(t, PINPadReader())
+			o, s := oddReader(t, emu.PINPadReader())
 			o.out = func(p []byte) (int, error) {
 				if p[0] == cmdSecure && failed != nil {
 					return 0, failed
@@ -433,7 +434,7 @@ func TestPINStructureIsWiped(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) { // longer than the reader takes
-		_, s := oddReader(t, PINPadReader())
+		_, s := oddReader(t, emu.PINPadReader())
 		b := bytes.Repeat([]byte{0x31}, 1<<17)
 		if _, err := s.secure(ctx, b, 0, nil); !errors.Is(err, reader.ErrUnsupported) || !bytes.Equal(b, make([]byte, len(b))) {
 			t.Errorf("%v, %d bytes wiped", err, bytes.Count(b, []byte{0}))
@@ -445,7 +446,7 @@ func TestPINStructureIsWiped(t *testing.T) {
 // loses its power, and the reader both.
 func TestPINAnswerBreaksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o, s := oddReader(t, PINPadReader())
+		o, s := oddReader(t, emu.PINPadReader())
 		off := false
 		o.out = func(p []byte) (int, error) {
 			off = off || p[0] == cmdPowerOff
@@ -474,7 +475,7 @@ func TestPINAnswerBreaksOff(t *testing.T) {
 // bNumberMessage that a reader insists on may be 0.
 func TestPINMessagesOfReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o, s := oddReader(t, PINPadReader())
+		o, s := oddReader(t, emu.PINPadReader())
 		s.modifyMessages, s.verifyMessages = 0, 0
 		o.in = func(p []byte, _ time.Duration) (int, error) { return copy(p, o.answer(0x90, 0)), nil }
 		f := format2()
@@ -495,7 +496,7 @@ func TestPINMessagesOfReader(t *testing.T) {
 func TestResponseOutgrows(t *testing.T) {
 	for room := range 10 {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := PINPadReader()
+			cfg := emu.PINPadReader()
 			cfg.Level = reader.ExtendedAPDU
 			o, s := oddReader(t, cfg)
 			part := 0

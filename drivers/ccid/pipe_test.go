@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -57,10 +58,10 @@ func (o *odd) answer(data ...byte) []byte {
 	return append([]byte{answerOf(o.last[0]), byte(len(data)), 0, 0, 0, o.last[5], o.last[6], 0, 0, 0}, data...)
 }
 
-func oddReader(t *testing.T, cfg Config) (*odd, *slot) {
+func oddReader(t *testing.T, cfg emu.Config) (*odd, *slot) {
 	t.Helper()
 	cfg.NoInterrupt = true
-	o := &odd{chaos: chaos{desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}}
+	o := &odd{chaos: chaos{desc: newDevice(cfg).Descriptors(), gone: make(chan struct{})}}
 	r, err := Driver{}.Open(ctx, reader.Device{Link: o})
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +74,7 @@ func oddReader(t *testing.T, cfg Config) (*odd, *slot) {
 // as for one. The error says so, and no length: that of VERIFY tells the PIN's.
 func TestShortWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o, s := oddReader(t, TPDUReader())
+		o, s := oddReader(t, emu.TPDUReader())
 		o.out = func(p []byte) (int, error) {
 			if p[0] == cmdXfrBlock {
 				return len(p) - 1, nil
@@ -91,7 +92,7 @@ func TestShortWrite(t *testing.T) {
 // A reader that stalls for ever ends the command soon, at whatever speed it stalls.
 func TestStallsWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o, s := oddReader(t, TPDUReader())
+		o, s := oddReader(t, emu.TPDUReader())
 		o.in = func([]byte, time.Duration) (int, error) { return 0, usb.ErrStall }
 		_, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
 		if !errors.Is(err, reader.ErrGone) { // nothing helps
@@ -108,7 +109,7 @@ func TestStallsWithoutEnd(t *testing.T) {
 func TestNoiseWithoutEnd(t *testing.T) {
 	for name, err := range map[string]error{"empty": nil, "overflow": usb.ErrOverflow, "reset": usb.ErrReset} {
 		synctest.Test(t, func(t *testing.T) {
-			o, s := oddReader(t, TPDUReader())
+			o, s := oddReader(t, emu.TPDUReader())
 			reads := 0
 			o.in = func([]byte, time.Duration) (int, error) { reads++; return 0, err }
 			_, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
@@ -123,7 +124,7 @@ func TestNoiseWithoutEnd(t *testing.T) {
 func TestNoiseIsReadOver(t *testing.T) {
 	for _, n := range []int{0, 1, noiseLimit, noiseLimit + 1} {
 		synctest.Test(t, func(t *testing.T) {
-			o, s := oddReader(t, TPDUReader())
+			o, s := oddReader(t, emu.TPDUReader())
 			left := 0
 			o.out = func(p []byte) (int, error) {
 				if left = 0; p[0] == cmdXfrBlock {
@@ -153,7 +154,7 @@ func TestNoiseIsReadOver(t *testing.T) {
 // waits for a message that came already.
 func TestMessageHandedOverWithTheTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := TwoSlotReader()
+		cfg := emu.TwoSlotReader()
 		o, s := oddReader(t, cfg)
 		o.in = func([]byte, time.Duration) (int, error) {
 			t.Error("reads on, though the message is there")
@@ -380,7 +381,7 @@ func TestSupports(t *testing.T) {
 func TestRateTables(t *testing.T) {
 	for back, want := range map[string]int{"98 25 00 00 04 B5 01 00": 2, "98 25 00 00 04 B5 01": 0, "98": 0, "": 0, "98 25 00 00 00 00 00 00 04 B5 01 00": 2, "stall": 0} {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := TPDUReader()
+			cfg := emu.TPDUReader()
 			cfg.Rates = []uint32{1, 2, 3}
 			r := record(t, cfg, hello+"c A1 03 0000 0000: "+back).open(t)
 			if got := len(r.functions[0].rates); got != want {
@@ -399,8 +400,8 @@ func TestRateThatWasSet(t *testing.T) {
 		err error
 	}{{asked, nil}, {asked + 1118, nil}, {asked + 1119, reader.ErrProtocol}, {asked - 1118, nil}, {asked - 1119, reader.ErrProtocol}, {9600, reader.ErrProtocol}, {0, reader.ErrProtocol}} {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := TPDUReader()
-			cfg.Features = AutoVoltage | AutoClock
+			cfg := emu.TPDUReader()
+			cfg.Features = emu.AutoVoltage | emu.AutoClock
 			r := record(t, cfg, hello+fmt.Sprintf(`
 				> 61 05 00 00 00  00 01 00 00 00  95 00 00 0A 00
 				< 82 05 00 00 00  00 01 00 00 00  95 00 00 0A 00
@@ -422,7 +423,7 @@ func TestBusy(t *testing.T) {
 	for _, code := range []byte{0xF2, 0xE0, 0xFB} {
 		for _, busy := range []int{1, 50, 1000} {
 			synctest.Test(t, func(t *testing.T) {
-				o, s := oddReader(t, TPDUReader())
+				o, s := oddReader(t, emu.TPDUReader())
 				n := 0
 				o.in = func(p []byte, _ time.Duration) (int, error) {
 					a := o.answer()
@@ -456,7 +457,7 @@ func TestBusy(t *testing.T) {
 // of which no reader notifies, every slot is looked at.
 func TestInterruptEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := NewEmulator(TwoSlotReader())
+		e := newDevice(emu.TwoSlotReader())
 		var log bytes.Buffer
 		r, err := Driver{Log: slog.New(slog.NewTextHandler(&log, nil))}.Open(ctx, reader.Device{Link: e})
 		if err != nil {
@@ -486,7 +487,7 @@ func TestInterruptEndpoint(t *testing.T) {
 		if n := told(); n != 0 || strings.Contains(log.String(), "given up") {
 			t.Errorf("given up although it works between failures; %d notifications", n)
 		}
-		e.Reset(ctx)
+		e.port.Reset()
 		if n := told(); n != 2 {
 			t.Errorf("%d of 2 slots are looked at after a reset", n)
 		}
@@ -497,7 +498,7 @@ func TestInterruptEndpoint(t *testing.T) {
 func TestPINAnswerChained(t *testing.T) {
 	for level, want := range map[reader.Level]string{reader.TPDU: "01", reader.ShortAPDU: "01 90 00", reader.ExtendedAPDU: "01 90 00"} {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := PINPadReader()
+			cfg := emu.PINPadReader()
 			cfg.Level = level
 			o, s := oddReader(t, cfg)
 			o.in = func(p []byte, _ time.Duration) (int, error) {
@@ -523,7 +524,7 @@ func TestPINAnswerChained(t *testing.T) {
 func TestPINTime(t *testing.T) {
 	for timeout, want := range map[byte]time.Duration{0: 92 * time.Second, 30: 92 * time.Second, 80: 92 * time.Second, 81: 93 * time.Second, 255: 267 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
-			o, s := oddReader(t, PINPadReader())
+			o, s := oddReader(t, emu.PINPadReader())
 			o.in = func(p []byte, d time.Duration) (int, error) {
 				if o.last[0] == cmdSecure && d != want {
 					t.Errorf("bTimerOut %d: waits %v, want %v", timeout, d, want)
@@ -558,7 +559,7 @@ func TestPINCondition(t *testing.T) {
 	} {
 		for n, c := range tt.ask {
 			synctest.Test(t, func(t *testing.T) {
-				cfg := PINPadReader()
+				cfg := emu.PINPadReader()
 				if tt.features != "" {
 					cfg = as(cfg, 0x08E6, 0x34C2, 0x200)
 				}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/readertest"
 )
@@ -90,28 +91,28 @@ func (r *postedRead) Cancel() {
 
 // What the core relies on holds where the answer's read begins with the command's write.
 func TestSuitePosted(t *testing.T) {
-	one := TwoSlotReader()
+	one := emu.TwoSlotReader()
 	one.BusySlots = 1
 	for _, c := range []struct {
 		name  string
-		cfg   Config
+		cfg   emu.Config
 		atr   []byte
 		posts bool
 	}{
-		{"character T=0", CharacterReader(), atrT0, true},
-		{"TPDU T=1", TPDUReader(), atrT1, true},
-		{"extended APDU", ExtendedAPDUReader(), atrT1, true},
+		{"character T=0", emu.CharacterReader(), atrT0, true},
+		{"TPDU T=1", emu.TPDUReader(), atrT1, true},
+		{"extended APDU", emu.ExtendedAPDUReader(), atrT1, true},
 		{"two slots, one at once", one, atrT1, true},
 		// The read that is cancelled might hold another slot's answer.
-		{"two slots", TwoSlotReader(), atrT1, false},
-		{"ICCD A", ICCDA(), atrT0, false}, // no bulk endpoints
-		{"ICCD B", ICCDB(), atrT1, false},
+		{"two slots", emu.TwoSlotReader(), atrT1, false},
+		{"ICCD A", emu.ICCDA(), atrT0, false}, // no bulk endpoints
+		{"ICCD B", emu.ICCDB(), atrT1, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var links []*posterLink
 			t.Run("suite", func(t *testing.T) {
 				readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
-					e := NewEmulator(c.cfg)
+					e := newDevice(c.cfg)
 					link := &posterLink{Opener: e}
 					links = append(links, link)
 					f := &readertest.Fixture{
@@ -120,9 +121,9 @@ func TestSuitePosted(t *testing.T) {
 						Command: unhex("00 84 00 00 04"), Answer: unhex("00 01 02 03 90 00"),
 						Unplug: e.Unplug, Close: e.Unplug,
 					}
-					for n := range e.cfg.Slots {
+					for n := range e.Config().Slots {
 						e.Contact(n).Insert(&testCard{atr: c.atr})
-						f.Slots = append(f.Slots, readertest.Contact(e.Contact(n), c.cfg.Features&Token != 0))
+						f.Slots = append(f.Slots, readertest.Contact(e.Contact(n), c.cfg.Features&emu.Token != 0))
 					}
 					return f
 				})
@@ -178,7 +179,7 @@ func TestPostedNotSent(t *testing.T) {
 		"short": {4, nil, reader.ErrProtocol},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := NewEmulator(TPDUReader())
+			e := newDevice(emu.TPDUReader())
 			e.Contact(0).Insert(&testCard{atr: atrT0})
 			t.Cleanup(e.Unplug)
 			fails := false

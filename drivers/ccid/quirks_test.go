@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -37,44 +38,44 @@ func TestQuirksTable(t *testing.T) {
 	}
 }
 
-func as(c Config, vendor, product, release uint16) Config {
+func as(c emu.Config, vendor, product, release uint16) emu.Config {
 	c.Vendor, c.Product, c.Release = vendor, product, release
 	return c
 }
 
 func TestOldFirmware(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := NewEmulator(as(TPDUReader(), 0x04E6, 0x5291, 0x0111))
+		e := newDevice(as(emu.TPDUReader(), 0x04E6, 0x5291, 0x0111))
 		_, err := Driver{}.Open(ctx, reader.Device{Link: e})
 		if !errors.Is(err, reader.ErrUnsupported) || !strings.Contains(err.Error(), "firmware 1.11; below 1.12") {
 			t.Error(err)
 		}
 		open(t, e, "firmware=any")
 	})
-	synctest.Test(t, func(t *testing.T) { open(t, NewEmulator(as(TPDUReader(), 0x04E6, 0x5291, 0x0112))) })
+	synctest.Test(t, func(t *testing.T) { open(t, newDevice(as(emu.TPDUReader(), 0x04E6, 0x5291, 0x0112))) })
 }
 
 func TestQuirks(t *testing.T) {
 	sw := unhex("90 00")
-	emv := as(TPDUReader(), 0x08E6, 0x4433, 0x0100)
+	emv := as(emu.TPDUReader(), 0x08E6, 0x4433, 0x0100)
 	emv.EMV = true
-	chains := as(ExtendedAPDUReader(), 0x2F7C, 0x6007, 0x0100)
+	chains := as(emu.ExtendedAPDUReader(), 0x2F7C, 0x6007, 0x0100)
 	chains.MaxMessage = 271
 	chains.Lie = func(c []byte) []byte {
 		c[42] = 2 // short APDU
 		return c
 	}
-	lies := as(ShortAPDUReader(), 0x0D46, 0x3010, 0x0100)
+	lies := as(emu.ShortAPDUReader(), 0x0D46, 0x3010, 0x0100)
 	lies.Lie = func(c []byte) []byte {
 		c[42] = 4 // extended APDU
 		return c
 	}
-	slow := as(TPDUReader(), 0x0B81, 0x0200, 0x0100)
-	ifsd := as(TPDUReader(), 0x0529, 0x0620, 0x0012)
-	rates := as(TPDUReader(), 0x058F, 0x9540, 0x0100)
+	slow := as(emu.TPDUReader(), 0x0B81, 0x0200, 0x0100)
+	ifsd := as(emu.TPDUReader(), 0x0529, 0x0620, 0x0012)
+	rates := as(emu.TPDUReader(), 0x058F, 0x9540, 0x0100)
 	rates.Rates = []uint32{111875, 223750}
-	for name, cfg := range map[string]Config{"EMV mode": emv, "chains": chains, "not extended": lies, "slow": slow, "no IFSD": ifsd, "unstable above 200000": rates,
-		"off first": as(TPDUReader(), 0x0D46, 0x301D, 0x0100), "minutes": as(TPDUReader(), 0x08E6, 0x34D2, 0x0100)} {
+	for name, cfg := range map[string]emu.Config{"EMV mode": emv, "chains": chains, "not extended": lies, "slow": slow, "no IFSD": ifsd, "unstable above 200000": rates,
+		"off first": as(emu.TPDUReader(), 0x0D46, 0x301D, 0x0100), "minutes": as(emu.TPDUReader(), 0x08E6, 0x34D2, 0x0100)} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := plug(t, cfg, &testCard{atr: atrT1Fast})
@@ -94,16 +95,16 @@ func TestQuirks(t *testing.T) {
 func TestVoltages(t *testing.T) {
 	for _, c := range []struct{ reader, card uint8 }{{7, 1}, {7, 2}, {7, 4}, {3, 2}, {6, 4}, {4, 4}} {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := TPDUReader()
-			cfg.Features &^= AutoVoltage
+			cfg := emu.TPDUReader()
+			cfg.Features &^= emu.AutoVoltage
 			cfg.Voltages, cfg.CardVoltages = c.reader, c.card
 			b := plug(t, cfg, &testCard{atr: atrT1})
 			transmit(t, b.session(0), unhex("00 84 00 00 01"), unhex("00 90 00"))
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
-		cfg := TPDUReader()
-		cfg.Features &^= AutoVoltage
+		cfg := emu.TPDUReader()
+		cfg.Features &^= emu.AutoVoltage
 		cfg.Voltages, cfg.CardVoltages = 3, 4
 		b := plug(t, cfg, &testCard{atr: atrT1})
 		if _, err := b.open(0); !errors.Is(err, reader.ErrMute) {
@@ -127,12 +128,12 @@ func secondInterface(desc []byte, number byte) []byte {
 
 // composite is a device with two interfaces, each an emulated reader.
 type composite struct {
-	parts [2]*Emulator
+	parts [2]*device
 	desc  []byte
 }
 
-func newComposite(a, b Config) *composite {
-	c := &composite{parts: [2]*Emulator{NewEmulator(a), NewEmulator(b)}}
+func newComposite(a, b emu.Config) *composite {
+	c := &composite{parts: [2]*device{newDevice(a), newDevice(b)}}
 	c.desc = c.parts[0].Descriptors()
 	second := secondInterface(c.parts[1].Descriptors(), 1)
 	c.desc = append(c.desc, second...)
@@ -178,7 +179,7 @@ func TestComposite(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newComposite(as(TPDUReader(), id[0], id[1], 0x100), as(ExtendedAPDUReader(), id[0], id[1], 0x100))
+				c := newComposite(as(emu.TPDUReader(), id[0], id[1], 0x100), as(emu.ExtendedAPDUReader(), id[0], id[1], 0x100))
 				if n := (Driver{}).CountSlots(c.desc); n != 2 {
 					t.Fatal(n, "slots")
 				}
@@ -221,7 +222,7 @@ func TestComposite(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
-		c := newComposite(TPDUReader(), TPDUReader())
+		c := newComposite(emu.TPDUReader(), emu.TPDUReader())
 		r, err := Driver{}.Open(ctx, reader.Device{Link: c, Params: map[string]string{"interface": "1"}})
 		if err != nil || len(r.Slots()) != 1 {
 			t.Fatal(err)
@@ -238,11 +239,11 @@ func TestComposite(t *testing.T) {
 // A reader that says "present" without a card is believed until a power-on fails.
 func TestPhantom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := NewEmulator(as(ShortAPDUReader(), 0x08E6, 0x3480, 0x0100))
+		e := newDevice(as(emu.ShortAPDUReader(), 0x08E6, 0x3480, 0x0100))
 		e.Contact(0).Insert(&testCard{atr: atrT1})
 		s := open(t, e).slots[0].(*slot)
 		<-s.Changes()
-		e.Inject(Fault{Kind: Fail, On: 0x62, Code: 0xFE})
+		e.Inject(emu.Fault{Kind: emu.Fail, On: 0x62, Code: 0xFE})
 		_, err := s.PowerOn(ctx, reader.Cold)
 		if !errors.Is(err, reader.ErrNoCard) {
 			t.Error(err)
@@ -264,9 +265,9 @@ func TestPINPadThroughCore(t *testing.T) {
 	for _, level := range []reader.Level{reader.TPDU, reader.ShortAPDU} {
 		for _, atr := range [][]byte{atrT0, atrT1IFSC} {
 			synctest.Test(t, func(t *testing.T) {
-				cfg := PINPadReader()
+				cfg := emu.PINPadReader()
 				cfg.Level = level
-				cfg.Features = AutoParamsATR | AutoVoltage | AutoClock | AutoBaud
+				cfg.Features = emu.AutoParamsATR | emu.AutoVoltage | emu.AutoClock | emu.AutoBaud
 				card := &testCard{atr: atr}
 				b := plug(t, cfg, card)
 				s := b.session(0)
@@ -288,16 +289,16 @@ func TestPINPadThroughCore(t *testing.T) {
 
 func TestIdentify(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := PINPadReader()
+		cfg := emu.PINPadReader()
 		cfg.Serial = "007"
-		r := open(t, NewEmulator(cfg))
+		r := open(t, newDevice(cfg))
 		model, more := r.Identify()
 		if model != "emulated PIN pad reader" || more["version"] != "1.00" || more["level"] != "short APDU" || more["pinpad"] != "verify, modify" || more["serial"] != "007" {
 			t.Error(model, more)
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		r := open(t, NewEmulator(as(Config{Level: reader.TPDU}, 0x09BE, 0x0002, 0x0100)))
+		r := open(t, newDevice(as(emu.Config{Level: reader.TPDU}, 0x09BE, 0x0002, 0x0100)))
 		model, more := r.Identify()
 		if model != "cardfs emulated CCID reader" || !strings.Contains(more["quirks"], "dwMaxIFSD is wrong: 254") {
 			t.Error(model, more)
@@ -333,7 +334,7 @@ func TestIDs(t *testing.T) {
 func TestEject(t *testing.T) {
 	for _, mechanics := range []uint32{2, 0} {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := ShortAPDUReader()
+			cfg := emu.ShortAPDUReader()
 			cfg.Mechanical = mechanics
 			b := plug(t, cfg, &testCard{atr: atrT1})
 			s := b.session(0)

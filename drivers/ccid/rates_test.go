@@ -5,6 +5,9 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 )
 
 // "Where an agreed rate cannot be set, or nothing gets through after it, whoever
@@ -12,7 +15,7 @@ import (
 // whatever the reader has against SetParameters, the card's state included. "status says
 // fallback".
 func TestRateRefused(t *testing.T) {
-	for _, cfg := range []Config{CharacterReader(), TPDUReader(), ShortAPDUReader()} {
+	for _, cfg := range []emu.Config{emu.CharacterReader(), emu.TPDUReader(), emu.ShortAPDUReader()} {
 		for _, atr := range [][]byte{atrT0Fast, atrT1Fast} {
 			for _, code := range []byte{0xFE, 0xFB, 0xF6, 0xF4, 0x0A, 0x80} {
 				t.Run(fmt.Sprintf("%s/%X/%02X", cfg.Name, atr[1], code), func(t *testing.T) {
@@ -20,12 +23,12 @@ func TestRateRefused(t *testing.T) {
 						card := &testCard{atr: atr}
 						b := plug(t, cfg, card)
 						var asked []byte
-						b.e.Observe(func(r Record) {
-							if r.Endpoint == epBulkOut && r.Data[0] == cmdSetParameters {
+						b.e.Observe(func(r usbtest.Line) {
+							if r.Endpoint == 0x02 && r.Data[0] == cmdSetParameters {
 								asked = append(asked, r.Data[10])
 							}
 						})
-						b.e.Inject(Fault{Kind: Fail, On: cmdSetParameters, Code: code})
+						b.e.Inject(emu.Fault{Kind: emu.Fail, On: cmdSetParameters, Code: code})
 						s := b.session(0)
 						transmit(t, s, unhex("00 84 00 00 02"), unhex("00 01 90 00"))
 						transmit(t, s, unhex("00 84 00 00 03"), unhex("00 01 02 90 00"))

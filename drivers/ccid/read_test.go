@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -104,10 +105,10 @@ func (s streamed) exchange() ([]byte, error) {
 
 func streaming(t *testing.T, s *stream) streamed {
 	t.Helper()
-	cfg := ExtendedAPDUReader()
+	cfg := emu.ExtendedAPDUReader()
 	cfg.NoInterrupt = true
 	cfg.MaxMessage = 65556
-	s.mirror = mirror{chaos: chaos{desc: NewEmulator(cfg).Descriptors(), gone: make(chan struct{})}}
+	s.mirror = mirror{chaos: chaos{desc: newDevice(cfg).Descriptors(), gone: make(chan struct{})}}
 	r, err := Driver{}.Open(ctx, reader.Device{Link: s})
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -17,9 +19,9 @@ import (
 func TestSlotsAtOnce(t *testing.T) {
 	for _, c := range []struct{ slots, busy int }{{2, 2}, {2, 1}, {5, 5}, {5, 2}} {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := TPDUReader()
+			cfg := emu.TPDUReader()
 			cfg.Slots, cfg.BusySlots = c.slots, c.busy
-			e := NewEmulator(cfg)
+			e := newDevice(cfg)
 			for n := range c.slots {
 				e.Contact(n).Insert(&testCard{atr: atrT1IFSC})
 			}
@@ -53,18 +55,18 @@ func TestSlotsAtOnce(t *testing.T) {
 // What one slot's command suffers, another's does not: it is answered in time
 // while the first is silent, is aborted, or has its card asking for time.
 func TestSlotsApart(t *testing.T) {
-	for name, f := range map[string]Fault{
-		"silence":  {Kind: Silence, On: 0x6F},
-		"endless":  {Kind: Endless, On: 0x6F},
-		"truncate": {Kind: Truncated, On: 0x6F},
-		"runt":     {Kind: Runt, On: 0x6F},
-		"babble":   {Kind: Babble, On: 0x6F},
-		"stale":    {Kind: WrongSeq, On: 0x6F},
+	for name, f := range map[string]emu.Fault{
+		"silence":  {Kind: emu.Silence, On: 0x6F},
+		"endless":  {Kind: emu.Endless, On: 0x6F},
+		"truncate": {Kind: emu.Truncated, On: 0x6F},
+		"runt":     {Kind: emu.Runt, On: 0x6F},
+		"babble":   {Kind: emu.Babble, On: 0x6F},
+		"stale":    {Kind: emu.WrongSeq, On: 0x6F},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				one, two := &testCard{atr: atrT1IFSC}, &testCard{atr: atrT0}
-				cfg := TwoSlotReader()
+				cfg := emu.TwoSlotReader()
 				b := plug(t, cfg, one, two)
 				first, second := b.session(0), b.session(1)
 				b.e.Inject(f)
@@ -98,9 +100,9 @@ func TestSlotsApart(t *testing.T) {
 // Many slots, many commands, all answers to where they belong.
 func TestSlotsMixed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := ExtendedAPDUReader()
+		cfg := emu.ExtendedAPDUReader()
 		cfg.Slots = 5
-		e := NewEmulator(cfg)
+		e := newDevice(cfg)
 		for n := range 5 {
 			e.Contact(n).Insert(&testCard{atr: atrT1})
 		}
@@ -126,9 +128,9 @@ func TestSlotsMixed(t *testing.T) {
 // NotifySlotChange names the slots; each is told of its own (CCID 1.1 §6.3.1).
 func TestNotify(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := TPDUReader()
+		cfg := emu.TPDUReader()
 		cfg.Slots = 5
-		e := NewEmulator(cfg)
+		e := newDevice(cfg)
 		r := open(t, e)
 		told := func(n int) bool {
 			synctest.Wait()
@@ -158,7 +160,7 @@ func TestNotify(t *testing.T) {
 		if !told(2) {
 			t.Error("hardware error of slot 2")
 		}
-		e.Inject(Fault{Kind: Fail, On: 0x62, Code: 0xFB})
+		e.Inject(emu.Fault{Kind: emu.Fail, On: 0x62, Code: 0xFB})
 		_, err := r.slots[2].PowerOn(ctx, reader.Cold)
 		var failed *Error
 		if !errors.As(err, &failed) || failed.Hardware != 1 {
@@ -176,7 +178,7 @@ func TestNotify(t *testing.T) {
 // a reader without one leaves it to the core.
 func TestInterruptFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := NewEmulator(TPDUReader())
+		e := newDevice(emu.TPDUReader())
 		r := open(t, e)
 		changes := r.slots[0].(reader.Notifier).Changes()
 		e.Interrupt(nil) // one stall is overcome
@@ -196,9 +198,9 @@ func TestInterruptFails(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		cfg := TPDUReader()
+		cfg := emu.TPDUReader()
 		cfg.NoInterrupt = true
-		r := open(t, NewEmulator(cfg))
+		r := open(t, newDevice(cfg))
 		if r.slots[0].(reader.Notifier).Changes() != nil {
 			t.Error("a channel that nobody sends to")
 		}
@@ -207,12 +209,12 @@ func TestInterruptFails(t *testing.T) {
 
 // faulty is an emulator whose interrupt endpoint fails as the hook says.
 type faulty struct {
-	*Emulator
+	*device
 	in func(ctx context.Context) error
 }
 
 func (f *faulty) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) {
-	c, err := f.Emulator.OpenUSB(ctx, iface)
+	c, err := f.device.OpenUSB(ctx, iface)
 	return &faultyConn{c, f}, err
 }
 
@@ -222,7 +224,7 @@ type faultyConn struct {
 }
 
 func (c *faultyConn) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
-	if ep == epIntr {
+	if ep == 0x83 {
 		return 0, c.f.in(ctx)
 	}
 	return c.Conn.In(ctx, ep, p, timeout)
@@ -249,7 +251,7 @@ func TestInterruptEndpointThatCannotBeHad(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tries := 0
-				f := &faulty{Emulator: NewEmulator(TwoSlotReader())}
+				f := &faulty{device: newDevice(emu.TwoSlotReader())}
 				f.in = func(ctx context.Context) error {
 					tries++
 					if err := sleep(ctx, tt.pends); err != nil {
@@ -290,11 +292,11 @@ func TestInterruptEndpointThatCannotBeHad(t *testing.T) {
 // A reader with nothing to do does nothing but wait for its interrupt endpoint.
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := plug(t, TPDUReader(), &testCard{atr: atrT1})
+		b := plug(t, emu.TPDUReader(), &testCard{atr: atrT1})
 		transmit(t, b.session(0), unhex("00 84 00 00 01"), unhex("00 90 00"))
 		time.Sleep(time.Second)
 		n := 0
-		b.e.Observe(func(Record) { n++ })
+		b.e.Observe(func(usbtest.Line) { n++ })
 		time.Sleep(time.Hour)
 		if n > 0 {
 			t.Errorf("%d transfers in an idle hour", n)
@@ -306,7 +308,7 @@ func TestIdle(t *testing.T) {
 func TestUnplug(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			b := plug(t, ShortAPDUReader(), &testCard{atr: atrT1})
+			b := plug(t, emu.ShortAPDUReader(), &testCard{atr: atrT1})
 			s := b.session(0)
 			bay := b.m.Slot(0)
 			done := make(chan error, 1)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -33,9 +34,9 @@ type tape struct {
 	wake  chan struct{}
 }
 
-func record(t *testing.T, cfg Config, script string) *tape {
+func record(t *testing.T, cfg emu.Config, script string) *tape {
 	cfg.NoInterrupt = true
-	tp := &tape{t: t, descriptors: NewEmulator(cfg).Descriptors(), gone: make(chan struct{}), wake: make(chan struct{})}
+	tp := &tape{t: t, descriptors: newDevice(cfg).Descriptors(), gone: make(chan struct{}), wake: make(chan struct{})}
 	for _, l := range strings.Split(script, "\n") {
 		l, _, _ = strings.Cut(l, "#")
 		if l = strings.Join(strings.Fields(l), " "); l != "" {

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
@@ -21,32 +22,32 @@ const hello = `
 var ctx = context.Background()
 
 func TestWire(t *testing.T) {
-	manual := TPDUReader()
-	manual.Features = AutoClock
+	manual := emu.TPDUReader()
+	manual.Features = emu.AutoClock
 	manual.MaxRate = 200000
-	extended := ExtendedAPDUReader()
+	extended := emu.ExtendedAPDUReader()
 	extended.MaxMessage = 15
-	chars := CharacterReader()
+	chars := emu.CharacterReader()
 	chars.MaxMessage = 74
 	chars.Vendor, chars.Product = 0x0B97, 0x7762
 	chars.Release = 0x0111
-	scm := ShortAPDUReader()
+	scm := emu.ShortAPDUReader()
 	scm.MaxMessage = 263
-	rates := TPDUReader()
+	rates := emu.TPDUReader()
 	rates.Rates = []uint32{1, 2, 3}
-	mech := TPDUReader()
+	mech := emu.TPDUReader()
 	mech.Mechanical = 2
 
 	tests := []struct {
 		name   string
-		cfg    Config
+		cfg    emu.Config
 		script string
 		do     func(t *testing.T, s *slot)
 	}{
 		{
 			// CCID 1.1 §6.1.1, §6.2.1: bPowerSelect 00 where the reader selects
 			// the voltage; bStatus 00: active.
-			name: "power", cfg: TPDUReader(), script: hello + `
+			name: "power", cfg: emu.TPDUReader(), script: hello + `
 				> 62 00 00 00 00  00 01 00 00 00
 				< 80 04 00 00 00  00 01 00 00 00  3B 02 14 50
 				> 65 00 00 00 00  00 02 00 00 00
@@ -106,7 +107,7 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			name: "no card", cfg: TPDUReader(), script: hello + `
+			name: "no card", cfg: emu.TPDUReader(), script: hello + `
 				> 62 00 00 00 00  00 01 00 00 00
 				< 80 00 00 00 00  00 01 42 FE 00
 				> 62 00 00 00 00  00 02 00 00 00
@@ -123,7 +124,7 @@ func TestWire(t *testing.T) {
 		{
 			// CCID 1.1 §6.2: a time extension multiplies the time by bError.
 			// §6.1: an answer with another bSeq or bSlot is not to this command.
-			name: "time extension, stale answers, empty packets", cfg: TPDUReader(), script: hello + `
+			name: "time extension, stale answers, empty packets", cfg: emu.TPDUReader(), script: hello + `
 				> 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
 				< 80 00 00 00 00  00 01 80 01 00
 				< 80 00 00 00 00  00 01 80 0A 00
@@ -143,7 +144,7 @@ func TestWire(t *testing.T) {
 		{
 			// CCID 1.1 §5.3.1: a command that ends without an answer is aborted
 			// by the control request and the bulk message with the same bSeq.
-			name: "abort", cfg: TPDUReader(), script: hello + `
+			name: "abort", cfg: emu.TPDUReader(), script: hello + `
 				> 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
 				--
 				c 21 01 0200 0000
@@ -160,7 +161,7 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			name: "abort, by a reader that knows none of it", cfg: TPDUReader(), script: hello + `
+			name: "abort, by a reader that knows none of it", cfg: emu.TPDUReader(), script: hello + `
 				> 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
 				--
 				c 21 01 0200 0000: stall
@@ -172,7 +173,7 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			name: "harder and harder", cfg: TPDUReader(), script: hello + `
+			name: "harder and harder", cfg: emu.TPDUReader(), script: hello + `
 				> 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
 				--
 				c 21 01 0200 0000: silence
@@ -195,7 +196,7 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			name: "dead", cfg: TPDUReader(), script: hello + `
+			name: "dead", cfg: emu.TPDUReader(), script: hello + `
 				> 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
 				--
 				c 21 01 0200 0000
@@ -217,7 +218,7 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			name: "stalls", cfg: TPDUReader(), script: hello + `
+			name: "stalls", cfg: emu.TPDUReader(), script: hello + `
 				> 6F 01 00 00 00  00 01 00 00 00  00
 				< stall
 				clear 81
@@ -245,7 +246,7 @@ func TestWire(t *testing.T) {
 		{
 			// An answer whose length or type is wrong ends the command: no abort,
 			// a GetSlotStatus brings both sides together.
-			name: "wrong answers", cfg: TPDUReader(), script: hello + `
+			name: "wrong answers", cfg: emu.TPDUReader(), script: hello + `
 				> 6F 01 00 00 00  00 01 00 00 00  00
 				< 80 03 00 00 00  00 01 00 00 00  90 00    # one byte is missing
 				> 65 00 00 00 00  00 02 00 00 00
@@ -317,7 +318,7 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			name: "OpenPGP card", cfg: TPDUReader(), script: hello + `
+			name: "OpenPGP card", cfg: emu.TPDUReader(), script: hello + `
 				> 62 00 00 00 00  00 01 00 00 00
 				< 80 14 00 00 00  00 01 00 00 00  3B FA 13 00 FF 81 31 80 45 00 31 C1 73 C0 01 00 00 90 00 B1
 				> 61 07 00 00 00  00 02 01 00 00  13 10 FF 75 00 FE 00   # BWI 7, CWI 5 instead of 4, 5
@@ -478,7 +479,7 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			name: "too long", cfg: TPDUReader(), script: hello, do: func(t *testing.T, s *slot) {
+			name: "too long", cfg: emu.TPDUReader(), script: hello, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: pattern(262)}, nil)
 				check(t, rx, err, nil, reader.ErrUnsupported)
 				if _, ok := s.ifd.slots[0].(reader.Ejector); ok {
@@ -519,14 +520,14 @@ func check(t *testing.T, got []byte, err error, want []byte, wantErr error) {
 // and its failure is the failure of Open.
 func TestFirstContact(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		record(t, TPDUReader(), `
+		record(t, emu.TPDUReader(), `
 			> 65 00 00 00 00  00 00 00 00 00
 			< 80 02 00 00 00  00 17 00 00 00  90 00
 			< 81 00 00 00 00  00 00 01 00 00
 		`).open(t)
 	})
 	synctest.Test(t, func(t *testing.T) {
-		tp := record(t, TPDUReader(), `
+		tp := record(t, emu.TPDUReader(), `
 			> 65 00 00 00 00  00 00 00 00 00
 			--
 			c 21 01 0100 0000: silence

@@ -16,6 +16,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 	"github.com/cardfs/cardfs/drivers/bus/usb/transports"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/tests/cc"
@@ -87,7 +88,7 @@ func hexOf(b []byte) string { return fmt.Sprintf("% X", b) }
 
 type witnessCase struct {
 	name      string
-	cfg       Config
+	cfg       emu.Config
 	atr       []byte
 	protocol  string
 	exchanges []exchange
@@ -101,36 +102,36 @@ func witnessCases() []witnessCase {
 		exchange{"80 EE 00 00 FA " + hexOf(pattern(250)) + " 00", hexOf(pattern(250)) + " 90 00"})
 	long := append(t1[:len(t1):len(t1)],
 		exchange{"80 EE 00 00 00 07 D0 " + hexOf(pattern(2000)) + " 00 00", hexOf(pattern(2000)) + " 90 00"})
-	with := func(c Config, f Features) Config {
+	with := func(c emu.Config, f emu.Features) emu.Config {
 		c.Features = f
 		return c
 	}
-	slow := TPDUReader()
+	slow := emu.TPDUReader()
 	slow.NoInterrupt = true
 	return []witnessCase{
-		{"character T=0", CharacterReader(), atrT0, "T=0", t0},
-		{"character T=0 fast", CharacterReader(), atrT0Fast, "T=0", t0},
-		{"character T=1", CharacterReader(), atrT1IFSC, "T=1", t1},
-		{"TPDU T=0", TPDUReader(), atrT0, "T=0", t0},
-		{"TPDU T=0 fast", TPDUReader(), atrT0Fast, "T=0", t0},
-		{"TPDU T=0 inverse", TPDUReader(), atrInverse, "T=0", t0},
-		{"TPDU T=1", TPDUReader(), atrT1, "T=1", t1},
-		{"TPDU T=1 IFSC 254", TPDUReader(), atrT1IFSC, "T=1", long},
-		{"TPDU T=1 CRC", TPDUReader(), atrT1CRC, "T=1", t1},
-		{"TPDU T=1 fast", TPDUReader(), atrT1Fast, "T=1", t1},
-		{"TPDU T=1 specific", TPDUReader(), atrSpecific, "T=1", t1},
+		{"character T=0", emu.CharacterReader(), atrT0, "T=0", t0},
+		{"character T=0 fast", emu.CharacterReader(), atrT0Fast, "T=0", t0},
+		{"character T=1", emu.CharacterReader(), atrT1IFSC, "T=1", t1},
+		{"TPDU T=0", emu.TPDUReader(), atrT0, "T=0", t0},
+		{"TPDU T=0 fast", emu.TPDUReader(), atrT0Fast, "T=0", t0},
+		{"TPDU T=0 inverse", emu.TPDUReader(), atrInverse, "T=0", t0},
+		{"TPDU T=1", emu.TPDUReader(), atrT1, "T=1", t1},
+		{"TPDU T=1 IFSC 254", emu.TPDUReader(), atrT1IFSC, "T=1", long},
+		{"TPDU T=1 CRC", emu.TPDUReader(), atrT1CRC, "T=1", t1},
+		{"TPDU T=1 fast", emu.TPDUReader(), atrT1Fast, "T=1", t1},
+		{"TPDU T=1 specific", emu.TPDUReader(), atrSpecific, "T=1", t1},
 		{"TPDU, no interrupt endpoint", slow, atrT1, "T=1", t1},
-		{"TPDU, automatic PPS", with(TPDUReader(), AutoParamsATR|AutoVoltage|AutoClock|AutoBaud|AutoPPS), atrT1Fast, "T=1", t1},
-		{"TPDU, own negotiation and IFSD", with(TPDUReader(), AutoVoltage|AutoClock|AutoBaud|AutoNegotiate|AutoIFSD), atrT1Fast, "T=1", t1},
-		{"TPDU, voltage by the host", with(TPDUReader(), AutoParamsATR|AutoClock|AutoBaud), atrT1, "T=1", t1},
-		{"short APDU T=0", ShortAPDUReader(), atrT0, "T=0", append(commonExchanges[:4:4], exchange{"80 EE 00 00 04 01 02 03 04 00", "01 02 03 04 90 00"})},
-		{"short APDU T=1", ShortAPDUReader(), atrT1Fast, "T=1", t1},
-		{"extended APDU T=0", ExtendedAPDUReader(), atrT0, "T=0", append(commonExchanges[:4:4], exchange{"80 EE 00 00 04 01 02 03 04 00", "01 02 03 04 90 00"})},
-		{"extended APDU T=1", ExtendedAPDUReader(), atrT1Fast, "T=1", long},
-		{"two slots", TwoSlotReader(), atrT1, "T=1", t1},
-		{"PIN pad", PINPadReader(), atrT1, "T=1", t1},
-		{"ICCD A", ICCDA(), atrT0, "T=0", t0},
-		{"ICCD B", ICCDB(), atrT1, "T=1", long},
+		{"TPDU, automatic PPS", with(emu.TPDUReader(), emu.AutoParamsATR|emu.AutoVoltage|emu.AutoClock|emu.AutoBaud|emu.AutoPPS), atrT1Fast, "T=1", t1},
+		{"TPDU, own negotiation and IFSD", with(emu.TPDUReader(), emu.AutoVoltage|emu.AutoClock|emu.AutoBaud|emu.AutoNegotiate|emu.AutoIFSD), atrT1Fast, "T=1", t1},
+		{"TPDU, voltage by the host", with(emu.TPDUReader(), emu.AutoParamsATR|emu.AutoClock|emu.AutoBaud), atrT1, "T=1", t1},
+		{"short APDU T=0", emu.ShortAPDUReader(), atrT0, "T=0", append(commonExchanges[:4:4], exchange{"80 EE 00 00 04 01 02 03 04 00", "01 02 03 04 90 00"})},
+		{"short APDU T=1", emu.ShortAPDUReader(), atrT1Fast, "T=1", t1},
+		{"extended APDU T=0", emu.ExtendedAPDUReader(), atrT0, "T=0", append(commonExchanges[:4:4], exchange{"80 EE 00 00 04 01 02 03 04 00", "01 02 03 04 90 00"})},
+		{"extended APDU T=1", emu.ExtendedAPDUReader(), atrT1Fast, "T=1", long},
+		{"two slots", emu.TwoSlotReader(), atrT1, "T=1", t1},
+		{"PIN pad", emu.PINPadReader(), atrT1, "T=1", t1},
+		{"ICCD A", emu.ICCDA(), atrT0, "T=0", t0},
+		{"ICCD B", emu.ICCDB(), atrT1, "T=1", long},
 	}
 }
 
@@ -138,10 +139,10 @@ func TestWitnessLibccid(t *testing.T) {
 	machine.NeedGuest(t)
 	for _, c := range witnessCases() {
 		t.Run(c.name, func(t *testing.T) {
-			e := NewEmulator(as(c.cfg, 0x04E6, 0x5116, 0x0610)) // IDs that libccid knows, without a quirk
+			e := newDevice(as(c.cfg, 0x04E6, 0x5116, 0x0610)) // IDs that libccid knows, without a quirk
 			defer e.Unplug()
 			e.Contact(0).Insert(&testCard{atr: c.atr})
-			port, err := usbip.Plug(e, usbip.Full)
+			port, err := usbip.Plug(e.port, usbip.Full)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -173,7 +174,7 @@ func TestWitnessCardfs(t *testing.T) {
 	b := newBus(t)
 	for _, c := range witnessCases() {
 		t.Run(c.name, func(t *testing.T) {
-			e := NewEmulator(as(c.cfg, 0x04E6, 0x5116, 0x0610))
+			e := newDevice(as(c.cfg, 0x04E6, 0x5116, 0x0610))
 			e.Contact(0).Insert(&testCard{atr: c.atr})
 			b.same(t, e, c.protocol, c.exchanges)
 			e.Unplug()
@@ -181,7 +182,7 @@ func TestWitnessCardfs(t *testing.T) {
 	}
 }
 
-func witness(t *testing.T, srv *pcscd.Server, e *Emulator, protocol string, exchanges []exchange) {
+func witness(t *testing.T, srv *pcscd.Server, e *device, protocol string, exchanges []exchange) {
 	cmd := srv.Command(t.Context(), "/run/host"+os.Getenv(clientEnv))
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -217,14 +218,14 @@ func witness(t *testing.T, srv *pcscd.Server, e *Emulator, protocol string, exch
 			t.Errorf("libccid: > %s\n< %s\nwant %s", brief(unhex(x.tx)), got, want)
 		}
 	}
-	if e.cfg.PINPad {
+	if e.Config().PINPad {
 		pinWitness(t, l, e)
 	}
 	l.say("disconnect", "unpower")
 }
 
 // pinWitness has libccid ask for a PIN: PC/SC part 10, FEATURE_VERIFY_PIN_DIRECT.
-func pinWitness(t *testing.T, l *libccid, e *Emulator) {
+func pinWitness(t *testing.T, l *libccid, e *device) {
 	const getFeatures, verifyDirect = "0x42000D48", 6
 	list, ok := strings.CutPrefix(l.say("control", getFeatures), "ok ")
 	if !ok {
@@ -263,7 +264,7 @@ func newBus(t *testing.T) *bus {
 }
 
 // plug plugs e in and waits for its slot; what it returns takes it out again.
-func (b *bus) plug(t *testing.T, e *Emulator) (*core.Slot, func()) {
+func (b *bus) plug(t *testing.T, e *device) (*core.Slot, func()) {
 	t.Helper()
 	events := b.m.Follow()
 	some, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -278,7 +279,7 @@ func (b *bus) plug(t *testing.T, e *Emulator) (*core.Slot, func()) {
 			}
 		}
 	}
-	port, err := usbip.Plug(e, usbip.Full)
+	port, err := usbip.Plug(e.port, usbip.Full)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +294,7 @@ func (b *bus) plug(t *testing.T, e *Emulator) (*core.Slot, func()) {
 }
 
 // same runs the exchanges through this driver, over usbfs.
-func (b *bus) same(t *testing.T, e *Emulator, protocol string, exchanges []exchange) {
+func (b *bus) same(t *testing.T, e *device, protocol string, exchanges []exchange) {
 	bay, unplug := b.plug(t, e)
 	defer unplug()
 	some, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -302,7 +303,7 @@ func (b *bus) same(t *testing.T, e *Emulator, protocol string, exchanges []excha
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprintf("T=%d", bay.Info().Params.T); got != protocol && e.cfg.Level <= reader.TPDU {
+	if got := fmt.Sprintf("T=%d", bay.Info().Params.T); got != protocol && e.Config().Level <= reader.TPDU {
 		t.Errorf("cardfs: %s, want %s", got, protocol)
 	}
 	for _, x := range exchanges {
@@ -349,27 +350,27 @@ func TestWitnessFaults(t *testing.T) {
 	b := newBus(t)
 	for _, c := range []struct {
 		name  string
-		fault Fault
+		fault emu.Fault
 		want  error
 	}{
-		{"stall before the answer", Fault{Kind: StallInLate}, nil},
-		{"stall instead of the answer", Fault{Kind: StallIn}, reader.ErrTimeout},
-		{"stall of the command", Fault{Kind: StallOut}, reader.ErrProtocol},
-		{"runt", Fault{Kind: Runt}, reader.ErrProtocol},
-		{"truncated", Fault{Kind: Truncated}, reader.ErrProtocol},
-		{"long", Fault{Kind: Long}, nil},
-		{"wrong dwLength", Fault{Kind: LengthLie}, reader.ErrProtocol},
-		{"stale answer first", Fault{Kind: StaleFirst}, nil},
-		{"wrong type", Fault{Kind: WrongType}, reader.ErrProtocol},
-		{"babble", Fault{Kind: Babble}, reader.ErrProtocol},
-		{"flood", Fault{Kind: Flood}, reader.ErrProtocol},
-		{"empty packet", Fault{Kind: Empty}, nil},
-		{"silence", Fault{Kind: Silence}, reader.ErrTimeout},
-		{"hang", Fault{Kind: Stone}, reader.ErrGone},
-		{"unplugged", Fault{Kind: Detach}, reader.ErrGone},
+		{"stall before the answer", emu.Fault{Kind: emu.StallInLate}, nil},
+		{"stall instead of the answer", emu.Fault{Kind: emu.StallIn}, reader.ErrTimeout},
+		{"stall of the command", emu.Fault{Kind: emu.StallOut}, reader.ErrProtocol},
+		{"runt", emu.Fault{Kind: emu.Runt}, reader.ErrProtocol},
+		{"truncated", emu.Fault{Kind: emu.Truncated}, reader.ErrProtocol},
+		{"long", emu.Fault{Kind: emu.Long}, nil},
+		{"wrong dwLength", emu.Fault{Kind: emu.LengthLie}, reader.ErrProtocol},
+		{"stale answer first", emu.Fault{Kind: emu.StaleFirst}, nil},
+		{"wrong type", emu.Fault{Kind: emu.WrongType}, reader.ErrProtocol},
+		{"babble", emu.Fault{Kind: emu.Babble}, reader.ErrProtocol},
+		{"flood", emu.Fault{Kind: emu.Flood}, reader.ErrProtocol},
+		{"empty packet", emu.Fault{Kind: emu.Empty}, nil},
+		{"silence", emu.Fault{Kind: emu.Silence}, reader.ErrTimeout},
+		{"hang", emu.Fault{Kind: emu.Stone}, reader.ErrGone},
+		{"unplugged", emu.Fault{Kind: emu.Detach}, reader.ErrGone},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e := NewEmulator(as(ShortAPDUReader(), 0x04E6, 0x5116, 0x0610))
+			e := newDevice(as(emu.ShortAPDUReader(), 0x04E6, 0x5116, 0x0610))
 			defer e.Unplug()
 			card := &testCard{atr: atrT0Fast}
 			e.Contact(0).Insert(card)
@@ -398,7 +399,7 @@ func TestWitnessFaults(t *testing.T) {
 			if n := card.count() - before; n > 1 {
 				t.Errorf("the card saw the command %d times", n)
 			}
-			if c.fault.Kind == Stone {
+			if c.fault.Kind == emu.Stone {
 				// It is announced anew, to say that it failed.
 				events := b.m.Follow()
 				defer events.Close()

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
-	"github.com/cardfs/cardfs/drivers/ccid"
+	ccidemu "github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/drivers/ikey"
 	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/reader"
@@ -33,10 +33,10 @@ var models = []model{
 	plain("apdu", "Simulated APDU reader", "token", reader.ExtendedAPDU),
 	plain("char-t1", "Simulated T=1 character reader", "token", reader.Character),
 	plain("char-t0", "Simulated T=0 character reader", "t0", reader.Character),
-	ccidModel("ccid", "Simulated CCID reader", ccid.TPDUReader(), "token"),
-	ccidModel("twoslot", "Simulated two-slot CCID reader", ccid.TwoSlotReader(), "token", "t0"),
-	ccidModel("pinpad", "Simulated CCID PIN pad", ccid.PINPadReader(), "token"),
-	ccidModel("iccd", "Simulated ICCD token", ccid.ICCDB(), "token"),
+	ccidModel("ccid", "Simulated CCID reader", ccidemu.TPDUReader(), "token"),
+	ccidModel("twoslot", "Simulated two-slot CCID reader", ccidemu.TwoSlotReader(), "token", "t0"),
+	ccidModel("pinpad", "Simulated CCID PIN pad", ccidemu.PINPadReader(), "token"),
+	ccidModel("iccd", "Simulated ICCD token", ccidemu.ICCDB(), "token"),
 }
 
 // tokenModel is an iKey with its card.

@@ -6,13 +6,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cardfs/cardfs/drivers/ccid"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
 // What the driver of an emulated reader has to say goes where the program's log goes.
 func TestLog(t *testing.T) {
-	config := ccid.TPDUReader()
+	config := emu.TPDUReader()
 	config.Lie = func(d []byte) []byte { d[27] = 1; return d } // bNumDataRatesSupported; GET_DATA_RATES stalls
 	models = append(models, ccidModel("liar", "Simulated liar", config, "token"))
 	defer func() { models = models[:len(models)-1] }()

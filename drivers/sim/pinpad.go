@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cardfs/cardfs/drivers/ccid"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -27,13 +27,13 @@ func keyWords(words []string) (string, error) {
 	for i, w := range words {
 		switch w {
 		case "ok":
-			keys.WriteByte(ccid.KeyOK)
+			keys.WriteByte(emu.KeyOK)
 			continue
 		case "cancel":
-			keys.WriteByte(ccid.KeyCancel)
+			keys.WriteByte(emu.KeyCancel)
 			continue
 		case "clear":
-			keys.WriteByte(ccid.KeyClear)
+			keys.WriteByte(emu.KeyClear)
 			continue
 		}
 		digits, open := strings.CutSuffix(w, "-")
@@ -42,7 +42,7 @@ func keyWords(words []string) (string, error) {
 		}
 		keys.WriteString(digits)
 		if !open {
-			keys.WriteByte(ccid.KeyOK)
+			keys.WriteByte(emu.KeyOK)
 		}
 	}
 	if keys.Len() > keysAhead {
@@ -54,7 +54,7 @@ func keyWords(words []string) (string, error) {
 // keysAhead is how many keys wait for a reader that asks for them.
 const keysAhead = 64
 
-// The display of ccid.PINPadReader.
+// The display of emu.PINPadReader.
 const displaySize = 2 * 16
 
 // padReader is a CCID PIN pad whose display and digit keys the host may use, too,
@@ -65,11 +65,11 @@ type padReader struct {
 	slots []reader.Slot
 }
 
-func newPadReader(r reader.Reader, e *ccid.Emulator) *padReader {
+func newPadReader(r reader.Reader, e *emu.Reader) *padReader {
 	p := &padReader{Reader: r, Identifier: r.(reader.Identifier)}
 	for n, s := range r.Slots() {
 		pad, _ := reader.As[reader.PINPad](s)
-		p.slots = append(p.slots, &padSlot{Slot: s, pad: pad, emulator: e, number: n})
+		p.slots = append(p.slots, &padSlot{Slot: s, pad: pad, emulator: e, gone: r.Gone(), number: n})
 	}
 	return p
 }
@@ -80,7 +80,8 @@ func (p *padReader) Slots() []reader.Slot { return p.slots }
 type padSlot struct {
 	reader.Slot
 	pad      reader.PINPad // the slot's own
-	emulator *ccid.Emulator
+	emulator *emu.Reader
+	gone     <-chan struct{} // closed when the reader leaves
 	number   int
 
 	mu    sync.Mutex
@@ -104,7 +105,7 @@ func (s *padSlot) PINSupport() reader.PINSupport { return s.pad.PINSupport() }
 // Show shows text, cut to what the display holds.
 func (s *padSlot) Show(_ context.Context, text string, d time.Duration) error {
 	select {
-	case <-s.emulator.Gone():
+	case <-s.gone:
 		return fmt.Errorf("display: %w", reader.ErrGone)
 	default:
 	}
@@ -158,16 +159,16 @@ func (s *padSlot) Input(ctx context.Context, in reader.KeyInput) ([]byte, error)
 		switch {
 		case in.Raw && digit:
 			keys = append(keys, k-'0')
-		case in.Raw && k == ccid.KeyCancel:
+		case in.Raw && k == emu.KeyCancel:
 			keys = append(keys, codeCancel)
-		case in.Raw && k == ccid.KeyOK:
+		case in.Raw && k == emu.KeyOK:
 			keys = append(keys, codeOK)
 		case in.Raw:
-		case k == ccid.KeyOK:
+		case k == emu.KeyOK:
 			return keys, nil
-		case k == ccid.KeyCancel:
+		case k == emu.KeyCancel:
 			return nil, fmt.Errorf("input: %w", reader.ErrCancelled)
-		case k == ccid.KeyClear:
+		case k == emu.KeyClear:
 			keys = nil
 		case digit && len(keys) < in.Max:
 			keys = append(keys, k)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/ccid"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
@@ -39,11 +40,11 @@ func unhex(s string) []byte {
 // pinpad is a driver of one emulated CCID with keys.
 type pinpad struct {
 	ccid.Driver
-	*ccid.Emulator
+	device *emu.Reader
 }
 
 func (d pinpad) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
-	dev.Link = d.Emulator
+	dev.Link = d.device.Plug()
 	return d.Driver.Open(ctx, dev)
 }
 
@@ -70,18 +71,18 @@ const (
 // PIN_VERIFY and PIN_MODIFY as programs send them, at every level: what the card
 // gets is the PIN at its place, once.
 func TestPINDirect(t *testing.T) {
-	tpdu := ccid.TPDUReader()
+	tpdu := emu.TPDUReader()
 	tpdu.PINPad = true
-	extended := ccid.ExtendedAPDUReader()
+	extended := emu.ExtendedAPDUReader()
 	extended.PINPad = true
 	const timeout = "1E 00 "
 	for _, level := range []struct {
 		name   string
-		config ccid.Config
+		config emu.Config
 		atr    string
 	}{
 		{"TPDU, T=1", tpdu, atrT1}, {"TPDU, T=0", tpdu, atrT0},
-		{"short APDU, T=1", ccid.PINPadReader(), atrT1}, {"short APDU, T=0", ccid.PINPadReader(), atrT0},
+		{"short APDU, T=1", emu.PINPadReader(), atrT1}, {"short APDU, T=0", emu.PINPadReader(), atrT0},
 		{"extended APDU", extended, atrT1},
 	} {
 		for _, x := range []struct {
@@ -124,10 +125,10 @@ func TestPINDirect(t *testing.T) {
 		} {
 			t.Run(level.name+"/"+x.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					e := ccid.NewEmulator(level.config)
+					e := emu.New(level.config)
 					card := &pinCard{atr: level.atr}
 					e.Contact(0).Insert(card)
-					m := core.NewManager(core.Options{Drivers: []reader.Driver{pinpad{Emulator: e}}})
+					m := core.NewManager(core.Options{Drivers: []reader.Driver{pinpad{device: e}}})
 					defer m.Close(context.Background())
 					if err := m.Announce(reader.Device{Driver: "ccid", Address: "pad"}); err != nil {
 						t.Fatal(err)

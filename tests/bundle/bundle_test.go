@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
-	"github.com/cardfs/cardfs/drivers/ccid"
+	ccidemu "github.com/cardfs/cardfs/drivers/ccid/emu"
 	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/tests/cc"
 	"github.com/cardfs/cardfs/tests/pcscd"
@@ -78,15 +78,15 @@ func token(t *testing.T, serial string) usbip.Device {
 
 // twoSlots is a reader with two slots whose IDs are in the bundle.
 func twoSlots(t *testing.T, serial string) usbip.Device {
-	c := ccid.TwoSlotReader()
+	c := ccidemu.TwoSlotReader()
 	c.Vendor, c.Product, c.Serial = 0x1DB2, 0x0600, serial
-	e := ccid.NewEmulator(c)
+	e := ccidemu.New(c)
 	for n := range 2 {
 		if err := e.Contact(n).Insert(card{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return e
+	return e.Plug()
 }
 
 func plug(t *testing.T, d usbip.Device) *usbip.Port {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/ccid"
+	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/drivers/ikey"
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/fs"
@@ -171,8 +172,8 @@ func patch(desc, how []byte) []byte {
 
 // FuzzCCID is a reader that lies about itself and then answers anything.
 func FuzzCCID(f *testing.F) {
-	configs := []ccid.Config{ccid.CharacterReader(), ccid.TPDUReader(), ccid.ShortAPDUReader(), ccid.ExtendedAPDUReader(),
-		ccid.PINPadReader(), ccid.TwoSlotReader(), ccid.ICCDA(), ccid.ICCDB()}
+	configs := []emu.Config{emu.CharacterReader(), emu.TPDUReader(), emu.ShortAPDUReader(), emu.ExtendedAPDUReader(),
+		emu.PINPadReader(), emu.TwoSlotReader(), emu.ICCDA(), emu.ICCDB()}
 	for kind := range byte(len(configs)) {
 		f.Add(kind, []byte{}, unhex("80 00 00 00  84 3B 02 14 50 00 00 00  85 11 00 00 0A 00 00 00 00  82 90 00 00 00 00"), []byte{2, 0x50, 3}, readertest.AllOps)
 		f.Add(kind, []byte{54, 0xFF, 55, 0xFF}, unhex("80 00 00 00  80 00 00 00  84 3B 80 81 01 00 00 00  87 11 10 00 4D 00 FE 00 00 00 00  FC FF FE 03 01 02 03"), []byte{0xFF, 0xFD, 3, 0x51, 0, 0}, readertest.AllOps)
@@ -184,7 +185,7 @@ func FuzzCCID(f *testing.F) {
 		}
 		synctest.Test(t, func(t *testing.T) {
 			d := &device{
-				desc:    patch(ccid.NewEmulator(configs[int(kind)%len(configs)]).Descriptors(), how),
+				desc:    patch(emu.New(configs[int(kind)%len(configs)]).Descriptors(), how),
 				answers: script{data: answers}, notices: script{data: notices},
 				gone: make(chan struct{}), closed: make(chan struct{}),
 			}

@@ -49,7 +49,7 @@ func main() {
 	n := flag.Int("n", 40, "how many edits to make that build")
 	seed := flag.Uint64("seed", 1, "of the choice of edits")
 	files := flag.String("files", "", "make edits only of files whose name matches")
-	apart := flag.String("apart", "^emulator", "make no edits of files whose name matches")
+	apart := flag.String("apart", "(^|/)emu/", "make no edits of files whose path matches")
 	only := flag.String("only", "", "try only entries whose place or note matches")
 	list := flag.Bool("list", false, "print the edits as a list; run nothing")
 	flag.BoolVar(&r.check, "check", false, "only see that the edits fit and build")

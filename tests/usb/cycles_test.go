@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
-	"github.com/cardfs/cardfs/drivers/ccid"
+	ccidemu "github.com/cardfs/cardfs/drivers/ccid/emu"
 	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
@@ -49,11 +49,11 @@ func TestGuestCyclesVHCI(t *testing.T) {
 	}
 	cycles(t, soak(t, 10), []thing{
 		onVHCI(func() usbip.Device {
-			e := ccid.NewEmulator(ccid.TPDUReader())
+			e := ccidemu.New(ccidemu.TPDUReader())
 			if err := e.Contact(0).Insert(starcos{}); err != nil {
 				t.Error(err)
 			}
-			return e
+			return e.Plug()
 		}),
 		onVHCI(func() usbip.Device { return token.Plug() }),
 	})

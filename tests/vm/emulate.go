@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
-	"github.com/cardfs/cardfs/drivers/ccid"
+	ccidemu "github.com/cardfs/cardfs/drivers/ccid/emu"
 	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
@@ -21,14 +21,14 @@ import (
 var emulators = map[string]func(serial string) usbip.Device{
 	"ikey3k":         ikeyKind(ikeyemu.New3000, echo{}),
 	"ikey2k":         ikeyKind(ikeyemu.New2032, datakeyEcho{}),
-	"ccid-character": ccidKind(ccid.CharacterReader()),
-	"ccid-tpdu":      ccidKind(ccid.TPDUReader()),
-	"ccid-short":     ccidKind(ccid.ShortAPDUReader()),
-	"ccid-extended":  ccidKind(ccid.ExtendedAPDUReader()),
-	"ccid-two-slots": ccidKind(ccid.TwoSlotReader()),
-	"ccid-pinpad":    ccidKind(ccid.PINPadReader()),
-	"iccd-a":         ccidKind(ccid.ICCDA()),
-	"iccd-b":         ccidKind(ccid.ICCDB()),
+	"ccid-character": ccidKind(ccidemu.CharacterReader()),
+	"ccid-tpdu":      ccidKind(ccidemu.TPDUReader()),
+	"ccid-short":     ccidKind(ccidemu.ShortAPDUReader()),
+	"ccid-extended":  ccidKind(ccidemu.ExtendedAPDUReader()),
+	"ccid-two-slots": ccidKind(ccidemu.TwoSlotReader()),
+	"ccid-pinpad":    ccidKind(ccidemu.PINPadReader()),
+	"iccd-a":         ccidKind(ccidemu.ICCDA()),
+	"iccd-b":         ccidKind(ccidemu.ICCDB()),
 }
 
 func emulatorNames() []string { return slices.Sorted(maps.Keys(emulators)) }
@@ -43,13 +43,13 @@ func ikeyKind(make func(string) *ikeyemu.Token, card icc.Card) func(string) usbi
 	}
 }
 
-func ccidKind(c ccid.Config) func(string) usbip.Device {
+func ccidKind(c ccidemu.Config) func(string) usbip.Device {
 	return func(serial string) usbip.Device {
 		c := c
 		c.Serial = serial
-		e := ccid.NewEmulator(c)
+		e := ccidemu.New(c)
 		insert(e.Contact(0))
-		return e
+		return e.Plug()
 	}
 }
 

@@ -25,6 +25,9 @@ type Model struct {
 	// usb.ErrStall, ErrNAK, or one that the host is to see. ctx ends when the host
 	// gives the transfer up. The device does one control transfer at a time.
 	Control func(ctx context.Context, s usb.Setup, data []byte) (int, error)
+	// Accepts reports whether an OUT endpoint takes a transfer. One that is refused stalls,
+	// and halts the endpoint. Nil takes all.
+	Accepts func(ep uint8, p []byte) bool
 	// Out takes a transfer to an OUT endpoint. p is the function's to keep.
 	Out func(ep uint8, p []byte)
 	// In is asked for a transfer when the host reads from an IN endpoint for
@@ -35,7 +38,8 @@ type Model struct {
 	// Configured is called when a host takes the device up: it selects a
 	// configuration, or claims an interface in this process.
 	Configured func()
-	// Reset is called when the host resets the port.
+	// Reset is called when the host resets the port, before what was sent and not fetched
+	// is dropped.
 	Reset func()
 	// Unplugged is called when the device has lost its power.
 	Unplugged func()
@@ -275,7 +279,11 @@ func (d *Device) String(i uint8) string {
 
 // reset is a reset of the port.
 func (d *Device) reset() {
+	if d.model.Reset != nil {
+		d.model.Reset()
+	}
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	for i := range d.endpoints {
 		d.endpoints[i].reset()
 	}
@@ -283,10 +291,6 @@ func (d *Device) reset() {
 	d.resets++
 	d.note(Line{Kind: Reset})
 	d.stir()
-	d.mu.Unlock()
-	if d.model.Reset != nil {
-		d.model.Reset()
-	}
 }
 
 // clearHalt ends the halt of an endpoint.

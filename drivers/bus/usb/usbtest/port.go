@@ -73,6 +73,9 @@ func (p *Port) ClearHalt(ctx context.Context, ep uint8) error {
 	return nil
 }
 
+// Reset resets the port, as another program or the system may.
+func (p *Port) Reset() { p.d.reset() }
+
 // doControl does one control transfer at a time, as the bus does.
 func (p *Port) doControl(w *wait, s usb.Setup, data []byte) (int, error) {
 	defer w.stop()

@@ -249,6 +249,13 @@ func (d *Device) out(w *wait, ep uint8, p []byte, zlp bool) (int, error) {
 	case d.dead:
 		d.mu.Unlock()
 		return len(p), nil // the device's controller took it, and nobody reads it
+	case d.model.Accepts != nil:
+		d.mu.Unlock()
+		accepted := d.model.Accepts(ep, p)
+		d.mu.Lock()
+		if !accepted {
+			e.halted, line.Err = true, usb.ErrStall
+		}
 	}
 	if w.fault == nil {
 		d.note(line)
@@ -290,6 +297,8 @@ func (d *Device) control(w *wait, s usb.Setup, data []byte) (n int, err error) {
 	switch {
 	case err == ErrNAK:
 		return 0, w.until(nil)
+	case err != nil && w.port.ctx.Err() != nil:
+		err = reader.ErrGone // a device that left stalls no more
 	case err != nil && !errors.Is(err, usb.ErrStall):
 		if end := w.Err(); end != nil {
 			err = end // Control saw that the transfer ended, and that is no failure of its own

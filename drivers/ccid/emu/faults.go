@@ -1,4 +1,4 @@
-package ccid
+package emu
 
 import (
 	"encoding/binary"
@@ -67,8 +67,8 @@ type Fault struct {
 	Code  byte // Fail: bError
 }
 
-// Inject adds faults to come.
-func (e *Emulator) Inject(faults ...Fault) {
+// Inject adds faults to come. It hides that of the device below, which is Device.Inject.
+func (e *Reader) Inject(faults ...Fault) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, f := range faults {
@@ -79,37 +79,31 @@ func (e *Emulator) Inject(faults ...Fault) {
 	}
 }
 
-// Heal takes back what Inject added.
-func (e *Emulator) Heal() {
+// Heal takes back what Inject added, here and of the device.
+func (e *Reader) Heal() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.faults, e.dead, e.stone = nil, false, false
-	e.stir()
+	e.faults = nil
+	e.Device.Heal()
 }
 
 // HardwareError sends the interrupt message for it (CCID 1.1 §6.3.2).
-func (e *Emulator) HardwareError(slot int, code byte) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.intr = append(e.intr, transfer{data: []byte{0x51, byte(slot), 0, code}})
-	e.stir()
+func (e *Reader) HardwareError(slot int, code byte) {
+	e.Send(interruptIn, []byte{0x51, byte(slot), 0, code})
 }
 
 // Interrupt sends any interrupt message; nil halts the endpoint.
-func (e *Emulator) Interrupt(b []byte) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	t := transfer{data: b}
+func (e *Reader) Interrupt(b []byte) {
 	if b == nil {
-		t.err = usb.ErrStall
+		e.SendError(interruptIn, usb.ErrStall)
+		return
 	}
-	e.intr = append(e.intr, t)
-	e.stir()
+	e.Send(interruptIn, b)
 }
 
 // fault takes the fault of that kind that befalls message m, if any; kind 0: any
 // that spoils an answer. e.mu is held.
-func (e *Emulator) fault(kind FaultKind, m []byte) *Fault {
+func (e *Reader) fault(kind FaultKind, m []byte) *Fault {
 	early := func(k FaultKind) bool { return k == StallOut || k == StallControl }
 	for i, f := range e.faults {
 		if len(m) == 0 || f.On != 0 && f.On != m[0] || kind != 0 && f.Kind != kind || kind == 0 && early(f.Kind) {
@@ -130,13 +124,13 @@ func (e *Emulator) fault(kind FaultKind, m []byte) *Fault {
 }
 
 // spoil sends answer as the fault has it.
-func (e *Emulator) spoil(f *Fault, answer []byte) {
+func (e *Reader) spoil(f *Fault, answer []byte) {
 	switch f.Kind {
 	case StallIn:
-		e.send(transfer{err: usb.ErrStall})
+		e.SendError(bulkIn, usb.ErrStall)
 		return
 	case StallInLate:
-		e.send(transfer{err: usb.ErrStall})
+		e.SendError(bulkIn, usb.ErrStall)
 	case Runt:
 		answer = answer[:3]
 	case Truncated:
@@ -148,7 +142,7 @@ func (e *Emulator) spoil(f *Fault, answer []byte) {
 	case StaleFirst:
 		stale := append([]byte(nil), answer...)
 		stale[6]--
-		e.send(transfer{data: stale})
+		e.Send(bulkIn, stale)
 	case WrongSeq:
 		answer[6] += 100
 	case WrongSlot:
@@ -156,29 +150,24 @@ func (e *Emulator) spoil(f *Fault, answer []byte) {
 	case WrongType:
 		answer[0] = 0x84
 	case Babble:
-		e.send(transfer{err: usb.ErrOverflow})
+		e.SendError(bulkIn, usb.ErrOverflow)
 		return
 	case Flood:
 		answer[6] += 100
-		e.mu.Lock()
-		defer e.mu.Unlock()
 		for range 200 {
-			e.in = append(e.in, transfer{data: answer})
+			e.Send(bulkIn, answer)
 		}
-		e.stir()
 		return
 	case Empty:
-		e.send(transfer{})
+		e.Send(bulkIn, nil)
 	case Silence:
 		return
 	case Hang, Stone:
-		e.mu.Lock()
-		e.dead, e.stone = true, f.Kind == Stone
-		e.mu.Unlock()
+		e.Die(f.Kind == Stone)
 		return
 	case Detach:
-		e.stop()
+		e.Drop()
 		return
 	}
-	e.send(transfer{data: answer})
+	e.Send(bulkIn, answer)
 }

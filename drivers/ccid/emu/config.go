@@ -1,9 +1,33 @@
-package ccid
+package emu
 
 import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+)
+
+// Protocols: bInterfaceProtocol (CCID 1.1 §5.1, ICCD 1.0 table 4).
+const (
+	CCID     = 0 // bulk transfers
+	VersionA = 1 // ICCD: control transfers, T=0 TPDUs
+	VersionB = 2 // ICCD: control transfers, messages
+)
+
+// Features is dwFeatures without the level (CCID 1.1 table 5.1-1).
+type Features uint32
+
+const (
+	AutoParamsATR Features = 1 << 1  // parameters from the ATR
+	AutoActivate  Features = 1 << 2  // a card that comes gets its power
+	AutoVoltage   Features = 1 << 3  // the right voltage is found
+	AutoClock     Features = 1 << 4  // the clock follows the parameters
+	AutoBaud      Features = 1 << 5  // so does the rate
+	AutoNegotiate Features = 1 << 6  // parameters are negotiated
+	AutoPPS       Features = 1 << 7  // PPS, for the parameters that the host sets
+	ClockStop     Features = 1 << 8  // the clock can be stopped
+	AnyNAD        Features = 1 << 9  // T=1: NAD other than 0
+	AutoIFSD      Features = 1 << 10 // T=1: S(IFS) before the first block
+	Token         Features = 1 << 11 // ICCD: the card stays in
 )
 
 // Config is what an emulated reader is. A zero field takes what most readers in
@@ -13,7 +37,7 @@ type Config struct {
 	Manufacturer, Name, Serial string
 
 	Class    uint8 // 0B
-	Protocol uint8 // ProtocolCCID …
+	Protocol uint8 // CCID, VersionA or VersionB
 	Level    reader.Level
 	// Features are dwFeatures beside the level. The emulator does what they say,
 	// and no more: what is missing is left to the host.
@@ -72,9 +96,9 @@ func (c Config) complete() Config {
 	if c.Class == 0 {
 		c.Class = 0x0B
 	}
-	if c.Protocol != ProtocolCCID {
+	if c.Protocol != CCID {
 		c.Slots = 1
-		if c.Protocol == ProtocolICCDA {
+		if c.Protocol == VersionA {
 			c.Level = reader.Character
 		}
 	}
@@ -144,11 +168,11 @@ func PINPadReader() Config {
 
 // ICCDA is a USB card of ICCD version A. Its card must speak T=0.
 func ICCDA() Config {
-	return Config{Name: "emulated ICCD version A", Protocol: ProtocolICCDA, Features: AutoNegotiate | Token, NoInterrupt: true}
+	return Config{Name: "emulated ICCD version A", Protocol: VersionA, Features: AutoNegotiate | Token, NoInterrupt: true}
 }
 
 // ICCDB is a USB card of ICCD version B.
 func ICCDB() Config {
-	return Config{Name: "emulated ICCD version B", Protocol: ProtocolICCDB, Level: reader.ExtendedAPDU, MaxMessage: 271,
+	return Config{Name: "emulated ICCD version B", Protocol: VersionB, Level: reader.ExtendedAPDU, MaxMessage: 271,
 		Features: AutoNegotiate | Token, NoInterrupt: true}
 }

@@ -1,4 +1,4 @@
-package ccid
+package emu
 
 import (
 	"context"
@@ -11,88 +11,88 @@ import (
 )
 
 // execute runs a command to its end, or until ctx ends.
-func (s *emuSlot) execute(ctx context.Context, m []byte) emuReply {
+func (s *slot) execute(ctx context.Context, m []byte) reply {
 	e, data := s.e, m[10:]
 	switch m[0] {
 	case 0x62:
 		return s.powerOn(ctx, m[7])
 	case 0x63:
 		s.contact.Deactivate()
-		return emuReply{}
+		return reply{}
 	case 0x65:
-		return emuReply{}
+		return reply{}
 	case 0x6B:
 		if e.cfg.EMV && len(data) == 2 && data[0] == 0x1F {
 			e.mu.Lock()
 			e.emv = data[1] == 2
 			e.mu.Unlock()
-			return emuReply{}
+			return reply{}
 		}
-		return emuReply{data: data} // an echo
+		return reply{data: data} // an echo
 	case 0x71:
 		if e.cfg.Mechanical&(1<<(m[7]-1)) == 0 || m[7] == 0 || m[7] > 5 {
-			return replyFail(7)
+			return failure(7)
 		}
 		if m[7] == 2 {
 			s.contact.Remove()
 		}
-		return emuReply{}
+		return reply{}
 	case 0x61, 0x6C, 0x6D, 0x6F, 0x69, 0x6E, 0x73, 0x6A:
 	default:
-		return emuReply{kind: 0x81, fail: true, code: 0}
+		return reply{kind: 0x81, fail: true, code: 0}
 	}
 	if s.icc() != 0 {
-		return replyFail(0xFE)
+		return failure(0xFE)
 	}
 	switch m[0] {
 	case 0x61:
 		return s.setParameters(m[7], data)
 	case 0x6C:
-		return emuReply{param: s.proto, data: s.block}
+		return reply{param: s.proto, data: s.block}
 	case 0x6D:
 		s.proto, s.block = defaultBlock(s.proto)
-		return emuReply{param: s.proto, data: s.block}
+		return reply{param: s.proto, data: s.block}
 	case 0x6F:
 		return s.transfer(ctx, binary.LittleEndian.Uint16(m[8:]), data)
 	case 0x69:
 		return s.secure(ctx, data)
 	case 0x73:
 		if len(data) != 8 {
-			return replyFail(1)
+			return failure(1)
 		}
 		s.rate = binary.LittleEndian.Uint32(data[4:])
-		return emuReply{data: data}
+		return reply{data: data}
 	}
-	return emuReply{} // IccClock, T0APDU
+	return reply{} // IccClock, T0APDU
 }
 
-func (s *emuSlot) powerOn(ctx context.Context, power byte) emuReply {
+func (s *slot) powerOn(ctx context.Context, power byte) reply {
 	e := s.e
 	c := &e.cfg
 	e.mu.Lock()
 	emv := e.emv
 	e.mu.Unlock()
 	if !s.contact.Present() {
-		return replyFail(0xFE)
+		return failure(0xFE)
 	}
 	switch {
 	case power == 0 && c.Features&(AutoVoltage|AutoActivate) == 0, power > 3:
-		return replyFail(7)
+		return failure(7)
 	case power > 0 && c.Voltages&(1<<(power-1)) == 0:
-		return replyFail(7)
+		return failure(7)
 	case emv:
-		return replyFail(0xBB)
+		return failure(0xBB)
 	case power > 0 && c.CardVoltages&(1<<(power-1)) == 0:
 		s.contact.Deactivate()
-		return replyFail(0xFE)
+		return failure(0xFE)
 	}
 	atr, err := s.contact.Activate(ctx, s.contact.Powered())
 	if errors.Is(err, icc.ErrNoCard) {
-		return replyFail(0xFE)
+		return failure(0xFE)
 	}
 	if err != nil {
 		s.contact.Deactivate()
-		return replyFail(0xFE)
+		return failure(0xFE)
 	}
 	a := readATR(atr)
 	s.fresh, s.pps, s.chain, s.rest = true, nil, nil, nil
@@ -114,11 +114,11 @@ func (s *emuSlot) powerOn(ctx context.Context, power byte) emuReply {
 			s.proto, s.block = a.block(t, s.agreed)
 		}
 	}
-	return emuReply{data: atr}
+	return reply{data: atr}
 }
 
 // negotiate does a PPS by itself.
-func (s *emuSlot) negotiate(t, ta1 byte) bool {
+func (s *slot) negotiate(t, ta1 byte) bool {
 	req := []byte{0xFF, 0x10 | t, ta1}
 	req = append(req, req[0]^req[1]^req[2])
 	rx := s.contact.PPS(req)
@@ -132,43 +132,43 @@ func (s *emuSlot) negotiate(t, ta1 byte) bool {
 	return true
 }
 
-func (s *emuSlot) setParameters(proto byte, block []byte) emuReply {
+func (s *slot) setParameters(proto byte, block []byte) reply {
 	switch {
 	case proto > 1:
-		return replyFail(7)
+		return failure(7)
 	case len(block) != 5+2*int(proto):
-		return replyFail(1)
-	case emuF[block[0]>>4] == 0 || emuD[block[0]&15] == 0:
-		return replyFail(0x0A)
+		return failure(1)
+	case fi[block[0]>>4] == 0 || di[block[0]&15] == 0:
+		return failure(0x0A)
 	}
 	if f := s.e.cfg.Features; f&AutoPPS != 0 && f&AutoNegotiate == 0 && s.fresh {
 		if int(proto) != s.contact.Protocol() || block[0] != s.agreed {
 			if !s.negotiate(proto, block[0]) {
-				return replyFail(0xF6)
+				return failure(0xF6)
 			}
 			block[0] = s.agreed
 		}
 	}
 	s.proto, s.block = proto, append([]byte(nil), block...)
-	return emuReply{param: proto, data: s.block}
+	return reply{param: proto, data: s.block}
 }
 
 // silence lets the card's waiting time pass: error FE.
-func (s *emuSlot) silence(ctx context.Context) emuReply {
+func (s *slot) silence(ctx context.Context) reply {
 	t := time.NewTimer(s.contact.BlockWait())
 	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-ctx.Done():
 	}
-	return replyFail(0xFE)
+	return failure(0xFE)
 }
 
 // transfer is XfrBlock.
-func (s *emuSlot) transfer(ctx context.Context, level uint16, data []byte) emuReply {
+func (s *slot) transfer(ctx context.Context, level uint16, data []byte) reply {
 	c := &s.e.cfg
 	if len(data) > c.MaxMessage-10 {
-		return replyFail(1)
+		return failure(1)
 	}
 	switch c.Level {
 	case reader.Character:
@@ -184,10 +184,10 @@ func (s *emuSlot) transfer(ctx context.Context, level uint16, data []byte) emuRe
 			return s.silence(ctx)
 		}
 		s.watchPPS(rx)
-		return emuReply{data: rx}
+		return reply{data: rx}
 	case reader.TPDU:
 		if level != 0 {
-			return replyFail(8)
+			return failure(8)
 		}
 		pps := len(data) > 0 && s.fresh && data[0] == 0xFF
 		if !pps {
@@ -203,10 +203,10 @@ func (s *emuSlot) transfer(ctx context.Context, level uint16, data []byte) emuRe
 			s.pps = append(s.pps[:0], 0)
 			s.watchPPS(rx)
 		}
-		return emuReply{data: rx}
+		return reply{data: rx}
 	case reader.ShortAPDU:
 		if len(data) < 4 || len(data) > 261 || len(data) > 5 && data[4] == 0 {
-			return replyFail(1)
+			return failure(1)
 		}
 		return s.apdu(ctx, data)
 	}
@@ -216,19 +216,19 @@ func (s *emuSlot) transfer(ctx context.Context, level uint16, data []byte) emuRe
 // mistuned is what an exchange comes to when the reader was not told what the
 // card uses now: another protocol's bytes mean nothing to it, another rate's
 // are noise.
-func (s *emuSlot) mistuned(ctx context.Context) emuReply {
+func (s *slot) mistuned(ctx context.Context) reply {
 	first := s.fresh
 	s.fresh, s.pps = false, nil
 	if int(s.proto) != s.contact.Protocol() {
 		return s.silence(ctx)
 	}
 	if s.block[0] != s.agreed {
-		return replyFail(0xFD)
+		return failure(0xFD)
 	}
 	if c := &s.e.cfg; c.Features&AutoBaud == 0 && s.agreed != 0x11 {
-		want := uint32(c.Clock) * 1000 / emuF[s.agreed>>4] * emuD[s.agreed&15]
+		want := uint32(c.Clock) * 1000 / fi[s.agreed>>4] * di[s.agreed&15]
 		if s.rate < want-want/50 || s.rate > want+want/50 {
-			return replyFail(0xFD)
+			return failure(0xFD)
 		}
 	}
 	if first && s.e.cfg.Features&AutoIFSD != 0 && s.e.cfg.Level == reader.TPDU && s.proto == 1 {
@@ -251,11 +251,11 @@ func (s *emuSlot) mistuned(ctx context.Context) emuReply {
 			return s.silence(ctx)
 		}
 	}
-	return emuReply{}
+	return reply{}
 }
 
 // watchPPS follows a PPS response that passes, to know what the card uses then.
-func (s *emuSlot) watchPPS(rx []byte) {
+func (s *slot) watchPPS(rx []byte) {
 	if len(s.pps) == 0 {
 		return
 	}
@@ -270,46 +270,46 @@ func (s *emuSlot) watchPPS(rx []byte) {
 	}
 }
 
-func (s *emuSlot) apdu(ctx context.Context, c []byte) emuReply {
+func (s *slot) apdu(ctx context.Context, c []byte) reply {
 	s.fresh = false
 	rx := s.contact.APDU(ctx, c)
 	if rx == nil {
 		return s.silence(ctx)
 	}
-	return emuReply{data: append([]byte(nil), rx...)}
+	return reply{data: append([]byte(nil), rx...)}
 }
 
 // part is XfrBlock at extended APDU level (CCID 1.1 §6.1.4).
-func (s *emuSlot) part(ctx context.Context, level uint16, data []byte) emuReply {
+func (s *slot) part(ctx context.Context, level uint16, data []byte) reply {
 	switch level {
 	case 0x00:
 		s.chain = nil
 		return s.respond(s.apdu(ctx, data))
 	case 0x01:
 		s.chain = append([]byte(nil), data...)
-		return emuReply{param: 0x10}
+		return reply{param: 0x10}
 	case 0x02, 0x03:
 		if s.chain == nil {
-			return replyFail(8)
+			return failure(8)
 		}
 		s.chain = append(s.chain, data...)
 		if level == 3 {
-			return emuReply{param: 0x10}
+			return reply{param: 0x10}
 		}
 		c := s.chain
 		s.chain = nil
 		return s.respond(s.apdu(ctx, c))
 	case 0x10:
 		if s.rest == nil || len(data) > 0 {
-			return replyFail(8)
+			return failure(8)
 		}
 		return s.next(0x03, 0x02)
 	}
-	return replyFail(8)
+	return failure(8)
 }
 
 // respond begins a response.
-func (s *emuSlot) respond(r emuReply) emuReply {
+func (s *slot) respond(r reply) reply {
 	if r.fail {
 		return r
 	}
@@ -317,26 +317,26 @@ func (s *emuSlot) respond(r emuReply) emuReply {
 	return s.next(0x01, 0x00)
 }
 
-func (s *emuSlot) next(more, last byte) emuReply {
+func (s *slot) next(more, last byte) reply {
 	room := s.e.cfg.MaxMessage - 10
 	if len(s.rest) > room {
-		r := emuReply{param: more, data: s.rest[:room]}
+		r := reply{param: more, data: s.rest[:room]}
 		s.rest = s.rest[room:]
 		return r
 	}
-	r := emuReply{param: last, data: s.rest}
+	r := reply{param: last, data: s.rest}
 	s.rest = nil
 	return r
 }
 
-// emuF and emuD are Fi and Di (ISO/IEC 7816-3:2006 tables 7 and 8).
+// fi and di are Fi and Di (ISO/IEC 7816-3:2006 tables 7 and 8).
 var (
-	emuF = [16]uint32{372, 372, 558, 744, 1116, 1488, 1860, 0, 0, 512, 768, 1024, 1536, 2048, 0, 0}
-	emuD = [16]uint32{0, 1, 2, 4, 8, 16, 32, 64, 12, 20, 0, 0, 0, 0, 0, 0}
+	fi = [16]uint32{372, 372, 558, 744, 1116, 1488, 1860, 0, 0, 512, 768, 1024, 1536, 2048, 0, 0}
+	di = [16]uint32{0, 1, 2, 4, 8, 16, 32, 64, 12, 20, 0, 0, 0, 0, 0, 0}
 )
 
-// emuATR is what a reader needs of an ATR.
-type emuATR struct {
+// atrFacts is what a reader needs of an ATR.
+type atrFacts struct {
 	inverse, specific   bool
 	t1                  bool // offers T=1
 	first               byte
@@ -344,8 +344,8 @@ type emuATR struct {
 	ifsc, waiting, edcs byte
 }
 
-func readATR(atr []byte) emuATR {
-	a := emuATR{inverse: atr[0] == 0x3F, ta1: 0x11, tc2: 10, ifsc: 32, waiting: 0x4D}
+func readATR(atr []byte) atrFacts {
+	a := atrFacts{inverse: atr[0] == 0x3F, ta1: 0x11, tc2: 10, ifsc: 32, waiting: 0x4D}
 	y, at, t := atr[1]>>4, 2, byte(0)
 	var v [3]byte
 	for i := 1; ; i++ {
@@ -391,7 +391,7 @@ func readATR(atr []byte) emuATR {
 	}
 }
 
-func (a emuATR) block(t, fd byte) (byte, []byte) {
+func (a atrFacts) block(t, fd byte) (byte, []byte) {
 	var inverse byte
 	if a.inverse {
 		inverse = 2
@@ -403,5 +403,5 @@ func (a emuATR) block(t, fd byte) (byte, []byte) {
 }
 
 func defaultBlock(t byte) (byte, []byte) {
-	return emuATR{tc2: 10, waiting: 0x4D, ifsc: 32}.block(t, 0x11)
+	return atrFacts{tc2: 10, waiting: 0x4D, ifsc: 32}.block(t, 0x11)
 }

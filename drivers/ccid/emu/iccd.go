@@ -1,4 +1,4 @@
-package ccid
+package emu
 
 import (
 	"context"
@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/reader"
 )
 
-// iccdState is the one slot of an emulated ICCD.
-type iccdState struct {
+// iccd is the one slot of a USB card.
+type iccd struct {
 	mu     sync.Mutex
 	op     int
 	busy   bool
@@ -23,22 +24,20 @@ type iccdState struct {
 	answer []byte // B: what DATA_BLOCK gives next
 }
 
-// classICCD answers the requests of ICCD 1.0.
-func (e *Emulator) classICCD(ctx context.Context, s usb.Setup, data []byte) (int, error) {
+// controlICCD answers the requests of ICCD 1.0.
+func (e *Reader) controlICCD(ctx context.Context, s usb.Setup, data []byte) (int, error) {
 	e.mu.Lock()
 	f := e.fault(0, []byte{s.Request})
 	e.mu.Unlock()
 	if f != nil {
 		switch f.Kind {
-		case Silence, Hang, Stone:
-			if f.Kind != Silence {
-				e.mu.Lock()
-				e.dead, e.stone = true, f.Kind == Stone
-				e.mu.Unlock()
-			}
-			return 0, e.hang(ctx, time.Second)
+		case Hang, Stone:
+			e.Die(f.Kind == Stone)
+			return 0, usbtest.ErrNAK
+		case Silence:
+			return 0, silent(ctx)
 		case Detach:
-			e.stop()
+			e.Drop()
 			return 0, reader.ErrGone
 		case Runt:
 			n, err := e.request(s, data)
@@ -62,11 +61,22 @@ func (e *Emulator) classICCD(ctx context.Context, s usb.Setup, data []byte) (int
 	return e.request(s, data)
 }
 
-func (e *Emulator) request(s usb.Setup, data []byte) (int, error) {
+// silent is a transfer that the host's controller gives up after a second.
+func silent(ctx context.Context) error {
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return usb.ErrTimeout
+}
+
+func (e *Reader) request(s usb.Setup, data []byte) (int, error) {
 	c := &e.iccd
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	versionA := e.cfg.Protocol == ProtocolICCDA
+	versionA := e.cfg.Protocol == VersionA
 	slot := e.slots[0]
 	switch {
 	case s.RequestType == 0x21 && s.Request == 0x63: // ICC_POWER_OFF
@@ -75,7 +85,7 @@ func (e *Emulator) request(s usb.Setup, data []byte) (int, error) {
 		return 0, nil
 	case s.Request == 0x62 && s.RequestType == 0xA1 == versionA: // ICC_POWER_ON
 		c.stop()
-		atr, err := slot.contact.Activate(e.ctx, false)
+		atr, err := slot.contact.Activate(e.Context(), false)
 		if versionA {
 			if err != nil {
 				return 0, usb.ErrStall
@@ -135,7 +145,7 @@ func (e *Emulator) request(s usb.Setup, data []byte) (int, error) {
 }
 
 // stop drops what is under way. c.mu is held.
-func (c *iccdState) stop() {
+func (c *iccd) stop() {
 	c.op++
 	if c.cancel != nil {
 		c.cancel()
@@ -145,15 +155,13 @@ func (c *iccdState) stop() {
 }
 
 // start runs f apart from the transfer that asked for it. c.mu is held.
-func (e *Emulator) start(f func(context.Context) []byte, done func([]byte)) {
+func (e *Reader) start(f func(context.Context) []byte, done func([]byte)) {
 	c := &e.iccd
 	c.op++
 	op := c.op
-	ctx, cancel := context.WithCancel(e.ctx)
+	ctx, cancel := context.WithCancel(e.Context())
 	c.busy, c.cancel = true, cancel
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.spawn(func() {
+	e.Go(func() {
 		defer cancel()
 		s := e.slots[0]
 		s.run.Lock()
@@ -175,7 +183,7 @@ func (e *Emulator) start(f func(context.Context) []byte, done func([]byte)) {
 
 // headerOrData is XFR_BLOCK of version A. Like the header of T=0 it does not
 // say which way the data goes: the card's instruction does.
-func (e *Emulator) headerOrData(p []byte) (int, error) {
+func (e *Reader) headerOrData(p []byte) (int, error) {
 	c := &e.iccd
 	slot := e.slots[0]
 	if c.busy || !slot.contact.Powered() {
@@ -217,7 +225,7 @@ func iccdIncoming(ins byte) bool {
 }
 
 // xfrBlockB is XFR_BLOCK of version B.
-func (e *Emulator) xfrBlockB(level uint16, p []byte) (int, error) {
+func (e *Reader) xfrBlockB(level uint16, p []byte) (int, error) {
 	c := &e.iccd
 	slot := e.slots[0]
 	if c.busy {
@@ -228,7 +236,7 @@ func (e *Emulator) xfrBlockB(level uint16, p []byte) (int, error) {
 		return len(p), nil
 	}
 	data := append([]byte(nil), p...)
-	var r emuReply
+	var r reply
 	e.start(func(ctx context.Context) []byte {
 		if e.cfg.Level == reader.TPDU || e.cfg.Level == reader.Character {
 			return slot.contact.TPDU(ctx, data)
@@ -238,9 +246,9 @@ func (e *Emulator) xfrBlockB(level uint16, p []byte) (int, error) {
 	}, func(rx []byte) {
 		switch {
 		case rx == nil:
-			r = replyFail(0xFE)
+			r = failure(0xFE)
 		case len(rx) > 0:
-			r = emuReply{data: rx}
+			r = reply{data: rx}
 		}
 		if r.fail {
 			c.answer = []byte{0x40, 0x40 | slot.icc(), r.code}

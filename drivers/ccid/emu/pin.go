@@ -1,4 +1,4 @@
-package ccid
+package emu
 
 import (
 	"context"
@@ -17,11 +17,35 @@ const (
 
 // Press presses keys of slot n's PIN pad: digits, KeyOK, KeyCancel, KeyClear.
 // What is pressed before the reader asks for it counts when it does.
-func (e *Emulator) Press(n int, keys string) {
+func (e *Reader) Press(n int, keys string) {
 	for _, k := range []byte(keys) {
 		select {
 		case e.slots[n].keys <- k:
 		default: // nobody types that far ahead
+		}
+	}
+}
+
+// Key waits for the next key pressed at slot n, for entries that CCID has no message for.
+// It is one of those that Press takes.
+func (e *Reader) Key(ctx context.Context, n int) (byte, error) {
+	select {
+	case k := <-e.slots[n].keys:
+		return k, nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-e.Context().Done():
+		return 0, reader.ErrGone
+	}
+}
+
+// forgetKeys drops what was pressed and nobody asked for.
+func (s *slot) forgetKeys() {
+	for {
+		select {
+		case <-s.keys:
+		default:
+			return
 		}
 	}
 }
@@ -105,13 +129,13 @@ func readPIN(b []byte) (p pinEntry, wrong byte) {
 }
 
 // secure is the Secure message.
-func (s *emuSlot) secure(ctx context.Context, data []byte) emuReply {
+func (s *slot) secure(ctx context.Context, data []byte) reply {
 	if !s.e.cfg.PINPad {
-		return emuReply{fail: true}
+		return reply{fail: true}
 	}
 	p, wrong := readPIN(data)
 	if wrong != 0 {
-		return replyFail(wrong)
+		return failure(wrong)
 	}
 	apdu := append([]byte(nil), p.apdu...)
 	var failed byte
@@ -145,7 +169,7 @@ func (s *emuSlot) secure(ctx context.Context, data []byte) emuReply {
 		}
 	}
 	if !ok {
-		return replyFail(failed)
+		return failure(failed)
 	}
 	switch {
 	case s.e.cfg.Level >= reader.ShortAPDU:
@@ -166,11 +190,11 @@ func (s *emuSlot) secure(ctx context.Context, data []byte) emuReply {
 	if rx == nil {
 		return s.silence(ctx)
 	}
-	return emuReply{data: rx}
+	return reply{data: rx}
 }
 
 // enter takes one PIN from the keys; code is what ended it otherwise.
-func (s *emuSlot) enter(ctx context.Context, p *pinEntry) (pin string, code byte) {
+func (s *slot) enter(ctx context.Context, p *pinEntry) (pin string, code byte) {
 	late := time.NewTimer(p.timeout)
 	defer late.Stop()
 	for {

@@ -1,4 +1,4 @@
-package ccid
+package emu
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"github.com/cardfs/cardfs/reader/icc"
 )
 
-// emuSlot is one slot of an emulated CCID.
-type emuSlot struct {
-	e       *Emulator
+// slot is one slot of an emulated CCID.
+type slot struct {
+	e       *Reader
 	n       int
 	contact icc.Contact
 	keys    chan byte
@@ -37,8 +37,8 @@ type emuSlot struct {
 	rest   []byte // response that goes out in parts
 }
 
-// emuReply is what a command comes to.
-type emuReply struct {
+// reply is what a command comes to.
+type reply struct {
 	kind  byte
 	code  byte // bError; failed says that it counts
 	fail  bool
@@ -46,10 +46,10 @@ type emuReply struct {
 	data  []byte
 }
 
-func replyFail(code byte) emuReply { return emuReply{fail: true, code: code} }
+func failure(code byte) reply { return reply{fail: true, code: code} }
 
 // icc is the lower half of bStatus.
-func (s *emuSlot) icc() byte {
+func (s *slot) icc() byte {
 	switch {
 	case !s.contact.Present():
 		return 2
@@ -59,26 +59,15 @@ func (s *emuSlot) icc() byte {
 	return 0
 }
 
-// presentParams forgets what belongs to a card that left.
-func (s *emuSlot) presentParams() {
-	if !s.contact.Present() && s.cancel != nil {
-		s.cancel()
-	}
-}
-
 // message takes one bulk-OUT message.
-func (e *Emulator) message(m []byte) {
+func (e *Reader) message(m []byte) {
 	if len(m) < 10 {
 		return // no header, no answer
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.ctx.Err() != nil {
-		return
-	}
 	if int(m[5]) >= len(e.slots) {
-		e.in = append(e.in, transfer{data: e.build(m, 2, replyFail(5))})
-		e.stir()
+		e.Send(bulkIn, e.build(m, 2, failure(5)))
 		return
 	}
 	s := e.slots[m[5]]
@@ -103,30 +92,29 @@ func (e *Emulator) message(m []byte) {
 		refused = 0x01
 	}
 	if refused != 0 {
-		e.in = append(e.in, transfer{data: e.build(m, s.icc(), replyFail(refused))})
-		e.stir()
+		e.Send(bulkIn, e.build(m, s.icc(), failure(refused)))
 		return
 	}
 	s.op++
 	op := s.op
 	s.busy = true
-	ctx, cancel := context.WithCancel(e.ctx)
+	ctx, cancel := context.WithCancel(e.Context())
 	s.cancel = cancel
-	e.spawn(func() {
+	e.Go(func() {
 		defer cancel()
 		s.serve(ctx, op, m)
 	})
 }
 
 // serve runs a command, asking for more time while it takes long, and answers it.
-func (s *emuSlot) serve(ctx context.Context, op int, m []byte) {
+func (s *slot) serve(ctx context.Context, op int, m []byte) {
 	e := s.e
 	e.mu.Lock()
 	f := e.fault(0, m)
 	e.mu.Unlock()
 	more := s.extendWhileBusy(op, m)
 	defer more.Stop()
-	var r emuReply
+	var r reply
 	switch {
 	case f != nil && f.Kind == Endless:
 		<-ctx.Done()
@@ -134,7 +122,7 @@ func (s *emuSlot) serve(ctx context.Context, op int, m []byte) {
 		e.spoil(f, nil)
 		return
 	case f != nil && f.Kind == Fail:
-		r = replyFail(f.Code)
+		r = failure(f.Code)
 		f = nil
 	default:
 		s.run.Lock()
@@ -143,15 +131,14 @@ func (s *emuSlot) serve(ctx context.Context, op int, m []byte) {
 		s.run.Unlock()
 	}
 	e.mu.Lock()
-	if s.op != op || ctx.Err() != nil && e.ctx.Err() != nil {
+	if s.op != op || ctx.Err() != nil && e.Context().Err() != nil {
 		e.mu.Unlock()
 		return
 	}
 	s.busy, s.cancel = false, nil
 	answer := e.build(m, s.icc(), r)
 	if f == nil {
-		e.in = append(e.in, transfer{data: answer})
-		e.stir()
+		e.Send(bulkIn, answer)
 	}
 	e.mu.Unlock()
 	if f != nil {
@@ -160,7 +147,7 @@ func (s *emuSlot) serve(ctx context.Context, op int, m []byte) {
 }
 
 // extendWhileBusy sends time extensions (CCID 1.1 §6.2, bmCommandStatus 2).
-func (s *emuSlot) extendWhileBusy(op int, m []byte) *time.Timer {
+func (s *slot) extendWhileBusy(op int, m []byte) *time.Timer {
 	e := s.e
 	var t *time.Timer
 	started := make(chan struct{})
@@ -171,11 +158,10 @@ func (s *emuSlot) extendWhileBusy(op int, m []byte) *time.Timer {
 		if s.op != op || !s.busy {
 			return
 		}
-		a := e.build(m, s.icc(), emuReply{})
+		a := e.build(m, s.icc(), reply{})
 		a[7] |= 0x80
 		a[8] = 1
-		e.in = append(e.in, transfer{data: a})
-		e.stir()
+		e.Send(bulkIn, a)
 		t.Reset(e.cfg.ExtensionEvery)
 	})
 	close(started)
@@ -183,7 +169,7 @@ func (s *emuSlot) extendWhileBusy(op int, m []byte) *time.Timer {
 }
 
 // build is the bulk-IN message that answers m.
-func (e *Emulator) build(m []byte, icc byte, r emuReply) []byte {
+func (e *Reader) build(m []byte, icc byte, r reply) []byte {
 	kind := r.kind
 	if kind == 0 {
 		switch m[0] {
@@ -211,14 +197,8 @@ func (e *Emulator) build(m []byte, icc byte, r emuReply) []byte {
 	return append(a, r.data...)
 }
 
-// class answers the class's control requests.
-func (e *Emulator) class(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
-	if s.Index != 0 {
-		return 0, usb.ErrStall
-	}
-	if e.cfg.Protocol != ProtocolCCID {
-		return e.classICCD(ctx, s, data)
-	}
+// controlCCID answers the class's control requests (CCID 1.1 §5.3).
+func (e *Reader) controlCCID(s usb.Setup, data []byte) (int, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
@@ -245,39 +225,30 @@ func (e *Emulator) class(ctx context.Context, s usb.Setup, data []byte, timeout 
 
 // tryAbort ends what the slot is doing once both halves of an abort with one
 // bSeq are there (CCID 1.1 §5.3.1). e.mu is held.
-func (s *emuSlot) tryAbort(m []byte) {
+func (s *slot) tryAbort(m []byte) {
 	if s.ctlSeq < 0 || s.ctlSeq != s.bulkSeq {
 		return
 	}
 	seq := byte(s.ctlSeq)
 	s.ctlSeq, s.bulkSeq = -1, -1
-	s.stopNow()
+	s.stop()
 	if m == nil {
 		m = []byte{0x72, 0, 0, 0, 0, byte(s.n), seq, 0, 0, 0}
 	}
-	answer := s.e.build(m, s.icc(), emuReply{})
+	answer := s.e.build(m, s.icc(), reply{})
 	if f := s.e.fault(0, m); f != nil {
-		s.e.spawn(func() { s.e.spoil(f, answer) })
+		s.e.Go(func() { s.e.spoil(f, answer) })
 		return
 	}
-	s.e.in = append(s.e.in, transfer{data: answer})
-	s.e.stir()
+	s.e.Send(bulkIn, answer)
 }
 
-// stopNow drops the command under way. e.mu is held.
-func (s *emuSlot) stopNow() {
+// stop drops the command under way. e.mu is held.
+func (s *slot) stop() {
 	s.op++
 	s.busy = false
 	if s.cancel != nil {
 		s.cancel()
 		s.cancel = nil
 	}
-}
-
-// abort is stopNow for a reset of the port.
-func (s *emuSlot) abort() {
-	s.e.mu.Lock()
-	defer s.e.mu.Unlock()
-	s.stopNow()
-	s.ctlSeq, s.bulkSeq = -1, -1
 }

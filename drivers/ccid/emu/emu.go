@@ -1,0 +1,178 @@
+// Package emu has emulated CCID and ICCD devices, at the level of their USB transfers. It
+// was written from the specifications (CCID 1.1, ICCD 1.0) and shares no framing with the
+// driver: numbers, message headers and descriptors are its own, so that a mistake in one is
+// not made up for by the same mistake in the other.
+//
+// A [Reader] is a [usbtest.Device]: plugged in it is a link for the driver, or a device for
+// the kernel. It has slots, and a [icc.Contact] in each takes the card. What it does by
+// itself (voltages, parameters, PPS, S(IFS)) and what it leaves to the host is in its
+// [Config], and its class descriptor says the same.
+//
+// [Reader.Inject] makes answers go wrong at the level of messages. Faults of the transfers
+// themselves are the device's: usbtest.Fault.
+//
+//	config.go       what a reader is; readers to choose from
+//	descriptors.go  what it says of itself
+//	slot.go         messages in and out, time extensions, abort
+//	card.go         what the commands do
+//	pin.go          the PIN pad: its keys, Secure
+//	iccd.go         the control transfers of ICCD, versions A and B
+//	faults.go       the ways to answer wrongly
+//
+// Lock order: iccd.mu, Reader.mu, then those of the device.
+package emu
+
+import (
+	"context"
+	"sync"
+
+	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/reader/icc"
+)
+
+// Reader is an emulated CCID, or a USB card of ICCD. It is not plugged in yet. It keeps its
+// cards while it is not.
+type Reader struct {
+	*usbtest.Device
+	cfg   Config
+	slots []*slot
+	iccd  iccd
+
+	mu      sync.Mutex
+	changed []bool // slots whose change the host has not been told
+	faults  []*Fault
+	emv     bool
+}
+
+const (
+	bulkOut     = 0x02
+	bulkIn      = 0x81
+	interruptIn = 0x83
+)
+
+// New makes a reader. Cards go into Contact(n).
+func New(c Config) *Reader {
+	e := &Reader{cfg: c.complete(), emv: c.EMV}
+	e.changed = make([]bool, e.cfg.Slots)
+	for n := range e.cfg.Slots {
+		s := &slot{e: e, n: n, keys: make(chan byte, 64), ctlSeq: -1, bulkSeq: -1}
+		s.contact.OnChange(func() { e.cardMoved(s) })
+		e.slots = append(e.slots, s)
+	}
+	e.Device = usbtest.New(usbtest.Model{
+		Descriptors: e.cfg.descriptors(),
+		Strings:     []string{e.cfg.Manufacturer, e.cfg.Name, e.cfg.Serial},
+		Control:     e.control,
+		Accepts:     e.accepts,
+		Out:         func(_ uint8, p []byte) { e.message(p) },
+		In:          e.slotChange,
+		Configured:  e.configured,
+		Reset:       e.portReset,
+		Unplugged:   e.powerLost,
+	})
+	return e
+}
+
+// Config is what the reader is, with every field filled in.
+func (e *Reader) Config() Config { return e.cfg }
+
+// Contact is the card position of slot n.
+func (e *Reader) Contact(n int) *icc.Contact { return &e.slots[n].contact }
+
+// Insert puts a card into slot n.
+func (e *Reader) Insert(n int, card icc.Card) error { return e.slots[n].contact.Insert(card) }
+
+// cardMoved follows the contacts.
+func (e *Reader) cardMoved(s *slot) {
+	if s.contact.Present() && e.cfg.Features&AutoActivate != 0 {
+		s.contact.Activate(e.Context(), false)
+	}
+	e.mu.Lock()
+	if !s.contact.Present() && s.cancel != nil {
+		s.cancel()
+	}
+	e.changed[s.n] = true
+	e.mu.Unlock()
+	e.Wake()
+}
+
+// configured is called when a host begins: it is told of the cards that are in.
+func (e *Reader) configured() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for n, s := range e.slots {
+		e.changed[n] = s.contact.Present()
+	}
+}
+
+// portReset takes the power off the cards, and what was under way ends.
+func (e *Reader) portReset() {
+	e.powerLost()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for n, s := range e.slots {
+		e.changed[n] = e.changed[n] || s.contact.Present()
+	}
+}
+
+// powerLost is for a reader that is reset, or was pulled.
+func (e *Reader) powerLost() {
+	e.iccd.mu.Lock()
+	e.iccd.stop()
+	e.iccd.mu.Unlock()
+	for _, s := range e.slots {
+		e.mu.Lock()
+		s.stop()
+		s.ctlSeq, s.bulkSeq = -1, -1
+		e.mu.Unlock()
+		s.contact.Deactivate()
+		s.forgetKeys()
+	}
+}
+
+// accepts reports whether the bulk-OUT endpoint takes a message.
+func (e *Reader) accepts(_ uint8, p []byte) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.fault(StallOut, p) == nil
+}
+
+// slotChange is the interrupt message NotifySlotChange (CCID 1.1 §6.3.1), if there is news.
+func (e *Reader) slotChange(ep uint8) ([]byte, bool) {
+	if ep != interruptIn {
+		return nil, false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	news := false
+	msg := make([]byte, 1+(e.cfg.Slots+3)/4)
+	msg[0] = 0x50
+	for n, s := range e.slots {
+		var bits byte
+		if s.contact.Present() {
+			bits = 1
+		}
+		if e.changed[n] {
+			bits |= 2
+			news = true
+		}
+		msg[1+n/4] |= bits << (n % 4 * 2)
+	}
+	clear(e.changed)
+	return msg, news
+}
+
+// control serves the requests of the class.
+func (e *Reader) control(ctx context.Context, s usb.Setup, data []byte) (int, error) {
+	e.mu.Lock()
+	f := e.fault(StallControl, []byte{s.Request})
+	e.mu.Unlock()
+	if f != nil || s.RequestType&0x7F != 0x21 || s.Index != 0 {
+		return 0, usb.ErrStall
+	}
+	if e.cfg.Protocol != CCID {
+		return e.controlICCD(ctx, s, data)
+	}
+	return e.controlCCID(s, data)
+}
