@@ -22,17 +22,14 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Device is an emulated device: the part of usb.Conn that a bus sees. Standard
-// requests do not reach its Control but for those that Serve does not know.
+// Device is an emulated device, as a bus sees it: the part of usb.Conn that is transfers.
+// Standard requests are control transfers like any other; package usbtest answers them.
 type Device interface {
 	Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error)
 	Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout time.Duration) (int, error)
 	// In must lose no data when ctx ends: what it took from the device's
 	// queue it returns.
 	In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error)
-	ClearHalt(ctx context.Context, ep uint8) error
-	Descriptors() []byte
-	String(i uint8) string
 	// Gone, when closed, unplugs the device.
 	Gone() <-chan struct{}
 }
@@ -77,8 +74,6 @@ type server struct {
 	mu     sync.Mutex
 	queues map[uint8]chan *urb // by endpoint address
 	urbs   map[uint32]*urb     // not answered yet
-	config uint8
-	alt    map[uint16]uint8
 }
 
 // queueLen bounds the transfers that wait on one endpoint: more than the kernel
@@ -94,7 +89,6 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, dev Device) error {
 		dev: dev, conn: conn,
 		queues: map[uint8]chan *urb{},
 		urbs:   map[uint32]*urb{},
-		alt:    map[uint16]uint8{},
 	}
 	var workers sync.WaitGroup
 	workers.Go(func() {
@@ -264,9 +258,6 @@ func (s *server) transfer(u *urb, addr uint8) (int, error) {
 		setup := usb.Setup{
 			RequestType: u.setup[0], Request: u.setup[1],
 			Value: binary.LittleEndian.Uint16(u.setup[2:]), Index: binary.LittleEndian.Uint16(u.setup[4:]),
-		}
-		if n, err, ok := s.standard(u.ctx, setup, u.buf); ok {
-			return n, err
 		}
 		return s.dev.Control(u.ctx, setup, u.buf, 0)
 	case u.in:

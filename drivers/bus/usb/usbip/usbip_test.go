@@ -27,13 +27,7 @@ type toy struct {
 	mu      sync.Mutex
 	outs    [][]byte
 	zlps    []bool
-	cleared []uint8
 }
-
-// toyDescriptors: a device descriptor and two configurations, the second of
-// which lies about its length.
-var toyDescriptors = append([]byte{18, 1, 0, 2, 0, 0, 0, 64, 1, 0, 2, 0, 0, 1, 1, 0, 0, 2},
-	9, 2, 9, 0, 0, 1, 0, 0x80, 50, 9, 2, 0xFF, 0, 0, 2, 0, 0x80, 50)
 
 func (d *toy) Control(ctx context.Context, s usb.Setup, data []byte, _ time.Duration) (int, error) {
 	return d.control(ctx, s, data)
@@ -47,12 +41,6 @@ func (d *toy) Out(_ context.Context, _ uint8, p []byte, zlp bool, _ time.Duratio
 	d.outs, d.zlps = append(d.outs, p), append(d.zlps, zlp)
 	return len(p), nil
 }
-func (d *toy) ClearHalt(_ context.Context, ep uint8) error {
-	d.cleared = append(d.cleared, ep)
-	return nil
-}
-func (d *toy) Descriptors() []byte   { return toyDescriptors }
-func (d *toy) String(i uint8) string { return map[uint8]string{1: "toy"}[i] }
 func (d *toy) Gone() <-chan struct{} { return d.gone }
 
 // kernel is vhci_hcd's end of the connection.
@@ -121,44 +109,6 @@ func (k *kernel) expect(cmd, seq uint32, status syscall.Errno, n int, data []byt
 	if be.Uint32(m) != cmd || be.Uint32(m[4:]) != seq || int32(be.Uint32(m[20:])) != -int32(status) ||
 		cmd == retSubmit && int(be.Uint32(m[24:])) != n || !bytes.Equal(got, data) {
 		k.t.Fatalf("got % X with data % X, want command %d sequence %d status %v length %d data % X", m, got, cmd, seq, status, n, data)
-	}
-}
-
-// Standard requests are answered from the descriptors (USB 2.0 §9.4).
-func TestStandardRequests(t *testing.T) {
-	d := &toy{control: func(context.Context, usb.Setup, []byte) (int, error) { return 0, usb.ErrStall }}
-	k := serve(t, d)
-	for i, tt := range []struct {
-		what  string
-		setup string
-		in    bool
-		n     int
-		want  []byte
-		errno syscall.Errno
-	}{
-		{"device descriptor, its first 8 bytes", "\x80\x06\x00\x01\x00\x00\x08\x00", true, 8, toyDescriptors[:8], 0},
-		{"device descriptor", "\x80\x06\x00\x01\x00\x00\x40\x00", true, 64, toyDescriptors[:18], 0},
-		{"first configuration", "\x80\x06\x00\x02\x00\x00\x09\x00", true, 255, toyDescriptors[18:27], 0},
-		{"second configuration, as far as it goes", "\x80\x06\x01\x02\x00\x00\xFF\x00", true, 255, toyDescriptors[27:], 0},
-		{"third configuration", "\x80\x06\x02\x02\x00\x00\xFF\x00", true, 255, nil, syscall.EPIPE},
-		{"languages", "\x80\x06\x00\x03\x00\x00\xFF\x00", true, 255, []byte{4, 3, 9, 4}, 0},
-		{"string 1", "\x80\x06\x01\x03\x09\x04\xFF\x00", true, 255, []byte{8, 3, 't', 0, 'o', 0, 'y', 0}, 0},
-		{"string 2", "\x80\x06\x02\x03\x09\x04\xFF\x00", true, 255, nil, syscall.EPIPE},
-		{"device qualifier", "\x80\x06\x00\x06\x00\x00\x0A\x00", true, 10, nil, syscall.EPIPE},
-		{"status", "\x80\x00\x00\x00\x00\x00\x02\x00", true, 2, []byte{0, 0}, 0},
-		{"set configuration", "\x00\x09\x02\x00\x00\x00\x00\x00", false, 0, nil, 0},
-		{"get configuration", "\x80\x08\x00\x00\x00\x00\x01\x00", true, 1, []byte{2}, 0},
-		{"set interface", "\x01\x0B\x01\x00\x03\x00\x00\x00", false, 0, nil, 0},
-		{"get interface", "\x81\x0A\x00\x00\x03\x00\x01\x00", true, 1, []byte{1}, 0},
-		{"clear halt", "\x02\x01\x00\x00\x81\x00\x00\x00", false, 0, nil, 0},
-		{"a vendor request", "\xC0\x01\x00\x00\x00\x00\x01\x00", true, 1, nil, syscall.EPIPE},
-	} {
-		t.Log(tt.what)
-		k.submit(uint32(i+1), tt.in, 0, 0, tt.setup, tt.n, nil)
-		k.expect(retSubmit, uint32(i+1), tt.errno, len(tt.want), tt.want)
-	}
-	if !bytes.Equal(d.cleared, []byte{0x81}) {
-		t.Errorf("halts cleared: % X", d.cleared)
 	}
 }
 

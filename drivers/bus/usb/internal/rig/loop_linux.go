@@ -15,6 +15,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 )
 
 // Endpoints and vendor requests of the loop device.
@@ -44,6 +45,8 @@ type Loop struct {
 	Serial string
 	Desc   []byte
 	Report []byte // HID report descriptor, if it is to be one
+
+	standard func() *usbtest.Port // answers the standard requests
 }
 
 // Sent is an OUT transfer as the device got it.
@@ -54,11 +57,15 @@ type Sent struct {
 }
 
 func NewLoop() *Loop {
-	return &Loop{
+	l := &Loop{
 		Queue: map[uint8][][]byte{}, Halted: map[uint8]bool{}, Hold: map[uint8]bool{},
 		change: make(chan struct{}), Left: make(chan struct{}),
 		Serial: "L00P", Desc: LoopDescriptors(0),
 	}
+	l.standard = sync.OnceValue(func() *usbtest.Port {
+		return usbtest.New(usbtest.Model{Descriptors: l.Desc, Strings: []string{"cardfs tests", "loop – ü", l.Serial}}).Plug()
+	})
+	return l
 }
 
 // LoopDescriptors describe one vendor-specific interface with the given number.
@@ -76,11 +83,7 @@ func LoopDescriptors(iface uint8) []byte {
 	return append(dev, cfg...)
 }
 
-func (l *Loop) Descriptors() []byte   { return l.Desc }
 func (l *Loop) Gone() <-chan struct{} { return l.Left }
-func (l *Loop) String(i uint8) string {
-	return map[uint8]string{1: "cardfs tests", 2: "loop – ü", 3: l.Serial}[i]
-}
 
 func (l *Loop) Set(f func()) {
 	l.Mu.Lock()
@@ -129,10 +132,16 @@ func (l *Loop) wait(ctx context.Context, ready func() bool) error {
 }
 
 func (l *Loop) Control(ctx context.Context, s usb.Setup, data []byte, _ time.Duration) (int, error) {
-	if l.Report != nil { // HID 1.11 §7.1.1; whatever else it is told to, it does
-		if s == (usb.Setup{RequestType: 0x81, Request: 6, Value: 0x2200, Index: s.Index}) {
-			return copy(data, l.Report), nil
+	if l.Report != nil && s == (usb.Setup{RequestType: 0x81, Request: 6, Value: 0x2200, Index: s.Index}) { // HID 1.11 §7.1.1
+		return copy(data, l.Report), nil
+	}
+	if s.RequestType&0x60 == 0 { // USB 2.0 table 9-2
+		if s.RequestType == 0x02 && s.Request == 0x01 { // CLEAR_FEATURE, of an endpoint
+			l.Set(func() { delete(l.Halted, uint8(s.Index)) })
 		}
+		return l.standard().Control(ctx, s, data, 0)
+	}
+	if l.Report != nil { // whatever else it is told to, it does
 		return 0, nil
 	}
 	switch s.Request {
@@ -201,11 +210,6 @@ func cmpErr(a, b error) error {
 		return a
 	}
 	return b
-}
-
-func (l *Loop) ClearHalt(_ context.Context, ep uint8) error {
-	l.Set(func() { delete(l.Halted, ep) })
-	return nil
 }
 
 var _ usbip.Device = (*Loop)(nil)
