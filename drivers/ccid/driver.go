@@ -325,7 +325,7 @@ func (r *ifd) Identify() (string, map[string]string) {
 	}
 	for i := range quirks {
 		if q := &quirks[i]; q.matches(r.info) && !(q.pinpad && f.PINSupport == 0) {
-			notes = append(notes, q.wrong+": "+q.does)
+			notes = append(notes, q.wrong+": cardfs "+q.does)
 		}
 	}
 	if len(notes) > 0 {

@@ -15,11 +15,17 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// Every line of the table says what is wrong, what the host does and who says so.
+// Every line of the table says what is wrong, what cardfs does, as an action, and who
+// says so.
 func TestQuirksTable(t *testing.T) {
 	for _, q := range quirks {
 		if len(q.models) == 0 || q.wrong == "" || q.does == "" || q.source == "" || q.set == nil || q.to != 0 && q.to < q.from {
 			t.Errorf("%+v", q)
+		}
+		for _, action := range strings.Split(q.does, "; ") {
+			if verb, _, _ := strings.Cut(action, " "); !strings.HasSuffix(verb, "s") {
+				t.Errorf("%s: cardfs %s: no verb in front", q.wrong, action)
+			}
 		}
 		for _, m := range q.models {
 			if d := (usb.Device{Vendor: m.vendor, Product: m.product, Release: max(q.from, q.to)}); !q.matches(d) {
@@ -300,7 +306,7 @@ func TestIdentify(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := open(t, newDevice(as(emu.Config{Level: reader.TPDU}, 0x09BE, 0x0002, 0x0100)))
 		model, more := r.Identify()
-		if model != "cardfs emulated CCID reader" || !strings.Contains(more["quirks"], "dwMaxIFSD is wrong: 254") {
+		if model != "cardfs emulated CCID reader" || !strings.Contains(more["quirks"], "dwMaxIFSD is wrong: cardfs takes 254 for it") {
 			t.Error(model, more)
 		}
 	})
