@@ -1,10 +1,11 @@
-// Package reader is the vocabulary of cardfs: what a driver is, what it has to offer and
-// what is asked of it. It does nothing by itself.
+// Package reader is the vocabulary of cardfs: what a driver is, what it offers and what is
+// asked of it. It does nothing by itself.
 //
 // A Driver opens a Device and makes it a Reader (an IFD, ISO/IEC 7816-3), which has one
 // or more Slots. A Slot holds a card or none; it activates the card, and carries bytes
 // to it at the Level that the reader works at: single characters, TPDUs or whole APDUs.
-// What only some readers can do is an optional interface, found by type assertion.
+// What only some readers can do is an optional interface. FeaturesOf asks a slot, and what
+// it wraps, for all of them once; As finds one.
 //
 // Above it stand package core, which gives every slot a number, keeps its power and
 // protocol state and hands exchanges, transactions and events to whoever serves them to
@@ -110,9 +111,9 @@ type Reader interface {
 	Close() error
 }
 
-// Slot is one ICC position. Its methods are called one at a time, by whoever
-// holds the slot's turn (see Slot). Each must end when ctx does, and soon after
-// the device left, with ErrGone.
+// Slot is one ICC position. Its methods are called one at a time, by whoever has the
+// slot's turn (see core.Slot). Each must end when ctx does, and soon after the device
+// left, with ErrGone.
 type Slot interface {
 	// Status asks whether a card is there. It must not disturb the card.
 	Status(ctx context.Context) (Status, error)
@@ -220,8 +221,8 @@ type Transfer struct {
 // Notifier is a slot that knows by itself when a card may have come or gone.
 // A slot without it is polled.
 type Notifier interface {
-	// Changes carries a value after each possible change; a buffer of one is
-	// enough, as the core asks Status then.
+	// Changes carries a value after each possible change. A buffer of one is enough:
+	// the core then asks Status.
 	Changes() <-chan struct{}
 }
 
@@ -231,8 +232,8 @@ type ParamSetter interface {
 	SetParams(ctx context.Context, p iso7816.Params) error
 }
 
-// RateLimiter is a slot that cannot do every rate a card may offer: Supports
-// tells whether it can do the F and D that ta1 codes (ISO/IEC 7816-3:2006 §8.3).
+// RateLimiter is a slot that cannot do every rate a card may offer. Supports reports
+// whether it can do the F and D that ta1 codes (ISO/IEC 7816-3:2006 §8.3).
 type RateLimiter interface {
 	Supports(ta1 byte) bool
 }
@@ -297,8 +298,9 @@ type Identifier interface {
 	Identify() (model string, more map[string]string)
 }
 
-// Teller is a slot with more to say in `status` than its Reader had once open:
-// what stands on its display now; or such a Link. It must not wait for the device.
+// Describer is a Slot that has more to say in `status` than its Reader had once it was
+// open, such as what stands on its display now; or a Link that says where the device is.
+// Describe must not wait for the device.
 type Describer interface {
 	Describe() map[string]string
 }
