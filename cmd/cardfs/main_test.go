@@ -169,3 +169,18 @@ func FuzzParseEvent(f *testing.F) {
 		}
 	})
 }
+
+// A line of a file counts from its beginning on, and without blanks around it.
+func TestCutLine(t *testing.T) {
+	for _, x := range []struct {
+		text, want string
+		ok         bool
+	}{
+		{"error no card\n", "no card", true}, {"a\nerror  b \nerror c\n", "b", true}, {"error x", "x", true},
+		{"", "", false}, {" error x\n", "", false}, {"error\n", "", false}, {"x error y\n", "", false},
+	} {
+		if got, ok := cutLine([]byte(x.text), "error "); got != x.want || ok != x.ok {
+			t.Errorf("%q: %q, %v", x.text, got, ok)
+		}
+	}
+}

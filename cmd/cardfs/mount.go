@@ -143,10 +143,9 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 	o.logger = slog.New(handler)
 
 	// The reader of the log may end first: `cardfs mount … 2>&1 | head`. Its lines are lost
-	// then. Without this, SIGPIPE would end the program.
-	pipe := make(chan os.Signal, 1)
-	signal.Notify(pipe, syscall.SIGPIPE)
-	defer signal.Stop(pipe)
+	// then. Without this, SIGPIPE would end the program, also at the very end, when the last
+	// lines are written.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	// go-fuse logs some errors by package log, such as a request for an unknown node.
 	log.SetFlags(0)
 	log.SetOutput(fs.LogWriter(o.logger))
