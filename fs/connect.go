@@ -19,6 +19,25 @@ func fuseFD(fd int) string { return "/dev/fd/" + strconv.Itoa(fd) }
 // connect mounts at a place and returns the mount's end of /dev/fuse. No child inherits
 // it: it would keep the mount of a killed daemon hanging. An error leaves no mount.
 func connect(at *place, allowOther bool) (fd int, m mounted, err error) {
+	for try := 1; ; try++ {
+		fd, m, err = connectOnce(at, allowOther)
+		if !errors.Is(err, errNumberInUse) || try == connectTries {
+			return fd, m, err
+		}
+	}
+}
+
+// errNumberInUse is for a mount with the number of one that was elsewhere before. Either
+// that one ended meanwhile, and the kernel gave its number to ours, or it is here now,
+// because directories were renamed.
+var errNumberInUse = errors.New("the mount is not where it was made; was the directory moved?")
+
+// connectTries is how often connect tries again, for a renamed mount keeps its number, and one
+// that ends does so once.
+const connectTries = 5
+
+// connectOnce mounts once. After an error the place is what it was.
+func connectOnce(at *place, allowOther bool) (fd int, m mounted, err error) {
 	// Without default_permissions the kernel asks nobody whether a mode allows what.
 	options := []string{"default_permissions", fmt.Sprintf("max_read=%d", maxWrite)}
 	if allowOther {
@@ -28,6 +47,16 @@ func connect(at *place, allowOther bool) (fd int, m mounted, err error) {
 	if err != nil {
 		return -1, m, err
 	}
+	under, err := at.dup()
+	if err != nil {
+		return -1, m, err
+	}
+	defer func() {
+		if err != nil {
+			at.fd, under = under, at.fd
+		}
+		unix.Close(under)
+	}()
 	made := true
 	if os.Geteuid() == 0 {
 		if fd, err = connectDirectly(at.path(), options); err != nil {
@@ -41,8 +70,12 @@ func connect(at *place, allowOther bool) (fd int, m mounted, err error) {
 	}
 	// What is there now and was not there before is ours.
 	now, lookErr := at.cardfsNow()
-	if lookErr == nil && (now == nil || before[now.ID] != nil) {
+	switch {
+	case lookErr != nil:
+	case now == nil:
 		lookErr = errors.New("the mount is not where it was made; was the directory moved?")
+	case before[now.ID] != nil:
+		lookErr = errNumberInUse
 	}
 	if err = errors.Join(err, lookErr); err == nil {
 		return fd, mounted{now.ID, now.Major, now.Minor}, nil
@@ -58,7 +91,10 @@ func connect(at *place, allowOther bool) (fd int, m mounted, err error) {
 func detachDead(before map[int]*mountinfo.Info) {
 	after, _ := cardfsMounts()
 	for id, i := range after {
-		if p, err := openPlace(i.Mountpoint); before[id] == nil && err == nil {
+		if was := before[id]; was != nil && was.Mountpoint == i.Mountpoint {
+			continue
+		}
+		if p, err := openPlace(i.Mountpoint); err == nil {
 			if p.dead() {
 				_ = mounted{id, i.Major, i.Minor}.detach()
 			}

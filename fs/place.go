@@ -58,6 +58,15 @@ func (p *place) reopen() error {
 
 func (p *place) close() { unix.Close(p.fd) }
 
+// dup is another descriptor of what is there.
+func (p *place) dup() (int, error) {
+	fd, err := unix.FcntlInt(uintptr(p.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("%s: dup: %w", p.name, err)
+	}
+	return fd, nil
+}
+
 // path leads to the place whatever its name leads to by now.
 func (p *place) path() string { return "/proc/self/fd/" + strconv.Itoa(p.fd) }
 

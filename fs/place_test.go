@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -134,6 +135,39 @@ func TestAnothersMountAtThePlace(t *testing.T) {
 	if err := another.detach(); err != nil {
 		t.Error(err)
 	}
+}
+
+// The kernel gives the number of a mount that ended to the next one, which is ours though a
+// mount with this number was there before.
+func TestMountNumberUsedAgain(t *testing.T) {
+	needMount(t)
+	var all sync.WaitGroup
+	for range 8 {
+		dir, err := filepath.EvalSymlinks(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() {
+			for range 50 {
+				at, err := openPlace(dir)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				fd, m, err := connect(at, false)
+				at.close()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := m.detach(); err != nil {
+					t.Error(err)
+				}
+				unix.Close(fd)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // A mount is known by its number and its device, and detached wherever it is now; another
