@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -194,6 +195,16 @@ mount table (the only one that you may enter), else at /mnt/cards.`,
 	}
 }
 
+func simDevices() string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, row := range sim.Table() {
+		fmt.Fprintf(w, "  %s\t%s\n", row[0], row[1])
+	}
+	w.Flush()
+	return b.String()
+}
+
 func helpSim() *cobra.Command {
 	return &cobra.Command{
 		Use:   "sim",
@@ -203,7 +214,9 @@ without hardware and to try what happens when things go wrong. They come with
 
   cardfs mount --sim DEVICE DIR      cardfs attach sim DEVICE [KEY=VALUE...]
 
-DEVICE is one of ` + strings.Join(sim.Devices(), ", ") + `.
+DEVICE is one of
+
+` + simDevices() + `
 Keys: card=CARD (what is in it, none for nothing), start=DURATION (how long the
 driver takes to open it), slow=DURATION (each command takes so much longer),
 serial=WORD. Cards: token (T=1), t0 (T=0), dual (both), crc (T=1 with a CRC), datakey

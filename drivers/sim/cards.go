@@ -60,6 +60,15 @@ func cardNames() string {
 	return strings.Join(append(names, noCard), ", ")
 }
 
+// NewCard makes a card of that name; false: there is none.
+func NewCard(name, serial string) (icc.Card, bool) {
+	k, ok := findCard(name)
+	if !ok {
+		return nil, false
+	}
+	return k.make(serial), true
+}
+
 func findCard(name string) (cardKind, bool) {
 	i := slices.IndexFunc(cardKinds, func(k cardKind) bool { return k.name == name })
 	if i < 0 {

@@ -4,19 +4,10 @@
 //
 // # Readers
 //
-// `attach sim DEVICE [key=value…]`, or `cardfs mount --sim DEVICE`:
-//
-//	ikey3k    Rainbow iKey 3000 at the level of its USB transfers, driver ikey3k
-//	ikey2k    Rainbow iKey 2032, the same, driver ikey2k; takes the card datakey alone
-//	t1        T=1 at TPDU level, card can be taken out
-//	t0        T=0 at TPDU level
-//	apdu      extended APDU level; answers at once
-//	char-t1   T=1 at character level
-//	char-t0   T=0 at character level
-//	ccid      USB CCID at TPDU level, driver ccid
-//	twoslot   the same with two slots: a T=1 and a T=0 card
-//	pinpad    USB CCID at short APDU level with keys and a display
-//	iccd      USB token of the ICCD class, version B
+// `attach sim DEVICE [key=value…]`, or `cardfs mount --sim DEVICE`, makes one.
+// `cardfs help sim` lists what DEVICE may be: the emulated devices of package emulators,
+// at the level of their USB transfers and served by their own drivers, and t1, t0, apdu,
+// char-t1 and char-t0, which have no bus and need no other driver.
 //
 // Keys: card=CARD (what is in it at the start, `none` for nothing),
 // start=DURATION (how long the driver takes to open it), slow=DURATION (each

@@ -50,6 +50,15 @@ func Devices() []string {
 	return names
 }
 
+// Table lists them with what they are.
+func Table() [][2]string {
+	var all [][2]string
+	for _, m := range models {
+		all = append(all, [2]string{m.name, m.about})
+	}
+	return all
+}
+
 // device is one emulated reader, plugged in or not. It stays as it is until a person
 // detaches it.
 //

@@ -7,17 +7,16 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/cardfs/cardfs/drivers/bus/usb"
-	ccidemu "github.com/cardfs/cardfs/drivers/ccid/emu"
-	"github.com/cardfs/cardfs/drivers/ikey"
-	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/emulators"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 )
 
-// model is one line of the table of emulated readers.
+// model is one kind of simulated reader.
 type model struct {
 	name  string // DEVICE in attach
+	about string // what it is, for help
 	id    reader.ID
 	cards []string // the card in each slot at the start
 	fixed bool     // cards cannot be taken out
@@ -25,38 +24,31 @@ type model struct {
 	make func(serial string) hardware
 }
 
-var models = []model{
-	tokenModel("ikey3k", ikey.IKey3000, "token", ikeyemu.New3000),
-	tokenModel("ikey2k", ikey.IKey2032, "datakey", ikeyemu.New2032),
-	plain("t1", "Simulated T=1 reader", "token", reader.TPDU),
-	plain("t0", "Simulated T=0 reader", "t0", reader.TPDU),
-	plain("apdu", "Simulated APDU reader", "token", reader.ExtendedAPDU),
-	plain("char-t1", "Simulated T=1 character reader", "token", reader.Character),
-	plain("char-t0", "Simulated T=0 character reader", "t0", reader.Character),
-	ccidModel("ccid", "Simulated CCID reader", ccidemu.TPDUReader(), "token"),
-	ccidModel("twoslot", "Simulated two-slot CCID reader", ccidemu.TwoSlotReader(), "token", "t0"),
-	ccidModel("pinpad", "Simulated CCID PIN pad", ccidemu.PINPadReader(), "token"),
-	ccidModel("iccd", "Simulated ICCD token", ccidemu.ICCDB(), "token"),
+// models are the emulated devices of other drivers, and readers of this one.
+var models = append(emulated(),
+	plain("t1", "Simulated T=1 reader", "T=1 at TPDU level, card can be taken out", "token", reader.TPDU),
+	plain("t0", "Simulated T=0 reader", "T=0 at TPDU level", "t0", reader.TPDU),
+	plain("apdu", "Simulated APDU reader", "extended APDU level; answers at once", "token", reader.ExtendedAPDU),
+	plain("char-t1", "Simulated T=1 character reader", "T=1 at character level", "token", reader.Character),
+	plain("char-t0", "Simulated T=0 character reader", "T=0 at character level", "t0", reader.Character),
+)
+
+func emulated() (all []model) {
+	for _, e := range emulators.All() {
+		all = append(all, emulator(e))
+	}
+	return all
 }
 
-// tokenModel is an iKey with its card.
-func tokenModel(name string, driver ikey.Driver, card string, make func(serial string) *ikeyemu.Token) model {
-	return model{
-		name: name, id: driver.IDs()[0], cards: []string{card}, fixed: true,
-		make: func(serial string) hardware {
-			e := make(serial)
-			return &usbHardware{
-				driver: driver, slots: []*icc.Contact{&e.Contact},
-				connect: func() (usb.Opener, func()) { p := e.Plug(); return p, p.Unplug },
-			}
-		},
-	}
+func emulator(e emulators.Emulator) model {
+	return model{name: e.Name, about: e.About, id: e.ID, cards: e.Cards, fixed: e.Fixed,
+		make: func(serial string) hardware { return &usbHardware{driver: e.Driver, device: e.New(serial)} }}
 }
 
 // plain is a reader without a bus of its own: one slot, one level.
-func plain(name, title, card string, level reader.Level) model {
+func plain(name, title, about, card string, level reader.Level) model {
 	return model{
-		name: name, id: reader.ID{Model: title}, cards: []string{card},
+		name: name, about: about, id: reader.ID{Model: title}, cards: []string{card},
 		make: func(string) hardware { return &plainHardware{level: level} },
 	}
 }
@@ -71,27 +63,47 @@ type hardware interface {
 	unplug()
 }
 
-// usbHardware is a reader that another driver serves, over an emulated device.
+// usbHardware is an emulated USB device, served by its own driver.
 type usbHardware struct {
-	driver  reader.Driver
-	slots   []*icc.Contact
-	connect func() (link usb.Opener, unplug func())
-	leave   func()
+	driver func(*slog.Logger) reader.Driver
+	device emulators.Device
+	port   *usbtest.Port // where it is plugged in; nil: nowhere
 }
 
-func (h *usbHardware) contacts() []*icc.Contact { return h.slots }
+var _ keyboard = (*usbHardware)(nil)
+
+func (h *usbHardware) contacts() []*icc.Contact { return h.device.Contacts() }
 
 func (h *usbHardware) plug(ctx context.Context, dev reader.Device, log *slog.Logger) (reader.Reader, error) {
-	dev.Driver = h.driver.Name()
-	dev.Link, h.leave = h.connect()
-	return h.driver.Open(ctx, dev)
+	driver := h.driver(log)
+	h.port = h.device.Plug()
+	dev.Driver, dev.Link = driver.Name(), h.port
+	r, err := driver.Open(ctx, dev)
+	if k, ok := h.keys(); ok && err == nil {
+		return newPadReader(r, k), nil
+	}
+	return r, err
 }
 
 func (h *usbHardware) unplug() {
-	if h.leave != nil {
-		h.leave()
-		h.leave = nil
+	if h.port != nil {
+		h.port.Unplug()
+		h.port = nil
 	}
+}
+
+// keys is the device if it is a PIN pad.
+func (h *usbHardware) keys() (keys, bool) {
+	k, ok := h.device.(keys)
+	return k, ok && k.HasKeys()
+}
+
+func (h *usbHardware) press(slot int, pressed string) bool {
+	k, ok := h.keys()
+	if ok {
+		k.Press(slot, pressed)
+	}
+	return ok
 }
 
 // plainHardware is a reader that needs no driver but this one.

@@ -6,7 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ccid/emu"
+	"github.com/cardfs/cardfs/drivers/emulators"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -14,7 +16,10 @@ import (
 func TestLog(t *testing.T) {
 	config := emu.TPDUReader()
 	config.Lie = func(d []byte) []byte { d[27] = 1; return d } // bNumDataRatesSupported; GET_DATA_RATES stalls
-	models = append(models, ccidModel("liar", "Simulated liar", config, "token"))
+	liar := emulators.Emulator{Name: "liar", Cards: []string{"token"},
+		Driver: func(log *slog.Logger) reader.Driver { return ccid.Driver{Log: log} },
+		New:    func(string) emulators.Device { return emu.New(config) }}
+	models = append(models, emulator(liar))
 	defer func() { models = models[:len(models)-1] }()
 
 	var log bytes.Buffer

@@ -11,6 +11,15 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
+// keys is an emulated PIN pad.
+type keys interface {
+	HasKeys() bool
+	// Press presses keys of a slot, and Key waits for one that the reader itself did not
+	// ask for.
+	Press(slot int, keys string)
+	Key(ctx context.Context, slot int) (byte, error)
+}
+
 // keyboard is hardware with keys to press; false: this one has none.
 type keyboard interface {
 	press(slot int, keys string) bool
@@ -65,7 +74,7 @@ type padReader struct {
 	slots []reader.Slot
 }
 
-func newPadReader(r reader.Reader, e *emu.Reader) *padReader {
+func newPadReader(r reader.Reader, e keys) *padReader {
 	p := &padReader{Reader: r, Identifier: r.(reader.Identifier)}
 	for n, s := range r.Slots() {
 		pad, _ := reader.As[reader.PINPad](s)
@@ -80,7 +89,7 @@ func (p *padReader) Slots() []reader.Slot { return p.slots }
 type padSlot struct {
 	reader.Slot
 	pad      reader.PINPad // the slot's own
-	emulator *emu.Reader
+	emulator keys
 	gone     <-chan struct{} // closed when the reader leaves
 	number   int
 

@@ -76,7 +76,7 @@ func TestAttach(t *testing.T) {
 		params map[string]string
 		err    string
 	}{
-		{"toaster", nil, `no simulated reader "toaster"; there are ikey3k, ikey2k, t1, t0, apdu, char-t1, char-t0, ccid, twoslot, pinpad, iccd`},
+		{"toaster", nil, `no simulated reader "toaster"; there are ikey3k, ikey2k, ccid, `},
 		{"t1", map[string]string{"card": "visa"}, `no card "visa"; there are token, t0, dual, crc, datakey, echo, none`},
 		{"t1", map[string]string{"start": "soon"}, "start=soon: is no duration such as 300ms or 2s"},
 		{"t1", map[string]string{"slow": "-1s"}, "slow=-1s: is no duration"},

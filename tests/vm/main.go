@@ -51,7 +51,7 @@ func main() {
 
 func run(ctx context.Context, args []string) (int, error) {
 	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
-		fmt.Fprintf(os.Stderr, usage, strings.Join(machine.KindNames(), " "), strings.Join(emulatorNames(), " "))
+		fmt.Fprintf(os.Stderr, usage, strings.Join(machine.KindNames(), " "), strings.Join(kindNames(), " "))
 		return 2, nil
 	}
 	verb, args := args[0], args[1:]
@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	fl := flag.NewFlagSet(verb, flag.ContinueOnError)
 	var ours []string // kinds that we emulate ourselves
 	device := func(kind string) error {
-		if _, ok := emulators[kind]; ok {
+		if _, ok := kinds()[kind]; ok {
 			ours = append(ours, kind)
 		} else {
 			c.Devices = append(c.Devices, kind)

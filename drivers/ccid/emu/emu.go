@@ -80,8 +80,17 @@ func (e *Reader) Config() Config { return e.cfg }
 // Contact is the card position of slot n.
 func (e *Reader) Contact(n int) *icc.Contact { return &e.slots[n].contact }
 
-// Insert puts a card into slot n.
-func (e *Reader) Insert(n int, card icc.Card) error { return e.slots[n].contact.Insert(card) }
+// Contacts are the card positions of all slots.
+func (e *Reader) Contacts() []*icc.Contact {
+	var list []*icc.Contact
+	for _, s := range e.slots {
+		list = append(list, &s.contact)
+	}
+	return list
+}
+
+// HasKeys reports whether the reader is a PIN pad.
+func (e *Reader) HasKeys() bool { return e.cfg.PINPad }
 
 // cardMoved follows the contacts.
 func (e *Reader) cardMoved(s *slot) {

@@ -80,6 +80,9 @@ func newToken(serial string, k kind) *Token {
 	return t
 }
 
+// Contacts is the one position for a card.
+func (t *Token) Contacts() []*icc.Contact { return []*icc.Contact{&t.Contact} }
+
 // powerLost is for when the port is reset, or the token is pulled.
 func (t *Token) powerLost() {
 	t.Contact.Deactivate()
