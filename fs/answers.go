@@ -83,7 +83,7 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 			if err != nil {
 				c.answers = append(c.answers, answer{err: err})
 			} else if !command.none() && c.submit(command) {
-				go c.send()
+				go c.Send()
 			}
 		case c.left():
 			return nil, syscall.ENODEV

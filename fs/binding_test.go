@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 
 	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -74,7 +75,7 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 					s.Close()
 				}
 				power()
-				f := &file{mount: &mount{server: &server{}}, slot: m.Slot(0)}
+				f := &file{mount: &mount{server: &fused.Server{}}, slot: m.Slot(0)}
 				var c *channel
 				if tt.file == "control" {
 					h, err := openControl(bg, f, rdwr)
@@ -90,7 +91,7 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 					c = h.(*ctbcsFile).channel
 				}
 				defer c.Release(bg)
-				c.later = func(c *channel) { go c.send() }
+				c.later = func(c fused.Sender) { go c.Send() }
 				text := &client{t: t, channel: c}
 				if tt.before != "" {
 					text.mustWrite(tt.before + "\n")
@@ -113,7 +114,7 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 				c.finish()
 				c.busy = len(c.queue) > 0
 				if c.busy {
-					go c.send()
+					go c.Send()
 				}
 				c.mu.Unlock()
 				got := new(bytes.Buffer)
@@ -140,7 +141,7 @@ func TestQueuedDataIsForOneCard(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, text, m := openTerminalOf(t, rdwr)
 			defer c.Release(bg)
-			if _, errno := c.Ioctl(bg, iocCTAPI, 0, nil, nil); errno != 0 {
+			if _, errno := c.Ioctl(bg, fused.IoctlCTAPI, 0, nil, nil); errno != 0 {
 				t.Fatal(errno)
 			}
 			c.mu.Lock()
@@ -155,7 +156,7 @@ func TestQueuedDataIsForOneCard(t *testing.T) {
 				Ctl(m, "sim 0 insert")
 				synctest.Wait()
 			}
-			go c.send()
+			go c.Send()
 			text.wantRead(want)
 		})
 	}
@@ -185,7 +186,7 @@ func TestWaitingIoctlIsForOneCard(t *testing.T) {
 			}
 			command("attach sim pinpad")
 			power()
-			h, err := openControl(bg, &file{mount: &mount{server: &server{}}, slot: m.Slot(0)}, rdwr)
+			h, err := openControl(bg, &file{mount: &mount{server: &fused.Server{}}, slot: m.Slot(0)}, rdwr)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,15 +6,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
-)
 
-// fuseFD is how go-fuse is told of a mount that somebody else made.
-func fuseFD(fd int) string { return "/dev/fd/" + strconv.Itoa(fd) }
+	"github.com/cardfs/cardfs/fs/internal/fused"
+)
 
 // connect mounts at a place and returns the mount's end of /dev/fuse. No child inherits
 // it: it would keep the mount of a killed daemon hanging. An error leaves no mount.
@@ -39,7 +37,7 @@ const connectTries = 5
 // connectOnce mounts once. After an error the place is what it was.
 func connectOnce(at *place, allowOther bool) (fd int, m mounted, err error) {
 	// Without default_permissions the kernel asks nobody whether a mode allows what.
-	options := []string{"default_permissions", fmt.Sprintf("max_read=%d", maxWrite)}
+	options := []string{"default_permissions", fmt.Sprintf("max_read=%d", fused.MaxWrite)}
 	if allowOther {
 		options = append(options, "allow_other")
 	}

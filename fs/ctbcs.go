@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 
 	"github.com/cardfs/cardfs/ctapi"
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader/core"
 )
 
@@ -47,14 +48,12 @@ func openCTBCS(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	return c, nil
 }
 
-const iocCTAPI = iocMagic<<8 | 3 // _IOC_NONE
-
 // Ioctl does CARDFS_CTAPI besides what every exchange file does.
 func (c *ctbcsFile) Ioctl(ctx context.Context, cmd uint32, arg uint64, input, output []byte) (int32, syscall.Errno) {
-	if cmd != iocCTAPI {
+	if cmd != fused.IoctlCTAPI {
 		return c.channel.Ioctl(ctx, cmd, arg, input, output)
 	}
-	n, errno := c.channel.Ioctl(ctx, iocBinary, 0, nil, nil)
+	n, errno := c.channel.Ioctl(ctx, fused.IoctlBinary, 0, nil, nil)
 	if errno == 0 {
 		c.addressed.Store(true)
 	}

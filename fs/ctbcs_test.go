@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 
 	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -26,13 +27,13 @@ func openTerminalOf(t *testing.T, flags uint32) (*ctbcsFile, *client, *core.Mana
 		t.Fatal(err)
 	}
 	synctest.Wait()
-	f := &file{mount: &mount{server: &server{}}, slot: m.Slot(0)}
+	f := &file{mount: &mount{server: &fused.Server{}}, slot: m.Slot(0)}
 	h, err := openCTBCS(bg, f, flags)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := h.(*ctbcsFile)
-	c.later = func(c *channel) { go c.send() }
+	c.later = func(c fused.Sender) { go c.Send() }
 	return c, &client{t: t, channel: c.channel}, m
 }
 
@@ -46,7 +47,7 @@ func TestCTAPIMode(t *testing.T) {
 		if errno := text.write("20 13 00\n"); errno != syscall.EINVAL {
 			t.Errorf("a text that is no CT-BCS command: %v", errno)
 		}
-		if _, errno := c.Ioctl(bg, iocCTAPI, 0, nil, nil); errno != 0 {
+		if _, errno := c.Ioctl(bg, fused.IoctlCTAPI, 0, nil, nil); errno != 0 {
 			t.Fatal(errno)
 		}
 		text.mustWrite("\x00\x05\x00\xA4\x00\x0C\x02\x3F\x00")
@@ -74,15 +75,15 @@ func TestCTAPIModeRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, flags := range []uint32{syscall.O_RDONLY, syscall.O_WRONLY} {
 			c, _, _ := openTerminal(t, flags)
-			if _, errno := c.Ioctl(bg, iocCTAPI, 0, nil, nil); errno != syscall.EBADF || c.addressed.Load() {
+			if _, errno := c.Ioctl(bg, fused.IoctlCTAPI, 0, nil, nil); errno != syscall.EBADF || c.addressed.Load() {
 				t.Errorf("flags %o: %v", flags, errno)
 			}
-			if _, errno := c.Ioctl(bg, iocCTAPI+1, 0, nil, nil); errno != syscall.ENOTTY {
+			if _, errno := c.Ioctl(bg, fused.IoctlCTAPI+1, 0, nil, nil); errno != syscall.ENOTTY {
 				t.Errorf("another ioctl: %v", errno)
 			}
 			c.Release(bg)
 		}
-		if _, errno := open(t, &fakeCard{}, rdwr).Ioctl(bg, iocCTAPI, 0, nil, nil); errno != syscall.ENOTTY {
+		if _, errno := open(t, &fakeCard{}, rdwr).Ioctl(bg, fused.IoctlCTAPI, 0, nil, nil); errno != syscall.ENOTTY {
 			t.Errorf("on apdu: %v", errno)
 		}
 	})

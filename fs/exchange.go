@@ -7,6 +7,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -15,7 +16,7 @@ import (
 const maxAnswers = 64
 
 // piece is the size of the WRITEs into which the kernel cuts a longer write(2).
-const piece = 128 << 10
+const piece = fused.MaxWrite
 
 // shortAnswer is the room that most answers need at most: 256 bytes and SW1 SW2.
 const shortAnswer = 256 + 2
@@ -46,7 +47,7 @@ type textChecker interface {
 // that lives while there is work sends them.
 type channel struct {
 	to        exchanger
-	later     func(*channel)      // calls send once the write under way has returned
+	later     func(fused.Sender)  // calls Send once the write under way has returned
 	panicked  func(any)           // logs a panic
 	failed    func(syscall.Errno) // nil, or counts an error that is no errno of a call
 	now       func() core.Moment
@@ -110,7 +111,7 @@ func (c *channel) give(n int) { c.take(-n) }
 func newChannel(to exchanger, f *file, o *opening, flags uint32, onIdle func()) *channel {
 	mode := flags & syscall.O_ACCMODE
 	return &channel{
-		to: to, later: f.mount.server.later, panicked: f.mount.server.panicked, failed: func(e syscall.Errno) { f.failed("read", e) }, now: f.slot.Now, gone: f.slot.Done(), leaving: f.slot.AfterLeft,
+		to: to, later: f.mount.server.Later, panicked: f.mount.server.Panicked, failed: func(e syscall.Errno) { f.Failed("read", e) }, now: f.slot.Now, gone: f.slot.Done(), leaving: f.slot.AfterLeft,
 		share: f.mount.rooms.of(f.slot).share(o.uid), pass: o.by.Pass, onIdle: onIdle,
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,
@@ -238,7 +239,7 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 }
 
 // submit queues commands and tells whether nobody is there to send them: then the caller
-// has to call send, which may take as long as the card does. c.mu is held.
+// has to call Send, which may take as long as the card does. c.mu is held.
 func (c *channel) submit(commands ...command) (send bool) {
 	c.queue = append(c.queue, commands...)
 	send = !c.busy && len(c.queue) > 0
@@ -284,9 +285,9 @@ func (c *channel) waitLock() error {
 
 var errPanic = errors.New("internal error; the log has more")
 
-// send sends what is queued, a command after the other. It goes on after the
+// Send sends what is queued, a command after the other. It goes on after the
 // open was closed: what was written is not lost.
-func (c *channel) send() {
+func (c *channel) Send() {
 	defer func() {
 		if p := recover(); p != nil { // in onIdle
 			c.panicked(p)
@@ -349,26 +350,26 @@ func (c *channel) end() {
 	}
 }
 
-func (c *channel) setNonblock(on bool) {
+func (c *channel) SetNonblock(on bool) {
 	c.mu.Lock()
 	c.nonblock = on
 	c.mu.Unlock()
 }
 
-// ready: "readable when an answer or an error is there, or the reader left (POLLHUP); not
+// Ready: "readable when an answer or an error is there, or the reader left (POLLHUP); not
 // for the end of file that a read with nothing outstanding gives. Writable when a command
 // would be taken, also while another holds the transaction."
-func (c *channel) ready() (bits uint32) {
+func (c *channel) Ready() (bits uint32) {
 	if c.left() {
-		return hungUp
+		return fused.HungUp
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.readable && (c.out.ready() > 0 || len(c.answers) > 0) {
-		bits |= readable
+		bits |= fused.Readable
 	}
 	if c.writable && c.hasRoom() && c.share.await(c, c.wake) {
-		bits |= writable
+		bits |= fused.Writable
 	}
 	return bits
 }
@@ -379,7 +380,7 @@ func (c *channel) hasRoom() bool {
 	return c.unread() < maxAnswers && c.held+shortCommand <= channelRoom
 }
 
-func (c *channel) watch(wake func()) (stop func()) {
+func (c *channel) Watch(wake func()) (stop func()) {
 	stopLeaving := c.leaving(wake)
 	c.mu.Lock()
 	defer c.mu.Unlock()

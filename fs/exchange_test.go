@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -66,7 +67,7 @@ func openIn(t testing.TB, r *room, uid uint32, card *fakeCard, flags uint32) *cl
 	c := &client{t: t, card: card, room: r}
 	mode := flags & syscall.O_ACCMODE
 	c.channel = &channel{
-		to: card, later: func(c *channel) { go c.send() }, panicked: func(any) {}, now: func() core.Moment { return 0 }, gone: make(chan struct{}), onIdle: func() { c.idle++ },
+		to: card, later: func(c fused.Sender) { go c.Send() }, panicked: func(any) {}, now: func() core.Moment { return 0 }, gone: make(chan struct{}), onIdle: func() { c.idle++ },
 		share: r.share(uid), pass: new(core.Pass),
 		nonblock: flags&syscall.O_NONBLOCK != 0,
 		append:   flags&syscall.O_APPEND != 0,

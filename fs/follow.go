@@ -9,6 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader/core"
 )
 
@@ -162,29 +163,29 @@ func (w *follower) fill(ctx context.Context, size int, nonblock bool) syscall.Er
 	return 0
 }
 
-func (w *follower) setNonblock(on bool) { w.nonblock.Store(on) }
+func (w *follower) SetNonblock(on bool) { w.nonblock.Store(on) }
 
-// ready: "event, trace: readable when there is a line".
-func (w *follower) ready() uint32 {
+// Ready: "event, trace: readable when there is a line".
+func (w *follower) Ready() uint32 {
 	line, ended := w.there()
 	switch {
 	case w.leaving.Err() != nil || ended: // with lines or without, as a pipe whose writer is gone
-		return hungUp
+		return fused.HungUp
 	case line:
-		return readable
+		return fused.Readable
 	}
 	select {
 	case w.turn <- struct{}{}:
 		defer func() { <-w.turn }()
 		if w.out.ready() > 0 {
-			return readable
+			return fused.Readable
 		}
 	default: // somebody reads, and will tell of what is left
 	}
 	return 0
 }
 
-func (w *follower) watch(wake func()) (stop func()) {
+func (w *follower) Watch(wake func()) (stop func()) {
 	w.wake.Store(&wake)
 	w.told(wake)
 	stopLeaving := context.AfterFunc(w.leaving, wake)

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -172,7 +173,7 @@ func TestFollowerTurns(t *testing.T) {
 			t.Errorf("interrupted when the reader had left: %v", errno)
 		}
 		w.there = there
-		w.setNonblock(true)
+		w.SetNonblock(true)
 		if _, errno := followRead(w, bg, 100, 0); errno != syscall.EAGAIN {
 			t.Errorf("with O_NONBLOCK: %v", errno)
 		}
@@ -180,7 +181,7 @@ func TestFollowerTurns(t *testing.T) {
 		if s := <-first; s != "one\n" {
 			t.Errorf("the first got %q", s)
 		}
-		w.setNonblock(false)
+		w.SetNonblock(false)
 		go func() {
 			s, _ := followRead(w, bg, 100, 4)
 			first <- s
@@ -236,21 +237,21 @@ func TestFollowerReady(t *testing.T) {
 	w.told = func(f func()) { told = f }
 	want := func(bits uint32) {
 		t.Helper()
-		if got := w.ready(); got != bits {
+		if got := w.Ready(); got != bits {
 			t.Errorf("%#x, want %#x", got, bits)
 		}
 	}
 	want(0)
 	wakes := 0
 	woken := make(chan struct{}, 10)
-	stop := w.watch(func() { wakes++; woken <- struct{}{} })
+	stop := w.Watch(func() { wakes++; woken <- struct{}{} })
 	if told == nil {
 		t.Fatal("the feed is not watched")
 	}
 	lines <- "one"
-	want(readable)
+	want(fused.Readable)
 	followRead(w, bg, 2, 0)
-	want(readable)
+	want(fused.Readable)
 	if wakes != 1 {
 		t.Errorf("told %d times of what a reader left", wakes)
 	}
@@ -263,11 +264,11 @@ func TestFollowerReady(t *testing.T) {
 	want(0)
 	<-w.turn
 	ended = true
-	want(hungUp)
+	want(fused.HungUp)
 	ended = false
 	leave()
 	<-woken
-	want(hungUp)
+	want(fused.HungUp)
 	stop()
 	if told != nil || w.wake.Load() != nil {
 		t.Error("it goes on being watched")

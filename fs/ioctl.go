@@ -2,30 +2,23 @@ package fs
 
 import (
 	"context"
-	"encoding/binary"
 	"syscall"
-)
 
-// The requests of cardfs.h. The size field of EXCHANGE is the caller's choice.
-const (
-	iocMagic    = 0xCF
-	iocExchange = 3<<30 | iocMagic<<8 | 1 // _IOC_READ|_IOC_WRITE
-	iocBinary   = iocMagic<<8 | 2         // _IOC_NONE
-	iocSizeMask = 0x3FFF << 16
+	"github.com/cardfs/cardfs/fs/internal/fused"
 )
 
 // Ioctl does CARDFS_EXCHANGE and CARDFS_BINARY (cardfs.h).
 func (c *channel) Ioctl(ctx context.Context, cmd uint32, arg uint64, input, output []byte) (int32, syscall.Errno) {
 	switch {
-	case cmd&^iocSizeMask == iocExchange:
-	case cmd == iocBinary:
+	case fused.IsExchange(cmd):
+	case cmd == fused.IoctlBinary:
 	default:
 		return 0, syscall.ENOTTY
 	}
 	if !c.readable || !c.writable {
 		return 0, syscall.EBADF
 	}
-	if cmd == iocBinary {
+	if cmd == fused.IoctlBinary {
 		c.mu.Lock()
 		c.binary = true
 		c.mu.Unlock()
@@ -34,34 +27,12 @@ func (c *channel) Ioctl(ctx context.Context, cmd uint32, arg uint64, input, outp
 	return c.exchangeIoctl(ctx, input, output)
 }
 
-const exchangeHeader = 4 // struct cardfs_exchange: uint32_t length
-
-// exchangeSize is how much of a CARDFS_EXCHANGE's room is to be copied back: the answer
-// of n bytes, or only its length where it does not fit.
-func exchangeSize(n, room int) int {
-	if exchangeHeader+n > room {
-		return min(exchangeHeader, room)
-	}
-	return exchangeHeader + n
-}
-
-// copiedBack is how much of the room that comes with an ioctl is to be copied back.
-func copiedBack(cmd uint32, result, room int) int {
-	if cmd&^iocSizeMask != iocExchange {
-		return room
-	}
-	return exchangeSize(result, room)
-}
-
 func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int32, syscall.Errno) {
-	if len(input) < exchangeHeader || len(output) < exchangeHeader {
+	data, dst, ok := fused.ExchangeIn(input, output)
+	if !ok {
 		return 0, syscall.EINVAL
 	}
-	n := binary.NativeEndian.Uint32(input)
-	if int64(n) > int64(len(input)-exchangeHeader) {
-		return 0, syscall.EINVAL
-	}
-	sent := command{data: input[exchangeHeader : exchangeHeader+int(n)], at: c.now()}
+	sent := command{data: data, at: c.now()}
 	room, err := c.to.check(sent.data)
 	if err != nil {
 		return 0, toErrno(err)
@@ -80,7 +51,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 		}
 	}
 	// This answer, too, may not fit and have to wait.
-	if c.unread() >= maxAnswers || c.beyond || room > len(output)-exchangeHeader && c.held+room > channelRoom {
+	if c.unread() >= maxAnswers || c.beyond || room > cap(dst) && c.held+room > channelRoom {
 		c.mu.Unlock()
 		return 0, syscall.ENOBUFS
 	}
@@ -88,8 +59,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 	c.mu.Unlock()
 
 	// The answer goes straight to where the kernel takes it from.
-	dst := output[exchangeHeader:exchangeHeader:len(output)]
-	data, err := c.exchange(ctx, sent, dst)
+	data, err = c.exchange(ctx, sent, dst)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,20 +70,13 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 		c.touch()
 	}
 	if len(c.queue) > 0 {
-		go c.send()
+		go c.Send()
 	} else {
 		c.finish()
 	}
 	if err != nil {
 		return 0, toErrno(err)
 	}
-	binary.NativeEndian.PutUint32(output, uint32(len(data)))
-	// Where go-fuse answers (with -vv) the buffer, which others had, goes back whole: it
-	// must hold nobody else's bytes.
-	if fits {
-		clear(output[exchangeHeader+len(data):])
-	} else {
-		clear(output[exchangeHeader:])
-	}
+	fused.ExchangeOut(output, len(data))
 	return int32(len(data)), 0
 }

@@ -13,10 +13,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 )
 
-func exchangeRequest(size int) uint32 { return iocExchange | uint32(size)<<16 }
+func exchangeRequest(size int) uint32 { return fused.IoctlExchange | uint32(size)<<16 }
 
 // ioctlBuffers are what the kernel brings and wants back: the second comes from
 // a pool and holds another client's bytes.
@@ -119,7 +120,7 @@ func TestIoctlRefused(t *testing.T) {
 		{"another direction", rdwr, exchangeRequest(64) &^ (1 << 30), in, syscall.ENOTTY},
 		{"read only", syscall.O_RDONLY, exchangeRequest(64), in, syscall.EBADF},
 		{"write only", syscall.O_WRONLY, exchangeRequest(64), in, syscall.EBADF},
-		{"binary, read only", syscall.O_RDONLY, iocBinary, nil, syscall.EBADF},
+		{"binary, read only", syscall.O_RDONLY, fused.IoctlBinary, nil, syscall.EBADF},
 		{"TCGETS, read only", syscall.O_RDONLY, 0x5401, nil, syscall.ENOTTY},
 		{"no room for the header", rdwr, exchangeRequest(3), in[:3], syscall.EINVAL},
 		{"a length beyond the buffer", rdwr, exchangeRequest(64), lying, syscall.EINVAL},
@@ -142,7 +143,7 @@ func TestIoctlRefused(t *testing.T) {
 func TestBinary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, &fakeCard{}, rdwr)
-		if _, errno := c.Ioctl(bg, iocBinary, 0, nil, nil); errno != 0 {
+		if _, errno := c.Ioctl(bg, fused.IoctlBinary, 0, nil, nil); errno != 0 {
 			t.Fatal(errno)
 		}
 		c.mustWrite("\x00\xa4\x00\x00")

@@ -7,13 +7,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/limitlog"
 )
@@ -79,15 +79,15 @@ func Mount(dir string, m *core.Manager, o Options) (*Server, error) {
 			FsName: fsType, Name: fsType,
 			EnableLocks:   true,
 			DisableXAttrs: true,
-			MaxWrite:      maxWrite,
+			MaxWrite:      fused.MaxWrite,
 			Debug:         o.Debug,
-			Logger:        log.New(logWriter{o.Log}, "", 0),
+			Logger:        log.New(fused.LogWriter(o.Log), "", 0),
 		},
 		AttrTimeout:     &none, // each says how long, as text files change their size
 		EntryTimeout:    &none, // each Lookup says how long
 		NegativeTimeout: &none, // a cached "no such file" would hide an arrival
 		NullPermissions: true,
-		Logger:          log.New(logWriter{o.Log}, "", 0),
+		Logger:          log.New(fused.LogWriter(o.Log), "", 0),
 	}
 	top := &root{mount: mnt}
 	m.OnLeave(top.forget)
@@ -95,9 +95,8 @@ func Mount(dir string, m *core.Manager, o Options) (*Server, error) {
 	if err == nil {
 		mnt.self, _ = inodeOf(at.path()) // asks no file system
 		s.mounted = mounted
-		mnt.files = newFiles(fs.NewNodeFS(top, options))
-		mnt.files.wipes = true
-		if mnt.server, err = newServer(fd, mnt.files, &options.MountOptions, o.Log); err != nil {
+		tree := fixed{fs.NewNodeFS(top, options)}
+		if mnt.server, err = fused.New(fd, tree, &options.MountOptions, o.Log); err != nil {
 			_ = mounted.detach()
 		}
 	}
@@ -106,7 +105,7 @@ func Mount(dir string, m *core.Manager, o Options) (*Server, error) {
 		return nil, explain(at.name, o, err)
 	}
 	warnOfTimeouts(o.Log, procSys)
-	go mnt.server.serve()
+	go mnt.server.Serve()
 	return s, nil
 }
 
@@ -130,7 +129,7 @@ func warnOfTimeouts(log *slog.Logger, procSys string) {
 
 // Done is closed when the mount is gone, by Close or by umount(8), also while requests
 // are under way.
-func (s *Server) Done() <-chan struct{} { return s.mount.server.gone }
+func (s *Server) Done() <-chan struct{} { return s.mount.server.Gone() }
 
 // Leave refuses new opens and ends what follows events. Calls that wait for
 // a reader or card end with the manager's Close.
@@ -142,12 +141,12 @@ func (s *Server) Leave() { s.leave() }
 func (s *Server) Close(patience time.Duration) error {
 	s.leave()
 	var err error
-	if s.mount.server.connected() { // else its number may be another mount's by now
+	if s.mount.server.Connected() { // else its number may be another mount's by now
 		err = s.mounted.detach()
 	}
 	enough, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	s.mount.server.drain(enough.Done())
+	s.mount.server.Drain(enough.Done())
 	select {
 	case <-s.Done():
 	case <-time.After(min(patience, 50*time.Millisecond)):
@@ -157,22 +156,4 @@ func (s *Server) Close(patience time.Duration) error {
 
 // LogWriter carries go-fuse's lines to log, without the bytes that a program wrote or got.
 // What go-fuse says of itself it writes to package log.
-func LogWriter(log *slog.Logger) io.Writer { return logWriter{log} }
-
-type logWriter struct{ log *slog.Logger }
-
-// quoted is how go-fuse shows the beginning of what a program wrote or gets: it may be a
-// PIN. Names are shown so, too; those that are looked up are worth knowing.
-var (
-	quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"?`)
-	lookup = regexp.MustCompile(`^rx \d+: LOOKUP `)
-)
-
-func (w logWriter) Write(p []byte) (int, error) {
-	line := p
-	if !lookup.Match(line) {
-		line = quoted.ReplaceAll(line, []byte("[masked]"))
-	}
-	w.log.Debug("fuse", "line", string(line))
-	return len(p), nil
-}
+func LogWriter(log *slog.Logger) io.Writer { return fused.LogWriter(log) }

@@ -14,6 +14,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -38,7 +39,7 @@ func newDesk(t *testing.T, attach string, instead ...reader.Driver) *desk {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(&d.log, nil))
-	d.mnt = &mount{manager: d.m, uid: 1000, log: log, server: &server{log: log}, leaving: bg}
+	d.mnt = &mount{manager: d.m, uid: 1000, log: log, server: &fused.Server{}, leaving: bg}
 	d.m.OnLeave(d.mnt.rooms.forget)
 	return d
 }
@@ -353,7 +354,7 @@ func TestFlagsOfAnOpen(t *testing.T) {
 		if _, errno := b.Write(bg, []byte(command), 4096); errno != 0 {
 			t.Fatal(errno)
 		}
-		d.mnt.server.send() // as after the reply to the WRITE
+		b.Send() // as after the reply to the WRITE
 		r, errno := b.Read(bg, make([]byte, 100), 4096+int64(len(command)))
 		if errno != 0 || r.Size() != len("90 00\n") {
 			t.Errorf("with O_APPEND: %v, %v", r, errno)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader/core"
 )
 
@@ -333,13 +335,13 @@ func TestMountWarnsOfTimeouts(t *testing.T) {
 	procSys = kernel
 	m := core.NewManager(core.Options{})
 	defer m.Close(bg)
-	log := &counter{}
-	s, err := Mount(t.TempDir(), m, Options{GID: -1, Log: slogOf(log)})
+	log := &levels{}
+	s, err := Mount(t.TempDir(), m, Options{GID: -1, Log: slog.New(log)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := log.count(); n != 1 {
-		t.Errorf("%d lines in the log", n)
+	if lines := log.taken(); len(lines) != 1 {
+		t.Errorf("the log has %q", lines)
 	}
 	if err := s.Close(10 * time.Second); err != nil {
 		t.Error(err)
@@ -348,14 +350,25 @@ func TestMountWarnsOfTimeouts(t *testing.T) {
 }
 
 // levels is a log that keeps each line's level.
-type levels struct{ lines []string }
+type levels struct {
+	mu    sync.Mutex
+	lines []string
+}
 
 func (l *levels) Enabled(context.Context, slog.Level) bool { return true }
 func (l *levels) WithAttrs([]slog.Attr) slog.Handler       { return l }
 func (l *levels) WithGroup(string) slog.Handler            { return l }
 func (l *levels) Handle(_ context.Context, r slog.Record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.lines = append(l.lines, r.Level.String()+" "+r.Message)
 	return nil
+}
+
+func (l *levels) taken() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.lines)
 }
 
 // refusing answers statfs(2) in a way that the kernel takes for no answer.
@@ -378,14 +391,14 @@ func TestRefusedAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &counter{}
-	s, err := newServer(fd, refusing{fuse.NewDefaultRawFileSystem()}, &fuse.MountOptions{MaxWrite: maxWrite}, slogOf(log))
+	log := &levels{}
+	s, err := fused.New(fd, refusing{fuse.NewDefaultRawFileSystem()}, &fuse.MountOptions{MaxWrite: fused.MaxWrite}, slog.New(log))
 	if err != nil {
 		m.detach()
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
-	go func() { s.serve(); close(ended) }()
+	go func() { s.Serve(); close(ended) }()
 	// A process that waits for its own mount cannot even be killed; this ends the waiting.
 	hung := time.AfterFunc(20*time.Second, func() { _ = unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH) })
 	defer hung.Stop()
@@ -395,17 +408,17 @@ func TestRefusedAnswer(t *testing.T) {
 			t.Errorf("statfs: %v", err)
 		}
 	}
-	if !s.connected() {
+	if !s.Connected() {
 		t.Error("not connected")
 	}
 	if err := m.detach(); err != nil {
 		t.Error(err)
 	}
 	<-ended
-	if s.connected() {
+	if s.Connected() {
 		t.Error("connected to nothing")
 	}
-	if n := log.count(); n != 1 {
-		t.Errorf("%d lines in the log: %q", n, log.lines)
+	if lines := log.taken(); len(lines) != 1 {
+		t.Errorf("the log has %q", lines)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/cardfs/cardfs/fs/internal/fused"
 )
 
 // polledOpen is an open that is polled, and how often it was woken.
@@ -16,13 +16,13 @@ func polledOpen(t *testing.T, r *room, uid uint32, flags uint32) (*client, *atom
 	c := openIn(t, r, uid, &fakeCard{answer: shortAnswer}, flags)
 	c.leaving = func(func()) func() { return func() {} }
 	wakes := new(atomic.Int32)
-	return c, wakes, c.watch(func() { wakes.Add(1) })
+	return c, wakes, c.Watch(func() { wakes.Add(1) })
 }
 
 // "Writable when a command would be taken": not while write(2) would say ENOBUFS because
 // the user's or the slot's room is full, and who waits is woken when there is room again.
 func TestPollOutAndRoom(t *testing.T) {
-	const out = unix.POLLOUT | pollWrNorm
+	const out = fused.Writable
 	for _, tt := range []struct {
 		name string
 		fill func(r *room, mine *share) (give func(int))
@@ -43,7 +43,7 @@ func TestPollOutAndRoom(t *testing.T) {
 			give := tt.fill(r, c.share)
 			want := func(when string, bits uint32, n int32) {
 				t.Helper()
-				if got := c.ready(); got != bits {
+				if got := c.Ready(); got != bits {
 					t.Errorf("%s: ready says %#x, want %#x", when, got, bits)
 				}
 				if got := wakes.Swap(0); got != n {
@@ -102,16 +102,16 @@ func TestPollOutOfAnotherOpen(t *testing.T) {
 	}
 	full.mu.Unlock()
 	c.share.force(userRoom - int(c.share.used.Load()))
-	if c.ready()&writable != 0 {
+	if c.Ready()&fused.Writable != 0 {
 		t.Fatal("writable")
 	}
 	full.share.give(shortCommand - 6) // the answer has six bytes
-	if wakes.Load() != 0 || c.ready()&writable != 0 {
+	if wakes.Load() != 0 || c.Ready()&fused.Writable != 0 {
 		t.Error("there is no room yet")
 	}
 	full.read(1)
 	full.Release(bg)
-	if wakes.Load() != 1 || c.ready()&writable == 0 {
+	if wakes.Load() != 1 || c.Ready()&fused.Writable == 0 {
 		t.Errorf("woken %d times", wakes.Load())
 	}
 }
@@ -124,7 +124,7 @@ func TestPollOutLosesNoWake(t *testing.T) {
 		c.share.force(userRoom)
 		var all sync.WaitGroup
 		var saw uint32
-		all.Go(func() { saw = c.ready() })
+		all.Go(func() { saw = c.Ready() })
 		all.Go(func() { c.share.give(userRoom) })
 		all.Go(func() { // takes for a moment what is not there
 			if c.share.take(userRoom) {
@@ -144,8 +144,8 @@ func TestPollOutLosesNoWake(t *testing.T) {
 func TestPollWithoutNewline(t *testing.T) {
 	c := open(t, &fakeCard{answer: shortAnswer}, rdwr)
 	c.mustWrite("00A40000")
-	if got := c.ready(); got != writable {
-		t.Errorf("%#x, want %#x", got, uint32(writable))
+	if got := c.Ready(); got != fused.Writable {
+		t.Errorf("%#x, want %#x", got, uint32(fused.Writable))
 	}
 	if got, errno := c.read(100); got == "" || errno != 0 {
 		t.Errorf("read: %q, %v", got, errno)

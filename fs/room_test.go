@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -101,7 +102,7 @@ func TestChannelRoom(t *testing.T) {
 				t.Errorf("past 1 MiB: %v", errno)
 			}
 		}
-		if _, errno := c.Ioctl(bg, iocBinary, 0, nil, nil); errno != 0 {
+		if _, errno := c.Ioctl(bg, fused.IoctlBinary, 0, nil, nil); errno != 0 {
 			t.Fatal(errno)
 		}
 		if errno := c.write("\x00\xa4\x00\x00"); errno != syscall.ENOBUFS {
@@ -403,7 +404,7 @@ func TestRoomIsGivenBack(t *testing.T) {
 								c.Ioctl(bg, exchangeRequest(len(in)), 0, in, out)
 							case 5:
 								if number(5) == 0 {
-									c.Ioctl(bg, iocBinary, 0, nil, nil)
+									c.Ioctl(bg, fused.IoctlBinary, 0, nil, nil)
 								}
 							case 6:
 								c.readAt(bg, 1+number(1000), int64(number(100)))
@@ -442,7 +443,7 @@ func TestLongAnswersInPieces(t *testing.T) {
 				text := string(appendHex(nil, want))
 				command := "00A40000\n"
 				if binary {
-					c.Ioctl(bg, iocBinary, 0, nil, nil)
+					c.Ioctl(bg, fused.IoctlBinary, 0, nil, nil)
 					text, command = string(want), "\x00\xa4\x00\x00"
 				}
 				c.mustWrite(command)

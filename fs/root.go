@@ -16,14 +16,14 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader/core"
 )
 
 // mount is what all nodes of one mount share.
 type mount struct {
 	manager     *core.Manager
-	server      *server
-	files       *files
+	server      *fused.Server
 	log         *slog.Logger // limited
 	self        inode        // the file system's device
 	uid, gid    uint32

@@ -179,10 +179,10 @@ func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 		f.slot.CountOpen(time.Since(began))
 	}
 	if errno != 0 {
-		f.failed("open", errno)
+		f.Failed("open", errno)
 		return nil, 0, errno
 	}
-	f.mount.files.made(ctx, h, f)
+	f.mount.server.Opened(ctx, h, f)
 	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
 }
 
@@ -202,9 +202,9 @@ func (f *file) openHandle(ctx context.Context, flags uint32) (fs.FileHandle, sys
 	return h, 0
 }
 
-// failed counts and logs an error that a program got. It may have asked whether the file
+// Failed counts and logs an error that a program got. It may have asked whether the file
 // is a terminal, which is no error of the slot.
-func (f *file) failed(call string, e syscall.Errno) {
+func (f *file) Failed(call string, e syscall.Errno) {
 	if f.slot != nil && e != syscall.ENOTTY {
 		f.slot.CountError(e)
 		f.refused(call, e)

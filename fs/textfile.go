@@ -10,7 +10,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/fs/internal/fused"
 )
 
 // textFile is one open of a file whose text is captured by a read at offset 0, and whose
@@ -63,15 +64,15 @@ func (t *textFile) capture(anew bool) []byte {
 	return t.content
 }
 
-// ready: "text files: always readable; status and stats wake with POLLPRI|POLLERR after a change
+// Ready: "text files: always readable; status and stats wake with POLLPRI|POLLERR after a change
 // since the last read, as sysfs does".
-func (t *textFile) ready() uint32 {
+func (t *textFile) Ready() uint32 {
 	if t.file.slot.Gone() {
-		return hungUp
+		return fused.HungUp
 	}
-	bits := uint32(readable)
+	bits := uint32(fused.Readable)
 	if t.do != nil {
-		bits |= writable
+		bits |= fused.Writable
 	}
 	if t.file.spec.watch != nil {
 		now, changes := t.file.spec.text(t.file), t.file.changes()
@@ -79,13 +80,13 @@ func (t *textFile) ready() uint32 {
 		defer t.mu.Unlock()
 		// A card that went and came again has left no trace in the text.
 		if changes != t.changes || !bytes.Equal(now, t.content) {
-			bits |= unix.POLLPRI | unix.POLLERR
+			bits |= fused.Changed
 		}
 	}
 	return bits
 }
 
-func (t *textFile) watch(wake func()) (stop func()) {
+func (t *textFile) Watch(wake func()) (stop func()) {
 	switch {
 	case t.file.slot == nil:
 		return func() {}

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -219,7 +220,7 @@ func TestReaderLeft(t *testing.T) {
 		if errno := c.write("0000\n"); errno != syscall.ENODEV {
 			t.Errorf("write: %v", errno)
 		}
-		c.Ioctl(bg, iocBinary, 0, nil, nil)
+		c.Ioctl(bg, fused.IoctlBinary, 0, nil, nil)
 		if errno := c.write("\x00\xa4\x00\x00"); errno != syscall.ENODEV {
 			t.Errorf("write in binary: %v", errno)
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -169,7 +170,7 @@ func TestErrorLines(t *testing.T) {
 			t.Errorf("read %q", got)
 		}
 		// In binary an answer is bytes, and an error an errno.
-		c.Ioctl(bg, iocBinary, 0, nil, nil)
+		c.Ioctl(bg, fused.IoctlBinary, 0, nil, nil)
 		c.mustWrite("\x00\xb0\x00\x00")
 		if _, errno := c.read(100); errno != syscall.ESTALE {
 			t.Errorf("in binary: %v", errno)

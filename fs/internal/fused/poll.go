@@ -1,4 +1,4 @@
-package fs
+package fused
 
 import (
 	"sync"
@@ -19,13 +19,13 @@ import (
 // may be seen that nothing is ready. The first thing that happens to an armed open is
 // told, and disarms it: whoever heard of it asks again.
 
-// pollable is a handle that has something to wait for. Any other is always ready.
-type pollable interface {
-	// ready is what poll(2) says now, in POLL… bits.
-	ready() uint32
-	// watch has wake called, from any goroutine and with any lock held, when a bit
+// Pollable is a handle that has something to wait for. Any other is always ready.
+type Pollable interface {
+	// Ready is what poll(2) says now, in POLL… bits.
+	Ready() uint32
+	// Watch has wake called, from any goroutine and with any lock held, when a bit
 	// may have become true, until stop is called.
-	watch(wake func()) (stop func())
+	Watch(wake func()) (stop func())
 }
 
 // polled is an open's part in it.
@@ -47,12 +47,12 @@ func (p *polled) arm() {
 
 // begin remembers how the kernel wants to be told. It keeps that whatever the answer is:
 // epoll with EPOLLET waits for the next time after it said that something is ready.
-func (p *polled) begin(kh uint64, h pollable, tell func(kh uint64)) {
+func (p *polled) begin(kh uint64, h Pollable, tell func(kh uint64)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.kh.Store(kh)
 	if p.stop == nil && !p.ended {
-		p.stop = h.watch(func() {
+		p.stop = h.Watch(func() {
 			if p.armed.CompareAndSwap(true, false) {
 				tell(p.kh.Load())
 			}
@@ -93,20 +93,25 @@ const (
 
 	pollRdNorm = 0x40 // POLLRDNORM and POLLWRNORM, which x/sys does not have
 	pollWrNorm = 0x100
+)
 
-	readable = unix.POLLIN | pollRdNorm
-	writable = unix.POLLOUT | pollWrNorm
-	always   = readable | writable
-	hungUp   = readable | unix.POLLHUP | unix.POLLERR // a read and a write would say ENODEV
+// What Ready says.
+const (
+	Readable = unix.POLLIN | pollRdNorm
+	Writable = unix.POLLOUT | pollWrNorm
+	HungUp   = Readable | unix.POLLHUP | unix.POLLERR // a read and a write would say ENODEV
+	Changed  = unix.POLLPRI | unix.POLLERR            // as sysfs says of an attribute that changed
+
+	always = Readable | Writable
 )
 
 // poll answers POLL for an open; tell is what NOTIFY_POLL is sent by.
-func (r *files) poll(in *pollIn, tell func(kh uint64)) (revents uint32, status fuse.Status) {
+func (r *opens) poll(in *pollIn, tell func(kh uint64)) (revents uint32, status fuse.Status) {
 	o := r.get(in.fh)
 	if o == nil {
 		return 0, fuse.EBADF
 	}
-	h, ok := o.handle.(pollable)
+	h, ok := o.handle.(Pollable)
 	if !ok {
 		return always, fuse.OK
 	}
@@ -114,30 +119,22 @@ func (r *files) poll(in *pollIn, tell func(kh uint64)) (revents uint32, status f
 		o.poll.begin(in.kh, h, tell)
 	}
 	o.poll.arm() // before looking: what comes after is told
-	return h.ready(), fuse.OK
-}
-
-// poller is a file system that knows of poll(2).
-type poller interface {
-	poll(in *pollIn, tell func(kh uint64)) (revents uint32, status fuse.Status)
+	return h.Ready(), fuse.OK
 }
 
 // answerPoll is for go-fuse, which says ENOSYS.
-func (s *server) answerPoll(in, out []byte) int {
+func (s *Server) answerPoll(in, out []byte) int {
 	h := (*pollIn)(unsafe.Pointer(&in[0]))
-	if s.poll == nil {
-		return reply(out, h.Unique, fuse.ENOSYS, 0)
-	}
 	if len(in) < int(unsafe.Sizeof(*h)) {
 		return reply(out, h.Unique, fuse.EIO, 0)
 	}
-	revents, status := s.poll.poll(h, s.tellPoll)
+	revents, status := s.opens.poll(h, s.tellPoll)
 	*(*pollOut)(unsafe.Pointer(&out[headerSize])) = pollOut{revents: revents}
 	return reply(out, h.Unique, status, int(unsafe.Sizeof(pollOut{})))
 }
 
 // tellPoll sends NOTIFY_POLL.
-func (s *server) tellPoll(kh uint64) {
+func (s *Server) tellPoll(kh uint64) {
 	m := pollWakeup{kh: kh}
 	m.Length, m.Status = uint32(unsafe.Sizeof(m)), notifyPoll
 	s.writeOutside(bytesOf(&m), opPoll)

@@ -1,4 +1,16 @@
-package fs
+// Package fused is the FUSE server below package fs: it reads the kernel's requests from
+// /dev/fuse and writes the answers. It knows requests, opens and file handles, but no
+// reader, no card and no directory.
+//
+// The door between the two is small. Package fs gives New a tree of go-fuse's nodes, and
+// tells Opened which handle each open got. Of a handle the server uses, besides go-fuse's
+// interfaces, Pollable and Nonblocker; it reports to the Owner of an open each error that
+// a program got. A handle calls Later when a WRITE left it something to send, and the
+// server calls its Send once that WRITE has its answer.
+//
+// Lock order: polled.mu, then what a handle's Ready and Watch take, then Server.closing.
+// Server.mu, opens.mu and seldom.mu are leaves: nothing is called while one is held.
+package fused
 
 import (
 	"bytes"
@@ -6,6 +18,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,7 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// server reads the kernel's requests, has go-fuse answer them, and writes the answers.
+// Server reads the kernel's requests, has go-fuse answer them, and writes the answers.
 // It stands where go-fuse's Server.Serve would, which cannot do these things:
 //
 //   - What a WRITE handed over is sent by the goroutine that took it, once write(2) has
@@ -31,17 +44,17 @@ import (
 //
 // go-fuse calls its ProtocolServer experimental. TestProtocolServer has what is taken
 // for granted of it.
-type server struct {
+type Server struct {
 	fd      int // /dev/fuse; a read waits
 	session *fuse.Server
 	proto   *fuse.ProtocolServer
-	poll    poller // nil: none
 	log     *slog.Logger
 	panics  seldom
 	errors  seldom
-	// exchanges has the opens whose requests go-fuse is not asked for (direct.go); nil:
-	// there are none, or all is to be logged, which go-fuse does.
-	exchanges *files
+	opens   *opens
+	// exchanges has the opens whose requests go-fuse is not asked for (direct.go); nil
+	// where all is to be logged, which go-fuse does.
+	exchanges *opens
 
 	readers atomic.Int32 // loops that read, or are about to
 	loops   sync.WaitGroup
@@ -61,15 +74,18 @@ type server struct {
 	watched []watched // requests that a signal interrupted and that go on
 
 	waiting atomic.Int32 // len(handed)
-	handed  []*channel   // under mu: what writes handed over and nobody sends yet
+	handed  []Sender     // under mu: what writes handed over and nobody sends yet
 }
 
-// maxWrite is the longest WRITE; the kernel cuts a longer write(2).
-const maxWrite = 128 << 10
+// MaxWrite is the longest WRITE; the kernel cuts a longer write(2).
+const MaxWrite = 128 << 10
+
+// Gone is closed when the mount is gone.
+func (s *Server) Gone() <-chan struct{} { return s.gone }
 
 // largeSize is what the kernel wants room for in every read: the largest WRITE with its
 // headers (linux/fs/fuse/dev.c, fuse_dev_do_read), in whole pages.
-const largeSize = maxWrite + 4096
+const largeSize = MaxWrite + 4096
 
 // worker is what a loop needs for one request.
 type worker struct {
@@ -109,14 +125,14 @@ const (
 	opReadDirPlus = 44
 )
 
-// newServer speaks INIT on fd, a mount's /dev/fuse, which it then owns.
-func newServer(fd int, raw fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) (*server, error) {
-	s := &server{fd: fd, log: log, workers: map[*worker]struct{}{}, gone: make(chan struct{}), answered: make(chan struct{}, 1)}
-	s.poll, _ = raw.(poller)
+// New speaks INIT on fd, a mount's /dev/fuse, which the server then owns.
+func New(fd int, tree fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) (*Server, error) {
+	s := &Server{fd: fd, log: log, workers: map[*worker]struct{}{}, gone: make(chan struct{}), answered: make(chan struct{}, 1)}
+	s.opens = newOpens(tree)
 	if !o.Debug {
-		s.exchanges, _ = raw.(*files)
+		s.exchanges = s.opens
 	}
-	o.PanicHandler = func(p any) fuse.Status { s.panicked(p); return fuse.EIO }
+	o.PanicHandler = func(p any) fuse.Status { s.Panicked(p); return fuse.EIO }
 	s.idle.New = func() any { return newWorker() }
 	s.large.New = func() any { b := make([]byte, largeSize); return &b }
 
@@ -127,12 +143,12 @@ func newServer(fd int, raw fuse.RawFileSystem, o *fuse.MountOptions, log *slog.L
 		unix.Close(fd)
 		return nil, err
 	}
-	if s.session, err = fuse.NewServer(raw, fuseFD(own), o); err != nil {
+	if s.session, err = fuse.NewServer(s.opens, "/dev/fd/"+strconv.Itoa(own), o); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
 	// What it agreed on with the kernel, its other half is told by the same message.
-	s.proto = fuse.NewProtocolServer(raw, o)
+	s.proto = fuse.NewProtocolServer(s.opens, o)
 	if err := s.replayInit(*s.session.KernelSettings()); err != nil {
 		unix.Close(fd)
 		return nil, err
@@ -142,7 +158,7 @@ func newServer(fd int, raw fuse.RawFileSystem, o *fuse.MountOptions, log *slog.L
 	return s, nil
 }
 
-func (s *server) replayInit(init fuse.InitIn) error {
+func (s *Server) replayInit(init fuse.InitIn) error {
 	var answer [256]byte
 	n, status := s.proto.HandleRequest([][]byte{bytesOf(&init)}, [][]byte{answer[:]})
 	if h := (*fuse.OutHeader)(unsafe.Pointer(&answer[0])); status.Ok() && n > headerSize {
@@ -161,8 +177,8 @@ func bytesOf[T any](v *T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
 }
 
-// serve answers requests until the mount is gone.
-func (s *server) serve() {
+// Serve answers requests until the mount is gone.
+func (s *Server) Serve() {
 	s.loop()
 	s.loops.Wait()
 	s.session.Serve() // sees that there is nothing left, and closes what is its own
@@ -177,7 +193,7 @@ const mostReadErrors = 10
 
 // loop answers requests one after the other. It does so as long as there are not too
 // many that read, and sees to it that there is always one.
-func (s *server) loop() {
+func (s *Server) loop() {
 	defer s.loops.Done()
 	w := s.idle.Get().(*worker)
 	s.mu.Lock()
@@ -262,7 +278,7 @@ func (s *server) loop() {
 }
 
 // handle answers the request in, whose header is h.
-func (s *server) handle(w *worker, h *fuse.InHeader, in []byte) {
+func (s *Server) handle(w *worker, h *fuse.InHeader, in []byte) {
 	out := w.out
 	need := answerSize(h)
 	if need > largeSize {
@@ -293,11 +309,11 @@ func (s *server) handle(w *worker, h *fuse.InHeader, in []byte) {
 }
 
 // answer puts the answer to a request into out, whatever happens.
-func (s *server) answer(w *worker, h *fuse.InHeader, in, out []byte) (n int) {
+func (s *Server) answer(w *worker, h *fuse.InHeader, in, out []byte) (n int) {
 	silent := h.Opcode == opForget || h.Opcode == opBatchForget
 	defer func() {
 		if p := recover(); p != nil {
-			s.panicked(p)
+			s.Panicked(p)
 			if n = 0; !silent {
 				n = reply(out, h.Unique, fuse.EIO, 0)
 			}
@@ -356,7 +372,7 @@ func shorten(cmd uint32, out []byte) int {
 	return n
 }
 
-func (s *server) write(answer []byte, opcode uint32) {
+func (s *Server) write(answer []byte, opcode uint32) {
 	for {
 		// It does not wait, so Go's scheduler need not be told.
 		_, _, err := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(&answer[0])), uintptr(len(answer)))
@@ -378,7 +394,7 @@ func (s *server) write(answer []byte, opcode uint32) {
 }
 
 // writeOutside is write for who is no loop, and may come when there is no server any more.
-func (s *server) writeOutside(answer []byte, opcode uint32) {
+func (s *Server) writeOutside(answer []byte, opcode uint32) {
 	s.closing.RLock()
 	defer s.closing.RUnlock()
 	if !s.closed {
@@ -386,8 +402,8 @@ func (s *server) writeOutside(answer []byte, opcode uint32) {
 	}
 }
 
-// connected reports whether the kernel still has the mount's connection.
-func (s *server) connected() bool {
+// Connected reports whether the kernel still has the mount's connection.
+func (s *Server) Connected() bool {
 	s.closing.RLock()
 	defer s.closing.RUnlock()
 	if s.closed {
@@ -419,15 +435,15 @@ func reply(out []byte, unique uint64, status fuse.Status, size int) int {
 	return size
 }
 
-// panicked logs a panic; whoever asked gets EIO, and nobody else takes harm.
-func (s *server) panicked(p any) {
+// Panicked logs a panic; whoever asked gets EIO, and nobody else takes harm.
+func (s *Server) Panicked(p any) {
 	if n, ok := s.panics.now(); ok {
 		s.log.Error("panic", "error", p, "more", n, "stack", string(debug.Stack()))
 	}
 }
 
 // complain logs what anybody might make happen over and over.
-func (s *server) complain(what string, args ...any) {
+func (s *Server) complain(what string, args ...any) {
 	if n, ok := s.errors.now(); ok {
 		s.log.Error(what, append(args, "more", n)...)
 	}
@@ -469,16 +485,19 @@ func answerSize(h *fuse.InHeader) int {
 	return fixed
 }
 
-// later has c's commands sent as soon as the WRITE that brought them has its answer.
+// Sender is an open with commands to send.
+type Sender interface{ Send() }
+
+// Later has c's commands sent as soon as the WRITE that brought them has its answer.
 // Each WRITE that hands one over is followed by a call of send, which takes one.
-func (s *server) later(c *channel) {
+func (s *Server) Later(c Sender) {
 	s.mu.Lock()
 	s.handed = append(s.handed, c)
 	s.waiting.Store(int32(len(s.handed)))
 	s.mu.Unlock()
 }
 
-func (s *server) send() {
+func (s *Server) send() {
 	s.mu.Lock()
 	if len(s.handed) == 0 {
 		s.mu.Unlock()
@@ -491,12 +510,12 @@ func (s *server) send() {
 	s.handed = s.handed[:last]
 	s.waiting.Store(int32(last))
 	s.mu.Unlock()
-	c.send()
+	c.Send()
 }
 
-// drain waits until no answer is under way, or until enough is closed. The loops go on, as
+// Drain waits until no answer is under way, or until enough is closed. The loops go on, as
 // who has a file open may ask again.
-func (s *server) drain(enough <-chan struct{}) {
+func (s *Server) Drain(enough <-chan struct{}) {
 	s.leaving.Store(true)
 	for s.underWay() {
 		select {
@@ -507,7 +526,7 @@ func (s *server) drain(enough <-chan struct{}) {
 	}
 }
 
-func (s *server) underWay() bool {
+func (s *Server) underWay() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for w := range s.workers {
@@ -519,7 +538,7 @@ func (s *server) underWay() bool {
 }
 
 // end interrupts all that is under way, as the mount is gone.
-func (s *server) end() {
+func (s *Server) end() {
 	if s.dead.Swap(true) {
 		return
 	}

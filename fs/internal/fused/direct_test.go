@@ -1,4 +1,4 @@
-package fs
+package fused
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"io"
 	golog "log"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -18,28 +19,31 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"github.com/cardfs/cardfs/reader/core"
 )
 
 // exchangeNode is a file below a root; its opens are of handle.
 type exchangeNode struct {
 	fs.Inode
-	files  *files
+	server *Server
 	handle fs.FileHandle
 }
 
 func (n *exchangeNode) OnAdd(ctx context.Context) {
 	if n.IsRoot() {
-		child := &exchangeNode{files: n.files, handle: n.handle}
+		child := &exchangeNode{server: n.server, handle: n.handle}
 		n.AddChild("apdu", n.NewPersistentInode(ctx, child, fs.StableAttr{Mode: syscall.S_IFREG}), true)
 	}
 }
 
 func (n *exchangeNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	n.files.made(ctx, n.handle, &file{})
+	n.server.Opened(ctx, n.handle, nobody{})
 	return n.handle, fuse.FOPEN_DIRECT_IO, 0
 }
+
+// nobody is an owner that counts no errors.
+type nobody struct{}
+
+func (nobody) Failed(string, syscall.Errno) {}
 
 // recorder is an exchange file that tells what it was asked.
 type recorder struct {
@@ -61,7 +65,7 @@ func (r *recorder) taken() []string {
 	return calls
 }
 
-func (r *recorder) setNonblock(on bool) { r.called("nonblock %v", on) }
+func (r *recorder) SetNonblock(on bool) { r.called("nonblock %v", on) }
 
 func (r *recorder) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	r.called("read of %d at %d, %v", len(dest), off, ctx.Err())
@@ -113,12 +117,14 @@ func startExchange(t testing.TB, handle fs.FileHandle, direct bool) (k *kernel, 
 	golog.SetOutput(io.Discard) // where go-fuse says what it thinks of some requests
 	t.Cleanup(func() { golog.SetOutput(os.Stderr) })
 	root := &exchangeNode{handle: handle}
-	root.files = &files{}
-	tree := newFiles(fs.NewNodeFS(root, &fs.Options{Logger: quiet}))
-	root.files.RawFileSystem, root.files.open, root.files.wipes = tree.RawFileSystem, tree.open, true
+	tree := fs.NewNodeFS(root, &fs.Options{Logger: quiet})
 	log := &counter{Handler: slog.DiscardHandler}
-	k = startServerWith(t, root.files, &fuse.MountOptions{MaxWrite: maxWrite, Logger: quiet, Debug: !direct}, slog.New(log))
+	k = newKernel(t, tree, &fuse.MountOptions{MaxWrite: MaxWrite, Logger: quiet, Debug: !direct}, slog.New(log))
 	k.log = log
+	for _, n := range append(slices.Collect(maps.Values(root.Children())), root.EmbeddedInode()) {
+		n.Operations().(*exchangeNode).server = k.server
+	}
+	k.serve()
 	if got := k.server.exchanges != nil; got != direct {
 		t.Fatalf("answered directly: %v", got)
 	}
@@ -165,7 +171,7 @@ func (p *exchangePair) ask(request []byte) (answer []byte, calls []string) {
 		if _, err := unix.Write(k.fd, request); err != nil {
 			p.t.Fatal(err)
 		}
-		buf := make([]byte, 2*maxWrite)
+		buf := make([]byte, 2*MaxWrite)
 		n, err := unix.Read(k.fd, buf)
 		if err != nil {
 			p.t.Fatal(err)
@@ -195,7 +201,7 @@ func TestDirect(t *testing.T) {
 	p := startPair(t)
 	var requests [][]byte
 	for _, off := range []uint64{0, 1, 2, 3, 4, 1 << 40} {
-		for _, size := range []uint32{0, 1, 100, 4096, 5000, maxWrite, largeSize - 512, largeSize, 1<<32 - 1} {
+		for _, size := range []uint32{0, 1, 100, 4096, 5000, MaxWrite, largeSize - 512, largeSize, 1<<32 - 1} {
 			for _, flags := range []uint32{0, readLockOwner, readLockOwner | 8} {
 				r := fuse.ReadIn{Fh: p.fh, Offset: off, Size: size, ReadFlags: flags, Flags: syscall.O_RDWR | uint32(off)<<11&syscall.O_NONBLOCK}
 				requests = append(requests, p.requestOf(opRead, &r.InHeader, bytesOf(&r), nil))
@@ -208,12 +214,12 @@ func TestDirect(t *testing.T) {
 			requests = append(requests, p.requestOf(opWrite, &r.InHeader, bytesOf(&r), bytes.Repeat([]byte{0xA5}, n)))
 		}
 	}
-	for _, n := range []int{4000, 5000, maxWrite} {
+	for _, n := range []int{4000, 5000, MaxWrite} {
 		r := fuse.WriteIn{Fh: p.fh, Size: uint32(n)}
 		requests = append(requests, p.requestOf(opWrite, &r.InHeader, bytesOf(&r), make([]byte, n)))
 	}
 	for _, room := range []uint32{0, 3, 4, 10, 1024, 5000, 16383, 1 << 31} {
-		for _, cmd := range []uint32{exchangeRequest(int(room & 16383)), exchangeRequest(10), iocBinary, iocCTAPI, 0x5401} {
+		for _, cmd := range []uint32{exchangeRequest(int(room & 16383)), exchangeRequest(10), IoctlBinary, IoctlCTAPI, 0x5401} {
 			for arg := range uint64(10) {
 				for _, flags := range []uint32{0, 1, 2, 4, 8, 16} { // FUSE_IOCTL_COMPAT, _UNRESTRICTED, _RETRY, _32BIT, _DIR
 					r := fuse.IoctlIn{Fh: p.fh, Cmd: cmd, Arg: arg | arg<<8, Flags: flags, InSize: 4, OutSize: room}
@@ -296,7 +302,7 @@ func FuzzDirect(f *testing.F) {
 		if ours && len(r) >= readInSize {
 			(*fuse.ReadIn)(unsafe.Pointer(h)).Fh = p.fh
 		}
-		if len(r) > maxWrite {
+		if len(r) > MaxWrite {
 			return
 		}
 		p.ask(r)
@@ -454,19 +460,17 @@ func TestNothingIsLeftBehind(t *testing.T) {
 }
 
 // fineCard says 90 00.
-type fineCard struct{}
+type fineCard struct{ recorder }
 
-func (fineCard) check([]byte) (int, error) { return shortAnswer, nil }
-
-func (fineCard) exchange(_ context.Context, _ []byte, _ core.Moment, dst []byte) ([]byte, error) {
-	return append(dst, 0x90, 0x00), nil
+func (*fineCard) Ioctl(_ context.Context, _ uint32, _ uint64, input, output []byte) (int32, syscall.Errno) {
+	_, room, _ := ExchangeIn(input, output)
+	ExchangeOut(output, len(append(room, 0x90, 0x00)))
+	return 2, 0
 }
 
 // An exchange makes no garbage.
 func TestDirectGarbage(t *testing.T) {
-	card := open(t, nil, syscall.O_RDWR)
-	card.to = fineCard{}
-	k, node, fh := startExchange(t, card.channel, true)
+	k, node, fh := startExchange(t, &fineCard{}, true)
 	r := fuse.IoctlIn{Fh: fh, Cmd: exchangeRequest(100), InSize: 100, OutSize: 100}
 	r.Opcode, r.NodeId, r.Unique = opIoctl, node, 1000
 	in := append(bytesOf(&r), make([]byte, 100)...)

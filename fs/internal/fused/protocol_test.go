@@ -1,4 +1,4 @@
-package fs
+package fused
 
 import (
 	"bytes"
@@ -32,7 +32,7 @@ func TestProtocolServer(t *testing.T) {
 		},
 	}, reads: &reads}
 	ps := fuse.NewProtocolServer(fs, &fuse.MountOptions{
-		MaxWrite:     maxWrite,
+		MaxWrite:     MaxWrite,
 		PanicHandler: func(p any) fuse.Status { panics = append(panics, p); return fuse.EIO },
 	})
 	unique := uint64(0)

@@ -1,4 +1,4 @@
-package fs
+package fused
 
 import (
 	"bytes"
@@ -30,7 +30,7 @@ type watched struct {
 const watchEvery = 100 * time.Millisecond
 
 // watch is told of an interrupt.
-func (s *server) watch(unique uint64) {
+func (s *Server) watch(unique uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for w := range s.workers {
@@ -47,7 +47,7 @@ func (s *server) watch(unique uint64) {
 }
 
 // watchKilled goes on as long as there is something to watch.
-func (s *server) watchKilled() {
+func (s *Server) watchKilled() {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
 	for {
@@ -81,7 +81,7 @@ func (s *server) watchKilled() {
 }
 
 // abandon answers in the place of the worker, which keeps the request until it is done.
-func (s *server) abandon(w watched) {
+func (s *Server) abandon(w watched) {
 	if !w.worker.request.CompareAndSwap(w.unique, abandoned) {
 		return
 	}

@@ -1,8 +1,6 @@
-package fs
+package fused
 
 import (
-	"bytes"
-	"context"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -12,8 +10,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"github.com/cardfs/cardfs/reader"
 )
 
 // fakeFile is a handle with something to wait for.
@@ -27,9 +23,9 @@ type fakeFile struct {
 	stopped atomic.Int32
 }
 
-func (f *fakeFile) ready() uint32 { return f.bits.Load() }
+func (f *fakeFile) Ready() uint32 { return f.bits.Load() }
 
-func (f *fakeFile) setNonblock(on bool) {
+func (f *fakeFile) SetNonblock(on bool) {
 	if on {
 		f.nonblock.Store(1)
 	} else {
@@ -37,7 +33,7 @@ func (f *fakeFile) setNonblock(on bool) {
 	}
 }
 
-func (f *fakeFile) watch(wake func()) func() {
+func (f *fakeFile) Watch(wake func()) func() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.wake = wake
@@ -58,14 +54,14 @@ func (f *fakeFile) happen(bits uint32) {
 // pollTree is a tree of fakeFiles: each OPEN makes the next.
 type pollTree struct {
 	fuse.RawFileSystem
-	files *files
-	next  []fs.FileHandle
-	n     uint64
-	calls []string
+	server *Server
+	next   []fs.FileHandle
+	n      uint64
+	calls  []string
 }
 
 func (p *pollTree) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	p.files.made(&fuse.Context{Cancel: cancel}, p.next[p.n], &file{})
+	p.server.Opened(&fuse.Context{Cancel: cancel}, p.next[p.n], nobody{})
 	p.n++
 	out.Fh = p.n
 	return fuse.OK
@@ -84,9 +80,10 @@ func (p *pollTree) Release(<-chan struct{}, *fuse.ReleaseIn) {}
 
 func startPoll(t *testing.T, handles ...fs.FileHandle) (*kernel, *pollTree) {
 	tree := &pollTree{RawFileSystem: fuse.NewDefaultRawFileSystem(), next: handles}
-	tree.files = newFiles(tree)
 	log := &counter{}
-	k := startServerWith(t, tree.files, &fuse.MountOptions{MaxWrite: maxWrite}, slogOf(log))
+	k := newKernel(t, tree, &fuse.MountOptions{MaxWrite: MaxWrite}, slogOf(log))
+	tree.server = k.server
+	k.serve()
 	for range handles {
 		k.want(k.open(), 0)
 	}
@@ -194,8 +191,6 @@ func TestPollOthers(t *testing.T) {
 	}
 	var h fuse.InHeader
 	k.want(k.send(opPoll, &h, bytesOf(&h), make([]byte, 8)), syscall.EIO)
-	k2 := startServer(t, &answers{})
-	k2.poll(1, 7, schedule, syscall.ENOSYS)
 }
 
 // "A READ whose read_flags lack FUSE_READ_LOCKOWNER is the page cache's: answer EINVAL,
@@ -222,121 +217,6 @@ func TestReadFlags(t *testing.T) {
 		k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), []byte("x")), 0)
 		if got := f.nonblock.Swap(0); got != want {
 			t.Errorf("WRITE with flags %#o: %d", flags, got)
-		}
-	}
-}
-
-// Whoever would change the tree hears the same of every directory and name.
-func TestTreeIsFixed(t *testing.T) {
-	k, _ := startPoll(t)
-	for _, op := range []uint32{6, 8, 9, 10, 11, 12, 13, 35, 45, 51} { // SYMLINK … TMPFILE
-		var h fuse.InHeader
-		body := append(bytes.Repeat([]byte{0}, 16), "a\x00b\x00"...)
-		switch op {
-		case 6, 10, 11: // no more than names
-			body = []byte("a\x00b\x00")
-		case 12, 13: // fuse_rename_in, fuse_link_in
-			body = append(make([]byte, 8), "a\x00b\x00"...)
-		case 9:
-			body = append(make([]byte, 8), "a\x00"...)
-		}
-		k.want(k.send(op, &h, bytesOf(&h), body), syscall.EPERM)
-	}
-	for op, size := range map[uint32]int{20: 16, 30: 16} { // FSYNC, FSYNCDIR
-		var h fuse.InHeader
-		k.want(k.send(op, &h, bytesOf(&h), make([]byte, size)), syscall.ENOSYS)
-	}
-}
-
-// "Exchange files: readable when an answer or an error is there, or the reader left
-// (POLLHUP); not for the end of file that a read with nothing outstanding gives. Writable
-// when a command would be taken."
-func TestChannelReady(t *testing.T) {
-	const in, out, hup = unix.POLLIN | 0x40, unix.POLLOUT | 0x100, unix.POLLHUP | unix.POLLERR
-	answer := make(chan error)
-	card := &fakeCard{do: func(_ context.Context, command, dst []byte) ([]byte, error) {
-		if err := <-answer; err != nil {
-			return nil, err
-		}
-		return append(dst, 0x90, 0), nil
-	}}
-	for _, c := range []struct {
-		flags uint32
-		r, w  uint32
-	}{{syscall.O_RDWR, in, out}, {syscall.O_RDONLY, in, 0}, {syscall.O_WRONLY, 0, out}} {
-		c0 := open(t, card, c.flags)
-		want := func(bits uint32) {
-			t.Helper()
-			if got := c0.ready(); got != bits {
-				t.Errorf("open with %#o: %#x, want %#x", c.flags, got, bits)
-			}
-		}
-		var wakes atomic.Int32
-		woken := make(chan struct{}, 1000)
-		var leave func()
-		gone := make(chan struct{})
-		c0.gone = gone
-		c0.leaving = func(f func()) func() { leave = f; return func() { leave = nil } }
-		stop := c0.watch(func() { wakes.Add(1); woken <- struct{}{} })
-		want(c.w)
-		if c.flags == syscall.O_RDWR {
-			c0.mustWrite("00A40000\n00A40000\n")
-			want(out)
-			answer <- nil
-			<-woken
-			want(in | out)
-			c0.read(2)
-			for got := ""; got != "\n"; { // the rest of an answer
-				want(in | out)
-				got, _ = c0.read(1)
-			}
-			answer <- reader.ErrTimeout
-			<-woken
-			for c0.ready() == out { // between the answers
-			}
-			want(in | out)
-			if _, errno := c0.read(100); errno != syscall.ETIMEDOUT {
-				t.Error(errno)
-			}
-			want(out)
-			c0.wantRead("")
-			c0.mustWrite(string(bytes.Repeat([]byte("00A40000\n"), maxAnswers)))
-			want(0)
-			for range maxAnswers {
-				answer <- nil
-			}
-			for c0.ready() == 0 {
-			}
-			for {
-				c0.mu.Lock()
-				idle := !c0.busy
-				c0.mu.Unlock()
-				if idle {
-					break
-				}
-			}
-			want(in)
-			wakes.Store(0)
-			c0.read(6)
-			want(in | out)
-			if wakes.Load() == 0 {
-				t.Error("nobody is told that there is room")
-			}
-			wakes.Store(0)
-			c0.read(6)
-			if wakes.Load() != 0 {
-				t.Error("woken for nothing")
-			}
-		}
-		close(gone)
-		want(in | hup)
-		leave()
-		if wakes.Load() == 0 {
-			t.Error("nobody is told that the reader left")
-		}
-		stop()
-		if c0.wake != nil || leave != nil {
-			t.Error("it goes on being watched")
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package fs
+package fused
 
 import (
 	"context"
@@ -30,10 +30,12 @@ type interruptible chan struct{}
 func (i interruptible) Done() <-chan struct{} { return i }
 
 func (i interruptible) Err() error {
-	if closed(i) {
+	select {
+	case <-i:
 		return context.Canceled
+	default:
+		return nil
 	}
-	return nil
 }
 
 func (i interruptible) Deadline() (none time.Time, ok bool) { return none, false }
@@ -56,7 +58,7 @@ func (w *worker) end(unique uint64) {
 
 // interrupt ends the waiting of a request that is answered here. It is false where there
 // is none, or none that was not interrupted before.
-func (s *server) interrupt(unique uint64) bool {
+func (s *Server) interrupt(unique uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for w := range s.workers {
@@ -78,7 +80,7 @@ const (
 )
 
 // exchangeOpen is the open that a request is for, if it is for an exchange file and whole.
-func (s *server) exchangeOpen(h *fuse.InHeader, in []byte) *openFile {
+func (s *Server) exchangeOpen(h *fuse.InHeader, in []byte) *openFile {
 	if s.exchanges == nil || h.TotalExtlen != 0 {
 		return nil
 	}
@@ -100,7 +102,7 @@ func (s *server) exchangeOpen(h *fuse.InHeader, in []byte) *openFile {
 }
 
 // answerExchange puts the answer to a request for o into out, which has room for it.
-func (s *server) answerExchange(w *worker, o *openFile, h *fuse.InHeader, in, out []byte) int {
+func (s *Server) answerExchange(w *worker, o *openFile, h *fuse.InHeader, in, out []byte) int {
 	ctx := w.begin(h.Unique)
 	defer w.end(h.Unique)
 	p, body := unsafe.Pointer(h), out[headerSize:]
@@ -138,7 +140,7 @@ func (s *server) answerExchange(w *worker, o *openFile, h *fuse.InHeader, in, ou
 		call = "read"
 	}
 	if errno != 0 {
-		o.file.failed(call, errno)
+		o.owner.Failed(call, errno)
 	}
 	return reply(out, h.Unique, fuse.Status(errno), size)
 }

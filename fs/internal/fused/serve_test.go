@@ -1,9 +1,8 @@
-package fs
+package fused
 
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	golog "log"
 	"log/slog"
@@ -23,7 +22,7 @@ type kernel struct {
 	t      testing.TB
 	fd     int
 	unique uint64
-	server *server
+	server *Server
 	ended  chan struct{}
 	log    *counter
 }
@@ -102,18 +101,29 @@ func (a *answers) Forget(uint64, uint64) {
 	}
 }
 
+// exchangeRequest is a CARDFS_EXCHANGE of size bytes.
+func exchangeRequest(size int) uint32 { return IoctlExchange | uint32(size)<<16 }
+
 const opInit, opOpen, opFlush, opNotifyReply = 26, 14, 25, 41
 
 func startServer(t testing.TB, a *answers) *kernel {
 	t.Helper()
 	log := &counter{Handler: slog.DiscardHandler}
 	quiet := golog.New(io.Discard, "", 0)
-	k := startServerWith(t, a, &fuse.MountOptions{MaxWrite: maxWrite, Logger: quiet}, slog.New(log))
+	k := startServerWith(t, a, &fuse.MountOptions{MaxWrite: MaxWrite, Logger: quiet}, slog.New(log))
 	k.log = log
 	return k
 }
 
 func startServerWith(t testing.TB, a fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) *kernel {
+	t.Helper()
+	k := newKernel(t, a, o, log)
+	k.serve()
+	return k
+}
+
+// newKernel has a server that does not serve yet.
+func newKernel(t testing.TB, a fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) *kernel {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -125,16 +135,20 @@ func startServerWith(t testing.TB, a fuse.RawFileSystem, o *fuse.MountOptions, l
 	k := &kernel{t: t, fd: pair[0], ended: make(chan struct{})}
 	init := fuse.InitIn{Major: 7, Minor: 38}
 	k.send(opInit, &init.InHeader, bytesOf(&init), nil)
-	if k.server, err = newServer(pair[1], a, o, log); err != nil {
+	if k.server, err = New(pair[1], a, o, log); err != nil {
 		t.Fatal(err)
 	}
 	k.receive()
+	return k
+}
+
+// serve has the server begin.
+func (k *kernel) serve() {
 	go func() {
-		k.server.serve()
+		k.server.Serve()
 		close(k.ended)
 	}()
-	t.Cleanup(k.close)
-	return k
+	k.t.Cleanup(k.close)
 }
 
 // close is what the server sees when its mount goes.
@@ -179,7 +193,7 @@ func (k *kernel) interrupt(unique uint64) {
 // receive takes the next answer.
 func (k *kernel) receive() (unique uint64, errno syscall.Errno, data []byte) {
 	k.t.Helper()
-	buf := make([]byte, 2*maxWrite)
+	buf := make([]byte, 2*MaxWrite)
 	n, err := unix.Read(k.fd, buf)
 	if err != nil || n < headerSize {
 		k.t.Fatalf("read of an answer: %d bytes, %v", n, err)
@@ -263,7 +277,7 @@ func TestServePanic(t *testing.T) {
 	for range 100 {
 		k.want(k.ioctl(nil, 0), syscall.EIO)
 		k.want(k.open(), syscall.EIO)
-		r := fuse.ReadIn{Size: 100}
+		r := fuse.ReadIn{Size: 100, ReadFlags: readLockOwner}
 		k.want(k.send(opRead, &r.InHeader, bytesOf(&r), nil), syscall.EIO)
 		w := fuse.WriteIn{Size: 1}
 		k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), []byte("x")), syscall.EIO)
@@ -356,7 +370,7 @@ func TestServeReadErrors(t *testing.T) {
 	}
 	log := &counter{Handler: slog.DiscardHandler}
 	s := k.server
-	s = &server{fd: fd, log: slog.New(log), session: s.session, proto: s.proto,
+	s = &Server{fd: fd, log: slog.New(log), session: s.session, proto: s.proto,
 		workers: map[*worker]struct{}{}, gone: make(chan struct{}), answered: make(chan struct{}, 1)}
 	s.idle.New, s.large.New = k.server.idle.New, k.server.large.New
 	s.readers.Store(1)
@@ -371,20 +385,20 @@ func TestServeReadErrors(t *testing.T) {
 
 // What is longer than a worker's own room arrives whole, and leaves whole.
 func TestServeLong(t *testing.T) {
-	long := bytes.Repeat([]byte("0123456789abcdef"), maxWrite/16)
+	long := bytes.Repeat([]byte("0123456789abcdef"), MaxWrite/16)
 	arrived := make(chan []byte, 1)
 	k := startServer(t, &answers{
 		write: func(data []byte) { arrived <- bytes.Clone(data) },
 		read:  func(dest []byte) []byte { return dest[:copy(dest, long)] },
 	})
-	for _, size := range []int{1, 4000, 4096, 4097, 70_000, maxWrite} {
+	for _, size := range []int{1, 4000, 4096, 4097, 70_000, MaxWrite} {
 		w := fuse.WriteIn{Size: uint32(size)}
 		data := k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), long[:size]), 0)
 		got := <-arrived
 		if n := (*fuse.WriteOut)(unsafe.Pointer(&data[0])).Size; int(n) != size || !bytes.Equal(got, long[:size]) {
 			t.Fatalf("a WRITE of %d: answer %d, arrived %d", size, n, len(got))
 		}
-		r := fuse.ReadIn{Size: uint32(size)}
+		r := fuse.ReadIn{Size: uint32(size), ReadFlags: readLockOwner}
 		if data := k.want(k.send(opRead, &r.InHeader, bytesOf(&r), nil), 0); !bytes.Equal(data, long[:size]) {
 			t.Fatalf("a READ of %d gave %d", size, len(data))
 		}
@@ -500,18 +514,18 @@ func TestServeDrain(t *testing.T) {
 	begun := make(chan struct{})
 	k := startServer(t, &answers{open: untilInterrupted(begun)})
 	never := make(chan struct{})
-	k.server.drain(never)
+	k.server.Drain(never)
 
 	waits := k.open()
 	<-begun
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
-		k.server.drain(never)
+		k.server.Drain(never)
 	}()
 	enough := make(chan struct{})
 	close(enough)
-	k.server.drain(enough)
+	k.server.Drain(enough)
 	select {
 	case <-drained:
 		t.Error("drained while a request waits")
@@ -522,6 +536,11 @@ func TestServeDrain(t *testing.T) {
 	<-drained
 }
 
+// sending is an open with commands to send.
+type sending func()
+
+func (s sending) Send() { s() }
+
 // A write(2) does not wait for the card: its answer comes first. And however slow one
 // card is, the commands of the others are sent.
 func TestServeSendsAfterAnswer(t *testing.T) {
@@ -529,18 +548,12 @@ func TestServeSendsAfterAnswer(t *testing.T) {
 	var k *kernel
 	var all sync.WaitGroup
 	answered, begun := make(chan struct{}), make(chan struct{}, n)
-	card := &fakeCard{do: func(context.Context, []byte, []byte) ([]byte, error) {
-		defer all.Done()
-		begun <- struct{}{}
-		<-answered
-		return nil, errors.New("mute")
-	}}
 	k = startServer(t, &answers{write: func([]byte) {
-		c := open(t, card, syscall.O_RDWR)
-		c.later = k.server.later
-		if n, errno := c.Write(bg, []byte("00A4000C\n"), 0); n != 9 || errno != 0 {
-			t.Errorf("Write: %d, %v", n, errno)
-		}
+		k.server.Later(sending(func() {
+			defer all.Done()
+			begun <- struct{}{}
+			<-answered
+		}))
 	}})
 	all.Add(n)
 	for range n {

@@ -1,4 +1,4 @@
-package fs
+package fused
 
 import (
 	"bytes"
@@ -21,13 +21,13 @@ func TestLogHasNoPIN(t *testing.T) {
 		ioctl: func(_ <-chan struct{}, in, room []byte) fuse.Status { copy(room, in); return fuse.OK },
 		read:  func(dest []byte) []byte { return dest[:copy(dest, pin)] },
 		write: func([]byte) {},
-	}, &fuse.MountOptions{MaxWrite: maxWrite, Debug: true, Logger: log.New(logWriter{logger}, "", 0)}, logger)
+	}, &fuse.MountOptions{MaxWrite: MaxWrite, Debug: true, Logger: log.New(logWriter{logger}, "", 0)}, logger)
 	for _, size := range []int{len(pin), 100, 8000} {
 		data := bytes.Repeat([]byte(pin), size/len(pin)+1)[:size]
 		k.want(k.ioctl(data, size), 0)
 		w := fuse.WriteIn{Size: uint32(size)}
 		k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), data), 0)
-		r := fuse.ReadIn{Size: uint32(size)}
+		r := fuse.ReadIn{Size: uint32(size), ReadFlags: readLockOwner}
 		k.want(k.send(opRead, &r.InHeader, bytesOf(&r), nil), 0)
 	}
 	text := out.String()
