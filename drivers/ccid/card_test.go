@@ -120,6 +120,47 @@ func TestMemoryCardAtTPDULevel(t *testing.T) {
 	}
 }
 
+// The driver's part of it: "with the card still active (bmICCStatus 0) a refused
+// SetParameters is no reason to give it up", where what was asked for holds anyway.
+func TestSetParametersRefused(t *testing.T) {
+	fast := iso7816.DefaultParams(0)
+	fast.TA1 = 0x95
+	for _, tt := range []struct {
+		name     string
+		features emu.Features
+		code     byte
+		p        iso7816.Params
+		off      bool // the card has lost its power meanwhile
+		ok       bool
+	}{
+		{"mute", emu.AutoClock | emu.AutoBaud, 0xFE, iso7816.DefaultParams(0), false, true},
+		{"not supported", emu.AutoClock | emu.AutoBaud, 0x00, iso7816.DefaultParams(0), false, true},
+		{"bProtocolNum", emu.AutoClock | emu.AutoBaud, 0x07, iso7816.DefaultParams(0), false, true},
+		{"a rate", emu.AutoClock | emu.AutoBaud, 0xFE, fast, false, false},
+		{"a rate that the reader takes from the ATR", emu.AutoParamsATR | emu.AutoClock | emu.AutoBaud, 0x00, fast, false, true},
+		{"without power", emu.AutoClock | emu.AutoBaud, 0xFE, iso7816.DefaultParams(0), true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := emu.TPDUReader()
+			cfg.Features = tt.features
+			e := newDevice(cfg)
+			e.Contact(0).Insert(&testCard{atr: atrT0})
+			s := open(t, e).slots[0].(*slot)
+			if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
+				t.Fatal(err)
+			}
+			if tt.off {
+				e.Contact(0).Deactivate()
+			}
+			e.Inject(emu.Fault{Kind: emu.Fail, On: cmdSetParameters, Code: tt.code})
+			err := s.SetParams(ctx, tt.p)
+			if failed := (*Error)(nil); tt.ok != (err == nil) || !tt.ok && (!errors.As(err, &failed) || failed.Code != tt.code) {
+				t.Errorf("%v, want it to be given up: %v", err, !tt.ok)
+			}
+		})
+	}
+}
+
 // "IccPowerOn answered FE twice, then well: works" (ISO/IEC 7816-3:2006 §6.2.3: three
 // attempts).
 func TestThirdPowerOn(t *testing.T) {
