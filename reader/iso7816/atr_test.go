@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/bits"
 	"os"
 	"path/filepath"
@@ -432,4 +433,43 @@ func FuzzATR(f *testing.F) {
 			t.Fatalf("% X: %v", b, err)
 		}
 	})
+}
+
+// ISO/IEC 7816-3:2006 §8.3: the first TAi, TBi and TCi of a protocol count (i > 2), in
+// whichever group each is.
+func TestATRFirst(t *testing.T) {
+	for _, c := range []struct {
+		atr  string
+		want string // Params of T=1
+	}{
+		{"3B 80 81 71 20 45 01 75", "T=1 F=372 D=1 N=0 IFSC=32 BWI=4 CWI=5 CRC"},
+		// TA3 in the first group of T=1, TB4 and TC4 in the second, all again in the third.
+		{"3B 80 81 91 80 E1 45 01 71 FE 9A 00 00", "T=1 F=372 D=1 N=0 IFSC=128 BWI=4 CWI=5 CRC"},
+		{"3B 80 81 B1 80 45 71 FE 9A 01 00", "T=1 F=372 D=1 N=0 IFSC=128 BWI=4 CWI=5 CRC"},
+		// A group of T=15 between is none of them.
+		{"3B 80 81 9F C3 71 40 23 01 00", "T=1 F=372 D=1 N=0 IFSC=64 BWI=2 CWI=3 CRC"},
+	} {
+		a, err := ParseATR(unhex(t, c.atr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := a.Params(1)
+		if err != nil || p.String() != c.want {
+			t.Errorf("%s: %v, %v; want %s", c.atr, p, err, c.want)
+		}
+	}
+}
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+func TestATRDescribeFails(t *testing.T) {
+	a, err := ParseATR([]byte{0x3B, 0x00})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Describe(full{}); !errors.Is(err, io.ErrShortWrite) {
+		t.Error(err)
+	}
 }

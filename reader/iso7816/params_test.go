@@ -39,3 +39,23 @@ func TestWaitingTimes(t *testing.T) {
 		t.Errorf("clock 0: %v, want %v", got, want)
 	}
 }
+
+// ISO/IEC 7816-3:2006 tables 7 and 8: Fi with the highest clock, and Di; a reserved one
+// makes both the defaults.
+func TestFD(t *testing.T) {
+	fs := [16][2]int{
+		0: {372, 4000}, 1: {372, 5000}, 2: {558, 6000}, 3: {744, 8000}, 4: {1116, 12000}, 5: {1488, 16000}, 6: {1860, 20000},
+		9: {512, 5000}, 10: {768, 7500}, 11: {1024, 10000}, 12: {1536, 15000}, 13: {2048, 20000},
+	}
+	ds := [16]int{1: 1, 2: 2, 3: 4, 4: 8, 5: 16, 6: 32, 7: 64, 8: 12, 9: 20}
+	for ta1 := range 256 {
+		f, d, kHz, valid := fs[ta1>>4][0], ds[ta1&0x0F], fs[ta1>>4][1], true
+		if f == 0 || d == 0 {
+			f, d, kHz, valid = 372, 1, 5000, false
+		}
+		gotF, gotD, hz, ok := Params{TA1: byte(ta1)}.FD()
+		if gotF != f || gotD != d || hz != kHz*1000 || ok != valid {
+			t.Errorf("TA1=%02X: F=%d D=%d, %d Hz, %v", ta1, gotF, gotD, hz, ok)
+		}
+	}
+}

@@ -51,6 +51,8 @@ func TestCheckPPS(t *testing.T) {
 		{"PPS1 not asked for", "FF 01 FE", "FF 11 95 7B", 0},
 		{"PPS2 not asked for", "FF 11 95 7B", "FF 31 95 01 5A", 0},
 		{"PPS2 differs", "FF 31 95 01 5A", "FF 31 95 02 59", 0},
+		{"PPS3 differs", "FF 51 95 02 39", "FF 51 95 03 38", 0},
+		{"PPS3 not asked for", "FF 11 95 7B", "FF 51 95 02 39", 0},
 		{"PCK wrong", "FF 11 95 7B", "FF 11 95 7A", 0},
 		{"PCK wrong, PPS1 absent", "FF 11 95 7B", "FF 01 FF", 0},
 		{"bit 8 of PPS0", "FF 11 95 7B", "FF 91 95 FB", 0},

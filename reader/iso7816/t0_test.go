@@ -259,6 +259,8 @@ func TestT0TPDU(t *testing.T) {
 			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< --", long[:255])},
 		{name: "silence", rule: "the reader gave up", apdu: "0084000002", errs: []error{ErrTimeout, ErrInDoubt},
 			trace: "> 00 84 00 00 02\n< --"},
+		{name: "silence, case 3", rule: "the data were sent with the header", apdu: "00200001023132", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 20 00 01 02 31 32\n< --"},
 		{name: "an answer of one byte", rule: "SW1 SW2 are the least", apdu: "0084000002", errs: []error{ErrProtocol, ErrInDoubt}, alive: true,
 			trace: "> 00 84 00 00 02\n< 90"},
 		{name: "more data than asked for", rule: "P3 is the most", apdu: "0084000002", errs: []error{ErrProtocol, ErrInDoubt}, alive: true,
@@ -274,6 +276,8 @@ func TestT0APDU(t *testing.T) {
 	for _, c := range []t0Trace{
 		{name: "case 1", rule: "four bytes", apdu: "00A40000", want: "9000",
 			trace: "> 00 A4 00 00\n< 90 00"},
+		{name: "silence, case 3", rule: "the carrier had the data", apdu: "00200001023132", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 20 00 01 02 31 32\n< --"},
 		{name: "case 4, all done", rule: "Le goes along", apdu: "00A40000023F0000", want: "AA9000",
 			trace: "> 00 A4 00 00 02 3F 00 00\n< AA 90 00"},
 		{name: "case 4, 61xx", rule: "GET RESPONSE", apdu: "00A40000023F0000", want: "AA9000",

@@ -328,3 +328,38 @@ func TestT1MaxResponse(t *testing.T) {
 		}
 	}
 }
+
+// Rule 7.4.1 is for a card of which no valid block was received since the reset; 7.4.2,
+// S(RESYNCH request), for one of which there was, whichever it was.
+func TestT1FirstValidBlock(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		first []byte // nil: there is none
+		dead  bool
+	}{
+		{"none", nil, true},
+		{"damaged", []byte{0, 0, 2, 0x90, 0, 0x93}, true},
+		{"I-block", block(0x20, 0x11), false},
+		{"R-block that asks again", block(0x80), false},
+		{"S(IFS request)", block(0xC1, 20), false},
+		{"S(WTX request)", block(0xC3, 1), false},
+		{"S(ABORT request)", block(0xC2), false},
+	} {
+		m := NewT1(T1Config{Params: DefaultParams(1)})
+		s := m.Start([]byte{0, 0x84, 0, 0, 2}, nil)
+		if c.first != nil {
+			s = m.Next(c.first, nil)
+		}
+		if m.Heard() == c.dead {
+			t.Errorf("%s: heard %v", c.name, m.Heard())
+		}
+		for n := 0; !s.Done && s.Send[1] != 0xC0; n++ {
+			if s = m.Next(nil, ErrTimeout); n > 3 {
+				t.Fatalf("%s: %+v", c.name, s)
+			}
+		}
+		if s.Done != c.dead || m.Dead() != c.dead {
+			t.Errorf("%s: %+v, dead %v", c.name, s, m.Dead())
+		}
+	}
+}
