@@ -71,7 +71,7 @@ func startPcscd(t testing.TB) *pcscd.Server {
 
 func wait(t testing.TB, srv *pcscd.Server, text string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	if err := srv.WaitLog(ctx, text); err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func (d *daemon) works() {
 	got := ""
 	var err error
 	// A rescan announces the reader anew.
-	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(timeout); ; time.Sleep(20 * time.Millisecond) {
 		if got, err = exchange(d.path("0/apdu"), selectPKI); err == nil {
 			break
 		}

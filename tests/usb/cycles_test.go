@@ -115,7 +115,7 @@ func cycle(t *testing.T, d *daemon, n int, things []thing) {
 		if i/len(things)%2 == 0 {
 			select {
 			case <-c.good:
-			case <-time.After(patience):
+			case <-time.After(timeout):
 				t.Fatalf("cycle %d: no client got an answer; %s\n%s", i, c, d.show())
 			}
 		} else {

@@ -299,7 +299,7 @@ func (l *libccid) stop() {
 }
 
 func (l *libccid) exchanges(n int) []float64 {
-	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(l.t.Context(), timeout)
 	defer cancel()
 	return times(l.t, output(l.t, l.srv.Command(ctx, built("scbench"), "", strconv.Itoa(n), selectHex), nil))
 }

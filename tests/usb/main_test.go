@@ -113,9 +113,9 @@ func TestGousbInMachine(t *testing.T) {
 	})
 }
 
-// patience is how long anything may take that should take no time: the machine
+// timeout is how long anything may take that should take no time: the machine
 // is slow, and the host may be busy.
-const patience = time.Minute
+const timeout = time.Minute
 
 // soak is how many cycles a test does: few, or what CARDFS_SOAK says.
 func soak(t *testing.T, few int) int {
@@ -216,7 +216,7 @@ func mount(t testing.TB, as *syscall.Credential, args ...string) *daemon {
 			t.Logf("%s said:\n%s", d.cmd, tail(d.log.String(), 4000))
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	if err := d.log.wait(ctx, "mounted at"); err != nil {
 		t.Fatalf("%v\n%s", err, d.log.String())
@@ -231,7 +231,7 @@ func (d *daemon) stop() {
 		return
 	}
 	_ = d.cmd.Process.Signal(syscall.SIGTERM)
-	kill := time.AfterFunc(patience, func() { _ = d.cmd.Process.Kill() })
+	kill := time.AfterFunc(timeout, func() { _ = d.cmd.Process.Kill() })
 	defer kill.Stop()
 	if err := d.cmd.Wait(); err != nil {
 		d.t.Errorf("cardfs: %v", err)
@@ -276,7 +276,7 @@ func (d *daemon) follow() (next func(what string) []string) {
 	in := bufio.NewScanner(out)
 	return func(what string) []string {
 		d.t.Helper()
-		late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+		late := time.AfterFunc(timeout, func() { _ = cmd.Process.Kill() })
 		defer late.Stop()
 		var seen []string
 		for in.Scan() {
@@ -304,9 +304,9 @@ func (d *daemon) status(slot, key string) string {
 // eventually waits for a state that comes without a sign.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(timeout); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
+			t.Fatalf("not within %v: %s", timeout, what)
 		}
 	}
 }
@@ -370,7 +370,7 @@ func exchange(name, command string) (string, error) {
 
 func run(t testing.TB, stdin []byte, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	return output(t, exec.CommandContext(ctx, name, args...), stdin)
 }
@@ -388,7 +388,7 @@ func output(t testing.TB, cmd *exec.Cmd, stdin []byte) string {
 
 // shell is a script with arguments; its context ends a script that hangs.
 func shell(t testing.TB, script string, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", script, "sh"}, args...)...)
 	cmd.Dir = "/"
@@ -406,13 +406,13 @@ const (
 // plug plugs in QEMU's reader with the card; it is taken out after the test.
 func plug(t testing.TB, g *machine.Guest, id string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	if err := machine.Plug(ctx, g, "ccid", id); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
 		_ = machine.Unplug(ctx, g, id) // where it is still there
 	})
@@ -420,7 +420,7 @@ func plug(t testing.TB, g *machine.Guest, id string) {
 
 func unplug(t testing.TB, g *machine.Guest, id string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	if err := machine.Unplug(ctx, g, id); err != nil {
 		t.Fatal(err)

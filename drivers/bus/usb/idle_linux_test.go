@@ -39,11 +39,11 @@ func testUSBUnplugWhileBusy(t *testing.T, open usb.Transport) {
 		go func() {
 			// PC_to_RDR_GetSlotStatus, RDR_to_PC_SlotStatus (CCID 1.1 §6.1.3, §6.2.2).
 			for seq := byte(0); ; seq++ {
-				if _, err := c.Out(t.Context(), out, []byte{0x65, 0, 0, 0, 0, 0, seq, 0, 0, 0}, false, rig.Patience); err != nil {
+				if _, err := c.Out(t.Context(), out, []byte{0x65, 0, 0, 0, 0, 0, seq, 0, 0, 0}, false, rig.Timeout); err != nil {
 					end <- err
 					return
 				}
-				if _, err := c.In(t.Context(), in, make([]byte, 64), rig.Patience); err != nil {
+				if _, err := c.In(t.Context(), in, make([]byte, 64), rig.Timeout); err != nil {
 					end <- err
 					return
 				}

@@ -27,7 +27,7 @@ func TestUSBOutPost(t *testing.T) {
 	post := func() usb.Posted {
 		t.Helper()
 		l.Set(func() { l.Queue[rig.BulkIn] = nil })
-		n, r, err := c.OutPost(ctx, rig.BulkOut, pattern(3), rig.BulkIn, 64, rig.Patience)
+		n, r, err := c.OutPost(ctx, rig.BulkOut, pattern(3), rig.BulkIn, 64, rig.Timeout)
 		if n != 3 || err != nil || r == nil {
 			t.Fatalf("%d, %v, %v", n, r, err)
 		}
@@ -36,11 +36,11 @@ func TestUSBOutPost(t *testing.T) {
 	buf := make([]byte, 1024)
 	// The loop sends back what it gets.
 	for _, size := range []int{1, 63, 65, 271, 1023} {
-		n, r, err := c.OutPost(ctx, rig.BulkOut, pattern(size), rig.BulkIn, 1024, rig.Patience)
+		n, r, err := c.OutPost(ctx, rig.BulkOut, pattern(size), rig.BulkIn, 1024, rig.Timeout)
 		if n != size || err != nil {
 			t.Fatalf("%d bytes out: %d, %v", size, n, err)
 		}
-		if n, err := r.Wait(ctx, buf, rig.Patience); err != nil || !bytes.Equal(buf[:n], pattern(size)) {
+		if n, err := r.Wait(ctx, buf, rig.Timeout); err != nil || !bytes.Equal(buf[:n], pattern(size)) {
 			t.Fatalf("%d bytes back: %d, %v", size, n, err)
 		}
 	}
@@ -64,7 +64,7 @@ func TestUSBOutPost(t *testing.T) {
 		clear(l.Hold)
 		l.Queue[rig.BulkIn] = [][]byte{[]byte("late")}
 	})
-	if n, err := c.In(ctx, rig.BulkIn, buf, rig.Patience); err != nil || string(buf[:n]) != "late" {
+	if n, err := c.In(ctx, rig.BulkIn, buf, rig.Timeout); err != nil || string(buf[:n]) != "late" {
 		t.Errorf("%q, %v", buf[:n], err)
 	}
 	// A write that fails leaves no read behind.
@@ -83,13 +83,13 @@ func TestUSBOutPost(t *testing.T) {
 		}
 	}
 	for _, ep := range []struct{ out, in uint8 }{{rig.BulkIn, rig.BulkIn}, {rig.BulkOut, rig.BulkOut}, {rig.BulkOut, 0x8F}} {
-		if _, r, err := c.OutPost(ctx, ep.out, pattern(3), ep.in, 64, rig.Patience); r != nil || !errors.Is(err, reader.ErrInvalid) {
+		if _, r, err := c.OutPost(ctx, ep.out, pattern(3), ep.in, 64, rig.Timeout); r != nil || !errors.Is(err, reader.ErrInvalid) {
 			t.Errorf("%02X, %02X: %v, %v", ep.out, ep.in, r, err)
 		}
 	}
 	// A stall of the endpoint that is read is the read's.
 	l.Set(func() { l.Halted[rig.BulkIn] = true })
-	if n, err := post().Wait(ctx, buf, rig.Patience); n != 0 || !errors.Is(err, usb.ErrStall) {
+	if n, err := post().Wait(ctx, buf, rig.Timeout); n != 0 || !errors.Is(err, usb.ErrStall) {
 		t.Errorf("%d, %v, want a stall", n, err)
 	}
 	if err := c.ClearHalt(ctx, rig.BulkIn); err != nil {

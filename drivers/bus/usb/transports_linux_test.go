@@ -117,28 +117,28 @@ func testUSBControl(t *testing.T, open usb.Transport) {
 	ctx := t.Context()
 	for _, size := range []int{0, 1, 63, 64, 65, 512, 4096} {
 		want := pattern(size)
-		if n, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: rig.ReqStore}, want, rig.Patience); n != size || err != nil {
+		if n, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: rig.ReqStore}, want, rig.Timeout); n != size || err != nil {
 			t.Fatalf("store %d bytes: %d, %v", size, n, err)
 		}
 		if size == 4096 && strings.HasSuffix(t.Name(), "/gousb") {
 			// libusb's limit. What goes out whole may come back cut, and that is said.
-			if _, err := c.Control(ctx, usb.Setup{RequestType: 0xC0, Request: rig.ReqFetch}, make([]byte, size+10), rig.Patience); !errors.Is(err, usb.ErrOverflow) {
+			if _, err := c.Control(ctx, usb.Setup{RequestType: 0xC0, Request: rig.ReqFetch}, make([]byte, size+10), rig.Timeout); !errors.Is(err, usb.ErrOverflow) {
 				t.Errorf("fetch up to %d bytes: %v, want ErrOverflow", size+10, err)
 			}
-			if _, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: rig.ReqStore}, pattern(size+1), rig.Patience); !errors.Is(err, reader.ErrUnsupported) {
+			if _, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: rig.ReqStore}, pattern(size+1), rig.Timeout); !errors.Is(err, reader.ErrUnsupported) {
 				t.Errorf("store %d bytes: %v, want ErrUnsupported", size+1, err)
 			}
 			continue
 		}
 		got := make([]byte, size+10)
-		n, err := c.Control(ctx, usb.Setup{RequestType: 0xC0, Request: rig.ReqFetch}, got, rig.Patience)
+		n, err := c.Control(ctx, usb.Setup{RequestType: 0xC0, Request: rig.ReqFetch}, got, rig.Timeout)
 		if err != nil || !bytes.Equal(got[:n], want) {
 			t.Fatalf("fetch %d bytes: %d bytes, %v", size, n, err)
 		}
 	}
 	// USB 2.0 §8.5.3.4: a control endpoint's stall ends with the next SETUP.
 	for range 2 {
-		if _, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: rig.ReqStall}, nil, rig.Patience); !errors.Is(err, usb.ErrStall) {
+		if _, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: rig.ReqStall}, nil, rig.Timeout); !errors.Is(err, usb.ErrStall) {
 			t.Errorf("stall: %v", err)
 		}
 	}
@@ -163,25 +163,25 @@ func testUSBBulkAndInterrupt(t *testing.T, open usb.Transport) {
 				continue
 			}
 			want := pattern(size)
-			if n, err := c.Out(ctx, ep.out, want, false, rig.Patience); n != size || err != nil {
+			if n, err := c.Out(ctx, ep.out, want, false, rig.Timeout); n != size || err != nil {
 				t.Fatalf("%02X: %d bytes out: %d, %v", ep.out, size, n, err)
 			}
 			got := make([]byte, size+64)
-			n, err := c.In(ctx, ep.in, got, rig.Patience)
+			n, err := c.In(ctx, ep.in, got, rig.Timeout)
 			if err != nil || !bytes.Equal(got[:n], want) {
 				t.Fatalf("%02X: %d bytes in: %d bytes, %v", ep.in, size, n, err)
 			}
 		}
 	}
-	if _, err := c.In(ctx, 0x85, make([]byte, 8), rig.Patience); !errors.Is(err, reader.ErrInvalid) {
+	if _, err := c.In(ctx, 0x85, make([]byte, 8), rig.Timeout); !errors.Is(err, reader.ErrInvalid) {
 		t.Errorf("IN on an endpoint that is not there: %v", err)
 	}
-	if _, err := c.Out(ctx, rig.BulkIn, make([]byte, 8), false, rig.Patience); !errors.Is(err, reader.ErrInvalid) {
+	if _, err := c.Out(ctx, rig.BulkIn, make([]byte, 8), false, rig.Timeout); !errors.Is(err, reader.ErrInvalid) {
 		t.Errorf("OUT on an IN endpoint: %v", err)
 	}
 	// More than asked for is babble, unless it ends at a packet.
 	l.Set(func() { l.Queue[rig.BulkIn] = [][]byte{pattern(80)} })
-	if _, err := c.In(ctx, rig.BulkIn, make([]byte, 10), rig.Patience); !errors.Is(err, usb.ErrOverflow) {
+	if _, err := c.In(ctx, rig.BulkIn, make([]byte, 10), rig.Timeout); !errors.Is(err, usb.ErrOverflow) {
 		t.Errorf("babble: %v", err)
 	}
 }
@@ -197,7 +197,7 @@ func testUSBZeroLength(t *testing.T, open usb.Transport) {
 		n   int
 		zlp bool
 	}{{64, true}, {64, false}, {0, false}} {
-		if n, err := c.Out(ctx, rig.BulkOut, pattern(tt.n), tt.zlp, rig.Patience); n != tt.n || err != nil {
+		if n, err := c.Out(ctx, rig.BulkOut, pattern(tt.n), tt.zlp, rig.Timeout); n != tt.n || err != nil {
 			t.Fatalf("%d bytes out, zlp %v: %d, %v", tt.n, tt.zlp, n, err)
 		}
 		l.Mu.Lock()
@@ -211,11 +211,11 @@ func testUSBZeroLength(t *testing.T, open usb.Transport) {
 		if last != (rig.Sent{Endpoint: rig.BulkOut, Bytes: tt.n, ZLP: tt.zlp}) {
 			t.Errorf("%d bytes with zlp %v reached the device as %+v", tt.n, tt.zlp, last)
 		}
-		if n, err := c.In(ctx, rig.BulkIn, make([]byte, 64), rig.Patience); n != tt.n || err != nil {
+		if n, err := c.In(ctx, rig.BulkIn, make([]byte, 64), rig.Timeout); n != tt.n || err != nil {
 			t.Errorf("back: %d bytes, %v", n, err)
 		}
 		if apart {
-			if n, err := c.In(ctx, rig.BulkIn, make([]byte, 64), rig.Patience); n != 0 || err != nil {
+			if n, err := c.In(ctx, rig.BulkIn, make([]byte, 64), rig.Timeout); n != 0 || err != nil {
 				t.Errorf("the empty packet back: %d bytes, %v", n, err)
 			}
 		}
@@ -232,9 +232,9 @@ func testUSBStall(t *testing.T, open usb.Transport) {
 		l.Set(func() { l.Halted[ep] = true })
 		move := func() (err error) {
 			if ep&0x80 != 0 {
-				_, err = c.In(ctx, ep, make([]byte, 64), rig.Patience)
+				_, err = c.In(ctx, ep, make([]byte, 64), rig.Timeout)
 			} else {
-				_, err = c.Out(ctx, ep, pattern(3), false, rig.Patience)
+				_, err = c.Out(ctx, ep, pattern(3), false, rig.Timeout)
 			}
 			return err
 		}
@@ -275,7 +275,7 @@ func testUSBTimeoutAndCancel(t *testing.T, open usb.Transport) {
 		}
 		l.Set(func() { l.Queue[ep] = append(l.Queue[ep], []byte("late")) })
 		p := make([]byte, 64)
-		if n, err := c.In(t.Context(), ep, p, rig.Patience); err != nil || string(p[:n]) != "late" {
+		if n, err := c.In(t.Context(), ep, p, rig.Timeout); err != nil || string(p[:n]) != "late" {
 			t.Errorf("%02X: %q, %v", ep, p[:n], err)
 		}
 	}
@@ -292,7 +292,7 @@ func testUSBTimeoutAndCancel(t *testing.T, open usb.Transport) {
 		t.Errorf("control: %v, want the context's deadline", err)
 	}
 	l.Set(func() { clear(l.Hold) })
-	if n, err := c.Out(t.Context(), rig.BulkOut, pattern(9), false, rig.Patience); n != 9 || err != nil {
+	if n, err := c.Out(t.Context(), rig.BulkOut, pattern(9), false, rig.Timeout); n != 9 || err != nil {
 		t.Errorf("OUT afterwards: %d, %v", n, err)
 	}
 	l.AwaitWaiting(t, 0)
@@ -382,7 +382,7 @@ func testUSBUnplug(t *testing.T, open usb.Transport) {
 				if !errors.Is(err, reader.ErrGone) {
 					t.Errorf("%v, want ErrGone", err)
 				}
-			case <-time.After(rig.Patience):
+			case <-time.After(rig.Timeout):
 				t.Fatal("the transfer goes on without a device")
 			}
 			<-c.Gone()
@@ -441,7 +441,7 @@ func testUSBClaimed(t *testing.T, open usb.Transport) {
 	if !errors.Is(err, reader.ErrClaimed) || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v, want ErrClaimed and %q", err, want)
 	}
-	if _, err := c.Control(t.Context(), usb.Setup{RequestType: 0x40, Request: rig.ReqStore}, nil, rig.Patience); err != nil {
+	if _, err := c.Control(t.Context(), usb.Setup{RequestType: 0x40, Request: rig.ReqStore}, nil, rig.Timeout); err != nil {
 		t.Errorf("the first owner is disturbed: %v", err)
 	}
 	c.Close()
@@ -488,10 +488,10 @@ func testUSBReset(t *testing.T, open usb.Transport) {
 			t.Fatalf("%s: Gone is closed", who)
 		default:
 		}
-		if _, err := c.Out(t.Context(), rig.BulkOut, pattern(5), false, rig.Patience); err != nil {
+		if _, err := c.Out(t.Context(), rig.BulkOut, pattern(5), false, rig.Timeout); err != nil {
 			t.Errorf("%s: afterwards: %v", who, err)
 		}
-		if n, err := c.In(t.Context(), rig.BulkIn, make([]byte, 64), rig.Patience); n != 5 || err != nil {
+		if n, err := c.In(t.Context(), rig.BulkIn, make([]byte, 64), rig.Timeout); n != 5 || err != nil {
 			t.Errorf("%s: afterwards: %d, %v", who, n, err)
 		}
 		if _, err := open(rig.Find(t, l.Serial), 0); !errors.Is(err, reader.ErrClaimed) {
@@ -523,7 +523,7 @@ func testUSBResetWhileBusy(t *testing.T, open usb.Transport) {
 	}
 	cancel()
 	<-done
-	if _, err := c.Out(t.Context(), rig.BulkOut, pattern(5), false, rig.Patience); err != nil {
+	if _, err := c.Out(t.Context(), rig.BulkOut, pattern(5), false, rig.Timeout); err != nil {
 		t.Error(err)
 	}
 }
@@ -542,7 +542,7 @@ func testUSBDescriptorsOfFiles(t *testing.T, open usb.Transport) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Out(t.Context(), rig.BulkOut, pattern(5), false, rig.Patience); err != nil {
+		if _, err := c.Out(t.Context(), rig.BulkOut, pattern(5), false, rig.Timeout); err != nil {
 			t.Error(err)
 		}
 		c.Close()
@@ -579,7 +579,7 @@ func testUSBKernelDriver(t *testing.T, open usb.Transport) {
 	driver := func(want string) {
 		t.Helper()
 		var got string
-		for end := time.Now().Add(rig.Patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(rig.Timeout); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			l, _ := os.Readlink(link)
 			if got = filepath.Base(l); got == want {
 				return
@@ -594,7 +594,7 @@ func testUSBKernelDriver(t *testing.T, open usb.Transport) {
 	}
 	driver("usbfs")
 	// GET_REPORT goes to the keyboard (HID 1.11 §7.2.1).
-	if n, err := c.Control(t.Context(), usb.Setup{RequestType: 0xA1, Request: 1, Value: 1 << 8}, make([]byte, 8), rig.Patience); n != 8 || err != nil {
+	if n, err := c.Control(t.Context(), usb.Setup{RequestType: 0xA1, Request: 1, Value: 1 << 8}, make([]byte, 8), rig.Timeout); n != 8 || err != nil {
 		t.Errorf("GET_REPORT: %d bytes, %v", n, err)
 	}
 	c.Close()
@@ -633,7 +633,7 @@ func testUSBKernelDriverOfOne(t *testing.T, open usb.Transport) {
 	driver := func(iface int, want string) {
 		t.Helper()
 		got := ""
-		for end := time.Now().Add(rig.Patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(rig.Timeout); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			link, _ := os.Readlink(filepath.Join(dir, fmt.Sprintf("%s:1.%d", filepath.Base(dir), iface), "driver"))
 			if got = filepath.Base(link); got == want {
 				return
@@ -716,7 +716,7 @@ func testUSBOddInterfaceNumber(t *testing.T, open usb.Transport) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Out(t.Context(), rig.BulkOut, pattern(3), false, rig.Patience); err != nil {
+	if _, err := c.Out(t.Context(), rig.BulkOut, pattern(3), false, rig.Timeout); err != nil {
 		t.Error(err)
 	}
 }

@@ -52,7 +52,7 @@ func TestUSBHotplug(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Out(t.Context(), rig.BulkOut, []byte{1, 2, 3}, false, rig.Patience); err != nil {
+		if _, err := c.Out(t.Context(), rig.BulkOut, []byte{1, 2, 3}, false, rig.Timeout); err != nil {
 			t.Error(err)
 		}
 		opened := time.Since(begin)
@@ -192,7 +192,7 @@ func TestUSBHotplugReset(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.Out(t.Context(), rig.BulkOut, []byte{1, 2, 3}, false, rig.Patience); err != nil {
+	if _, err := c.Out(t.Context(), rig.BulkOut, []byte{1, 2, 3}, false, rig.Timeout); err != nil {
 		t.Error(err)
 	}
 	if rig.IsGone(d) || h.Count() != 1 {

@@ -26,10 +26,10 @@ func TestInotify(t *testing.T) {
 	r = f.next()
 	n := r.Link.(*node)
 	n.mu.Lock()
-	stirred := n.stirred
+	changed := n.changed
 	n.mu.Unlock()
 	f.must(os.Chmod(n.path, 0o660))
-	await(t, stirred, "wake-up")
+	await(t, changed, "wake-up")
 
 	// A bus that comes.
 	f.must(os.Mkdir(filepath.Join(f.w.dev, "007"), 0o755))

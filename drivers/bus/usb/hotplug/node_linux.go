@@ -36,9 +36,9 @@ type node struct {
 	configured bool
 
 	mu      sync.Mutex
-	stirred chan struct{} // closed and replaced when the device may have become usable
+	changed chan struct{} // closed and replaced when the device may have become usable
 	failure error         // why the latest OpenUSB failed, if another try may do better
-	waiting int           // OpenUSBs that wait for stirred
+	waiting int           // OpenUSB calls that wait for changed
 	// detached is that a person had the reader leave, whose device is still there.
 	detached bool
 }
@@ -107,13 +107,13 @@ func (n *node) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) {
 	n.mu.Unlock()
 	for {
 		n.mu.Lock()
-		stirred := n.stirred
+		changed := n.changed
 		n.mu.Unlock()
 		c, err := n.try(ctx, iface)
-		if patience := n.patience(err); patience > 0 && ctx.Err() == nil {
-			t := time.NewTimer(patience)
+		if wait := n.wait(err); wait > 0 && ctx.Err() == nil {
+			t := time.NewTimer(wait)
 			select {
-			case <-stirred:
+			case <-changed:
 			case <-t.C:
 			case <-n.gone:
 			case <-ctx.Done():
@@ -124,19 +124,19 @@ func (n *node) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) {
 			}
 			err = ctx.Err()
 		}
-		if n.ended(err, stirred) {
+		if n.ended(err, changed) {
 			return c, err
 		}
 	}
 }
 
 // ended ends an OpenUSB, unless it failed and something happened since it saw
-// stirred: what happens from now on has the device announced anew.
-func (n *node) ended(err error, stirred chan struct{}) bool {
+// changed: what happens from now on has the device announced anew.
+func (n *node) ended(err error, changed chan struct{}) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	retry := errors.Is(err, reader.ErrNoPermission) || errors.Is(err, reader.ErrClaimed) || errors.Is(err, errNotConfigured)
-	if retry && stirred != n.stirred {
+	if retry && changed != n.changed {
 		return false
 	}
 	n.waiting--
@@ -209,8 +209,8 @@ func (n *node) hasLeft() error {
 	return fmt.Errorf("%s: open %s: %w", n.device.Address, n.path, reader.ErrGone)
 }
 
-// patience is how long it may be worth waiting after err.
-func (n *node) patience(err error) time.Duration {
+// wait is how long it may be worth waiting after err.
+func (n *node) wait(err error) time.Duration {
 	age := time.Since(n.since)
 	switch {
 	case err == nil:
@@ -230,8 +230,8 @@ func (n *node) patience(err error) time.Duration {
 func (n *node) wake() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	close(n.stirred)
-	n.stirred = make(chan struct{})
+	close(n.changed)
+	n.changed = make(chan struct{})
 }
 
 // ready reports that the device could be opened, or that nobody has tried.

@@ -47,21 +47,21 @@ func TestDescribe(t *testing.T) {
 
 // What happens while an attempt to open fails is not lost: it is tried again, and the
 // device is announced anew by what happens from then on alone.
-func TestStirredWhileFailing(t *testing.T) {
+func TestChangedWhileFailing(t *testing.T) {
 	for _, err := range []error{errNotConfigured, reader.ErrNoPermission, reader.ErrClaimed} {
-		n := &node{stirred: make(chan struct{}), waiting: 1}
-		before := n.stirred
+		n := &node{changed: make(chan struct{}), waiting: 1}
+		before := n.changed
 		n.wake()
 		if n.ended(err, before) || n.waiting != 1 || !n.ready() {
 			t.Errorf("%v: given up though something happened meanwhile", err)
 		}
-		if !n.ended(err, n.stirred) || n.waiting != 0 || n.ready() {
+		if !n.ended(err, n.changed) || n.waiting != 0 || n.ready() {
 			t.Errorf("%v: not given up though nothing happened", err)
 		}
 	}
 	for _, err := range []error{nil, reader.ErrGone, reader.ErrProtocol} {
-		n := &node{stirred: make(chan struct{}), waiting: 1}
-		before := n.stirred
+		n := &node{changed: make(chan struct{}), waiting: 1}
+		before := n.changed
 		n.wake()
 		if !n.ended(err, before) || n.waiting != 0 || !n.ready() {
 			t.Errorf("%v: tried again", err)

@@ -406,7 +406,7 @@ func (w *Watcher) arrive(name string, s sight) {
 	n := &node{
 		name: name, number: s.number, desc: s.desc, sys: filepath.Join(w.sys, name), configured: s.configured,
 		path: filepath.Join(w.dev, fmt.Sprintf("%03d", s.number.bus), fmt.Sprintf("%03d", s.number.dev)),
-		gone: make(chan struct{}), stirred: make(chan struct{}), since: time.Now(), strings: s.strings, log: w.log, transport: w.open,
+		gone: make(chan struct{}), changed: make(chan struct{}), since: time.Now(), strings: s.strings, log: w.log, transport: w.open,
 	}
 	n.departed = func() { w.departed(n) }
 	id := s.id

@@ -487,12 +487,12 @@ func TestRescan(t *testing.T) {
 			f.start("uevents")
 			r := f.next()
 			n := r.Link.(*node)
-			stirred := n.stirred
+			changed := n.changed
 			n.failure, n.waiting = tt.err, tt.waiting
 			f.w.nodeChanged("003", "006")
 			f.stays(r, "another device's file")
 			f.w.nodeChanged("003", "005")
-			await(t, stirred, "wake-up")
+			await(t, changed, "wake-up")
 			if !tt.event {
 				f.stays(r, "its permissions are not what was missing")
 				f.w.Rescan()

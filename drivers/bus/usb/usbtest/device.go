@@ -210,7 +210,7 @@ func (d *Device) send(ep uint8, t transfer) {
 	defer d.mu.Unlock()
 	if d.port != nil {
 		d.at(ep).push(t)
-		d.stir()
+		d.wakeAll()
 	}
 }
 
@@ -219,7 +219,7 @@ func (d *Device) Halt(ep uint8) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.at(ep).halted = true
-	d.stir()
+	d.wakeAll()
 }
 
 // Hold has the transfers of an endpoint wait until it is called with false.
@@ -228,14 +228,14 @@ func (d *Device) Hold(ep uint8, hold bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.at(ep).held = hold
-	d.stir()
+	d.wakeAll()
 }
 
 // Wake has Model.In asked again.
 func (d *Device) Wake() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.stir()
+	d.wakeAll()
 }
 
 // Die has the device answer nothing until its port is reset, or for good.
@@ -245,8 +245,8 @@ func (d *Device) Die(forGood bool) {
 	d.dead, d.forGood = true, forGood
 }
 
-// stir wakes the transfers that wait. d.mu is held.
-func (d *Device) stir() {
+// wakeAll wakes the transfers that wait. d.mu is held.
+func (d *Device) wakeAll() {
 	close(d.wake)
 	d.wake = make(chan struct{})
 }
@@ -290,7 +290,7 @@ func (d *Device) reset() {
 	d.dead = d.forGood
 	d.resets++
 	d.note(Line{Kind: Reset})
-	d.stir()
+	d.wakeAll()
 }
 
 // clearHalt ends the halt of an endpoint.
@@ -299,5 +299,5 @@ func (d *Device) clearHalt(ep uint8) {
 	defer d.mu.Unlock()
 	d.at(ep).halted = false
 	d.note(Line{Kind: ClearHalt, Endpoint: ep})
-	d.stir()
+	d.wakeAll()
 }

@@ -114,7 +114,7 @@ func (d *Device) Heal() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.faults, d.dead, d.forGood = nil, false, false
-	d.stir()
+	d.wakeAll()
 }
 
 // befalls takes the fault that befalls a transfer, if one does.

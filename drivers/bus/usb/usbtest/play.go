@@ -168,9 +168,9 @@ func (p *Player) take(ctx context.Context, got *Line, data []byte) (int, error) 
 	if !got.In {
 		got.Data = data
 	}
-	patience := got.Timeout
-	if patience <= 0 && !got.In {
-		patience = time.Minute
+	timeout := got.Timeout
+	if timeout <= 0 && !got.In {
+		timeout = time.Minute
 	}
 	var late <-chan time.Time
 	for {
@@ -217,8 +217,8 @@ func (p *Player) take(ctx context.Context, got *Line, data []byte) (int, error) 
 			return 0, err
 		}
 		p.mu.Unlock()
-		if late == nil && patience > 0 {
-			t := time.NewTimer(patience)
+		if late == nil && timeout > 0 {
+			t := time.NewTimer(timeout)
 			defer t.Stop()
 			late = t.C
 		}
@@ -391,8 +391,8 @@ func (p *Player) Gone() <-chan struct{} { return p.ctx.Done() }
 // Close is usb.Conn.
 func (p *Player) Close() error { return nil }
 
-// patience is how long Replay gives a transfer that has no time of its own.
-const patience = 30 * time.Second
+// defaultTimeout is how long Replay gives a transfer that has no time of its own.
+const defaultTimeout = 30 * time.Second
 
 // Replay is the host of a session, for an emulated device: it sends what the
 // session's host sent, and fails the test where the device answers otherwise.
@@ -482,7 +482,7 @@ func (h *host) do(l *Line) Line {
 func (h *host) transfer(ctx context.Context, l, got *Line) {
 	timeout := l.Timeout
 	if timeout <= 0 {
-		timeout = patience + l.Held
+		timeout = defaultTimeout + l.Held
 	}
 	data := slices.Clone(l.Data)
 	if size := l.Asked; l.In || size > len(data) {

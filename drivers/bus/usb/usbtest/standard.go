@@ -65,7 +65,7 @@ func (d *Device) answer(s usb.Setup, data []byte) (int, error) {
 		for i := range d.endpoints {
 			d.endpoints[i].halted = false // §9.1.1.5
 		}
-		d.stir()
+		d.wakeAll()
 		return 0, nil
 	case request{0x81, getInterface}:
 		return copy(data, []byte{d.alternate[s.Index]}), nil
@@ -80,14 +80,14 @@ func (d *Device) answer(s usb.Setup, data []byte) (int, error) {
 			return 0, usb.ErrStall
 		}
 		d.at(uint8(s.Index)).halted = false
-		d.stir()
+		d.wakeAll()
 		return 0, nil
 	case request{0x02, setFeature}:
 		if s.Value != endpointHalt {
 			return 0, usb.ErrStall
 		}
 		d.at(uint8(s.Index)).halted = true
-		d.stir()
+		d.wakeAll()
 		return 0, nil
 	case request{0x00, clearFeature}, request{0x00, setFeature}: // remote wake-up
 		return 0, nil

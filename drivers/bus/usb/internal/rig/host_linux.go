@@ -17,8 +17,8 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// Patience is a time-out that nothing here needs, however busy the machine is.
-const Patience = 30 * time.Second
+// Timeout is a time-out that nothing here needs, however busy the machine is.
+const Timeout = 30 * time.Second
 
 // Driver only has IDs.
 type Driver struct {
@@ -69,7 +69,7 @@ func (h *Host) Next(t *testing.T) reader.Device {
 	select {
 	case d := <-h.News:
 		return d
-	case <-time.After(Patience):
+	case <-time.After(Timeout):
 		t.Fatal("nothing is announced")
 		panic("unreachable")
 	}
@@ -84,7 +84,7 @@ func AwaitGone(t *testing.T, d reader.Device) {
 	t.Helper()
 	select {
 	case <-gone(d):
-	case <-time.After(Patience):
+	case <-time.After(Timeout):
 		t.Fatalf("%s does not leave", d.Address)
 	}
 }
@@ -132,11 +132,11 @@ func PowerOn(t *testing.T, c usb.Conn) []byte {
 	t.Helper()
 	in, out := BulkEndpoints(c)
 	for seq := byte(0); ; seq++ {
-		if _, err := c.Out(t.Context(), out, []byte{0x62, 0, 0, 0, 0, 0, seq, 0, 0, 0}, false, Patience); err != nil {
+		if _, err := c.Out(t.Context(), out, []byte{0x62, 0, 0, 0, 0, 0, seq, 0, 0, 0}, false, Timeout); err != nil {
 			t.Fatal(err)
 		}
 		p := make([]byte, 271)
-		n, err := c.In(t.Context(), in, p, Patience)
+		n, err := c.In(t.Context(), in, p, Timeout)
 		if err != nil || n < 10 || p[0] != 0x80 || p[6] != seq {
 			t.Fatalf("IccPowerOn: % X, %v", p[:n], err)
 		}
@@ -165,7 +165,7 @@ func BulkEndpoints(c usb.Conn) (in, out uint8) {
 // Find waits for the device with this serial number and says where it is.
 func Find(t *testing.T, serial string) usb.Place {
 	t.Helper()
-	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(Timeout); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		dirs, _ := filepath.Glob("/sys/bus/usb/devices/*/serial")
 		for _, f := range dirs {
 			if b, _ := os.ReadFile(f); strings.TrimSpace(string(b)) == serial {

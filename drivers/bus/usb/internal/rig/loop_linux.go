@@ -96,7 +96,7 @@ func (l *Loop) Set(f func()) {
 // AwaitWaiting waits until the device keeps n transfers waiting.
 func (l *Loop) AwaitWaiting(t *testing.T, n int) {
 	t.Helper()
-	late := time.After(Patience)
+	late := time.After(Timeout)
 	for {
 		l.Mu.Lock()
 		waits, change := l.waits, l.change
@@ -226,7 +226,7 @@ func Plug(t *testing.T, l *Loop) *usbip.Port {
 			t.Errorf("unplug: %v", err)
 		}
 		// The next test's watcher would announce what the kernel still shows.
-		for end := time.Now().Add(Patience); listed(l.Serial); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(Timeout); listed(l.Serial); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Errorf("%s does not leave sysfs", l.Serial)
 				return
