@@ -118,6 +118,8 @@ func TestExitCodes(t *testing.T) {
 		{"mount --usb=libusb " + full, 2, "", `^cardfs: --usb=libusb: .*gousb and usbfs`},
 		{"mount --mode 0777 " + full, 2, "", `^cardfs: --mode 0777: three octal digits of read and write bits are wanted, such as 0660\n$`},
 		{"mount --mode 1666 " + full, 2, "", `^cardfs: --mode 1666: `},
+		{"mount --mode 0661 " + full, 2, "", `^cardfs: --mode 0661: `},
+		{"mount --mode 0616 " + full, 2, "", `^cardfs: --mode 0616: `},
 		{"mount --mode 669 " + full, 2, "", `^cardfs: --mode 669: `},
 		{"mount --mode -1 " + full, 2, "", `^cardfs: --mode -1: `},
 		{"mount --group no/such " + full, 2, "", `^cardfs: --group no/such: .*unknown group`},

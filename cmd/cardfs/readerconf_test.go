@@ -164,9 +164,9 @@ func (d fakeDriver) IDs() []reader.ID { return d.ids }
 func TestBundleIDs(t *testing.T) {
 	got := bundleIDs([]reader.Driver{
 		fakeDriver{name: "one", ids: []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "B"}, {Class: 0x0B, Model: "CCID"}}},
-		fakeDriver{name: "two", ids: []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "C"}, {Vendor: 0x1234, Product: 1}, {}}},
+		fakeDriver{name: "two", ids: []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "C"}, {Vendor: 0x1234, Product: 1}, {}, {Vendor: 0x1235}, {Product: 2}}},
 	})
-	if want := []bundleID{{"1234:0001", "two"}, {"1234:abcd", "B"}}; !slices.Equal(got, want) {
+	if want := []bundleID{{"0000:0002", "two"}, {"1234:0001", "two"}, {"1234:abcd", "B"}, {"1235:0000", "two"}}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
