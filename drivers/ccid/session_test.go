@@ -10,6 +10,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/drivers/ccid/emu"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
@@ -191,6 +192,60 @@ func TestEmulatorPlaysSession(t *testing.T) {
 				}
 				usbtest.Replay(t, session, e.Plug(), s.events(e))
 				e.Unplug()
+			})
+		})
+	}
+}
+
+// A memory card in a CCID reader of TPDU level: the reader refuses SetParameters, and
+// says with bmICCStatus 0 (CCID 1.1 table 6.2-3) that the card is active all the same. A
+// refusal is no reason to give up a card that is active: the pseudo-APDUs with which the
+// reader serves it (FF A4: select the card type) pass, though no other command came before.
+func TestMemoryCardSession(t *testing.T) {
+	for _, refusal := range []string{"40 FE", "40 F6", "40 07", "40 00"} {
+		t.Run(refusal, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				session, err := usbtest.Parse(fmt.Sprintf(`
+					OUT 02 | 65 00 00 00 00  00 00 00 00 00
+					IN  81 | 81 00 00 00 00  00 00 01 00 00
+					OUT 02 | 65 00 00 00 00  00 01 00 00 00
+					IN  81 | 81 00 00 00 00  00 01 01 00 00
+
+					== opened
+					OUT 02 | 62 00 00 00 00  00 02 01 00 00                      # IccPowerOn, 5 V
+					IN  81 | 80 06 00 00 00  00 02 00 00 00  3B 04 17 04 FF FF
+					OUT 02 | 61 05 00 00 00  00 03 00 00 00  11 00 00 0A 00      # SetParameters
+					IN  81 | 82 00 00 00 00  00 03 %s 00                         # failed, the card is active
+
+					== card type 06
+					OUT 02 | 6F 06 00 00 00  00 04 00 00 00  FF A4 00 00 01 06
+					IN  81 | 80 02 00 00 00  00 04 00 00 00  90 00
+
+					== closed
+					OUT 02 | 63 00 00 00 00  00 05 00 00 00
+					IN  81 | 81 00 00 00 00  00 05 01 00 00
+				`, refusal))
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := usbtest.NewPlayer(t, session).Describe(emu.New(bareTPDU()).Descriptors())
+				m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}})
+				defer m.Close(ctx)
+				if err := m.Announce(reader.Device{Driver: "ccid", Address: "usb:1-2", Link: p, Slots: 1}); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				p.Step("opened")
+				s, err := m.Slot(0).Open(ctx, core.Caller{Owner: t, Wait: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i := m.Slot(0).Info(); i.State != "powered" || i.Err != nil {
+					t.Errorf("state %s, error %v", i.State, i.Err)
+				}
+				p.Step("card type 06")
+				transmit(t, s, unhex("FF A4 00 00 01 06"), unhex("90 00"))
+				p.Step("closed")
 			})
 		})
 	}
