@@ -110,7 +110,7 @@ var sessions = []struct {
 	{"testdata/tpdu.txt", bareTPDU, unhex("3B 12 95 14 50"), func(e *emu.Reader) map[string]func() {
 		return map[string]func(){
 			"no card":    func() { e.Contact(0).Remove() },
-			"a T=1 card": func() { e.Insert(0, &testCard{atr: unhex("3B 80 81 11 FE EE")}) },
+			"a T=1 card": func() { e.Contact(0).Insert(&testCard{atr: unhex("3B 80 81 11 FE EE")}) },
 		}
 	}, func(h *host) {
 		<-h.s.Changes()
@@ -187,7 +187,7 @@ func TestEmulatorPlaysSession(t *testing.T) {
 			}
 			synctest.Test(t, func(t *testing.T) {
 				e := emu.New(s.reader())
-				if err := e.Insert(0, &testCard{atr: bytes.Clone(s.card)}); err != nil {
+				if err := e.Contact(0).Insert(&testCard{atr: bytes.Clone(s.card)}); err != nil {
 					t.Fatal(err)
 				}
 				usbtest.Replay(t, session, e.Plug(), s.events(e))
@@ -198,7 +198,7 @@ func TestEmulatorPlaysSession(t *testing.T) {
 }
 
 // A memory card in a CCID reader of TPDU level: the reader refuses SetParameters, and
-// says with bmICCStatus 0 (CCID 1.1 table 6.2-3) that the card is active all the same. A
+// says with bmICCStatus 0 (CCID 1.1 table 6.2-3) that the card is active. A
 // refusal is no reason to give up a card that is active: the pseudo-APDUs with which the
 // reader serves it (FF A4: select the card type) pass, though no other command came before.
 func TestMemoryCardSession(t *testing.T) {
