@@ -1,5 +1,5 @@
 // Package clib builds the C libraries of ctapi/clib with a mount that lies
-// inside (testdata/fake.c) and runs them under the sanitizers and valgrind.
+// inside (testdata/fake) and runs them under the sanitizers and valgrind.
 package clib
 
 import (
@@ -21,7 +21,7 @@ const (
 	ifd     = "../../ctapi/clib/ifd"
 )
 
-// wrapped is what the libraries call and fake.c answers.
+// wrapped is what the libraries call and testdata/fake answers.
 var wrapped = []string{
 	"open", "openat", "close", "read", "epoll_ctl", "epoll_wait", "write", "ioctl", "readlink",
 	"opendir", "readdir", "closedir", "malloc", "calloc", "pthread_create",
@@ -59,7 +59,7 @@ func run(t *testing.T, env []string, name string, args ...string) string {
 	return out.String()
 }
 
-// build makes the test program of that name. How long the libraries wait is the
+// build makes the test program whose sources are in that directory of testdata. How long the libraries wait is the
 // tests' to say (testdata/times.h): 30 ms for what comes soon, 60 ms for an answer
 // where they say nothing.
 func build(t *testing.T, name string, flags ...string) string {
@@ -67,14 +67,21 @@ func build(t *testing.T, name string, flags ...string) string {
 	program := filepath.Join(t.TempDir(), name)
 	args := append([]string{"-std=gnu11", "-g", "-O1", "-fno-omit-frame-pointer", "-pthread",
 		"-DCF_SOON_MS=test_soon_ms", "-DCF_ANSWER_MS=test_answer_ms", "-DSOON_MS=30", "-DANSWER_MS=60",
-		"-include", "testdata/times.h", "-I", ctapi, "-I", ifd, "-I", common, "-o", program,
-		"testdata/" + name + ".c", "testdata/fake.c"}, warnings...)
+		"-include", "testdata/times.h", "-I", "testdata", "-I", "testdata/fake", "-I", ctapi, "-I", ifd, "-I", common,
+		"-o", program}, warnings...)
+	for _, dir := range []string{name, "fake"} {
+		files, err := filepath.Glob("testdata/" + dir + "/*.c")
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no C files in testdata/%s: %v", dir, err)
+		}
+		args = append(args, files...)
+	}
 	args = append(args, flags...)
 	for _, f := range wrapped {
 		args = append(args, "-Wl,--wrap="+f)
 	}
 	library := cc.IFDHandler()
-	if name == "ctapi_test" {
+	if name == "ctapi" {
 		library = cc.CTAPI()
 	}
 	for _, f := range library.Sources {
@@ -92,7 +99,7 @@ func TestLibraries(t *testing.T) {
 		}
 		return "STRIDE=" + normal
 	}
-	for _, program := range []string{"ifd_test", "ifd_hostile_test", "ctapi_test"} {
+	for _, program := range []string{"ifd", "ifd_hostile", "ctapi"} {
 		t.Run(program, func(t *testing.T) {
 			t.Run("plain", func(t *testing.T) {
 				t.Parallel()

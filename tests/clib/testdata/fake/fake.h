@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * fake.h - a cardfs mount at /fake, inside the process under test, that can be
- * made to lie
+ * fake.h - cardfs mounts at /fake and /other, inside the process under test, that
+ * can be made to lie
  *
  * It stands where the C library's open, read, write, ioctl ... are, by the
  * linker's --wrap. Left alone it keeps the contract of the mount.
@@ -13,7 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SLOTS = 4 };
+/* Slots 0 to SLOTS - 1 are those of /fake; OTHER + n is slot n of /other. */
+enum { MOUNTS = 2, SLOTS = 4, OTHER = SLOTS };
 
 /* fake_reset brings back an empty mount, and no faults. */
 void fake_reset(void);
@@ -36,7 +37,7 @@ void fake_sessions(int slot, int others);
 void fake_remove_unseen(int slot);
 /* fake_atr makes the atr files say text, which lasts until fake_reset. */
 void fake_atr(const char *text);
-/* fake_line sends a line of its own to who follows events. */
+/* fake_line sends a line of its own to who follows the events of /fake. */
 void fake_line(const char *line);
 
 /* The card answers with SW 9000, and 80EE data with the data; 80EC nnnn with
