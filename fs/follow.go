@@ -74,13 +74,7 @@ func openEvent(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 		feed = f.mount.manager.Follow()
 	}
 	w.close, w.there, w.told = feed.Close, feed.Ready, feed.Watch
-	w.next = feedNext(feed, func(dst []byte, e core.Event, lost uint64) []byte {
-		dst = e.Append(dst)
-		if lost > 0 {
-			dst = fmt.Appendf(dst, " lost=%d", lost)
-		}
-		return dst
-	})
+	w.next = feedNext(feed, eventLine)
 	return w, nil
 }
 
@@ -90,13 +84,25 @@ func openTrace(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	feed := f.slot.FollowTrace()
 	w.close = func() { f.slot.CloseTrace(feed) }
 	w.there, w.told = feed.Ready, feed.Watch
-	w.next = feedNext(feed, func(dst []byte, line string, lost uint64) []byte {
-		if lost > 0 {
-			dst = fmt.Appendf(dst, "# lost=%d\n", lost)
-		}
-		return append(dst, line...)
-	})
+	w.next = feedNext(feed, traceLine)
 	return w, nil
+}
+
+// eventLine appends an event; "a slow reader is told how many it lost (lost=N)".
+func eventLine(dst []byte, e core.Event, lost uint64) []byte {
+	dst = e.Append(dst)
+	if lost > 0 {
+		dst = fmt.Appendf(dst, " lost=%d", lost)
+	}
+	return dst
+}
+
+// traceLine appends a line of the trace, after a comment that says how many were lost.
+func traceLine(dst []byte, line string, lost uint64) []byte {
+	if lost > 0 {
+		dst = fmt.Appendf(dst, "# lost=%d\n", lost)
+	}
+	return append(dst, line...)
 }
 
 // Read gives the lines that are there, as many as fit, and waits for one.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // newTestFollower follows lines that the test sends.
@@ -272,5 +273,21 @@ func TestFollowerReady(t *testing.T) {
 	stop()
 	if told != nil || w.wake.Load() != nil {
 		t.Error("it goes on being watched")
+	}
+}
+
+// "A slow reader is told how many it lost (lost=N)", and only then.
+func TestLostLines(t *testing.T) {
+	e := core.Event{}
+	plain := string(e.Append(nil))
+	for lost, want := range map[uint64]string{0: "x" + plain, 1: "x" + plain + " lost=1", 1000: "x" + plain + " lost=1000"} {
+		if got := string(eventLine([]byte("x"), e, lost)); got != want {
+			t.Errorf("%d events lost: %q, want %q", lost, got, want)
+		}
+	}
+	for lost, want := range map[uint64]string{0: "xline", 1: "x# lost=1\nline", 1000: "x# lost=1000\nline"} {
+		if got := string(traceLine([]byte("x"), "line", lost)); got != want {
+			t.Errorf("%d lines of trace lost: %q, want %q", lost, got, want)
+		}
 	}
 }

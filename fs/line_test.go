@@ -139,6 +139,28 @@ func TestLongestLine(t *testing.T) {
 	})
 }
 
+// A line that was refused, and was not too long, is over: what comes then is another.
+func TestLongestLineRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, over := range []int{0, 1} {
+			c := open(t, &fakeCard{}, rdwr)
+			c.mustWrite("00A40000" + strings.Repeat(" ", maxLine-1024-8))
+			if errno := c.write("zz" + strings.Repeat(" ", 1022+over)); errno != syscall.EINVAL {
+				t.Errorf("%d more than the longest: %v", over, errno)
+			}
+			if errno := c.write("00B00000\n"); errno != map[int]syscall.Errno{0: 0, 1: syscall.EINVAL}[over] {
+				t.Errorf("after %d more than the longest: %v", over, errno)
+			}
+			synctest.Wait()
+			if got := c.card.commands(); got != map[int]string{0: "00B00000"}[over] {
+				t.Errorf("sent %s", got)
+			}
+			c.Release(bg)
+			wantEmpty(t, c.room)
+		}
+	})
+}
+
 // The kernel cuts a write at 128 KiB: what follows a refused piece of that size, without a
 // newline at its end, is the rest of its line; after any other it is a line of its own.
 func TestRefusedPieces(t *testing.T) {

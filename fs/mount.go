@@ -135,21 +135,21 @@ func (s *Server) Done() <-chan struct{} { return s.mount.server.Gone() }
 // a reader or card end with the manager's Close.
 func (s *Server) Leave() { s.leave() }
 
-// Close takes the mount away, whoever sits in it, and gives answers under way
-// patience to be delivered. Whoever still has a file open then may go on asking, so
+// Close takes the mount away, whoever sits in it, and waits up to limit for answers under
+// way to be delivered. Whoever still has a file open then may go on asking, so
 // that the kernel keeps the connection: that is not waited for.
-func (s *Server) Close(patience time.Duration) error {
+func (s *Server) Close(limit time.Duration) error {
 	s.leave()
 	var err error
 	if s.mount.server.Connected() { // else its number may be another mount's by now
 		err = s.mounted.detach()
 	}
-	enough, cancel := context.WithTimeout(context.Background(), patience)
+	enough, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	s.mount.server.Drain(enough.Done())
 	select {
 	case <-s.Done():
-	case <-time.After(min(patience, 50*time.Millisecond)):
+	case <-time.After(min(limit, 50*time.Millisecond)):
 	}
 	return err
 }

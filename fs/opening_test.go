@@ -104,7 +104,7 @@ func TestOpenFails(t *testing.T) {
 		}
 	}
 	wantEmpty(t, d.mnt.rooms.of(b))
-	d.mnt.rooms.bays.Range(func(key, _ any) bool {
+	d.mnt.rooms.bySlot.Range(func(key, _ any) bool {
 		t.Error("the room of a reader that left stays")
 		return false
 	})

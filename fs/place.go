@@ -174,15 +174,8 @@ func (p *place) usable() error {
 
 func fuseUsable() error {
 	f, err := os.OpenFile("/dev/fuse", os.O_RDWR|unix.O_CLOEXEC, 0)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return errors.New("/dev/fuse is missing: load the kernel's FUSE module (as root: modprobe fuse); in a container, give it the device (--device /dev/fuse)")
-	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
-		return errors.New("/dev/fuse is there but the kernel has no FUSE: as root: modprobe fuse")
-	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0:
-		return errors.New("no permission to open /dev/fuse: it should have mode 0666 (as root: chmod 666 /dev/fuse), or you should be in its group")
-	case err != nil:
-		return fmt.Errorf("open /dev/fuse: %w", err)
+	if err != nil {
+		return explainDevice(err, os.Geteuid() == 0)
 	}
 	f.Close()
 	if os.Geteuid() != 0 {
@@ -191,6 +184,19 @@ func fuseUsable() error {
 		}
 	}
 	return nil
+}
+
+// explainDevice says what to do where /dev/fuse cannot be opened.
+func explainDevice(err error, root bool) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return errors.New("/dev/fuse is missing: load the kernel's FUSE module (as root: modprobe fuse); in a container, give it the device (--device /dev/fuse)")
+	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
+		return errors.New("/dev/fuse is there but the kernel has no FUSE: as root: modprobe fuse")
+	case errors.Is(err, os.ErrPermission) && !root:
+		return errors.New("no permission to open /dev/fuse: it should have mode 0666 (as root: chmod 666 /dev/fuse), or you should be in its group")
+	}
+	return fmt.Errorf("open /dev/fuse: %w", err)
 }
 
 // explain adds what to do to an error of the mount itself.

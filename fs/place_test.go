@@ -299,6 +299,7 @@ func TestWarnOfTimeouts(t *testing.T) {
 	}{
 		{nil, 0},
 		{map[string]string{"default_request_timeout": "0\n", "max_request_timeout": "0\n"}, 0},
+		{map[string]string{"max_request_timeout": "600\n"}, 1}, // of a kernel that has only this
 		{map[string]string{"default_request_timeout": "30\n", "max_request_timeout": "0\n"}, 1},
 		{map[string]string{"default_request_timeout": "0\n", "max_request_timeout": "600\n"}, 1},
 		{map[string]string{"default_request_timeout": "60\n", "max_request_timeout": "600\n"}, 2},
@@ -318,6 +319,32 @@ func TestWarnOfTimeouts(t *testing.T) {
 				t.Errorf("%v: %q", c.files, l)
 			}
 		}
+	}
+}
+
+// What stands in the way of a mount is an error, and nothing is mounted.
+func TestMountRefused(t *testing.T) {
+	needMount(t)
+	full := t.TempDir()
+	name := filepath.Join(full, "file")
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := core.NewManager(core.Options{})
+	defer m.Close(bg)
+	before := mustCardfsMounts(t)
+	for dir, want := range map[string]string{
+		full:           "not empty",
+		name:           "not a directory",
+		full + "/none": "no such directory; create it first: mkdir -p " + full + "/none",
+	} {
+		s, err := Mount(dir, m, Options{GID: -1})
+		if err == nil || s != nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, %v; want %s", dir, s, err, want)
+		}
+	}
+	if now := mustCardfsMounts(t); now != before {
+		t.Errorf("%d mounts, %d before", now, before)
 	}
 }
 

@@ -57,6 +57,7 @@ func TestChannelReady(t *testing.T) {
 			answer <- reader.ErrTimeout
 			<-woken
 			for c0.Ready() == out { // between the answers
+				<-woken
 			}
 			want(in | out)
 			if _, errno := c0.read(100); errno != syscall.ETIMEDOUT {
@@ -69,15 +70,11 @@ func TestChannelReady(t *testing.T) {
 			for range maxAnswers {
 				answer <- nil
 			}
-			for c0.Ready() == 0 {
-			}
-			for {
+			for busy := true; busy; { // until the last answer is there
+				<-woken
 				c0.mu.Lock()
-				idle := !c0.busy
+				busy = c0.busy
 				c0.mu.Unlock()
-				if idle {
-					break
-				}
 			}
 			want(in)
 			wakes.Store(0)

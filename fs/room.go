@@ -153,12 +153,12 @@ func (s *share) give(n int) {
 }
 
 // rooms are the rooms of a mount's slots.
-type rooms struct{ bays sync.Map }
+type rooms struct{ bySlot sync.Map }
 
 func (r *rooms) of(s *core.Slot) *room {
-	found, ok := r.bays.Load(s)
+	found, ok := r.bySlot.Load(s)
 	if !ok {
-		found, _ = r.bays.LoadOrStore(s, new(room))
+		found, _ = r.bySlot.LoadOrStore(s, new(room))
 		if s.Gone() { // forget may have been here before
 			r.forget(s)
 		}
@@ -166,4 +166,4 @@ func (r *rooms) of(s *core.Slot) *room {
 	return found.(*room)
 }
 
-func (r *rooms) forget(s *core.Slot) { r.bays.Delete(s) }
+func (r *rooms) forget(s *core.Slot) { r.bySlot.Delete(s) }

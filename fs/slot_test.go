@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"syscall"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -28,6 +29,36 @@ func TestModes(t *testing.T) {
 			if w, ok := want[f.spec.name]; ok && a.Mode&0o777 != w {
 				t.Errorf("--mode %04o: %s has %04o, want %04o", mode, f.spec.name, a.Mode&0o777, w)
 			}
+		}
+	}
+}
+
+// "Text files show their true length; attributes of text files are not cached." The others
+// show 4096 for ever, and the kernel keeps what does not change. A name is kept for long:
+// the kernel is told when it goes.
+func TestLengths(t *testing.T) {
+	d := newDesk(t, "t1")
+	specs := append([]spec{specCtl, specRootEvent}, slotFiles...)
+	for i := range specs {
+		f := &file{mount: d.mnt, slot: d.m.Slot(0), spec: &specs[i]}
+		size, keep := uint64(streamSize), long
+		if f.spec.text != nil && f.spec.name != "stats" { // which counts by itself
+			keep = 0
+			if n := len(f.spec.text(f)); n > 0 || !f.spec.powers {
+				size = uint64(n)
+			}
+		}
+		var entry fuse.EntryOut
+		f.entry(&entry)
+		if entry.EntryTimeout() != long || f.spec.name != "stats" && (entry.Size != size || entry.AttrTimeout() != keep) {
+			t.Errorf("%s: %d bytes, the name is kept %v, attributes %v", f.spec.name, entry.Size, entry.EntryTimeout(), entry.AttrTimeout())
+		}
+		var attr fuse.AttrOut
+		if errno := f.Getattr(bg, nil, &attr); errno != 0 || f.spec.name != "stats" && (attr.Size != size || attr.Timeout() != keep) {
+			t.Errorf("%s: %v, %d bytes, kept %v", f.spec.name, errno, attr.Size, attr.Timeout())
+		}
+		if attr.Nlink != 1 || attr.Uid != 1000 || attr.Mode&syscall.S_IFMT != syscall.S_IFREG || attr.Mtime == 0 || attr.Mode != entry.Mode {
+			t.Errorf("%s: %+v", f.spec.name, attr.Attr)
 		}
 	}
 }

@@ -103,6 +103,12 @@ func killed(tid uint32) bool {
 	if err != nil {
 		return errors.Is(unix.Kill(int(tid), 0), unix.ESRCH)
 	}
+	return sigkillPending(text)
+}
+
+// sigkillPending reports whether SIGKILL is pending for the thread of which text is
+// /proc/TID/status, or for its process (proc_pid_status(5)).
+func sigkillPending(text []byte) bool {
 	for line := range bytes.Lines(text) {
 		key, value, _ := bytes.Cut(line, []byte(":"))
 		switch string(key) {

@@ -25,6 +25,34 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// "SigPnd, ShdPnd: mask (expressed in hexadecimal) of signals pending for thread and for
+// process as a whole" (proc_pid_status(5)). SIGKILL is the ninth.
+func TestSigkillPending(t *testing.T) {
+	const none, kill, others = "0000000000000000", "0000000000000100", "fffffffffffffeff"
+	for _, c := range []struct {
+		thread, process, blocked string
+		want                     bool
+	}{
+		{none, none, none, false},
+		{kill, none, none, true},
+		{none, kill, none, true},
+		{kill, kill, none, true},
+		{"ffffffffffffffff", none, none, true},
+		{others, others, none, false},
+		{none, none, "ffffffffffffffff", false},
+		{"100", none, none, true},
+		{"zz100", "", none, false},
+	} {
+		text := "Name:\tsh\nSigQ:\t0/256\nSigPnd:\t" + c.thread + "\nShdPnd:\t" + c.process + "\nSigBlk:\t" + c.blocked + "\nSigIgn:\t" + c.blocked + "\n"
+		if got := sigkillPending([]byte(text)); got != c.want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+	if sigkillPending(nil) || sigkillPending([]byte("SigPnd")) {
+		t.Error("a text that tells nothing")
+	}
+}
+
 // "It returns the answer, whatever signals come but SIGKILL, which ends it within a
 // second: after an interrupt the daemon looks for a pending SIGKILL, answers EINTR, and
 // drops the card's answer when it comes." The kernel interrupts once, and the SIGKILL may
@@ -71,4 +99,29 @@ func TestServeKilled(t *testing.T) {
 		}
 	}
 	k.want(k.open(), 0) // and not what came too late
+}
+
+// One who is interrupted is watched as well as many, and so is the next after him.
+func TestServeKilledAlone(t *testing.T) {
+	card, begun := make(chan struct{}), make(chan struct{})
+	k := startServer(t, &answers{ioctl: func(<-chan struct{}, []byte, []byte) fuse.Status {
+		begun <- struct{}{}
+		<-card
+		return fuse.OK
+	}})
+	for range 2 {
+		child := exec.Command("sleep", "60")
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		r := fuse.IoctlIn{}
+		r.Pid = uint32(child.Process.Pid)
+		dies := k.send(opIoctl, &r.InHeader, bytesOf(&r), nil)
+		<-begun
+		k.interrupt(dies)
+		child.Process.Kill()
+		child.Wait()
+		k.want(dies, syscall.EINTR)
+		card <- struct{}{}
+	}
 }

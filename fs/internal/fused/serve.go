@@ -9,11 +9,10 @@
 // server calls its Send once that WRITE has its answer.
 //
 // Lock order: polled.mu, then what a handle's Ready and Watch take, then Server.closing.
-// Server.mu, opens.mu and seldom.mu are leaves: nothing is called while one is held.
+// Server.mu and opens.mu are leaves: nothing is called while one is held.
 package fused
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -26,6 +25,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader/limitlog"
 )
 
 // Server reads the kernel's requests, has go-fuse answer them, and writes the answers.
@@ -48,9 +49,7 @@ type Server struct {
 	fd      int // /dev/fuse; a read waits
 	session *fuse.Server
 	proto   *fuse.ProtocolServer
-	log     *slog.Logger
-	panics  seldom
-	errors  seldom
+	log     *slog.Logger // limited: anybody may make an error happen over and over
 	opens   *opens
 	// exchanges has the opens whose requests go-fuse is not asked for (direct.go); nil
 	// where all is to be logged, which go-fuse does.
@@ -110,24 +109,9 @@ const (
 	abandoned = 3 // who asked was killed and has an answer
 )
 
-// The opcodes that say how large their answer may be, and those without one
-// (linux/include/uapi/linux/fuse.h, enum fuse_opcode).
-const (
-	opForget      = 2
-	opRead        = 15
-	opWrite       = 16
-	opGetXAttr    = 22
-	opListXAttr   = 23
-	opReadDir     = 28
-	opInterrupt   = 36
-	opIoctl       = 39
-	opBatchForget = 42
-	opReadDirPlus = 44
-)
-
 // New speaks INIT on fd, a mount's /dev/fuse, which the server then owns.
 func New(fd int, tree fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) (*Server, error) {
-	s := &Server{fd: fd, log: log, workers: map[*worker]struct{}{}, gone: make(chan struct{}), answered: make(chan struct{}, 1)}
+	s := &Server{fd: fd, log: limitlog.WithBurst(log, 1), workers: map[*worker]struct{}{}, gone: make(chan struct{}), answered: make(chan struct{}, 1)}
 	s.opens = newOpens(tree)
 	if !o.Debug {
 		s.exchanges = s.opens
@@ -170,11 +154,6 @@ func (s *Server) replayInit(init fuse.InitIn) error {
 		return fmt.Errorf("FUSE's INIT, repeated: %v", status)
 	}
 	return nil
-}
-
-// bytesOf is the memory of v, a structure of the protocol.
-func bytesOf[T any](v *T) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
 }
 
 // Serve answers requests until the mount is gone.
@@ -226,7 +205,7 @@ func (s *Server) loop() {
 			// The request has failed, not the mount (linux/fs/fuse/dev.c,
 			// fuse_dev_do_read); unless they all do.
 			s.large.Put(large)
-			s.complain("read of /dev/fuse", "error", err)
+			s.log.Error("read of /dev/fuse", "error", err)
 			if failed++; failed == mostReadErrors {
 				s.log.Error("giving up the mount: /dev/fuse cannot be read", "error", err)
 				s.end()
@@ -348,30 +327,6 @@ func (s *Server) answer(w *worker, h *fuse.InHeader, in, out []byte) (n int) {
 	return n
 }
 
-// hackName and hackNode are a file that go-fuse's ProtocolServer shows to everybody in
-// the top directory. It is there for servers that open files of their own mount.
-const (
-	hackName = ".go-fuse-epoll-hack"
-	hackNode = ^uint64(0)
-)
-
-func isHack(h *fuse.InHeader, in []byte) bool {
-	return h.NodeId == hackNode ||
-		h.NodeId == fuse.FUSE_ROOT_ID && bytes.Contains(in[inHeaderSize:], []byte(hackName))
-}
-
-// shorten leaves of the answer to an ioctl what is to be copied to the caller.
-func shorten(cmd uint32, out []byte) int {
-	const fixed = headerSize + ioctlOutSize
-	if len(out) < fixed { // an error
-		return len(out)
-	}
-	result := (*fuse.IoctlOut)(unsafe.Pointer(&out[headerSize]))
-	n := fixed + copiedBack(cmd, int(result.Result), len(out)-fixed)
-	(*fuse.OutHeader)(unsafe.Pointer(&out[0])).Length = uint32(n)
-	return n
-}
-
 func (s *Server) write(answer []byte, opcode uint32) {
 	for {
 		// It does not wait, so Go's scheduler need not be told.
@@ -381,7 +336,7 @@ func (s *Server) write(answer []byte, opcode uint32) {
 			continue
 		case 0, unix.ENOENT, unix.ENODEV: // who asked is dead, or the mount
 		default:
-			s.complain("write to /dev/fuse", "opcode", opcode, "error", err)
+			s.log.Error("write to /dev/fuse", "opcode", opcode, "error", err)
 			// Who asked would wait for ever where the kernel threw the answer away.
 			h := (*fuse.OutHeader)(unsafe.Pointer(&answer[0]))
 			if h.Status != -int32(fuse.EIO) && h.Unique != 0 {
@@ -417,72 +372,9 @@ func (s *Server) Connected() bool {
 	}
 }
 
-const (
-	inHeaderSize = int(unsafe.Sizeof(fuse.InHeader{}))
-	headerSize   = int(unsafe.Sizeof(fuse.OutHeader{}))
-)
-
-// reply puts the header of an answer with size bytes behind it into out. An error has
-// none.
-func reply(out []byte, unique uint64, status fuse.Status, size int) int {
-	if !status.Ok() {
-		size = 0
-	}
-	size += headerSize
-	*(*fuse.OutHeader)(unsafe.Pointer(&out[0])) = fuse.OutHeader{
-		Length: uint32(size), Status: -int32(status), Unique: unique,
-	}
-	return size
-}
-
 // Panicked logs a panic; whoever asked gets EIO, and nobody else takes harm.
 func (s *Server) Panicked(p any) {
-	if n, ok := s.panics.now(); ok {
-		s.log.Error("panic", "error", p, "more", n, "stack", string(debug.Stack()))
-	}
-}
-
-// complain logs what anybody might make happen over and over.
-func (s *Server) complain(what string, args ...any) {
-	if n, ok := s.errors.now(); ok {
-		s.log.Error(what, append(args, "more", n)...)
-	}
-}
-
-// seldom keeps anyone from flooding the log.
-type seldom struct {
-	mu   sync.Mutex
-	last time.Time
-	more int // since then
-}
-
-// now reports whether to log, and what was not logged since the last time.
-func (s *seldom) now() (more int, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	if !s.last.IsZero() && now.Sub(s.last) < 10*time.Second {
-		s.more++
-		return 0, false
-	}
-	more, s.more, s.last = s.more, 0, now
-	return more, true
-}
-
-// answerSize is the most that the answer takes, in bytes. A size that the kernel never
-// asks for counts as more than largeSize: an int has 32 bits on some processors.
-func answerSize(h *fuse.InHeader) int {
-	const fixed = 512 // more than any answer of a fixed size
-	p := unsafe.Pointer(h)
-	switch h.Opcode {
-	case opRead, opReadDir, opReadDirPlus:
-		return fixed + int(min((*fuse.ReadIn)(p).Size, largeSize))
-	case opIoctl:
-		return fixed + int(min((*fuse.IoctlIn)(p).OutSize, largeSize))
-	case opGetXAttr, opListXAttr:
-		return fixed + int(min((*fuse.GetXAttrIn)(p).Size, largeSize))
-	}
-	return fixed
+	s.log.Error("panic", "error", p, "stack", string(debug.Stack()))
 }
 
 // Sender is an open with commands to send.
@@ -511,59 +403,4 @@ func (s *Server) send() {
 	s.waiting.Store(int32(last))
 	s.mu.Unlock()
 	c.Send()
-}
-
-// Drain waits until no answer is under way, or until enough is closed. The loops go on, as
-// who has a file open may ask again.
-func (s *Server) Drain(enough <-chan struct{}) {
-	s.leaving.Store(true)
-	for s.underWay() {
-		select {
-		case <-s.answered:
-		case <-enough:
-			return
-		}
-	}
-}
-
-func (s *Server) underWay() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for w := range s.workers {
-		if r := w.request.Load(); r != noRequest && r != abandoned {
-			return true
-		}
-	}
-	return false
-}
-
-// end interrupts all that is under way, as the mount is gone.
-func (s *Server) end() {
-	if s.dead.Swap(true) {
-		return
-	}
-	close(s.gone)
-	var workers []*worker
-	s.mu.Lock()
-	for w := range s.workers {
-		workers = append(workers, w)
-	}
-	s.mu.Unlock()
-	for _, w := range workers {
-		unique := w.request.Load()
-		// It may be about to begin, where nothing can interrupt it yet.
-		for try := 0; try < 100 && unique > abandoned && w.request.Load() == unique; try++ {
-			if s.interrupt(unique) {
-				break
-			}
-			request := fuse.InterruptIn{Unique: unique}
-			request.Opcode = opInterrupt
-			request.Length = uint32(unsafe.Sizeof(request))
-			var answer [64]byte
-			if n, _ := s.proto.HandleRequest([][]byte{bytesOf(&request)}, [][]byte{answer[:]}); n == 0 {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}
 }

@@ -1,0 +1,88 @@
+package fused
+
+import (
+	"bytes"
+	"testing"
+)
+
+// The numbers of cardfs.h: programs are built with them.
+func TestIoctlNumbers(t *testing.T) {
+	if IoctlExchange != 0xC000CF01 || IoctlBinary != 0xCF02 || IoctlCTAPI != 0xCF03 {
+		t.Errorf("%#x, %#x, %#x", IoctlExchange, IoctlBinary, IoctlCTAPI)
+	}
+	for cmd, want := range map[uint32]bool{
+		0xC000CF01: true, 0xC004CF01: true, 0xFFFFCF01: true, // the size is the caller's choice
+		0xCF02: false, 0xCF03: false, 0xC000CF02: false, 0x8000CF01: false, 0x4000CF01: false, 0xC000CE01: false, 0x5401: false,
+	} {
+		if got := IsExchange(cmd); got != want {
+			t.Errorf("%#x: %v", cmd, got)
+		}
+	}
+}
+
+// "in: length and command bytes, out: length and answer bytes".
+func TestExchangeIn(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		room int
+		ok   bool
+		want string
+	}{
+		{"", 100, false, ""},
+		{"\x00\x00\x00", 100, false, ""},
+		{"\x00\x00\x00\x00", 3, false, ""},
+		{"\x00\x00\x00\x00", 4, true, ""},
+		{"\x02\x00\x00\x00ab", 6, true, "ab"},
+		{"\x02\x00\x00\x00abc", 7, true, "ab"},
+		{"\x03\x00\x00\x00ab", 100, false, ""},
+		{"\xff\xff\xff\xffab", 100, false, ""},
+		{"\x00\x00\x00\x80ab", 100, false, ""},
+	} {
+		out := make([]byte, c.room)
+		command, room, ok := ExchangeIn([]byte(c.in), out)
+		if ok != c.ok || string(command) != c.want {
+			t.Errorf("%q, room %d: %q, %v", c.in, c.room, command, ok)
+		}
+		if ok && (len(room) != 0 || cap(room) != c.room-4) {
+			t.Errorf("%q, room %d: %d of %d bytes for the answer", c.in, c.room, len(room), cap(room))
+		}
+		if ok && c.room > 4 {
+			if _ = append(room, 7); out[4] != 7 {
+				t.Errorf("%q: the answer is not in its place", c.in)
+			}
+		}
+	}
+}
+
+// An answer that does not fit is told by its length alone, and what it leaves of the
+// buffer holds nothing of what was there.
+func TestExchangeOut(t *testing.T) {
+	for n, want := range map[int]string{
+		0:     "\x00\x00\x00\x00\x00\x00\x00",
+		2:     "\x02\x00\x00\x00zz\x00",
+		3:     "\x03\x00\x00\x00zzz",
+		4:     "\x04\x00\x00\x00\x00\x00\x00",
+		65538: "\x02\x00\x01\x00\x00\x00\x00",
+	} {
+		out := bytes.Repeat([]byte("z"), 7)
+		if ExchangeOut(out, n); string(out) != want {
+			t.Errorf("%d bytes: %q, want %q", n, out, want)
+		}
+	}
+}
+
+// Of what is no exchange all the room is copied back, as the kernel expects.
+func TestCopiedBack(t *testing.T) {
+	for _, c := range []struct {
+		cmd               uint32
+		result, room, out int
+	}{
+		{IoctlExchange, 0, 100, 4}, {IoctlExchange, 96, 100, 100}, {IoctlExchange, 97, 100, 4},
+		{IoctlExchange, 0, 4, 4}, {IoctlExchange, 0, 3, 3}, {IoctlExchange, 5, 0, 0},
+		{IoctlBinary, 0, 0, 0}, {0x5401, 0, 100, 100}, {0x5401, 7, 100, 100},
+	} {
+		if got := copiedBack(c.cmd, c.result, c.room); got != c.out {
+			t.Errorf("%#x, answer of %d, room for %d: %d", c.cmd, c.result, c.room, got)
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package fs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// A number that no slot has is no file; while the mount is leaving it says what who came a
+// moment earlier hears, ENODEV. A number has one spelling.
+func TestLookupOfNoSlot(t *testing.T) {
+	d := newDesk(t, "t1")
+	ctx, leave := context.WithCancel(bg)
+	d.mnt.leaving = ctx
+	top := &root{mount: d.mnt}
+	var out fuse.EntryOut
+	for _, name := range []string{"1", "7", "00", "+0", "-1", "0x0", " 0", "x", "", "by_id", "Event", "9999999999999999999999"} {
+		if n, errno := top.Lookup(bg, name, &out); n != nil || errno != syscall.ENOENT {
+			t.Errorf("%q: %v, %v", name, n, errno)
+		}
+	}
+	leave()
+	for name, want := range map[string]syscall.Errno{"1": syscall.ENODEV, "7": syscall.ENODEV, "00": syscall.ENOENT, "x": syscall.ENOENT} {
+		if n, errno := top.Lookup(bg, name, &out); n != nil || errno != want {
+			t.Errorf("leaving, %q: %v, %v; want %v", name, n, errno, want)
+		}
+	}
+	if n, errno := (&byID{mount: d.mnt}).Lookup(bg, "nosuch", &out); n != nil || errno != syscall.ENOENT {
+		t.Errorf("by-id/nosuch: %v, %v", n, errno)
+	}
+}
+
+// Errors say what to do.
+func TestExplainDevice(t *testing.T) {
+	for _, c := range []struct {
+		errno syscall.Errno
+		root  bool
+		want  string
+	}{
+		{syscall.ENOENT, true, "/dev/fuse is missing: load the kernel's FUSE module"},
+		{syscall.ENODEV, true, "the kernel has no FUSE: as root: modprobe fuse"},
+		{syscall.ENXIO, false, "the kernel has no FUSE: as root: modprobe fuse"},
+		{syscall.EACCES, false, "chmod 666 /dev/fuse"},
+		{syscall.EPERM, false, "chmod 666 /dev/fuse"},
+		{syscall.EPERM, true, "open /dev/fuse: "}, // a container's root: no mode helps
+		{syscall.EMFILE, false, "open /dev/fuse: "},
+	} {
+		err := explainDevice(&os.PathError{Op: "open", Path: "/dev/fuse", Err: c.errno}, c.root)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, root %v: %v", c.errno, c.root, err)
+		}
+	}
+}
+
+// fusermount3 sends one descriptor (libfuse, util/fusermount.c, send_fd). Anything else
+// is no mount, and no descriptor is left open.
+func TestReceiveFD(t *testing.T) {
+	for n := range 3 {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rights []byte
+		if n > 0 {
+			rights = unix.UnixRights([]int{0, 1, 2}[:n]...)
+		}
+		if err := unix.Sendmsg(pair[1], []byte{0}, rights, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		fd, err := receiveFD(pair[0])
+		switch {
+		case n == 1:
+			if err != nil {
+				t.Error(err)
+			} else if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+				t.Errorf("flags %d, %v", flags, err)
+			}
+			unix.Close(fd)
+		case err == nil:
+			t.Errorf("%d descriptors: %d", n, fd)
+		}
+		unix.Close(pair[0])
+		unix.Close(pair[1])
+	}
+}
+
+// Whoever queues commands has to send them where nobody does: once, and only where there
+// is something.
+func TestSubmit(t *testing.T) {
+	c := open(t, &fakeCard{}, rdwr)
+	for _, step := range []struct {
+		n    int
+		want bool
+	}{{0, false}, {0, false}, {2, true}, {1, false}, {0, false}} {
+		c.mu.Lock()
+		got := c.submit(make([]command, step.n)...)
+		busy := c.busy
+		c.mu.Unlock()
+		if got != step.want || busy != (len(c.queue) > 0) {
+			t.Errorf("%d commands: %v; busy %v with %d queued", step.n, got, busy, len(c.queue))
+		}
+	}
+	if len(c.queue) != 3 {
+		t.Errorf("%d are queued", len(c.queue))
+	}
+}
+
+// "A command is a control code of four bytes, big endian, and its data." What is shorter
+// is refused, with no byte of it in the words.
+func TestControlCode(t *testing.T) {
+	d := newDesk(t, "t1")
+	h := d.mustOpen(as(1000, self), "control", syscall.O_RDWR).(*controlFile)
+	defer h.Release(bg)
+	for n := range 8 {
+		command := bytes.Repeat([]byte{0xA5}, n)
+		room, err := h.check(command)
+		if n >= 4 {
+			if err != nil || room != 258 {
+				t.Errorf("%d bytes: %d, %v", n, room, err)
+			}
+			continue
+		}
+		if !errors.Is(err, reader.ErrInvalid) || !strings.Contains(err.Error(), fmt.Sprintf("four bytes must come first, here are %d", n)) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+	// A code that nobody knows is no success, and says nothing of the data.
+	answer, err := h.exchange(bg, []byte{0x42, 0, 0xFF, 0xFF, 0xA5, 0xA5}, 0, []byte{7})
+	if !errors.Is(err, reader.ErrUnsupported) || !bytes.Equal(answer, []byte{7}) || strings.Contains(err.Error(), "A5") {
+		t.Errorf("% X, %v", answer, err)
+	}
+	// 42 00 0D 48 (CM_IOCTL_GET_FEATURE_REQUEST): the features, each a tag, 04 and a code.
+	answer, err = h.exchange(bg, []byte{0x42, 0, 0x0D, 0x48}, 0, []byte{7})
+	if err != nil || len(answer) < 1 || answer[0] != 7 || (len(answer)-1)%6 != 0 {
+		t.Errorf("% X, %v", answer, err)
+	}
+}
+
+// Waits like open(2): EAGAIN with O_NONBLOCK where the reader is not ready, and the open
+// that failed holds nothing.
+func TestControlOfAReaderThatLeft(t *testing.T) {
+	d := newDesk(t, "pinpad")
+	h := d.mustOpen(as(1000, self), "control", syscall.O_RDWR).(*controlFile)
+	slot := d.m.Slot(0)
+	f := &file{mount: d.mnt, slot: slot, spec: &slotFiles[0]}
+	if err := d.m.Detach(0); err != nil {
+		t.Fatal(err)
+	}
+	<-slot.Done()
+	for _, flags := range []uint32{syscall.O_RDWR, syscall.O_RDWR | syscall.O_NONBLOCK} {
+		if h, err := openControl(as(1000, self), f, flags); toErrno(err) != syscall.ENODEV || h != nil {
+			t.Errorf("open with %#o: %v, %v", flags, h, err)
+		}
+	}
+	if _, err := h.exchange(bg, []byte{0x42, 0, 0x0D, 0x48}, 0, nil); toErrno(err) != syscall.ENODEV {
+		t.Errorf("an exchange: %v", err)
+	}
+	h.Release(bg)
+}
