@@ -1,14 +1,25 @@
-// Package link makes C-APDUs of what a driver's Slot carries.
+// Package link exchanges C-APDUs with the card in a driver's Slot.
 //
-// A reader works at a level (reader.Level). At the APDU levels a C-APDU goes to it as it
-// is. Below them the host runs the transmission protocol: the slot carries T=1 blocks,
-// T=0 TPDUs or single characters, and a machine of package iso7816 says which. Which
-// protocol, and at which rate, is agreed with the card after each activation: PowerUp
-// reads the ATR, chooses, does the PPS where the reader does not, tells the reader, and
-// falls back to slower rates. All that a card is sent, C-APDUs and the PIN commands that
-// a PIN pad completes, goes through one loop, run.
+// Programs write C-APDUs, the commands of ISO/IEC 7816-4. A card takes them by a
+// transmission protocol of ISO/IEC 7816-3, in messages called TPDUs:
 //
-// A Link also decides what a trace may show: reference data and keys are masked.
+//	T=1  blocks of NAD, PCB, LEN, up to 254 bytes and EDC, which are numbered and
+//	     repeated where they are damaged; a long C-APDU is a chain of them
+//	T=0  a header CLA INS P1 P2 P3, then data in one direction, which the card asks for
+//	     by procedure bytes; a C-APDU may take several
+//
+// Who makes TPDUs of C-APDUs depends on the reader (reader.Level). One that works with
+// APDUs does so itself. For the others the host does: a machine of package iso7816 says
+// what to send, the slot carries it, and run is the loop around both. C-APDUs go through
+// it, and so do the PIN commands that a PIN pad completes.
+//
+// After each reset the ATR says which protocols and rates the card has. It begins with
+// its first protocol at the rate 372/1. Another is asked for by a PPS (protocol and
+// parameters selection), which the card confirms by an echo. PowerUp does all of that:
+// it reads the ATR, chooses, does the PPS unless the reader has, tells the reader what
+// was agreed on, and falls back to a slower rate where nothing gets through.
+//
+// A Link also decides what a trace may show: PINs and keys are masked.
 package link
 
 import (
@@ -26,7 +37,7 @@ import (
 // voltages with an ATR of 33 characters at 9600 etu each, PPS and S(IFS).
 const PowerLimit = 30 * time.Second
 
-// Config is what a Link works with. Slot alone must be given.
+// Config is what a Link works with. Only Slot is required.
 type Config struct {
 	Slot     reader.Slot
 	Features reader.Features // the slot's
@@ -40,14 +51,14 @@ type Config struct {
 	Trace    Trace        // nil: none
 }
 
-// Trace takes a decoded log of what crosses the slot, a line an entry.
+// Trace takes the decoded log of what crosses the slot, one line a call.
 type Trace interface {
-	// On reports whether anybody reads it.
+	// On reports whether anybody reads the trace.
 	On() bool
 	Printf(format string, args ...any)
 }
 
-// Link is a slot with the protocol that was agreed with its card and the machine that
+// Link is a slot with the protocol that was agreed on with its card, and the machine that
 // runs it. It has one user at a time.
 type Link struct {
 	Config
@@ -58,12 +69,12 @@ type Link struct {
 	// What was found out at power-up, see PowerUp.
 	atr      *iso7816.ATR
 	params   iso7816.Params
-	fallback string            // what is in force in place of a rate that failed, in words
-	specific *iso7816.ATR      // the ATR in specific mode that a warm reset changed; nil: there was none
-	chose    bool              // the reader took another protocol than the one it was asked for
+	fallback string            // in words: the rate in force in place of one that failed
+	specific *iso7816.ATR      // the ATR before the warm reset that ended specific mode; nil: there was none
+	chose    bool              // the reader took another protocol than it was asked for
 	asked    byte              // TA1 of the rate that the card or the reader was asked for
-	heard    bool              // something came from the card at that rate
-	slowed   bool              // nothing did, and there is a slower one
+	heard    bool              // the card sent something at that rate
+	slowed   bool              // it sent nothing, and the next activation tries a slower rate
 	known    map[string]*rates // by ATR
 
 	machine  iso7816.Machine // nil: C-APDUs go to the reader as they are
@@ -71,10 +82,10 @@ type Link struct {
 	charWait time.Duration   // between two characters of the card, with the reader's slack
 	rx       []byte          // receive buffer; empty between two exchanges
 
-	masked     bool // what is exchanged now is secret
-	wireMasked bool // and so is what the card says now
-	fetched    bool // the last command was, and so is what GET RESPONSE fetches
-	late       bool // it failed: the card may not have said everything
+	masked     bool // the command under way is secret, and so is its answer
+	wireMasked bool // what crosses the contacts now is secret
+	fetched    bool // the last command was secret, and so is what GET RESPONSE fetches
+	late       bool // it failed: the card may still send what belongs to it
 }
 
 // New makes the link of a slot whose card has no power.
@@ -105,10 +116,10 @@ func (l *Link) ATR() *iso7816.ATR { return l.atr }
 // Params are the transmission parameters in force.
 func (l *Link) Params() iso7816.Params { return l.params }
 
-// Fallback says in words what is in force in place of a rate that failed; "": none failed.
+// Fallback is, in words, the rate in force in place of one that failed; "" if none did.
 func (l *Link) Fallback() string { return l.fallback }
 
-// Traits are the slot's, as they were after the last activation.
+// Traits are the slot's after the last activation.
 func (l *Link) Traits() reader.Traits { return l.traits }
 
 // Active reports whether the card has power, as far as we know.
@@ -117,13 +128,13 @@ func (l *Link) Active() bool { return l.active }
 // Dead reports whether only a reset helps.
 func (l *Link) Dead() bool { return l.dead }
 
-// Secret reports whether the last command was one whose lengths nobody may learn.
+// Secret reports whether the last command had a PIN or a key, whose length nobody may learn.
 func (l *Link) Secret() bool { return l.fetched }
 
-// Abandon says that what was under way was ended in the middle: only a reset helps.
+// Abandon notes that an exchange was ended in the middle: only a reset helps.
 func (l *Link) Abandon() { l.dead = true }
 
-// setUp makes the machine for what was agreed on.
+// setUp makes the machine for the protocol that was agreed on.
 func (l *Link) setUp(ctx context.Context) error {
 	l.fetched, l.late = false, false
 	l.charWait = l.params.CharWait(l.traits.ClockHz) + l.traits.Slack
@@ -154,14 +165,15 @@ func (l *Link) setUp(ctx context.Context) error {
 	return nil
 }
 
-// sender sends one step's block or TPDU: Slot.Exchange, or what stands for it.
+// sender sends the block or TPDU of one step and returns the card's answer, as
+// Slot.Exchange does.
 type sender func(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error)
 
-// unsent is a sender's error where nothing reached the card.
+// unsent is a sender's error that says that nothing reached the card.
 type unsent struct{ error }
 
-// run carries a machine's steps out until it is done, or the exchange limit is
-// over. send, if not nil, stands for the slot's Exchange.
+// run carries out a machine's steps until it is done or the exchange limit is
+// over. send, if not nil, is called in place of the slot's Exchange.
 func (l *Link) run(ctx context.Context, step iso7816.Step, send sender) error {
 	until, expired := l.limit(ctx), false
 	if l.rx == nil {
@@ -205,7 +217,7 @@ func (l *Link) run(ctx context.Context, step iso7816.Step, send sender) error {
 		if err != nil && (errors.Is(err, reader.ErrGone) || errors.Is(err, reader.ErrNoCard) || errors.Is(err, reader.ErrStale) || errors.Is(err, errPINAgain) || ctx.Err() != nil) {
 			l.dead = true
 			if sent > 0 && errors.Is(err, reader.ErrStale) {
-				// The card has seen something before it lost its power.
+				// The card saw a part of the exchange before it lost its power.
 				return fmt.Errorf("the card lost its power during the exchange (%v): %w", err, reader.ErrTimeout)
 			}
 			return err
@@ -228,9 +240,8 @@ func (l *Link) wipe() {
 	clear(l.rx[:cap(l.rx)])
 }
 
-// limit is when an exchange that begins now must be over: by the clock, and not after the
-// sum of what the card was granted. One that asks for time much earlier than it must would
-// lose the larger part of it.
+// limit is when an exchange that begins now must be over. It goes by the clock, not by the
+// sum of what the card was granted: a card may ask for time long before it needs it.
 func (l *Link) limit(ctx context.Context) time.Time {
 	until := time.Now().Add(l.Limit)
 	if end, ok := ctx.Deadline(); ok && end.Before(until) {
@@ -239,8 +250,8 @@ func (l *Link) limit(ctx context.Context) time.Time {
 	return until
 }
 
-// expire gives up waiting. What the machine still has to say to the card gets as
-// long as an activation.
+// expire gives up waiting. For what the machine still has to tell the card there is as
+// much time as for an activation.
 func (l *Link) expire() (step iso7816.Step, expired bool, until time.Time) {
 	return l.machine.Expire(), true, time.Now().Add(PowerLimit)
 }
@@ -286,7 +297,7 @@ func (l *Link) exchange(ctx context.Context, capdu, dst []byte) ([]byte, error) 
 	return answer, err
 }
 
-// PowerOff deactivates the card, if it has power as far as we know.
+// PowerOff deactivates the card, unless it is known to have no power.
 func (l *Link) PowerOff(ctx context.Context) error {
 	l.machine, l.t1, l.dead = nil, nil, false
 	if !l.active {

@@ -10,19 +10,19 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// attempts is how often a card is activated before it is rejected, the first time
-// included (ISO/IEC 7816-3:2006 §6.2.3).
+// attempts is how many activations a card gets before it is rejected
+// (ISO/IEC 7816-3:2006 §6.2.3).
 const attempts = 3
 
-// rates is what is known of a card's rates in this slot. It belongs to one ATR.
+// rates is what is known about the rates of one card, told by its ATR, in this slot.
 type rates struct {
-	failed []byte // TA1 of the rates that could not be set, or after which nothing came
-	noPPS  bool   // the card did not take a PPS that asks for a rate
-	proven bool   // something came at the rate that is left
-	known  int    // how many had failed then
+	failed []byte // TA1 of the rates that could not be set, or at which nothing came
+	noPPS  bool   // the card refused a PPS that asks for a rate
+	proven bool   // the card sent something at a rate that had not failed
+	known  int    // len(failed) at that time
 }
 
-// prove notes that something came.
+// prove notes that the card sent something.
 func (r *rates) prove() { r.proven, r.known = true, len(r.failed) }
 
 func (r *rates) fail(ta1 byte) {
@@ -32,8 +32,8 @@ func (r *rates) fail(ta1 byte) {
 }
 
 const (
-	maxCards  = 64 // for which a slot remembers rates
-	maxResets = 16 // of one power-up: nine values of D, and the other reasons
+	maxCards  = 64 // cards whose rates a slot remembers
+	maxResets = 16 // resets in one power-up: nine values of D, and some for other reasons
 )
 
 // rates finds what is known of the card with this ATR.
@@ -50,8 +50,8 @@ func (l *Link) rates(atr *iso7816.ATR) *rates {
 	return r
 }
 
-// again is the error of an activation that shall be tried once more in another way,
-// which l.rates or the reset now say.
+// again is the error of an activation that is to be tried once more: with the reset how,
+// and by what l.rates says now.
 type again struct {
 	how reader.Reset
 	err error
@@ -60,15 +60,15 @@ type again struct {
 func (e *again) Error() string { return e.err.Error() }
 func (e *again) Unwrap() error { return e.err }
 
-// errRefused: without a PPS there is no way to the protocol that was asked for.
+// errRefused: the card refused the PPS without which it does not change its protocol.
 var errRefused = fmt.Errorf("the card refused the PPS: %w", reader.ErrProtocol)
 
-// hopeless reports whether err is the end of everything under way in the slot.
+// hopeless reports whether err ends everything under way in the slot.
 func hopeless(err error) bool {
 	return errors.Is(err, reader.ErrGone) || errors.Is(err, reader.ErrNoCard) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
-// maybeRate reports whether err may have its reason in the rate.
+// maybeRate reports whether the rate may be the reason for err.
 func maybeRate(err error) bool { return !hopeless(err) && !errors.Is(err, reader.ErrStale) }
 
 // PowerUp activates or resets the card and agrees on a protocol and its parameters:
@@ -88,8 +88,8 @@ func (l *Link) PowerUp(ctx context.Context, how reader.Reset, want int) error {
 	for left, resets := attempts, 1; ; resets++ {
 		err = l.activate(ctx, how, want)
 		if errors.Is(err, reader.ErrStale) {
-			// Once it may be anybody's reset; a reader may also take the power from a
-			// card at a rate that cannot be.
+			// The first time it may be somebody's reset. A reader may also take the
+			// power from a card at a rate that does not work.
 			if lost && l.slower(l.asked) {
 				err = l.next(err)
 			}
@@ -124,8 +124,8 @@ func (l *Link) PowerUp(ctx context.Context, how reader.Reset, want int) error {
 	return err
 }
 
-// forget drops what was found out about the card's rates since something came at one
-// of them: nothing comes at any now, so that it is not the rate.
+// forget drops the rates that failed since one was proven. Nothing comes at any rate now,
+// so the rate is not the reason.
 func (l *Link) forget() {
 	for _, atr := range []*iso7816.ATR{l.atr, l.specific} {
 		if atr == nil {
@@ -191,7 +191,7 @@ func (l *Link) activate(parent context.Context, how reader.Reset, want int) erro
 	l.params = p
 	if err := l.setUp(ctx); err != nil {
 		if ctx.Err() != nil && parent.Err() == nil {
-			// Three block waiting times are longer than that where BWI is above 6.
+			// With BWI above 6 three block waiting times are longer than PowerLimit.
 			l.slowed = l.slower(l.asked)
 		}
 		if err = fmt.Errorf("parameters T=%d TA1=%02X: %w", p.T, p.TA1, err); l.slowed {
@@ -216,11 +216,11 @@ func (l *Link) synchronous(raw []byte, want int) (err error) {
 	return nil
 }
 
-// errSynchronous: a C-APDU, or what goes with one, is for a synchronous card.
+// errSynchronous: a synchronous card was to get a C-APDU or a protocol.
 var errSynchronous = fmt.Errorf("this is a memory card, which has no protocol and takes no commands: %w", reader.ErrUnsupported)
 
-// slower notes that nothing gets through at the rate ta1 and reports whether there
-// is another one to try.
+// slower notes that nothing gets through at the rate ta1, and reports whether there
+// is another to try.
 func (l *Link) slower(ta1 byte) bool {
 	selects := l.Features.ProtocolSelector != nil
 	switch {
@@ -251,7 +251,7 @@ func (l *Link) inSpecificMode() bool {
 // was not tried yet may change that.
 func (l *Link) changeable() bool { return l.atr.Changeable() && l.specific == nil }
 
-// noteFallback says in words what is in force in place of what the card offers.
+// noteFallback sets Fallback, if p has not the rate that card and reader could have.
 func (l *Link) noteFallback(p iso7816.Params) {
 	offer := l.atr
 	if l.specific != nil {
@@ -270,7 +270,7 @@ func (l *Link) supports(ta1 byte) bool {
 	return l.Features.RateLimiter == nil || l.Features.RateLimiter.Supports(ta1)
 }
 
-// Speaks reports whether the reader has protocol t; nobody has others than T=0 and T=1.
+// Speaks reports whether the reader has protocol t. No reader has any but T=0 and T=1.
 func (l *Link) Speaks(t int) bool {
 	if t != 0 && t != 1 {
 		return false
@@ -282,8 +282,7 @@ func (l *Link) Speaks(t int) bool {
 	return ts == nil || slices.Contains(ts, t)
 }
 
-// first is the protocol in force without a choice: the card's first that the reader
-// has, and whether there is one.
+// first is the card's first protocol that the reader has too; ok is false if there is none.
 func (l *Link) first() (t int, ok bool) {
 	offered := l.atr.Protocols()
 	if t, _, specific := l.atr.Specific(); specific {
@@ -333,8 +332,8 @@ func (l *Link) toNegotiable(err error) error {
 	return &again{reader.Warm, err}
 }
 
-// Selectable says why protocol t cannot be had from the card that has power; nil if
-// it can be asked for.
+// Selectable returns why protocol t cannot be selected, or nil if it can. The card has
+// power.
 func (l *Link) Selectable(t int) error {
 	selects := l.Features.ProtocolSelector != nil
 	if l.traits.Level == reader.Synchronous {
@@ -369,8 +368,8 @@ func (l *Link) agree(ctx context.Context, p *iso7816.Params, r *rates) (err erro
 			case asked == iso7816.DefaultTA1:
 				return fmt.Errorf("protocol T=%d: %w (%v)", p.T, errRefused, err)
 			}
-			// §9: after a failed PPS the card is reset. It is asked for no rate any
-			// more; its first protocol then needs no PPS.
+			// ISO/IEC 7816-3:2006 §9: after a failed PPS the card is reset. From now
+			// on it is asked for no rate, so that its first protocol needs no PPS.
 			r.noPPS = true
 			return &again{reader.Cold, err}
 		}
@@ -390,8 +389,8 @@ func (l *Link) agree(ctx context.Context, p *iso7816.Params, r *rates) (err erro
 	case pps || p.TA1 != iso7816.DefaultTA1:
 		return err
 	}
-	// What was refused is what holds anyway. The reader may speak with a card that
-	// has no transmission protocol, such as a memory card, in its own way.
+	// The defaults hold anyway. A reader may refuse them for a card without a
+	// transmission protocol, such as a memory card, with which it has its own way.
 	if now, e := l.Slot.Status(ctx); e != nil || now != reader.Powered {
 		return err
 	}
@@ -399,7 +398,7 @@ func (l *Link) agree(ctx context.Context, p *iso7816.Params, r *rates) (err erro
 	return nil
 }
 
-// agreed is agree where the reader negotiates.
+// agreed is agree for a reader that does the PPS itself.
 func (l *Link) agreed(ctx context.Context, p *iso7816.Params) error {
 	first, _ := l.first()
 	if l.Features.ProtocolSelector == nil {
@@ -423,14 +422,15 @@ func (l *Link) agreed(ctx context.Context, p *iso7816.Params) error {
 	return err
 }
 
-// pps asks for protocol t at the rate ta1 (§9) and returns the rate agreed on.
+// pps asks for protocol t at the rate ta1 and returns the rate that the card agreed to
+// (ISO/IEC 7816-3:2006 §9).
 func (l *Link) pps(ctx context.Context, t int, ta1 byte) (byte, error) {
 	request := iso7816.PPSRequest(t, ta1)
-	// The initial waiting time, 9600 etu, holds for the response too (§9.2).
+	// The initial waiting time, 9600 etu, holds for the response, too (ibid. §9.2).
 	wait := iso7816.DefaultParams(0).WWT(l.traits.ClockHz) + l.traits.Slack
 	x := reader.Transfer{Out: request, Wait: wait, CharWait: wait, Until: l.limit(ctx)}
 	if l.traits.Level == reader.Character {
-		x.Want = 2 // PPSS and PPS0 say how many follow
+		x.Want = 2 // PPSS and PPS0, which says how many follow
 	}
 	response, err := l.Slot.Exchange(ctx, x, l.rx[:0])
 	if err == nil && l.traits.Level == reader.Character && len(response) == 2 {

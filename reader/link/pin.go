@@ -54,13 +54,13 @@ func (l *Link) usePIN(ctx context.Context, template []byte, enter func(prologue 
 	return answer, err
 }
 
-// errPINAgain: what the card wants repeated is the template without the PIN. It would be
-// a wrong PIN to the card, and one try less.
+// errPINAgain: the card wants the block repeated that had the PIN. The host has only the
+// template, which the card would take for a wrong PIN and count.
 var errPINAgain = fmt.Errorf("the card wants the PIN command again: %w", reader.ErrProtocol)
 
 // enterPIN runs the exchange whose command the reader completes. Under T=1 at
-// TPDU level the block's prologue is ours and the card's block comes back, so
-// that the machine's sequence numbers go on.
+// TPDU level the host gives the block's prologue and gets the card's block, so
+// that the machine's sequence numbers stay right.
 func (l *Link) enterPIN(ctx context.Context, template []byte, enter func(prologue [3]byte, dst []byte) ([]byte, error)) (answer []byte, err error) {
 	l.conceal(nil) // whatever the command is
 	defer func() { l.reveal(err) }()

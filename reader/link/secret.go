@@ -8,12 +8,12 @@ import (
 )
 
 // secret reports whether a command or its answer may hold reference data, a key,
-// or what a key protects. What is no command may be a PIN typed into the wrong
-// place.
+// or what a key protects. Bytes that are no command may be a PIN typed into the
+// wrong place.
 //
-// Where the class is not asked for, cards use the instruction in classes of their
-// own, or with a logical channel, chaining or secure messaging. The odd
-// instruction is the even one with BER-TLV data (ISO/IEC 7816-4:2013 §5.4.2).
+// Most rules leave the class open: cards use the instruction in classes of their own,
+// or with a logical channel, chaining or secure messaging. An odd instruction is the
+// even one with BER-TLV data (ISO/IEC 7816-4:2013 §5.4.2).
 func secret(capdu []byte) bool {
 	if malformed(capdu) {
 		return true
@@ -85,13 +85,13 @@ func malformed(capdu []byte) bool {
 // Conceal is the error of a secret command, see concealed.
 func Conceal(err error) error { return concealed{err} }
 
-// concealed is the error of a secret command, without numbers in its words: any may be a
-// length, and the length of VERIFY tells the PIN's.
+// concealed is the error of a secret command without the numbers in its text. Any number
+// may be a length, and VERIFY's length tells the PIN's.
 type concealed struct{ error }
 
 func (c concealed) Unwrap() error { return c.error }
 
-// Error has N for each number; T=0 and T=1 are none.
+// Error has N in place of each number, but for those of T=0 and T=1.
 func (c concealed) Error() string {
 	text := c.error.Error()
 	var out strings.Builder

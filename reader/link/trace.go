@@ -8,8 +8,8 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// conceal decides what the trace may show of the exchange that begins, whether
-// or not anybody follows it: one may begin in the middle.
+// conceal decides what the trace may show of the exchange that begins. It does so even
+// if nobody reads the trace: a reader of it may come in the middle.
 func (l *Link) conceal(capdu []byte) {
 	// GET RESPONSE fetches what belongs to the command before it.
 	fetches := len(capdu) >= 4 && capdu[1]&^1 == 0xC0
@@ -18,8 +18,8 @@ func (l *Link) conceal(capdu []byte) {
 	l.wireMasked = l.masked || l.late
 }
 
-// reveal ends conceal. After an error the card may still say in the next
-// exchange what belongs to this one.
+// reveal ends conceal. After an error the card may still send, in the next exchange,
+// what belongs to this one.
 func (l *Link) reveal(err error) {
 	l.late = err != nil && l.wireMasked
 	l.masked, l.wireMasked = false, false
@@ -44,8 +44,8 @@ func (l *Link) traceAPDU(dir byte, p []byte) {
 	}
 }
 
-// traceError writes why an exchange failed. Why a command is malformed would
-// tell a PIN's length, and not in numbers only.
+// traceError writes why an exchange failed. The reason why a command is malformed tells
+// a PIN's length even without numbers.
 func (l *Link) traceError(err error) {
 	switch {
 	case l.masked && errors.Is(err, reader.ErrInvalid):
@@ -71,10 +71,10 @@ func (l *Link) traceWire(dir byte, p []byte) {
 	}
 }
 
-// maskedWire is what may be shown of a message that carries a secret: T=1, NAD
-// and PCB; T=0, CLA INS P1 P2 and SW1 SW2. P3 and LEN would tell a PIN's length.
-// Single characters are shown never: which are procedure bytes only the machine
-// knows.
+// maskedWire is what may be shown of a message that carries a secret: under T=1 NAD
+// and PCB, under T=0 CLA INS P1 P2 and SW1 SW2. P3 and LEN would tell a PIN's length.
+// Single characters are never shown: only the machine knows which of them are
+// procedure bytes.
 func (l *Link) maskedWire(dir byte, p []byte) string {
 	switch {
 	case l.traits.Level == reader.Character:
@@ -90,8 +90,8 @@ func (l *Link) maskedWire(dir byte, p []byte) string {
 	return masked
 }
 
-// wholeBlock reports whether p is as long as its prologue says. Elsewhere what
-// stands at the place of a prologue may be anything.
+// wholeBlock reports whether p is as long as its prologue says. If it is not, its first
+// bytes may be anything.
 func (l *Link) wholeBlock(p []byte) bool {
 	edc := 1
 	if l.params.CRC {
@@ -100,8 +100,8 @@ func (l *Link) wholeBlock(p []byte) bool {
 	return len(p) >= 3 && p[0] == 0 && len(p) == 3+int(p[2])+edc
 }
 
-// maskedAnswer shows SW1 SW2 alone, and nothing where the last two bytes are not
-// SW1 SW2 (ISO/IEC 7816-4:2013 §5.3.4).
+// maskedAnswer shows SW1 SW2 alone, and not even the last two bytes if they cannot be SW1
+// SW2 (ISO/IEC 7816-4:2013 §5.3.4).
 func maskedAnswer(p []byte) string {
 	n := len(p) - 2
 	switch {
