@@ -24,7 +24,7 @@ func (c Case) String() string {
 	return names[c]
 }
 
-// Extended says whether the length fields are the long ones.
+// Extended reports whether the length fields are the long ones.
 func (c Case) Extended() bool { return c >= Case2E }
 
 // Limits of ISO/IEC 7816-3:2006 §12.1.3.

@@ -259,7 +259,7 @@ func (a *ATR) ta1() byte {
 // Bytes is the whole ATR.
 func (a *ATR) Bytes() []byte { return slices.Clone(a.raw) }
 
-// Inverse says whether the card uses the inverse convention (TS 3F).
+// Inverse reports whether the card uses the inverse convention (TS 3F).
 func (a *ATR) Inverse() bool { return a.raw[0] == 0x3F }
 
 // Groups are the interface bytes: index 0 is TA1 to TD1.
@@ -290,10 +290,9 @@ func (a *ATR) Protocols() []int {
 	return ts
 }
 
-// Specific says whether the card is in specific mode (TA2 is there), and then
-// with which protocol. No PPS is allowed then. implicit: F and D are not those
-// of TA1 but known to the interface device in another way
-// (ISO/IEC 7816-3:2006 §8.3, TA2 bit 5).
+// Specific reports whether the card is in specific mode (TA2 is there), and with
+// which protocol. No PPS is allowed then. implicit: F and D are not those of TA1 but
+// known to the interface device in another way (ISO/IEC 7816-3:2006 §8.3, TA2 bit 5).
 func (a *ATR) Specific() (t int, implicit, ok bool) {
 	if len(a.groups) < 2 || a.groups[1].Has&HasTA == 0 {
 		return 0, false, false
@@ -306,8 +305,8 @@ func (a *ATR) Specific() (t int, implicit, ok bool) {
 	return t, ta2&0x10 != 0, true
 }
 
-// Changeable says whether a card in specific mode may be moved to negotiable
-// mode by a warm reset (TA2 bit 8 not set).
+// Changeable reports whether a warm reset moves a card in specific mode to negotiable
+// mode (ISO/IEC 7816-3:2006 §8.3, TA2 bit 8 not set).
 func (a *ATR) Changeable() bool {
 	_, _, ok := a.Specific()
 	return ok && a.groups[1].TA&0x80 == 0
@@ -391,7 +390,7 @@ func (a *ATR) Best(t int, usable func(ta1 byte) bool) (Params, error) {
 	}
 }
 
-// NeedsPPS says whether p, from Best, differs from what holds without a PPS
+// NeedsPPS reports whether p, from Best, differs from what holds without a PPS
 // (ISO/IEC 7816-3:2006 §6.3.1). It is false in specific mode.
 func (a *ATR) NeedsPPS(p Params) bool {
 	if _, _, specific := a.Specific(); specific {

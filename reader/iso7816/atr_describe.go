@@ -188,7 +188,7 @@ func (a *ATR) describeGroup(d *describer, i int) {
 	}
 }
 
-// isFirst says whether TA, TB or TC (j) of group i is the first of its kind
+// isFirst reports whether TA, TB or TC (j) of group i is the first of its kind
 // for its protocol: only that one counts.
 func (a *ATR) isFirst(i, j int) bool {
 	for k := 2; k < i; k++ {

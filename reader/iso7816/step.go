@@ -1,7 +1,25 @@
-// Package iso7816 holds the host's side of ISO/IEC 7816-3 and 7816-4 as pure
-// state machines: ATR, PPS, T=0, T=1, APDU. Nothing here does I/O or looks at a
-// clock: a machine is fed with what arrived and answers what to send and how
-// long to wait.
+// Package iso7816 is the host's side of ISO/IEC 7816-3 and 7816-4: ATR, PPS, T=0, T=1 and
+// APDUs.
+//
+// A card that gets power and a reset sends its ATR (answer to reset), which says what it
+// can do. ParseATR takes it apart, and ATR.Params and ATR.Best are the transmission
+// parameters that hold and that can be had: F and D make the rate, others the waiting
+// times and block sizes. A PPS (protocol and parameters selection) brings others than the
+// default into force; PPSRequest and CheckPPS are its two messages.
+//
+// From then on the host sends commands and the card answers, by one of two protocols.
+// T=0 exchanges characters: a header, a procedure byte by which the card asks for data,
+// the data, and SW1 SW2. T=1 exchanges numbered blocks with an EDC: I-blocks carry the
+// command and its answer, R-blocks acknowledge or ask for a repetition, S-blocks
+// control. T0 and T1 make a command (C-APDU) into the one or the other.
+//
+// Nothing here does I/O or looks at a clock. A Machine is given what arrived, and its next
+// Step says what to send and how long to wait:
+//
+//	for step := m.Start(capdu, dst); !step.Done; {
+//		rx, err := exchange(step.Send, step.Wait)
+//		step = m.Next(rx, err)
+//	}
 package iso7816
 
 import (
@@ -76,10 +94,10 @@ type Machine interface {
 	// wiped itself; its user calls Wipe where it ends an exchange in the middle. The
 	// machine is then out of step.
 	Wipe()
-	// Dead says that card and machine are out of step: the card must be reset, and
-	// a new machine made.
+	// Dead reports whether card and machine are out of step: the card must be reset,
+	// and a new machine made.
 	Dead() bool
-	// Heard says whether anything came from the card yet that the protocol allows:
+	// Heard reports whether anything came from the card yet that the protocol allows:
 	// the rate is then right.
 	Heard() bool
 	// Response is dst with the R-APDU appended, once Done without an error.

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// T0Mode says in which pieces T=0 travels to the card.
+// T0Mode is in which pieces T=0 travels to the card.
 type T0Mode int
 
 const (
@@ -125,11 +125,11 @@ func NewT0(cfg T0Config) *T0 {
 	return &T0{cfg: cfg, wwt: cfg.Params.WWT(cfg.ClockHz)}
 }
 
-// Dead says that card and machine are out of step: the card must be reset, and
+// Dead reports whether card and machine are out of step: the card must be reset, and
 // a new T0 made.
 func (t *T0) Dead() bool { return t.dead }
 
-// Heard says whether a procedure byte or an answer was received since the reset.
+// Heard reports whether a procedure byte or an answer was received since the reset.
 func (t *T0) Heard() bool { return t.heard }
 
 // Response is dst of Start with the R-APDU appended.
@@ -146,7 +146,7 @@ func (t *T0) Start(capdu, dst []byte) Step {
 	}
 	cmd, err := ParseCommand(capdu)
 	switch {
-	case t.cfg.Mode == T0APDU: // what the carrier does with them is its matter
+	case t.cfg.Mode == T0APDU: // the carrier knows what to do with them
 		if err := Carries(capdu, t.cfg.Extended); err != nil {
 			return Step{Done: true, Err: err}
 		}

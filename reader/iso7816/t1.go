@@ -29,8 +29,8 @@ type T1Config struct {
 	// Character: the reader passes single characters, so Step.Want is set:
 	// first the prologue, then LEN + EDC. Otherwise blocks come whole.
 	Character bool
-	// Repeatable says whether capdu may be executed twice without harm (a
-	// READ BINARY, not a VERIFY). Nil: nothing may.
+	// Repeatable reports whether capdu may be executed twice without harm (a
+	// READ BINARY, not a VERIFY). Nil: no command may.
 	Repeatable func(capdu []byte) bool
 	// MaxResponse is the longest R-APDU accepted; a longer chain is aborted.
 	// 0 means MaxResponse (65538 bytes).
@@ -177,10 +177,10 @@ func (t *T1) defaults() {
 	}
 }
 
-// Dead says that recovery failed: the card must be reset, and a new T1 made.
+// Dead reports whether recovery failed: the card must be reset, and a new T1 made.
 func (t *T1) Dead() bool { return t.dead }
 
-// Heard says whether a valid block was received since the reset.
+// Heard reports whether a valid block was received since the reset.
 func (t *T1) Heard() bool { return t.valid }
 
 // IFSD is the information field size that the card may send now.
