@@ -1,5 +1,14 @@
 // Package readertest is the suite that every driver passes: what the core
 // relies on at the Driver, Reader and Slot interfaces, whatever the device.
+//
+// A driver's test gives Suite a function that makes a Fixture: an emulated device, plugged
+// in, with a card in each slot, and what a test may do to them. Suite opens the device
+// with the driver, exchanges commands through package link as the core does, takes cards
+// out, unplugs the device and cancels calls, and looks at what the driver says of it and
+// how soon. Goroutines that are left over fail a test.
+//
+// Use is another way in, for fuzzers: it does with a reader what programs do, in an order
+// that the caller chooses.
 package readertest
 
 import (
@@ -45,7 +54,7 @@ type Slot struct {
 	NeverSilent string
 }
 
-// check sees to it that no test is left out because somebody forgot something.
+// check finds hooks that were forgotten, which would leave tests out.
 func (s *Slot) check() error {
 	switch {
 	case s.Fixed != (s.Remove == nil), s.Fixed != (s.Insert == nil):
@@ -67,7 +76,7 @@ func Contact(c *icc.Contact, fixed bool) Slot {
 	return s
 }
 
-// deadline is when a call that must end counts as hung. The suite's own tests change it.
+// deadline is how long a call that must end may take. The suite's own tests change it.
 var deadline = 20 * time.Second
 
 // Suite runs all tests against devices that make builds.
@@ -95,7 +104,7 @@ func Suite(t *testing.T, make func(t *testing.T) *Fixture) {
 		{"CloseDuring", testCloseDuring, false},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			// What was running before is not the driver's.
+			// Goroutines that run already are not the driver's.
 			before := goleak.IgnoreCurrent()
 			run := func(t *testing.T) {
 				b := &bench{T: t, make: make}
@@ -164,7 +173,8 @@ func (o *once) Close() (err error) {
 	return err
 }
 
-// within runs f, which must end and calls no Fatal, and returns its error.
+// within runs f, which must end before deadline, and returns its error. f calls no Fatal:
+// it has a goroutine of its own.
 func within(t testing.TB, what string, f func() error) error {
 	t.Helper()
 	done := make(chan error, 1)
@@ -178,8 +188,8 @@ func within(t testing.TB, what string, f func() error) error {
 	}
 }
 
-// sweep calls f with delays that try the moments at which another goroutine may
-// have come to in its call.
+// sweep calls f with delays from none to 5 ms, so that what f does hits another goroutine's
+// call at different moments.
 func sweep(f func(delay time.Duration)) {
 	for i := range 8 {
 		f(time.Duration(i*i) * 100 * time.Microsecond)
@@ -203,7 +213,7 @@ func connect(ctx context.Context, s reader.Slot, how reader.Reset) (*connection,
 	return c, nil
 }
 
-// tap is a slot that can keep what would be sent.
+// tap is a slot that, once closed, keeps what would be sent.
 type tap struct {
 	reader.Slot
 	closed bool
@@ -220,8 +230,8 @@ func (t *tap) Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([]by
 	return nil, reader.ErrGone
 }
 
-// first is the first message of a command, to be sent to a card that keeps silent. The
-// connection is of no use from then on.
+// first is the first message of a command, for a test to send by itself. The connection
+// cannot be used from then on.
 func (c *connection) first(capdu []byte, wait time.Duration) reader.Transfer {
 	c.tap.closed = true
 	c.Transmit(context.Background(), capdu, nil)
@@ -279,7 +289,7 @@ func (b *bench) status(s reader.Slot, want reader.Status) {
 	}
 }
 
-// tells does f, of which a Notifier has to tell.
+// tells calls f, a change of the card that a Notifier has to announce.
 func (b *bench) tells(s reader.Slot, what string, f func()) {
 	b.Helper()
 	var changes <-chan struct{}

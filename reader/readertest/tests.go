@@ -26,8 +26,8 @@ func testOpen(t *testing.T, b *bench) {
 	}
 }
 
-// Open ends early with ctx, and says so. A driver that needs no transfer to open
-// a device may succeed; then it is as good as any.
+// Open ends early with ctx, and says so. A driver that opens a device without a transfer
+// may succeed; the reader must then work.
 func testOpenCancelled(t *testing.T, b *bench) {
 	f := b.make(t)
 	if f.Close != nil {
@@ -54,7 +54,7 @@ func testOpenCancelled(t *testing.T, b *bench) {
 	b.check(f, b.connect(r.Slots()[0], reader.Cold))
 }
 
-// Status is what happened to the card last.
+// Status follows what happens to the card.
 func testStatus(t *testing.T, b *bench) {
 	f, r := b.device()
 	for i, s := range r.Slots() {

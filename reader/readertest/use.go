@@ -18,9 +18,9 @@ var AllOps = []byte{11, 1, 2, 3, 6, 7, 19, 8, 20, 24, 9, 10, 2, 11, 1, 2, 31, 43
 var pinBlock, _ = hex.DecodeString(strings.ReplaceAll("1E 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 0D 00 00 00 00 20 00 01 08 20 FF FF FF FF FF FF FF", " ", ""))
 
 // Use does with a reader, through the core, what programs do: one thing for each of
-// ops. own is what may happen to the device itself; its number is the caller's. Nothing
-// that a device does may keep the core from ending: Use runs in a synctest bubble,
-// which sees to it that no goroutine is left.
+// ops. own is called for what may happen to the device itself, with a number whose meaning
+// is the caller's. Use runs in a synctest bubble, which fails the test if goroutines are
+// left: whatever a device does, the core must end.
 func Use(t *testing.T, d reader.Driver, dev reader.Device, ops []byte, own func(m *core.Manager, n byte)) {
 	m := core.NewManager(core.Options{Drivers: []reader.Driver{d}, ExchangeLimit: time.Minute})
 	start := time.Now()
