@@ -1,6 +1,18 @@
-// Package ctapi answers CT-BCS, the command set of German card terminals that
-// CT-API programs send to address CT. It stands beside package fs and speaks for
-// one reader with all its slots.
+// Package ctapi makes a card terminal of a reader and its slots, for programs written for
+// CT-API, as German banking and health programs are.
+//
+// CT-API is a C library with three functions: CT_init, CT_data, CT_close. Each CT_data
+// has a command and the address of who is to have it (DAD): 0 the first card, 1 the
+// terminal (CT), 2 to 14 further cards. The answer comes with the address of who gave it
+// (SAD). Terminal.Data is CT_data; the C library in clib/ctapi does no more than carry it
+// through a file.
+//
+// What the terminal itself understands are the commands of CT-BCS (card terminal basic
+// command set). They look like C-APDUs, of class 20 for the most part: RESET CT and
+// REQUEST ICC activate a card, EJECT ICC takes its power, GET STATUS tells the slots' states,
+// INPUT and OUTPUT use keypad and display, PERFORM VERIFICATION has a PIN entered. P1
+// numbers the slots from 1. Answers are status words and data objects of tag, length and
+// value. Terminal.Exchange answers them.
 //
 // The rules are those of CT-BCS 1.0 (MKT, part 4), as far as other people's
 // libraries and terminals show them; the MKT documents are not public. Where
@@ -17,21 +29,21 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// Terminal is one program's conversation with the terminal: it has its own
-// selected file, its own preference of protocols, and a session with each card
-// that it activated. Slots are numbered as P1 has them, from 1.
+// Terminal is one program's conversation with the terminal. It has its own
+// selected file, its own preferences of protocols, and a session with each card
+// that it activated. Slots are numbered from 1, as in P1.
 type Terminal struct {
 	home  *core.Slot
 	by    core.Caller
 	file  *file        // selected by SELECT FILE; nil: the master file
 	want  map[int]int  // protocol preference, from SET INTERFACE PARAMETER
 	cards map[int]*icc // how the program stands to each slot's card
-	unit  byte         // who made the status word of the command at hand
+	unit  byte         // address of who made the status word of the command under way
 	at    core.Moment
 }
 
-// WrittenAt says when the next command was handed over. Unless this program itself
-// brought another card since, what is for a card is for the one that was there then.
+// WrittenAt notes when the next command was handed over. A command for a card is for the
+// one that was there then, unless a command of this program activated another since.
 func (t *Terminal) WrittenAt(at core.Moment) { t.at = at }
 
 // New makes a terminal of the reader that slot belongs to.
@@ -74,7 +86,7 @@ type command struct {
 	le               int // -1: absent
 }
 
-// parse goes by the length: 4 bytes, Le, Lc and data, all.
+// parse tells by the length what is there: a header; with Le; with Lc and data; or with all.
 func parse(b []byte) (c command, ok bool) {
 	c = command{cla: b[0], ins: b[1], p1: b[2], p2: b[3], le: -1}
 	switch body := b[4:]; {
@@ -93,7 +105,7 @@ func parse(b []byte) (c command, ok bool) {
 	return c, true
 }
 
-// Check refuses what is not even the head of a command.
+// Check refuses what is shorter than a header.
 func Check(b []byte) error {
 	if len(b) < 4 {
 		return fmt.Errorf("CT-BCS: a command has at least 4 bytes, here are %d: %w", len(b), reader.ErrInvalid)
@@ -101,15 +113,13 @@ func Check(b []byte) error {
 	return nil
 }
 
-// Exchange answers a command. What is wrong with a command, a card or a slot is a
-// status word; an error is returned only where the reader is gone or ctx ended
-// a wait.
+// Exchange answers a command. A status word says what is wrong with a command, a card or
+// a slot. Errors are returned only if the reader is gone or ctx ended a wait.
 //
-// ctx ends only what comes before the command's first act, with
-// reader.ErrInterrupted: then nothing was done and the command may be sent again.
-// An act is whatever a card, a reader or a card holder can notice: power, a
-// protocol, a text on the display, an entry at the keypad. Handlers go on after
-// one with context.WithoutCancel.
+// ctx ends a command only before its first act, with reader.ErrInterrupted: nothing was
+// done then, and the command may be sent again. An act is what a card, a reader or a card
+// holder can notice: power, a protocol, a text on the display, an entry at the keypad.
+// After one, handlers go on with context.WithoutCancel.
 func (t *Terminal) Exchange(ctx context.Context, b, dst []byte) ([]byte, error) {
 	dst, _, err := t.exchange(ctx, b, dst)
 	return dst, err
@@ -143,7 +153,7 @@ func (t *Terminal) exchange(ctx context.Context, b, dst []byte) ([]byte, byte, e
 
 type handlerFunc func(*Terminal, context.Context, command) ([]byte, sw, error)
 
-// handler finds who answers; nil: nobody.
+// handler finds what answers c; nil: it is no command of CT-BCS.
 func handler(c command) handlerFunc {
 	switch uint16(c.cla)<<8 | uint16(c.ins) {
 	case 0x2010, 0x2011:

@@ -43,8 +43,8 @@ func (i *icc) end() {
 	*i = icc{lapsed: true}
 }
 
-// card is the state of the slot that P1 numbers, with what others did to the
-// card meanwhile.
+// card is the state of the card in slot (from 1). A session that others ended, by a reset or
+// a change of the card, has lapsed.
 func (t *Terminal) card(slot int) *icc {
 	i := t.cards[slot]
 	if i == nil {
@@ -76,7 +76,7 @@ func (t *Terminal) begin(ctx context.Context, b *core.Slot, slot int, ours bool)
 	return s, nil
 }
 
-// forget ends all sessions; the cards are as at the beginning.
+// forget ends all sessions and begins anew with each card.
 func (t *Terminal) forget() {
 	for _, i := range t.cards {
 		i.end()
@@ -87,7 +87,7 @@ func (t *Terminal) forget() {
 // Close ends the conversation. The cards keep their power.
 func (t *Terminal) Close() { t.forget() }
 
-// CheckData refuses what Data does not answer.
+// CheckData refuses what is too short for Data.
 func CheckData(b []byte) error {
 	if len(b) == addresses {
 		return nil

@@ -195,7 +195,7 @@ func (p pinCommand) kind() int { return int(p.control & 3) }
 // digits is the fixed length of the PIN, 0 if the card holder ends it by OK.
 func (p pinCommand) digits() int { return int(p.control >> 4) }
 
-// bare tells whether the command has no data field until the PIN is in it.
+// bare reports whether the command has no data field until the PIN is in it.
 func (p pinCommand) bare() bool { return len(p.apdu) == 4 }
 
 // room is how many bytes there are for the PIN, or for each of two.
