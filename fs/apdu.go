@@ -74,7 +74,7 @@ func (a *apduFile) exchange(ctx context.Context, command []byte, _ core.Moment, 
 func (a *apduFile) lock(ctx context.Context, shared, wait bool) error {
 	if !a.writable && a.unknown != nil {
 		err := fmt.Errorf("flock on a read-only open of apdu, which is for the process that opened it: %w: %w", a.unknown, reader.ErrUnsupported)
-		a.file.mount.log.Warn("lock refused", "slot", a.file.slot.Number(), "error", err)
+		a.file.slot.Log().Warn("lock refused", "error", err)
 		return err
 	}
 	by := a.by

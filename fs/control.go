@@ -63,7 +63,7 @@ func (c *controlFile) exchange(ctx context.Context, command []byte, at core.Mome
 	answer, err := c.file.slot.Control(ctx, binary.BigEndian.Uint32(command), command[controlCode:], by)
 	if errors.Is(err, reader.ErrNoPermission) {
 		c.refused.Do(func() {
-			c.file.mount.log.Warn("command refused", "slot", c.file.slot.Number(), "uid", c.uid, "error", err)
+			c.file.slot.Log().Warn("command refused", "uid", c.uid, "error", err)
 		})
 	}
 	dst = append(dst, answer...)

@@ -30,7 +30,9 @@ type desk struct {
 // newDesk attaches a device of the sim driver, or of what a test has in its place.
 func newDesk(t *testing.T, attach string, instead ...reader.Driver) *desk {
 	drivers := append(instead, sim.New())[:1]
-	d := &desk{t: t, m: core.NewManager(core.Options{Drivers: drivers})}
+	d := &desk{t: t}
+	log := slog.New(slog.NewTextHandler(&d.log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	d.m = core.NewManager(core.Options{Drivers: drivers, Log: log})
 	t.Cleanup(func() { d.m.Close(bg) })
 	if err := Ctl(d.m, "attach sim "+attach); err != nil {
 		t.Fatal(err)
@@ -38,7 +40,6 @@ func newDesk(t *testing.T, attach string, instead ...reader.Driver) *desk {
 	if err := d.m.Slot(0).WaitReady(bg, true); err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(&d.log, nil))
 	d.mnt = &mount{manager: d.m, uid: 1000, log: log, server: &fused.Server{}, leaving: bg}
 	d.m.OnLeave(d.mnt.rooms.forget)
 	return d

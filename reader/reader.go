@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/words"
 )
 
 // Driver serves one family of IFDs.
@@ -58,6 +59,12 @@ type Device struct {
 	Link Link
 	// Host is set by the Manager before Open.
 	Host Host
+}
+
+// Name is what errors and the log call the device: its driver and its address,
+// "ccid usb:3-1.2". Log lines have it as the attribute "reader".
+func (d Device) Name() string {
+	return words.Printable(d.Driver+" "+d.Address, words.MaxValue)
 }
 
 // Link is the way to a device that is there. What it can do belongs to the transport: a

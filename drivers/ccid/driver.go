@@ -47,7 +47,7 @@ func (Driver) IDs() []reader.ID {
 // it claims anything which interfaces are its own. Parameters: interface=N takes only that one; firmware=any takes
 // readers whose firmware is refused as too old.
 func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
-	log := limitlog.New(d.Log).With("driver", dev.Driver, "device", dev.Address)
+	log := limitlog.New(d.Log).With("reader", dev.Name())
 	only := anyInterface
 	if p, ok := dev.Params["interface"]; ok {
 		n, err := strconv.ParseUint(p, 0, 8)

@@ -94,7 +94,7 @@ func (f *function) interrupt(b []byte) {
 			f.notify(n)
 		})
 	case len(b) >= 4 && b[0] == intrHardware && int(b[1]) < len(f.own):
-		f.log.Warn("hardware error", "interface", f.Number, "slot", b[1], "code", b[3])
+		f.log.Warn("hardware error", "interface", f.Number, "bSlot", b[1], "code", b[3])
 		f.own[b[1]].lane.hardware.Store(uint32(b[3]))
 		f.notify(int(b[1]))
 	default:

@@ -129,7 +129,7 @@ func (s *slot) SetParams(ctx context.Context, p iso7816.Params) error {
 		// The card is still active, and what was asked for is what holds since the ATR,
 		// or what the reader takes from there. So answer readers that have a memory card
 		// in them.
-		s.log.Info("the parameters were not accepted", "slot", s.lane.slot, "error", err)
+		s.log.Info("the parameters were not accepted", "bSlot", s.lane.slot, "error", err)
 		err = nil
 	}
 	if err != nil {
@@ -165,7 +165,7 @@ func (s *slot) setParameters(ctx context.Context, p iso7816.Params) (answer, err
 		return a, err
 	case failed.Code != codeUnsupported && failed.Code != codeProtocolNum && failed.Code < 0x80:
 		// Readers that find fault with another parameter work all the same.
-		s.log.Info("a parameter was not accepted", "slot", s.lane.slot, "error", err)
+		s.log.Info("a parameter was not accepted", "bSlot", s.lane.slot, "error", err)
 		return answer{}, nil
 	}
 	return a, err

@@ -421,7 +421,7 @@ func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant 
 		if err == nil && !a.extension() {
 			p.paid(a.seq)
 		}
-		p.log.Debug("answer to no command", "slot", a.slot, "seq", a.seq, "bytes", n)
+		p.log.Debug("answer to no command", "bSlot", a.slot, "seq", a.seq, "bytes", n)
 	}
 	return answer{}, fmt.Errorf("the reader sends what answers nothing: %w", reader.ErrProtocol)
 }
@@ -537,7 +537,7 @@ func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
 	if given {
 		return nil // whoever gave up does not wait; the next command goes on here
 	}
-	p.log.Warn("reader does not answer", "slot", l.slot, "after", cause)
+	p.log.Warn("reader does not answer", "bSlot", l.slot, "after", cause)
 	if p.isGone() {
 		return p.die(cause)
 	}
@@ -549,7 +549,7 @@ func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
 	}
 	err := p.conn.Reset(ctx)
 	if err == nil && try(status, statusLimit) {
-		p.log.Warn("reader was reset", "slot", l.slot, "after", cause)
+		p.log.Warn("reader was reset", "bSlot", l.slot, "after", cause)
 		l.dirty = false
 		return nil
 	}

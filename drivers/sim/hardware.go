@@ -77,7 +77,7 @@ func (h *usbHardware) contacts() []*icc.Contact { return h.device.Contacts() }
 func (h *usbHardware) plug(ctx context.Context, dev reader.Device, log *slog.Logger) (reader.Reader, error) {
 	driver := h.driver(log)
 	h.port = h.device.Plug()
-	dev.Driver, dev.Link = driver.Name(), h.port
+	dev.Link = h.port
 	r, err := driver.Open(ctx, dev)
 	if k, ok := h.keys(); ok && err == nil {
 		return newPadReader(r, k), nil

@@ -33,7 +33,7 @@ func TestLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Close()
-	if !strings.Contains(log.String(), `msg="no table of data rates"`) || !strings.Contains(log.String(), "device=liar-1") {
+	if !strings.Contains(log.String(), `msg="no table of data rates"`) || !strings.Contains(log.String(), `reader="sim liar-1"`) {
 		t.Errorf("the log has %q", log.String())
 	}
 }

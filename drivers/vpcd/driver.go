@@ -111,7 +111,7 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 	if err != nil {
 		return nil, err
 	}
-	return newPort(dev, o, ln, limitlog.New(d.Log).With("driver", dev.Driver, "address", o.String())), nil
+	return newPort(dev, o, ln, limitlog.New(d.Log).With("reader", dev.Name())), nil
 }
 
 // parseOptions reads the words of `attach vpcd`.

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,7 +92,8 @@ func TestCloseLeavesNoPower(t *testing.T) {
 // A driver that does not come back from PowerOff does not keep the daemon.
 func TestCloseWithAHungPowerOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Options{})
+		var log strings.Builder
+		r := newRig(t, Options{Log: newTextLog(&log)})
 		slot, let := newFakeSlot(t), make(chan struct{})
 		slot.off = func(context.Context) error { <-let; return nil }
 		_, b := r.plug(reader.Device{}, slot)
@@ -102,6 +104,9 @@ func TestCloseWithAHungPowerOff(t *testing.T) {
 		r.Close(grace)
 		if d := time.Since(began); d > 3*letGoLimit {
 			t.Errorf("Close took %v", d)
+		}
+		if want := `level=WARN msg="the driver does not end what is under way; leaving without it" reader="fake a" slot=0`; strings.Count(log.String(), want) != 1 {
+			t.Errorf("no line %s in\n%s", want, log.String())
 		}
 		close(let)
 	})

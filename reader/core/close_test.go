@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,7 +109,8 @@ func TestCloseCutsOff(t *testing.T) {
 // A driver that never lets go of its device does not keep the daemon.
 func TestCloseOfADriverThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Options{})
+		var log strings.Builder
+		r := newRig(t, Options{Log: newTextLog(&log)})
 		fake, letGo := newFakeReader(newFakeSlot(t)), make(chan struct{})
 		fake.close = func() error { <-letGo; return nil }
 		b := r.plugReader(reader.Device{}, fake)
@@ -117,6 +119,9 @@ func TestCloseOfADriverThatHangs(t *testing.T) {
 		r.Close(context.Background())
 		if d := time.Since(begin); d != letGoLimit {
 			t.Errorf("Close took %v", d)
+		}
+		if want := `level=WARN msg="the driver does not let go of the device; leaving without it" reader="fake a"`; strings.Count(log.String(), want) != 1 {
+			t.Errorf("no line %s in\n%s", want, log.String())
 		}
 		close(letGo)
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -26,6 +27,7 @@ type ifd struct {
 	id       string // see identity
 	dev      reader.Device
 	driver   reader.Driver
+	log      *slog.Logger    // limited; its lines name the reader
 	ctx      context.Context // ends, with ErrGone as its cause, when the device left or is being detached
 	cancel   context.CancelCauseFunc
 	linkGone <-chan struct{} // reader.Link.Gone; nil: the link cannot tell
@@ -41,9 +43,7 @@ type ifd struct {
 	count   int // how many of them are served, while they are away too
 }
 
-func (d *ifd) name() string {
-	return d.dev.Driver + " " + words.Printable(d.dev.Address, words.MaxValue)
-}
+func (d *ifd) name() string { return d.dev.Name() }
 
 // Announce makes ifd a Host: what a driver announces is a reader of its own.
 func (d *ifd) Announce(dev reader.Device) error { return d.manager.Announce(dev) }
@@ -134,7 +134,7 @@ func (d *ifd) run(o *opening, before *ifd) {
 			if fatal = deaths > deathsMost; fatal {
 				err = fmt.Errorf("%w, %d times in a row; plug it in anew, or write rescan to ctl", err, deaths)
 			}
-			d.manager.log.Warn("reader died", "driver", d.dev.Driver, "device", d.dev.Address, "times", deaths, "given up", fatal, "error", err)
+			d.log.Warn("reader died", "times", deaths, "given up", fatal, "error", err)
 			if served {
 				if !d.pause(deathPause) {
 					return
@@ -258,7 +258,7 @@ func (d *ifd) close(o *opening, r reader.Reader) {
 			return r.Close()
 		}()
 		if err != nil {
-			d.manager.log.Warn("close", "driver", d.dev.Driver, "device", d.dev.Address, "error", err)
+			d.log.Warn("the reader could not be closed", "error", err)
 		}
 	})
 	if !errors.Is(o.err(), reader.ErrFailed) {
@@ -277,7 +277,7 @@ func (d *ifd) close(o *opening, r reader.Reader) {
 			gone = nil
 			continue
 		case <-t.C:
-			d.manager.log.Warn("a driver does not let go of its device after a panic; going on without it", "driver", d.dev.Driver, "device", d.dev.Address)
+			d.log.Warn("the driver does not let go of the device after a panic; going on without it")
 		}
 		return
 	}
@@ -342,7 +342,9 @@ func (d *ifd) begin(o *opening, r reader.Reader, died <-chan struct{}, slots []r
 
 // allow is how many of n slots the ifd may have. The manager's mu is held.
 func (d *ifd) allow(n int) int {
-	d.found = n
+	if d.found = n; n > maxSlots {
+		d.log.Warn("not all slots are served", "slots", n, "served", maxSlots)
+	}
 	return min(n, maxSlots)
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/cardfs/cardfs/reader"
 )
@@ -136,4 +137,58 @@ func (p *failingPad) VerifyPIN(context.Context, *reader.PINVerify, []byte) ([]by
 
 func (p *failingPad) ModifyPIN(context.Context, *reader.PINModify, []byte) ([]byte, error) {
 	return nil, p.err
+}
+
+// Each line about a reader says which, by the name that errors have, and each about a slot
+// has its number too: arrivals, failures and departures are where an operator looks.
+func TestLogNamesTheReader(t *testing.T) {
+	var log strings.Builder
+	bubble(t, Options{Log: newTextLog(&log), Drivers: []reader.Driver{linkDriver{}}}, func(t *testing.T, r *rig) {
+		model := reader.ID{Model: "Model 1"}
+		slot := newFakeSlot(t)
+		fake, b := r.plug(reader.Device{Address: "a", ID: model, Slots: 1}, slot)
+		fake.close = func() error { return errors.New("stuck") }
+		slot.set(func(s *fakeSlot) {
+			s.power = func(context.Context, reader.Reset) ([]byte, error) { return nil, reader.ErrMute }
+		})
+		b.Open(context.Background(), someone())
+		slot.set(func(s *fakeSlot) { s.power = nil })
+		transmit(mustOpen(t, b, someone()), "00 01 00 00")
+		fake.unplug()
+		synctest.Wait()
+		r.driver.open = func(context.Context, reader.Device) (reader.Reader, error) { return nil, reader.ErrClaimed }
+		r.announce(reader.Device{Address: "b"})
+		synctest.Wait()
+		revivals(t, r, func(int) (*fakeReader, error) {
+			dead := newFakeReader(newFakeSlot(t))
+			dead.unplug()
+			return dead, nil
+		})
+		time.Sleep(time.Hour)
+		r.announce(reader.Device{Address: "c", Slots: maxSlots + 1})
+		synctest.Wait()
+	})
+	text := log.String()
+	for _, want := range []string{
+		`level=INFO msg=arrived reader="fake a" slot=0 model="Model 1"`,
+		`level=INFO msg=ready reader="fake a" slot=0`,
+		`level=WARN msg=failed reader="fake a" slot=0 error="power up: ` + reader.ErrMute.Error(),
+		`level=INFO msg=powered reader="fake a" slot=0 atr=3B800181 protocol="T=1"`,
+		`level=DEBUG msg=exchange reader="fake a" slot=0 took=0s outcome=answered`,
+		`level=INFO msg=left reader="fake a" slot=0`,
+		`level=WARN msg="the reader could not be closed" reader="fake a" error=stuck`,
+		`level=WARN msg="not all slots are served" reader="fake c" slots=257 served=256`,
+		`level=WARN msg=failed reader="fake b" slot=0 error="fake b: ` + reader.ErrClaimed.Error(),
+		`level=WARN msg="reader died" reader="linked usb:1-1" times=1 "given up"=false error=`,
+		`level=WARN msg="reader died" reader="linked usb:1-1" times=4 "given up"=true error=`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no line %s in\n%s", want, text[:min(len(text), 4000)])
+		}
+	}
+	for line := range strings.Lines(text) {
+		if !strings.Contains(line, " reader=") {
+			t.Errorf("whose is %s", line)
+		}
+	}
 }

@@ -193,6 +193,7 @@ func (m *Manager) Announce(dev reader.Device) error {
 		manager: m, id: id, dev: dev, driver: driver, model: dev.ID.Model, linkGone: linkGone,
 		retry: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
+	d.log = m.limited.With("reader", d.name())
 	d.ctx, d.cancel = context.WithCancelCause(m.ctx)
 	d.dev.Host = d
 	d.opening = newOpening(d)
@@ -349,7 +350,11 @@ func (m *Manager) Close(grace context.Context) {
 		select {
 		case <-quiet:
 		case <-time.After(letGoLimit):
-			m.log.Warn("a driver does not end what is under way; leaving without it")
+			for _, s := range slots {
+				if len(s.turn) > 0 {
+					s.log.Warn("the driver does not end what is under way; leaving without it")
+				}
+			}
 		}
 	}
 	for _, bus := range m.buses() {
@@ -369,7 +374,11 @@ func (m *Manager) Close(grace context.Context) {
 	select {
 	case <-over:
 	case <-time.After(letGoLimit):
-		m.log.Warn("a driver does not let go of its device; leaving without it")
+		for _, d := range ifds {
+			if !closed(d.closed) {
+				d.log.Warn("the driver does not let go of the device; leaving without it")
+			}
+		}
 	}
 	m.events.all.end(reader.ErrGone)
 }

@@ -76,7 +76,7 @@ func (o *opening) recovered(what string, err *error) {
 // crash fails the reader because of a panic.
 func (o *opening) crash(what string, v any) error {
 	d := o.ifd
-	err := reader.Recovered(d.manager.log, d.name()+": "+what, v)
+	err := reader.Recovered(d.log, d.name()+": "+what, v)
 	o.end(err)
 	for _, s := range d.list() {
 		if s.opening == o {

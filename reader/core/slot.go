@@ -100,8 +100,8 @@ func newSlot(m *Manager, d *ifd, number, index int) *Slot {
 		manager: m, ifd: d, opening: d.opening, number: number, index: index,
 		name:    lastingName(d.dev, index),
 		since:   time.Now(),
-		log:     limitlog.New(m.limited).With("slot", number, "driver", d.dev.Driver),
-		every:   m.log.With("slot", number, "driver", d.dev.Driver),
+		log:     limitlog.New(d.log).With("slot", number),
+		every:   m.log.With("reader", d.name(), "slot", number),
 		turn:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
 	}
@@ -264,9 +264,14 @@ func (s *Slot) publish(what What, pairs ...string) {
 	}
 	args := make([]any, 0, len(pairs))
 	for i := 0; i+1 < len(pairs); i += 2 {
-		if key, value := pairs[i], words.Printable(pairs[i+1], words.MaxWords); key != "driver" && value != "" { // every line has the driver
-			args = append(args, key, value)
+		key, value := pairs[i], words.Printable(pairs[i+1], words.MaxWords)
+		switch {
+		case value == "", key == "driver", key == "device": // the reader's name has them
+			continue
+		case key == "reader":
+			key = "model"
 		}
+		args = append(args, key, value)
 	}
 	s.log.Log(context.Background(), level, string(what), args...)
 	s.changes.Add(1)

@@ -428,7 +428,7 @@ func (w *Watcher) arrive(name string, s sight) {
 	}
 	w.known[name] = n
 	if err := w.host.Announce(n.device); err != nil {
-		w.log.Warn("USB reader not taken", "device", n.device.Address, "driver", n.device.Driver, "error", err)
+		w.log.Warn("USB reader not taken", "reader", n.device.Name(), "error", err)
 	}
 }
 
