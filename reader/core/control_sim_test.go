@@ -182,7 +182,9 @@ func TestPINDirect(t *testing.T) {
 // answers.
 func TestFeatures(t *testing.T) {
 	const tlv, esc, pin = 0x12, 0x13, "06 07 0A"
-	want := map[string]string{"ccid": "12 13", "twoslot": "12 13", "pinpad": pin + " 12 13"}
+	want := map[string]string{
+		"ccid": "12 13", "ccid-char": "12 13", "ccid-short": "12 13", "ccid-ext": "12 13", "twoslot": "12 13", "pinpad": pin + " 12 13",
+	}
 	for _, model := range sim.Devices() {
 		t.Run(model, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
