@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -13,7 +14,10 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 // A number that no slot has is no file; while the mount is leaving it says what who came a
@@ -166,4 +170,94 @@ func TestControlOfAReaderThatLeft(t *testing.T) {
 		t.Errorf("an exchange: %v", err)
 	}
 	h.Release(bg)
+}
+
+// Opens that ask for a card's power are their process's, and wait or not as their flags
+// say; one that does not wait hears ENOMEDIUM where there is no card.
+func TestOpenersOfTextFiles(t *testing.T) {
+	d := newDesk(t, "t1")
+	for _, name := range []string{"atr", "power", "protocol"} {
+		for _, flags := range []uint32{0, syscall.O_NONBLOCK} {
+			h := d.mustOpen(as(1001, self), name, flags).(*textFile)
+			if h.by.Owner != h || h.by.Wait != (flags == 0) || h.by.Pass == nil || h.uid != 1001 || h.who.pid != int(self) || h.unknown != nil {
+				t.Errorf("%s opened with %#o: %+v", name, flags, h.opening)
+			}
+			h.Release(bg)
+		}
+	}
+}
+
+// An error that a program got is in the log, for whoever looks why, but not what is no
+// error of the slot's or what the program wished.
+func TestRefusalsAreLogged(t *testing.T) {
+	var log bytes.Buffer
+	m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	defer m.Close(bg)
+	if err := Ctl(m, "attach sim t1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Slot(0).WaitReady(bg, true); err != nil {
+		t.Fatal(err)
+	}
+	f := &file{mount: &mount{}, slot: m.Slot(0), spec: &spec{name: "apdu"}}
+	for e, want := range map[syscall.Errno]string{
+		syscall.EAGAIN:     "",
+		syscall.EINTR:      "",
+		syscall.ENOTTY:     "",
+		syscall.EBUSY:      `msg="write refused" reader=`,
+		syscall.ESTALE:     `errno=ESTALE reason="` + reader.ErrStale.Error(),
+		syscall.EOPNOTSUPP: `errno=EOPNOTSUPP reason="` + reader.ErrUnsupported.Error(),
+		syscall.EBADF:      `file=apdu errno=EBADF reason=""`,
+	} {
+		log.Reset()
+		f.Failed("write", e)
+		got := log.String()
+		if want == "" && got != "" || strings.Count(got, "\n") > 1 || want != "" && !strings.Contains(got, "write refused") {
+			t.Errorf("%v: %q", e, got)
+		}
+		if want != "" && !strings.HasPrefix(want, "msg") && !strings.Contains(got, want) {
+			t.Errorf("%v: %q, want %s", e, got, want)
+		}
+	}
+	(&file{spec: &specCtl}).Failed("write", syscall.EINVAL) // of no slot
+}
+
+// "What was opened before answers ENODEV for ever", and nothing of a write was done.
+func TestTextFileOfAReaderThatLeft(t *testing.T) {
+	d := newDesk(t, "t1")
+	slot := d.m.Slot(0)
+	for _, name := range []string{"power", "protocol"} {
+		h := d.mustOpen(as(1000, self), name, syscall.O_RDWR).(*textFile)
+		defer h.Release(bg)
+		defer func() {
+			if n, errno := h.Write(bg, []byte("on\n"), 0); n != 0 || errno != syscall.ENODEV {
+				t.Errorf("%s: a write of %d bytes, %v", name, n, errno)
+			}
+			if _, errno := h.text(100, 0); errno != syscall.ENODEV {
+				t.Errorf("%s: a read: %v", name, errno)
+			}
+			if bits := h.Ready(); bits != fused.HungUp {
+				t.Errorf("%s: ready for %#x", name, bits)
+			}
+		}()
+	}
+	if err := d.m.Detach(0); err != nil {
+		t.Fatal(err)
+	}
+	<-slot.Done()
+}
+
+// A relative name means nothing where the working directory is gone.
+func TestPlaceWithoutWorkingDirectory(t *testing.T) {
+	dir := t.TempDir() + "/here"
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := openPlace("cards"); err == nil || p != nil {
+		t.Errorf("%v, %v", p, err)
+	}
 }
