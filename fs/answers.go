@@ -24,10 +24,10 @@ func (a *answer) line() {
 	*a = answer{data: fmt.Appendf(nil, "error %s %s\n", errnoName(toErrno(a.err)), words), text: true, size: a.size}
 }
 
-// swap takes the room of an answer in place of its command's. An answer that is longer
-// than the command let expect may exceed what there is: it is there, and must not be lost.
-// Until it was read nothing more is sent, so that there is one such answer at most.
-// c.mu is held.
+// swap gives back a command's room and takes that of its answer. An answer may be longer
+// than its command let expect, and exceed the room that there is. It must not be lost, so
+// it is kept, and swap reports that it is beyond. Nothing more is sent until it was read:
+// there is at most one such answer. c.mu is held.
 func (c *channel) swap(command, answer int) (beyond bool) {
 	n := answer - command
 	if c.take(n) {
@@ -102,9 +102,8 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 // smallStream is how much of its last read each open may keep.
 const smallStream = 4096
 
-// keep has what the stream keeps of a long read counted, or the stream forget it: a step
-// back into it then gives nothing again. It takes no room that others need for commands.
-// c.mu is held.
+// keep counts what the stream keeps of a long read. Where there is no room to spare, the
+// stream forgets it, and a read that steps back gets nothing again. c.mu is held.
 func (c *channel) keep() {
 	n := cap(c.out.buf)
 	if n <= smallStream {

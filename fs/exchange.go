@@ -21,23 +21,23 @@ const piece = fused.MaxWrite
 // shortAnswer is the room that most answers need at most: 256 bytes and SW1 SW2.
 const shortAnswer = 256 + 2
 
-// leftBehind is what an open costs that was closed with commands under way, besides them:
-// its handle and a goroutine.
+// leftBehind is what an open costs that was closed with commands under way: its handle and
+// a goroutine. The commands count besides.
 const leftBehind = 4096
 
 // exchanger is what stands behind an exchange file.
 type exchanger interface {
-	// check tells whether command can be sent, before anything is, and how long the
-	// answer may be.
+	// check reports whether command can be sent, and how long its answer may be. It
+	// sends nothing.
 	check(command []byte) (answer int, err error)
-	// exchange sends it and appends the answer to dst. ctx ends only what
-	// comes before the sending, with reader.ErrInterrupted. at is when the command was
-	// handed over: what is for a card is for the one that was there then.
+	// exchange sends command and appends the answer to dst. ctx ends it, with
+	// reader.ErrInterrupted, only until it was sent. at is when the command was handed
+	// over: it is for the card that was there then.
 	exchange(ctx context.Context, command []byte, at core.Moment, dst []byte) ([]byte, error)
 }
 
-// textChecker is an exchanger that takes less as a line of text than as bytes: a
-// line is often typed.
+// textChecker is an exchanger that takes less as a line of text than as bytes. Lines are
+// often typed, and then a mistake is likely.
 type textChecker interface {
 	checkText(command []byte) error
 }
@@ -120,7 +120,7 @@ func newChannel(to exchanger, f *file, o *opening, flags uint32, onIdle func()) 
 	}
 }
 
-// left tells whether the reader is gone.
+// left reports whether the reader is gone.
 func (c *channel) left() bool { return closed(c.gone) }
 
 // unread is how many answers are to be read or to come. c.mu is held.
@@ -238,8 +238,8 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 	return uint32(len(data)), 0
 }
 
-// submit queues commands and tells whether nobody is there to send them: then the caller
-// has to call Send, which may take as long as the card does. c.mu is held.
+// submit queues commands. It reports whether the caller has to call Send, because nobody
+// else is sending; Send takes as long as the card does. c.mu is held.
 func (c *channel) submit(commands ...command) (send bool) {
 	c.queue = append(c.queue, commands...)
 	send = !c.busy && len(c.queue) > 0

@@ -22,13 +22,13 @@ type follower struct {
 	// next gives the next line, waiting for it or not; ok is false when there
 	// is none yet.
 	next func(ctx context.Context, wait bool, dst []byte) (line []byte, ok bool, err error)
-	// there tells what next would find; told has something called when it finds more.
+	// there reports what next would find; told has a function called when there is more.
 	there func() (line, ended bool)
 	told  func(func())
 
 	turn chan struct{} // one reader at a time
 	out  stream
-	wake atomic.Pointer[func()] // who polls, who must know what a reader leaves
+	wake atomic.Pointer[func()] // of who polls: called when a read leaves something
 }
 
 var (

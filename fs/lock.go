@@ -46,9 +46,8 @@ func setlk(ctx context.Context, l locker, lk *fuse.FileLock, flags uint32, wait 
 	return toErrno(err)
 }
 
-// releaseLag is how long a lock that may not wait is waited for all the same:
-// close(2) does not wait for the RELEASE that ends a lock here, so whoever asks
-// when the holder has closed, or has exited, may be before it.
+// A LOCK_NB request still waits for releaseLag. close(2) and exit return before the RELEASE
+// arrives that ends a lock here: a holder that has closed would still seem to hold it.
 const releaseLag = 20 * time.Millisecond
 
 // flocked gives a handle the two methods by which the kernel locks.
@@ -69,7 +68,7 @@ type byOwner struct {
 	gone  <-chan struct{} // closed when the reader left; nil: there is none
 }
 
-// flock is what flock(2) does on an open of a file that has no other use for it.
+// flock makes flock(2) on an open advisory: the file has no other use for it.
 func (f *file) flock(owner any) flocked {
 	b := byOwner{advisory: &f.locks, owner: owner}
 	if f.slot != nil {
@@ -112,9 +111,8 @@ func (a *advisory) lock(ctx context.Context, owner any, shared, wait bool, gone 
 			a.mu.Unlock()
 			return nil
 		}
-		// As flock(2) says of a lock that is converted: the old one goes first.
-		// Two who want to turn theirs from shared to exclusive would wait for
-		// each other.
+		// A conversion gives up the old lock first (flock(2)). Else two that want to
+		// turn theirs from shared to exclusive would wait for each other.
 		if _, held := a.holders[owner]; held {
 			delete(a.holders, owner)
 			a.wake()

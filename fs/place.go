@@ -224,9 +224,9 @@ func (p *place) detach() error {
 	return nil
 }
 
-// mounted is a mount that this process made. The kernel gives both numbers to another
-// mount once this one is gone: together they mean it as long as it is connected. No
-// descriptor of it is kept, for umount(8) would find the mount busy.
+// mounted is a mount that this process made. Together the numbers mean it as long as it is
+// connected; once it is gone the kernel gives them to other mounts. No descriptor of it is
+// kept: umount(8) would find the mount busy.
 type mounted struct {
 	id           int
 	major, minor int

@@ -214,8 +214,8 @@ const (
 	maxLooks       = 16 // until the ancestors hold still
 )
 
-// ancestors lists p, its parent and so on, up to and without the first that stop
-// reports, and whether there was one. It is false, too, where p is gone.
+// ancestors lists p, its parent and so on, up to but without the first of which stop is
+// true. It reports whether there was one; where p is gone there is none.
 //
 // A parent may end between two looks, its children get another one, and another process
 // may get its id. So a child is looked at once more after its parent: if it still has

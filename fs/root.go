@@ -1,6 +1,3 @@
-// Package fs shows the readers of a core.Manager as files. It knows no wire
-// bytes: it turns opens, reads, writes, ioctls and locks into what the core
-// offers, and the core's errors into errno.
 package fs
 
 import (
@@ -47,7 +44,7 @@ func (m *mount) mayEscape(uid uint32) bool {
 	return m.owns(uid) || m.escape != nil && m.escape(uid)
 }
 
-// dirMode lets into directories whom files let read.
+// dirMode lets those enter directories who may read files.
 func (m *mount) dirMode() uint32 {
 	return m.mode&0o444 | m.mode&0o444>>2 | 0o700
 }
@@ -81,7 +78,8 @@ var (
 	_ = (fs.NodeGetattrer)((*root)(nil))
 )
 
-// long is how long the kernel may keep what does not change, or of which it is told.
+// long is how long the kernel may keep what does not change, and what it is told of when it
+// changes.
 const long = time.Hour
 
 // Inode numbers: a file's is its slot's serial and its place in the slot's
@@ -105,9 +103,8 @@ func (r *root) fixed() map[string]*file {
 	}
 }
 
-// Lookup finds a slot by its number. A slot's entry is not for the kernel to
-// keep (timeout 0): a reply on its way while the reader leaves would bring a
-// name back that stands for nothing any more.
+// Lookup finds a slot by its number. The kernel must not keep a slot's entry (timeout 0):
+// a reply on its way while the reader leaves would bring back a name that is gone.
 func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	if name == "by-id" {
 		out.SetEntryTimeout(long)
@@ -140,8 +137,8 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	return r.NewInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: s.Serial() << 8}), 0
 }
 
-// remember keeps the directory in which the kernel knows files of a slot, for forget: by
-// then its name may be another slot's.
+// remember keeps a slot's directory, of which the kernel knows files. forget needs it, and
+// cannot look it up: by then its name may be another slot's.
 func (m *mount) remember(s *core.Slot, dir *fs.Inode) {
 	m.dirsMu.Lock()
 	defer m.dirsMu.Unlock()

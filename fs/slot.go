@@ -73,7 +73,7 @@ type spec struct {
 	watch func(b *core.Slot, wake func()) (stop func())
 	// changes counts changes that may leave the text as it was; nil: there are none.
 	changes func(s *core.Slot) uint64
-	// applies tells whether a slot has such a file; nil: every slot.
+	// applies reports whether a slot has such a file; nil: every slot.
 	applies func(*core.Slot) bool
 	waits   bool // an open may wait for a reader or a card
 	powers  bool // an open may power the card and so have more to show than before
@@ -211,8 +211,8 @@ func (f *file) Failed(call string, e syscall.Errno) {
 	}
 }
 
-// refused logs why a program did not get what it asked for. It is not told in the words
-// that the program gets: these may have parts of what it wrote, and lengths.
+// refused logs why a program did not get what it asked for. The words are those of the
+// kind of error: an error's own may have parts of what the program wrote, and lengths.
 func (f *file) refused(call string, e syscall.Errno) {
 	switch e {
 	case syscall.EAGAIN, syscall.EINTR: // as it wished

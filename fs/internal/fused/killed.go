@@ -13,10 +13,11 @@ import (
 )
 
 // Once a command was sent its caller waits for the card, whatever signals come, and the
-// kernel lets nobody die whose request is in the server. The kernel tells of the first
-// signal only (INTERRUPT), which may be any; SIGKILL may follow. So from then on the
-// server looks at the caller until its request is done. Who has a SIGKILL pending gets
-// EINTR, which it will not live to see; the handler goes on, and its answer is dropped.
+// kernel lets no process die whose request is in the server. The kernel sends INTERRUPT for
+// the first signal only, which may be any; a SIGKILL may follow it. So after an INTERRUPT
+// the server looks at the caller again and again until the request is done. A caller with
+// a SIGKILL pending is answered EINTR, which lets it die; the handler goes on, and its
+// answer is dropped.
 
 // watched is a request that was interrupted and goes on.
 type watched struct {

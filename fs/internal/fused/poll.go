@@ -17,7 +17,7 @@ import (
 //
 // An open is armed when the kernel asks, and when a READ or WRITE begins: from then on it
 // may be seen that nothing is ready. The first thing that happens to an armed open is
-// told, and disarms it: whoever heard of it asks again.
+// told, and disarms it: whoever was told asks again.
 
 // Pollable is a handle that has something to wait for. Any other is always ready.
 type Pollable interface {

@@ -32,19 +32,19 @@ import (
 // Server reads the kernel's requests, has go-fuse answer them, and writes the answers.
 // It stands where go-fuse's Server.Serve would, which cannot do these things:
 //
-//   - What a WRITE handed over is sent by the goroutine that took it, once write(2) has
-//     its answer. Else each command wakes a second thread, which then runs beside the
-//     client (measured: 1.4 times the time of a file that echoes; so it is 0.9).
-//   - A request that waits keeps a few KiB. There it is the buffer it was read into,
-//     with room for the longest WRITE: 132 KiB for each ioctl under way.
+//   - The goroutine that served a WRITE also sends its commands, after replying. Sent by
+//     another, each command wakes a second thread, which then runs beside the client
+//     (measured: 1.4 times the time of a file that echoes; this way 0.9).
+//   - A request that waits keeps a few KiB. With go-fuse it keeps the buffer into which
+//     it was read, with room for the longest WRITE: 132 KiB for each ioctl under way.
 //   - Of an ioctl's answer only what the card answered is copied back, not all the room
 //     that the caller offers.
 //   - poll(2) is answered (poll.go).
-//   - Who is killed while a command of his is with the card is gone at once (killed.go).
+//   - A process that is killed while its command is with the card ends at once (killed.go).
 //   - An exchange makes no garbage (direct.go).
 //
-// go-fuse calls its ProtocolServer experimental. TestProtocolServer has what is taken
-// for granted of it.
+// go-fuse calls its ProtocolServer experimental. TestProtocolServer holds what this server
+// takes for granted of it.
 type Server struct {
 	fd      int // /dev/fuse; a read waits
 	session *fuse.Server
