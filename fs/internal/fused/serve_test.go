@@ -413,3 +413,24 @@ func TestServeSendsNothing(t *testing.T) {
 	}
 	k.server.mu.Unlock()
 }
+
+// What comes when the server has ended goes nowhere: its descriptor may be another file's.
+func TestServeEnded(t *testing.T) {
+	k := startServer(t, &answers{})
+	k.close()
+	<-k.server.Gone()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	k.server.fd = pair[0]
+	k.server.tellPoll(7)
+	if k.server.Connected() {
+		t.Error("connected")
+	}
+	if n, err := unix.Read(pair[1], make([]byte, 100)); err != unix.EAGAIN {
+		t.Errorf("%d bytes were written, %v", n, err)
+	}
+}
