@@ -15,6 +15,7 @@ import (
 
 	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/core"
 )
 
 func exchangeRequest(size int) uint32 { return fused.IoctlExchange | uint32(size)<<16 }
@@ -248,4 +249,27 @@ func TestIoctlInterrupts(t *testing.T) {
 		}
 		t.Logf("%d done, %d interrupted before they were sent", done.Load(), interrupted.Load())
 	})
+}
+
+// fineCard says 90 00.
+type fineCard struct{}
+
+func (fineCard) check([]byte) (int, error) { return shortAnswer, nil }
+
+func (fineCard) exchange(_ context.Context, _ []byte, _ core.Moment, dst []byte) ([]byte, error) {
+	return append(dst, 0x90, 0x00), nil
+}
+
+// An exchange makes no garbage; nor does the server (TestDirectGarbage).
+func TestIoctlGarbage(t *testing.T) {
+	c := open(t, nil, rdwr)
+	c.to = fineCard{}
+	in, out := ioctlBuffers("00A40000", 100)
+	if n := testing.AllocsPerRun(100, func() {
+		if n, errno := c.Ioctl(bg, exchangeRequest(100), 0, in, out); n != 2 || errno != 0 {
+			t.Fatalf("%d, %v", n, errno)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
