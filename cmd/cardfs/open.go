@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ const noticeAfter = time.Second
 func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Duration) (*os.File, error) {
 	path := s.path(name)
 	notice := time.After(noticeAfter)
+	asked := cmp.Or(wait, noticeAfter)
 	if s.remote() {
 		// There O_NONBLOCK does not arrive, and a program whose open waits cannot even be
 		// killed: status says when the open will not wait.
@@ -62,7 +64,7 @@ func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Dura
 			return o.f, s.explain(o.err)
 		case <-timeout:
 			// The open that still waits ends with the program.
-			return nil, s.notReady(wait)
+			return nil, s.notReady(asked)
 		case <-notice:
 			s.tellWaiting(stderr)
 		}

@@ -52,6 +52,8 @@ func TestOpenRemote(t *testing.T) {
 	var said bytes.Buffer
 	_, err := c.numbered(0).openReady(&said, "apdu", os.O_RDONLY, 0)
 	wantError(t, "--wait 0", err, 1, "slot 0 is not ready after 1s, it is powered")
+	_, err = c.numbered(0).openReady(&said, "apdu", os.O_RDONLY, 1100*time.Millisecond)
+	wantError(t, "--wait 1.1s", err, 1, "slot 0 is not ready after 1.1s, it is powered")
 	os.WriteFile(c.path("0/status"), []byte("state empty\n"), 0o600)
 	_, err = c.numbered(0).openReady(&said, "atr", os.O_RDONLY, 2500*time.Millisecond)
 	wantError(t, "no card", err, 3, "no card in slot 0 within 2.5s")
