@@ -19,6 +19,8 @@ import (
 	ccidemu "github.com/cardfs/cardfs/drivers/ccid/emu"
 	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/daemon"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
@@ -37,17 +39,14 @@ func TestBundle(t *testing.T) {
 	if err := cc.Build(t.Context(), dir+"/libifdcardfs.so", cc.IFDHandler()); err != nil {
 		t.Fatal(err)
 	}
-	for _, words := range [][]string{
-		{"go", "build", "-o", dir + "/cardfs", "./cmd/cardfs"},
-		{"sh", "-euc", `
-			"$0/cardfs" ids | ctapi/clib/ifd/bundle.sh "$0/libifdcardfs.so" "$0/ifd-cardfs.bundle"`, dir},
-	} {
-		cmd := exec.CommandContext(t.Context(), words[0], words[1:]...)
-		cmd.Dir = cc.Root()
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // the machine runs it with the host's libraries or none
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", words[0], err, out)
-		}
+	if err := daemon.Build(t.Context(), dir+"/cardfs"); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc",
+		`"$0/cardfs" ids | ctapi/clib/ifd/bundle.sh "$0/libifdcardfs.so" "$0/ifd-cardfs.bundle"`, dir)
+	cmd.Dir = cc.Root()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("bundle.sh: %v\n%s", err, out)
 	}
 	t.Setenv(builtEnv, dir)
 	machine.RunSelf(t, "^TestBundle$", machine.Config{})
@@ -108,26 +107,8 @@ func unplug(t *testing.T, p *usbip.Port) {
 // lab is a machine with cardfs and a pcscd that has nothing but the bundle.
 type lab struct {
 	t      *testing.T
-	built  string
-	cardfs *exec.Cmd
+	cardfs *daemon.Daemon
 	pcscd  *pcscd.Server
-}
-
-func (l *lab) mount() {
-	l.t.Helper()
-	l.cardfs = exec.Command(l.built+"/cardfs", "mount", "/mnt/cards")
-	l.cardfs.Stderr = os.Stderr
-	if err := l.cardfs.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-}
-
-func (l *lab) umount() {
-	l.t.Helper()
-	_ = l.cardfs.Process.Signal(syscall.SIGTERM)
-	if err := l.cardfs.Wait(); err != nil {
-		l.t.Errorf("cardfs: %v", err)
-	}
 }
 
 // readers are pcscd's readers that have a card with our ATR.
@@ -168,14 +149,26 @@ func (l *lab) await(what string, want ...string) {
 			return
 		}
 		if time.Since(begin) > time.Minute {
-			status, _ := filepath.Glob("/mnt/cards/*/status")
-			for _, name := range status {
-				text, _ := os.ReadFile(name)
-				l.t.Logf("%s:\n%s", name, text)
-			}
+			l.autopsy()
 			l.t.Fatalf("%s: readers with cards are %q, want %q; pcscd says:\n%s", what, got, want, l.pcscd.Log())
 		}
 		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// autopsy says what cardfs and pcscd wait for. It ends cardfs: SIGQUIT has it
+// write all its goroutines to its log.
+func (l *lab) autopsy() {
+	l.t.Helper()
+	status, _ := filepath.Glob("/mnt/cards/*/status")
+	for _, name := range status {
+		text, _ := os.ReadFile(name)
+		l.t.Logf("%s:\n%s", name, text)
+	}
+	l.t.Logf("threads of pcscd:\n%s", proc.Threads(l.pcscd.Pid()))
+	if l.cardfs.Running() {
+		l.t.Logf("threads of cardfs:\n%s", proc.Threads(l.cardfs.Pid()))
+		_ = syscall.Kill(l.cardfs.Pid(), syscall.SIGQUIT)
 	}
 }
 
@@ -185,7 +178,7 @@ func inMachine(t *testing.T) {
 	machine.NeedGuest(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	l := &lab{t: t, built: "/run/host" + os.Getenv(builtEnv)}
+	built := "/run/host" + os.Getenv(builtEnv)
 	const drivers = "/usr/lib/pcsc/drivers" // the machine's own from here on
 	for _, dir := range []string{drivers, "/mnt"} {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
@@ -195,14 +188,15 @@ func inMachine(t *testing.T) {
 	if err := os.Mkdir("/mnt/cards", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.CopyFS(drivers+"/ifd-cardfs.bundle", os.DirFS(l.built+"/ifd-cardfs.bundle")); err != nil {
+	if err := os.CopyFS(drivers+"/ifd-cardfs.bundle", os.DirFS(built+"/ifd-cardfs.bundle")); err != nil {
 		t.Fatal(err)
 	}
 
+	l := &lab{t: t, cardfs: daemon.New(t, built+"/cardfs", "/mnt/cards")}
 	before := plug(t, token(t, "A"))
-	l.mount()
+	l.cardfs.Start()
 	var err error
-	if l.pcscd, err = pcscd.Start(ctx, t.TempDir(), ""); err != nil {
+	if l.pcscd, err = pcscd.Start(ctx, t.TempDir(), "", pcscd.Debug()); err != nil {
 		t.Fatal(err)
 	}
 	defer l.pcscd.Close()
@@ -222,20 +216,20 @@ func inMachine(t *testing.T) {
 	unplug(t, two)
 	l.await(unplugged)
 
-	l.umount()
+	l.cardfs.Stop()
 	late := plug(t, token(t, "E"))
 	if err := l.pcscd.WaitLog(ctx, "Attempting startup of Rainbow iKey 3000 (E)"); err != nil {
 		t.Error(err)
 	}
-	l.mount()
+	l.cardfs.Start()
 	l.await("cardfs started after the token", "Rainbow iKey 3000 (E) 00 00")
-	l.umount()
+	l.cardfs.Stop()
 	l.await("cardfs ended")
-	l.mount()
+	l.cardfs.Start()
 	l.await("cardfs started anew", "Rainbow iKey 3000 (E) 00 00")
 	unplug(t, late)
 	l.await(unplugged)
-	l.umount()
+	l.cardfs.Stop()
 	for _, bad := range []string{"init failed", "Error powering up card"} {
 		if strings.Contains(l.pcscd.Log(), bad) {
 			t.Errorf("pcscd says %q:\n%s", bad, l.pcscd.Log())

@@ -66,7 +66,7 @@ func New(t testing.TB, program, dir string, args ...string) *Daemon {
 		}
 		_ = unix.Unmount(dir, unix.MNT_DETACH)
 		if failed || t.Failed() {
-			t.Logf("the daemon's log ends with\n%s", d.Log.Tail(4000))
+			t.Logf("the daemon's log ends with\n%s", d.Log.Tail(20_000))
 		}
 	})
 	return d

@@ -120,6 +120,9 @@ func TestCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Kill)
+	if got := Threads(p.Pid()); !strings.Contains(got, " cat: system call ") {
+		t.Errorf("the threads of cat: %s", got)
+	}
 	deadline := time.Now().Add(Patience)
 	for InCall(p.Pid(), syscall.SYS_READ) != 1 {
 		if time.Now().After(deadline) {

@@ -98,3 +98,21 @@ func Calls(pid int) map[string]int {
 
 // InCall counts the threads of a process that are in a system call.
 func InCall(pid int, nr uintptr) int { return Calls(pid)[fmt.Sprint(nr)] }
+
+// Threads says where each thread of a process is: its name, the system call and
+// its arguments, and, for root, the kernel's stack.
+func Threads(pid int) string {
+	var b strings.Builder
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	for _, t := range tasks {
+		read := func(name string) string {
+			text, _ := os.ReadFile(filepath.Join(t, name))
+			return strings.TrimSpace(string(text))
+		}
+		fmt.Fprintf(&b, "%s %s: system call %s\n", filepath.Base(t), read("comm"), read("syscall"))
+		for line := range strings.Lines(read("stack")) {
+			fmt.Fprintf(&b, "\t%s\n", strings.TrimSpace(line))
+		}
+	}
+	return b.String()
+}
