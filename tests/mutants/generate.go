@@ -36,14 +36,17 @@ func (r *runner) generate(ctx context.Context, packages []string, seed uint64, o
 	kinds, order := map[string][]mutant{}, []string{}
 	for name := range strings.Lines(string(out)) {
 		name = strings.TrimSpace(name)
-		if base := filepath.Base(name); name == "" || !match.MatchString(base) || apart != "" && not.MatchString(base) {
+		if name == "" {
 			continue
 		}
-		text, err := os.ReadFile(name)
+		file, err := filepath.Rel(r.top, name)
 		if err != nil {
 			return nil, err
 		}
-		file, err := filepath.Rel(r.top, name)
+		if !match.MatchString(filepath.Base(file)) || apart != "" && not.MatchString(file) {
+			continue
+		}
+		text, err := os.ReadFile(name)
 		if err != nil {
 			return nil, err
 		}

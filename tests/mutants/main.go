@@ -43,13 +43,16 @@ import (
 // fast are the packages whose tests run for every edit below them.
 const fast = "./fs/... ./reader/... ./ctapi ./drivers/... ./cmd/cardfs ./tests/clib"
 
+// emulators are devices for tests, and no part of the product.
+const emulators = "(^|/)emu/"
+
 func main() {
 	r := &runner{}
 	generate := flag.Bool("generate", false, "the arguments are packages; make edits of them")
 	n := flag.Int("n", 40, "how many edits to make that build")
 	seed := flag.Uint64("seed", 1, "of the choice of edits")
 	files := flag.String("files", "", "make edits only of files whose name matches")
-	apart := flag.String("apart", "(^|/)emu/", "make no edits of files whose path matches")
+	apart := flag.String("apart", emulators, "make no edits of files whose path matches")
 	only := flag.String("only", "", "try only entries whose place or note matches")
 	list := flag.Bool("list", false, "print the edits as a list; run nothing")
 	flag.BoolVar(&r.check, "check", false, "only see that the edits fit and build")

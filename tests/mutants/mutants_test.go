@@ -133,3 +133,33 @@ func TestLists(t *testing.T) {
 		}
 	}
 }
+
+// Emulators are left out, by the folder that they are in.
+func TestApart(t *testing.T) {
+	r := &runner{}
+	if err := r.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	of := func(apart string) (emu, driver bool) {
+		t.Helper()
+		all, err := r.generate(t.Context(), []string{"../../drivers/ikey/..."}, 1, "", apart)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			if strings.HasPrefix(m.file, "drivers/ikey/emu/") {
+				emu = true
+			} else {
+				driver = true
+			}
+		}
+		return emu, driver
+	}
+	if emu, driver := of(emulators); emu || !driver {
+		t.Errorf("edits of the emulator %v, of the driver %v", emu, driver)
+	}
+	if emu, driver := of(""); !emu || !driver {
+		t.Errorf("without -apart: edits of the emulator %v, of the driver %v", emu, driver)
+	}
+}
