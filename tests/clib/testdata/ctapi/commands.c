@@ -174,3 +174,30 @@ void test_lengths(void)
 			end();
 		}
 }
+
+/* ctapi.h: what each error is for. */
+void test_codes(void)
+{
+	static const struct {
+		int error, code;
+	} table[] = {
+		{EINVAL, ERR_INVALID}, {ENOMEM, ERR_MEMORY}, {EBUSY, ERR_CT}, {EAGAIN, ERR_CT}, {ENOBUFS, ERR_CT},
+		{ENODEV, ERR_TRANS}, {ENOMEDIUM, ERR_TRANS}, {EIO, ERR_TRANS}, {EPROTO, ERR_TRANS},
+		{ETIMEDOUT, ERR_TRANS}, {ESTALE, ERR_TRANS}, {ENOTCONN, ERR_HTSI}, {ECONNABORTED, ERR_HTSI},
+		{ENOENT, ERR_HTSI}, {ENOTTY, ERR_HTSI}, {EOPNOTSUPP, ERR_HTSI}, {EPERM, ERR_HOST},
+	};
+
+	begin("the code of each errno");
+	fake_arrive(0, 1, false);
+	fake_insert(0);
+	EQUAL(init(1, 0), OK);
+	for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+		fake_fault((struct fault){.shape = ERRNO, .error = table[i].error, .at = 1, .from_then_on = true});
+		CHECK(exchange(1, CT_ICC1, select_mf, 7, 258)->code == table[i].code, "errno %d", table[i].error);
+	}
+	fake_fault((struct fault){NONE});
+	EQUAL(fake_commands(0), 0);
+	sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
+	EQUAL(closes(1), OK);
+	end();
+}

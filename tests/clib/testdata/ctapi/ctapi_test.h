@@ -81,6 +81,7 @@ static inline void sw(unsigned ctn, unsigned dad, const void *command, unsigned 
 
 /* commands.c */
 void test_units(void);
+void test_codes(void);
 void test_busy(void);
 void test_parameters(void);
 void test_unplugged(void);

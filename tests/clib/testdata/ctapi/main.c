@@ -48,6 +48,7 @@ int main(void)
 {
 	setenv("CARDFS_MOUNT", "/fake/", 1);
 	test_units();
+	test_codes();
 	test_busy();
 	test_interrupted();
 	test_given_up();

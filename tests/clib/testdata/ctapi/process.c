@@ -152,17 +152,17 @@ void test_wiped(void)
 	fake_arrive(0, 1, false);
 	fake_insert(0);
 	EQUAL(init(1, 0), OK);
-	for (int length = 0; length < 2; length++)
+	for (int kind = 0; kind < 3; kind++) /* short, long, an answer longer than its command */
 		for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
-			unsigned n = length == 0 ? 13 : 17000;
-			unsigned char *tx = sized(n), rx[16];
+			unsigned n = kind == 1 ? 17000 : 13;
+			unsigned char *tx = sized(n), rx[200];
 			unsigned char dad = CT_ICC1, sad = CT_HOST;
-			unsigned short room = sizeof rx;
+			unsigned short room = kind == 2 ? sizeof rx : 16;
 
-			memcpy(tx, "\x80\xEE\x00\x01\x08", 5); /* it is echoed, too */
+			memcpy(tx, kind == 2 ? "\x80\xED\x00\x01\x08" : "\x80\xEE\x00\x01\x08", 5); /* it is echoed, too */
 			pin_into(tx + n - 8);
 			if (errors[i] != 0)
-				fake_fault((struct fault){.shape = ERRNO, .error = errors[i], .at = length + 1, .from_then_on = true});
+				fake_fault((struct fault){.shape = ERRNO, .error = errors[i], .at = kind == 1 ? 2 : 1, .from_then_on = true});
 			CT_data(1, &dad, &sad, (unsigned short)n, tx, &room, rx);
 			fake_fault((struct fault){NONE});
 			explicit_bzero(tx, n);

@@ -44,8 +44,10 @@ static size_t card(uint8_t *to, const uint8_t *c, size_t n)
 		want = 65536 + c[2];
 	else if (c[0] == 0x80 && c[1] == 0xEE)
 		want = n < 65536 ? n : 65536;
+	else if (c[0] == 0x80 && c[1] == 0xED) /* the command, far behind its own length */
+		want = n + 100;
 	for (size_t i = 0; i < want; i++)
-		to[i] = c[1] == 0xEE ? c[i] : (uint8_t)i;
+		to[i] = c[1] == 0xEE ? c[i] : c[1] == 0xED && i >= 100 ? c[i - 100] : (uint8_t)i;
 	to[want] = 0x90;
 	to[want + 1] = 0x00;
 	if (c[0] == 0x80 && c[1] == 0xE1) /* an answer of c[2] bytes, without SW1 SW2 */

@@ -146,6 +146,13 @@ void fake_fail(int n)
 	leave();
 }
 
+void fake_gone(int n)
+{
+	enter();
+	slot[n].gone = true;
+	leave();
+}
+
 void fake_leave(int n)
 {
 	enter();
@@ -236,6 +243,20 @@ void fake_atr(const char *text)
 {
 	enter();
 	atr = text;
+	leave();
+}
+
+void fake_protocols(int n, const char *text)
+{
+	enter();
+	slot[n].protocols = text;
+	leave();
+}
+
+void fake_piece(const char *text)
+{
+	enter();
+	emit(&mount[0], "%s", text);
 	leave();
 }
 
@@ -364,6 +385,12 @@ enum shape strike(void)
 	return struck(0);
 }
 
+void broken(const char *rule, const struct file *f)
+{
+	fprintf(stderr, "fake: %s: %s\n", f->kind, rule);
+	abort();
+}
+
 int refuse(int error)
 {
 	leave();
@@ -393,4 +420,17 @@ void *__wrap_calloc(size_t n, size_t size)
 int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*f)(void *), void *arg)
 {
 	return starved() ? EAGAIN : __real_pthread_create(t, a, f, arg);
+}
+
+/* ThreadSanitizer knows pthread_join(3) alone. To it a thread that was waited for in
+ * another way still runs, and its number, which the next may have, is in use. */
+int __wrap_pthread_clockjoin_np(pthread_t t, void **result, clockid_t clock, const struct timespec *until)
+{
+#ifdef __SANITIZE_THREAD__
+	(void)clock;
+	(void)until;
+	return pthread_join(t, result);
+#else
+	return __real_pthread_clockjoin_np(t, result, clock, until);
+#endif
 }

@@ -92,7 +92,7 @@ static bool is_fake_dir(DIR *d, bool forget)
 
 struct dirent *__wrap_readdir(DIR *dir)
 {
-	static const char *const names[] = {".", "..", "by-id", "ctl", "event", "0", "1", "2", "3", "99999999999999999999"};
+	static const char *const names[] = {".", "..", "by-id", "ctl", "event", "3", "1", "2", "0", "99999999999999999999"};
 	struct fake_dir *d = (struct fake_dir *)dir;
 	enum shape shape;
 

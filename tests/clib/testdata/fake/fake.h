@@ -26,6 +26,7 @@ void fake_arrive(int slot, int siblings, bool starting);
 void fake_ready(int slot); /* the driver is done */
 void fake_fail(int slot);  /* the driver gives up */
 void fake_leave(int slot);
+void fake_gone(int slot); /* its status says so, and no event has come yet */
 void fake_usb(int slot, unsigned bus, unsigned device, int interface);
 void fake_insert(int slot);
 void fake_remove(int slot);
@@ -37,11 +38,15 @@ void fake_sessions(int slot, int others);
 void fake_remove_unseen(int slot);
 /* fake_atr makes the atr files say text, which lasts until fake_reset. */
 void fake_atr(const char *text);
+/* fake_protocols makes the protocol file say text. */
+void fake_protocols(int slot, const char *text);
+/* fake_piece sends what is not a whole line. */
+void fake_piece(const char *text);
 /* fake_line sends a line of its own to who follows the events of /fake. */
 void fake_line(const char *line);
 
-/* The card answers with SW 9000, and 80EE data with the data; 80EC nnnn with
- * nnnn bytes; 80EF nn with 65,536 + nn; 80E1 nn with nn bytes, SW1 SW2 included. So
+/* The card answers with SW 9000, and 80EE data with the data; 80ED data with
+ * 100 bytes and the command; 80EC nnnn with nnnn bytes; 80EF nn with 65,536 + nn; 80E1 nn with nn bytes, SW1 SW2 included. So
  * does ctbcs, which also takes addresses; control echoes its data. What it got: */
 int fake_commands(int slot);                              /* all */
 int fake_count(int slot, const uint8_t *command, size_t n); /* this one */
@@ -82,8 +87,8 @@ int fake_calls_of_others(void);
 void fake_starve(int n);
 int fake_allocations(void);
 
-/* fake_followed waits until somebody follows the events and has read all there are: what
- * changed before is in the state that a follower begins with, and is no event to it. */
+/* fake_followed waits until somebody follows the events, and all who do have read what
+ * there is and done what is to be done. */
 void fake_followed(void);
 
 #endif

@@ -42,7 +42,7 @@ static void fill_text(struct file *f)
 
 	if (strcmp(f->kind, "status") == 0) {
 		n += (size_t)snprintf(t + n, size - n, "state %s\n",
-			s->starting ? "starting" : s->failed ? "failed" : !s->card ? "empty" :
+			s->gone ? "gone" : s->starting ? "starting" : s->failed ? "failed" : !s->card ? "empty" :
 			s->powered ? "powered" : "present");
 		n += (size_t)snprintf(t + n, size - n, "reader Fake reader\nserial 4711\nversion 1.02\n");
 		n += (size_t)snprintf(t + n, size - n, "slot %d of %d\nsiblings", f->slot - s->first, s->siblings);
@@ -55,7 +55,8 @@ static void fill_text(struct file *f)
 	} else if (strcmp(f->kind, "atr") == 0) {
 		n = (size_t)snprintf(t, size, "%s\n", atr != NULL ? atr : "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1");
 	} else if (strcmp(f->kind, "protocol") == 0) {
-		n = (size_t)snprintf(t, size, "T=%c T=%c\n", s->protocol, s->protocol == '1' ? '0' : '1');
+		n = s->protocols != NULL ? (size_t)snprintf(t, size, "%s\n", s->protocols) :
+			(size_t)snprintf(t, size, "T=%c T=%c\n", s->protocol, s->protocol == '1' ? '0' : '1');
 	}
 	for (int i = 0; is(f, "event") && i < SLOTS; i++) {
 		s = &slot[f->mount * SLOTS + i];
@@ -159,6 +160,19 @@ static int openable(struct file *f)
 	return 0;
 }
 
+/* check_flags knows the rules of opening: no program that is started inherits a
+ * descriptor, and where an open may wait without a limit it must not wait. That may
+ * only an open of the terminal, and of control where the reader does not start. */
+static void check_flags(const struct file *f, int flags)
+{
+	if (!(flags & O_CLOEXEC))
+		broken("opened without O_CLOEXEC", f);
+	if (flags & (O_NONBLOCK | O_PATH) || is(f, "ctbcs") || is(f, "."))
+		return;
+	if (!is(f, "control") || slot[f->slot].starting)
+		broken("an open that may wait", f);
+}
+
 static int fake_open(int at, const char *path, int flags)
 {
 	struct file f;
@@ -171,6 +185,7 @@ static int fake_open(int at, const char *path, int flags)
 		return refuse(fault.error);
 	if (!find_path(at, path, &f))
 		return refuse(ENOENT);
+	check_flags(&f, flags);
 	error = openable(&f);
 	if (error != 0)
 		return refuse(error);
@@ -248,12 +263,41 @@ static void unlock_mu(void *arg)
 	pthread_mutex_unlock(&mu);
 }
 
+int __wrap_fcntl(int fd, int command, long arg)
+{
+	struct file *f;
+
+	if (fd < FIRST)
+		return __real_fcntl(fd, command, arg);
+	enter();
+	f = of(fd);
+	if (f == NULL || command != F_SETFL)
+		return refuse(EBADF);
+	f->flags = (int)arg;
+	leave();
+	return 0;
+}
+
 static int waiting; /* threads in wait_event */
+
+/* unread reports whether a follower has something to read, or is at it. */
+static bool unread(void)
+{
+	int followers = 0;
+
+	for (int i = 0; i < FILES; i++)
+		if (file[i].used && is(&file[i], "event")) {
+			followers++;
+			if (file[i].ntext > 0 || file[i].pos < mount[file[i].mount].nevents)
+				return true;
+		}
+	return followers > waiting;
+}
 
 void fake_followed(void)
 {
 	enter();
-	while (waiting == 0)
+	while (waiting == 0 || unread())
 		pthread_cond_wait(&changed, &mu);
 	leave();
 }
@@ -408,10 +452,10 @@ ssize_t __wrap_write(int fd, const void *buf, size_t n)
 		slot[f->slot].protocol = ((const char *)buf)[2];
 		slot[f->slot].epoch++;
 	} else if (error == 0) {
-		if (!f->binary) {
-			fprintf(stderr, "fake: a text write to %s\n", f->kind);
-			abort();
-		}
+		if (!f->binary)
+			broken("a text write", f);
+		if (f->flags & O_NONBLOCK)
+			broken("a command whose answer is polled for", f);
 		error = answer(f, buf, n);
 		f->pending = error == 0;
 		f->pos = 0;
@@ -460,6 +504,9 @@ int __wrap_ioctl(int fd, unsigned long request, void *arg)
 	room = size - sizeof *x;
 	if (size < sizeof *x || x->length > room)
 		return refuse(EINVAL);
+	for (size_t i = x->length; i < room; i++)
+		if (x->data[i] != 0)
+			broken("bytes behind the command", f);
 	error = answer(f, x->data, x->length);
 	if (error != 0)
 		return refuse(error);

@@ -12,17 +12,19 @@
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "fake.h"
 
 enum { FIRST = 5000, FILES = 256, LOG = 1 << 16, COMMANDS = 2048, ANSWER = 70000 };
 
 struct slot {
-	bool there, starting, failed, card, powered, lock;
+	bool there, starting, failed, gone, card, powered, lock;
 	int first, siblings, sessions;
 	unsigned serial, epoch;
 	int bus, device, interface;
 	char protocol;
+	const char *protocols; /* the text of the protocol file, if not made of that */
 	char words[4096];
 	int commands;
 	struct {
@@ -70,6 +72,8 @@ void event(int n, const char *what);
 /* struck says what happens to the call after so many, strike to this one. */
 enum shape struck(int ahead);
 enum shape strike(void);
+/* broken ends the test: the library broke a rule of the mount. */
+void broken(const char *rule, const struct file *f);
 /* refuse is the end of a call that fails: it gives up mu and sets errno. */
 int refuse(int error);
 bool starved(void);
@@ -88,6 +92,7 @@ int power(struct file *f, const char *text, size_t n);
 int __real_open(const char *, int, ...);
 int __real_openat(int, const char *, int, ...);
 int __real_close(int);
+int __real_fcntl(int, int, ...);
 ssize_t __real_read(int, void *, size_t);
 int __real_epoll_ctl(int, int, int, struct epoll_event *);
 int __real_epoll_wait(int, struct epoll_event *, int, int);
@@ -99,6 +104,7 @@ struct dirent *__real_readdir(DIR *);
 int __real_closedir(DIR *);
 void *__real_malloc(size_t);
 void *__real_calloc(size_t, size_t);
+int __real_pthread_clockjoin_np(pthread_t, void **, clockid_t, const struct timespec *);
 int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 #endif

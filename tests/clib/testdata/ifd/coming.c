@@ -95,6 +95,7 @@ void test_lost_events(void)
 	/* "A slow reader is told how many it lost (lost=N)": the slot is looked at. */
 	fake_insert(0);
 	settled(&p, 2, 1);
+	fake_followed();
 	fake_remove_unseen(0);
 	fake_line("99 - lost=12");
 	settled(&p, 2, 2);
@@ -113,11 +114,15 @@ void test_lost_events(void)
 		settled(&p, 1, 0);
 		sprintf(line, "99 0 hopped %0*d", length - 12, 0);
 		EQUAL(strlen(line), length);
+		/* A look that comes before the events it has seen would count them twice. */
+		fake_followed();
 		fake_line(line);
+		fake_followed();
 		fake_remove(0);
 		settled(&p, 1, 1);
 		fake_insert(0);
 		settled(&p, 2, 1);
+		fake_followed();
 		fake_remove_unseen(0);
 		if (length < 1024)
 			sprintf(line, "99 0 removed %0*d", length - 13, 0);
@@ -206,7 +211,6 @@ void test_told(void)
 	DWORD n = sizeof poll;
 	struct cf_slot *s;
 	uint64_t card;
-	int64_t until = cf_now() + 60000;
 
 	begin("a changed card is not shown before its removal was");
 	fake_arrive(0, 1, false);
@@ -220,10 +224,8 @@ void test_told(void)
 	card = cf_card(s);
 	fake_followed();
 	fake_swap(0);
-	while (cf_card(s) == card || cf_state_of(s) != CF_CARD) {
-		CHECK(cf_now() < until, "no event");
-		usleep(1000);
-	}
+	fake_followed();
+	CHECK(cf_card(s) > card, "no event");
 	cf_put(s);
 	for (int i = 0; i < 3; i++)
 		EQUAL(IFDHICCPresence(0), IFD_ICC_NOT_PRESENT);
@@ -318,10 +320,13 @@ void test_own_reset(void)
 
 void test_starting(void)
 {
+	int64_t before = cf_now();
+
 	begin("a reader that is starting is waited for at the start, but not long");
 	fake_arrive(0, 1, true);
 	EQUAL(create(0, "cardfs:/fake/0"), IFD_SUCCESS);
 	EQUAL(IFDHICCPresence(0), IFD_ICC_NOT_PRESENT);
+	CHECK(cf_now() - before >= SOON_MS, "not waited for");
 	EQUAL(IFDHCloseChannel(0), IFD_SUCCESS);
 	end();
 
@@ -338,7 +343,7 @@ void test_stop(void)
 {
 	RESPONSECODE (*poll)(DWORD, int), (*stop)(DWORD);
 	DWORD n = sizeof poll;
-	int64_t before = cf_now();
+	int64_t before;
 
 	begin("stop before the poll makes the next poll return");
 	EQUAL(create(0, "cardfs:/fake/0"), IFD_SUCCESS);
@@ -347,6 +352,7 @@ void test_stop(void)
 	EQUAL(stop(0), IFD_SUCCESS);
 	EQUAL(stop(0), IFD_SUCCESS);
 	EQUAL(poll(0, 600000), IFD_SUCCESS);
+	before = cf_now();
 	EQUAL(poll(0, 20), IFD_SUCCESS); /* the timeout */
 	CHECK(cf_now() - before >= 20, "too early");
 	EQUAL(IFDHCloseChannel(0), IFD_SUCCESS);

@@ -204,6 +204,22 @@ void test_own_reset(void);
 void test_starting(void);
 void test_stop(void);
 
+/* watch.c */
+void test_two_mounts(void);
+void test_states(void);
+void test_broken_stream(void);
+void test_signals(void);
+void test_unplugged(void);
+void test_look_of_another(void);
+void test_swap_before_poll(void);
+void test_poll_ends(void);
+void test_broken_answer(void);
+void test_nothing_mounted(void);
+
+/* codes.c */
+void test_codes(void);
+void test_session_end(void);
+
 /* exchange.c */
 void test_lengths(void);
 void test_small_buffer(void);
@@ -229,5 +245,6 @@ void test_answer_sizes(void);
 /* names.c */
 void test_capabilities(void);
 void test_names(void);
+void test_usb_names(void);
 
 #endif

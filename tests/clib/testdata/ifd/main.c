@@ -20,6 +20,18 @@ int main(void)
 	test_own_reset();
 	test_starting();
 	test_stop();
+	test_two_mounts();
+	test_states();
+	test_broken_stream();
+	test_signals();
+	test_unplugged();
+	test_look_of_another();
+	test_swap_before_poll();
+	test_poll_ends();
+	test_broken_answer();
+	test_nothing_mounted();
+	test_codes();
+	test_session_end();
 	test_lengths();
 	test_small_buffer();
 	test_lock();
@@ -37,6 +49,7 @@ int main(void)
 	test_control();
 	test_capabilities();
 	test_names();
+	test_usb_names();
 	test_threads();
 	fake_reset();
 	printf("ok\n");

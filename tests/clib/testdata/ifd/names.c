@@ -80,7 +80,7 @@ void test_names(void)
 {
 	static const char *const wrong[] = {
 		"", "cardfs:", "cardfs:0", "cardfs:/", "cardfs:/fake/x", "cardfs:/fake/0x",
-		"cardfs:/fake/99999999999", "cardfs:/fake/by-id/", "cardfs:/fake/by-id/..",
+		"cardfs:/fake/99999999999", "cardfs:/fake/by-id/", "cardfs:/fake/by-id/..", "cardfs:/fake/by-id/.",
 		"cardfs:slots=:/fake/0", "cardfs:slots=0:/fake/0", "cardfs:slots=256:/fake/0",
 		"cardfs:slots=2/fake/0", "/fake/0", "usb:04b9/1300", "usb:04b9/1300:libudev:0:/dev/bus/usb/",
 		"usb:04b9/1300:libudev:0:/dev/bus/usb/003", "usb:04b9/1300:libudev:x:/dev/bus/usb/003/012",
@@ -156,5 +156,46 @@ void test_names(void)
 	}
 	EQUAL(IFDHCloseChannel(0), IFD_SUCCESS);
 	EQUAL(IFDHICCPresence(0), IFD_ICC_NOT_PRESENT);
+	end();
+}
+
+/* A USB device is one bus, one address and one interface; the slot is its first. */
+void test_usb_names(void)
+{
+	struct cf_name name;
+	int64_t before;
+
+	begin("USB devices of one bus");
+	fake_arrive(0, 1, false);
+	fake_usb(0, 3, 11, 0);
+	fake_arrive(1, 1, false);
+	fake_usb(1, 4, 12, 0);
+	fake_arrive(2, 2, false);
+	fake_usb(2, 3, 12, 0);
+	fake_usb(3, 3, 12, 0);
+	fake_insert(2);
+	EQUAL(create(0, "usb:04b9/1300:libudev:0:/dev/bus/usb/003/012"), IFD_SUCCESS);
+	EQUAL(byte_of(0, TAG_IFD_SLOTS_NUMBER), 2);
+	up(0);
+	works(0);
+	EQUAL(fake_commands(2), 1);
+	EQUAL(IFDHCloseChannel(0), IFD_SUCCESS);
+	/* Nobody waits where the mount has the answer, or where there is none. */
+	test_soon_ms = PATIENT_MS;
+	before = cf_now();
+	EQUAL(create(0, "usb:04b9/1300:libudev:1:/dev/bus/usb/003/012"), IFD_NO_SUCH_DEVICE);
+	CHECK(cf_now() - before < PATIENT_MS / 2, "it waited for another interface");
+	end();
+
+	/* CARDFS_MOUNT is a path from the root, with or without slashes at its end. */
+	begin("the mount point of the environment");
+	for (int i = 0; i < 3; i++) {
+		static const char *const roots[][2] = {{"fake", "/mnt/cards"}, {"/fake//", "/fake"}, {"/", "/"}};
+
+		setenv("CARDFS_MOUNT", roots[i][0], 1);
+		CHECK(cf_numbered(7, &name), "%s", roots[i][0]);
+		CHECK(strcmp(name.root, roots[i][1]) == 0, "%s", name.root);
+	}
+	setenv("CARDFS_MOUNT", "/fake", 1);
 	end();
 }

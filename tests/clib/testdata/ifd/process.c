@@ -58,18 +58,18 @@ void test_wiped(void)
 	fake_arrive(0, 1, false);
 	fake_insert(0);
 	EQUAL(create(0, "cardfs:/fake/0"), IFD_SUCCESS);
-	for (int kind = 0; kind < 3; kind++) /* short, long, control */
+	for (int kind = 0; kind < 4; kind++) /* short, long, control, an answer longer than its command */
 		for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
 			DWORD ntx = kind == 1 ? 17000 : kind == 2 ? 60 : 13, n = sizeof rx;
 			UCHAR *tx = sized(ntx);
 			SCARD_IO_HEADER send = {1, sizeof send};
 
 			power_up(0);
-			memcpy(tx, "\x80\xEE\x00\x01\x08", 5); /* it is echoed, too */
+			memcpy(tx, kind == 3 ? "\x80\xED\x00\x01\x08" : "\x80\xEE\x00\x01\x08", 5); /* it is echoed, too */
 			pin_into(tx + ntx - 8);
 			if (errors[i] != 0)
 				fake_fault((struct fault){.shape = ERRNO, .error = errors[i],
-					.at = kind == 0 ? 1 : kind == 1 ? 2 : 5, .from_then_on = true});
+					.at = kind == 1 ? 2 : kind == 2 ? 5 : 1, .from_then_on = true});
 			if (kind == 2)
 				IFDHControl(0, 0x42000D48, tx, ntx, rx, i % 2 == 0 ? 4 : 16, &n);
 			else
