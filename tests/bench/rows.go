@@ -77,7 +77,7 @@ func compared(a, b string) bool {
 	return slices.ContainsFunc(rows, func(r row) bool { return r.a == a && r.b == b || r.a == b && r.b == a })
 }
 
-// report prints the table and tells whether all bounds are met.
+// report prints the table and reports whether all bounds are met.
 func report(w io.Writer, e *env, res results) bool {
 	unit := map[string]func(float64) string{}
 	for _, s := range append(e.subjects, e.once...) {

@@ -130,7 +130,7 @@ func (l *lab) readers() []string {
 	return list
 }
 
-// none tells whether pcscd lists no reader at all, with a card or without.
+// none reports whether pcscd lists no reader at all, with a card or without.
 func (l *lab) none() bool {
 	out, _ := l.pcscd.Command(l.t.Context(), "opensc-tool", "--list-readers").CombinedOutput()
 	return strings.Contains(string(out), "No smart card readers found")

@@ -46,7 +46,7 @@ func ioctl(fd int, command []byte) ([]byte, error) {
 }
 
 // text writes a command as hex and reads its answer; an interrupted read is
-// repeated. handed tells whether the write took the command.
+// repeated. handed reports whether the write took the command.
 func text(fd int, command []byte) (answer []byte, handed bool, err error) {
 	if _, err := syscall.Write(fd, fmt.Appendf(nil, "%X\n", command)); err != nil {
 		return nil, false, err

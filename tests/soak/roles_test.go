@@ -143,7 +143,7 @@ func openers(y *tally, stop *atomic.Bool, dir string) {
 	wg.Wait()
 }
 
-// ended notes how an open or a later call ended; it tells whether it went well.
+// ended notes how an open or a later call ended; it reports whether it went well.
 func (y *tally) ended(what string, n int, err error, allowed ...syscall.Errno) bool {
 	if err == nil {
 		return true

@@ -21,7 +21,7 @@ const (
 	envCards  = "CARDFS_VM_CARDS" // the host's path of the card database
 )
 
-// Inside tells whether this process runs in a machine.
+// Inside reports whether this process runs in a machine.
 func Inside() bool { return os.Getenv(envInside) == "1" }
 
 // request and response are one line each on the control port.

@@ -66,7 +66,7 @@ type portMap struct {
 	owner [uhciCount * 2]string
 }
 
-// place adds bus and port to a USB device that has none, and tells whether it did.
+// place adds bus and port to a USB device that has none, and reports whether it did.
 func (m *portMap) place(p Props) (bool, error) {
 	if !strings.HasPrefix(p["driver"], "usb-") || p["bus"] != "" {
 		return false, nil

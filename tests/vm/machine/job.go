@@ -83,7 +83,7 @@ func isHidden(name string) bool {
 	return false
 }
 
-// isName tells whether the shell takes s as the name of a variable.
+// isName reports whether the shell takes s as the name of a variable.
 func isName(s string) bool {
 	for i, r := range s {
 		letter := r == '_' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
