@@ -45,7 +45,7 @@ type ifd struct {
 
 func (d *ifd) name() string { return d.dev.Name() }
 
-// Announce makes ifd a Host: what a driver announces is a reader of its own.
+// Announce makes an ifd a Host: what a driver announces is a reader of its own.
 func (d *ifd) Announce(dev reader.Device) error { return d.manager.Announce(dev) }
 
 // Go is the function Go, for the ifd's driver.
@@ -108,7 +108,7 @@ func revivalPause(deaths int) time.Duration {
 	return time.Second << (2 * (deaths - 2))
 }
 
-// run is the whole way of a ifd.
+// run is the life of an ifd.
 func (d *ifd) run(o *opening, before *ifd) {
 	defer d.depart()
 	if before != nil && !d.await(before.closed) { // whoever had the device must let go first
@@ -168,7 +168,7 @@ func (d *ifd) run(o *opening, before *ifd) {
 	}
 }
 
-// pause waits for d; it is false if the device left meanwhile.
+// pause waits for d and reports whether the device is still there.
 func (u *ifd) pause(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -180,8 +180,8 @@ func (u *ifd) pause(d time.Duration) bool {
 	}
 }
 
-// await waits for done, which others may wait for too; it is false if the device left
-// meanwhile. Its directories do not wait for done.
+// await waits for done and reports whether the device is still there. Where it left
+// meanwhile, its directories do not wait for done.
 func (d *ifd) await(done <-chan struct{}) bool {
 	select {
 	case <-done:
@@ -386,7 +386,7 @@ func (d *ifd) list() []*Slot {
 	return slices.Clone(d.slots)
 }
 
-// dropBays takes the directories away; who waits in them gets ErrGone at once.
+// dropSlots takes the directories away; who waits in them gets ErrGone at once.
 func (d *ifd) dropSlots() {
 	d.manager.mu.Lock()
 	slots := d.takeSlots()
@@ -394,7 +394,7 @@ func (d *ifd) dropSlots() {
 	d.manager.tellLeft(slots)
 }
 
-// holdBays is dropBays for a reader that may be revived: nobody else gets its
+// holdSlots is dropSlots for a reader that may be revived: nobody else gets its
 // numbers and names meanwhile.
 func (d *ifd) holdSlots() {
 	d.manager.mu.Lock()

@@ -4,7 +4,9 @@
 //
 // An ifd is a device from its announcement until it leaves. Its driver opens it, and
 // opens it again where the reader died while its device stayed; each opening has Slots
-// of its own. A Slot's driver is called by one caller at a time, who has its turn. The
+// of its own. That the device left has one carrier for each of these: the ifd's context
+// ends with reader.Link.Gone or Detach, the opening's below it with the ifd's or with
+// reader.Reader.Gone, and a Slot's when its directory is taken away. A Slot's driver is called by one caller at a time, who has its turn. The
 // transmission protocols that the reader leaves to the host run in a link. What happens
 // is told to Feeds; a transaction is the exclusive right to a slot, and an epoch is the
 // time between two resets of a card, which ends the sessions that began in it.

@@ -128,7 +128,7 @@ func (s *Slot) Done() <-chan struct{} { return s.ctx.Done() }
 // Log is the log for what a program does with the slot. Who writes to it cannot flood it.
 func (s *Slot) Log() *slog.Logger { return s.log }
 
-// Gone tells whether the reader left. No reader (nil) never does.
+// Gone reports whether the reader left; a nil Slot never does.
 func (s *Slot) Gone() bool { return s != nil && s.ctx.Err() != nil }
 
 // touch tells everybody who waits that something changed. s.mu is held.

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// What a device can say as often as it likes is logged ten times, then once a minute
-// with how often it was left out; nothing else is held back by it.
+// What a device can say as often as it likes is logged ten times, then every ten
+// seconds with how often it was left out; nothing else is held back by it.
 func TestLimitLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
