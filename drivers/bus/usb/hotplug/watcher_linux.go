@@ -490,13 +490,13 @@ func (w *Watcher) handle(e uevent) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := w.known[name]
-	switch {
-	case device && e.action == "remove":
+	if device && e.action == "remove" {
 		w.removed(name, e)
 		return
-	case device && e.action == "add":
-		delete(w.left, name)
 	}
+	// An "add" does not clear left: it may be late, of the very device whose file has
+	// gone meanwhile. The next device in the port has a directory of its own in sysfs,
+	// and so another number.
 	// Half a dozen events tell of a device that comes, from the kernel and from udevd,
 	// while its driver starts it. One is enough to look at sysfs; one more is needed
 	// for another device in the same port, for a device that could not be opened, and

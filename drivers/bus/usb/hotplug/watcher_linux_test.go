@@ -82,6 +82,26 @@ func TestUeventPlug(t *testing.T) {
 	}
 }
 
+// Two sources say what happens, and one may be behind the other: the "add" of a device
+// whose file has gone already announces nothing.
+func TestLateAdd(t *testing.T) {
+	f := newTree(t).start("uevents")
+	f.plug(d1)
+	f.say(d1.event("add"))
+	r := f.next()
+	f.w.nodeWent("003", "005")
+	f.gone(r)
+	f.say(d1.event("add"), d1.ifEvent("add"))
+	f.none("it is leaving, and sysfs still shows it")
+	f.unplug(d1)
+	f.say(d1.event("remove"))
+	f.heard()
+
+	f.plug(d1) // the next one, with the same number
+	f.say(d1.event("add"))
+	f.next()
+}
+
 // A number is given again, even to the next device in the same port.
 func TestNumberReused(t *testing.T) {
 	f := newTree(t).start("uevents")
