@@ -200,6 +200,7 @@ type fake struct {
 	answers map[string]reply
 	gone    chan struct{}
 	waits   []time.Duration // the time-outs that the transfers were given
+	buffer  []byte          // that the latest transfer was given
 }
 
 type reply struct {
@@ -215,7 +216,7 @@ func (f *fake) Close() error                                     { return nil }
 // key names the transfers of a session: what is sent, and what is fetched by
 // how many bytes are asked for.
 func (f *fake) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
-	f.waits = append(f.waits, timeout)
+	f.waits, f.buffer = append(f.waits, timeout), data
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -451,6 +452,23 @@ func TestInvalidBlock(t *testing.T) {
 		if !errors.Is(err, reader.ErrInvalid) || string(got) != "kept" {
 			t.Errorf("%d bytes: %v", n, err)
 		}
+	}
+}
+
+// The longest T=1 block, NAD PCB LEN, 254 bytes of INF and an LRC (ISO/IEC 7816-3:2006
+// §11.3), is sent; and nothing of an answer stays in the driver.
+func TestBlocks(t *testing.T) {
+	f := &fake{answers: honest()}
+	_, s := open(t, f)
+	if _, err := s.PowerOn(context.Background(), reader.Cold); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Exchange(context.Background(), reader.Transfer{Out: make([]byte, 258)}, nil)
+	if err != nil || len(got) == 0 {
+		t.Fatalf("258 bytes: % X, %v", got, err)
+	}
+	if left := f.buffer[:len(f.answers[getBlock].data)]; !bytes.Equal(left, make([]byte, len(left))) {
+		t.Errorf("after the exchange the driver holds % X", left)
 	}
 }
 
