@@ -108,7 +108,7 @@ const envTransport = "CARDFS_TEST_TRANSPORT"
 
 // The readers, the card and ten cycles of plugging again, on libusb.
 func TestGousbInMachine(t *testing.T) {
-	machine.RunSelf(t, "^TestGuest(Card|IKey3000|CyclesQMP|CyclesVHCI)$", machine.Config{
+	machine.RunSelf(t, "^TestGuest(Card|IKey|CyclesQMP|CyclesVHCI)$", machine.Config{
 		Timeout: 15 * time.Minute, Env: append(os.Environ(), envTransport+"=gousb"),
 	})
 }
