@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -259,5 +260,65 @@ func TestPlaceWithoutWorkingDirectory(t *testing.T) {
 	}
 	if p, err := openPlace("cards"); err == nil || p != nil {
 		t.Errorf("%v, %v", p, err)
+	}
+}
+
+// "What comes by ioctl or in binary goes to the card as it is": from CLA INS P1 P2 on.
+func TestShortestCommand(t *testing.T) {
+	for n := range 6 {
+		room, err := (&apduFile{}).check(make([]byte, n))
+		if n < 4 && !errors.Is(err, reader.ErrInvalid) || n >= 4 && (err != nil || room < 2) {
+			t.Errorf("%d bytes: room for %d, %v", n, room, err)
+		}
+	}
+}
+
+// What each file is, by the table of the contract: which may be written, which may be
+// locked, and of which opens the waiting is counted.
+func TestKindsOfFiles(t *testing.T) {
+	var writes, locks, waits, texts, private []string
+	for _, s := range slotFiles {
+		for list, is := range map[*[]string]bool{&writes: s.write, &locks: s.locks, &waits: s.waits, &texts: s.text != nil, &private: s.ownerOnly} {
+			if is {
+				*list = append(*list, s.name)
+			}
+		}
+	}
+	for _, c := range []struct {
+		what, want string
+		got        []string
+	}{
+		{"written", "apdu control ctbcs power protocol", writes},
+		{"locked", "apdu control ctbcs", locks},
+		{"waited for", "apdu atr control ctbcs power protocol", waits},
+		{"text", "atr power protocol stats status", texts},
+		{"the owner's", "trace", private},
+	} {
+		slices.Sort(c.got)
+		if got := strings.Join(c.got, " "); got != c.want {
+			t.Errorf("%s: %s, want %s", c.what, got, c.want)
+		}
+	}
+}
+
+// A command for whose answer there is no room is answered all the same: whoever waits or
+// polls is woken.
+func TestErrNoRoomWakes(t *testing.T) {
+	c, wakes, stop := polledOpen(t, new(room), 1000, rdwr)
+	defer stop()
+	c.mu.Lock()
+	c.beyond, c.busy = true, true
+	c.queue = []command{{data: []byte{0, 0xA4, 0, 0}}}
+	c.held += 4
+	c.share.force(4)
+	changed := make(chan struct{})
+	c.changed = changed
+	c.mu.Unlock()
+	c.Send()
+	if !closed(changed) || wakes.Load() != 2 { // for the answer, and that nothing is under way
+		t.Errorf("woken %d times, the reader: %v", wakes.Load(), closed(changed))
+	}
+	if _, errno := c.read(100); errno != syscall.ENOBUFS || len(c.card.sent) != 0 {
+		t.Errorf("%v, sent %v", errno, c.card.sent)
 	}
 }
