@@ -52,10 +52,10 @@
 //     answer is too short, too long, or says something else, and fuzzers read whatever a
 //     device may send.
 //
-//  7. The lists. All, in all.go, has the driver. The models in drivers/sim/hardware.go have
-//     the emulated device: with its line there, "cardfs mount --sim NAME" and "attach sim
-//     NAME" make readers of it, and the help shows it. A line in tests/vm/emulate.go plugs
-//     it into the USB of the virtual machine: go run ./tests/vm shell NAME.
+//  7. The lists. All, in all.go, has the driver. All, in emulators/emulators.go, has the
+//     emulated device: with its line there, "cardfs mount --sim NAME" and "attach sim NAME"
+//     make readers of it, help and completion show it, the suite runs with it, and the
+//     virtual machine has it on its USB: go run ./tests/vm shell NAME.
 //
 //  8. README.md. A line in the table of the drivers, which says by what the driver was shown
 //     to work, and by what not.

@@ -17,7 +17,8 @@ import (
 )
 
 // kinds are the devices of our own, by kind: a program in the machine serves them to its
-// kernel. The names are those of `attach sim`, but where QEMU has a device of that name.
+// kernel. The names are those of `attach sim`, but where QEMU has a device of that name, and
+// those that tell the CCID levels apart.
 func kinds() map[string]emulators.Emulator {
 	m := map[string]emulators.Emulator{}
 	for _, e := range emulators.All() {
@@ -26,8 +27,17 @@ func kinds() map[string]emulators.Emulator {
 			name = "sim-" + name
 		}
 		m[name] = e
+		if level, ok := levels[e.Name]; ok {
+			m[level] = e
+		}
 	}
 	return m
+}
+
+// levels are further names, by those of `attach sim`.
+var levels = map[string]string{
+	"ccid": "ccid-tpdu", "ccid-char": "ccid-character", "ccid-ext": "ccid-extended",
+	"twoslot": "ccid-two-slots", "pinpad": "ccid-pinpad", "iccd": "iccd-b",
 }
 
 func kindNames() []string { return slices.Sorted(maps.Keys(kinds())) }
