@@ -16,7 +16,8 @@ func TestList(t *testing.T) {
 		"ctl": "", "event": "", "by-id/x": "",
 		"2/status":  "state failed\nreader A\nerror no  power\n",
 		"10/status": "state powered\nreader B\ndriver sim\natr 3B 00\nprotocol T=0\nby-id b\nsiblings 10 11\ntransaction held\n",
-		"11/atr":    "", // its status has gone
+		"5/atr":     "", // its status has gone
+		"11/atr":    "",
 	})
 	slots, err := c.list()
 	if err != nil || len(slots) != 2 || slots[0].Number != 2 || slots[1].Number != 10 {

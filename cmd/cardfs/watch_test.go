@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,6 +76,12 @@ func TestSnapshot(t *testing.T) {
 	}
 	if _, err := c.numbered(1).events().snapshot(); !errors.Is(err, syscall.EISDIR) {
 		t.Error(err)
+	}
+	open, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range open {
+		if name, _ := os.Readlink(fd); strings.HasPrefix(name, c.dir) {
+			t.Errorf("%s is still open", name)
+		}
 	}
 }
 
