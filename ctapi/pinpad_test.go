@@ -333,6 +333,9 @@ func TestInputAsked(t *testing.T) {
 		if got, err := s.ask(t, tt.command); got != "31 32 90 00" || err != nil || s.input == nil || *s.input != tt.want {
 			t.Errorf("%s: %s, %v, asked for %+v", tt.command, got, err, s.input)
 		}
+		if string(s.answer) != "\x00\x00" { // it may be a PIN
+			t.Errorf("%s: %q is left", tt.command, s.answer)
+		}
 	}
 }
 

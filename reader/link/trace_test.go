@@ -214,6 +214,11 @@ func TestTrace(t *testing.T) {
 			< R-APDU 63 C2
 			> malformed C-APDU [masked]
 			! malformed command`},
+		{"GET RESPONSE without Le", reader.ShortAPDU, cardT1 + "> 00 2A 80 86 02 31 32\n< 61 02\n> 00 C0 00 00\n< 33 34 90 00", []string{"00 2A 80 86 02 31 32", "00 C0 00 00"}, `
+			> C-APDU 00 2A 80 86 [masked] PERFORM SECURITY OPERATION
+			< R-APDU 61 02
+			> C-APDU 00 C0 00 00 GET RESPONSE
+			< R-APDU [masked] 90 00`},
 		{"a command of a header alone has nothing to hide", reader.ShortAPDU, cardT1 + "> 00 20 00 01\n< 63 C2", []string{"00 20 00 01"}, `
 			> C-APDU 00 20 00 01 VERIFY
 			< R-APDU 63 C2`},

@@ -18,6 +18,7 @@ import (
 // asked.
 type witness struct {
 	asked []string
+	power bool
 	gone  chan struct{}
 	err   error // of Open
 }
@@ -29,7 +30,7 @@ func (w *witness) note(format string, args ...any) {
 func (w *witness) Name() string     { return "witness" }
 func (w *witness) IDs() []reader.ID { return nil }
 func (w *witness) Open(context.Context, reader.Device) (reader.Reader, error) {
-	w.gone = make(chan struct{})
+	w.gone, w.power = make(chan struct{}), false
 	return w, w.err
 }
 func (w *witness) Slots() []reader.Slot  { return []reader.Slot{w} }
@@ -39,10 +40,16 @@ func (w *witness) Traits() reader.Traits {
 	return reader.Traits{Level: reader.ExtendedAPDU, AutoPPS: true}
 }
 
-func (w *witness) Status(context.Context) (reader.Status, error) { return reader.Present, nil }
+func (w *witness) Status(context.Context) (reader.Status, error) {
+	if w.power {
+		return reader.Powered, nil
+	}
+	return reader.Present, nil
+}
 
 func (w *witness) PowerOn(_ context.Context, how reader.Reset) ([]byte, error) {
 	w.note("%v", how)
+	w.power = true
 	return []byte{0x3B, 0x80, 0x80, 0x01, 0x01}, nil
 }
 
@@ -54,7 +61,7 @@ func (w *witness) SelectProtocol(_ context.Context, p iso7816.Params) (iso7816.P
 	return p, nil
 }
 
-func (w *witness) PowerOff(context.Context) error { w.note("off"); return nil }
+func (w *witness) PowerOff(context.Context) error { w.note("off"); w.power = false; return nil }
 func (w *witness) Eject(context.Context) error    { w.note("eject"); return nil }
 
 func (w *witness) Exchange(_ context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
