@@ -1,13 +1,3 @@
-// Package ccid drives every reader of the USB smart card class: CCID 1.1 (USB
-// Device Class: Smart Card, Integrated Circuit(s) Cards Interface Devices,
-// revision 1.1, 2005) over bulk transfers, and ICCD 1.0 versions A and B over
-// control transfers.
-//
-//	usb.Conn --- function --- pipe (bulk) --- lane --- slot
-//	                    \---- iccd (control) --------- slot
-//
-// A device may have several interfaces of the class; each is a function with
-// one slot or more, and all their slots are one reader.
 package ccid
 
 import (
@@ -44,8 +34,8 @@ func (Driver) IDs() []reader.ID {
 
 // Open claims the interfaces of the class and brings the reader to where it
 // takes commands. dev.Link is a usb.Opener; by its descriptors the driver knows before
-// it claims anything which interfaces are its own. Parameters: interface=N takes only that one; firmware=any takes
-// readers whose firmware is refused as too old.
+// it claims anything which interfaces are its own. Parameters: interface=N takes only
+// that one; firmware=any takes readers whose firmware is refused as too old.
 func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
 	log := limitlog.New(d.Log).With("reader", dev.Name())
 	only := anyInterface

@@ -164,7 +164,7 @@ func (s *slot) setParameters(ctx context.Context, p iso7816.Params) (answer, err
 	case failed.Code == codeRate && p.TA1 != iso7816.DefaultTA1, !refused(&a, err):
 		return a, err
 	case failed.Code != codeUnsupported && failed.Code != codeProtocolNum && failed.Code < 0x80:
-		// Readers that find fault with another parameter work all the same.
+		// A reader that finds fault with another parameter still works.
 		s.log.Info("a parameter was not accepted", "bSlot", s.lane.slot, "error", err)
 		return answer{}, nil
 	}

@@ -89,26 +89,6 @@ func newPipe(r *ifd, conn usb.Conn, i *Interface) *pipe {
 	return p
 }
 
-// die marks the reader as beyond help: it is gone, and the core opens it again if it is
-// still plugged in.
-func (p *pipe) die(why error) error {
-	p.mu.Lock()
-	if p.why == nil {
-		p.why = why
-	}
-	p.mu.Unlock()
-	p.leave()
-	return p.left()
-}
-
-// left is what commands answer once the reader is gone.
-func (p *pipe) left() error {
-	if why := p.reason(); why != nil {
-		return fmt.Errorf("%w: %w", why, reader.ErrGone)
-	}
-	return fmt.Errorf("ccid: %w", reader.ErrGone)
-}
-
 // take waits for a token's place in c.
 func (p *pipe) take(ctx context.Context, c chan struct{}) error {
 	select {
@@ -497,81 +477,4 @@ func (p *pipe) deliver(a *answer, msg []byte) bool {
 	default:
 	}
 	return true
-}
-
-// recover brings the reader to where it takes the slot's next command, by ever
-// harder means: the abort pair (CCID 1.1 §5.3.1) if a command may still be under
-// way, or a GetSlotStatus whose answer ends what was left over; ending the halt
-// of both endpoints; a reset of its port. If nothing helps the reader is dead.
-//
-//	command given up --Abort--> answered ............ idle
-//	                     | no answer
-//	                     v
-//	           ClearHalt, GetSlotStatus --> answered . idle
-//	                     | no answer
-//	                     v
-//	             Reset, GetSlotStatus ----> answered . idle (all cards off)
-//	                     | no answer
-//	                     v
-//	                    dead
-//
-// The command's ctx may have ended; what is done here ends with the reader.
-func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
-	p := l.pipe
-	given := ctx.Err() != nil
-	ctx = p.ctx
-	try := func(c command, limit time.Duration) bool {
-		_, err := l.roundTrip(ctx, c, nil, limit, true)
-		var failed *Error
-		return err == nil || errors.As(err, &failed)
-	}
-	status := command{kind: cmdSlotStatus}
-	first := status
-	if abort {
-		first.kind = cmdAbort
-	}
-	l.dirty = !try(first, syncLimit)
-	if !l.dirty {
-		return nil
-	}
-	if given {
-		return nil // whoever gave up does not wait; the next command goes on here
-	}
-	p.log.Warn("reader does not answer", "bSlot", l.slot, "after", cause)
-	if p.isGone() {
-		return p.die(cause)
-	}
-	p.conn.ClearHalt(ctx, p.in)
-	p.conn.ClearHalt(ctx, p.out)
-	if try(status, syncLimit) {
-		l.dirty = false
-		return nil
-	}
-	err := p.conn.Reset(ctx)
-	if err == nil && try(status, statusLimit) {
-		p.log.Warn("reader was reset", "bSlot", l.slot, "after", cause)
-		l.dirty = false
-		return nil
-	}
-	return p.die(fmt.Errorf("%w; the reader does not answer after a USB reset either", cause))
-}
-
-// reason is why the reader is beyond help; nil while it is not.
-func (p *pipe) reason() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.why
-}
-
-func (p *pipe) isGone() bool {
-	select {
-	case <-p.conn.Gone():
-		return true
-	case <-p.gone:
-		return true
-	case <-p.ctx.Done():
-		return true
-	default:
-		return false
-	}
 }

@@ -106,7 +106,7 @@ func (s *slot) Status(ctx context.Context) (reader.Status, error) {
 	a, err := s.do(ctx, command{kind: cmdSlotStatus}, nil, statusLimit)
 	var failed *Error
 	if errors.As(err, &failed) && failed.Code != codeBadSlot {
-		// bStatus holds all the same: "failed, card absent or mute" is how many
+		// bStatus holds in a failure too: "failed, card absent or mute" is how many
 		// readers say that there is no card.
 		err = nil
 	}
@@ -241,10 +241,6 @@ func (s *slot) PowerOff(ctx context.Context) error {
 	return err
 }
 
-// clockHz is the clock to compute waiting times with. A card has 1 MHz at least
-// (ISO/IEC 7816-3:2006 §5.2.3), even if its reader says less.
-func (f *function) clockHz() int { return int(max(f.DefaultClock, isoClockKHz)) * 1000 }
-
 // Traits of the reader and its card.
 func (f *function) traits() reader.Traits {
 	const overhead = headerLen + 3 + 2 // NAD PCB LEN, EDC of two bytes
@@ -301,34 +297,4 @@ func (s ejecting) Eject(ctx context.Context) error {
 		return nil
 	}
 	return err
-}
-
-// unreadable is the timing of a card whose ATR no rule fits, as some readers pass on: the
-// greatest values that are in use.
-var unreadable = iso7816.Timing{Char: 10 * time.Millisecond, Wait: 30 * time.Second, Gap: time.Second}
-
-// timingOf is that of the card with this ATR, nil where it cannot be read, before
-// anything was negotiated.
-func (f *function) timingOf(atr *iso7816.ATR) iso7816.Timing {
-	if atr == nil {
-		return unreadable
-	}
-	return atr.Slowest(f.timing)
-}
-
-// timing is that of a card with these parameters in this reader.
-func (f *function) timing(p iso7816.Params) iso7816.Timing {
-	t := p.Timing(f.clockHz())
-	if p.T == 1 {
-		t.Wait += f.extraT1
-	}
-	return t
-}
-
-// exchangeTime is how long the reader may be silent over an exchange of n characters
-// with the card. A reader counts the card's waiting times by itself and tells when they
-// are over, or asks for more time; this is for one that does neither.
-func exchangeTime(t iso7816.Timing, n, wtx int) time.Duration {
-	const way = 2 * time.Second // to the reader and back
-	return min(t.Limit(n, wtx), exchangeLimit-way) + way
 }

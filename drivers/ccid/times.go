@@ -1,6 +1,10 @@
 package ccid
 
-import "time"
+import (
+	"time"
+
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
 
 // Limits of the wire. CCID 1.1 gives none; these are what libccid has found to
 // suit readers in use, except where a reason is named.
@@ -50,4 +54,38 @@ func earlier(t, until time.Time) time.Time {
 		return until
 	}
 	return t
+}
+
+// clockHz is the clock to compute waiting times with. A card has 1 MHz at least
+// (ISO/IEC 7816-3:2006 §5.2.3), even if its reader says less.
+func (f *function) clockHz() int { return int(max(f.DefaultClock, isoClockKHz)) * 1000 }
+
+// unreadable is the timing of a card whose ATR no rule fits, as some readers pass on: the
+// greatest values that are in use.
+var unreadable = iso7816.Timing{Char: 10 * time.Millisecond, Wait: 30 * time.Second, Gap: time.Second}
+
+// timingOf is that of the card with this ATR, nil where it cannot be read, before
+// anything was negotiated.
+func (f *function) timingOf(atr *iso7816.ATR) iso7816.Timing {
+	if atr == nil {
+		return unreadable
+	}
+	return atr.Slowest(f.timing)
+}
+
+// timing is that of a card with these parameters in this reader.
+func (f *function) timing(p iso7816.Params) iso7816.Timing {
+	t := p.Timing(f.clockHz())
+	if p.T == 1 {
+		t.Wait += f.extraT1
+	}
+	return t
+}
+
+// exchangeTime is how long the reader may be silent over an exchange of n characters
+// with the card. A reader counts the card's waiting times by itself and tells when they
+// are over, or asks for more time; this is for one that does neither.
+func exchangeTime(t iso7816.Timing, n, wtx int) time.Duration {
+	const way = 2 * time.Second // to the reader and back
+	return min(t.Limit(n, wtx), exchangeLimit-way) + way
 }
