@@ -77,6 +77,8 @@ func TestParseLies(t *testing.T) {
 		{"busy slots 0", edited(ok, func(c []byte) { c[53] = 0 }), nil, "bMaxCCIDBusySlots 0", func(i Interface) bool { return i.MaxBusySlots == 1 }},
 		{"busy slots FF", edited(ok, func(c []byte) { c[53] = 0xFF }), nil, "bMaxCCIDBusySlots 255", func(i Interface) bool { return i.MaxBusySlots == 1 }},
 		{"mechanics", edited(ok, put32(36, 0x03000002)), nil, "dwMechanical", func(i Interface) bool { return i.Mechanical == 2 }},
+		{"packets of 0 bytes", bytes.Replace(newDevice(ok).Descriptors(), unhex("07 05 81 02 40"), unhex("07 05 81 02 00"), 1), nil,
+			"endpoint 81 has packets of 0 bytes: 64", func(i Interface) bool { return i.In.PacketSize == 64 && i.Out.PacketSize == 64 }},
 		{"class descriptor short", edited(ok, func(c []byte) { c[0] = 20 }), reader.ErrProtocol, "", nil},
 		{"class descriptor of length 0", edited(ok, func(c []byte) { c[0] = 0 }), reader.ErrProtocol, "", nil},
 		{"protocol 3", proto(ok, 3), reader.ErrUnsupported, "bInterfaceProtocol 03", nil},

@@ -60,6 +60,7 @@ func TestICCDWire(t *testing.T) {
 			c A1 62 0000 0000: 3B 02 14 50          # ICC_POWER_ON: the ATR
 			c 21 65 0000 0000 00 84 00 00 02        # XFR_BLOCK: header
 			c A1 A0 0000 0000: 40                   # busy
+			c A1 A0 0000 0000: 00                   # neither busy nor ready
 			c A1 A0 0000 0000: 10                   # data are there
 			c A1 6F 0000 0000: 01 02                # DATA_BLOCK
 			c A1 A0 0000 0000: 20                   # SW1 SW2 are there
