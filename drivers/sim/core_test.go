@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/icc"
@@ -26,7 +26,21 @@ func manager(t testing.TB) (*core.Manager, *Driver) {
 
 func ctl(t testing.TB, m *core.Manager, line string) {
 	t.Helper()
-	if err := fs.Ctl(m, line); err != nil {
+	var err error
+	if words := strings.Fields(line); words[0] == "attach" {
+		params := map[string]string{}
+		for _, p := range words[3:] {
+			key, value, _ := strings.Cut(p, "=")
+			params[key] = value
+		}
+		err = m.Attach(words[1], words[2], params)
+	} else {
+		var n int
+		if n, err = strconv.Atoi(words[1]); err == nil {
+			err = m.CommandDriver(words[0], n, words[2:])
+		}
+	}
+	if err != nil {
 		t.Fatalf("%s: %v", line, err)
 	}
 }

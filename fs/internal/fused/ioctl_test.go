@@ -8,7 +8,7 @@ import (
 // The numbers of cardfs.h: programs are built with them.
 func TestIoctlNumbers(t *testing.T) {
 	if IoctlExchange != 0xC000CF01 || IoctlBinary != 0xCF02 || IoctlCTAPI != 0xCF03 {
-		t.Errorf("%#x, %#x, %#x", IoctlExchange, IoctlBinary, IoctlCTAPI)
+		t.Errorf("%#x, %#x, %#x", uint32(IoctlExchange), IoctlBinary, IoctlCTAPI)
 	}
 	for cmd, want := range map[uint32]bool{
 		0xC000CF01: true, 0xC004CF01: true, 0xFFFFCF01: true, // the size is the caller's choice

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -116,11 +115,6 @@ func (f *managed) is(name string) {
 	}
 }
 
-func (f *managed) ctl(line string) {
-	f.Helper()
-	f.must(fs.Ctl(f.m, line))
-}
-
 // A device keeps number and name while its reader dies and is opened again, is detached
 // and announced again by `rescan`, or is replaced by itself. When it leaves, it leaves
 // once, whoever says so first.
@@ -148,15 +142,15 @@ func TestManagerAndWatcher(t *testing.T) {
 	f.silent("both are there")
 
 	// Detached: only `rescan` announces it again, and nothing else anew.
-	f.ctl("detach 0")
+	f.must(f.m.Detach(0))
 	f.hear("left")
 	f.say(d.event("change"), d.ifEvent("bind"))
 	f.w.scan(false, true)
 	f.silent("it was detached")
-	f.ctl("rescan")
+	f.m.Rescan()
 	f.hear("arrived ready")
 	f.is(name)
-	f.ctl("rescan")
+	f.m.Rescan()
 	f.silent("all are there")
 
 	// The open file says first that it left, while sysfs shows it for some time yet, and
@@ -170,7 +164,7 @@ func TestManagerAndWatcher(t *testing.T) {
 	f.w.scan(false, true)
 	f.silent("it is leaving")
 	// It did not leave after all, and somebody knows.
-	f.ctl("rescan")
+	f.m.Rescan()
 	f.hear("arrived ready")
 	f.is(name)
 	if _, now := f.d.newest(); now != opened+1 {
