@@ -59,7 +59,7 @@ func TestLog(t *testing.T) {
 		}
 		select {
 		case got := <-ours:
-			if !strings.Contains(got, `msg="virtual card disconnected" driver=vpcd address=127.0.0.1:`) || strings.Contains(got, "PIN!") {
+			if !strings.Contains(got, `msg="virtual card disconnected" reader="vpcd 127.0.0.1:`) || strings.Contains(got, "PIN!") {
 				t.Errorf("the log has %q", got)
 			}
 		case got := <-theirs:
