@@ -58,6 +58,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return status.code
 }
 
+// extra are commands that only some builds have.
+var extra []func() *cobra.Command
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cardfs",
@@ -98,6 +101,9 @@ line or the input makes no sense; 3 there is no such reader, or no card in it;
 		newReaderConf(), newIDs(), newUdevRules(),
 		helpFiles(), helpEvents(), helpSim(), helpExitCodes(),
 	)
+	for _, c := range extra {
+		root.AddCommand(c())
+	}
 	root.SetHelpCommand(newHelp(root))
 	return root
 }

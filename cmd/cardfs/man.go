@@ -1,0 +1,90 @@
+//go:build man
+
+package main
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cpuguy83/go-md2man/v2/md2man"
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+)
+
+//go:embed install/man
+var pages embed.FS
+
+// The manual pages, made of the commands' own help, and of the pages in Markdown in
+// install/man for what no command says:
+//
+//	go run -tags man ./cmd/cardfs man DIR
+func init() {
+	extra = append(extra, func() *cobra.Command {
+		return &cobra.Command{
+			Use:    "man DIR",
+			Short:  "Write the manual pages",
+			Hidden: true,
+			Args:   args(1, 1, "man wants a directory"),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return writePages(cmd.Root(), args[0])
+			},
+		}
+	})
+}
+
+func writePages(root *cobra.Command, dir string) error {
+	date := time.Now()
+	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
+		seconds, err := time.ParseDuration(epoch + "s")
+		if err != nil {
+			return fmt.Errorf("SOURCE_DATE_EPOCH: %w", err)
+		}
+		date = time.Unix(int64(seconds/time.Second), 0).UTC()
+	}
+	header := &doc.GenManHeader{Section: "1", Date: &date, Source: "cardfs", Manual: "Smart-card readers as files"}
+	root.DisableAutoGenTag = true
+	if err := doc.GenManTree(root, header, dir); err != nil {
+		return err
+	}
+	// The topics, which GenManTree leaves out.
+	var files bytes.Buffer
+	fmt.Fprintf(&files, "cardfs 5 \"%s\" cardfs \"Smart-card readers as files\"\n==\n\n# NAME\n\ncardfs - the files of a mounted cardfs\n", date.Format("Jan 2006"))
+	for _, topic := range []string{"files", "events", "sim", "exit-codes"} {
+		c, _, err := root.Find([]string{topic})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&files, "\n# %s\n\n%s\n", strings.ToUpper(c.Short), indented(c.Long))
+	}
+	files.WriteString("\n# SEE ALSO\n\n**cardfs(1)**, **flock(2)**, **libifdcardfs(8)**\n")
+	if err := os.WriteFile(filepath.Join(dir, "cardfs.5"), md2man.Render(files.Bytes()), 0o644); err != nil {
+		return err
+	}
+	const written = "install/man"
+	list, err := pages.ReadDir(written)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		text, err := pages.ReadFile(path.Join(written, e.Name()))
+		if err != nil {
+			return err
+		}
+		text = bytes.Replace(text, []byte(`""`), []byte(`"`+date.Format("Jan 2006")+`"`), 1)
+		if err := os.WriteFile(filepath.Join(dir, strings.TrimSuffix(e.Name(), ".md")), md2man.Render(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// indented makes text that is laid out by hand a block of Markdown that keeps its lines.
+func indented(text string) string {
+	return "    " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ")
+}
