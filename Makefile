@@ -69,6 +69,7 @@ PROCESSORS = amd64 arm64 arm 386 riscv64 ppc64le s390x
 lint: deps-build ## gofmt, go vet, staticcheck; builds for other processors
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "gofmt these:" $$bad >&2; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags man ./cmd/cardfs
 	@for arch in $(PROCESSORS); do export GOARCH=$$arch CGO_ENABLED=0; \
 		echo "go build ./... for $$arch"; $(GO) build $$(.ci/modfile) ./... || exit 1; done
 	@echo 'go vet ./... for 386'; export GOARCH=386 CGO_ENABLED=0; $(GO) vet $$(.ci/modfile) ./...
@@ -101,6 +102,7 @@ BASH_WORDS  = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cardfs
 ZSH_WORDS   = $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_cardfs
 FISH_WORDS  = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/cardfs.fish
 CTAPI_LIB   = $(DESTDIR)$(LIBDIR)/libctapi-cardfs.so
+CTAPI_PC    = $(DESTDIR)$(LIBDIR)/pkgconfig/libctapi-cardfs.pc
 IFD_LIB     = $(DESTDIR)$(PCSC_DRIVERS)/serial/libifdcardfs.so
 IFD_BUNDLE  = $(DESTDIR)$(PCSC_DRIVERS)/ifd-cardfs.bundle
 
@@ -111,7 +113,10 @@ install: ## install what make build made, below DESTDIR and PREFIX (/usr/local)
 	@[ -x build/cardfs ] && [ -d build/ifd-cardfs.bundle ] || $(MAKE) build
 	install -D -m 755 build/cardfs $(BIN)
 	install -D -m 644 -t $(HEADERS) $(CLIB)/common/cardfs.h $(CLIB)/ctapi/ctapi.h
-	install -D -m 644 build/libctapi-cardfs.so $(CTAPI_LIB)
+	install -D -m 644 build/libctapi-cardfs.so $(CTAPI_LIB).1
+	ln -sf libctapi-cardfs.so.1 $(CTAPI_LIB)
+	printf '%s\n' 'Name: libctapi-cardfs' 'Description: CT-API for the readers of cardfs' 'Version: 1.1' \
+		'Cflags: -I$(PREFIX)/include' 'Libs: -L$(LIBDIR) -lctapi-cardfs' | install -D -m 644 /dev/stdin $(CTAPI_PC)
 	install -D -m 644 build/libifdcardfs.so $(IFD_LIB)
 	install -D -m 644 build/libifdcardfs.so $(IFD_BUNDLE)/Contents/Linux/libifdcardfs.so
 	install -D -m 644 build/ifd-cardfs.bundle/Contents/Info.plist $(IFD_BUNDLE)/Contents/Info.plist
@@ -132,9 +137,15 @@ endif
 .PHONY: uninstall
 uninstall: ## remove what make install installed, with the same DESTDIR and PREFIX
 	rm -rf $(IFD_BUNDLE)
-	rm -f $(BIN) $(HEADERS)/cardfs.h $(HEADERS)/ctapi.h $(CTAPI_LIB) $(IFD_LIB) $(UNIT) $(PCSCD_UNIT) \
+	rm -f $(BIN) $(HEADERS)/cardfs.h $(HEADERS)/ctapi.h $(CTAPI_LIB) $(CTAPI_LIB).1 $(CTAPI_PC) $(IFD_LIB) $(UNIT) $(PCSCD_UNIT) \
 		$(SYSUSERS) $(RULES) $(BASH_WORDS) $(ZSH_WORDS) $(FISH_WORDS)
 	@rmdir --ignore-fail-on-non-empty $(HEADERS) $(dir $(PCSCD_UNIT)) 2>/dev/null || true
+
+.PHONY: deb rpm
+deb: build ## Debian packages, into build/packages
+rpm: build ## the same for RPM, which nobody has installed yet
+deb rpm:
+	@GO="$(GO)" CC="$(CC)" MAKE="$(MAKE)" cmd/cardfs/install/package/build.sh $@
 
 .PHONY: clean
 clean: ## remove what make build made

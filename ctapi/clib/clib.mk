@@ -19,7 +19,7 @@ build/libifdcardfs.so: $(IFD_SOURCES) $(CLIB_HEADERS)
 
 build/libctapi-cardfs.so: $(CTAPI_SOURCES) $(CLIB_HEADERS)
 	@mkdir -p build
-	$(CLIB_CC) -Wl,-soname,$(@F) -o $@ $(CTAPI_SOURCES)
+	$(CLIB_CC) -Wl,-soname,$(@F).1 -o $@ $(CTAPI_SOURCES)
 
 build/ifd-cardfs.bundle: build/libifdcardfs.so build/cardfs $(CLIB)/ifd/bundle.sh $(CLIB)/ifd/Info.plist.in
 	build/cardfs ids | $(CLIB)/ifd/bundle.sh build/libifdcardfs.so $@

@@ -1,0 +1,238 @@
+// Package packages tries the Debian packages in a Debian that has nothing else: installed,
+// used, upgraded, removed and purged.
+package packages
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/tests/cc"
+)
+
+// What a Debian 12 has before: what the packages depend on, since the test asks no
+// repository for it then, and programs that use the readers.
+const suite, before = "bookworm", "ca-certificates,fuse3,libusb-1.0-0,pcscd,opensc,systemd,init-system-helpers,gcc,libc6-dev,pkg-config,procps"
+
+// fresh unpacks a Debian into a directory. It is made once, and kept for later runs.
+func fresh(t *testing.T) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: a root of its own needs root (run the tests by sudo)")
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache = filepath.Join(cache, "cardfs", "debian")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(cache, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	tar := filepath.Join(cache, suite+".tar")
+	want := suite + "\n" + before + "\n"
+	if have, _ := os.ReadFile(tar + ".packages"); string(have) != want {
+		t.Log("making a Debian of its own, once: some 100 MB from its mirror")
+		run(t, nil, "mmdebstrap", "--format=tar", "--variant=minbase", "--include="+before, suite, tar+".new")
+		if err := errors.Join(os.Rename(tar+".new", tar), os.WriteFile(tar+".packages", []byte(want), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := t.TempDir()
+	run(t, nil, "tar", "-C", root, "--exclude=./dev/*", "-xf", tar)
+	return root
+}
+
+// run runs a program, which must succeed, and returns what it says.
+func run(t *testing.T, env []string, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = cc.Root()
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// within runs a script in the root, in a mount and process namespace of its own, which end
+// with it.
+func within(t *testing.T, root, script string) string {
+	t.Helper()
+	const enter = `mount --make-rprivate /
+mount -t proc proc "$0/proc"
+mount -t tmpfs dev "$0/dev"
+mount -t tmpfs run "$0/run"
+for n in null zero full random urandom fuse; do touch "$0/dev/$n"; mount --bind /dev/$n "$0/dev/$n"; done
+ln -s /proc/self/fd "$0/dev/fd"
+exec chroot "$0" /bin/bash -euc "$1"`
+	return run(t, []string{"DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"},
+		"unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", enter, root, script)
+}
+
+// build makes the packages of a version and puts them into the root's /packages.
+func build(t *testing.T, root, version string) {
+	t.Helper()
+	run(t, []string{"VERSION=" + version}, "make", "--no-print-directory", "deb")
+	dir := filepath.Join(root, "packages", version)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	all, err := filepath.Glob(filepath.Join(cc.Root(), "build/packages/*_"+version+"_*.deb"))
+	if err != nil || len(all) != 4 {
+		t.Fatalf("packages %q, %v; want four", all, err)
+	}
+	for _, name := range all {
+		b, err := os.ReadFile(name)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, filepath.Base(name)), b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(name)
+	}
+}
+
+// contents lists what is in the root, but for what changes with any package.
+func contents(t *testing.T, root string) map[string]bool {
+	t.Helper()
+	list := map[string]bool{}
+	for line := range strings.Lines(run(t, nil, "find", root, "-xdev", "-printf", `%P\n`)) {
+		name := strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(name, "packages"), strings.HasPrefix(name, "root/.cache"), strings.HasPrefix(name, "var/lib/dpkg"), strings.HasPrefix(name, "var/log"),
+			strings.HasPrefix(name, "var/cache"), strings.HasPrefix(name, "var/lib/systemd/deb-systemd-helper"),
+			strings.HasPrefix(name, "etc/") && (strings.HasSuffix(name, "-") || strings.HasSuffix(name, ".lock")):
+			continue
+		}
+		list[name] = true
+	}
+	return list
+}
+
+func surplus(before, after map[string]bool) (names []string) {
+	for name := range after {
+		if !before[name] {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestDebian(t *testing.T) {
+	root := fresh(t)
+	had := contents(t, root)
+	build(t, root, "0.1+1")
+	build(t, root, "0.1+2")
+
+	t.Run("installed and used", func(t *testing.T) {
+		out := within(t, root, `dpkg -i /packages/0.1+1/*.deb >/dev/null
+systemd-analyze verify /usr/lib/systemd/system/cardfs.service
+getent group cardfs
+ldconfig -p | grep -o 'libctapi-cardfs.so.1' | head -n 1
+for page in man1/cardfs.1 man1/cardfs-mount.1 man5/cardfs.5 man8/libifdcardfs.8; do test -s /usr/share/man/$page.gz; done
+test -s /usr/share/bash-completion/completions/cardfs
+cardfs version | head -n 1
+
+mkdir -p /mnt/cards
+cardfs mount -b --allow-other --group cardfs --mode 0660 --sim ikey3k --log /tmp/log /mnt/cards
+cat /mnt/cards/0/atr
+cardfs reader-conf >/etc/reader.conf.d/cardfs
+pcscd
+opensc-tool --atr
+cat >/tmp/ct.c <<'END'
+#include <cardfs/ctapi.h>
+#include <cardfs/cardfs.h>
+#include <stdio.h>
+int main(void) { printf("CT_init %d ", CT_init(1, 0)); printf("CT_close %d\n", CT_close(1)); }
+END
+cc -o /tmp/ct /tmp/ct.c $(pkg-config --cflags --libs libctapi-cardfs)
+/tmp/ct
+pkill pcscd
+umount /mnt/cards
+rm -r /tmp/* /etc/reader.conf.d/cardfs`)
+		for _, want := range []string{"cardfs:x:", "libctapi-cardfs.so.1", "cardfs 0.1+1", "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1",
+			"3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1", "CT_init 0 CT_close 0"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("no %q in\n%s", want, out)
+			}
+		}
+	})
+
+	// An upgrade leaves the daemon and whoever uses a reader alone.
+	t.Run("upgraded", func(t *testing.T) {
+		out := within(t, root, `mkdir -p /mnt/cards
+cardfs mount -b --sim ikey3k /mnt/cards
+pid=$(pgrep -x cardfs)
+exec 3<>/mnt/cards/0/apdu
+while echo 80EE000002010200 >&3 && read -r line <&3; do echo "$line"; done >/tmp/answers 2>&1 &
+client=$!
+dpkg -i /packages/0.1+2/*.deb >/dev/null
+before=$(wc -l </tmp/answers)
+until [ $(wc -l </tmp/answers) -gt $((before + 20)) ]; do sleep 0.05; done
+kill -0 $client
+kill $client
+test "$pid" = "$(pgrep -x cardfs)"
+sort /tmp/answers | uniq -c | awk '{ $1 = ""; print "answers:" $0 }'
+cardfs version | head -n 1
+umount --lazy /mnt/cards
+rm -r /tmp/*`)
+		if !strings.Contains(out, "cardfs 0.1+2") || strings.Count(out, "answers:") != 1 || !strings.Contains(out, "answers: 01 02 90 00") {
+			t.Errorf("%s", out)
+		}
+	})
+
+	t.Run("removed and purged", func(t *testing.T) {
+		within(t, root, `echo CARDFS_ARGS=--usb=off >/etc/default/cardfs
+dpkg --remove libctapi-cardfs-dev libctapi-cardfs1 libifdcardfs cardfs >/dev/null`)
+		left := surplus(had, contents(t, root))
+		slices.Sort(left)
+		// Whether the service was enabled stays with the configuration, as Debian has it.
+		const enabled = "etc/systemd/system/multi-user.target.wants/cardfs.service"
+		if got := strings.Join(left, " "); got != "etc/default/cardfs "+enabled+" mnt/cards" {
+			t.Errorf("after the removal there are still %s", got)
+		}
+		out := within(t, root, `dpkg --purge libifdcardfs cardfs >/dev/null 2>&1
+getent group cardfs || echo no group`)
+		if left := surplus(had, contents(t, root)); len(left) != 0 {
+			t.Errorf("after the purge there are still %q", left)
+		}
+		if !strings.Contains(out, "no group") {
+			t.Error(out)
+		}
+	})
+}
+
+// lintian finds no fault that is not explained.
+func TestLintian(t *testing.T) {
+	run(t, nil, "make", "--no-print-directory", "deb")
+	all, err := filepath.Glob(filepath.Join(cc.Root(), "build/packages/*.deb"))
+	if err != nil || len(all) == 0 {
+		t.Fatal(all, err)
+	}
+	cmd := exec.CommandContext(t.Context(), "lintian", append([]string{"--allow-root", "--fail-on", "error,warning"}, all...)...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
