@@ -175,3 +175,50 @@ func TestDeadline(t *testing.T) {
 		})
 	}
 }
+
+// With the Le that 6Cxx names the answer does not end early any more: 6282 (ISO/IEC
+// 7816-4:2013 table 6, "end of file or record reached before reading Ne bytes") is then 9000,
+// and another warning stays.
+func TestWarningAfterWrongLe(t *testing.T) {
+	for sw, want := range map[string]string{"62 82": "90 00", "62 83": "62 83", "63 00": "63 00", "90 00": "90 00"} {
+		c, card := powered(t, atrT0, Faults{})
+		card.answers = map[string]string{"00B0000008": "11 22 33" + sw}
+		trace(t, c, `
+			> 00 B0 00 00 08
+			< 6C 03
+			> 00 B0 00 00 03
+			< 11 22 33 `+want)
+		if c.APDUs() != 1 {
+			t.Errorf("%s: %d commands", sw, c.APDUs())
+		}
+	}
+}
+
+// Fraction is the share of messages that are damaged.
+func TestNoiseFraction(t *testing.T) {
+	for _, fraction := range []float64{0, 0.125, 0.5, 1} {
+		c, _ := powered(t, atrT1, Faults{Fraction: fraction, Seed: 3})
+		const messages = 10000
+		hits := 0
+		for range messages {
+			if c.noise.hit() {
+				hits++
+			}
+		}
+		if got := float64(hits) / messages; got < fraction*0.9 || got > fraction*1.1 {
+			t.Errorf("%.3f of the messages were hit, want %.3f", got, fraction)
+		}
+	}
+}
+
+// A character that did not come in time does not come, not even a NULL.
+func TestDeadlineOfChars(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, card := powered(t, atrT0, Faults{Slow: time.Minute})
+		start := time.Now()
+		ctx := bounded{context.Background(), start.Add(time.Millisecond)}
+		if rx := c.Chars(ctx, unhex(challenge), 1); rx != nil || time.Since(start) != time.Millisecond {
+			t.Errorf("% X after %v, %v", rx, time.Since(start), card.calls)
+		}
+	})
+}
