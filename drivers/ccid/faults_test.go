@@ -114,14 +114,14 @@ func TestFaults(t *testing.T) {
 func (b *bench) departed(why emu.FaultKind) {
 	b.t.Helper()
 	time.Sleep(time.Minute)
-	bay := b.m.Slot(0)
+	slot := b.m.Slot(0)
 	if why == emu.Detach {
-		if bay != nil {
+		if slot != nil {
 			b.t.Error("the reader is still there")
 		}
 		return
 	}
-	if bay == nil {
+	if slot == nil {
 		b.t.Fatal("the reader is gone, and nothing says why")
 	}
 	_, err := b.open(0)

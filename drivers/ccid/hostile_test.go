@@ -271,7 +271,7 @@ func TestCloseWhileAborting(t *testing.T) {
 	})
 }
 
-// parting is an ICCD device whose host's patience ends with its first answer.
+// parting is an ICCD device whose host gives up with its first answer.
 type parting struct {
 	odd
 	cancel func()

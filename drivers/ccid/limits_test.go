@@ -140,7 +140,7 @@ func TestExtensionsUntilTheLimit(t *testing.T) {
 		until time.Duration // the core's limit; 0: none
 		want  time.Duration // when Exchange ends
 	}{
-		{"seldom, 40 minutes", 2 * time.Second, 40 * time.Minute, 0, 40 * time.Minute},
+		{"rarely, 40 minutes", 2 * time.Second, 40 * time.Minute, 0, 40 * time.Minute},
 		{"often, 40 minutes", 20 * time.Millisecond, 40 * time.Minute, 0, 40 * time.Minute},
 		{"soon", 100 * time.Millisecond, 3 * time.Second, 0, 3 * time.Second},
 		{"longer than an hour", time.Second, 2 * time.Hour, 0, time.Hour},

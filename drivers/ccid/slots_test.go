@@ -310,7 +310,7 @@ func TestUnplug(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := plug(t, emu.ShortAPDUReader(), &testCard{atr: atrT1})
 			s := b.session(0)
-			bay := b.m.Slot(0)
+			slot := b.m.Slot(0)
 			done := make(chan error, 1)
 			go func() {
 				if busy {
@@ -318,7 +318,7 @@ func TestUnplug(t *testing.T) {
 					done <- err
 					return
 				}
-				<-bay.Done()
+				<-slot.Done()
 				done <- reader.ErrGone
 			}()
 			time.Sleep(time.Second)

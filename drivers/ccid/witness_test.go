@@ -295,15 +295,15 @@ func (b *bus) plug(t *testing.T, e *device) (*core.Slot, func()) {
 
 // same runs the exchanges through this driver, over usbfs.
 func (b *bus) same(t *testing.T, e *device, protocol string, exchanges []exchange) {
-	bay, unplug := b.plug(t, e)
+	slot, unplug := b.plug(t, e)
 	defer unplug()
 	some, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	s, err := bay.Open(some, core.Caller{Owner: t, Wait: true})
+	s, err := slot.Open(some, core.Caller{Owner: t, Wait: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprintf("T=%d", bay.Info().Params.T); got != protocol && e.Config().Level <= reader.TPDU {
+	if got := fmt.Sprintf("T=%d", slot.Info().Params.T); got != protocol && e.Config().Level <= reader.TPDU {
 		t.Errorf("cardfs: %s, want %s", got, protocol)
 	}
 	for _, x := range exchanges {
@@ -330,12 +330,12 @@ func TestQEMU(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bay := b.m.Slot(ev.Slot)
-	s, err := bay.Open(some, core.Caller{Owner: t, Wait: true})
+	slot := b.m.Slot(ev.Slot)
+	s, err := slot.Open(some, core.Caller{Owner: t, Wait: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s\nATR % X", fmt.Sprintf("%+v", bay.Info()), s.ATR())
+	t.Logf("%s\nATR % X", fmt.Sprintf("%+v", slot.Info()), s.ATR())
 	for range 20 { // the CAC's card manager
 		got, err := s.Transmit(some, unhex("00 A4 04 00 07 A0 00 00 00 79 01 00 00"), nil)
 		if err != nil || len(got) != 15 || got[13] != 0x90 {
@@ -374,12 +374,12 @@ func TestWitnessFaults(t *testing.T) {
 			defer e.Unplug()
 			card := &testCard{atr: atrT0Fast}
 			e.Contact(0).Insert(card)
-			bay, unplug := b.plug(t, e)
+			slot, unplug := b.plug(t, e)
 			defer unplug()
 			open := func() *core.Session {
 				some, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 				defer cancel()
-				s, err := bay.Open(some, core.Caller{Owner: t, Wait: true})
+				s, err := slot.Open(some, core.Caller{Owner: t, Wait: true})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -131,7 +131,7 @@ func (s *padSlot) show(text string, d time.Duration) {
 	}
 }
 
-// Tell gives `display`, where something is on it.
+// Describe gives `display`, where something is on it.
 func (s *padSlot) Describe() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -261,11 +261,11 @@ func TestReplugStorm(t *testing.T) {
 			if time.Now().After(end) {
 				t.Fatalf("slot %d does not come back", n)
 			}
-			bay := m.Slot(n)
-			if bay == nil {
+			slot := m.Slot(n)
+			if slot == nil {
 				continue
 			}
-			s, err := bay.Open(context.Background(), core.Caller{Owner: t, Wait: true})
+			s, err := slot.Open(context.Background(), core.Caller{Owner: t, Wait: true})
 			if errors.Is(err, reader.ErrGone) {
 				continue
 			}

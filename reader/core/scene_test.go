@@ -96,7 +96,7 @@ type scene struct {
 	t       *testing.T
 	slot    *wireSlot
 	card    *marked
-	bay     *core.Slot
+	served  *core.Slot
 	session *core.Session
 	trace   *core.Feed[string]
 	events  *core.Feed[core.Event]
@@ -123,10 +123,10 @@ func onStage(t *testing.T, level reader.Level, atr string, f func(*scene)) {
 		if err := m.Announce(reader.Device{Driver: "wire", Address: "a"}); err != nil {
 			t.Fatal(err)
 		}
-		sc.bay = m.Slot(0)
+		sc.served = m.Slot(0)
 		sc.open()
-		sc.trace, sc.events = sc.bay.FollowTrace(), sc.bay.Follow()
-		defer sc.bay.CloseTrace(sc.trace)
+		sc.trace, sc.events = sc.served.FollowTrace(), sc.served.Follow()
+		defer sc.served.CloseTrace(sc.trace)
 		defer sc.events.Close()
 		f(sc)
 	})
@@ -134,7 +134,7 @@ func onStage(t *testing.T, level reader.Level, atr string, f func(*scene)) {
 
 func (sc *scene) open() {
 	var err error
-	if sc.session, err = sc.bay.Open(context.Background(), core.Caller{Owner: sc, Wait: true}); err != nil {
+	if sc.session, err = sc.served.Open(context.Background(), core.Caller{Owner: sc, Wait: true}); err != nil {
 		sc.t.Fatal(err)
 	}
 }
@@ -166,7 +166,7 @@ func (sc *scene) said() (trace, rest string) {
 		fmt.Fprintf(&more, "%+v\n", e)
 	}
 	more.WriteString(sc.errors.String())
-	i := sc.bay.Info()
+	i := sc.served.Info()
 	fmt.Fprintf(&more, "%v %v %v %v\n", i.Err, i.Model, i.More, i.Fallback)
 	more.WriteString(sc.log.String())
 	return lines.String(), more.String()

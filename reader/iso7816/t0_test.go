@@ -19,7 +19,7 @@ type t0Trace struct {
 	apdu, want string
 	errs       []error
 	alive      bool // after an error
-	patience   int  // how often the card may ask for time before Expire; 0: for ever
+	asks       int  // how often the card may ask for time before Expire; 0: for ever
 	trace      string
 }
 
@@ -53,7 +53,7 @@ func (c t0Trace) run(t *testing.T) {
 			t.Fatalf("the wait is %v, want %v", s.Wait, wait)
 		}
 		if s.Extended {
-			if asked++; asked == c.patience {
+			if asked++; asked == c.asks {
 				s = m.Expire()
 				continue
 			}
@@ -177,7 +177,7 @@ func TestT0Character(t *testing.T) {
 			trace: "> 00 84 00 00 01\n< 84 01 84"},
 		{name: "NULL for an hour", rule: "contract: waiting is bounded by the clock", apdu: "0084000001", want: "AA9000",
 			trace: "> 00 84 00 00 01\n< " + strings.Repeat("60 ", 3600) + "84 AA 90 00"},
-		{name: "NULL for ever", rule: "contract: the clock's owner ends it", apdu: "0084000001", errs: []error{ErrTimeout, ErrInDoubt}, patience: 6,
+		{name: "NULL for ever", rule: "contract: the clock's owner ends it", apdu: "0084000001", errs: []error{ErrTimeout, ErrInDoubt}, asks: 6,
 			trace: "> 00 84 00 00 01\n< 60 60 60 60 60 60"},
 		{name: "ACK for nothing twice", rule: "tolerated once", apdu: "00A40000", errs: []error{ErrProtocol, ErrInDoubt},
 			trace: "> 00 A4 00 00 00\n< A4 A4"},

@@ -18,8 +18,8 @@ import (
 	"github.com/cardfs/cardfs/tests/cc"
 )
 
-// patience is how long a tool may take that should take no time.
-const patience = time.Minute
+// limit is how long a tool may take that should take no time.
+const limit = time.Minute
 
 // dir is the mount: slots 0 and 1 have cards that echo (80EE), slot 2 is empty.
 var dir string
@@ -148,7 +148,7 @@ func TestTools(t *testing.T) {
 }
 
 func (tt tool) run(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, tt.by[0], append(tt.by[1:len(tt.by):len(tt.by)], tt.script)...)
 	cmd.Dir = t.TempDir()
