@@ -78,4 +78,10 @@
 // same `noisy` meet the same noise. In T=0 at character level noise means NULL
 // bytes and single-byte transfer instead; at the other levels there is no line
 // between reader and card that could be noisy.
+//
+// # Lock order
+//
+// Driver.mu and device.mu are never held together. With device.mu held the driver of what is
+// emulated is called, to open the device and to end it; with Driver.mu the contacts are. A
+// PIN pad's own lock is held for its text alone.
 package sim

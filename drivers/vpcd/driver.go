@@ -24,6 +24,11 @@
 // connections are closed. One that has said nothing for a minute is asked for its ATR,
 // as vpcd.c does to see whether a card is there, and closed if it does not answer: so
 // connections that are no cards do not keep the places for ever.
+//
+// # Lock order
+//
+// port.mu, conn.mu and slot.mu are never held together, and nobody else is called with one
+// of them held.
 package vpcd
 
 import (

@@ -84,4 +84,10 @@
 // an emulated device. One file under a driver's testdata, played both ways, shows
 // that the driver and the emulator each do what the file says, and neither knows
 // the other.
+//
+// # Lock order
+//
+// Device.plugging, then the locks of the model, whose functions may call the device, then
+// Device.mu. A model's function is called with neither of the device's locks held, but for
+// Unplugged, which is called with plugging.
 package usbtest
