@@ -85,9 +85,6 @@ func NewManager(o Options) *Manager {
 	if o.Poll == 0 {
 		o.Poll = 400 * time.Millisecond
 	}
-	if o.ExchangeLimit == 0 {
-		o.ExchangeLimit = time.Hour
-	}
 	m := &Manager{
 		options: o, log: o.Log, limited: limitlog.WithBurst(o.Log, logBurstOfAll),
 		ifds: make(map[string]*ifd), slots: make(map[int]*Slot), names: make(map[string]*Slot),
