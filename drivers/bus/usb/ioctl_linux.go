@@ -60,8 +60,10 @@ type driverCommand struct {
 
 // request encodes an ioctl number of usbfs. A few architectures have their own
 // layout (Linux include/uapi/asm-generic/ioctl.h and arch/*/include/uapi/asm/ioctl.h).
-func request(dir, nr, size uintptr) uintptr {
-	switch runtime.GOARCH {
+func request(dir, nr, size uintptr) uintptr { return requestOn(runtime.GOARCH, dir, nr, size) }
+
+func requestOn(arch string, dir, nr, size uintptr) uintptr {
+	switch arch {
 	case "mips", "mipsle", "mips64", "mips64le", "ppc64", "ppc64le":
 		return map[uintptr]uintptr{0: 1, dirRead: 2, dirWrite: 4, dirRead | dirWrite: 6}[dir]<<29 | size<<16 | 'U'<<8 | nr
 	}
