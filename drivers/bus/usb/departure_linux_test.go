@@ -223,3 +223,16 @@ func TestClose(t *testing.T) {
 	default:
 	}
 }
+
+// A closed connection takes no memory for the kernel any more: nothing would unpin it.
+func TestTransferAfterClose(t *testing.T) {
+	k := newKernel(t)
+	c := k.open()
+	c.Close()
+	if _, err := c.In(context.Background(), kIntrIn, make([]byte, 8), 0); !errors.Is(err, reader.ErrGone) {
+		t.Error(err)
+	}
+	if inFlight, idle := taken(c); inFlight != 0 || idle != 0 {
+		t.Errorf("%d transfers in flight, %d idle", inFlight, idle)
+	}
+}
