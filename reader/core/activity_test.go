@@ -58,6 +58,9 @@ func TestNotificationsEnd(t *testing.T) {
 		if i := b.Info(); i.State != StatePresent {
 			t.Errorf("state %s of an idle card", i.State)
 		}
+		if n := slot.asked() - before; n != 0 {
+			t.Errorf("asked %d times while the card was idle", n)
+		}
 	})
 }
 
