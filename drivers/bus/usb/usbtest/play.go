@@ -53,6 +53,7 @@ var (
 func NewPlayer(t T, s Session) *Player {
 	p := &Player{t: t, strings: make(map[uint8]string), wake: make(chan struct{}), last: time.Now()}
 	p.ctx, p.leave = context.WithCancel(context.Background())
+	var device, config []byte
 	for _, l := range s {
 		if !l.standard() {
 			p.lines = append(p.lines, l)
@@ -63,9 +64,9 @@ func NewPlayer(t T, s Session) *Player {
 		}
 		switch kind, index := l.Setup.Value>>8, uint8(l.Setup.Value); kind {
 		case deviceDesc:
-			p.descriptors = slices.Concat(l.Data, p.descriptors[min(len(p.descriptors), 18):])
+			device = l.Data
 		case configDesc:
-			p.descriptors = append(p.descriptors[:min(len(p.descriptors), 18):18], l.Data...)
+			config = l.Data
 		case stringDesc:
 			var text []uint16
 			for i := 2; i+1 < len(l.Data); i += 2 {
@@ -74,6 +75,7 @@ func NewPlayer(t T, s Session) *Player {
 			p.strings[index] = string(utf16.Decode(text))
 		}
 	}
+	p.descriptors = slices.Concat(device, config)
 	p.skip()
 	t.Cleanup(p.end)
 	return p
