@@ -238,7 +238,9 @@ func (d *Device) Wake() {
 	d.wakeAll()
 }
 
-// Die has the device answer nothing until its port is reset, or for good.
+// Die has the device answer nothing until its port is reset, or for good. It answers the
+// standard requests, as hung firmware mostly does: without them the kernel would try for
+// minutes to reset it, and then say that it left.
 func (d *Device) Die(forGood bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

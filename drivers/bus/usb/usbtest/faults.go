@@ -20,7 +20,7 @@ const (
 	Silent
 	// Unplugged: the device leaves.
 	Unplugged
-	// Dead: the device answers nothing any more until its port is reset.
+	// Dead: the device answers nothing any more until its port is reset, as after Die.
 	Dead
 	// Noise: the transfer fails with usb.ErrBus.
 	Noise

@@ -277,7 +277,7 @@ func (e *endpoint) fills(p []byte) bool { return len(p) > 0 && e.packet > 0 && l
 func (d *Device) control(w *wait, s usb.Setup, data []byte) (n int, err error) {
 	standard := s.RequestType&0x60 == 0
 	d.mu.Lock()
-	for d.dead || d.at(0).held && !standard {
+	for !standard && (d.dead || d.at(0).held) {
 		wake := d.wake
 		d.mu.Unlock()
 		if err := w.until(wake); err != nil {

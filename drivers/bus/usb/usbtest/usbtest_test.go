@@ -613,10 +613,13 @@ func TestDie(t *testing.T) {
 		c := claim(t, m.Plug(), 0)
 		defer m.Unplug()
 		status := func() error {
-			_, err := c.Control(ctx, usb.Setup{RequestType: 0x80}, make([]byte, 2), time.Second)
+			_, err := c.Control(ctx, usb.Setup{RequestType: 0x40, Request: 1}, []byte{1}, time.Second)
 			return err
 		}
 		m.Die(false)
+		if _, err := c.Control(ctx, usb.Setup{RequestType: 0x80}, make([]byte, 2), time.Second); err != nil {
+			t.Errorf("a standard request: %v", err)
+		}
 		if err := status(); !errors.Is(err, usb.ErrTimeout) {
 			t.Error(err)
 		}
