@@ -54,7 +54,7 @@ type conn struct {
 	using  sync.RWMutex
 	config *lib.Config
 	intf   *lib.Interface
-	in     map[uint8]*lib.InEndpoint
+	in     map[uint8]reading
 	out    map[uint8]outEndpoint
 
 	control chan struct{} // holds a value while no control transfer runs
@@ -72,8 +72,18 @@ type conn struct {
 	strings *usb.StringTable
 }
 
+// reading and writing are what a transfer needs of gousb's endpoints.
+type (
+	reading interface {
+		ReadContext(ctx context.Context, p []byte) (int, error)
+	}
+	writing interface {
+		WriteContext(ctx context.Context, p []byte) (int, error)
+	}
+)
+
 type outEndpoint struct {
-	*lib.OutEndpoint
+	writing
 	packet int
 }
 
@@ -195,21 +205,28 @@ func (c *conn) claim() error {
 		c.h.release(c.iface)
 		return c.failed(fmt.Sprintf("claim interface %d", c.iface), err)
 	}
-	c.in, c.out = map[uint8]*lib.InEndpoint{}, map[uint8]outEndpoint{}
-	for _, e := range wanted.Endpoints {
+	c.find(wanted.Endpoints,
+		func(number int) (reading, error) { return c.intf.InEndpoint(number) },
+		func(number int) (writing, error) { return c.intf.OutEndpoint(number) })
+	return nil
+}
+
+// find keeps the bulk and interrupt endpoints of the interface. One that gousb does not
+// find is none, as with usbfs.
+func (c *conn) find(wanted []usb.Endpoint, in func(number int) (reading, error), out func(number int) (writing, error)) {
+	c.in, c.out = map[uint8]reading{}, map[uint8]outEndpoint{}
+	for _, e := range wanted {
 		if kind := e.Attributes & 3; kind != 2 && kind != 3 {
 			continue
 		}
-		// An endpoint that gousb does not find is none, as with usbfs.
 		if e.Address&0x80 != 0 {
-			if in, err := c.intf.InEndpoint(int(e.Address & 0x0F)); err == nil {
-				c.in[e.Address] = in
+			if r, err := in(int(e.Address & 0x0F)); err == nil {
+				c.in[e.Address] = r
 			}
-		} else if out, err := c.intf.OutEndpoint(int(e.Address)); err == nil {
-			c.out[e.Address] = outEndpoint{out, e.MaxPacket}
+		} else if w, err := out(int(e.Address)); err == nil {
+			c.out[e.Address] = outEndpoint{w, e.MaxPacket}
 		}
 	}
-	return nil
 }
 
 // unclaim gives up the interface and the configuration.

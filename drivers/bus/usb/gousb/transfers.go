@@ -172,7 +172,7 @@ func (c *conn) outEndpoint(ep uint8) (outEndpoint, bool) {
 	return e, ok
 }
 
-func (c *conn) inEndpoint(ep uint8) (*lib.InEndpoint, bool) {
+func (c *conn) inEndpoint(ep uint8) (reading, bool) {
 	c.using.RLock()
 	defer c.using.RUnlock()
 	e, ok := c.in[ep]
