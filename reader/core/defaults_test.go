@@ -98,3 +98,32 @@ func TestLogOfNoModel(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+// A PIN pad that can do one of the two has that feature and the properties of a pad, and
+// the other feature not (PC/SC part 10 §2.3).
+func TestFeaturesOfHalfAPad(t *testing.T) {
+	const properties, tlv, escape = "0A 04 42 33 00 0A", "12 04 42 33 00 12", "13 04 42 33 00 13"
+	for first, support := range map[string]reader.PINSupport{
+		"06 04 42 33 00 06": {Verify: true, Columns: 16, Lines: 2},
+		"07 04 42 33 00 07": {Modify: true, Columns: 16, Lines: 2},
+	} {
+		bubble(t, Options{}, func(t *testing.T, r *rig) {
+			pad := newPadSlot(t, "")
+			pad.traits.Level, pad.support = reader.ExtendedAPDU, support
+			b := r.plugPad(pad, true)
+			for code, want := range map[uint32]string{
+				CtlGetFeatures:                       first + properties + tlv + escape,
+				ctlFeature + featureIFDPINProperties: "10 02 07 00",
+			} {
+				got, err := b.Control(context.Background(), code, nil, someone())
+				if err != nil || !bytes.Equal(got, hexb(want)) {
+					t.Errorf("%+v, %08X: % X, %v", support, code, got, err)
+				}
+			}
+			got, err := b.Control(context.Background(), ctlFeature+featureTLVProperties, nil, someone())
+			if err != nil || !bytes.HasPrefix(got, hexb("01 02 10 02 02 01 07 03 01 00 04 02 10 00 05 02 02 00")) {
+				t.Errorf("%+v: TLV properties % X, %v", support, got, err)
+			}
+		})
+	}
+}
