@@ -32,7 +32,7 @@ func TestIdleOffIsDue(t *testing.T) {
 		if i := b.Info(); i.State != StatePowered {
 			t.Errorf("state %s before it is due", i.State)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if i := b.Info(); i.State != StatePresent {
 			t.Errorf("state %s when it is due", i.State)

@@ -37,7 +37,7 @@ func (e *madeEndpoint) WriteContext(_ context.Context, p []byte) (int, error) {
 	return len(p), nil
 }
 
-var noSuch = errors.New("no such endpoint")
+var errNoSuch = errors.New("no such endpoint")
 
 // withEndpoints is a connection with the endpoints of an interface that has every kind.
 func withEndpoints() *conn {
@@ -49,12 +49,12 @@ func withEndpoints() *conn {
 		{Address: 0x83, Attributes: 2}, {Address: 0x03, Attributes: 2}, // that gousb does not find
 	}, func(number int) (reading, error) {
 		if number == 3 {
-			return nil, noSuch
+			return nil, errNoSuch
 		}
 		return &madeEndpoint{number: number}, nil
 	}, func(number int) (writing, error) {
 		if number == 3 {
-			return nil, noSuch
+			return nil, errNoSuch
 		}
 		return &madeEndpoint{number: number}, nil
 	})
