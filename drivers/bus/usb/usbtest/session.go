@@ -262,9 +262,9 @@ func (l *Line) address() string {
 func (l Line) String() string {
 	switch l.Kind {
 	case Claim:
-		return fmt.Sprintf("claim %d", l.Endpoint)
+		return fmt.Sprintf("claim %X", l.Endpoint)
 	case Release:
-		return fmt.Sprintf("release %d", l.Endpoint)
+		return fmt.Sprintf("release %X", l.Endpoint)
 	case ClearHalt:
 		return fmt.Sprintf("clear %02X", l.Endpoint)
 	case Reset:
