@@ -25,7 +25,7 @@ const (
 func TestFault(t *testing.T) {
 	fault := os.Getenv(env)
 	if fault == "" {
-		t.Skip("see TestFaults")
+		t.Skip("a process of its own that TestFaults starts")
 	}
 	if d, err := time.ParseDuration(os.Getenv(envDeadline)); err == nil {
 		deadline = d

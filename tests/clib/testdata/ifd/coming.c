@@ -34,7 +34,7 @@ void test_quick_swap(void)
 {
 	struct pcscd p;
 
-	/* ifdhandler.md: a card removed and inserted between polls must be shown
+	/* pcscd's rule: a card removed and inserted between polls must be shown
 	 * as absent at least once. */
 	begin("a card changed too fast to see");
 	fake_arrive(0, 1, false);
@@ -203,7 +203,7 @@ void test_close_waits(void)
 	end();
 }
 
-/* ifdhandler.md 4.1, presence.c: between a card's change and the next poll the slot is
+/* presence.c: between a card's change and the next poll the slot is
  * empty to everybody. */
 void test_told(void)
 {

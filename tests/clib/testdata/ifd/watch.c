@@ -50,7 +50,7 @@ void test_two_mounts(void)
 	end();
 }
 
-/* filesystem.md: an event file has arrived, ready, failed, inserted, removed and left. */
+/* An event file has arrived, ready, failed, inserted, removed and left. */
 void test_states(void)
 {
 	struct cf_slot *s;

@@ -26,7 +26,7 @@ static void legal(RESPONSECODE rv)
 {
 	CHECK(rv == IFD_SUCCESS || (rv >= IFD_ERROR_TAG && rv <= IFD_ERROR_INSUFFICIENT_BUFFER),
 	      "%ld", rv);
-	/* That would make pcscd rescan and drop the reader (ifdhandler.md 3.3). */
+	/* That would make pcscd rescan and drop the reader. */
 	CHECK(rv != IFD_NO_SUCH_DEVICE, "617");
 }
 

@@ -1,0 +1,252 @@
+package usb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/reader"
+)
+
+// take gives out an idle urb with room for n bytes.
+func (c *conn) take(n int) (*urb, error) {
+	if n > MaxTransfer {
+		return nil, fmt.Errorf("transfer of %d bytes, at most %d are possible: %w", n, MaxTransfer, reader.ErrInvalid)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, fmt.Errorf("closed: %w", reader.ErrGone)
+	}
+	var u *urb
+	if last := len(c.idle) - 1; last >= 0 {
+		u, c.idle = c.idle[last], c.idle[:last]
+	} else {
+		u = &urb{done: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+		u.timer.Stop()
+		c.pin.Pin(u)
+	}
+	if n > len(u.buf) {
+		// The smaller one stays pinned until Close: sizes double, so that is
+		// less than what is in use.
+		size := 512
+		for size < n {
+			size *= 2
+		}
+		u.buf = make([]byte, size)
+		c.pin.Pin(&u.buf[0])
+	}
+	u.used = n
+	return u, nil
+}
+
+func (c *conn) give(u *urb) {
+	clear(u.buf[:u.used]) // it may be a PIN
+	c.mu.Lock()
+	c.idle = append(c.idle, u)
+	c.mu.Unlock()
+}
+
+// submit hands u to the kernel.
+func (c *conn) submit(u *urb, kind, ep uint8, n int, flags uint32) error {
+	u.kernel = usbdevfsURB{kind: kind, endpoint: ep, flags: flags, bufferLength: int32(n)}
+	if len(u.buf) > 0 {
+		u.kernel.buffer = uintptr(unsafe.Pointer(&u.buf[0]))
+	}
+	key := uintptr(unsafe.Pointer(&u.kernel))
+	c.mu.Lock()
+	c.inFlight[key] = u // before the reaper can see it
+	c.mu.Unlock()
+	err := c.do(func(fd int) error {
+		err := ioctl(fd, ioSubmit, unsafe.Pointer(&u.kernel))
+		if err != unix.EBUSY {
+			return err
+		}
+		// Another program's reset took the interface from us, and gave it to a
+		// driver of the kernel's.
+		if err := c.claim(fd); err != nil {
+			return err
+		}
+		return ioctl(fd, ioSubmit, unsafe.Pointer(&u.kernel))
+	})
+	if err != nil {
+		c.mu.Lock()
+		_, ours := c.inFlight[key]
+		delete(c.inFlight, key)
+		c.mu.Unlock()
+		if !ours { // the reaper has ended meanwhile, and given it back
+			<-u.done
+		}
+	}
+	return err
+}
+
+// transfer submits u and waits until it ended, or ends it with ctx or at the
+// time-out. It returns the bytes moved, which may be some even with an error.
+func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flags uint32, timeout time.Duration) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := c.submit(u, kind, ep, n, flags); err != nil {
+		return 0, c.refused(ctx, err)
+	}
+	return c.wait(ctx, u, ep, timeout)
+}
+
+// wait waits for the end of u, which was submitted, as transfer does.
+func (c *conn) wait(ctx context.Context, u *urb, ep uint8, timeout time.Duration) (int, error) {
+	var expired <-chan time.Time
+	if timeout > 0 {
+		u.timer.Reset(timeout)
+		expired = u.timer.C
+		defer u.timer.Stop()
+	}
+	var ended error
+	select {
+	case <-u.done:
+	case <-ctx.Done():
+		ended = ctx.Err()
+		c.discard(u)
+	case <-expired:
+		ended = ErrTimeout
+		c.discard(u)
+	}
+	moved := int(u.kernel.actualLength)
+	if ep&0x80 != 0 {
+		u.used = moved // mostly much less than n
+	}
+	switch status := syscall.Errno(-u.kernel.status); status {
+	case 0:
+		return moved, nil // even if it was discarded: that came too late
+	case unix.ENOENT, unix.ECONNRESET, unix.ESHUTDOWN:
+		if ended != nil {
+			return moved, ended
+		}
+		return moved, c.whyEnded()
+	default:
+		err := sortError(status)
+		switch {
+		case errors.Is(err, ErrBus):
+			err = Lost(ctx, c.gone, err)
+		case errors.Is(err, reader.ErrGone):
+			c.leave()
+		}
+		return moved, err
+	}
+}
+
+// refused sorts the error of a urb that was not taken. While the system goes to sleep
+// and wakes, the host controller takes none; that passes, or the device is gone then.
+func (c *conn) refused(ctx context.Context, err error) error {
+	err = sortError(err)
+	if errors.Is(err, ErrReset) {
+		err = Lost(ctx, c.gone, err)
+	}
+	return err
+}
+
+// whyEnded tells why the kernel ended a transfer by itself.
+func (c *conn) whyEnded() error {
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return fmt.Errorf("closed: %w", reader.ErrGone)
+	}
+	// It ends transfers before it says that the device left, but no ioctl
+	// works from then on.
+	err := c.do(func(fd int) error {
+		_, err := KernelDriver(fd, c.iface)
+		return err
+	})
+	if err != nil {
+		return sortError(err)
+	}
+	return ErrReset
+}
+
+// discard ends u and waits until the kernel has let go of it.
+func (c *conn) discard(u *urb) {
+	// An error says that u has ended already, and is reaped.
+	_ = c.do(func(fd int) error { return ioctl(fd, ioDiscard, unsafe.Pointer(&u.kernel)) })
+	<-u.done
+}
+
+// Control is Conn's.
+func (c *conn) Control(ctx context.Context, s Setup, data []byte, timeout time.Duration) (int, error) {
+	if len(data) > 0xFFFF {
+		return 0, fmt.Errorf("%s: control %v: data stage of %d bytes, at most %d are possible: %w", c.name, s, len(data), 0xFFFF, reader.ErrInvalid)
+	}
+	u, err := c.take(8 + len(data))
+	if err != nil {
+		return 0, fmt.Errorf("%s: control %v: %w", c.name, s, err)
+	}
+	defer c.give(u)
+	b := u.buf
+	b[0], b[1] = s.RequestType, s.Request
+	b[2], b[3] = uint8(s.Value), uint8(s.Value>>8)
+	b[4], b[5] = uint8(s.Index), uint8(s.Index>>8)
+	b[6], b[7] = uint8(len(data)), uint8(len(data)>>8)
+	if !s.In() {
+		copy(b[8:], data)
+	}
+	n, err := c.transfer(ctx, u, urbControl, 0, 8+len(data), 0, timeout)
+	if s.In() {
+		copy(data, b[8:8+n])
+	}
+	if err != nil {
+		return n, fmt.Errorf("%s: control %v: %w", c.name, s, err)
+	}
+	return n, nil
+}
+
+// Out is Conn's.
+func (c *conn) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout time.Duration) (int, error) {
+	kind, ok := c.types[ep]
+	if !ok || ep&0x80 != 0 {
+		return 0, c.noEndpoint("OUT", ep)
+	}
+	u, err := c.take(len(p))
+	if err != nil {
+		return 0, fmt.Errorf("%s: endpoint %02X: %w", c.name, ep, err)
+	}
+	defer c.give(u)
+	copy(u.buf, p)
+	var flags uint32
+	if zlp {
+		flags = urbZeroPacket
+	}
+	n, err := c.transfer(ctx, u, kind, ep, len(p), flags, timeout)
+	if err != nil {
+		return n, fmt.Errorf("%s: endpoint %02X: %w", c.name, ep, err)
+	}
+	return n, nil
+}
+
+// In is Conn's.
+func (c *conn) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
+	kind, ok := c.types[ep]
+	if !ok || ep&0x80 == 0 {
+		return 0, c.noEndpoint("IN", ep)
+	}
+	u, err := c.take(len(p))
+	if err != nil {
+		return 0, fmt.Errorf("%s: endpoint %02X: %w", c.name, ep, err)
+	}
+	defer c.give(u)
+	n, err := c.transfer(ctx, u, kind, ep, len(p), 0, timeout)
+	n = copy(p, u.buf[:n])
+	if err != nil {
+		return n, fmt.Errorf("%s: endpoint %02X: %w", c.name, ep, err)
+	}
+	return n, nil
+}
+
+func (c *conn) noEndpoint(dir string, ep uint8) error {
+	return fmt.Errorf("%s: interface %d has no %s endpoint %02X: %w", c.name, c.iface, dir, ep, reader.ErrInvalid)
+}
