@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 )
 
 // FaultKind is one way to misbehave.
@@ -105,22 +106,9 @@ func (e *Reader) Interrupt(b []byte) {
 // that spoils an answer. e.mu is held.
 func (e *Reader) fault(kind FaultKind, m []byte) *Fault {
 	early := func(k FaultKind) bool { return k == StallOut || k == StallControl }
-	for i, f := range e.faults {
-		if len(m) == 0 || f.On != 0 && f.On != m[0] || kind != 0 && f.Kind != kind || kind == 0 && early(f.Kind) {
-			continue
-		}
-		if f.Skip > 0 {
-			f.Skip--
-			continue
-		}
-		if f.Count > 0 {
-			if f.Count--; f.Count == 0 {
-				e.faults = append(e.faults[:i:i], e.faults[i+1:]...)
-			}
-		}
-		return f
-	}
-	return nil
+	return usbtest.Due(&e.faults, func(f *Fault) bool {
+		return len(m) > 0 && (f.On == 0 || f.On == m[0]) && (f.Kind == kind || kind == 0 && !early(f.Kind))
+	}, func(f *Fault) (skip, count *int) { return &f.Skip, &f.Count })
 }
 
 // spoil sends answer as the fault has it.

@@ -125,17 +125,26 @@ func (d *Device) befalls(l Line) *Fault {
 		return nil
 	}
 	words := l.address()
-	for i, f := range d.faults {
-		if !strings.HasPrefix(words, f.On) || !l.In && (f.Kind == Long || f.Kind == Garbage) {
+	return Due(&d.faults, func(f *Fault) bool {
+		return strings.HasPrefix(words, f.On) && (l.In || f.Kind != Long && f.Kind != Garbage)
+	}, func(f *Fault) (skip, count *int) { return &f.Skip, &f.Count })
+}
+
+// Due takes the first of the faults that befalls something and is not to be skipped; nil:
+// there is none. counts gives the fault's Skip and Count, which go down.
+func Due[F any](faults *[]*F, befalls func(*F) bool, counts func(*F) (skip, count *int)) *F {
+	for i, f := range *faults {
+		if !befalls(f) {
 			continue
 		}
-		if f.Skip > 0 {
-			f.Skip--
+		skip, count := counts(f)
+		if *skip > 0 {
+			*skip--
 			continue
 		}
-		if f.Count > 0 {
-			if f.Count--; f.Count == 0 {
-				d.faults = append(d.faults[:i:i], d.faults[i+1:]...)
+		if *count > 0 {
+			if *count--; *count == 0 {
+				*faults = append((*faults)[:i:i], (*faults)[i+1:]...)
 			}
 		}
 		return f
