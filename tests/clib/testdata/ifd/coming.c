@@ -207,26 +207,17 @@ void test_close_waits(void)
  * empty to everybody. */
 void test_told(void)
 {
-	RESPONSECODE (*poll)(DWORD, int);
-	DWORD n = sizeof poll;
-	struct cf_slot *s;
-	uint64_t card;
+	poll_function *poll;
 
 	begin("a changed card is not shown before its removal was");
 	fake_arrive(0, 1, false);
 	fake_insert(0);
 	EQUAL(create(0, "cardfs:/fake/0"), IFD_SUCCESS);
-	IFDHGetCapabilities(0, TAG_IFD_POLLING_THREAD_WITH_TIMEOUT, &n, (PUCHAR)&poll);
+	poll = polling(0);
 	EQUAL(IFDHICCPresence(0), IFD_ICC_PRESENT);
 	poll(0, 1);
 	EQUAL(IFDHICCPresence(0), IFD_ICC_PRESENT);
-	s = cf_get(0);
-	card = cf_card(s);
-	fake_followed();
-	fake_swap(0);
-	fake_followed();
-	CHECK(cf_card(s) > card, "no event");
-	cf_put(s);
+	swap_card();
 	for (int i = 0; i < 3; i++)
 		EQUAL(IFDHICCPresence(0), IFD_ICC_NOT_PRESENT);
 	poll(0, 1); /* it returns as there is news */
@@ -341,13 +332,14 @@ void test_starting(void)
 
 void test_stop(void)
 {
-	RESPONSECODE (*poll)(DWORD, int), (*stop)(DWORD);
-	DWORD n = sizeof poll;
+	poll_function *poll;
+	RESPONSECODE (*stop)(DWORD);
+	DWORD n = sizeof stop;
 	int64_t before;
 
 	begin("stop before the poll makes the next poll return");
 	EQUAL(create(0, "cardfs:/fake/0"), IFD_SUCCESS);
-	IFDHGetCapabilities(0, TAG_IFD_POLLING_THREAD_WITH_TIMEOUT, &n, (PUCHAR)&poll);
+	poll = polling(0);
 	IFDHGetCapabilities(0, TAG_IFD_STOP_POLLING_THREAD, &n, (PUCHAR)&stop);
 	EQUAL(stop(0), IFD_SUCCESS);
 	EQUAL(stop(0), IFD_SUCCESS);

@@ -24,11 +24,13 @@
 static const UCHAR token[] __attribute__((unused)) = {0x3B, 0xB7, 0x94, 0x00, 0x81, 0x31, 0xFE, 0x65,
 			      0x53, 0x50, 0x4B, 0x32, 0x33, 0x90, 0x00, 0xD1};
 
+typedef RESPONSECODE poll_function(DWORD, int);
+
 /* pcscd's event thread, as pcsc-lite's eventhandler.c runs it: presence,
  * power-up on insertion, poll, power-down of what nobody uses. */
 struct pcscd {
 	DWORD lun;
-	RESPONSECODE (*poll)(DWORD, int);
+	poll_function *poll;
 	RESPONSECODE (*stop)(DWORD);
 	pthread_t thread;
 	pthread_mutex_t mu;
@@ -81,17 +83,40 @@ static inline RESPONSECODE create(DWORD lun, const char *name)
 	return IFDHCreateChannelByName(lun, device);
 }
 
+/* What pcscd's event thread waits in. */
+static inline poll_function *polling(DWORD lun)
+{
+	poll_function *poll = NULL;
+	DWORD n = sizeof poll;
+
+	EQUAL(IFDHGetCapabilities(lun, TAG_IFD_POLLING_THREAD_WITH_TIMEOUT, &n, (PUCHAR)&poll), 0);
+	EQUAL(n, sizeof poll);
+	return poll;
+}
+
+/* The card in the fake's slot 0, which is the handler's, is exchanged, and the handler has heard. */
+static inline void swap_card(void)
+{
+	struct cf_slot *s = cf_get(0);
+	uint64_t card = cf_card(s);
+
+	fake_followed();
+	fake_swap(0);
+	fake_followed();
+	CHECK(cf_card(s) > card, "no event");
+	cf_put(s);
+}
+
 static inline void pcscd_start(struct pcscd *p, DWORD lun, const char *device)
 {
-	DWORD n = sizeof p->poll;
+	DWORD n = sizeof p->stop;
 
 	memset(p, 0, sizeof *p);
 	p->lun = lun;
 	pthread_mutex_init(&p->mu, NULL);
 	pthread_cond_init(&p->changed, NULL);
 	EQUAL(create(lun, device), IFD_SUCCESS);
-	EQUAL(IFDHGetCapabilities(lun, TAG_IFD_POLLING_THREAD_WITH_TIMEOUT, &n, (PUCHAR)&p->poll), 0);
-	EQUAL(n, sizeof p->poll);
+	p->poll = polling(lun);
 	EQUAL(IFDHGetCapabilities(lun, TAG_IFD_STOP_POLLING_THREAD, &n, (PUCHAR)&p->stop), 0);
 	IFDHICCPresence(lun);
 	EQUAL(pthread_create(&p->thread, NULL, event_thread, p), 0);
