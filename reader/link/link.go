@@ -82,10 +82,10 @@ type Link struct {
 	charWait time.Duration   // between two characters of the card, with the reader's slack
 	rx       []byte          // receive buffer; empty between two exchanges
 
-	masked     bool // the command under way is secret, and so is its answer
-	wireMasked bool // what crosses the contacts now is secret
-	fetched    bool // the last command was secret, and so is what GET RESPONSE fetches
-	late       bool // it failed: the card may still send what belongs to it
+	secrecy    iso7816.Secrecy // of the last command
+	masked     bool            // the command under way is secret, and so is its answer
+	wireMasked bool            // what crosses the contacts now is secret
+	late       bool            // it failed: the card may still send what belongs to it
 }
 
 // New makes the link of a slot whose card has no power.
@@ -129,14 +129,14 @@ func (l *Link) Active() bool { return l.active }
 func (l *Link) Dead() bool { return l.dead }
 
 // Secret reports whether the last command had a PIN or a key, whose length nobody may learn.
-func (l *Link) Secret() bool { return l.fetched }
+func (l *Link) Secret() bool { return bool(l.secrecy) }
 
 // Abandon notes that an exchange was ended in the middle: only a reset helps.
 func (l *Link) Abandon() { l.dead = true }
 
 // setUp makes the machine for the protocol that was agreed on.
 func (l *Link) setUp(ctx context.Context) error {
-	l.fetched, l.late = false, false
+	l.secrecy, l.late = false, false
 	l.charWait = l.params.CharWait(l.traits.ClockHz) + l.traits.Slack
 	if l.params.T == 0 {
 		c := iso7816.T0Config{Params: l.params, ClockHz: l.traits.ClockHz, Plain: l.T0Plain}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
 // VerifyPIN has the reader ask for a PIN and send v.APDU with it. The answer is the
@@ -49,7 +50,7 @@ func (l *Link) usePIN(ctx context.Context, template []byte, enter func(prologue 
 	if err != nil {
 		l.Trace.Printf("! %v", concealed{err})
 	} else {
-		l.Trace.Printf("< PIN pad: %s", maskedAnswer(answer))
+		l.Trace.Printf("< PIN pad: %s", iso7816.MaskedAnswer(answer))
 	}
 	return answer, err
 }

@@ -11,10 +11,7 @@ import (
 // conceal decides what the trace may show of the exchange that begins. It does so even
 // if nobody reads the trace: a reader of it may come in the middle.
 func (l *Link) conceal(capdu []byte) {
-	// GET RESPONSE fetches what belongs to the command before it.
-	fetches := len(capdu) >= 4 && capdu[1]&^1 == 0xC0
-	l.masked = secret(capdu) || fetches && l.fetched
-	l.fetched = l.masked
+	l.masked = l.secrecy.Next(capdu)
 	l.wireMasked = l.masked || l.late
 }
 
@@ -25,20 +22,17 @@ func (l *Link) reveal(err error) {
 	l.masked, l.wireMasked = false, false
 }
 
-// masked stands for what is not shown.
-const masked = "[masked]"
-
 // traceAPDU writes a command or an answer.
 func (l *Link) traceAPDU(dir byte, p []byte) {
 	switch {
 	case dir == '<' && l.masked:
-		l.Trace.Printf("< R-APDU %s", maskedAnswer(p))
+		l.Trace.Printf("< R-APDU %s", iso7816.MaskedAnswer(p))
 	case dir == '<':
 		l.Trace.Printf("< R-APDU % X", p)
 	case malformed(p):
-		l.Trace.Printf("> malformed C-APDU %s", masked)
-	case l.masked && len(p) > 4:
-		l.Trace.Printf("> C-APDU % X %s %s", p[:4], masked, iso7816.CommandName(p[1]))
+		l.Trace.Printf("> malformed C-APDU %s", iso7816.Masked)
+	case l.masked:
+		l.Trace.Printf("> C-APDU %s %s", iso7816.MaskedCommand(p), iso7816.CommandName(p[1]))
 	default:
 		l.Trace.Printf("> C-APDU % X %s", p, iso7816.CommandName(p[1]))
 	}
@@ -80,14 +74,14 @@ func (l *Link) maskedWire(dir byte, p []byte) string {
 	case l.traits.Level == reader.Character:
 	case l.t1 != nil:
 		if l.wholeBlock(p) {
-			return fmt.Sprintf("% X %s  %s", p[:2], masked, iso7816.DescribeBlock(p))
+			return fmt.Sprintf("% X %s  %s", p[:2], iso7816.Masked, iso7816.DescribeBlock(p))
 		}
 	case dir == '<':
-		return maskedAnswer(p)
+		return iso7816.MaskedAnswer(p)
 	case len(p) > 4 && !malformed(p): // else nobody knows what the first four are
-		return fmt.Sprintf("% X %s", p[:4], masked)
+		return fmt.Sprintf("% X %s", p[:4], iso7816.Masked)
 	}
-	return masked
+	return iso7816.Masked
 }
 
 // wholeBlock reports whether p is as long as its prologue says. If it is not, its first
@@ -100,15 +94,7 @@ func (l *Link) wholeBlock(p []byte) bool {
 	return len(p) >= 3 && p[0] == 0 && len(p) == 3+int(p[2])+edc
 }
 
-// maskedAnswer shows SW1 SW2 alone, and not even the last two bytes if they cannot be SW1
-// SW2 (ISO/IEC 7816-4:2013 §5.3.4).
-func maskedAnswer(p []byte) string {
-	n := len(p) - 2
-	switch {
-	case n < 0 || p[n]&0xF0 != 0x60 && p[n]&0xF0 != 0x90:
-		return masked
-	case n == 0:
-		return fmt.Sprintf("% X", p)
-	}
-	return fmt.Sprintf("%s % X", masked, p[n:])
+func malformed(capdu []byte) bool {
+	_, err := iso7816.ParseCommand(capdu)
+	return err != nil
 }

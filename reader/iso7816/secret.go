@@ -1,20 +1,54 @@
-package link
+package iso7816
 
-import (
-	"strings"
-	"unicode"
+import "fmt"
 
-	"github.com/cardfs/cardfs/reader/iso7816"
-)
+// Masked stands for bytes that are not shown.
+const Masked = "[masked]"
 
-// secret reports whether a command or its answer may hold reference data, a key,
+// Secrecy follows the commands that one card gets: whether the last one was secret.
+type Secrecy bool
+
+// Next takes the command that comes next, and reports whether it and its answer are
+// secret. GET RESPONSE fetches what belongs to the command before it.
+func (s *Secrecy) Next(capdu []byte) bool {
+	fetches := len(capdu) >= 4 && capdu[1]&^1 == 0xC0
+	*s = Secrecy(Secret(capdu) || fetches && bool(*s))
+	return bool(*s)
+}
+
+// MaskedCommand shows a secret command: CLA INS P1 P2 alone. Lc would tell a PIN's length. Bytes that are no command are not
+// shown at all.
+func MaskedCommand(capdu []byte) string {
+	switch {
+	case malformed(capdu):
+		return Masked
+	case len(capdu) == 4:
+		return fmt.Sprintf("% X", capdu)
+	}
+	return fmt.Sprintf("% X %s", capdu[:4], Masked)
+}
+
+// MaskedAnswer shows SW1 SW2 alone, and not even the last two bytes if they cannot be SW1
+// SW2 (ISO/IEC 7816-4:2013 §5.3.4).
+func MaskedAnswer(rapdu []byte) string {
+	n := len(rapdu) - 2
+	switch {
+	case n < 0 || rapdu[n]&0xF0 != 0x60 && rapdu[n]&0xF0 != 0x90:
+		return Masked
+	case n == 0:
+		return fmt.Sprintf("% X", rapdu)
+	}
+	return fmt.Sprintf("%s % X", Masked, rapdu[n:])
+}
+
+// Secret reports whether a command or its answer may hold reference data, a key,
 // or what a key protects. Bytes that are no command may be a PIN typed into the
 // wrong place.
 //
 // Most rules leave the class open: cards use the instruction in classes of their own,
 // or with a logical channel, chaining or secure messaging. An odd instruction is the
 // even one with BER-TLV data (ISO/IEC 7816-4:2013 §5.4.2).
-func secret(capdu []byte) bool {
+func Secret(capdu []byte) bool {
 	if malformed(capdu) {
 		return true
 	}
@@ -78,45 +112,6 @@ func secret(capdu []byte) bool {
 }
 
 func malformed(capdu []byte) bool {
-	_, err := iso7816.ParseCommand(capdu)
+	_, err := ParseCommand(capdu)
 	return err != nil
 }
-
-// Conceal is the error of a secret command, see concealed.
-func Conceal(err error) error { return concealed{err} }
-
-// concealed is the error of a secret command without the numbers in its text. Any number
-// may be a length, and VERIFY's length tells the PIN's.
-type concealed struct{ error }
-
-func (c concealed) Unwrap() error { return c.error }
-
-// Error has N in place of each number, but for those of T=0 and T=1.
-func (c concealed) Error() string {
-	text := c.error.Error()
-	var out strings.Builder
-	for len(text) > 0 {
-		n := strings.IndexFunc(text, alphanumeric)
-		if n != 0 { // what is between words, or all that is left
-			if n < 0 {
-				n = len(text)
-			}
-			out.WriteString(text[:n])
-			text = text[n:]
-			continue
-		}
-		if n = strings.IndexFunc(text, func(r rune) bool { return !alphanumeric(r) }); n < 0 {
-			n = len(text)
-		}
-		word := text[:n]
-		text = text[n:]
-		protocol := strings.HasSuffix(out.String(), "T=") && (word == "0" || word == "1")
-		if word[0] >= '0' && word[0] <= '9' && !protocol {
-			word = "N"
-		}
-		out.WriteString(word)
-	}
-	return out.String()
-}
-
-func alphanumeric(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }
