@@ -4,119 +4,21 @@ package packages
 
 import (
 	"bytes"
-	"context"
-	"errors"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/debian"
 )
-
-// What a Debian 12 has before: what the packages depend on, since the test asks no
-// repository for it then, and programs that use the readers.
-const suite, before = "bookworm", "ca-certificates,fuse3,libusb-1.0-0,pcscd,opensc,systemd,init-system-helpers,gcc,libc6-dev,pkg-config,procps"
-
-// fresh unpacks a Debian into a directory. It is made once, and kept for later runs.
-func fresh(t *testing.T) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: a root of its own needs root (run the tests by sudo)")
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cache = filepath.Join(cache, "cardfs", "debian")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	lock, err := os.Create(filepath.Join(cache, "lock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	tar := filepath.Join(cache, suite+".tar")
-	want := suite + "\n" + before + "\n"
-	if have, _ := os.ReadFile(tar + ".packages"); string(have) != want {
-		t.Log("making a Debian of its own, once: some 100 MB from its mirror")
-		run(t, nil, "mmdebstrap", "--format=tar", "--variant=minbase", "--include="+before, suite, tar+".new")
-		if err := errors.Join(os.Rename(tar+".new", tar), os.WriteFile(tar+".packages", []byte(want), 0o644)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	root := t.TempDir()
-	run(t, nil, "tar", "-C", root, "--exclude=./dev/*", "-xf", tar)
-	return root
-}
-
-// run runs a program, which must succeed, and returns what it says.
-func run(t *testing.T, env []string, name string, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = cc.Root()
-	cmd.Env = append(os.Environ(), env...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
-// within runs a script in the root, in a mount and process namespace of its own, which end
-// with it.
-func within(t *testing.T, root, script string) string {
-	t.Helper()
-	const enter = `mount --make-rprivate /
-mount -t proc proc "$0/proc"
-mount -t tmpfs dev "$0/dev"
-mount -t tmpfs run "$0/run"
-for n in null zero full random urandom fuse; do touch "$0/dev/$n"; mount --bind /dev/$n "$0/dev/$n"; done
-ln -s /proc/self/fd "$0/dev/fd"
-exec chroot "$0" /bin/bash -euc "$1"`
-	return run(t, []string{"DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"},
-		"unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", enter, root, script)
-}
-
-// build makes the packages of a version and puts them into the root's /packages.
-func build(t *testing.T, root, version string) {
-	t.Helper()
-	run(t, []string{"VERSION=" + version}, "make", "--no-print-directory", "deb")
-	dir := filepath.Join(root, "packages", version)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	all, err := filepath.Glob(filepath.Join(cc.Root(), "build/packages/*_"+version+"_*.deb"))
-	if err != nil || len(all) != 4 {
-		t.Fatalf("packages %q, %v; want four", all, err)
-	}
-	for _, name := range all {
-		b, err := os.ReadFile(name)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, filepath.Base(name)), b, 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		os.Remove(name)
-	}
-}
 
 // contents lists what is in the root, but for what changes with any package.
 func contents(t *testing.T, root string) map[string]bool {
 	t.Helper()
 	list := map[string]bool{}
-	for line := range strings.Lines(run(t, nil, "find", root, "-xdev", "-printf", `%P\n`)) {
+	for line := range strings.Lines(debian.Run(t, nil, "find", root, "-xdev", "-printf", `%P\n`)) {
 		name := strings.TrimSpace(line)
 		switch {
 		case strings.HasPrefix(name, "packages"), strings.HasPrefix(name, "root/.cache"), strings.HasPrefix(name, "var/lib/dpkg"), strings.HasPrefix(name, "var/log"),
@@ -139,13 +41,13 @@ func surplus(before, after map[string]bool) (names []string) {
 }
 
 func TestDebian(t *testing.T) {
-	root := fresh(t)
+	root := debian.Fresh(t)
 	had := contents(t, root)
-	build(t, root, "0.1+1")
-	build(t, root, "0.1+2")
+	debian.Packages(t, root, "0.1+1")
+	debian.Packages(t, root, "0.1+2")
 
 	t.Run("installed and used", func(t *testing.T) {
-		out := within(t, root, `dpkg -i /packages/0.1+1/*.deb >/dev/null
+		out := debian.Within(t, root, `dpkg -i /packages/0.1+1/*.deb >/dev/null
 systemd-analyze verify /usr/lib/systemd/system/cardfs.service
 getent group cardfs
 ldconfig -p | grep -o 'libctapi-cardfs.so.1' | head -n 1
@@ -180,7 +82,7 @@ rm -r /tmp/* /etc/reader.conf.d/cardfs`)
 
 	// An upgrade leaves the daemon and whoever uses a reader alone.
 	t.Run("upgraded", func(t *testing.T) {
-		out := within(t, root, `mkdir -p /mnt/cards
+		out := debian.Within(t, root, `mkdir -p /mnt/cards
 cardfs mount -b --sim ikey3k /mnt/cards
 pid=$(pgrep -x cardfs)
 exec 3<>/mnt/cards/0/apdu
@@ -202,7 +104,7 @@ rm -r /tmp/*`)
 	})
 
 	t.Run("removed and purged", func(t *testing.T) {
-		within(t, root, `echo CARDFS_ARGS=--usb=off >/etc/default/cardfs
+		debian.Within(t, root, `echo CARDFS_ARGS=--usb=off >/etc/default/cardfs
 dpkg --remove libctapi-cardfs-dev libctapi-cardfs1 libifdcardfs cardfs >/dev/null`)
 		left := surplus(had, contents(t, root))
 		slices.Sort(left)
@@ -211,7 +113,7 @@ dpkg --remove libctapi-cardfs-dev libctapi-cardfs1 libifdcardfs cardfs >/dev/nul
 		if got := strings.Join(left, " "); got != "etc/default/cardfs "+enabled+" mnt/cards" {
 			t.Errorf("after the removal there are still %s", got)
 		}
-		out := within(t, root, `dpkg --purge libifdcardfs cardfs >/dev/null 2>&1
+		out := debian.Within(t, root, `dpkg --purge libifdcardfs cardfs >/dev/null 2>&1
 getent group cardfs || echo no group`)
 		if left := surplus(had, contents(t, root)); len(left) != 0 {
 			t.Errorf("after the purge there are still %q", left)
@@ -224,7 +126,7 @@ getent group cardfs || echo no group`)
 
 // lintian finds no fault that is not explained.
 func TestLintian(t *testing.T) {
-	run(t, nil, "make", "--no-print-directory", "deb")
+	debian.Run(t, nil, "make", "--no-print-directory", "deb")
 	all, err := filepath.Glob(filepath.Join(cc.Root(), "build/packages/*.deb"))
 	if err != nil || len(all) == 0 {
 		t.Fatal(all, err)

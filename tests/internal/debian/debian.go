@@ -1,0 +1,111 @@
+// Package debian gives tests a Debian of their own, in a directory, which has nothing but what
+// cardfs's packages need.
+package debian
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/tests/cc"
+)
+
+// What a Debian 12 has before: what the packages depend on, since the test asks no
+// repository for it then, and programs that use the readers.
+const suite, before = "bookworm", "ca-certificates,fuse3,libusb-1.0-0,pcscd,opensc,systemd,init-system-helpers,gcc,libc6-dev,pkg-config,procps"
+
+// Fresh unpacks a Debian into a directory. It is made once, and kept for later runs.
+func Fresh(t testing.TB) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: a root of its own needs root (run the tests by sudo)")
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache = filepath.Join(cache, "cardfs", "debian")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(cache, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	tar := filepath.Join(cache, suite+".tar")
+	want := suite + "\n" + before + "\n"
+	if have, _ := os.ReadFile(tar + ".packages"); string(have) != want {
+		t.Log("making a Debian of its own, once: some 100 MB from its mirror")
+		Run(t, nil, "mmdebstrap", "--format=tar", "--variant=minbase", "--include="+before, suite, tar+".new")
+		if err := errors.Join(os.Rename(tar+".new", tar), os.WriteFile(tar+".packages", []byte(want), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := t.TempDir()
+	Run(t, nil, "tar", "-C", root, "--exclude=./dev/*", "-xf", tar)
+	return root
+}
+
+// Run runs a program, which must succeed, and returns what it says.
+func Run(t testing.TB, env []string, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = cc.Root()
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// Within runs a script in the root, in a mount and process namespace of its own, which end
+// with it.
+func Within(t testing.TB, root, script string) string {
+	t.Helper()
+	const enter = `mount --make-rprivate /
+mount -t proc proc "$0/proc"
+mount -t tmpfs dev "$0/dev"
+mount -t tmpfs run "$0/run"
+for n in null zero full random urandom fuse; do touch "$0/dev/$n"; mount --bind /dev/$n "$0/dev/$n"; done
+ln -s /proc/self/fd "$0/dev/fd"
+exec chroot "$0" /bin/bash -euc "$1"`
+	return Run(t, []string{"DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"},
+		"unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", enter, root, script)
+}
+
+// Packages makes the packages of a version and puts them into the root's /packages.
+func Packages(t testing.TB, root, version string) {
+	t.Helper()
+	Run(t, []string{"VERSION=" + version}, "make", "--no-print-directory", "deb")
+	dir := filepath.Join(root, "packages", version)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	all, err := filepath.Glob(filepath.Join(cc.Root(), "build/packages/*_"+version+"_*.deb"))
+	if err != nil || len(all) != 4 {
+		t.Fatalf("packages %q, %v; want four", all, err)
+	}
+	for _, name := range all {
+		b, err := os.ReadFile(name)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, filepath.Base(name)), b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(name)
+	}
+}
