@@ -32,9 +32,9 @@ func (l *Link) traceAPDU(dir byte, p []byte) {
 	case malformed(p):
 		l.Trace.Printf("> malformed C-APDU %s", iso7816.Masked)
 	case l.masked:
-		l.Trace.Printf("> C-APDU %s %s", iso7816.MaskedCommand(p), iso7816.CommandName(p[1]))
+		l.Trace.Printf("> C-APDU %s %s", iso7816.MaskedCommand(p), iso7816.CommandName(p[0], p[1]))
 	default:
-		l.Trace.Printf("> C-APDU % X %s", p, iso7816.CommandName(p[1]))
+		l.Trace.Printf("> C-APDU % X %s", p, iso7816.CommandName(p[0], p[1]))
 	}
 }
 
