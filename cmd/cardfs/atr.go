@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/hextext"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
@@ -41,7 +43,7 @@ than 3B and 3F, or more than 33 bytes. What is not hex exits 2.`,
 func describeATR(text string, w io.Writer) error {
 	b, err := parseATRText(text)
 	if err != nil {
-		return usageError("%s: %w", strings.TrimSpace(text), err)
+		return exit.Usage("%s: %w", strings.TrimSpace(text), err)
 	}
 	atr, err := iso7816.ParseATR(b)
 	if err != nil {
@@ -50,7 +52,7 @@ func describeATR(text string, w io.Writer) error {
 	return atr.Describe(w)
 }
 
-// parseATRText reads hex as parseHex does, and in the forms in which ATRs are
+// parseATRText reads hex as hextext.Parse does, and in the forms in which ATRs are
 // quoted elsewhere: bytes with colons or commas between, and with 0x before.
 func parseATRText(text string) ([]byte, error) {
 	text, _, _ = strings.Cut(text, "#")
@@ -58,13 +60,13 @@ func parseATRText(text string) ([]byte, error) {
 	for i, f := range fields {
 		fields[i] = strings.TrimPrefix(strings.TrimPrefix(f, "0x"), "0X")
 	}
-	return parseHex(strings.Join(fields, " "))
+	return hextext.Parse(strings.Join(fields, " "))
 }
 
 // describeLines goes on after a line that is refused.
 func describeLines(r io.Reader, out, stderr io.Writer) error {
 	in := bufio.NewScanner(r)
-	code, any := exitOK, false
+	code, any := exit.OK, false
 	for in.Scan() {
 		line, _, _ := strings.Cut(in.Text(), "#")
 		if strings.TrimSpace(line) == "" {
@@ -76,18 +78,18 @@ func describeLines(r io.Reader, out, stderr io.Writer) error {
 		any = true
 		if err := describeATR(line, out); err != nil {
 			fmt.Fprintf(stderr, "cardfs: %v\n", err)
-			status := exitStatus{code: exitError}
+			status := exit.Status{Code: exit.Error}
 			errors.As(err, &status)
-			code = max(code, status.code)
+			code = max(code, status.Code)
 		}
 	}
 	switch {
 	case in.Err() != nil:
 		return fmt.Errorf("standard input: %w", in.Err())
 	case !any:
-		return usageError("no ATR: neither as arguments nor on standard input")
-	case code != exitOK:
-		return exitStatus{code: code}
+		return exit.Usage("no ATR: neither as arguments nor on standard input")
+	case code != exit.OK:
+		return exit.Status{Code: code}
 	}
 	return nil
 }

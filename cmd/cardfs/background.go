@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 )
 
 // backgroundEnv is set in the environment of the child that `mount --background` starts.
@@ -71,9 +73,9 @@ func inBackground(ctx context.Context, args []string, stderr io.Writer) error {
 				return nil
 			}
 			err := child.Wait()
-			var exit *exec.ExitError
-			if errors.As(err, &exit) && exit.ExitCode() >= 0 {
-				return exitStatus{code: exit.ExitCode()} // it has said why
+			var ended *exec.ExitError
+			if errors.As(err, &ended) && ended.ExitCode() >= 0 {
+				return exit.Status{Code: ended.ExitCode()} // it has said why
 			}
 			return fmt.Errorf("the mount ended before it served: %v", child.ProcessState)
 		case <-signals: // the terminal's do not reach the child's session

@@ -10,6 +10,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 )
 
 // cardfs runs a command in this process. What it is to use is a tree, not a mount.
@@ -21,7 +24,7 @@ func cardfs(t *testing.T, stdin string, args ...string) (code int, stdout, stder
 }
 
 // readers is a tree with a reader of two slots, and one that failed.
-func readers(t *testing.T) *client {
+func readers(t *testing.T) *client.Mount {
 	return tree(t, map[string]string{
 		"ctl":      "",
 		"event":    "7 0 arrived driver=d device=x reader=A_B\n8 0 ready\n9 0 inserted\n",
@@ -37,7 +40,7 @@ func readers(t *testing.T) *client {
 // the input makes no sense; 3 there is no such reader, or no card in it." With code 0
 // stderr is silent, else it begins with "cardfs: ".
 func TestExitCodes(t *testing.T) {
-	m := "--mount=" + readers(t).dir
+	m := "--mount=" + readers(t).Dir
 	full := filepath.Join(t.TempDir(), "full")
 	if err := os.MkdirAll(full+"/x", 0o755); err != nil {
 		t.Fatal(err)
@@ -141,13 +144,13 @@ func TestExitCodes(t *testing.T) {
 
 // A disk that is full is no success.
 func TestOutputFails(t *testing.T) {
-	m := "--mount=" + readers(t).dir
+	m := "--mount=" + readers(t).Dir
 	for _, args := range []string{
 		"list " + m, "list --json " + m, "watch --once " + m, "watch --once --json " + m, "watch --until ready " + m,
 		"atr 3B00", "version", "ids", "udev-rules", "reader-conf --lib /no/lib.so " + m,
 	} {
 		var errs bytes.Buffer
-		if code := run(context.Background(), strings.Fields(args), nil, full{}, &errs); code != exitError || !strings.Contains(errs.String(), syscall.ENOSPC.Error()) {
+		if code := run(context.Background(), strings.Fields(args), nil, full{}, &errs); code != exit.Error || !strings.Contains(errs.String(), syscall.ENOSPC.Error()) {
 			t.Errorf("cardfs %s: exit code %d, %s", args, code, &errs)
 		}
 	}
@@ -182,7 +185,7 @@ func TestATRLines(t *testing.T) {
 		}
 	}
 	var errs bytes.Buffer
-	if code := run(t.Context(), []string{"atr"}, failing{}, io.Discard, &errs); code != exitError || !strings.Contains(errs.String(), "standard input: ") {
+	if code := run(t.Context(), []string{"atr"}, failing{}, io.Discard, &errs); code != exit.Error || !strings.Contains(errs.String(), "standard input: ") {
 		t.Errorf("an input that fails: %d, %s", code, &errs)
 	}
 }
@@ -190,7 +193,7 @@ func TestATRLines(t *testing.T) {
 // Completions are slots with what they are, drivers that find no device by themselves,
 // mounts, events; and never an error.
 func TestComplete(t *testing.T) {
-	m := "--mount=" + readers(t).dir
+	m := "--mount=" + readers(t).Dir
 	slots := "0\tA B, powered\n1\tA B, empty\n2\tC, failed\n"
 	for _, x := range []struct {
 		args  []string
@@ -236,7 +239,7 @@ func TestReaderConfCommand(t *testing.T) {
 	})
 	lib := filepath.Join(t.TempDir(), "serial/lib.so")
 	plist := filepath.Join(filepath.Dir(lib), bundle, "Contents/Info.plist")
-	m := "--mount=" + c.dir
+	m := "--mount=" + c.Dir
 	run := func(want int, args ...string) (string, string) {
 		t.Helper()
 		code, out, errs := cardfs(t, "", append([]string{"reader-conf", m}, args...)...)
@@ -272,9 +275,9 @@ func TestReaderConfCommand(t *testing.T) {
 		t.Errorf("a relative name stays one:\n%s", out)
 	}
 	for _, state := range []string{"0", "1"} {
-		os.RemoveAll(c.path(state))
+		os.RemoveAll(c.Path(state))
 	}
-	if out, errs = run(0, "--lib", lib); out != "" || !strings.Contains(errs, "no reader at "+c.dir) {
+	if out, errs = run(0, "--lib", lib); out != "" || !strings.Contains(errs, "no reader at "+c.Dir) {
 		t.Errorf("%q %q", out, errs)
 	}
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/sim"
 )
@@ -33,7 +35,7 @@ func completionCommand(root *cobra.Command) {
 	cmd.Example = "  . <(cardfs completion bash)"
 	cmd.Args = nil
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		return usageError("completion needs a shell: %s", strings.Join(shells, ", "))
+		return exit.Usage("completion needs a shell: %s", strings.Join(shells, ", "))
 	}
 }
 
@@ -44,11 +46,11 @@ func completeSlot(cmd *cobra.Command, args []string, _ string) ([]string, cobra.
 	if len(args) > 0 {
 		return nil, noFiles
 	}
-	c, err := newClient(cmd.Flag("mount").Value.String())
+	c, err := client.FindMount(cmd.Flag("mount").Value.String())
 	if err != nil {
 		return nil, noFiles
 	}
-	slots, _ := c.list()
+	slots, _ := c.List()
 	var words []string
 	for _, s := range slots {
 		words = append(words, fmt.Sprintf("%d\t%s, %s", s.Number, s.Reader, s.State))
@@ -58,11 +60,11 @@ func completeSlot(cmd *cobra.Command, args []string, _ string) ([]string, cobra.
 
 // completeMount offers the mounts that are there, or any directory.
 func completeMount(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	all, _ := mounts()
+	all, _ := client.Mounts()
 	var words []string
 	for _, m := range all {
-		if m.err == nil {
-			words = append(words, m.dir)
+		if m.Err == nil {
+			words = append(words, m.Dir)
 		}
 	}
 	if len(words) == 0 {

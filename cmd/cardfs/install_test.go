@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/tests/cc"
 )
 
@@ -142,7 +143,7 @@ func TestInstall(t *testing.T) {
 		if line == nil {
 			t.Fatalf("no ExecStart in\n%s", unit)
 		}
-		if err := newMount().ParseFlags(strings.Fields(line[1])); err != nil || line[2] != defaultMount {
+		if err := newMount().ParseFlags(strings.Fields(line[1])); err != nil || line[2] != client.Default {
 			t.Errorf("ExecStart: %s %s: %v", line[1], line[2], err)
 		}
 	})

@@ -8,25 +8,9 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-)
 
-// slotJSON is a slot in `cardfs list --json`. Every key is always there; what is
-// not known or makes no sense at the moment is empty.
-type slotJSON struct {
-	Number      int               `json:"number"`      // of the slot's directory
-	Path        string            `json:"path"`        // the slot's directory
-	State       string            `json:"state"`       // starting, failed, empty, present, powered
-	Error       string            `json:"error"`       // the last error in words
-	Reader      string            `json:"reader"`      // model
-	Driver      string            `json:"driver"`      //
-	Device      string            `json:"device"`      // as attach was given it, or where it is plugged in
-	ByID        string            `json:"by_id"`       // name in by-id/
-	Siblings    []int             `json:"siblings"`    // the numbers of the reader's slots, this one included
-	Protocol    string            `json:"protocol"`    // T=0 or T=1 if powered
-	ATR         string            `json:"atr"`         // spaced hex if powered
-	Transaction bool              `json:"transaction"` // somebody holds it
-	Status      map[string]string `json:"status"`      // all lines of the status file
-}
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
+)
 
 func newList() *cobra.Command {
 	var asJSON bool
@@ -54,11 +38,11 @@ Keys may be added, never change their meaning.`,
 	dir := mountFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := newClient(*dir)
+		c, err := client.FindMount(*dir)
 		if err != nil {
 			return err
 		}
-		slots, err := c.list()
+		slots, err := c.List()
 		if err != nil {
 			return err
 		}
@@ -69,7 +53,7 @@ Keys may be added, never change their meaning.`,
 			return e.Encode(slots)
 		}
 		if len(slots) == 0 {
-			fmt.Fprintf(cmd.ErrOrStderr(), "no reader at %s; attach one, as in: cardfs attach sim ikey3k\n", c.dir)
+			fmt.Fprintf(cmd.ErrOrStderr(), "no reader at %s; attach one, as in: cardfs attach sim ikey3k\n", c.Dir)
 			return nil
 		}
 		return printList(cmd.OutOrStdout(), slots)
@@ -77,23 +61,7 @@ Keys may be added, never change their meaning.`,
 	return cmd
 }
 
-// json is what list says of the slot n whose directory is dir.
-func (s status) json(n int, dir string) slotJSON {
-	slot := slotJSON{
-		Number: n, Path: dir,
-		State: s.value("state"), Error: s.value("error"), Reader: s.value("reader"),
-		Driver: s.value("driver"), Device: s.value("device"), ByID: s.value("by-id"),
-		Siblings: s.siblings(), Protocol: s.value("protocol"), ATR: s.value("atr"),
-		Transaction: s.value("transaction") == "held",
-		Status:      make(map[string]string, len(s)),
-	}
-	for _, pair := range s {
-		slot.Status[pair[0]] = pair[1]
-	}
-	return slot
-}
-
-func printList(w io.Writer, slots []slotJSON) error {
+func printList(w io.Writer, slots []client.Info) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "N\tSTATE\tREADER\tDRIVER\tPROTOCOL\tATR\tBY-ID")
 	for _, s := range slots {

@@ -19,13 +19,13 @@ func TestList(t *testing.T) {
 		"5/atr":     "", // its status has gone
 		"11/atr":    "",
 	})
-	slots, err := c.list()
+	slots, err := c.List()
 	if err != nil || len(slots) != 2 || slots[0].Number != 2 || slots[1].Number != 10 {
 		t.Fatalf("%+v, %v", slots, err)
 	}
 	s := slots[1]
 	if s.State != "powered" || s.Driver != "sim" || s.Protocol != "T=0" || s.ATR != "3B 00" || s.ByID != "b" ||
-		!slices.Equal(s.Siblings, []int{10, 11}) || !s.Transaction || s.Path != c.path("10") || s.Status["reader"] != "B" {
+		!slices.Equal(s.Siblings, []int{10, 11}) || !s.Transaction || s.Path != c.Path("10") || s.Status["reader"] != "B" {
 		t.Errorf("%+v", s)
 	}
 	if slots[0].Transaction || slots[0].Error != "no  power" {
@@ -46,10 +46,10 @@ func TestList(t *testing.T) {
 	if err := printList(full{}, slots); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("a full disk: %v", err)
 	}
-	if err := os.Mkdir(c.path("11/status"), 0o700); err != nil { // EISDIR
+	if err := os.Mkdir(c.Path("11/status"), 0o700); err != nil { // EISDIR
 		t.Fatal(err)
 	}
-	if _, err := c.list(); !errors.Is(err, syscall.EISDIR) {
+	if _, err := c.List(); !errors.Is(err, syscall.EISDIR) {
 		t.Errorf("%v", err)
 	}
 }

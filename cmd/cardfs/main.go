@@ -9,30 +9,9 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 )
-
-// Exit codes, also in `cardfs help exit-codes`.
-const (
-	exitOK      = 0
-	exitError   = 1 // what was asked for could not be done; stderr says why
-	exitUsage   = 2 // the command line or the input makes no sense
-	exitNone    = 3 // no such reader, or no card
-	exitRefused = 4 // send --ok: the card answered with an error
-)
-
-// exitStatus is an error that carries its exit code. A nil err means that stderr
-// already has all messages.
-type exitStatus struct {
-	code int
-	err  error
-}
-
-func (e exitStatus) Error() string { return fmt.Sprint(e.err) }
-func (e exitStatus) Unwrap() error { return e.err }
-
-func usageError(format string, args ...any) error {
-	return exitStatus{exitUsage, fmt.Errorf(format, args...)}
-}
 
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -48,14 +27,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	completionCommand(root)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
-		return exitOK
+		return exit.OK
 	}
-	status := exitStatus{exitError, err}
+	status := exit.Status{Code: exit.Error, Err: err}
 	errors.As(err, &status)
-	if status.err != nil {
+	if status.Err != nil {
 		fmt.Fprintf(stderr, "cardfs: %v\n", err)
 	}
-	return status.code
+	return status.Code
 }
 
 // extra are commands that only some builds have.
@@ -94,7 +73,7 @@ line or the input makes no sense; 3 there is no such reader, or no card in it;
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError("%w; see %s --help", err, cmd.CommandPath())
+		return exit.Usage("%w; see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(
 		newMount(), newList(), newSend(), newWatch(), newATR(), newAttach(), newDetach(), newVersion(),
@@ -113,14 +92,14 @@ func noCommand(root *cobra.Command, word string) error {
 	if s := root.SuggestionsFor(word); len(s) > 0 {
 		hint = fmt.Sprintf(" (did you mean %s?)", s[0])
 	}
-	return usageError("no command %q; cardfs help lists them%s", word, hint)
+	return exit.Usage("no command %q; cardfs help lists them%s", word, hint)
 }
 
 // args checks the number of arguments; most < 0 means any number.
 func args(least, most int, text string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < least || most >= 0 && len(args) > most {
-			return usageError("%s; see %s --help", text, cmd.CommandPath())
+			return exit.Usage("%s; see %s --help", text, cmd.CommandPath())
 		}
 		return nil
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
@@ -111,24 +112,24 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 	defer stderr.flush()
 	mode, err := strconv.ParseUint(o.mode, 8, 32)
 	if err != nil || mode&^0o666 != 0 {
-		return usageError("--mode %s: three octal digits of read and write bits are wanted, such as 0660", o.mode)
+		return exit.Usage("--mode %s: three octal digits of read and write bits are wanted, such as 0660", o.mode)
 	}
 	gid := -1
 	escape, err := mayEscape(o.allowEscape)
 	if err != nil {
-		return usageError("--allow-escape: %w", err)
+		return exit.Usage("--allow-escape: %w", err)
 	}
 	if o.group != "" {
 		if gid, err = lookupGroup(o.group); err != nil {
-			return usageError("--group %s: %w", o.group, err)
+			return exit.Usage("--group %s: %w", o.group, err)
 		}
 	}
 	transport, err := usbTransport(o.usb)
 	if err != nil {
-		return usageError("--usb=%s: %w", o.usb, err)
+		return exit.Usage("--usb=%s: %w", o.usb, err)
 	}
 	if o.exchangeLimit <= 0 {
-		return usageError("--exchange-limit %v: a time above 0 is wanted", o.exchangeLimit)
+		return exit.Usage("--exchange-limit %v: a time above 0 is wanted", o.exchangeLimit)
 	}
 	tune()
 	level := slog.LevelInfo
@@ -166,7 +167,7 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 		<-signals
 		fmt.Fprintln(stderr, "cardfs: second signal, leaving at once")
 		stderr.flush()
-		os.Exit(exitError)
+		os.Exit(exit.Error)
 	}()
 
 	var buses []reader.Bus

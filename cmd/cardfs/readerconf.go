@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 	"github.com/cardfs/cardfs/drivers"
 )
 
@@ -58,11 +60,11 @@ that is installed beside the library, for they would be listed twice.`,
 	cmd.Flags().StringVar(&lib, "lib", "", "`FILE` of the IFD handler (default: "+ifdLibrary+", else the one beside this program)")
 	cmd.Flags().BoolVar(&all, "all", false, "print also the readers that the installed bundle finds")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := newClient(*dir)
+		c, err := client.FindMount(*dir)
 		if err != nil {
 			return err
 		}
-		if c.dir, err = filepath.Abs(c.dir); err != nil {
+		if c.Dir, err = filepath.Abs(c.Dir); err != nil {
 			return err
 		}
 		if lib == "" {
@@ -71,14 +73,14 @@ that is installed beside the library, for they would be listed twice.`,
 		if lib, err = filepath.Abs(lib); err != nil {
 			return err
 		}
-		if !bare(lib) || !bare(c.dir) {
-			return usageError("pcscd takes only letters, digits and = \\ / - . _ @ : in a path; use others than %s, %s", lib, c.dir)
+		if !bare(lib) || !bare(c.Dir) {
+			return exit.Usage("pcscd takes only letters, digits and = \\ / - . _ @ : in a path; use others than %s, %s", lib, c.Dir)
 		}
 		if _, err := os.Stat(lib); err != nil {
 			fmt.Fprintf(cmd.ErrOrStderr(), "cardfs: %v: until it is there pcscd ends when it reads these lines; run make install, or say --lib\n", err)
 		}
 		_, err = os.Stat(filepath.Join(filepath.Dir(lib), bundle, "Contents/Info.plist"))
-		return c.readerConf(cmd.OutOrStdout(), cmd.ErrOrStderr(), lib, err == nil && !all)
+		return readerConf(c, cmd.OutOrStdout(), cmd.ErrOrStderr(), lib, err == nil && !all)
 	}
 	return cmd
 }
@@ -98,8 +100,8 @@ func findLibrary() string {
 }
 
 // readerConf prints an entry for each reader, in the order of their slots.
-func (c *client) readerConf(out, hints io.Writer, lib string, skipUSB bool) error {
-	slots, err := c.settled(hints)
+func readerConf(c *client.Mount, out, hints io.Writer, lib string, skipUSB bool) error {
+	slots, err := settled(c, hints)
 	if err != nil {
 		return err
 	}
@@ -113,7 +115,7 @@ func (c *client) readerConf(out, hints io.Writer, lib string, skipUSB bool) erro
 			fmt.Fprintf(hints, "cardfs: %s (%d) is left out, since pcscd finds it by ifd-cardfs.bundle; --all prints it too\n", s.Reader, s.Number)
 			continue
 		}
-		device := c.deviceName(s, hints)
+		device := deviceName(c, s, hints)
 		if len(device) > maxDevice {
 			return fmt.Errorf("%s: longer than the %d characters that pcscd takes; mount at a shorter path", device, maxDevice)
 		}
@@ -126,19 +128,19 @@ func (c *client) readerConf(out, hints io.Writer, lib string, skipUSB bool) erro
 			dash(s.Reader), dash(s.Driver), s.Number%0x200000, device, lib, name)
 	}
 	if len(slots) == 0 {
-		fmt.Fprintf(hints, "cardfs: no reader at %s; attach one, as in: cardfs attach sim ikey3k\n", c.dir)
+		fmt.Fprintf(hints, "cardfs: no reader at %s; attach one, as in: cardfs attach sim ikey3k\n", c.Dir)
 	}
 	if entries.Len() == 0 {
 		return nil
 	}
-	_, err = fmt.Fprintf(out, "# The readers of cardfs at %s, for /etc/reader.conf.d/cardfs. pcscd reads\n# it when it starts.\n\n%s", c.dir, entries.String())
+	_, err = fmt.Fprintf(out, "# The readers of cardfs at %s, for /etc/reader.conf.d/cardfs. pcscd reads\n# it when it starts.\n\n%s", c.Dir, entries.String())
 	return err
 }
 
 // settled waits until no reader is starting, and lists the slots: before, neither a reader's
 // name nor the number of its slots need be known.
-func (c *client) settled(hints io.Writer) ([]slotJSON, error) {
-	slots, err := c.list()
+func settled(c *client.Mount, hints io.Writer) ([]client.Info, error) {
+	slots, err := c.List()
 	if err != nil {
 		return nil, err
 	}
@@ -146,30 +148,30 @@ func (c *client) settled(hints io.Writer) ([]slotJSON, error) {
 		if s.State != "starting" {
 			continue
 		}
-		if _, err := c.numbered(s.Number).waitReady(attachWait); err != nil {
+		if _, err := c.Slot(s.Number).WaitReady(client.AttachWait); err != nil {
 			fmt.Fprintf(hints, "cardfs: %v\n", err) // it has its entry by what is known
 		}
 	}
-	return c.list()
+	return c.List()
 }
 
 // deviceName is DEVICENAME: the lasting name of the reader's first slot, and the number of
 // slots, which the IFD handler cannot see while the reader is absent.
-func (c *client) deviceName(s slotJSON, hints io.Writer) string {
+func deviceName(c *client.Mount, s client.Info, hints io.Writer) string {
 	scheme := "cardfs:"
 	if n := len(s.Siblings); n > 1 {
 		scheme += fmt.Sprintf("slots=%d:", n)
 	}
 	if s.ByID != "" && bare(s.ByID) {
-		return scheme + c.path("by-id", s.ByID)
+		return scheme + c.Path("by-id", s.ByID)
 	}
 	fmt.Fprintf(hints, "cardfs: by-id/%s has characters that pcscd does not take in DEVICENAME; the entry has the slot's number %d, which may change\n", s.ByID, s.Number)
-	return scheme + c.path(fmt.Sprint(s.Number))
+	return scheme + c.Path(fmt.Sprint(s.Number))
 }
 
 // friendlyName is the model and the serial number, in the form that pcscd's
 // hotplug gives to USB readers.
-func friendlyName(s slotJSON) string {
+func friendlyName(s client.Info) string {
 	name := s.Reader
 	if name == "" {
 		name = s.Driver
@@ -202,7 +204,7 @@ func unique(name string, given map[string]bool) string {
 }
 
 // inBundle reports whether pcscd finds the reader by ifd-cardfs.bundle.
-func inBundle(s slotJSON) bool {
+func inBundle(s client.Info) bool {
 	if s.Status["bus"] != "usb" {
 		return false
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 	"github.com/cardfs/cardfs/reader"
@@ -142,7 +143,7 @@ func TestFriendlyNames(t *testing.T) {
 		{long, "x", "", long[:119] + " 2"},
 		{long[:119] + " 2", "x", "", long[:119] + " 3"},
 	} {
-		s := slotJSON{Reader: tt.model, Driver: tt.driver, Status: map[string]string{"serial": tt.serial}}
+		s := client.Info{Reader: tt.model, Driver: tt.driver, Status: map[string]string{"serial": tt.serial}}
 		if got := unique(friendlyName(s), given); got != tt.want {
 			t.Errorf("%+v: %q", tt, got)
 		}
@@ -182,7 +183,7 @@ func TestInBundle(t *testing.T) {
 		{"usb", "ffff:ffff", false}, // matched by its class
 		{"tcp", "", false},
 	} {
-		s := slotJSON{Status: map[string]string{"bus": tt.bus, "usb-id": tt.id}}
+		s := client.Info{Status: map[string]string{"bus": tt.bus, "usb-id": tt.id}}
 		if got := inBundle(s); got != tt.want {
 			t.Errorf("%+v: %v", tt, got)
 		}
@@ -213,13 +214,13 @@ func TestReaderConfLimits(t *testing.T) {
 		t.Error(len(got))
 	}
 	for _, x := range []struct {
-		s    slotJSON
+		s    client.Info
 		want string
 	}{
-		{slotJSON{Reader: "R", Status: map[string]string{"serial": "S"}}, "R (S)"},
-		{slotJSON{Reader: "R S", Status: map[string]string{"serial": "S"}}, "R S"},
-		{slotJSON{Driver: "sim"}, "sim"},
-		{slotJSON{Reader: "a\"b\x01ü~ "}, "a'b??~ "},
+		{client.Info{Reader: "R", Status: map[string]string{"serial": "S"}}, "R (S)"},
+		{client.Info{Reader: "R S", Status: map[string]string{"serial": "S"}}, "R S"},
+		{client.Info{Driver: "sim"}, "sim"},
+		{client.Info{Reader: "a\"b\x01ü~ "}, "a'b??~ "},
 	} {
 		if got := friendlyName(x.s); got != x.want {
 			t.Errorf("%q, want %q", got, x.want)
@@ -227,14 +228,14 @@ func TestReaderConfLimits(t *testing.T) {
 	}
 	for _, extra := range []int{0, 1} {
 		c := tree(t, map[string]string{"ctl": ""})
-		base := len("cardfs:" + c.path("by-id") + "/")
+		base := len("cardfs:" + c.Path("by-id") + "/")
 		name := strings.Repeat("n", maxDevice-base+extra)
-		if err := os.MkdirAll(c.path("0"), 0o755); err != nil {
+		if err := os.MkdirAll(c.Path("0"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		os.WriteFile(c.path("0/status"), []byte("state empty\nreader R\nby-id "+name+"\n"), 0o600)
+		os.WriteFile(c.Path("0/status"), []byte("state empty\nreader R\nby-id "+name+"\n"), 0o600)
 		var out, hints bytes.Buffer
-		err := c.readerConf(&out, &hints, "/lib.so", false)
+		err := readerConf(c, &out, &hints, "/lib.so", false)
 		if (err != nil) != (extra == 1) || strings.Contains(out.String(), "DEVICENAME") != (extra == 0) {
 			t.Errorf("%d characters: %v\n%s", maxDevice+extra, err, &out)
 		}
@@ -256,13 +257,13 @@ func TestReaderConfEntries(t *testing.T) {
 	})
 	for _, skip := range []bool{false, true} {
 		var out, hints bytes.Buffer
-		if err := c.readerConf(&out, &hints, "/lib.so", skip); err != nil {
+		if err := readerConf(c, &out, &hints, "/lib.so", skip); err != nil {
 			t.Fatal(err)
 		}
 		var got []string
 		for line := range strings.Lines(out.String()) {
 			if device, ok := strings.CutPrefix(line, "DEVICENAME   cardfs:"); ok {
-				got = append(got, strings.ReplaceAll(strings.TrimSpace(device), c.dir, "M"))
+				got = append(got, strings.ReplaceAll(strings.TrimSpace(device), c.Dir, "M"))
 			}
 		}
 		want := []string{"slots=2:M/by-id/a", "M/by-id/i", "M/by-id/o", "M/by-id/s", "M/by-id/l"}

@@ -18,6 +18,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 )
 
 // The scripts in testdata/script run the real program, as a process of its own:
@@ -242,9 +244,9 @@ func watch(name string) (c changes, err error) {
 	dir := filepath.Dir(name)
 	wakes := int16(unix.POLLIN)
 	switch {
-	case isMount(dir):
+	case client.IsMount(dir):
 		c.fd, err = unix.Open(filepath.Join(dir, "event"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	case isMount(filepath.Dir(dir)):
+	case client.IsMount(filepath.Dir(dir)):
 		wakes = unix.POLLPRI
 		c.fd, err = unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	default:

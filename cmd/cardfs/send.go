@@ -12,12 +12,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/hextext"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
 // sender is `cardfs send` once its slot is open.
 type sender struct {
-	slot slot
+	slot client.Slot
 	file *os.File
 	in   *bufio.Reader
 	out  io.Writer
@@ -54,24 +57,24 @@ Without a card, send waits for one, as opening apdu does; --wait bounds that.
 	f := cmd.Flags()
 	f.BoolVar(&ok, "ok", false, "stop and exit 4 at the first answer that is not 9000 or 61xx")
 	f.BoolVarP(&hold, "lock", "x", false, "hold the slot's transaction: commands of others wait until the end")
-	f.DurationVar(&wait, "wait", forever, "wait `DURATION` for a card, 0 for not at all")
+	f.DurationVar(&wait, "wait", client.Forever, "wait `DURATION` for a card, 0 for not at all")
 	f.Lookup("wait").DefValue = "for ever"
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkCommands(args[1:]); err != nil {
 			return err
 		}
-		slot, err := findSlot(*dir, args[0])
+		slot, err := client.FindSlot(*dir, args[0])
 		if err != nil {
 			return err
 		}
-		file, err := slot.openReady(cmd.ErrOrStderr(), "apdu", os.O_RDWR, wait)
+		file, err := slot.Open(cmd.ErrOrStderr(), "apdu", os.O_RDWR, wait)
 		if err != nil {
 			return err
 		}
 		defer file.Close()
 		if hold {
-			if err := lock(file); err != nil {
-				return slot.explain(err)
+			if err := client.Lock(file); err != nil {
+				return slot.Explain(err)
 			}
 		}
 		s := &sender{slot: slot, file: file, in: bufio.NewReader(file), out: cmd.OutOrStdout(), ok: ok}
@@ -95,19 +98,19 @@ func checkCommands(args []string) error {
 	for i, arg := range args {
 		if arg == "-" {
 			if slices.Contains(args[i+1:], "-") {
-				return usageError("standard input can be read only once")
+				return exit.Usage("standard input can be read only once")
 			}
 			continue
 		}
-		command, err := parseHex(arg)
+		command, err := hextext.Parse(arg)
 		if err == nil {
 			_, err = iso7816.ParseCommand(command)
 		}
 		if err != nil && len(command) < 4 && len(args) > 1 {
-			return usageError("command %d, %s: %w (each argument is a whole command: quote one that has blanks); nothing was sent", i+1, header(arg), err)
+			return exit.Usage("command %d, %s: %w (each argument is a whole command: quote one that has blanks); nothing was sent", i+1, header(arg), err)
 		}
 		if err != nil {
-			return usageError("command %d, %s: %w; nothing was sent", i+1, header(arg), err)
+			return exit.Usage("command %d, %s: %w; nothing was sent", i+1, header(arg), err)
 		}
 	}
 	return nil
@@ -135,12 +138,12 @@ func (s *sender) sendLines(r io.Reader) error {
 		if err != nil && err != io.EOF {
 			return fmt.Errorf("standard input: %w", err)
 		}
-		command, bad := parseHex(line)
+		command, bad := hextext.Parse(line)
 		if bad == nil && len(command) > 0 {
 			_, bad = iso7816.ParseCommand(command)
 		}
 		if bad != nil {
-			return usageError("standard input, line %d: %w; it was not sent", number, bad)
+			return exit.Usage("standard input, line %d: %w; it was not sent", number, bad)
 		}
 		if len(command) > 0 {
 			if err := s.send(line); err != nil {
@@ -157,20 +160,20 @@ func (s *sender) sendLines(r io.Reader) error {
 func (s *sender) send(text string) error {
 	text, _, _ = strings.Cut(text, "#")
 	if _, err := s.file.WriteString(strings.Join(strings.Fields(text), " ") + "\n"); err != nil {
-		return s.slot.explain(err)
+		return s.slot.Explain(err)
 	}
 	answer, err := s.in.ReadString('\n')
 	if err == io.EOF {
 		err = errors.New("end of file in place of an answer")
 	}
 	if err != nil {
-		return s.slot.explain(err)
+		return s.slot.Explain(err)
 	}
 	if _, err := io.WriteString(s.out, answer); err != nil {
 		return err
 	}
 	if sw := answer[max(0, len(answer)-6):]; s.ok && sw != "90 00\n" && !strings.HasPrefix(sw, "61 ") {
-		return exitStatus{exitRefused, fmt.Errorf("the card answered %s", strings.TrimSpace(sw))}
+		return exit.Status{Code: exit.Refused, Err: fmt.Errorf("the card answered %s", strings.TrimSpace(sw))}
 	}
 	return nil
 }

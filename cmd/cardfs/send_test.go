@@ -9,6 +9,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/clienttest"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 )
 
 // "With --ok it stops after the first answer that is neither 9000 nor 61xx, and
@@ -27,21 +30,21 @@ func TestSendOK(t *testing.T) {
 		{true, "90", 1}, // cut off
 	} {
 		c := tree(t, map[string]string{"ctl": "", "0/status": "state powered\n", "0/apdu": ""})
-		file, err := os.OpenFile(c.path("0/apdu"), os.O_RDWR, 0)
+		file, err := os.OpenFile(c.Path("0/apdu"), os.O_RDWR, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer file.Close()
 		var out bytes.Buffer
-		s := &sender{slot: c.numbered(0), file: file, in: reader1(x.answer), out: &out, ok: x.ok}
+		s := &sender{slot: c.Slot(0), file: file, in: reader1(x.answer), out: &out, ok: x.ok}
 		err = s.send(" 00a4 00 # 3132")
-		if code(err) != x.code {
-			t.Errorf("%q, --ok %v: %v, exit code %d, want %d", x.answer, x.ok, err, code(err), x.code)
+		if clienttest.Code(err) != x.code {
+			t.Errorf("%q, --ok %v: %v, exit code %d, want %d", x.answer, x.ok, err, clienttest.Code(err), x.code)
 		}
 		if want := x.answer; x.code != 1 && out.String() != want {
 			t.Errorf("%q: printed %q", want, &out)
 		}
-		sent, _ := os.ReadFile(c.path("0/apdu"))
+		sent, _ := os.ReadFile(c.Path("0/apdu"))
 		if string(sent) != "00a4 00\n" {
 			t.Errorf("sent %q", sent)
 		}
@@ -77,7 +80,7 @@ func TestCheckCommands(t *testing.T) {
 		case x.words == "" && err != nil:
 			t.Errorf("%q: %v", x.args, err)
 		case x.words != "":
-			wantError(t, strings.Join(x.args, " "), err, exitUsage, x.words)
+			clienttest.WantError(t, strings.Join(x.args, " "), err, exit.BadUsage, x.words)
 			if strings.Contains(fmt.Sprint(err), "3132") || len(x.args) == 1 && strings.Contains(fmt.Sprint(err), "quote") {
 				t.Errorf("%q: %v", x.args, err)
 			}
@@ -99,22 +102,22 @@ func TestSendLines(t *testing.T) {
 		{"00A40000\nxyz\n", "00A40000\n", 2},
 	} {
 		c := tree(t, map[string]string{"ctl": "", "0/apdu": ""})
-		file, err := os.OpenFile(c.path("0/apdu"), os.O_RDWR, 0)
+		file, err := os.OpenFile(c.Path("0/apdu"), os.O_RDWR, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer file.Close()
-		s := &sender{slot: c.numbered(0), file: file, in: reader1(strings.Repeat("90 00\n", 9)), out: io.Discard}
+		s := &sender{slot: c.Slot(0), file: file, in: reader1(strings.Repeat("90 00\n", 9)), out: io.Discard}
 		err = s.sendLines(strings.NewReader(x.in))
-		if code(err) != x.code || strings.Contains(fmt.Sprint(err), "3132") {
+		if clienttest.Code(err) != x.code || strings.Contains(fmt.Sprint(err), "3132") {
 			t.Errorf("%q: %v", x.in, err)
 		}
-		if sent, _ := os.ReadFile(c.path("0/apdu")); string(sent) != x.sent {
+		if sent, _ := os.ReadFile(c.Path("0/apdu")); string(sent) != x.sent {
 			t.Errorf("%q: sent %q, want %q", x.in, sent, x.sent)
 		}
 		s.in = reader1("6A 82\n90 00\n")
 		s.ok = true
-		wantError(t, "refused", s.sendLines(strings.NewReader("00A40000\n00A40000\n")), exitRefused, "the card answered 6A 82")
+		clienttest.WantError(t, "refused", s.sendLines(strings.NewReader("00A40000\n00A40000\n")), exit.Refused, "the card answered 6A 82")
 		if err := s.sendLines(failing{}); !errors.Is(err, syscall.EIO) {
 			t.Errorf("an input that fails: %v", err)
 		}

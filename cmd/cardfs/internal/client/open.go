@@ -1,6 +1,7 @@
-package main
+package client
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -13,20 +14,21 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 	"github.com/cardfs/cardfs/reader"
 )
 
-// forever is a wait without an end.
-const forever = time.Duration(-1)
+// Forever is a wait without an end.
+const Forever = time.Duration(-1)
 
 // noticeAfter is how long a command waits before it says what for.
 const noticeAfter = time.Second
 
-// openReady opens a file of the slot whose open waits for the reader or a card, for wait
+// Open opens a file of the slot whose open waits for the reader or a card, for wait
 // at most: forever, or 0 to fail at once. If it takes long, it says on stderr what it waits
 // for.
-func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Duration) (*os.File, error) {
-	path := s.path(name)
+func (s Slot) Open(stderr io.Writer, name string, flags int, wait time.Duration) (*os.File, error) {
+	path := s.Path(name)
 	notice := time.After(noticeAfter)
 	asked := cmp.Or(wait, noticeAfter)
 	if s.remote() {
@@ -36,11 +38,11 @@ func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Dura
 		if err := s.await(stderr, notice, wait); err != nil {
 			return nil, err
 		}
-		if wait != forever {
+		if wait != Forever {
 			wait = max(wait-time.Since(begin), noticeAfter)
 		}
 	} else if wait == 0 {
-		if err := s.look(name, flags); err != nil {
+		if err := s.Look(name, flags); err != nil {
 			return nil, err
 		}
 		wait = noticeAfter
@@ -55,13 +57,13 @@ func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Dura
 		done <- opened{f, err}
 	}()
 	var timeout <-chan time.Time
-	if wait != forever {
+	if wait != Forever {
 		timeout = time.After(wait)
 	}
 	for {
 		select {
 		case o := <-done:
-			return o.f, s.explain(o.err)
+			return o.f, s.Explain(o.err)
 		case <-timeout:
 			// The open that still waits ends with the program.
 			return nil, s.notReady(asked)
@@ -71,20 +73,20 @@ func (s slot) openReady(stderr io.Writer, name string, flags int, wait time.Dura
 	}
 }
 
-// look opens the file without waiting, and returns the error that it gets. It keeps no
+// Look opens the file without waiting, and returns the error that it gets. It keeps no
 // descriptor: with O_NONBLOCK reads would not wait for answers either.
-func (s slot) look(name string, flags int) error {
-	fd, err := unix.Open(s.path(name), flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+func (s Slot) Look(name string, flags int) error {
+	fd, err := unix.Open(s.Path(name), flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return s.explain(err)
+		return s.Explain(err)
 	}
 	return unix.Close(fd)
 }
 
 // remote reports whether the slot is seen through another file system than cardfs, such
 // as sshfs.
-func (s slot) remote() bool {
-	dir, err := filepath.EvalSymlinks(s.dir)
+func (s Slot) remote() bool {
+	dir, err := filepath.EvalSymlinks(s.Dir)
 	if err == nil {
 		dir, err = filepath.Abs(dir)
 	}
@@ -108,25 +110,25 @@ func (s slot) remote() bool {
 const pollEvery = 200 * time.Millisecond
 
 // await waits until status shows a card, or a reader that failed.
-func (s slot) await(stderr io.Writer, notice <-chan time.Time, wait time.Duration) error {
+func (s Slot) await(stderr io.Writer, notice <-chan time.Time, wait time.Duration) error {
 	var timeout <-chan time.Time
-	if wait != forever {
+	if wait != Forever {
 		timeout = time.After(wait)
 	}
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		lines, err := s.status()
+		lines, err := s.Status()
 		if err != nil {
-			return s.explain(err)
+			return s.Explain(err)
 		}
-		switch state := lines.value("state"); {
+		switch state := lines.Value("state"); {
 		case state == "present", state == "powered", state == "failed":
 			return nil
 		case wait == 0 && state == "empty":
-			return s.explain(unix.ENOMEDIUM)
+			return s.Explain(unix.ENOMEDIUM)
 		case wait == 0:
-			return s.explain(unix.EAGAIN)
+			return s.Explain(unix.EAGAIN)
 		}
 		select {
 		case <-tick.C:
@@ -138,38 +140,38 @@ func (s slot) await(stderr io.Writer, notice <-chan time.Time, wait time.Duratio
 	}
 }
 
-func (s slot) tellWaiting(stderr io.Writer) {
+func (s Slot) tellWaiting(stderr io.Writer) {
 	if what := s.waitingFor(); what != "" {
 		fmt.Fprintf(stderr, "cardfs: waiting for %s\n", what)
 	}
 }
 
 // waitingFor is what keeps an open in the slot waiting, "" if nothing lasting does.
-func (s slot) waitingFor() string {
-	lines, _ := s.status()
-	switch lines.value("state") {
+func (s Slot) waitingFor() string {
+	lines, _ := s.Status()
+	switch lines.Value("state") {
 	case "starting":
-		return fmt.Sprintf("reader %s to start", s.name)
+		return fmt.Sprintf("reader %s to start", s.Name)
 	case "empty":
-		return fmt.Sprintf("a card in slot %s", s.name)
+		return fmt.Sprintf("a card in slot %s", s.Name)
 	}
 	return ""
 }
 
-func (s slot) notReady(wait time.Duration) error {
-	lines, err := s.status()
+func (s Slot) notReady(wait time.Duration) error {
+	lines, err := s.Status()
 	switch {
 	case err != nil:
-		return s.explain(err)
-	case lines.value("state") == "empty":
-		return exitStatus{exitNone, fmt.Errorf("no card in slot %s within %v", s.name, wait)}
+		return s.Explain(err)
+	case lines.Value("state") == "empty":
+		return exit.Status{Code: exit.None, Err: fmt.Errorf("no card in slot %s within %v", s.Name, wait)}
 	}
-	return fmt.Errorf("slot %s is not ready after %v, it is %s", s.name, wait, lines.value("state"))
+	return fmt.Errorf("slot %s is not ready after %v, it is %s", s.Name, wait, lines.Value("state"))
 }
 
-// writeCtl writes one line to ctl. If it is refused, the same open reads the reason in
+// WriteCtl writes one line to ctl. If it is refused, the same open reads the reason in
 // words.
-func (c *client) writeCtl(f *os.File, line string) error {
+func (c *Mount) WriteCtl(f *os.File, line string) error {
 	_, err := f.WriteString(line + "\n")
 	if err == nil {
 		return nil
@@ -180,34 +182,44 @@ func (c *client) writeCtl(f *os.File, line string) error {
 		if reason, ok := cutLine(buf[:n], "error "); ok {
 			return errors.New(strings.TrimSuffix(reason, ": "+reader.ErrInvalid.Error()))
 		}
-		return fmt.Errorf("%s: refused (what there is: cat %s)", line, filepath.Join(c.dir, "ctl"))
+		return fmt.Errorf("%s: refused (what there is: cat %s)", line, filepath.Join(c.Dir, "ctl"))
 	}
-	return c.explain(err)
+	return c.Explain(err)
 }
 
-// openCtl opens ctl for one command, and locks it until Close: of two commands at the same
+// OpenCtl opens ctl for one command, and locks it until Close: of two commands at the same
 // time each has to find its own events.
-func (c *client) openCtl() (*os.File, error) {
-	f, err := os.OpenFile(c.path("ctl"), os.O_RDWR, 0)
+func (c *Mount) OpenCtl() (*os.File, error) {
+	f, err := os.OpenFile(c.Path("ctl"), os.O_RDWR, 0)
 	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("%s: only %s, whose mount it is, may attach and detach", c.path("ctl"), c.owner())
+		return nil, fmt.Errorf("%s: only %s, whose mount it is, may attach and detach", c.Path("ctl"), c.Owner())
 	}
 	if err != nil {
-		return nil, c.explain(err)
+		return nil, c.Explain(err)
 	}
-	if err := lock(f); err != nil {
+	if err := Lock(f); err != nil {
 		f.Close()
-		return nil, c.explain(fmt.Errorf("lock %s: %w", f.Name(), err))
+		return nil, c.Explain(fmt.Errorf("lock %s: %w", f.Name(), err))
 	}
 	return f, nil
 }
 
-// lock takes flock(2) on f; on apdu that is the slot's transaction.
-func lock(f *os.File) error {
+// Lock takes flock(2) on f; on apdu that is the slot's transaction.
+func Lock(f *os.File) error {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
 		if err != unix.EINTR {
 			return err
 		}
 	}
+}
+
+// cutLine is the rest of the first line of text that begins with prefix.
+func cutLine(text []byte, prefix string) (string, bool) {
+	for line := range bytes.Lines(text) {
+		if rest, ok := bytes.CutPrefix(line, []byte(prefix)); ok {
+			return string(bytes.TrimSpace(rest)), true
+		}
+	}
+	return "", false
 }

@@ -1,7 +1,7 @@
-package main
+// Package hextext reads hex as people write it.
+package hextext
 
 import (
-	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -9,9 +9,9 @@ import (
 	"unicode"
 )
 
-// parseHex reads hex as the exchange files do: blanks anywhere, case free, a
+// Parse reads hex as the exchange files do: blanks anywhere, case free, a
 // comment from # on. Its errors show nothing of the text, which may hold a PIN.
-func parseHex(text string) ([]byte, error) {
+func Parse(text string) ([]byte, error) {
 	text, _, _ = strings.Cut(text, "#")
 	var digits []byte
 	for i, r := range []rune(text) {
@@ -27,14 +27,4 @@ func parseHex(text string) ([]byte, error) {
 		return nil, errors.New("an odd number of hex digits")
 	}
 	return hex.AppendDecode(nil, digits)
-}
-
-// cutLine is the rest of the first line of text that begins with prefix.
-func cutLine(text []byte, prefix string) (string, bool) {
-	for line := range bytes.Lines(text) {
-		if rest, ok := bytes.CutPrefix(line, []byte(prefix)); ok {
-			return string(bytes.TrimSpace(rest)), true
-		}
-	}
-	return "", false
 }

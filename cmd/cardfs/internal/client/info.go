@@ -1,0 +1,35 @@
+package client
+
+// Info is a slot in `cardfs list --json`. Every key is always there; what is
+// not known or makes no sense at the moment is empty.
+type Info struct {
+	Number      int               `json:"number"`      // of the slot's directory
+	Path        string            `json:"path"`        // the slot's directory
+	State       string            `json:"state"`       // starting, failed, empty, present, powered
+	Error       string            `json:"error"`       // the last error in words
+	Reader      string            `json:"reader"`      // model
+	Driver      string            `json:"driver"`      //
+	Device      string            `json:"device"`      // as attach was given it, or where it is plugged in
+	ByID        string            `json:"by_id"`       // name in by-id/
+	Siblings    []int             `json:"siblings"`    // the numbers of the reader's slots, this one included
+	Protocol    string            `json:"protocol"`    // T=0 or T=1 if powered
+	ATR         string            `json:"atr"`         // spaced hex if powered
+	Transaction bool              `json:"transaction"` // somebody holds it
+	Status      map[string]string `json:"status"`      // all lines of the status file
+}
+
+// Info is what list says of the slot n whose directory is dir.
+func (s Status) Info(n int, dir string) Info {
+	slot := Info{
+		Number: n, Path: dir,
+		State: s.Value("state"), Error: s.Value("error"), Reader: s.Value("reader"),
+		Driver: s.Value("driver"), Device: s.Value("device"), ByID: s.Value("by-id"),
+		Siblings: s.Siblings(), Protocol: s.Value("protocol"), ATR: s.Value("atr"),
+		Transaction: s.Value("transaction") == "held",
+		Status:      make(map[string]string, len(s)),
+	}
+	for _, pair := range s {
+		slot.Status[pair[0]] = pair[1]
+	}
+	return slot
+}
