@@ -13,7 +13,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: build
-build: build/cardfs build/libifdcardfs.so build/libctapi-cardfs.so build/ifd-cardfs.bundle ## build/cardfs, the C libraries, pcscd's bundle
+build: build/cardfs build/man build/libifdcardfs.so build/libctapi-cardfs.so build/ifd-cardfs.bundle ## build/cardfs, manual pages, the C libraries, pcscd's bundle
 
 # make build STATIC=1 needs no C library and has no gousb, which is on libusb. So does a
 # build for another system or processor (GOOS, GOARCH): libusb is here for this one only.
@@ -25,6 +25,14 @@ STATIC ?= $(if $(filter-out $(HOST),$(TARGET)),1)
 .PHONY: build/cardfs
 build/cardfs: deps-build
 	CGO_ENABLED=$(if $(STATIC),0,1) $(GO) build -trimpath $$(.ci/modfile) -tags osusergo,netgo -o $@ ./cmd/cardfs
+
+# This program runs here, whatever is built for.
+.PHONY: build/man
+build/man: deps-build
+	@rm -rf $@ && mkdir -p $@
+	GOOS= GOARCH= $(GO) run -tags man,osusergo,netgo ./cmd/cardfs man $@
+	@rm $@/cardfs-completion-*.1 # one page for all shells
+	@ln -s mount.cardfs.8 $@/mount.fuse.cardfs.8
 
 include ctapi/clib/clib.mk
 build/libifdcardfs.so build/libctapi-cardfs.so: | deps-build
@@ -87,17 +95,21 @@ deps-test:
 deps: deps-test ## install what is missing for all of this
 
 # Where programs look: pcscd in the directory compiled into it, the linker below
-# its multiarch directory, systemd, udev and the shells below PREFIX.
+# its multiarch directory, mount(8) in /sbin, systemd, udev and the shells below PREFIX.
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib/$(shell $(CC) -print-multiarch)
 PCSC_DRIVERS ?= $(or $(shell pkg-config --variable=usbdropdir libpcsclite 2>/dev/null),/usr/lib/pcsc/drivers)
+SBINDIR ?= $(shell realpath /sbin)
 
 BIN         = $(DESTDIR)$(PREFIX)/bin/cardfs
+MOUNT       = $(DESTDIR)$(SBINDIR)/mount.fuse.cardfs
+MOUNT_ALIAS = $(DESTDIR)$(SBINDIR)/mount.cardfs
 HEADERS     = $(DESTDIR)$(PREFIX)/include/cardfs
 UNIT        = $(DESTDIR)$(PREFIX)/lib/systemd/system/cardfs.service
 PCSCD_UNIT  = $(DESTDIR)$(PREFIX)/lib/systemd/system/pcscd.service.d/cardfs.conf
 SYSUSERS    = $(DESTDIR)$(PREFIX)/lib/sysusers.d/cardfs.conf
 RULES       = $(DESTDIR)$(PREFIX)/lib/udev/rules.d/70-cardfs.rules
+MAN         = $(DESTDIR)$(PREFIX)/share/man
 BASH_WORDS  = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cardfs
 ZSH_WORDS   = $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_cardfs
 FISH_WORDS  = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/cardfs.fish
@@ -110,8 +122,11 @@ IFD_BUNDLE  = $(DESTDIR)$(PCSC_DRIVERS)/ifd-cardfs.bundle
 # library by its path, and would give the same numbers to those of both.
 .PHONY: install
 install: ## install what make build made, below DESTDIR and PREFIX (/usr/local)
-	@[ -x build/cardfs ] && [ -d build/ifd-cardfs.bundle ] || $(MAKE) build
+	@[ -x build/cardfs ] && [ -d build/ifd-cardfs.bundle ] && [ -d build/man ] || $(MAKE) build
 	install -D -m 755 build/cardfs $(BIN)
+	install -d $(dir $(MOUNT))
+	ln -sf $(PREFIX)/bin/cardfs $(MOUNT)
+	ln -sf $(PREFIX)/bin/cardfs $(MOUNT_ALIAS)
 	install -D -m 644 -t $(HEADERS) $(CLIB)/common/cardfs.h $(CLIB)/ctapi/ctapi.h
 	install -D -m 644 build/libctapi-cardfs.so $(CTAPI_LIB).1
 	ln -sf libctapi-cardfs.so.1 $(CTAPI_LIB)
@@ -124,6 +139,8 @@ install: ## install what make build made, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 644 cmd/cardfs/install/pcscd.conf $(PCSCD_UNIT)
 	install -D -m 644 cmd/cardfs/install/sysusers.conf $(SYSUSERS)
 	build/cardfs udev-rules | install -D -m 644 /dev/stdin $(RULES)
+	for page in build/man/*; do dir=$(MAN)/man$${page##*.}; \
+		if [ -L $$page ]; then cp -P $$page $$dir; else install -D -m 644 -t $$dir $$page; fi || exit 1; done
 	build/cardfs completion bash | install -D -m 644 /dev/stdin $(BASH_WORDS)
 	build/cardfs completion zsh | install -D -m 644 /dev/stdin $(ZSH_WORDS)
 	build/cardfs completion fish | install -D -m 644 /dev/stdin $(FISH_WORDS)
@@ -137,7 +154,8 @@ endif
 .PHONY: uninstall
 uninstall: ## remove what make install installed, with the same DESTDIR and PREFIX
 	rm -rf $(IFD_BUNDLE)
-	rm -f $(BIN) $(HEADERS)/cardfs.h $(HEADERS)/ctapi.h $(CTAPI_LIB) $(CTAPI_LIB).1 $(CTAPI_PC) $(IFD_LIB) $(UNIT) $(PCSCD_UNIT) \
+	rm -f $(MAN)/man1/cardfs.1 $(MAN)/man1/cardfs-*.1 $(MAN)/man5/cardfs.5 $(addprefix $(MAN)/man8/,libifdcardfs.8 mount.cardfs.8 mount.fuse.cardfs.8)
+	rm -f $(BIN) $(MOUNT) $(MOUNT_ALIAS) $(HEADERS)/cardfs.h $(HEADERS)/ctapi.h $(CTAPI_LIB) $(CTAPI_LIB).1 $(CTAPI_PC) $(IFD_LIB) $(UNIT) $(PCSCD_UNIT) \
 		$(SYSUSERS) $(RULES) $(BASH_WORDS) $(ZSH_WORDS) $(FISH_WORDS)
 	@rmdir --ignore-fail-on-non-empty $(HEADERS) $(dir $(PCSCD_UNIT)) 2>/dev/null || true
 

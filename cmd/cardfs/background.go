@@ -21,7 +21,7 @@ const backgroundEnv = "CARDFS_BACKGROUND"
 // readyFD is the child's end of the pipe on which its parent waits.
 const readyFD = 3
 
-// inBackground runs this same command in a session of its own and waits until it serves.
+// inBackground runs `cardfs ARGS` in a session of its own and waits until it serves.
 // The child's messages until then go to stderr, and its exit code is the command's.
 //
 // A Go program cannot fork, for its runtime has threads already. So it starts itself anew.
@@ -36,6 +36,7 @@ func inBackground(ctx context.Context, args []string, stderr io.Writer) error {
 	}
 	defer ready.Close()
 	child := exec.Command(self, args...)
+	child.Args[0] = "cardfs" // this program may be mount(8)'s helper
 	child.Env = append(os.Environ(), backgroundEnv+"=1")
 	child.ExtraFiles = []*os.File{theirs} // readyFD
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

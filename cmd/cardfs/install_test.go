@@ -49,11 +49,13 @@ func files(t *testing.T, dir string) map[string]fs.FileMode {
 // whatever the umask; make uninstall removes it.
 func TestInstall(t *testing.T) {
 	root := t.TempDir()
-	variables := " DESTDIR=" + root + " PREFIX=/usr LIBDIR=/usr/lib/multiarch PCSC_DRIVERS=/usr/lib/pcsc/drivers"
+	variables := " DESTDIR=" + root + " PREFIX=/usr SBINDIR=/usr/sbin LIBDIR=/usr/lib/multiarch PCSC_DRIVERS=/usr/lib/pcsc/drivers"
 	sh(t, "umask 077; make install"+variables)
 	installed := files(t, root)
 	want := map[string]fs.FileMode{
 		"/usr/bin/cardfs":                                                        0o755,
+		"/usr/sbin/mount.cardfs":                                                 fs.ModeSymlink | 0o777,
+		"/usr/sbin/mount.fuse.cardfs":                                            fs.ModeSymlink | 0o777,
 		"/usr/include/cardfs/cardfs.h":                                           0o644,
 		"/usr/include/cardfs/ctapi.h":                                            0o644,
 		"/usr/lib/multiarch/libctapi-cardfs.so":                                  fs.ModeSymlink | 0o777,
@@ -70,12 +72,19 @@ func TestInstall(t *testing.T) {
 		"/usr/share/zsh/site-functions/_cardfs":               0o644,
 		"/usr/share/fish/vendor_completions.d/cardfs.fish":    0o644,
 	}
+	for _, page := range []string{"man1/cardfs.1", "man1/cardfs-mount.1", "man5/cardfs.5", "man8/libifdcardfs.8", "man8/mount.cardfs.8"} {
+		want["/usr/share/man/"+page] = 0o644
+	}
+	want["/usr/share/man/man8/mount.fuse.cardfs.8"] = fs.ModeSymlink | 0o777
 	for path, mode := range want {
 		if got, ok := installed[path]; !ok || got != mode {
 			t.Errorf("%s: mode %v, want %v", path, got, mode)
 		}
 	}
-	for path := range installed {
+	for path, mode := range installed {
+		if strings.HasPrefix(path, "/usr/share/man/man1/cardfs-") && mode == 0o644 {
+			continue // of each command
+		}
 		if _, ok := want[path]; !ok {
 			t.Errorf("%s was installed, too", path)
 		}

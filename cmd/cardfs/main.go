@@ -14,6 +14,9 @@ import (
 )
 
 func main() {
+	if name := helperName(os.Args[0]); name != "" {
+		os.Exit(runMountHelper(context.Background(), name, os.Args[1:], os.Stdout, os.Stderr))
+	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 

@@ -26,7 +26,7 @@ import (
 // a FUSE client and its server in one process can wait for each other for ever.
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"cardfs": main, "gofile": goFile})
+	testscript.Main(m, map[string]func(){"cardfs": main, "mount.fuse.cardfs": main, "mount.cardfs": main, "gofile": goFile})
 }
 
 // waitLimit bounds every wait for what must come; no test passes because of it.

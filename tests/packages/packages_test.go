@@ -51,7 +51,7 @@ func TestDebian(t *testing.T) {
 systemd-analyze verify /usr/lib/systemd/system/cardfs.service
 getent group cardfs
 ldconfig -p | grep -o 'libctapi-cardfs.so.1' | head -n 1
-for page in man1/cardfs.1 man1/cardfs-mount.1 man5/cardfs.5 man8/libifdcardfs.8; do test -s /usr/share/man/$page.gz; done
+for page in man1/cardfs.1 man1/cardfs-mount.1 man5/cardfs.5 man8/libifdcardfs.8 man8/mount.cardfs.8 man8/mount.fuse.cardfs.8; do test -s /usr/share/man/$page.gz; done
 test -s /usr/share/bash-completion/completions/cardfs
 cardfs version | head -n 1
 
@@ -71,9 +71,14 @@ cc -o /tmp/ct /tmp/ct.c $(pkg-config --cflags --libs libctapi-cardfs)
 /tmp/ct
 pkill pcscd
 umount /mnt/cards
+mount -t fuse.cardfs -o allow_other,group=cardfs,mode=0660,usb=off,sim=t0,log=/dev/null cardfs /mnt/cards
+findmnt -n -o SOURCE,FSTYPE /mnt/cards
+cat /mnt/cards/0/atr
+umount /mnt/cards
 rm -r /tmp/* /etc/reader.conf.d/cardfs`)
 		for _, want := range []string{"cardfs:x:", "libctapi-cardfs.so.1", "cardfs 0.1+1", "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1",
-			"3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1", "CT_init 0 CT_close 0"} {
+			"3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1", "CT_init 0 CT_close 0",
+			"cardfs fuse.cardfs", "3B 77 94 00 00 53 49 4D 54 30 90 00"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in\n%s", want, out)
 			}

@@ -43,14 +43,7 @@ GLIBC=$(find "$root" \( -name '*.so*' -o -path '*/bin/*' \) -type f -exec objdum
 	sed -n 's/.*(GLIBC_\([0-9.]*\)).*/\1/p' | sort -V | tail -n 1)
 export GLIBC
 
-mkdir -p "$root/usr/share/man"
-"${GO:-go}" run -tags man ./cmd/cardfs man "$root/usr/share/man"
-for section in 1 5 8; do
-	mkdir -p "$root/usr/share/man/man$section"
-	mv "$root/usr/share/man"/*."$section" "$root/usr/share/man/man$section/"
-done
-rm "$root"/usr/share/man/man1/cardfs-completion-*.1 # one page for all shells
-find "$root/usr/share/man" -type f -exec gzip -9n {} +
+find "$root/usr/share/man" -type f -exec gzip -9n {} + # nfpm makes the links
 
 date=$(LC_ALL=C date -u -R -d "@$SOURCE_DATE_EPOCH")
 mkdir -p "$root/usr/share/doc/cardfs"
