@@ -5,8 +5,6 @@ package fuzz
 
 import (
 	"context"
-	"encoding/hex"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -21,6 +19,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/readertest"
+	"github.com/cardfs/cardfs/tests/internal/hex"
 )
 
 // script is what a device says: pieces, each with its length in the first byte.
@@ -146,14 +145,6 @@ func (d *device) Control(ctx context.Context, s usb.Setup, data []byte, timeout 
 	return copy(data, d.answers.take(int(kind[0]&0x7F))), nil
 }
 
-func unhex(s string) []byte {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
-
 // patch puts pairs of place and byte into a copy of desc: most of a descriptor
 // has to be right for the rest to be looked at. With a first byte of FF the rest
 // is the descriptor.
@@ -175,8 +166,8 @@ func FuzzCCID(f *testing.F) {
 	configs := []emu.Config{emu.CharacterReader(), emu.TPDUReader(), emu.ShortAPDUReader(), emu.ExtendedAPDUReader(),
 		emu.PINPadReader(), emu.TwoSlotReader(), emu.ICCDA(), emu.ICCDB()}
 	for kind := range byte(len(configs)) {
-		f.Add(kind, []byte{}, unhex("80 00 00 00  84 3B 02 14 50 00 00 00  85 11 00 00 0A 00 00 00 00  82 90 00 00 00 00"), []byte{2, 0x50, 3}, readertest.AllOps)
-		f.Add(kind, []byte{54, 0xFF, 55, 0xFF}, unhex("80 00 00 00  80 00 00 00  84 3B 80 81 01 00 00 00  87 11 10 00 4D 00 FE 00 00 00 00  FC FF FE 03 01 02 03"), []byte{0xFF, 0xFD, 3, 0x51, 0, 0}, readertest.AllOps)
+		f.Add(kind, []byte{}, hex.Bytes("80 00 00 00  84 3B 02 14 50 00 00 00  85 11 00 00 0A 00 00 00 00  82 90 00 00 00 00"), []byte{2, 0x50, 3}, readertest.AllOps)
+		f.Add(kind, []byte{54, 0xFF, 55, 0xFF}, hex.Bytes("80 00 00 00  80 00 00 00  84 3B 80 81 01 00 00 00  87 11 10 00 4D 00 FE 00 00 00 00  FC FF FE 03 01 02 03"), []byte{0xFF, 0xFD, 3, 0x51, 0, 0}, readertest.AllOps)
 		f.Add(kind, []byte{0xFF, 18, 1, 0, 2, 0, 0, 0, 8}, []byte{}, []byte{}, readertest.AllOps)
 	}
 	f.Fuzz(func(t *testing.T, kind byte, how, answers, notices, ops []byte) {
@@ -196,8 +187,8 @@ func FuzzCCID(f *testing.F) {
 
 // FuzzIKey3000 is the same for the token's driver.
 func FuzzIKey3000(f *testing.F) {
-	desc := unhex("12 01 10 01 00 00 00 08 B9 04 00 13 00 01 00 00 00 01  09 02 12 00 01 01 00 80 32  09 04 00 00 00 FF 00 00 00")
-	f.Add([]byte{}, unhex("0D 01 02 03 04 05 06 07 08 09 0A 0B 0C 0D  01 00  11 10 3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1  04 FF 11 11 FF  05 00 E1 01 FE 1E  06 00 00 02 90 00 92"), readertest.AllOps)
+	desc := hex.Bytes("12 01 10 01 00 00 00 08 B9 04 00 13 00 01 00 00 00 01  09 02 12 00 01 01 00 80 32  09 04 00 00 00 FF 00 00 00")
+	f.Add([]byte{}, hex.Bytes("0D 01 02 03 04 05 06 07 08 09 0A 0B 0C 0D  01 00  11 10 3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1  04 FF 11 11 FF  05 00 E1 01 FE 1E  06 00 00 02 90 00 92"), readertest.AllOps)
 	f.Fuzz(func(t *testing.T, how, answers, ops []byte) {
 		if len(answers) > 2000 || len(ops) > 40 {
 			return

@@ -3,17 +3,17 @@ package soak
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/tests/internal/hex"
 )
 
 // The calls are raw ones: no retry after EINTR, no poller.
@@ -59,7 +59,7 @@ func text(fd int, command []byte) (answer []byte, handed bool, err error) {
 		if err != nil {
 			return nil, true, err
 		}
-		answer, err = hex.DecodeString(strings.ReplaceAll(strings.TrimSuffix(line, "\n"), " ", ""))
+		answer, err = hex.Decode(line)
 		return answer, true, err
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/hex"
 	"github.com/cardfs/cardfs/tests/pcscd"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
@@ -26,13 +26,13 @@ func TestGuestCard(t *testing.T) {
 	plug(t, g, "r1")
 	next := d.follow()
 	next("inserted")
-	if got := d.read("0/atr"); got != cardATR {
+	if got := d.text("0/atr"); got != cardATR {
 		t.Errorf("ATR %s, want %s", got, cardATR)
 	}
-	t.Logf("status:\n%s", d.read("0/status"))
+	t.Logf("status:\n%s", d.text("0/status"))
 
 	for i, name := range certificates {
-		got := []byte(run(t, nil, onHost(filepath.Join(cc.Root(), "tests/libcacard/readcert")), d.path("0"), fmt.Sprintf("A00000007901%02d", i)))
+		got := []byte(run(t, nil, onHost(filepath.Join(cc.Root(), "tests/libcacard/readcert")), d.Path("0"), fmt.Sprintf("A00000007901%02d", i)))
 		want, err := os.ReadFile(built(name))
 		if err != nil {
 			t.Fatal(err)
@@ -43,7 +43,7 @@ func TestGuestCard(t *testing.T) {
 		t.Logf("%s: %s", name, strings.TrimSpace(run(t, got, "openssl", "x509", "-inform", "der", "-noout", "-subject", "-fingerprint", "-sha256")))
 	}
 	text := []byte("signed by a card\n")
-	verify(t, "through the files", text, sign(t, d.path("0/apdu"), text))
+	verify(t, "through the files", text, sign(t, d.Path("0/apdu"), text))
 	throughPcscd(t, d, text)
 }
 
@@ -80,7 +80,7 @@ func sign(t *testing.T, apdu string, text []byte) []byte {
 	for ; len(block) > part; block = block[part:] {
 		send(fmt.Sprintf("80428000 %02X % X", part, block[:part]), "90 00")
 	}
-	sig, err := hex.DecodeString(strings.ReplaceAll(send(fmt.Sprintf("80420000 %02X % X 00", len(block), block), "90 00"), " ", ""))
+	sig, err := hex.Decode(send(fmt.Sprintf("80420000 %02X % X 00", len(block), block), "90 00"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,12 +118,12 @@ func verify(t *testing.T, how string, text, sig []byte) {
 
 // throughPcscd uses OpenSC. The bundle of libccid is out of the way: what answers
 // is the IFD handler.
-func throughPcscd(t *testing.T, d *daemon, text []byte) {
+func throughPcscd(t *testing.T, d *mounted, text []byte) {
 	const bundles = "/usr/lib/pcsc/drivers"
 	run(t, nil, "mount", "-t", "tmpfs", "none", bundles)
 	defer run(t, nil, "umount", bundles)
 	srv, err := pcscd.Start(t.Context(), t.TempDir(), fmt.Sprintf("DEVICENAME cardfs:%s\nLIBPATH %s\nFRIENDLYNAME %q\n",
-		d.path("0"), built("libifdcardfs.so"), "QEMU by cardfs"))
+		d.Path("0"), built("libifdcardfs.so"), "QEMU by cardfs"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cardfs/cardfs/tests/internal/daemon"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
@@ -22,10 +24,10 @@ func TestGuestClaims(t *testing.T) {
 	first := mount(t, nil)
 	first.works()
 	second := mount(t, nil)
-	second.refused(fmt.Sprintf("cardfs (pid %d)", first.cmd.Process.Pid))
+	second.refused(fmt.Sprintf("cardfs (pid %d)", first.Pid()))
 	first.works()
-	first.stop()
-	second.ctl("rescan")
+	first.Stop()
+	second.Ctl("rescan")
 	second.works()
 
 	// pcscd with libccid comes second: it gets nothing, and disturbs nothing.
@@ -37,7 +39,7 @@ func TestGuestClaims(t *testing.T) {
 			t.Logf("pcscd with libccid, coming second: %s", strings.TrimSpace(line))
 		}
 	}
-	second.stop()
+	second.Stop()
 
 	// pcscd first.
 	if err := srv.Restart(t.Context()); err != nil {
@@ -49,7 +51,7 @@ func TestGuestClaims(t *testing.T) {
 	if err := srv.Shutdown(); err != nil {
 		t.Fatal(err)
 	}
-	third.ctl("rescan")
+	third.Ctl("rescan")
 	third.works()
 }
 
@@ -71,7 +73,7 @@ func startPcscd(t testing.TB) *pcscd.Server {
 
 func wait(t testing.TB, srv *pcscd.Server, text string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), proc.Patience)
 	defer cancel()
 	if err := srv.WaitLog(ctx, text); err != nil {
 		t.Fatal(err)
@@ -79,17 +81,17 @@ func wait(t testing.TB, srv *pcscd.Server, text string) {
 }
 
 // works has the card answer.
-func (d *daemon) works() {
+func (d *mounted) works() {
 	d.t.Helper()
 	got := ""
 	var err error
 	// A rescan announces the reader anew.
-	for end := time.Now().Add(timeout); ; time.Sleep(20 * time.Millisecond) {
-		if got, err = exchange(d.path("0/apdu"), selectPKI); err == nil {
+	for end := time.Now().Add(proc.Patience); ; time.Sleep(20 * time.Millisecond) {
+		if got, err = exchange(d.Path("0/apdu"), selectPKI); err == nil {
 			break
 		}
 		if time.Now().After(end) {
-			d.t.Fatalf("the reader does not work: %v\n%s", err, d.show())
+			d.t.Fatalf("the reader does not work: %v", err)
 		}
 	}
 	if got != "61 0D" {
@@ -98,9 +100,9 @@ func (d *daemon) works() {
 }
 
 // refused wants the slot to have failed and its status to name who has it.
-func (d *daemon) refused(who string) {
+func (d *mounted) refused(who string) {
 	d.t.Helper()
-	eventually(d.t, "the slot has failed", func() bool { return d.status("0", "state") == "failed" })
+	daemon.Eventually(d.t, "the slot has failed", func() bool { return d.status("0", "state") == "failed" })
 	said := d.status("0", "error")
 	d.t.Logf("status: error %s", said)
 	if !strings.Contains(said, who) {

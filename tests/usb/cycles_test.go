@@ -18,6 +18,8 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
 	ccidemu "github.com/cardfs/cardfs/drivers/ccid/emu"
 	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
+	"github.com/cardfs/cardfs/tests/internal/daemon"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
@@ -75,26 +77,26 @@ func onVHCI(device func() usbip.Device) thing {
 // cycles plugs and unplugs n times, while clients open.
 func cycles(t *testing.T, n int, things []thing) {
 	d := mount(t, nil)
-	pid := d.cmd.Process.Pid
+	pid := d.Pid()
 	round := func(n int) { cycle(t, d, n, things) }
 	round(max(3, n/10)) // what the daemon grows to by being used
 	before := measure(t, pid)
 	begin := time.Now()
 	round(n)
 	took := time.Since(begin)
-	var after gauge
-	eventually(t, "the daemon holds no more descriptors than before", func() bool {
+	var after proc.Usage
+	daemon.Eventually(t, "the daemon holds no more descriptors than before", func() bool {
 		after = measure(t, pid)
-		return after.holds(before)
+		return after.Descriptors <= before.Descriptors
 	})
 	t.Logf("%d cycles in %v; the daemon before: %v; after: %v", n, took.Round(time.Millisecond), before, after)
-	if after.rss > before.rss+16<<10 {
-		t.Errorf("the daemon grew from %d to %d KiB", before.rss, after.rss)
+	if after.RSS > before.RSS+16<<10 {
+		t.Errorf("the daemon grew from %d to %d KiB", before.RSS, after.RSS)
 	}
-	d.stop()
+	d.Stop()
 }
 
-func cycle(t *testing.T, d *daemon, n int, things []thing) {
+func cycle(t *testing.T, d *mounted, n int, things []thing) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -115,8 +117,8 @@ func cycle(t *testing.T, d *daemon, n int, things []thing) {
 		if i/len(things)%2 == 0 {
 			select {
 			case <-c.good:
-			case <-time.After(timeout):
-				t.Fatalf("cycle %d: no client got an answer; %s\n%s", i, c, d.show())
+			case <-time.After(proc.Patience):
+				t.Fatalf("cycle %d: no client got an answer; %s", i, c)
 			}
 		} else {
 			time.Sleep([]time.Duration{0, 10, 100}[rand.IntN(3)] * time.Duration(rand.IntN(3000)) * time.Microsecond)
@@ -127,10 +129,10 @@ func cycle(t *testing.T, d *daemon, n int, things []thing) {
 		// Another device in the same port is another reader at the same number
 		// only when the first has left, which ENODEV tells.
 		if rand.IntN(3) > 0 {
-			eventually(t, "the directory is gone", func() bool { return d.empty() })
+			daemon.Eventually(t, "the directory is gone", func() bool { return d.empty() })
 		}
 	}
-	eventually(t, "the last directory is gone", func() bool { return d.empty() })
+	daemon.Eventually(t, "the last directory is gone", func() bool { return d.empty() })
 	cancel()
 	wg.Wait()
 	t.Logf("%d cycles: %s", n, c)
@@ -141,20 +143,9 @@ func cycle(t *testing.T, d *daemon, n int, things []thing) {
 	}
 }
 
-func (d *daemon) empty() bool {
-	_, err := os.Stat(d.path("0"))
+func (d *mounted) empty() bool {
+	_, err := os.Stat(d.Path("0"))
 	return errors.Is(err, os.ErrNotExist)
-}
-
-// show is what a person would look at.
-func (d *daemon) show() string {
-	var b strings.Builder
-	entries, _ := os.ReadDir(d.dir)
-	for _, e := range entries {
-		text, _ := os.ReadFile(d.path(e.Name() + "/status"))
-		fmt.Fprintf(&b, "%s:\n%s", e.Name(), text)
-	}
-	return b.String()
 }
 
 // clients count what their opens come to.
@@ -187,7 +178,7 @@ func (c *clients) count(what string) {
 	c.counts[what]++
 }
 
-func (c *clients) run(ctx context.Context, d *daemon, things []thing) {
+func (c *clients) run(ctx context.Context, d *mounted, things []thing) {
 	for ctx.Err() == nil {
 		time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond)
 		slot := c.slot(d)
@@ -196,11 +187,11 @@ func (c *clients) run(ctx context.Context, d *daemon, things []thing) {
 			continue
 		}
 		if rand.IntN(2) == 0 {
-			got, err := os.ReadFile(d.path(slot + "/atr"))
+			got, err := os.ReadFile(d.Path(slot + "/atr"))
 			c.judge("ATR", strings.TrimSpace(string(got)), err, things, func(x thing) string { return x.atr })
 			continue
 		}
-		ch, err := openChannel(d.path(slot + "/apdu"))
+		ch, err := openChannel(d.Path(slot + "/apdu"))
 		if err != nil {
 			c.judge("open", "", err, things, nil)
 			continue
@@ -217,8 +208,8 @@ func (c *clients) run(ctx context.Context, d *daemon, things []thing) {
 }
 
 // slot is the number of any reader there is.
-func (c *clients) slot(d *daemon) string {
-	entries, err := os.ReadDir(d.dir)
+func (c *clients) slot(d *mounted) string {
+	entries, err := os.ReadDir(d.Dir)
 	if err != nil {
 		c.count("WRONG readdir: " + err.Error())
 	}
@@ -263,45 +254,12 @@ func wrapped(err error) error {
 	return fmt.Errorf("%w", err)
 }
 
-// gauge is what a process holds.
-type gauge struct {
-	descriptors, threads, rss int // rss in KiB
-	kinds                     map[string]int
-}
-
-func (g gauge) String() string {
-	return fmt.Sprintf("%d descriptors %v, %d threads, %d KiB", g.descriptors, g.kinds, g.threads, g.rss)
-}
-
-// holds tells whether g is no more than before.
-func (g gauge) holds(before gauge) bool { return g.descriptors <= before.descriptors }
-
-func measure(t testing.TB, pid int) (g gauge) {
+// measure looks at what a process holds.
+func measure(t testing.TB, pid int) proc.Usage {
 	t.Helper()
-	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	u, err := proc.UsageOf(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.kinds = map[string]int{}
-	for _, fd := range fds {
-		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name()))
-		kind, _, _ := strings.Cut(target, ":")
-		g.kinds[kind]++
-	}
-	g.descriptors = len(fds)
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(status)) {
-		f := strings.Fields(line)
-		switch {
-		case len(f) < 2:
-		case f[0] == "Threads:":
-			g.threads, _ = strconv.Atoi(f[1])
-		case f[0] == "VmRSS:":
-			g.rss, _ = strconv.Atoi(f[1])
-		}
-	}
-	return g
+	return u
 }

@@ -1,7 +1,6 @@
 package usb
 
 import (
-	"encoding/hex"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/hex"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
@@ -20,24 +20,16 @@ type starcos struct{}
 
 const starcosATR = "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1"
 
-func unhex(s string) []byte {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
-
-func (starcos) ATR() []byte { return unhex(starcosATR) }
+func (starcos) ATR() []byte { return hex.Bytes(starcosATR) }
 func (starcos) Reset(bool)  {}
 func (starcos) Process(c []byte) []byte {
 	switch fmt.Sprintf("%X", c) {
 	case "00A40000023F00":
-		return unhex("90 00")
+		return hex.Bytes("90 00")
 	case "0084000008":
-		return unhex("11 12 13 14 15 16 17 18 90 00")
+		return hex.Bytes("11 12 13 14 15 16 17 18 90 00")
 	}
-	return unhex("6D 00")
+	return hex.Bytes("6D 00")
 }
 
 // datakey is the same card with the ATR of a Datakey 330.
@@ -45,7 +37,7 @@ type datakey struct{ starcos }
 
 const datakeyATR = "3B FF 11 00 00 81 31 FE 4D 80 25 A0 00 00 00 56 57 44 4B 33 33 30 06 00 D0"
 
-func (datakey) ATR() []byte { return unhex(datakeyATR) }
+func (datakey) ATR() []byte { return hex.Bytes(datakeyATR) }
 
 // The emulated iKeys as USB devices: ATR, APDUs, unplugging and replugging through the
 // mounted files. What crosses the wire is what OpenCT 0.6.20 was observed to send, byte
@@ -64,7 +56,7 @@ func TestGuestIKey(t *testing.T) {
 			if err := x.token.Contact.Insert(x.card); err != nil {
 				t.Fatal(err)
 			}
-			guestIKey(t, x.token, fmt.Sprintf("% X", x.card.ATR()), wireSession(t, x.file))
+			guestIKey(t, x.token, hex.Spaced(x.card.ATR()), wireSession(t, x.file))
 		})
 	}
 }
@@ -83,10 +75,10 @@ func guestIKey(t *testing.T, token *ikeyemu.Token, atr string, session usbtest.S
 		if w := next("arrived"); w[1] != "0" {
 			t.Errorf("round %d: %q", round, w)
 		}
-		if got := d.read("0/atr"); got != atr {
+		if got := d.text("0/atr"); got != atr {
 			t.Errorf("round %d: ATR %s", round, got)
 		}
-		c, err := openChannel(d.path("0/apdu"))
+		c, err := openChannel(d.Path("0/apdu"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,8 +92,8 @@ func guestIKey(t *testing.T, token *ikeyemu.Token, atr string, session usbtest.S
 		}
 		compare(t, log.Session(), session)
 		if round == 0 {
-			t.Logf("status:\n%s\ntransfers:\n%v", d.read("0/status"), log.Session())
-			t.Logf("by-id: %s", strings.TrimSpace(run(t, nil, "ls", d.path("by-id"))))
+			t.Logf("status:\n%s\ntransfers:\n%v", d.text("0/status"), log.Session())
+			t.Logf("by-id: %s", strings.TrimSpace(run(t, nil, "ls", d.Path("by-id"))))
 			before := len(log.Session())
 			// A block that the card sends damaged: the host asks for it again.
 			token.Contact.SetFaults(icc.Faults{Every: 3, Seed: 1})

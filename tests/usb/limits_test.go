@@ -18,6 +18,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/cardfs/cardfs/tests/internal/daemon"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
@@ -176,7 +178,7 @@ var selectHex = strings.ReplaceAll(selectPKI, " ", "")
 // files is cardfs, by its files.
 type files struct {
 	t    *testing.T
-	d    *daemon
+	d    *mounted
 	next func(string) []string
 }
 
@@ -185,10 +187,10 @@ func newFiles(t *testing.T) *files {
 	return &files{t, d, d.follow()}
 }
 
-func (f *files) pid() int { return f.d.cmd.Process.Pid }
-func (f *files) stop()    { f.d.stop() }
+func (f *files) pid() int { return f.d.Pid() }
+func (f *files) stop()    { f.d.Stop() }
 func (f *files) exchanges(n int) []float64 {
-	return times(f.t, run(f.t, nil, built("filebench"), "ioctl", strconv.Itoa(n), selectHex, f.d.path("0/apdu")))
+	return times(f.t, run(f.t, nil, built("filebench"), "ioctl", strconv.Itoa(n), selectHex, f.d.Path("0/apdu")))
 }
 
 func (f *files) firstAnswer(armed func()) {
@@ -196,7 +198,7 @@ func (f *files) firstAnswer(armed func()) {
 	armed()
 	w := f.next("arrived")
 	for {
-		got, err := exchange(f.d.path(w[1]+"/apdu"), selectPKI)
+		got, err := exchange(f.d.Path(w[1]+"/apdu"), selectPKI)
 		if errors.Is(err, syscall.ENOMEDIUM) {
 			continue // powered, and the card was put in a moment later
 		}
@@ -211,7 +213,7 @@ func (f *files) firstAnswer(armed func()) {
 // on what was open.
 func (f *files) noticed(armed func()) {
 	f.t.Helper()
-	c, err := openChannel(f.d.path("0/apdu"))
+	c, err := openChannel(f.d.Path("0/apdu"))
 	if err != nil {
 		if errors.Is(err, syscall.ENOENT) || isGone(err) {
 			return // already
@@ -219,7 +221,7 @@ func (f *files) noticed(armed func()) {
 		f.t.Fatal(err)
 	}
 	defer c.close()
-	fd, err := syscall.Open(f.d.path("0/event"), syscall.O_RDONLY, 0)
+	fd, err := syscall.Open(f.d.Path("0/event"), syscall.O_RDONLY, 0)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -299,7 +301,7 @@ func (l *libccid) stop() {
 }
 
 func (l *libccid) exchanges(n int) []float64 {
-	ctx, cancel := context.WithTimeout(l.t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(l.t.Context(), proc.Patience)
 	defer cancel()
 	return times(l.t, output(l.t, l.srv.Command(ctx, built("scbench"), "", strconv.Itoa(n), selectHex), nil))
 }
@@ -308,7 +310,7 @@ func (l *libccid) firstAnswer(armed func()) {
 	l.t.Helper()
 	if *l.name == "" {
 		armed()
-		eventually(l.t, "pcscd has the reader", func() bool {
+		daemon.Eventually(l.t, "pcscd has the reader", func() bool {
 			list, ok := strings.CutPrefix(l.say("list"), "ok ")
 			*l.name = list
 			return ok && list != ""

@@ -23,12 +23,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/daemon"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
@@ -113,10 +114,6 @@ func TestGousbInMachine(t *testing.T) {
 	})
 }
 
-// timeout is how long anything may take that should take no time: the machine
-// is slow, and the host may be busy.
-const timeout = time.Minute
-
 // soak is how many cycles a test does: few, or what CARDFS_SOAK says.
 func soak(t *testing.T, few int) int {
 	s := os.Getenv("CARDFS_SOAK")
@@ -131,137 +128,41 @@ func soak(t *testing.T, few int) int {
 	return min(n, 100)
 }
 
-// log is what a process has said.
-type log struct {
-	mu   sync.Mutex
-	b    bytes.Buffer
-	more chan struct{}
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.more != nil {
-		close(l.more)
-		l.more = nil
-	}
-	return l.b.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// wait waits until text was said.
-func (l *log) wait(ctx context.Context, text string) error {
-	for {
-		l.mu.Lock()
-		found := bytes.Contains(l.b.Bytes(), []byte(text))
-		if l.more == nil {
-			l.more = make(chan struct{})
-		}
-		more := l.more
-		l.mu.Unlock()
-		if found {
-			return nil
-		}
-		select {
-		case <-more:
-		case <-ctx.Done():
-			return fmt.Errorf("nobody said %q: %w", text, ctx.Err())
-		}
-	}
-}
-
-// daemon is a running `cardfs mount`.
-type daemon struct {
-	t   testing.TB
-	dir string
-	cmd *exec.Cmd
-	log log
+// mounted is the program with what these tests ask of it beside.
+type mounted struct {
+	*daemon.Daemon
+	t testing.TB
 }
 
 // mount starts the program at a directory of its own. as, if not nil, is who
 // runs it.
-func mount(t testing.TB, as *syscall.Credential, args ...string) *daemon {
+func mount(t testing.TB, as *syscall.Credential, args ...string) *mounted {
 	t.Helper()
-	parent, err := os.MkdirTemp("/tmp", "usb")
-	if err != nil {
-		t.Fatal(err)
-	}
 	if transport := os.Getenv(envTransport); transport != "" {
 		args = append([]string{"--usb=" + transport}, args...)
 	}
-	d := &daemon{t: t, dir: filepath.Join(parent, "cards")}
-	if err := errors.Join(os.Chmod(parent, 0o755), os.Mkdir(d.dir, 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	if as != nil {
-		if err := os.Chown(d.dir, int(as.Uid), int(as.Gid)); err != nil {
+	d := &mounted{daemon.New(t, built("cardfs"), daemon.MountPoint(t), args...), t}
+	if d.Credential = as; as != nil {
+		if err := os.Chown(d.Dir, int(as.Uid), int(as.Gid)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	d.cmd = exec.Command(built("cardfs"), append(append([]string{"mount"}, args...), d.dir)...)
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Setpgid: true}
-	d.cmd.Dir = "/"
-	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		d.stop()
-		if t.Failed() {
-			t.Logf("%s said:\n%s", d.cmd, tail(d.log.String(), 4000))
-		}
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
-	defer cancel()
-	if err := d.log.wait(ctx, "mounted at"); err != nil {
-		t.Fatalf("%v\n%s", err, d.log.String())
-	}
+	d.Start()
 	return d
 }
 
-// stop ends the daemon, which must succeed.
-func (d *daemon) stop() {
+// text returns the text of a file without the newline at its end.
+func (d *mounted) text(name string) string {
 	d.t.Helper()
-	if d.cmd.ProcessState != nil {
-		return
-	}
-	_ = d.cmd.Process.Signal(syscall.SIGTERM)
-	kill := time.AfterFunc(timeout, func() { _ = d.cmd.Process.Kill() })
-	defer kill.Stop()
-	if err := d.cmd.Wait(); err != nil {
-		d.t.Errorf("cardfs: %v", err)
-	}
-}
-
-func (d *daemon) path(name string) string { return filepath.Join(d.dir, name) }
-
-func (d *daemon) read(name string) string {
-	d.t.Helper()
-	b, err := os.ReadFile(d.path(name))
-	if err != nil {
-		d.t.Error(err)
-	}
-	return strings.TrimSpace(string(b))
-}
-
-func (d *daemon) ctl(line string) {
-	d.t.Helper()
-	if err := os.WriteFile(d.path("ctl"), []byte(line+"\n"), 0); err != nil {
-		d.t.Errorf("%s > ctl: %v", line, err)
-	}
+	return strings.TrimSpace(d.Read(name))
 }
 
 // follow gives the events of all slots; next waits for the next that is what,
 // and returns its words: number, slot, what, key=value.
-func (d *daemon) follow() (next func(what string) []string) {
+func (d *mounted) follow() (next func(what string) []string) {
 	d.t.Helper()
 	// cat: killed, it ends, and it blocks no thread of ours.
-	cmd := exec.Command("cat", d.path("event"))
+	cmd := exec.Command("cat", d.Path("event"))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		d.t.Fatal(err)
@@ -276,7 +177,7 @@ func (d *daemon) follow() (next func(what string) []string) {
 	in := bufio.NewScanner(out)
 	return func(what string) []string {
 		d.t.Helper()
-		late := time.AfterFunc(timeout, func() { _ = cmd.Process.Kill() })
+		late := time.AfterFunc(proc.Patience, func() { _ = cmd.Process.Kill() })
 		defer late.Stop()
 		var seen []string
 		for in.Scan() {
@@ -291,24 +192,14 @@ func (d *daemon) follow() (next func(what string) []string) {
 }
 
 // status gives the value of a line of a slot's status.
-func (d *daemon) status(slot, key string) string {
+func (d *mounted) status(slot, key string) string {
 	d.t.Helper()
-	for line := range strings.Lines(d.read(slot + "/status")) {
+	for line := range strings.Lines(d.text(slot + "/status")) {
 		if k, v, _ := strings.Cut(strings.TrimSpace(line), " "); k == key {
 			return v
 		}
 	}
 	return ""
-}
-
-// eventually waits for a state that comes without a sign.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(timeout); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", timeout, what)
-		}
-	}
 }
 
 // channel is an open exchange file.
@@ -370,7 +261,7 @@ func exchange(name, command string) (string, error) {
 
 func run(t testing.TB, stdin []byte, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), proc.Patience)
 	defer cancel()
 	return output(t, exec.CommandContext(ctx, name, args...), stdin)
 }
@@ -388,7 +279,7 @@ func output(t testing.TB, cmd *exec.Cmd, stdin []byte) string {
 
 // shell is a script with arguments; its context ends a script that hangs.
 func shell(t testing.TB, script string, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), proc.Patience)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", script, "sh"}, args...)...)
 	cmd.Dir = "/"
@@ -406,13 +297,13 @@ const (
 // plug plugs in QEMU's reader with the card; it is taken out after the test.
 func plug(t testing.TB, g *machine.Guest, id string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), proc.Patience)
 	defer cancel()
 	if err := machine.Plug(ctx, g, "ccid", id); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		ctx, cancel := context.WithTimeout(context.Background(), proc.Patience)
 		defer cancel()
 		_ = machine.Unplug(ctx, g, id) // where it is still there
 	})
@@ -420,7 +311,7 @@ func plug(t testing.TB, g *machine.Guest, id string) {
 
 func unplug(t testing.TB, g *machine.Guest, id string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), proc.Patience)
 	defer cancel()
 	if err := machine.Unplug(ctx, g, id); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cardfs/cardfs/tests/internal/proc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
@@ -32,30 +33,29 @@ func TestGuestSleep(t *testing.T) {
 	d := mount(t, nil, "--usb=false", "--sim", "apdu card=none", "--sim", "apdu")
 	conf := t.TempDir()
 	server, err := pcscd.Start(t.Context(), conf, `FRIENDLYNAME "cardfs"
-DEVICENAME cardfs:`+d.path("1")+`
+DEVICENAME cardfs:`+d.Path("1")+`
 LIBPATH `+built("libifdcardfs.so")+"\n")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	var followers []*exec.Cmd
+	var followers []*proc.Process
+	awake := filepath.Join(t.TempDir(), "awake")
 	for _, script := range []string{
 		`exec ` + built("cardfs") + ` watch --mount "$1" 0 --until removed`,
-		`{ while ! [ -e "$1/../awake" ]; do sleep 0.1; done; } | ` + built("filebench") + ` follow 2 "$1"`,
+		`{ while ! [ -e "$2" ]; do sleep 0.1; done; } | ` + built("filebench") + ` follow 2 "$1"`,
 	} {
-		cmd := shell(t, script, d.dir)
-		said := &log{}
-		cmd.Stdout, cmd.Stderr = said, os.Stderr
-		if err := cmd.Start(); err != nil {
+		follower, err := proc.Start(shell(t, script, d.Dir, awake), new(proc.Log))
+		if err != nil {
 			t.Fatal(err)
 		}
-		followers = append(followers, cmd)
+		followers = append(followers, follower)
 		// They have read how things stand, and wait.
 		first := "reader ready"
 		if len(followers) == 2 {
 			first = "at rest"
 		}
-		if err := said.wait(t.Context(), first); err != nil {
+		if err := follower.Await(t.Context(), first); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -63,14 +63,14 @@ LIBPATH `+built("libifdcardfs.so")+"\n")
 		console, _ := exec.Command("dmesg").Output()
 		t.Errorf("suspend, with followers of events in epoll: %v\n%s", err, tail(string(console), 4000))
 	}
-	d.ctl("sim 0 insert token")
-	d.ctl("sim 0 remove")
-	if err := os.WriteFile(filepath.Join(d.dir, "../awake"), nil, 0o600); err != nil {
+	d.Ctl("sim 0 insert token")
+	d.Ctl("sim 0 remove")
+	if err := os.WriteFile(awake, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, cmd := range followers {
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("%s, after it: %v", cmd, err)
+	for _, follower := range followers {
+		if err := follower.Wait(); err != nil {
+			t.Errorf("%s, after it: %v", follower.Cmd, err)
 		}
 	}
 	exchange := server.Command(t.Context(), built("pcscsh"))
@@ -83,7 +83,7 @@ LIBPATH `+built("libifdcardfs.so")+"\n")
 	if soak(t, 0) == 0 {
 		return
 	}
-	open := shell(t, `exec cat "$1/0/atr"`, d.dir)
+	open := shell(t, `exec cat "$1/0/atr"`, d.Dir)
 	if err := open.Start(); err != nil {
 		t.Fatal(err)
 	}

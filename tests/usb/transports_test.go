@@ -44,7 +44,7 @@ func TestMeasureTransports(t *testing.T) {
 				_, switches := idleness(t, x.pid())
 				add(wakeups, name, switches/(idleTime.Seconds()/5))
 			}
-			add(memory, name, resident(t, x.pid()))
+			add(memory, name, float64(measure(t, x.pid()).RSS))
 			x.noticed(func() { began = time.Now(); unplug(t, g, "r1") })
 			add(gone, name, float64(time.Since(began)))
 			x.stop()
@@ -62,19 +62,4 @@ func TestMeasureTransports(t *testing.T) {
 	}
 	w.Flush()
 	t.Logf("%d rounds, %d APDUs each\n%s", rounds, exchanges, b.String())
-}
-
-// resident is VmRSS of a process (proc_pid_status(5)).
-func resident(t *testing.T, pid int) (kB float64) {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			fmt.Sscan(v, &kB)
-		}
-	}
-	return kB
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cardfs/cardfs/tests/internal/daemon"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
@@ -38,8 +39,8 @@ func TestGuestUsers(t *testing.T) {
 	install(t, rule+"\n")
 	a.answers(alice)
 	b.refusedByPermission(bob)
-	a.stop()
-	b.stop()
+	a.Stop()
+	b.Stop()
 	if err := os.Remove(rulesFile); err != nil {
 		t.Fatal(err)
 	}
@@ -57,18 +58,18 @@ func TestGuestUsers(t *testing.T) {
 }
 
 // as runs a command as a user: nobody else, not even root, may enter the mount.
-func (d *daemon) as(who *syscall.Credential, script string) (string, error) {
+func (d *mounted) as(who *syscall.Credential, script string) (string, error) {
 	d.t.Helper()
-	cmd := shell(d.t, script, d.dir)
+	cmd := shell(d.t, script, d.Dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: who}
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 
-func (d *daemon) refusedByPermission(who *syscall.Credential) (rule string) {
+func (d *mounted) refusedByPermission(who *syscall.Credential) (rule string) {
 	d.t.Helper()
 	var status string
-	eventually(d.t, "the slot has failed", func() bool {
+	daemon.Eventually(d.t, "the slot has failed", func() bool {
 		var err error
 		status, err = d.as(who, `cat "$1/0/status"`)
 		return err == nil && strings.HasPrefix(status, "state failed")
@@ -81,10 +82,10 @@ func (d *daemon) refusedByPermission(who *syscall.Credential) (rule string) {
 	return m
 }
 
-func (d *daemon) answers(who *syscall.Credential) {
+func (d *mounted) answers(who *syscall.Credential) {
 	d.t.Helper()
 	var said string
-	eventually(d.t, "the reader works", func() bool {
+	daemon.Eventually(d.t, "the reader works", func() bool {
 		var err error
 		said, err = d.as(who, `cat "$1/0/atr" && { echo `+selectPKI+` >&3; cat <&3; } 3<>"$1/0/apdu"`)
 		return err == nil

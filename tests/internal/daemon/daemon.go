@@ -44,6 +44,8 @@ const Ready = "mounted at"
 type Daemon struct {
 	Dir string // the mount point
 	Log proc.Log
+	// Credential is who runs it; nil: who runs the test.
+	Credential *syscall.Credential
 
 	t       testing.TB
 	program string
@@ -83,7 +85,9 @@ func Start(t testing.TB, program, dir string, args ...string) *Daemon {
 // Start mounts; it returns when the files are there.
 func (d *Daemon) Start() {
 	d.t.Helper()
-	run, err := proc.Start(Command(d.program, d.Dir, d.args...), &d.Log)
+	cmd := Command(d.program, d.Dir, d.args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: d.Credential}
+	run, err := proc.Start(cmd, &d.Log)
 	if err != nil {
 		d.t.Fatal(err)
 	}
