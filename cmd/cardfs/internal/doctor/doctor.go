@@ -60,7 +60,7 @@ type Host struct {
 	// Getenv is the environment of the user.
 	Getenv func(string) string
 	// Run runs a program, by its absolute path, and returns what it prints.
-	Run func(ctx context.Context, program string, args ...string) (string, error)
+	Run     func(ctx context.Context, program string, args ...string) (string, error)
 	Drivers []reader.Driver
 }
 

@@ -285,4 +285,3 @@ func (u *unit) parse(text string) {
 		u.settings[key] = value
 	}
 }
-
