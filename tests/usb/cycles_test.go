@@ -11,22 +11,30 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"text/tabwriter"
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbip"
-	ccidemu "github.com/cardfs/cardfs/drivers/ccid/emu"
-	ikeyemu "github.com/cardfs/cardfs/drivers/ikey/emu"
+	"github.com/cardfs/cardfs/drivers/emulators"
+	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/tests/internal/daemon"
+	"github.com/cardfs/cardfs/tests/internal/hex"
 	"github.com/cardfs/cardfs/tests/internal/proc"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
 // thing is what a cycle plugs in and takes out again.
 type thing struct {
-	plug, unplug         func() error
-	atr, command, answer string
+	name            string
+	plug, unplug    func() error
+	atrs            []string // of its slots
+	command, answer string   // the same in each slot
+
+	cycles int
+	first  []float64 // from plugging in to the first answer, in ns
 }
 
 // "Too early is impossible": readers come and go by QMP under clients that open
@@ -35,58 +43,74 @@ type thing struct {
 func TestGuestCyclesQMP(t *testing.T) {
 	g := machine.NeedGuest(t)
 	ctx := t.Context()
-	cycles(t, soak(t, 10), []thing{{
+	cycles(t, soak(t, 10), []*thing{{
+		name:   "QEMU's CCID reader",
 		plug:   func() error { return machine.Plug(ctx, g, "ccid", "r1") },
 		unplug: func() error { return machine.Unplug(ctx, g, "r1") },
-		atr:    cardATR, command: selectPKI, answer: "61 0D",
+		atrs:   []string{cardATR}, command: selectPKI, answer: "61 0D",
 	}})
 }
 
-// The same by vhci_hcd, with our own emulators.
+// The same by vhci_hcd with every emulator that there is, on both transports.
 func TestGuestCyclesVHCI(t *testing.T) {
 	machine.NeedGuest(t)
-	token := ikeyemu.New3000("")
-	if err := token.Contact.Insert(starcos{}); err != nil {
-		t.Fatal(err)
-	}
-	cycles(t, soak(t, 10), []thing{
-		onVHCI(func() usbip.Device {
-			e := ccidemu.New(ccidemu.TPDUReader())
-			if err := e.Contact(0).Insert(starcos{}); err != nil {
-				t.Error(err)
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "emulator\ttransport\tcycles\tanswered\tplug → first answer, median\t")
+	for _, transport := range []string{"usbfs", "gousb"} {
+		t.Run(transport, func(t *testing.T) {
+			t.Setenv(envTransport, transport)
+			things := emulated(t)
+			cycles(t, len(things)*min(soak(t, 3), 20), things)
+			for _, x := range things {
+				fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%v\t\n", x.name, transport, x.cycles, len(x.first), time.Duration(median(x.first)).Round(time.Millisecond))
 			}
-			return e.Plug()
-		}),
-		onVHCI(func() usbip.Device { return token.Plug() }),
-	})
+		})
+	}
+	w.Flush()
+	t.Logf("\n%s", b.String())
 }
 
-func onVHCI(device func() usbip.Device) thing {
-	var port *usbip.Port
-	var err error
-	return thing{
-		plug: func() error {
-			port, err = usbip.Plug(device(), usbip.Full)
+// emulated makes one of each emulator, with its cards. Each card tells its own serial number.
+func emulated(t *testing.T) (things []*thing) {
+	t.Helper()
+	const command = "00CA005A 00"
+	for _, e := range emulators.All() {
+		x := &thing{name: e.Name, command: command}
+		device := e.New(e.Name)
+		for n, contact := range device.Contacts() {
+			card, ok := sim.NewCard(e.Cards[n], e.Name)
+			if !ok {
+				t.Fatalf("%s: no card %s", e.Name, e.Cards[n])
+			}
+			if err := contact.Insert(card); err != nil {
+				t.Fatal(err)
+			}
+			x.atrs = append(x.atrs, hex.Spaced(card.ATR()))
+			x.answer = hex.Spaced(card.Process(hex.Bytes(command)))
+		}
+		var port *usbip.Port
+		x.plug = func() (err error) {
+			port, err = usbip.Plug(device.Plug(), usbip.Full)
 			return err
-		},
-		unplug: func() error { return port.Unplug() },
-		atr:    starcosATR, command: "00A40000 02 3F00", answer: "90 00",
+		}
+		x.unplug = func() error { return port.Unplug() }
+		things = append(things, x)
 	}
+	return things
 }
 
 // cycles plugs and unplugs n times, while clients open.
-func cycles(t *testing.T, n int, things []thing) {
+func cycles(t *testing.T, n int, things []*thing) {
 	d := mount(t, nil)
-	pid := d.Pid()
-	round := func(n int) { cycle(t, d, n, things) }
-	round(max(3, n/10)) // what the daemon grows to by being used
-	before := measure(t, pid)
+	cycle(t, d, max(3, n/10, len(things)), things) // what the daemon grows to by being used
+	before := measure(t, d.Pid())
 	begin := time.Now()
-	round(n)
+	cycle(t, d, n, things)
 	took := time.Since(begin)
 	var after proc.Usage
 	daemon.Eventually(t, "the daemon holds no more descriptors than before", func() bool {
-		after = measure(t, pid)
+		after = measure(t, d.Pid())
 		return after.Descriptors <= before.Descriptors
 	})
 	t.Logf("%d cycles in %v; the daemon before: %v; after: %v", n, took.Round(time.Millisecond), before, after)
@@ -96,43 +120,42 @@ func cycles(t *testing.T, n int, things []thing) {
 	d.Stop()
 }
 
-func cycle(t *testing.T, d *mounted, n int, things []thing) {
+func cycle(t *testing.T, d *mounted, n int, things []*thing) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	c := &clients{counts: map[string]int{}, good: make(chan struct{}, 1)}
+	c := &clients{things: things, counts: map[string]int{}, good: make(chan *thing, 1)}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	for range 2 {
-		wg.Go(func() { c.run(ctx, d, things) })
+		wg.Go(func() { c.run(ctx, d) })
 	}
 	for i := range n {
 		x := things[i%len(things)]
-		c.drain()
+		c.now.Store(int64(i))
+		x.cycles++
+		begin := time.Now()
 		if err := x.plug(); err != nil {
-			t.Fatalf("cycle %d: plug: %v", i, err)
+			t.Fatalf("cycle %d, %s: plug: %v", i, x.name, err)
 		}
 		// Every other time until it has been of use; else at once, or soon.
 		if i/len(things)%2 == 0 {
-			select {
-			case <-c.good:
-			case <-time.After(proc.Patience):
-				t.Fatalf("cycle %d: no client got an answer; %s", i, c)
-			}
+			c.answered(t, x)
+			x.first = append(x.first, float64(time.Since(begin)))
 		} else {
 			time.Sleep([]time.Duration{0, 10, 100}[rand.IntN(3)] * time.Duration(rand.IntN(3000)) * time.Microsecond)
 		}
 		if err := x.unplug(); err != nil {
-			t.Fatalf("cycle %d: unplug: %v", i, err)
+			t.Fatalf("cycle %d, %s: unplug: %v", i, x.name, err)
 		}
 		// Another device in the same port is another reader at the same number
 		// only when the first has left, which ENODEV tells.
 		if rand.IntN(3) > 0 {
-			daemon.Eventually(t, "the directory is gone", func() bool { return d.empty() })
+			daemon.Eventually(t, "the directories are gone", func() bool { return len(d.slots()) == 0 })
 		}
 	}
-	daemon.Eventually(t, "the last directory is gone", func() bool { return d.empty() })
+	daemon.Eventually(t, "the last directory is gone", func() bool { return len(d.slots()) == 0 })
 	cancel()
 	wg.Wait()
 	t.Logf("%d cycles: %s", n, c)
@@ -143,16 +166,29 @@ func cycle(t *testing.T, d *mounted, n int, things []thing) {
 	}
 }
 
-func (d *mounted) empty() bool {
-	_, err := os.Stat(d.Path("0"))
-	return errors.Is(err, os.ErrNotExist)
+// slots lists the numbers of the slots that there are.
+func (d *mounted) slots() (list []string) {
+	d.t.Helper()
+	entries, err := os.ReadDir(d.Dir)
+	if err != nil {
+		d.t.Error(err)
+	}
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err == nil {
+			list = append(list, e.Name())
+		}
+	}
+	return list
 }
 
 // clients count what their opens come to.
 type clients struct {
+	things []*thing
+	now    atomic.Int64 // the cycle under way
+	good   chan *thing  // whose card has answered
+
 	mu     sync.Mutex
 	counts map[string]int
-	good   chan struct{}
 }
 
 func (c *clients) String() string {
@@ -165,10 +201,19 @@ func (c *clients) String() string {
 	return strings.Join(words, ", ")
 }
 
-func (c *clients) drain() {
-	select {
-	case <-c.good:
-	default:
+// answered waits until x has answered a client.
+func (c *clients) answered(t *testing.T, x *thing) {
+	t.Helper()
+	late := time.After(proc.Patience)
+	for {
+		select {
+		case got := <-c.good:
+			if got == x {
+				return
+			}
+		case <-late:
+			t.Fatalf("%s: no client got an answer; %s", x.name, c)
+		}
 	}
 }
 
@@ -178,72 +223,65 @@ func (c *clients) count(what string) {
 	c.counts[what]++
 }
 
-func (c *clients) run(ctx context.Context, d *mounted, things []thing) {
+func (c *clients) run(ctx context.Context, d *mounted) {
 	for ctx.Err() == nil {
 		time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond)
-		slot := c.slot(d)
-		if slot == "" {
+		slots := d.slots()
+		if len(slots) == 0 {
 			c.count("found no reader")
 			continue
 		}
+		slot, begin := slots[rand.IntN(len(slots))], c.now.Load()
 		if rand.IntN(2) == 0 {
 			got, err := os.ReadFile(d.Path(slot + "/atr"))
-			c.judge("ATR", strings.TrimSpace(string(got)), err, things, func(x thing) string { return x.atr })
+			c.judge("ATR", err, begin, func(x *thing) bool { return slices.Contains(x.atrs, strings.TrimSpace(string(got))) })
 			continue
 		}
 		ch, err := openChannel(d.Path(slot + "/apdu"))
 		if err != nil {
-			c.judge("open", "", err, things, nil)
+			c.judge("open", err, begin, nil)
 			continue
 		}
 		for range 1 + rand.IntN(3) {
-			got, err := ch.send(things[0].command)
-			c.judge("exchange", got, err, things, func(x thing) string { return x.answer })
-			if err != nil {
+			got, err := ch.send(c.things[0].command)
+			x := c.judge("exchange", err, begin, func(x *thing) bool { return x.answer == got })
+			if x == nil {
 				break
+			}
+			select {
+			case c.good <- x:
+			default:
 			}
 		}
 		ch.close()
 	}
 }
 
-// slot is the number of any reader there is.
-func (c *clients) slot(d *mounted) string {
-	entries, err := os.ReadDir(d.Dir)
-	if err != nil {
-		c.count("WRONG readdir: " + err.Error())
-	}
-	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err == nil {
-			return e.Name()
-		}
-	}
-	return ""
-}
-
-func (c *clients) judge(what, got string, err error, things []thing, want func(thing) string) {
+// judge counts what a call came to that began in the cycle begin, and returns whose answer
+// it is. The right one is that of a thing which was plugged in meanwhile, or was just
+// before and has not left yet.
+func (c *clients) judge(what string, err error, begin int64, right func(*thing) bool) *thing {
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENODEV):
 		c.count(what + " " + errors.Unwrap(wrapped(err)).Error())
-	case err != nil:
+		return nil
+	case errors.Is(err, syscall.ENOMEDIUM), errors.Is(err, syscall.ESTALE):
 		// QMP puts the card in after the reader, and a reset of the last
 		// moment may take the card's session away.
-		if errors.Is(err, syscall.ENOMEDIUM) || errors.Is(err, syscall.ESTALE) {
-			c.count(what + " " + err.Error())
-			return
-		}
+		c.count(what + " " + err.Error())
+		return nil
+	case err != nil:
 		c.count("WRONG " + what + ": " + err.Error())
-	case !slices.ContainsFunc(things, func(x thing) bool { return want(x) == got }):
-		c.count("WRONG " + what + ": " + got)
-	default:
-		c.count(what + " right")
-		if what == "exchange" {
-			select {
-			case c.good <- struct{}{}:
-			default:
-			}
+		return nil
+	}
+	for i := max(0, begin-2); i <= c.now.Load(); i++ {
+		if x := c.things[int(i)%len(c.things)]; right(x) {
+			c.count(what + " right")
+			return x
 		}
 	}
+	c.count("WRONG " + what + ": the answer of nothing that is plugged in")
+	return nil
 }
 
 // wrapped is err in something that can be unwrapped.
