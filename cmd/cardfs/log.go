@@ -8,9 +8,14 @@ import (
 	"log/slog"
 	"log/syslog"
 	"os"
+	"os/signal"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // spool writes lines in a goroutine of its own, so that logging never blocks: the reader of
@@ -86,7 +91,7 @@ func openLog(name string, level slog.Level, stderr spooled) (h slog.Handler, fil
 	options := &slog.HandlerOptions{Level: level}
 	switch {
 	case name != "":
-		file, err = os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+		file, err = openLogFile(name)
 		if err != nil {
 			return nil, nil, nil, fmt.Errorf("--log: %w", err)
 		}
@@ -102,6 +107,62 @@ func openLog(name string, level slog.Level, stderr spooled) (h slog.Handler, fil
 		return newSyslogHandler(w, s, level), nil, s.flush, nil
 	}
 	return slog.NewTextHandler(stderr, options), nil, func() {}, nil
+}
+
+func openLogFile(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+}
+
+// rotateLog opens the log file anew at each SIGUSR1, for logrotate moves the old one away.
+// A file that is not there is made; one that cannot be opened leaves the log where it is.
+// Without a log file the signal does nothing.
+func rotateLog(file *os.File, log *slog.Logger) (stop func(), err error) {
+	var name string // the daemon does not stay in this directory
+	if file != nil {
+		if name, err = filepath.Abs(file.Name()); err != nil {
+			return nil, fmt.Errorf("--log: %w", err)
+		}
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	go func() {
+		for range signals {
+			if file == nil {
+				continue
+			}
+			if err := reopenLog(file, name); err != nil {
+				log.Error("the log stays in its old file", "err", err)
+				continue
+			}
+			log.Info("log opened anew", "file", name)
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(signals)
+	}, nil
+}
+
+// reopenLog puts a new open of name in the place of file, which its writer does not notice.
+// In the background stdout and stderr are the same file, and follow.
+func reopenLog(file *os.File, name string) error {
+	old, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	fresh, err := openLogFile(name)
+	if err != nil {
+		return err
+	}
+	defer fresh.Close()
+	for _, f := range []*os.File{os.Stdout, os.Stderr} {
+		if info, err := f.Stat(); err == nil && os.SameFile(info, old) {
+			if err := unix.Dup3(int(fresh.Fd()), int(f.Fd()), 0); err != nil {
+				return err
+			}
+		}
+	}
+	return unix.Dup3(int(fresh.Fd()), int(file.Fd()), unix.O_CLOEXEC)
 }
 
 // syslogHandler writes records without their time and level, which syslog has itself.

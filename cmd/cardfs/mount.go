@@ -64,6 +64,9 @@ are there. A stale mount that a killed cardfs left at DIR is replaced.
 With --background it returns when the mount is ready, and serves on in a session of
 its own; fusermount3 -u DIR, or umount DIR, ends it. Its log then goes to syslog.
 
+SIGUSR1 has it open the file of --log anew, after logrotate has moved it away;
+copytruncate needs no signal.
+
 By default only you may enter, not even root. --allow-other lets others in as
 far as --mode and --group allow; for that a user other than root needs the line
 user_allow_other in /etc/fuse.conf.`,
@@ -142,6 +145,11 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 	}
 	defer flush()
 	o.logger = slog.New(handler)
+	stopRotating, err := rotateLog(logFile, o.logger)
+	if err != nil {
+		return err
+	}
+	defer stopRotating()
 
 	// The reader of the log may end first: `cardfs mount … 2>&1 | head`. Its lines are lost
 	// then. Without this, SIGPIPE would end the program, also at the very end, when the last
