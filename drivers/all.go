@@ -5,6 +5,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/ikey"
+	"github.com/cardfs/cardfs/drivers/replay"
 	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/drivers/vpcd"
 	"github.com/cardfs/cardfs/reader"
@@ -22,6 +23,7 @@ func All(env Env) []reader.Driver {
 		ccid.Driver{Log: env.Log},
 		ikey.IKey3000,
 		ikey.IKey2032,
+		replay.Driver{},
 		&sim.Driver{Log: env.Log},
 		vpcd.Driver{Log: env.Log},
 	}

@@ -76,7 +76,7 @@ func TestNoLog(t *testing.T) {
 	for _, d := range drivers.All(drivers.Env{}) {
 		names[d.Name()] = true
 	}
-	if len(names) != 5 {
+	if len(names) != 6 {
 		t.Errorf("drivers %v", names)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -25,6 +26,9 @@ initialised it, and prints the number of its slot, a line a slot.
                        timeout=DURATION cards=N public=yes
   vpcd unix:PATH       the same over a UNIX socket; keys timeout=DURATION
                        cards=N mode=OCTAL
+  replay FILE          a reader that answers as the session in FILE does, which cardfs
+                       record wrote; keys level=short|extended unknown=SW|error (what
+                       a command that is not in it gets; 6F00)
 
 With any driver, t0=plain has cards of T=0 answer as they are: no GET RESPONSE after
 61xx, no other Le after 6Cxx.
@@ -41,6 +45,13 @@ failed, until it is detached. The same without this command: write the line
 	dir := mountFlag(cmd)
 	cmd.Flags().DurationVar(&wait, "wait", client.AttachWait, "wait `DURATION` until the reader is ready, 0 for not at all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if args[0] == "replay" { // cardfs mount reads it, in a directory of its own
+			path, err := filepath.Abs(args[1])
+			if err != nil {
+				return err
+			}
+			args[1] = path
+		}
 		if err := oneWordEach(args); err != nil {
 			return err
 		}

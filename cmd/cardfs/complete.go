@@ -92,6 +92,10 @@ func completeAttach(_ *cobra.Command, args []string, _ string) ([]string, cobra.
 		words = []string{"127.0.0.1:35963", "unix:"}
 	case args[0] == "vpcd":
 		return []string{"timeout=", "cards=", "mode=", "public="}, noFiles | cobra.ShellCompDirectiveNoSpace
+	case args[0] == "replay" && len(args) == 1:
+		return nil, cobra.ShellCompDirectiveDefault // files
+	case args[0] == "replay":
+		return []string{"level=short", "level=extended", "unknown=6F00", "unknown=error"}, noFiles
 	}
 	return words, noFiles
 }
