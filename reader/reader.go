@@ -53,6 +53,7 @@ type Device struct {
 	Params  map[string]string // key=value pairs of `attach`
 	T0Plain bool              // `attach` said t0=plain: T=0 as the card speaks it, see iso7816.T0Config
 	Slots   int               // how many slots the announcement shows; 0 means 1
+	Attach  uint64            // which attachment it is of; 0: nobody attached it. Set by the Manager
 	Slot    int               // Commander.Command: which of its slots the number names; else 0
 
 	// Link is how the driver reaches the device. Nil where Address is enough.

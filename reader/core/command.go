@@ -18,34 +18,58 @@ func (m *Manager) Abort(number int) error {
 	return s.Abort()
 }
 
-// Attach makes a device a reader that nothing announces. A driver that completes what it
-// is given may have a default for address. The key t0 is the core's own: t0=plain is
-// Device.T0Plain.
+// Attach makes a device a reader that nothing announces.
 func (m *Manager) Attach(driver, address string, params map[string]string) error {
+	dev, err := m.Prepare(driver, address, params)
+	if err != nil {
+		return err
+	}
+	return m.Announce(dev)
+}
+
+// Prepare checks what is to be attached, and completes it for Announce. A driver that
+// completes what it is given may have a default for address. The key t0 is the core's own:
+// t0=plain is Device.T0Plain.
+func (m *Manager) Prepare(driver, address string, params map[string]string) (reader.Device, error) {
 	d := m.driver(driver)
 	if d == nil {
-		return fmt.Errorf("no driver %q; there are %s: %w", driver, strings.Join(m.driverNames(), ", "), reader.ErrInvalid)
+		return reader.Device{}, fmt.Errorf("no driver %q; there are %s: %w", driver, strings.Join(m.driverNames(), ", "), reader.ErrInvalid)
 	}
-	dev := reader.Device{Driver: driver, Address: address, Params: make(map[string]string)}
+	dev := reader.Device{Driver: driver, Address: address, Params: make(map[string]string), Attach: m.attachments.Add(1)}
 	maps.Copy(dev.Params, params)
 	attacher, completes := d.(reader.Attacher)
 	if address == "" && !completes {
-		return fmt.Errorf("driver %s wants a device: %w", driver, reader.ErrInvalid)
+		return reader.Device{}, fmt.Errorf("driver %s wants a device: %w", driver, reader.ErrInvalid)
 	}
 	if v, ok := dev.Params["t0"]; ok {
 		if v != "plain" {
-			return fmt.Errorf("attach: t0=%s: only t0=plain is known: %w", v, reader.ErrInvalid)
+			return reader.Device{}, fmt.Errorf("attach: t0=%s: only t0=plain is known: %w", v, reader.ErrInvalid)
 		}
 		dev.T0Plain = true
 		delete(dev.Params, "t0")
 	}
-	if completes {
-		var err error
-		if dev, err = m.complete(attacher, dev); err != nil {
-			return fmt.Errorf("%s %s: %w", dev.Driver, dev.Address, err)
+	if !completes {
+		return dev, nil
+	}
+	done, err := m.complete(attacher, dev)
+	if err != nil {
+		return reader.Device{}, fmt.Errorf("%s %s: %w", dev.Driver, done.Address, err)
+	}
+	return done, nil
+}
+
+// Withdraw makes a reader leave that was announced with what Prepare gave. If it has left
+// already, and another reader has its address by now, that one stays.
+func (m *Manager) Withdraw(dev reader.Device) error {
+	m.mu.Lock()
+	for _, d := range m.ifds {
+		if d.dev.Attach == dev.Attach && d.present() {
+			m.mu.Unlock()
+			return m.detach(d)
 		}
 	}
-	return m.Announce(dev)
+	m.mu.Unlock()
+	return m.detached(dev)
 }
 
 func (m *Manager) complete(a reader.Attacher, dev reader.Device) (done reader.Device, err error) {

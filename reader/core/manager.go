@@ -55,6 +55,8 @@ type Manager struct {
 	events  eventLog
 	moments atomic.Uint64 // the newest Moment at which a card changed
 
+	attachments atomic.Uint64 // how many Prepare made
+
 	ctx     context.Context // ends when Close has finished with the devices
 	cancel  context.CancelFunc
 	leaving context.Context // ends when Close begins: nobody waits any more
@@ -264,10 +266,19 @@ func (m *Manager) Detach(number int) error {
 	if s == nil {
 		return fmt.Errorf("no reader %d: %w", number, reader.ErrInvalid)
 	}
-	s.ifd.leave()
-	s.ifd.dropSlots()
-	if l, ok := s.ifd.dev.Link.(reader.Detacher); ok {
-		return reader.Guard(m.log, s.ifd.name()+": Detached", l.Detached)
+	return m.detach(s.ifd)
+}
+
+func (m *Manager) detach(d *ifd) error {
+	d.leave()
+	d.dropSlots()
+	return m.detached(d.dev)
+}
+
+// detached tells a device that a person detached it.
+func (m *Manager) detached(dev reader.Device) error {
+	if l, ok := dev.Link.(reader.Detacher); ok {
+		return reader.Guard(m.log, dev.Name()+": Detached", l.Detached)
 	}
 	return nil
 }

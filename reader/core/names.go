@@ -9,6 +9,13 @@ import (
 	"github.com/cardfs/cardfs/reader/words"
 )
 
+// ByID is the slot's name that survives replugging and reboot.
+func (s *Slot) ByID() string {
+	s.manager.mu.Lock()
+	defer s.manager.mu.Unlock()
+	return s.name
+}
+
 // lastingName is a slot's name that survives replugging and reboot, in udev's
 // style: bus, model, serial number or port, and the slot in the reader.
 func lastingName(dev reader.Device, index int) string {
