@@ -31,6 +31,8 @@ type Options struct {
 	OpenTimeout time.Duration
 	// Escape says who may send escape commands besides the owner; nil: nobody.
 	Escape func(uid uint32) bool
+	// Access is for the slots that other groups may use; the first that fits counts.
+	Access []Access
 	Log    *slog.Logger
 	Debug  bool // log every request
 }
@@ -39,6 +41,7 @@ type Options struct {
 type Server struct {
 	mounted mounted
 	mount   *mount
+	top     *root
 	leave   context.CancelFunc
 }
 
@@ -70,7 +73,8 @@ func Mount(dir string, m *core.Manager, o Options) (*Server, error) {
 		manager: m, uid: uid, gid: gid, mode: o.Mode & 0o666,
 		openTimeout: o.OpenTimeout, started: time.Now(), log: limitlog.New(o.Log), escape: o.Escape,
 	}
-	s := &Server{mount: mnt}
+	mnt.access.Store(&o.Access)
+	s := &Server{mount: mnt, top: &root{mount: mnt}}
 	mnt.leaving, s.leave = context.WithCancel(context.Background())
 
 	none := time.Duration(0)
@@ -89,13 +93,12 @@ func Mount(dir string, m *core.Manager, o Options) (*Server, error) {
 		NullPermissions: true,
 		Logger:          log.New(fused.LogWriter(o.Log), "", 0),
 	}
-	top := &root{mount: mnt}
-	m.OnLeave(top.forget)
+	m.OnLeave(s.top.forget)
 	fd, mounted, err := connect(at, o.AllowOther)
 	if err == nil {
 		mnt.self, _ = inodeOf(at.path()) // asks no file system
 		s.mounted = mounted
-		tree := fixed{fs.NewNodeFS(top, options)}
+		tree := fixed{fs.NewNodeFS(s.top, options)}
 		if mnt.server, err = fused.New(fd, tree, &options.MountOptions, o.Log); err != nil {
 			_ = mounted.detach()
 		}

@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ type mount struct {
 	openTimeout time.Duration
 	started     time.Time
 	escape      func(uid uint32) bool
+	access      atomic.Pointer[[]Access]
 	rooms       rooms
 	openers     openers
 	dirsMu      sync.Mutex
@@ -42,11 +44,6 @@ func (m *mount) owns(uid uint32) bool { return uid == m.uid || uid == 0 }
 // reader's firmware.
 func (m *mount) mayEscape(uid uint32) bool {
 	return m.owns(uid) || m.escape != nil && m.escape(uid)
-}
-
-// dirMode lets those enter directories who may read files.
-func (m *mount) dirMode() uint32 {
-	return m.mode&0o444 | m.mode&0o444>>2 | 0o700
 }
 
 func (m *mount) attr(out *fuse.Attr, mode uint32, size uint64, since time.Time) {
@@ -91,7 +88,7 @@ const (
 )
 
 func (r *root) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	r.mount.attr(&out.Attr, syscall.S_IFDIR|r.mount.dirMode(), 0, r.mount.started)
+	r.mount.attr(&out.Attr, syscall.S_IFDIR|r.mount.topMode(), 0, r.mount.started)
 	out.SetTimeout(long)
 	return 0
 }
@@ -109,7 +106,7 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	if name == "by-id" {
 		out.SetEntryTimeout(long)
 		out.SetAttrTimeout(long)
-		r.mount.attr(&out.Attr, syscall.S_IFDIR|r.mount.dirMode(), 0, r.mount.started)
+		r.mount.attr(&out.Attr, syscall.S_IFDIR|r.mount.topMode(), 0, r.mount.started)
 		return r.NewInode(ctx, &byID{mount: r.mount}, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: inoByID}), 0
 	}
 	if f := r.fixed()[name]; f != nil {
@@ -193,7 +190,7 @@ type byID struct {
 }
 
 func (d *byID) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	d.mount.attr(&out.Attr, syscall.S_IFDIR|d.mount.dirMode(), 0, d.mount.started)
+	d.mount.attr(&out.Attr, syscall.S_IFDIR|d.mount.topMode(), 0, d.mount.started)
 	out.SetTimeout(long)
 	return 0
 }

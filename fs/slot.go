@@ -21,7 +21,9 @@ type slotDir struct {
 }
 
 func (d *slotDir) attr(out *fuse.Attr) {
-	d.mount.attr(out, syscall.S_IFDIR|d.mount.dirMode(), 0, d.slot.Since())
+	gid, mode := d.mount.modeOf(d.slot)
+	d.mount.attr(out, syscall.S_IFDIR|dirMode(mode), 0, d.slot.Since())
+	out.Gid = gid
 }
 
 func (d *slotDir) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
@@ -126,9 +128,12 @@ func (f *file) changes() uint64 {
 }
 
 func (f *file) attr(out *fuse.Attr) {
-	mode := f.mount.mode & 0o444
-	if f.spec.write {
-		mode = f.mount.mode & 0o666
+	gid, mode := f.mount.gid, f.mount.mode
+	if f.slot != nil {
+		gid, mode = f.mount.modeOf(f.slot)
+	}
+	if !f.spec.write {
+		mode &= 0o444
 	}
 	switch {
 	case f.spec.locks:
@@ -143,6 +148,7 @@ func (f *file) attr(out *fuse.Attr) {
 		since = f.slot.Since()
 	}
 	f.mount.attr(out, syscall.S_IFREG|mode, streamSize, since)
+	out.Gid = gid
 }
 
 // measure sets the size that out shows, and returns how long the kernel may keep it.
