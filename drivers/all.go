@@ -15,12 +15,14 @@ import (
 type Env struct {
 	// Log takes what a driver has to say beside its errors; nil: nothing does.
 	Log *slog.Logger
+	// Quirks are what a user says of CCID readers; nil: nothing.
+	Quirks *ccid.UserQuirks
 }
 
 // All is the list: a new driver is one line here.
 func All(env Env) []reader.Driver {
 	return []reader.Driver{
-		ccid.Driver{Log: env.Log},
+		ccid.Driver{Log: env.Log, Quirks: env.Quirks},
 		ikey.IKey3000,
 		ikey.IKey2032,
 		replay.Driver{},

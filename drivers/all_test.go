@@ -29,11 +29,12 @@ func TestLog(t *testing.T) {
 	defer slog.SetDefault(before)
 	log := slog.New(slog.NewTextHandler(ours, nil))
 
-	for _, d := range drivers.All(drivers.Env{Log: log}) {
+	quirks := new(ccid.UserQuirks)
+	for _, d := range drivers.All(drivers.Env{Log: log, Quirks: quirks}) {
 		switch d := d.(type) {
 		case ccid.Driver:
-			if d.Log != log {
-				t.Error("ccid has another log")
+			if d.Log != log || d.Quirks != quirks {
+				t.Error("ccid has another log, or other quirks")
 			}
 		case *sim.Driver:
 			if d.Log != log {

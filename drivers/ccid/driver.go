@@ -20,6 +20,8 @@ import (
 type Driver struct {
 	// Log, if not nil, takes what the driver has to say beside its errors.
 	Log *slog.Logger
+	// Quirks, if not nil, are the user's.
+	Quirks *UserQuirks
 }
 
 var _ reader.Driver = Driver{}
@@ -54,7 +56,8 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 	if err != nil {
 		return nil, err
 	}
-	r := &ifd{info: info, dev: dev, log: log, effects: lookup(info), gone: make(chan struct{})}
+	own := d.Quirks.of(info)
+	r := &ifd{info: info, dev: dev, log: log, own: own, effects: lookup(info, own...), gone: make(chan struct{})}
 	if info.Release < r.minFirmware && dev.Params["firmware"] != "any" {
 		return nil, fmt.Errorf("ccid: %04X:%04X has firmware %s; below %s it has known defects (firmware=any takes it all the same): %w",
 			info.Vendor, info.Product, bcd(info.Release), bcd(r.minFirmware), reader.ErrUnsupported)
@@ -113,7 +116,8 @@ func descriptors(ctx context.Context, dev reader.Device, iface uint8) ([]byte, e
 type ifd struct {
 	info    usb.Device
 	log     *slog.Logger
-	effects // quirks
+	effects         // quirks
+	own     []Quirk // the user's among them
 
 	functions []*function
 	slots     []reader.Slot
@@ -317,6 +321,9 @@ func (r *ifd) Identify() (string, map[string]string) {
 		if q := &quirks[i]; q.matches(r.info) && !(q.pinpad && f.PINSupport == 0) {
 			notes = append(notes, q.wrong+": cardfs "+q.does)
 		}
+	}
+	for i := range r.own {
+		notes = append(notes, r.own[i].note())
 	}
 	if len(notes) > 0 {
 		more["quirks"] = strings.Join(notes, "; ")

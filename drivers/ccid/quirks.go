@@ -180,13 +180,16 @@ var quirks = []quirk{
 
 func below(v uint16) func(*effects) { return func(e *effects) { e.minFirmware = v } }
 
-// lookup sums the quirks of a device up.
-func lookup(d usb.Device) effects {
+// lookup sums the quirks of a device up, its user's own last.
+func lookup(d usb.Device, own ...Quirk) effects {
 	e := effects{openFactor: 1, factor: 1, verifyMessages: -1, modifyMessages: -1}
 	for i := range quirks {
 		if quirks[i].matches(d) {
 			quirks[i].set(&e)
 		}
+	}
+	for i := range own {
+		own[i].apply(&e)
 	}
 	return e
 }
