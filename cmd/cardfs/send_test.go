@@ -1,18 +1,35 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/clienttest"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/hextext"
 )
+
+// fakeCard answers with the lines of a text, one after the other.
+type fakeCard struct {
+	answers *bufio.Reader
+	sent    string
+}
+
+func (c *fakeCard) Exchange(capdu []byte) ([]byte, error) {
+	c.sent += fmt.Sprintf("%X\n", capdu)
+	line, err := c.answers.ReadString('\n')
+	if err != nil {
+		return nil, err
+	}
+	return hextext.Parse(line)
+}
 
 // "With --ok it stops after the first answer that is neither 9000 nor 61xx, and
 // exits 4." Without, SW1 SW2 is data.
@@ -26,30 +43,23 @@ func TestSendOK(t *testing.T) {
 		{true, "90 01\n", 4}, {true, "6A 82\n", 4}, {true, "62 83\n", 4}, {true, "63 C2\n", 4}, {true, "6C 10\n", 4},
 		{true, "90 00 6A 82\n", 4}, {true, "61 05 6A 82\n", 4}, {true, "91 00\n", 4}, {true, "60 61\n", 4},
 		{false, "6A 82\n", 0}, {false, "90 00\n", 0},
-		{false, "", 1}, {true, "", 1}, // end of file in place of an answer
-		{true, "90", 1}, // cut off
+		{false, "", 1}, {true, "", 1},
 	} {
-		c := tree(t, map[string]string{"ctl": "", "0/status": "state powered\n", "0/apdu": ""})
-		file, err := os.OpenFile(c.Path("0/apdu"), os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer file.Close()
 		var out bytes.Buffer
-		s := &sender{slot: c.Slot(0), file: file, in: reader1(x.answer), out: &out, ok: x.ok}
-		err = s.send(" 00a4 00 # 3132")
+		card := &fakeCard{answers: reader1(x.answer)}
+		s := &sender{card: card, printer: printer{out: &out}, ok: x.ok}
+		err := s.send([]byte{0, 0xA4, 0, 0})
 		if clienttest.Code(err) != x.code {
 			t.Errorf("%q, --ok %v: %v, exit code %d, want %d", x.answer, x.ok, err, clienttest.Code(err), x.code)
 		}
 		if want := x.answer; x.code != 1 && out.String() != want {
 			t.Errorf("%q: printed %q", want, &out)
 		}
-		sent, _ := os.ReadFile(c.Path("0/apdu"))
-		if string(sent) != "00a4 00\n" {
-			t.Errorf("sent %q", sent)
+		if card.sent != "00A40000\n" {
+			t.Errorf("sent %q", card.sent)
 		}
-		s.out, s.in = full{}, reader1("90 00\n")
-		if err := s.send("00a4"); !errors.Is(err, syscall.ENOSPC) {
+		s.out, card.answers = full{}, reader1("90 00\n")
+		if err := s.send([]byte{0, 0xA4, 0, 0}); !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("a full disk: %v", err)
 		}
 	}
@@ -95,31 +105,77 @@ func TestSendLines(t *testing.T) {
 		in, sent string
 		code     int
 	}{
-		{"00A40000\n\n# no\n 00 b0 00 00 # yes\n", "00A40000\n00 b0 00 00\n", 0},
+		{"00A40000\n\n# no\n 00 b0 00 00 # yes\n", "00A40000\n00B00000\n", 0},
 		{"00A40000", "00A40000\n", 0}, // the last line needs no newline
 		{"", "", 0},
 		{"00A40000\n00200001 04 313233\n00B00000\n", "00A40000\n", 2},
 		{"00A40000\nxyz\n", "00A40000\n", 2},
 	} {
-		c := tree(t, map[string]string{"ctl": "", "0/apdu": ""})
-		file, err := os.OpenFile(c.Path("0/apdu"), os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer file.Close()
-		s := &sender{slot: c.Slot(0), file: file, in: reader1(strings.Repeat("90 00\n", 9)), out: io.Discard}
-		err = s.sendLines(strings.NewReader(x.in))
+		card := &fakeCard{answers: reader1(strings.Repeat("90 00\n", 9))}
+		s := &sender{card: card, printer: printer{out: io.Discard}}
+		err := s.sendLines(strings.NewReader(x.in))
 		if clienttest.Code(err) != x.code || strings.Contains(fmt.Sprint(err), "3132") {
 			t.Errorf("%q: %v", x.in, err)
 		}
-		if sent, _ := os.ReadFile(c.Path("0/apdu")); string(sent) != x.sent {
-			t.Errorf("%q: sent %q, want %q", x.in, sent, x.sent)
+		if card.sent != x.sent {
+			t.Errorf("%q: sent %q, want %q", x.in, card.sent, x.sent)
 		}
-		s.in = reader1("6A 82\n90 00\n")
+		card.answers = reader1("6A 82\n90 00\n")
 		s.ok = true
 		clienttest.WantError(t, "refused", s.sendLines(strings.NewReader("00A40000\n00A40000\n")), exit.Refused, "the card answered 6A 82")
 		if err := s.sendLines(failing{}); !errors.Is(err, syscall.EIO) {
 			t.Errorf("an input that fails: %v", err)
 		}
+	}
+}
+
+// With --json an exchange is one line, and every key is there: what is masked is so by the
+// rules of trace.
+func TestSendJSON(t *testing.T) {
+	var out bytes.Buffer
+	card := &fakeCard{answers: reader1("6F 04 84 02 3C 3E 90 00\n63 C2\nAA BB 90 00\n")}
+	s := &sender{card: card, printer: printer{out: &out, json: true}}
+	for _, command := range []string{"00A40400 02 3F00 00", "00200001 02 3132", "002A8086 02 5A5A 00"} {
+		b, err := hextext.Parse(command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.send(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := regexp.MustCompile(`"time_us":\d+`).ReplaceAllString(out.String(), `"time_us":N`)
+	want := `{"command":"00 A4 04 00 02 3F 00 00","name":"SELECT","command_words":"SELECT: by DF name (AID), answer: FCI","data":"6F 04 84 02 3C 3E","sw":"9000","words":"done","tlv":[{"tag":"6F","name":"file control information (FCI)","children":[{"tag":"84","name":"DF name (AID)","value":"3C 3E"}]}],"masked":false,"time_us":N}
+{"command":"00 20 00 01 [masked]","name":"VERIFY","command_words":"VERIFY: reference data 1 of the card","data":"","sw":"63C2","words":"wrong; 2 tries left","tlv":[],"masked":true,"time_us":N}
+{"command":"00 2A 80 86 [masked]","name":"PERFORM SECURITY OPERATION","command_words":"PERFORM SECURITY OPERATION: DECIPHER","data":"[masked]","sw":"9000","words":"done","tlv":[],"masked":true,"time_us":N}
+`
+	if got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+}
+
+// With --explain the command is printed before it is sent: it may take long.
+func TestSendExplain(t *testing.T) {
+	var out bytes.Buffer
+	card := &fakeCard{answers: reader1("")}
+	s := &sender{card: card, printer: printer{out: &out, words: true}}
+	if err := s.send([]byte{0, 0x84, 0, 0, 8}); err == nil {
+		t.Fatal("an answer from nowhere")
+	}
+	const command = "> 00 84 00 00 08\n    GET CHALLENGE\n    CLA 00: interindustry, channel 0\n    Le: up to 8 bytes\n"
+	if out.String() != command {
+		t.Errorf("%q", &out)
+	}
+	out.Reset()
+	card.answers = reader1("01 02 6A 82\n")
+	if err := s.send([]byte{0, 0x84, 0, 0, 8}); err != nil {
+		t.Fatal(err)
+	}
+	if want := command + "< 01 02 6A 82\n    01 02  |..|\n    6A82: file or application not found\n"; out.String() != want {
+		t.Errorf("%q\nwant %q", &out, want)
+	}
+	s.out = full{}
+	if err := s.send([]byte{0, 0x84, 0, 0}); !errors.Is(err, syscall.ENOSPC) || strings.Count(card.sent, "\n") != 2 {
+		t.Errorf("a full disk: %v, sent %q", err, card.sent)
 	}
 }

@@ -28,7 +28,9 @@ type Words struct {
 	Hex    string   // spaced hex; of a secret one what the trace shows
 	Masked bool     // Hex is not all
 	Name   string   // of the command; "" if it has none
-	Status string   // of an answer
+	Data   string   // of an answer: spaced hex without SW1 SW2, or masked
+	SW     string   // SW1 SW2 of an answer; masked if they cannot be SW1 SW2
+	Status string   // what they say
 	Tree   []Node   // the data, if it is BER-TLV and not masked
 	Lines  []string // the details, each level two blanks deeper
 }
@@ -122,19 +124,23 @@ func (e *Explainer) Answer(rapdu []byte) Words {
 		return Words{Hex: iso7816.Masked, Masked: true, Lines: []string{"no answer: SW1 SW2 are missing"}}
 	}
 	data, sw := rapdu[:n], uint16(rapdu[n])<<8|uint16(rapdu[n+1])
-	w := Words{Hex: fmt.Sprintf("% X", rapdu), Status: Status(e.command, sw)}
+	w := Words{
+		Hex:    fmt.Sprintf("% X", rapdu),
+		Data:   fmt.Sprintf("% X", data),
+		SW:     fmt.Sprintf("%04X", sw),
+		Status: Status(e.command, sw),
+	}
 	switch {
 	case bool(e.secrecy) && (n > 0 || !isStatus(sw)):
-		w.Hex, w.Masked = iso7816.MaskedAnswer(rapdu), true
+		w.Hex, w.Masked, w.Data = iso7816.MaskedAnswer(rapdu), true, iso7816.Masked
+		if !isStatus(sw) {
+			w.SW = iso7816.Masked
+		}
 		w.add(0, "data %s", iso7816.Masked)
 	case n > 0:
 		w.answerData(e.command, data)
 	}
-	if w.Masked && !isStatus(sw) {
-		w.add(0, "%s", w.Status)
-	} else {
-		w.add(0, "%04X: %s", sw, w.Status)
-	}
+	w.add(0, "%s: %s", w.SW, w.Status)
 	return w
 }
 

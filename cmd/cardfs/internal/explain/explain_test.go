@@ -91,7 +91,7 @@ func TestMasked(t *testing.T) {
 	} {
 		var e Explainer
 		say := func(w Words) string {
-			return w.Hex + "\n" + w.Name + "\n" + w.Status + "\n" + strings.Join(w.Lines, "\n")
+			return w.Hex + "\n" + w.Name + "\n" + w.Data + w.SW + w.Status + "\n" + strings.Join(w.Lines, "\n")
 		}
 		command, answer := unhex(t, x.command), unhex(t, x.answer)
 		said := []string{say(e.Command(command, x.secret)), say(e.Answer(answer))}
