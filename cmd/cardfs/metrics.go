@@ -50,7 +50,7 @@ same number; rate() and increase() are right in both cases.`,
   cardfs metrics >cardfs.prom.new && mv cardfs.prom.new cardfs.prom   # for node_exporter
   cardfs metrics --listen 127.0.0.1:9813 &
   sleep 1; curl -s http://127.0.0.1:9813/metrics | grep '^cardfs_up 1'
-  kill %1`,
+  kill $!`,
 		Args:              args(0, 0, "metrics takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}

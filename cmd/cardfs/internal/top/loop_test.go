@@ -1,0 +1,502 @@
+package top
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gdamore/tcell/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/survey"
+)
+
+// fakeMount is a mount without files.
+type fakeMount struct {
+	mu     sync.Mutex
+	slots  map[int]survey.Slot
+	looks  [][]int // nil: all
+	err    error   // of a look
+	events chan happened
+	ended  error
+	wrote  []string
+	traces map[int]func() (io.ReadCloser, error)
+}
+
+func newFakeMount(slots ...survey.Slot) *fakeMount {
+	f := &fakeMount{slots: make(map[int]survey.Slot), events: make(chan happened), ended: errors.New("the mount ended")}
+	for _, s := range slots {
+		f.slots[s.Number] = s
+	}
+	return f
+}
+
+func (f *fakeMount) look(numbers []int, all bool) (list []survey.Slot, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looks = append(f.looks, numbers)
+	for n, s := range f.slots {
+		if all || slices.Contains(numbers, n) {
+			list = append(list, s)
+		}
+	}
+	return list, f.err
+}
+
+func (f *fakeMount) follow(show func(slot int, left, lost bool)) error {
+	for e := range f.events {
+		show(e.slot, e.left, e.lost)
+	}
+	return f.ended
+}
+
+func (f *fakeMount) power(slot int, word string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wrote = append(f.wrote, fmt.Sprint(slot, " ", word))
+	if slot == 13 {
+		panic("thirteen")
+	}
+	return nil
+}
+
+func (f *fakeMount) trace(slot int) (io.ReadCloser, error) { return f.traces[slot]() }
+
+func (f *fakeMount) explain(err error) error { return fmt.Errorf("explained: %w", err) }
+
+func (f *fakeMount) looked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.looks)
+}
+
+func (f *fakeMount) set(s survey.Slot) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.slots[s.Number] = s
+}
+
+// fakeTerminal has the last screen as text.
+type fakeTerminal struct {
+	in     chan any
+	mu     sync.Mutex
+	text   string
+	draws  int
+	syncs  int
+	closed bool
+}
+
+func (t *fakeTerminal) keys() <-chan any { return t.in }
+func (t *fakeTerminal) ascii() bool      { return false }
+func (t *fakeTerminal) suspend() error   { return errors.New("no shell") }
+func (t *fakeTerminal) close()           { t.closed = true }
+
+func (t *fakeTerminal) sync() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.syncs++
+}
+
+// shown is the last screen, and how often one was drawn and drawn anew.
+func (t *fakeTerminal) shown() (text string, draws, syncs int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text, t.draws, t.syncs
+}
+
+func (t *fakeTerminal) draw(lines []line) {
+	var out strings.Builder
+	for _, l := range lines {
+		for _, p := range l.pieces {
+			out.WriteString(p.fit(false))
+		}
+		out.WriteString("\n")
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.draws++
+	t.text = out.String()
+}
+
+// scene runs a loop in a bubble: its time is the test's.
+type scene struct {
+	t      *testing.T
+	files  *fakeMount
+	screen *fakeTerminal
+	cancel context.CancelFunc
+	ended  chan error
+	crash  chan any
+}
+
+func run(t *testing.T, files *fakeMount, do func(s *scene)) {
+	synctest.Test(t, func(t *testing.T) {
+		files.events = make(chan happened)
+		s := &scene{t: t, files: files, screen: &fakeTerminal{in: make(chan any)}, ended: make(chan error, 1), crash: make(chan any, 1)}
+		ctx, cancel := context.WithCancel(t.Context())
+		s.cancel = cancel
+		defer cancel()
+		l := newLoop(files, s.screen, Options{Mount: &client.Mount{Dir: "/mnt/cards"}, Interval: time.Second, Name: func(string) string { return "" }})
+		go func() {
+			defer func() { s.crash <- recover() }()
+			s.ended <- l.run(ctx)
+		}()
+		do(s)
+		cancel()
+		close(files.events)
+		synctest.Wait()
+	})
+}
+
+func (s *scene) keys(keys ...any) {
+	s.t.Helper()
+	for _, k := range keys {
+		select {
+		case s.screen.in <- k:
+		case <-time.After(time.Minute):
+			s.t.Fatalf("nobody takes %v", k)
+		}
+	}
+	time.Sleep(2 * redraw)
+}
+
+func (s *scene) shows(want string) {
+	s.t.Helper()
+	synctest.Wait()
+	if text, _, _ := s.screen.shown(); !strings.Contains(text, want) {
+		s.t.Errorf("the screen does not show %q:\n%s", want, text)
+	}
+}
+
+// result is how the loop ended; it must have.
+func (s *scene) result() error {
+	s.t.Helper()
+	select {
+	case err := <-s.ended:
+		return err
+	case <-time.After(time.Minute):
+		s.t.Fatal("it goes on")
+		return nil
+	}
+}
+
+// What happens is shown at once, and not only at the next interval; a screen on which
+// nothing changes is looked at but once an interval.
+func TestEvents(t *testing.T) {
+	run(t, newFakeMount(slot(0, "state empty")), func(s *scene) {
+		time.Sleep(200 * time.Millisecond)
+		s.shows("    0 empty ")
+		s.files.set(slot(0, "state powered", "atr 3B 01"))
+		s.files.set(slot(1, "state present"))
+		s.files.events <- happened{slot: 0}
+		s.files.events <- happened{slot: 1}
+		time.Sleep(soon + 2*redraw)
+		s.shows("    0 powered ")
+		s.shows("    1 present ")
+		s.files.mu.Lock()
+		if len(s.files.looks) != 2 || !slices.Equal(s.files.looks[1], []int{0, 1}) {
+			t.Errorf("looks %v, want all and 0 1", s.files.looks)
+		}
+		delete(s.files.slots, 0)
+		s.files.mu.Unlock()
+		s.files.events <- happened{slot: 0, left: true}
+		time.Sleep(redraw + time.Millisecond)
+		if text, _, _ := s.screen.shown(); strings.Contains(text, "    0 powered") {
+			t.Error("it is shown though it left")
+		}
+		s.files.mu.Lock()
+		s.files.slots[5] = slot(5, "state failed")
+		s.files.mu.Unlock()
+		s.files.events <- happened{slot: 1, lost: true}
+		time.Sleep(soon + 2*redraw)
+		s.shows("    5 failed ")
+
+		time.Sleep(time.Second)
+		before := s.files.looked()
+		time.Sleep(10 * time.Second)
+		if n := s.files.looked() - before; n != 10 {
+			t.Errorf("%d looks in ten intervals", n)
+		}
+	})
+}
+
+// A storm of events is drawn and looked at some times a second, whatever there are.
+func TestStorm(t *testing.T) {
+	run(t, newFakeMount(many(10)...), func(s *scene) {
+		time.Sleep(200 * time.Millisecond)
+		_, before, _ := s.screen.shown()
+		looked := s.files.looked()
+		for i := range 10_000 {
+			s.files.events <- happened{slot: i % 10}
+			time.Sleep(100 * time.Microsecond)
+		}
+		_, draws, _ := s.screen.shown()
+		if n := s.files.looked() - looked; draws-before > 25 || n > 25 {
+			t.Errorf("%d drawings and %d looks in a second", draws-before, n)
+		}
+	})
+}
+
+// However it ends, it ends: a key, a signal, the mount, a look that fails, a lost terminal.
+func TestEnds(t *testing.T) {
+	for name, end := range map[string]func(*scene){
+		"q":          func(s *scene) { s.screen.in <- "q" },
+		"ctrl-C":     func(s *scene) { s.screen.in <- "ctrl-c" },
+		"a signal":   func(s *scene) { s.cancel() },
+		"the screen": func(s *scene) { close(s.screen.in) },
+	} {
+		run(t, newFakeMount(many(3)...), func(s *scene) {
+			time.Sleep(3 * time.Second)
+			end(s)
+			if err := s.result(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	run(t, newFakeMount(), func(s *scene) {
+		s.files.mu.Lock()
+		s.files.err = unix.ENOTCONN
+		s.files.mu.Unlock()
+		if err := s.result(); !errors.Is(err, unix.ENOTCONN) || !strings.Contains(err.Error(), "explained") {
+			t.Errorf("the daemon is dead: %v", err)
+		}
+	})
+	run(t, newFakeMount(), func(s *scene) {
+		close(s.files.events)
+		if err := s.result(); err == nil || !strings.Contains(err.Error(), "the mount ended") {
+			t.Errorf("the mount's end: %v", err)
+		}
+		s.files.events = make(chan happened)
+	})
+	run(t, newFakeMount(), func(s *scene) {
+		s.keys("ctrl-z")
+		if err := s.result(); err == nil || err.Error() != "no shell" {
+			t.Errorf("ctrl-Z: %v", err)
+		}
+	})
+}
+
+// A panic beside the loop is the loop's, whose caller restores the terminal.
+func TestPanic(t *testing.T) {
+	run(t, newFakeMount(slot(13, "state present")), func(s *scene) {
+		time.Sleep(time.Second)
+		s.keys("p")
+		v := fmt.Sprint(<-s.crash)
+		if !strings.Contains(v, "thirteen") || !strings.Contains(v, "power") {
+			t.Errorf("panic %s", v)
+		}
+	})
+}
+
+func TestPower(t *testing.T) {
+	run(t, newFakeMount(slot(0, "state powered"), slot(1, "state present")), func(s *scene) {
+		time.Sleep(time.Second)
+		s.keys("r", "n", "r", "y")
+		s.shows("slot 0: reset done")
+		s.keys("j", "p")
+		s.shows("slot 1: power on done")
+		s.files.mu.Lock()
+		if want := []string{"0 reset", "1 on"}; !slices.Equal(s.files.wrote, want) {
+			t.Errorf("%v, want %v", s.files.wrote, want)
+		}
+		s.files.mu.Unlock()
+		s.keys(resize{40, 10}, "ctrl-l")
+		if text, _, syncs := s.screen.shown(); strings.Count(text, "\n") != 10 || syncs != 2 {
+			t.Errorf("%d syncs\n%s", syncs, text)
+		}
+	})
+}
+
+// pipe is a trace of a test.
+type pipe struct {
+	*io.PipeReader
+	closed chan struct{}
+}
+
+func (p pipe) Read(b []byte) (int, error) {
+	n, err := p.PipeReader.Read(b)
+	if err == io.ErrClosedPipe {
+		err = os.ErrClosed
+	}
+	return n, err
+}
+
+func (p pipe) Close() error { close(p.closed); return p.PipeReader.Close() }
+
+func TestTrace(t *testing.T) {
+	files := newFakeMount(slot(0, "state powered", "reader A"), slot(1, "state powered"), slot(2, "state powered"))
+	run(t, files, func(s *scene) {
+		r, w := io.Pipe()
+		closed := make(chan struct{})
+		files.traces = map[int]func() (io.ReadCloser, error){
+			0: func() (io.ReadCloser, error) { return pipe{r, closed}, nil },
+			1: func() (io.ReadCloser, error) { return nil, unix.EACCES },
+			2: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("the last\n")), nil },
+		}
+		time.Sleep(time.Second)
+		s.keys("t")
+		s.shows("trace of slot 0  A")
+		fmt.Fprint(w, "first line\nsecond ")
+		time.Sleep(2 * redraw)
+		s.shows("first line\n")
+		fmt.Fprint(w, "line\n")
+		time.Sleep(2 * redraw)
+		s.shows("first line\nsecond line\n")
+		s.keys("q")
+		<-closed
+		s.shows("    0 powered")
+		s.keys("j", "enter")
+		s.shows("explained: permission denied")
+		s.keys("esc", "j", "t")
+		s.shows("the last\n")
+		s.shows("the reader left")
+		s.keys("t")
+		s.shows("    0 powered")
+	})
+}
+
+func TestTraceLines(t *testing.T) {
+	var tr trace
+	for i := range 10 {
+		tr.add(fmt.Sprintf("line %d\n", i))
+	}
+	tr.add("0123456789")
+	tr.add("ABCDE\n")
+	show := func(what string, width, height int, want ...string) {
+		t.Helper()
+		if got := tr.shown(width, height); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	show("wide", 100, 3, "line 8", "line 9", "0123456789ABCDE")
+	show("narrow", 10, 3, "line 9", "0123456789", "ABCDE")
+	show("low", 10, 1, "ABCDE")
+	show("none", 10, 0)
+	show("too high", 20, 50, "line 0", "line 1", "line 2", "line 3", "line 4", "line 5", "line 6", "line 7", "line 8", "line 9", "0123456789ABCDE")
+	tr.scroll("up", 3)
+	tr.scroll("pgup", 3)
+	show("back", 20, 2, "line 5", "line 6")
+	tr.add("one more\n")
+	show("what is looked at stays", 20, 2, "line 5", "line 6")
+	tr.scroll("down", 3)
+	show("down", 20, 2, "line 6", "line 7")
+	tr.scroll("home", 3)
+	show("home", 20, 3, "line 0", "line 1", "line 2")
+	tr.scroll("end", 3)
+	show("end", 20, 1, "one more")
+	tr.scroll("down", 3)
+	if tr.back != 0 {
+		t.Errorf("behind the end: %d", tr.back)
+	}
+	for i := range 2 * traceLines {
+		tr.add(fmt.Sprintln(i))
+	}
+	if len(tr.lines) != traceLines || tr.lines[traceLines-1] != fmt.Sprint(2*traceLines-1) {
+		t.Errorf("%d lines", len(tr.lines))
+	}
+}
+
+// Print shows the rates of the interval before, as often as it is asked to.
+func TestPrint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeMount(slot(0, "state powered", "atr 3B 01", "protocol T=1", "exchanges=5"), slot(1, "state empty", "reader B"))
+		go func() {
+			time.Sleep(500 * time.Millisecond)
+			f.set(slot(0, "state powered", "atr 3B 01", "protocol T=1", "exchanges=25", "exchange-us=20000", "errors=3"))
+		}()
+		o := Options{Mount: &client.Mount{Dir: "/mnt/cards"}, Interval: time.Second, Name: func(string) string { return "" }, Times: 2, Sort: "errors"}
+		var out bytes.Buffer
+		if err := printSlots(t.Context(), &out, f, o); err != nil {
+			t.Fatal(err)
+		}
+		want := `cardfs /mnt/cards  2 readers, 1 card, 1 powered  20 exch/s  by errors
+N  STATE    READER  CARD      SESSIONS  EXCH/S  TIME   ERRORS
+0  powered  Reader  T=1 3B01  0         20.0    1.0ms  3
+1  empty    B       -         0         0       -      0
+
+cardfs /mnt/cards  2 readers, 1 card, 1 powered  0 exch/s  by errors
+N  STATE    READER  CARD      SESSIONS  EXCH/S  TIME  ERRORS
+0  powered  Reader  T=1 3B01  0         0       -     3
+1  empty    B       -         0         0       -     0
+`
+		if got := out.String(); got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+
+		o.Times = 0
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+time.Millisecond)
+		defer cancel()
+		out.Reset()
+		if err := printSlots(ctx, &out, f, o); err != nil || strings.Count(out.String(), "N  STATE") != 10 {
+			t.Errorf("%v\n%s", err, &out)
+		}
+		f.err = unix.ENOTCONN
+		if err := printSlots(t.Context(), &out, f, o); !errors.Is(err, unix.ENOTCONN) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// The terminal shows the lines, has the keys, and what was longer before is wiped.
+func TestScreenOfTcell(t *testing.T) {
+	sim := tcell.NewSimulationScreen("UTF-8")
+	if err := sim.Init(); err != nil {
+		t.Fatal(err)
+	}
+	sim.SetSize(20, 3)
+	s := newScreen(sim)
+	content := func() string {
+		cells, w, _ := sim.GetContents()
+		var out strings.Builder
+		for i, c := range cells {
+			out.WriteString(string(c.Runes))
+			if i%w == w-1 {
+				out.WriteByte('|')
+			}
+		}
+		return out.String()
+	}
+	s.draw([]line{{reverse: true, pieces: []piece{{text: "abc", width: 5}, {text: "ä▅", look: wrong}}}, text(dim, "%s", strings.Repeat("long ", 10))})
+	if got := content(); got != "abc  ä▅             |long long long long |                    |" {
+		t.Errorf("%q", got)
+	}
+	s.draw([]line{{}, text(plain, "x")})
+	if got := content(); got != "                    |x                   |                    |" {
+		t.Errorf("%q", got)
+	}
+	if s.ascii() {
+		t.Error("UTF-8 is no ASCII")
+	}
+	for _, tt := range []struct {
+		key  tcell.Key
+		r    rune
+		want string
+	}{
+		{tcell.KeyRune, 'j', "j"}, {tcell.KeyRune, 'ö', "ö"}, {tcell.KeyUp, 0, "up"}, {tcell.KeyPgDn, 0, "pgdn"}, {tcell.KeyEnter, 0, "enter"},
+		{tcell.KeyEscape, 0, "esc"}, {tcell.KeyBackspace2, 0, "backspace"}, {tcell.KeyCtrlC, 0, "ctrl-c"}, {tcell.KeyCtrlZ, 0, "ctrl-z"},
+	} {
+		sim.InjectKey(tcell.KeyF12, 0, 0) // which means nothing
+		sim.InjectKey(tt.key, tt.r, 0)
+		for k := range s.keys() {
+			if _, ok := k.(resize); ok {
+				continue
+			}
+			if k != tt.want {
+				t.Errorf("%v %c: %v", tt.key, tt.r, k)
+			}
+			break
+		}
+	}
+	s.close()
+	for range s.keys() {
+	}
+}

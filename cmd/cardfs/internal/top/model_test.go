@@ -1,0 +1,547 @@
+package top
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rivo/uniseg"
+
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/survey"
+)
+
+// begin is when the tests begin; their looks are a second apart.
+var begin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// slot is a slot with those lines of status and stats: "key value", and "key=N" for stats.
+func slot(n int, lines ...string) survey.Slot {
+	s := survey.Slot{Number: n, ID: survey.ID{Inode: uint64(n + 1)}, Status: map[string]string{"reader": "Reader"}, Stats: map[string]int64{}}
+	for _, l := range lines {
+		if key, value, ok := strings.Cut(l, " "); ok {
+			s.Status[key] = value
+			continue
+		}
+		key, value, _ := strings.Cut(l, "=")
+		var number int64
+		fmt.Sscan(value, &number)
+		s.Stats[key] = number
+	}
+	return s
+}
+
+func testModel(slots ...survey.Slot) *model {
+	m := newModel("/mnt/cards", time.Second, func(atr string) string {
+		if atr == "3B 00" {
+			return "Known card"
+		}
+		return ""
+	})
+	m.looked(nil, true, slots, begin)
+	return m
+}
+
+// many are n empty slots.
+func many(n int) (list []survey.Slot) {
+	for i := range n {
+		list = append(list, slot(i, "state empty", fmt.Sprintf("reader Reader %d", i)))
+	}
+	return list
+}
+
+// screenText is what is shown, without blanks at the ends of lines.
+func screenText(m *model) string {
+	var out strings.Builder
+	for _, l := range m.view(false) {
+		var text strings.Builder
+		for _, p := range l.pieces {
+			text.WriteString(p.fit(false))
+		}
+		out.WriteString(strings.TrimRight(text.String(), " ") + "\n")
+	}
+	return out.String()
+}
+
+func wantScreen(t *testing.T, m *model, want ...string) {
+	t.Helper()
+	got := screenText(m)
+	for _, w := range want {
+		if !strings.Contains(got, w) {
+			t.Errorf("the screen does not show %q:\n%s", w, got)
+		}
+	}
+}
+
+func press(m *model, keys ...string) (last action) {
+	for _, k := range keys {
+		last = m.key(k)
+	}
+	return last
+}
+
+func TestScreen(t *testing.T) {
+	m := testModel(
+		slot(0, "state powered", "atr 3B 00", "protocol T=1", "sessions 2", "exchanges=10", "exchange-us=1000", "errors=1", "siblings 0 1", "transaction held", "by-id sim-a"),
+		slot(1, "state empty", "siblings 0 1"),
+		slot(2, "state failed", "error no answer from the reader"),
+		slot(3, "state powered", "atr 3B 01 02", "protocol T=0"),
+		slot(4, "state powered", "atr 82 A2 10 84", "protocol memory", "memory 256 I2C"),
+		slot(7, "state starting"),
+	)
+	m.resized(100, 12)
+	m.looked([]int{0}, false, []survey.Slot{slot(0, "state powered", "atr 3B 00", "protocol T=1", "sessions 2",
+		"exchanges=15", "exchange-us=21000", "errors=4", "siblings 0 1", "transaction held", "by-id sim-a")}, begin.Add(time.Second))
+	want := `cardfs /mnt/cards  5 readers, 3 cards, 3 powered, 1 failed  5 exch/s
+    N STATE    READER              CARD                     SES EXCH/S   TIME                ERRORS
+    0 powered  Reader              Known card                 2    5.0  4.0ms              ▅      4
+    1 empty    Reader                                                -      -                     0
+    2 failed   Reader                                                -      -                     0
+    3 powered  Reader              T=0 3B0102                        -      -                     0
+    4 powered  Reader              memory card, 256 I2C              -      -                     0
+    7 starting Reader                                                -      -                     0
+
+
+0: Reader, Known card, sim-a, transaction held
+? help  / filter  s sort  r reset  p power  e eject  t trace  q quit
+`
+	if got := screenText(m); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	press(m, "j", "j")
+	wantScreen(t, m, "2: no answer from the reader\n")
+}
+
+// Works in 80x24, and in any other size: no line is longer, none is too many.
+func TestSizes(t *testing.T) {
+	m := testModel(many(100)...)
+	long := strings.Repeat("读卡器 ", 30)
+	m.looked([]int{0}, false, []survey.Slot{slot(0, "state powered", "reader "+long, "atr 3B 01", "by-id "+long)}, begin)
+	for width := range 200 {
+		for _, height := range []int{0, 1, 2, 3, 4, 5, 24, 60} {
+			m.resized(width, height)
+			for _, mode := range []mode{browsing, filtering, confirming, helping, tracing} {
+				m.mode = mode
+				m.trace = trace{lines: []string{strings.Repeat("x", 300), "", "y"}}
+				v := m.view(false)
+				if len(v) > height {
+					t.Fatalf("%d lines on a screen of %d", len(v), height)
+				}
+				if mode != browsing || height < 6 || width < 80 {
+					continue
+				}
+				for i, l := range v[1 : len(v)-2] {
+					n := 0
+					for _, p := range l.pieces {
+						n += uniseg.StringWidth(p.fit(false))
+					}
+					if n != width && len(l.pieces) > 0 {
+						t.Fatalf("line %d is %d wide on a screen of %d", i+1, n, width)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestFit(t *testing.T) {
+	for _, tt := range []struct {
+		p     piece
+		ascii bool
+		want  string
+	}{
+		{piece{text: "abc"}, false, "abc"}, {piece{text: "abc", width: 5}, false, "abc  "}, {piece{text: "abc", width: 5, right: true}, false, "  abc"},
+		{piece{text: "abc", width: 3}, false, "abc"}, {piece{text: "abcd", width: 3}, false, "ab…"}, {piece{text: "abcd", width: 3}, true, "ab~"},
+		{piece{text: "读卡器", width: 6}, false, "读卡器"}, {piece{text: "读卡器", width: 5}, false, "读卡…"}, {piece{text: "读卡器", width: 4}, false, "读… "},
+		{piece{text: "abc", width: 1}, false, "…"},
+	} {
+		if got := tt.p.fit(tt.ascii); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.p, got, tt.want)
+		}
+	}
+}
+
+// A rate is that of the time since the look before, of the same reader.
+func TestRates(t *testing.T) {
+	m := testModel(slot(0, "state powered", "exchanges=100", "exchange-us=5000", "errors=2"))
+	look := func(after time.Duration, s survey.Slot) *row {
+		m.looked([]int{0}, false, []survey.Slot{s}, begin.Add(after))
+		return m.rows[0]
+	}
+	check := func(what string, r *row, known bool, rate float64, latency time.Duration, newErrors int64, plot int) {
+		t.Helper()
+		if r.known != known || r.rate != rate || r.latency != latency || r.newErrors != newErrors || len(r.plot) != plot {
+			t.Errorf("%s: %+v", what, r)
+		}
+	}
+	check("the first look", m.rows[0], false, 0, 0, 0, 0)
+	r := look(100*time.Millisecond, slot(0, "state empty", "exchanges=200", "errors=9"))
+	check("a moment after", r, false, 0, 0, 0, 0)
+	if r.state != "empty" || r.errors != 9 {
+		t.Errorf("what an event told is not shown at once: %+v", r)
+	}
+	check("two seconds", look(2*time.Second, slot(0, "exchanges=110", "exchange-us=25000", "errors=5")), true, 5, 2*time.Millisecond, 3, 1)
+	check("half a second", look(2500*time.Millisecond, slot(0, "exchanges=111", "exchange-us=25000", "errors=5")), true, 2, time.Microsecond, 0, 2)
+	check("nothing", look(4500*time.Millisecond, slot(0, "exchanges=111", "exchange-us=25000", "errors=5")), true, 0, 0, 0, 3)
+	other := slot(0, "exchanges=5000", "exchange-us=1")
+	other.ID.Inode = 99
+	check("another reader", look(9*time.Second, other), false, 0, 0, 0, 0)
+	for i := range 3 * plotLength {
+		other.Stats = map[string]int64{"exchanges": 5000 + int64(i+1), "exchange-us": 1 + 1000*int64(i+1)*int64(i+2)/2}
+		look(time.Duration(10+i)*time.Second, other)
+	}
+	if n := len(m.rows[0].plot); n != plotLength || m.rows[0].plot[n-1] != 3*plotLength*time.Millisecond || m.rows[0].plot[0] != (2*plotLength+1)*time.Millisecond {
+		t.Errorf("the plot has %v", m.rows[0].plot)
+	}
+}
+
+func TestTexts(t *testing.T) {
+	for _, tt := range []struct {
+		d    time.Duration
+		want string
+	}{
+		{0, "-"}, {time.Microsecond, "1µs"}, {999 * time.Microsecond, "999µs"}, {time.Millisecond, "1.0ms"}, {9900 * time.Microsecond, "9.9ms"},
+		{9960 * time.Microsecond, "10ms"}, {340 * time.Millisecond, "340ms"}, {999400 * time.Microsecond, "999ms"}, {999600 * time.Microsecond, "1.0s"},
+		{42 * time.Second, "42s"}, {10 * time.Minute, "10m"}, {16*time.Minute + 20*time.Second, "16m"},
+	} {
+		if got := latencyText(tt.d); got != tt.want {
+			t.Errorf("%v: %s, want %s", tt.d, got, tt.want)
+		}
+	}
+	for rate, want := range map[float64]string{0: "0", 0.25: "0.2", 99.9: "99.9", 99.96: "100", 12345: "12345", 99999.4: "99999", 123456: "123k"} {
+		if got := (&row{known: true, rate: rate}).rateText(); got != want {
+			t.Errorf("%v: %s, want %s", rate, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]int{
+		1: 0, 99: 0, 100: 1, 299: 1, 300: 2, 999: 2, 1000: 3, 2999: 3, 3000: 4, 10_000: 5, 30_000: 6, 99_999: 6, 100_000: 7, 1e9: 7,
+	} {
+		if got := bar(d * time.Microsecond); got != want {
+			t.Errorf("%d µs: bar %d, want %d", d, got, want)
+		}
+	}
+	r := &row{plot: []time.Duration{1, 0, time.Second, 5 * time.Millisecond}}
+	for _, tt := range []struct {
+		width int
+		ascii bool
+		want  string
+	}{{6, false, "  ▁ █▅"}, {2, false, "█▅"}, {4, true, "_ #="}} {
+		if got := r.plotText(tt.width, tt.ascii); got != tt.want {
+			t.Errorf("%d: %q, want %q", tt.width, got, tt.want)
+		}
+	}
+}
+
+func TestChoosing(t *testing.T) {
+	m := testModel(many(100)...)
+	if m.page() != 20 {
+		t.Fatalf("%d rows of 80x24", m.page())
+	}
+	at := func(what string, selected, top int) {
+		t.Helper()
+		if m.selected != selected || m.top != top || !slices.Contains(m.inSight(), selected) {
+			t.Errorf("%s: %d of %v", what, m.selected, m.inSight())
+		}
+	}
+	at("at the start", 0, 0)
+	for _, s := range []struct {
+		key           string
+		selected, top int
+	}{
+		{"down", 1, 0}, {"j", 2, 0}, {"up", 1, 0}, {"k", 0, 0}, {"k", 0, 0}, {"pgdn", 20, 1}, {"ctrl-f", 40, 21}, {" ", 60, 41}, {"pgup", 40, 40},
+		{"ctrl-b", 20, 20}, {"end", 99, 80}, {"j", 99, 80}, {"home", 0, 0}, {"G", 99, 80}, {"g", 0, 0},
+	} {
+		press(m, s.key)
+		at(s.key, s.selected, s.top)
+	}
+	// The chosen row stays chosen, whatever happens to those above.
+	press(m, "G", "k")
+	for i := range 50 {
+		m.event(i, true, false)
+	}
+	at("those above left", 98, 30)
+	m.event(98, true, false)
+	at("it left", 99, 29)
+	m.event(99, true, false)
+	at("the last one left", 97, 28)
+	m.resized(80, 100)
+	at("a higher screen", 97, 0)
+	m.resized(80, 10)
+	at("a lower one", 97, 42)
+	for i := range 100 {
+		m.event(i, true, false)
+	}
+	if len(m.inSight()) != 0 {
+		t.Errorf("in sight: %v", m.inSight())
+	}
+	press(m, "j", "r", "t", "p")
+	wantScreen(t, m, "no reader; attach one")
+}
+
+func TestSorts(t *testing.T) {
+	m := testModel(
+		slot(0, "state powered", "reader B", "atr 3B 02", "sessions 1", "errors=5"),
+		slot(1, "state empty", "reader C", "errors=7"),
+		slot(2, "state failed", "reader A", "atr 3B 01", "sessions 4"),
+		slot(3, "state powered", "reader A", "atr 3B 00", "sessions 2", "errors=5"),
+	)
+	for n, r := range map[int][2]float64{0: {1, 9}, 1: {2, 0}, 2: {7, 3}, 3: {1, 1}} {
+		m.rows[n].rate, m.rows[n].latency = r[0], time.Duration(r[1])
+	}
+	want := map[string][]int{
+		"number": {0, 1, 2, 3}, "rate": {2, 1, 0, 3}, "latency": {0, 2, 3, 1}, "errors": {1, 0, 3, 2},
+		"sessions": {2, 3, 0, 1}, "state": {1, 2, 0, 3}, "reader": {2, 3, 0, 1}, "card": {1, 2, 0, 3},
+	}
+	for i, name := range Sorts() {
+		if m.sort != i || !slices.Equal(m.order, want[name]) {
+			t.Errorf("by %s: %v, want %v", name, m.order, want[name])
+		}
+		if i > 0 {
+			wantScreen(t, m, "  by "+name+"\n")
+		}
+		press(m, "S")
+		back := slices.Clone(m.order)
+		slices.Reverse(back)
+		if !slices.Equal(back, want[name]) {
+			t.Errorf("by %s, reversed: %v", name, m.order)
+		}
+		wantScreen(t, m, "  by "+name+", reversed\n")
+		if m.selected != m.order[0] {
+			t.Errorf("nothing was chosen, and not the first row is: %d of %v", m.selected, m.order)
+		}
+		press(m, "s")
+	}
+	if m.sort != 0 || m.reverse {
+		t.Errorf("the last order is not followed by the first")
+	}
+}
+
+func TestFilter(t *testing.T) {
+	m := testModel(
+		slot(0, "state powered", "reader Token A", "atr 3B 00", "driver ikey"), slot(1, "state empty", "reader Token B", "device 1-2", "driver ccid"),
+		slot(21, "state failed", "reader Other", "by-id usb-other"),
+	)
+	press(m, "/")
+	for _, tt := range []struct {
+		typed string
+		want  []int
+	}{
+		{"", []int{0, 1, 21}}, {"token", []int{0, 1}}, {"TOKEN ccid", []int{1}}, {"ccid token", []int{1}}, {"known", []int{0}}, {"3b 00", []int{0}},
+		{"usb-", []int{21}}, {"1-2", []int{1}}, {"ccid", []int{1}}, {"2", []int{1, 21}}, {"failed", []int{21}}, {"nothing", nil},
+	} {
+		press(m, "ctrl-u")
+		for _, k := range tt.typed {
+			press(m, string(k))
+		}
+		if !slices.Equal(m.order, tt.want) {
+			t.Errorf("%q: %v, want %v", tt.typed, m.order, tt.want)
+		}
+		wantScreen(t, m, fmt.Sprintf("\n/%s_  %d match\n", tt.typed, len(tt.want)))
+	}
+	wantScreen(t, m, "no reader matches nothing")
+	press(m, "ctrl-u", "ö", "q", "backspace", "backspace", "backspace", "t", "up")
+	if m.filter != "t" {
+		t.Errorf("filter %q", m.filter)
+	}
+	press(m, "enter")
+	if m.mode != browsing || m.filter != "t" {
+		t.Errorf("enter: mode %d, filter %q", m.mode, m.filter)
+	}
+	wantScreen(t, m, "  /t: 3\n")
+	press(m, "/", "o", "esc")
+	if m.mode != browsing || m.filter != "" || len(m.order) != 3 {
+		t.Errorf("escape: mode %d, filter %q", m.mode, m.filter)
+	}
+	press(m, "/", "t", "o", "enter", "esc")
+	if m.filter != "" || len(m.order) != 3 {
+		t.Errorf("escape after enter: filter %q, %v", m.filter, m.order)
+	}
+	m.filter = "zzz"
+	m.arrange()
+	if a := press(m, "r"); a.what != "" || m.mode != browsing {
+		t.Errorf("r without a row: %+v", a)
+	}
+}
+
+// Confirm before reset, power off and eject: they disturb others.
+func TestActions(t *testing.T) {
+	slots := []survey.Slot{
+		slot(0, "state powered", "sessions 1", "reader A"), slot(1, "state present"), slot(2, "state empty"), slot(3, "state starting"),
+		slot(4, "state powered", "sessions 3", "reader B"), slot(5, "state powered"),
+	}
+	for _, tt := range []struct {
+		slot     int
+		key      string
+		question string // "": none
+		done     action
+		message  string
+	}{
+		{0, "r", "Reset slot 0, A? 1 session loses its card. (y/n)", action{"power", 0, "reset"}, "slot 0: reset …"},
+		{4, "p", "Power off slot 4, B? 3 sessions lose their card. (y/n)", action{"power", 4, "off"}, "slot 4: power off …"},
+		{5, "e", "Eject slot 5, Reader? (y/n)", action{"power", 5, "eject"}, "slot 5: eject …"},
+		{1, "p", "", action{"power", 1, "on"}, "slot 1: power on …"},
+		{1, "e", "Eject slot 1, Reader? (y/n)", action{"power", 1, "eject"}, "slot 1: eject …"},
+		{2, "r", "", action{}, "no card in slot 2"}, {2, "p", "", action{}, "no card in slot 2"}, {3, "e", "", action{}, "no card in slot 3"},
+	} {
+		m := testModel(slots...)
+		m.resized(120, 24)
+		for range tt.slot {
+			press(m, "j")
+		}
+		a := press(m, tt.key)
+		if tt.question != "" {
+			if a.what != "" {
+				t.Errorf("%+v was done without asking", a)
+			}
+			wantScreen(t, m, tt.question)
+			for _, no := range []string{"n", "esc", "enter", "q", " ", tt.key} {
+				if a := press(m, no); a.what != "" || m.mode != browsing {
+					t.Errorf("%s is no yes, and did %+v", no, a)
+				}
+				press(m, tt.key)
+			}
+			a = press(m, "y")
+		}
+		if a != tt.done {
+			t.Errorf("%d %s: %+v, want %+v", tt.slot, tt.key, a, tt.done)
+		}
+		wantScreen(t, m, tt.message)
+		if a.what == "" {
+			continue
+		}
+		m.did(a, nil)
+		wantScreen(t, m, strings.TrimSuffix(tt.message, "…")+"done")
+		m.did(a, errors.New("it failed"))
+		wantScreen(t, m, "it failed")
+		press(m, "k")
+		if strings.Contains(screenText(m), "it failed") {
+			t.Error("a message stays")
+		}
+	}
+
+	// The reader that the question was about left, and perhaps another has its number.
+	for _, comes := range []bool{false, true} {
+		m := testModel(slots...)
+		press(m, "r")
+		m.event(0, true, false)
+		if comes {
+			other := slots[0]
+			other.ID.Inode = 1000
+			m.looked([]int{0}, false, []survey.Slot{other}, begin)
+		}
+		if a := press(m, "y"); a.what != "" {
+			t.Errorf("%+v: another reader's card", a)
+		}
+		wantScreen(t, m, "slot 0: the reader left meanwhile")
+	}
+}
+
+func TestOtherKeys(t *testing.T) {
+	m := testModel(many(3)...)
+	for key, want := range map[string]string{"q": "quit", "ctrl-c": "quit", "ctrl-l": "redraw", "ctrl-z": "suspend", "x": ""} {
+		if a := press(m, key); a.what != want {
+			t.Errorf("%s: %+v", key, a)
+		}
+	}
+	m.resized(80, 40)
+	for _, key := range []string{"?", "h", "f1"} {
+		press(m, key)
+		for l := range strings.SplitSeq(Help, "\n") {
+			wantScreen(t, m, strings.TrimRight(l, " ")+"\n")
+		}
+		if press(m, "q").what != "" || m.mode != browsing {
+			t.Error("any key returns from help")
+		}
+	}
+	for _, mode := range []mode{filtering, confirming, helping, tracing} {
+		if m.mode = mode; press(m, "ctrl-c").what != "quit" {
+			t.Errorf("ctrl-C does not quit in mode %d", mode)
+		}
+	}
+}
+
+// What is looked at: rows in sight at each interval, the others in turn; those that events
+// tell of at once; all where events were lost. Rows that are not found have left.
+func TestWanted(t *testing.T) {
+	m := testModel(many(1000)...)
+	if got, all := m.wanted(false); len(got) != 0 || all {
+		t.Errorf("nothing happened: %v, %v", got, all)
+	}
+	seen := make(map[int]int)
+	for range 1000/sweep + 1 {
+		got, all := m.wanted(true)
+		if all || len(got) > m.page()+sweep || !slices.IsSorted(got) {
+			t.Fatalf("%v, %v", got, all)
+		}
+		for _, n := range m.inSight() {
+			if !slices.Contains(got, n) {
+				t.Errorf("%d is in sight", n)
+			}
+		}
+		for _, n := range got {
+			seen[n]++
+		}
+	}
+	if len(seen) != 1000 {
+		t.Errorf("%d of 1000 were looked at", len(seen))
+	}
+
+	m.event(700, false, false)
+	m.event(2000, false, false)
+	if got, all := m.wanted(false); !slices.Equal(got, []int{700, 2000}) || all {
+		t.Errorf("events: %v, %v", got, all)
+	}
+	if got, _ := m.wanted(false); len(got) != 0 {
+		t.Errorf("again: %v", got)
+	}
+	m.looked([]int{700, 2000}, false, []survey.Slot{slot(2000, "state empty")}, begin)
+	if m.rows[700] != nil || m.rows[2000] == nil || len(m.rows) != 1000 || m.order[999] != 2000 {
+		t.Errorf("%d rows", len(m.rows))
+	}
+
+	// A look that began before an event does not bring back who left.
+	m.event(5, true, false)
+	m.looked([]int{5}, false, []survey.Slot{slot(5, "state empty")}, begin)
+	if got, _ := m.wanted(false); !slices.Equal(got, []int{5}) {
+		t.Errorf("after the reader left: %v", got)
+	}
+	m.looked([]int{5}, false, nil, begin)
+	if m.rows[5] != nil {
+		t.Error("it is shown though it left")
+	}
+
+	for n := range 1000 {
+		m.event(n, false, false)
+	}
+	total := make(map[int]bool)
+	for range 4 {
+		got, _ := m.wanted(false)
+		if len(got) > burst {
+			t.Errorf("%d at once", len(got))
+		}
+		for _, n := range got {
+			total[n] = true
+		}
+	}
+	if len(total) != 1000 {
+		t.Errorf("events told of 1000, %d were looked at", len(total))
+	}
+
+	m.event(3, false, true)
+	if got, all := m.wanted(false); got != nil || !all {
+		t.Errorf("after lost events: %v, %v", got, all)
+	}
+	if got, all := m.wanted(false); len(got) != 0 || all {
+		t.Errorf("again: %v, %v", got, all)
+	}
+	m.looked(nil, true, many(3), begin)
+	if !slices.Equal(slices.Sorted(maps.Keys(m.rows)), []int{0, 1, 2}) {
+		t.Errorf("rows %v", m.order)
+	}
+	m.mode = tracing
+	if got, _ := m.wanted(true); len(got) != 0 {
+		t.Errorf("behind a trace: %v", got)
+	}
+}
