@@ -131,6 +131,7 @@ getent group cardfs || echo no group`)
 
 // lintian finds no fault that is not explained.
 func TestLintian(t *testing.T) {
+	defer debian.Lock(t)()
 	debian.Run(t, nil, "make", "--no-print-directory", "deb")
 	all, err := filepath.Glob(filepath.Join(cc.Root(), "build/packages/*.deb"))
 	if err != nil || len(all) == 0 {

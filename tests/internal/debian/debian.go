@@ -4,7 +4,8 @@ package debian
 
 import (
 	"context"
-	"errors"
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,11 @@ import (
 
 // What a Debian 12 has before: what the packages depend on, since the test asks no
 // repository for it then, and programs that use the readers.
-const suite, before = "bookworm", "ca-certificates,fuse3,libusb-1.0-0,pcscd,opensc,systemd,init-system-helpers,gcc,libc6-dev,pkg-config,procps"
+const suite, before = "bookworm", "ca-certificates,fuse3,libusb-1.0-0,pcscd,opensc,systemd,init-system-helpers,gcc,libc6-dev,pkg-config,procps," +
+	"dbus,sudo"
+
+// unused is how long a Debian that no test has asked for is kept.
+const unused = 7 * 24 * time.Hour
 
 // Fresh unpacks a Debian into a directory. It is made once, and kept for later runs.
 func Fresh(t testing.TB) string {
@@ -42,14 +47,25 @@ func Fresh(t testing.TB) string {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	tar := filepath.Join(cache, suite+".tar")
-	want := suite + "\n" + before + "\n"
-	if have, _ := os.ReadFile(tar + ".packages"); string(have) != want {
+	// Two versions of the tests may have different packages, and be run in turns.
+	sum := sha256.Sum256([]byte(before))
+	tar := filepath.Join(cache, fmt.Sprintf("%s-%x.tar", suite, sum[:4]))
+	if _, err := os.Stat(tar); err != nil {
 		t.Log("making a Debian of its own, once: some 100 MB from its mirror")
 		Run(t, nil, "mmdebstrap", "--format=tar", "--variant=minbase", "--include="+before, suite, tar+".new")
-		if err := errors.Join(os.Rename(tar+".new", tar), os.WriteFile(tar+".packages", []byte(want), 0o644)); err != nil {
+		old, _ := filepath.Glob(filepath.Join(cache, suite+"*.tar*"))
+		for _, name := range old {
+			if info, err := os.Stat(name); err == nil && time.Since(info.ModTime()) > unused {
+				os.Remove(name)
+			}
+		}
+		if err := os.Rename(tar+".new", tar); err != nil {
 			t.Fatal(err)
 		}
+	}
+	now := time.Now()
+	if err := os.Chtimes(tar, now, now); err != nil {
+		t.Fatal(err)
 	}
 	root := t.TempDir()
 	Run(t, nil, "tar", "-C", root, "--exclude=./dev/*", "-xf", tar)
@@ -86,9 +102,27 @@ exec chroot "$0" /bin/bash -euc "$1"`
 		"unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", enter, root, script)
 }
 
+// Lock keeps other tests from build/packages, which is one for all, until what it returns is called.
+func Lock(t testing.TB) (unlock func()) {
+	t.Helper()
+	dir := filepath.Join(cc.Root(), "build")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(dir, "packages.lock"))
+	if err == nil {
+		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() { lock.Close() }
+}
+
 // Packages makes the packages of a version and puts them into the root's /packages.
 func Packages(t testing.TB, root, version string) {
 	t.Helper()
+	defer Lock(t)()
 	Run(t, []string{"VERSION=" + version}, "make", "--no-print-directory", "deb")
 	dir := filepath.Join(root, "packages", version)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
