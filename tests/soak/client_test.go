@@ -29,6 +29,7 @@ type report struct {
 	Done   int            // exchanges with the right answer
 	Counts map[string]int // how opens and calls ended
 	Wrong  []string       // what must not be
+	Uses   map[int]*use   // what was done with each slot
 }
 
 // run starts this binary as a client.
@@ -43,7 +44,9 @@ func run(t testing.TB, role string, args ...any) *process {
 		words = append(words, fmt.Sprint(a))
 	}
 	p := &process{t: t, cmd: exec.Command(self, words...)}
-	p.cmd.Env = append(os.Environ(), roleEnv+"="+role)
+	// Go's runtime interrupts the calls of its own threads, to preempt a goroutine. Here only
+	// the tests interrupt.
+	p.cmd.Env = append(os.Environ(), roleEnv+"="+role, "GODEBUG=asyncpreemptoff=1")
 	p.cmd.Stderr = os.Stderr
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {

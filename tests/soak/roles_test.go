@@ -38,6 +38,12 @@ func client(role string, args []string) int {
 		victim(&y, args[0], args[1])
 	case "blocked":
 		blocked(&y, args[0], atoi(args[1]))
+	case "weekly":
+		weekly(&y, &stop, args[0])
+	case "doomed":
+		doomedClient(&y, args[0])
+	case "follower":
+		follower(&y, &stop, args[0])
 	}
 	json.NewEncoder(os.Stdout).Encode(y.report)
 	return 0

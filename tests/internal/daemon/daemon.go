@@ -6,6 +6,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -124,6 +125,19 @@ func (d *Daemon) Stop() time.Duration {
 func (d *Daemon) Kill() {
 	d.run.Kill()
 	d.run = nil
+}
+
+// Quit ends the daemon by SIGQUIT, which leaves a dead mount, and returns what the runtime
+// said of each goroutine.
+func (d *Daemon) Quit() string {
+	d.t.Helper()
+	from := d.Log.Len()
+	_ = d.run.Cmd.Process.Signal(syscall.SIGQUIT)
+	if err := d.run.Wait(); errors.Is(err, proc.ErrHangs) {
+		d.t.Error(err)
+	}
+	d.run = nil
+	return d.Log.String()[from:]
 }
 
 // show is what a person would look at. It is another process: reading from a
