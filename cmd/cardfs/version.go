@@ -25,18 +25,23 @@ func newVersion() *cobra.Command {
 	}
 }
 
+// versionName is the version in one word.
+func versionName() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
 func printVersion(w io.Writer) error {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		info = &debug.BuildInfo{}
 	}
-	name, commit, modified, fuse := version, "", "", ""
-	if name == "" {
-		name = info.Main.Version
-	}
-	if name == "" {
-		name = "(devel)"
-	}
+	commit, modified, fuse := "", "", ""
 	for _, s := range info.Settings {
 		switch {
 		case s.Key == "vcs.revision":
@@ -54,6 +59,6 @@ func printVersion(w io.Writer) error {
 		commit = "unknown"
 	}
 	_, err := fmt.Fprintf(w, "cardfs %s\ncommit %s%s\ngo-fuse %s\n%s %s/%s\n",
-		name, commit, modified, fuse, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		versionName(), commit, modified, fuse, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
 }
