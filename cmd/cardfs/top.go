@@ -24,7 +24,8 @@ func newTop() *cobra.Command {
 		Short: "Show all slots live",
 		Long: `top shows all slots on the terminal, a line each, anew every second: number, state,
 reader, card, sessions (opens that use the card), exchanges a second, how long one took
-in the mean, a plot of that, and how many errors programs got. A bar of the plot is one
+in the mean, a plot of that, and how many errors programs got (EAGAIN, by which
+a program that polls learns that it is too early, is none). A bar of the plot is one
 look, three times the time one step higher, from below 100 µs to above 100 ms. What
 happens to a slot is shown at once; rows out of sight are looked at less often, one after
 the other.

@@ -418,12 +418,12 @@ func TestPrint(t *testing.T) {
 		if err := printSlots(t.Context(), &out, f, o); err != nil {
 			t.Fatal(err)
 		}
-		want := `cardfs /mnt/cards  2 readers, 1 card, 1 powered  20 exch/s  by errors
+		want := `cardfs  2 readers, 1 card, 1 powered  20 exch/s  by errors  /mnt/cards
 N  STATE    READER  CARD      SESSIONS  EXCH/S  TIME   ERRORS
 0  powered  Reader  T=1 3B01  0         20.0    1.0ms  3
 1  empty    B       -         0         0       -      0
 
-cardfs /mnt/cards  2 readers, 1 card, 1 powered  0 exch/s  by errors
+cardfs  2 readers, 1 card, 1 powered  0 exch/s  by errors  /mnt/cards
 N  STATE    READER  CARD      SESSIONS  EXCH/S  TIME  ERRORS
 0  powered  Reader  T=1 3B01  0         0       -     3
 1  empty    B       -         0         0       -     0
@@ -484,7 +484,8 @@ func TestScreenOfTcell(t *testing.T) {
 		{tcell.KeyRune, 'j', "j"}, {tcell.KeyRune, 'ö', "ö"}, {tcell.KeyUp, 0, "up"}, {tcell.KeyPgDn, 0, "pgdn"}, {tcell.KeyEnter, 0, "enter"},
 		{tcell.KeyEscape, 0, "esc"}, {tcell.KeyBackspace2, 0, "backspace"}, {tcell.KeyCtrlC, 0, "ctrl-c"}, {tcell.KeyCtrlZ, 0, "ctrl-z"},
 	} {
-		sim.InjectKey(tcell.KeyF12, 0, 0) // which means nothing
+		sim.InjectKey(tcell.KeyF12, 0, 0) // which means nothing, as alt-q
+		sim.InjectKey(tcell.KeyRune, 'q', tcell.ModAlt)
 		sim.InjectKey(tt.key, tt.r, 0)
 		for k := range s.keys() {
 			if _, ok := k.(resize); ok {

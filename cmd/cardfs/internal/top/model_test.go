@@ -94,7 +94,7 @@ func TestScreen(t *testing.T) {
 	m.resized(100, 12)
 	m.looked([]int{0}, false, []survey.Slot{slot(0, "state powered", "atr 3B 00", "protocol T=1", "sessions 2",
 		"exchanges=15", "exchange-us=21000", "errors=4", "siblings 0 1", "transaction held", "by-id sim-a")}, begin.Add(time.Second))
-	want := `cardfs /mnt/cards  5 readers, 3 cards, 3 powered, 1 failed  5 exch/s
+	want := `cardfs  5 readers, 3 cards, 3 powered, 1 failed  5 exch/s  /mnt/cards
     N STATE    READER              CARD                     SES EXCH/S   TIME                ERRORS
     0 powered  Reader              Known card                 2    5.0  4.0ms              ▅      4
     1 empty    Reader                                                -      -                     0
@@ -182,7 +182,7 @@ func TestRates(t *testing.T) {
 	if r.state != "empty" || r.errors != 9 {
 		t.Errorf("what an event told is not shown at once: %+v", r)
 	}
-	check("two seconds", look(2*time.Second, slot(0, "exchanges=110", "exchange-us=25000", "errors=5")), true, 5, 2*time.Millisecond, 3, 1)
+	check("two seconds", look(2*time.Second, slot(0, "exchanges=110", "exchange-us=25000", "errors=8", "error-EAGAIN=3", "error-EIO=5")), true, 5, 2*time.Millisecond, 3, 1)
 	check("half a second", look(2500*time.Millisecond, slot(0, "exchanges=111", "exchange-us=25000", "errors=5")), true, 2, time.Microsecond, 0, 2)
 	check("nothing", look(4500*time.Millisecond, slot(0, "exchanges=111", "exchange-us=25000", "errors=5")), true, 0, 0, 0, 3)
 	other := slot(0, "exchanges=5000", "exchange-us=1")
@@ -299,7 +299,7 @@ func TestSorts(t *testing.T) {
 			t.Errorf("by %s: %v, want %v", name, m.order, want[name])
 		}
 		if i > 0 {
-			wantScreen(t, m, "  by "+name+"\n")
+			wantScreen(t, m, "  by "+name+"  /mnt/cards\n")
 		}
 		press(m, "S")
 		back := slices.Clone(m.order)
@@ -307,7 +307,7 @@ func TestSorts(t *testing.T) {
 		if !slices.Equal(back, want[name]) {
 			t.Errorf("by %s, reversed: %v", name, m.order)
 		}
-		wantScreen(t, m, "  by "+name+", reversed\n")
+		wantScreen(t, m, "  by "+name+", reversed  /mnt")
 		if m.selected != m.order[0] {
 			t.Errorf("nothing was chosen, and not the first row is: %d of %v", m.selected, m.order)
 		}
@@ -349,7 +349,7 @@ func TestFilter(t *testing.T) {
 	if m.mode != browsing || m.filter != "t" {
 		t.Errorf("enter: mode %d, filter %q", m.mode, m.filter)
 	}
-	wantScreen(t, m, "  /t: 3\n")
+	wantScreen(t, m, "  /t: 3  /mnt")
 	press(m, "/", "o", "esc")
 	if m.mode != browsing || m.filter != "" || len(m.order) != 3 {
 		t.Errorf("escape: mode %d, filter %q", m.mode, m.filter)

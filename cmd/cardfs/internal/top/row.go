@@ -31,11 +31,11 @@ type row struct {
 	waiting  string
 
 	counted   map[string]int64
-	at        time.Time     // when it was counted
-	known     bool          // there was a look before, so that there is a rate
-	rate      float64       // exchanges a second
-	latency   time.Duration // of an exchange, 0 without one
-	errors    int64
+	at        time.Time       // when it was counted
+	known     bool            // there was a look before, so that there is a rate
+	rate      float64         // exchanges a second
+	latency   time.Duration   // of an exchange, 0 without one
+	errors    int64           // see troubles
 	newErrors int64           // since the look before
 	plot      []time.Duration // latencies, the last one last
 }
@@ -56,7 +56,7 @@ func (r *row) look(s *survey.Slot, at time.Time, while time.Duration, name func(
 		r.atr, r.protocol = atr, say["protocol"]
 		r.card = cardName(say, name)
 	}
-	r.errors = s.Stats["errors"]
+	r.errors = troubles(s.Stats)
 
 	passed := at.Sub(r.at)
 	if passed < while || passed <= 0 {
@@ -68,13 +68,17 @@ func (r *row) look(s *survey.Slot, at time.Time, while time.Duration, name func(
 		r.latency = time.Duration(s.Stats["exchange-us"]-r.counted["exchange-us"]) * time.Microsecond / time.Duration(n)
 		r.latency = max(r.latency, time.Microsecond)
 	}
-	r.newErrors = r.errors - r.counted["errors"]
+	r.newErrors = r.errors - troubles(r.counted)
 	if len(r.plot) == plotLength {
 		r.plot = append(r.plot[:0], r.plot[1:]...)
 	}
 	r.plot = append(r.plot, r.latency)
 	r.counted, r.at = s.Stats, at
 }
+
+// troubles are the errors, without the EAGAIN by which a program that polls learns that it is
+// too early.
+func troubles(counted map[string]int64) int64 { return counted["errors"] - counted["error-EAGAIN"] }
 
 // cardName is what a powered card is called: its name if it is known, else its protocol and
 // its ATR.

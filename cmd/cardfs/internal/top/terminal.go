@@ -3,6 +3,8 @@ package top
 import (
 	"fmt"
 	"os"
+	"os/signal"
+	"time"
 
 	"github.com/gdamore/tcell/v2"
 	"golang.org/x/sys/unix"
@@ -54,6 +56,9 @@ func (t *screen) translate(events <-chan tcell.Event) {
 			w, h := e.Size()
 			k = resize{w, h}
 		case *tcell.EventKey:
+			if e.Modifiers()&tcell.ModAlt != 0 {
+				continue
+			}
 			if e.Key() == tcell.KeyRune {
 				k = string(e.Rune())
 			} else if name, ok := names[e.Key()]; ok {
@@ -89,6 +94,15 @@ var styles = map[look]tcell.Style{
 	graph:   tcell.StyleDefault.Foreground(tcell.ColorTeal),
 }
 
+// style is that of a look. On a terminal without colours tcell would leave out what else a
+// style has.
+func (t *screen) style(l look) tcell.Style {
+	if t.s.Colors() == 0 {
+		return styles[l].Foreground(tcell.ColorDefault)
+	}
+	return styles[l]
+}
+
 // draw shows the lines; what they leave is blank.
 func (t *screen) draw(lines []line) {
 	width, height := t.s.Size()
@@ -98,7 +112,7 @@ func (t *screen) draw(lines []line) {
 		if y < len(lines) {
 			reverse = lines[y].reverse
 			for _, p := range lines[y].pieces {
-				x = t.put(x, y, width, p.fit(t.ascii()), styles[p.look].Reverse(reverse))
+				x = t.put(x, y, width, p.fit(t.ascii()), t.style(p.look).Reverse(reverse))
 			}
 		}
 		for ; x < width; x++ {
@@ -120,19 +134,33 @@ func (t *screen) put(x, y, width int, text string, style tcell.Style) int {
 	return x
 }
 
+// stopping is how long it may take until a signal to stop does so. Nobody stops where there
+// is no shell to continue it (an orphaned process group).
+const stopping = 250 * time.Millisecond
+
 // suspend gives the terminal back until the program is continued.
 func (t *screen) suspend() error {
 	if err := t.s.Suspend(); err != nil {
 		return fmt.Errorf("give the terminal back: %w", err)
 	}
-	// Of all in the group, as the terminal does it: of `cardfs top` in a script, that is the
+	continued := make(chan os.Signal, 1)
+	signal.Notify(continued, unix.SIGCONT)
+	defer signal.Stop(continued)
+	// To all in the group, as the terminal does it: of `cardfs top` in a script, that is the
 	// script, too.
 	if err := unix.Kill(0, unix.SIGTSTP); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
+	// kill(2) may return before another thread of the process has stopped it. The shell
+	// would keep the terminal as it is then.
+	select {
+	case <-continued:
+	case <-time.After(stopping):
+	}
 	if err := t.s.Resume(); err != nil {
 		return fmt.Errorf("take the terminal again: %w", err)
 	}
+	t.s.Sync()
 	return nil
 }
 

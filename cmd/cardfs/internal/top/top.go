@@ -62,9 +62,13 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	return show(ctx, t, mount{o.Mount}, o)
+}
+
+func show(ctx context.Context, t terminal, f files, o Options) error {
 	// Deferred, it is done before a panic is printed.
 	defer t.close()
-	return newLoop(mount{o.Mount}, t, o).run(ctx)
+	return newLoop(f, t, o).run(ctx)
 }
 
 // loop carries what happens to the model, and what it wants out.

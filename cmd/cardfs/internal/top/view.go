@@ -154,7 +154,7 @@ func (m *model) totals() line {
 		rate += r.rate
 	}
 	l := text(strong, "cardfs")
-	l.pieces = append(l.pieces, piece{text: fmt.Sprintf(" %s  %s, %s, %d powered", m.dir, count(readers, "reader"), count(cards, "card"), powered)})
+	l.pieces = append(l.pieces, piece{text: fmt.Sprintf("  %s, %s, %d powered", count(readers, "reader"), count(cards, "card"), powered)})
 	if failed > 0 {
 		l.pieces = append(l.pieces, piece{text: fmt.Sprintf(", %d failed", failed), look: wrong})
 	}
@@ -168,6 +168,7 @@ func (m *model) totals() line {
 	if m.filter != "" && m.mode != filtering {
 		l.pieces = append(l.pieces, piece{text: fmt.Sprintf("  /%s: %d", m.filter, len(m.order))})
 	}
+	l.pieces = append(l.pieces, piece{text: "  " + m.dir, look: dim})
 	return l
 }
 
