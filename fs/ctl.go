@@ -99,18 +99,30 @@ func Attach(m *core.Manager, args []string) error {
 		slices.Sort(names)
 		return fmt.Errorf("a driver must follow; there are %s: %w", strings.Join(names, ", "), reader.ErrInvalid)
 	}
-	address, params := "", make(map[string]string)
+	driver, device, params, err := AttachWords(args)
+	if err != nil {
+		return err
+	}
+	return m.Attach(driver, device, params)
+}
+
+// AttachWords takes DRIVER DEVICE key=value… apart.
+func AttachWords(args []string) (driver, device string, params map[string]string, err error) {
+	if len(args) > 0 {
+		driver = args[0]
+	}
+	params = make(map[string]string)
 	if len(args) > 1 {
-		address = args[1]
+		device = args[1]
 		for _, p := range args[2:] {
 			key, value, ok := strings.Cut(p, "=")
 			if !ok || key == "" {
-				return fmt.Errorf("%q is not key=value: %w", p, reader.ErrInvalid)
+				return "", "", nil, fmt.Errorf("%q is not key=value: %w", p, reader.ErrInvalid)
 			}
 			params[key] = value
 		}
 	}
-	return m.Attach(args[0], address, params)
+	return driver, device, params, nil
 }
 
 // driverCommand is `DRIVER N WORD…`.

@@ -125,8 +125,8 @@ func TestExitCodes(t *testing.T) {
 		{"mount --mode 0616 " + full, 2, "", `^cardfs: --mode 0616: `},
 		{"mount --mode 669 " + full, 2, "", `^cardfs: --mode 669: `},
 		{"mount --mode -1 " + full, 2, "", `^cardfs: --mode -1: `},
-		{"mount --group no/such " + full, 2, "", `^cardfs: --group no/such: .*unknown group`},
-		{"mount --allow-escape=no/such " + full, 2, "", `^cardfs: --allow-escape: .*unknown user`},
+		{"mount --group no/such " + full, 2, "", `^cardfs: --group no/such: there is no group "no/such"`},
+		{"mount --allow-escape=no/such " + full, 2, "", `^cardfs: --allow-escape: there is no user "no/such"`},
 		{"mount --exchange-limit 0s " + full, 2, "", `^cardfs: --exchange-limit 0s: a time above 0 is wanted\n$`},
 		{"mount --exchange-limit -1s " + full, 2, "", `^cardfs: --exchange-limit -1s: a time above 0`},
 	} {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -17,12 +18,14 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 	"github.com/cardfs/cardfs/drivers/bus/usb/transports"
+	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
@@ -47,9 +50,12 @@ type mountOptions struct {
 	exchangeLimit time.Duration
 	usb           string
 	background    bool
+	config        string
+	checkOnly     bool
 	log           string
 	verbose       int
 	logger        *slog.Logger
+	given         func(flag string) bool // on the command line
 }
 
 func newMount() *cobra.Command {
@@ -69,12 +75,25 @@ copytruncate needs no signal.
 
 By default only you may enter, not even root. --allow-other lets others in as
 far as --mode and --group allow; for that a user other than root needs the line
-user_allow_other in /etc/fuse.conf.`,
+user_allow_other in /etc/fuse.conf.
+
+--config reads a file that may have any of these flags, readers to attach, groups
+of single readers, and quirks: see cardfs.conf(5). A flag that is given counts, whatever
+the file says. SIGHUP then reads the file again: it attaches and detaches what
+changed, and disturbs nothing else. Without a file SIGHUP ends the mount, for a terminal
+that closes sends it. --check says what is wrong in the file and the flags, a line
+each, and mounts nothing; exit code 2 if anything is.`,
 		Example: `  cardfs mount --sim ikey3k cards
   cardfs mount -b --sim ikey3k cards && cat cards/0/atr; fusermount3 -u cards
   cardfs mount --sim ikey3k --sim t0 --attach "vpcd 127.0.0.1:35963" cards
-  cardfs mount --allow-other --group scard --mode 0660 /mnt/cards`,
-		Args: args(1, 1, "mount needs one directory"),
+  cardfs mount --allow-other --group scard --mode 0660 /mnt/cards
+  cardfs mount --check --config /etc/cardfs.conf`,
+		Args: func(cmd *cobra.Command, words []string) error {
+			if o.checkOnly {
+				return args(0, 1, "mount --check needs one directory, or none")(cmd, words)
+			}
+			return args(1, 1, "mount needs one directory")(cmd, words)
+		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, noFiles
@@ -82,12 +101,29 @@ user_allow_other in /etc/fuse.conf.`,
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.background && !isBackground() {
+			if o.background && !o.checkOnly && !isBackground() {
 				return inBackground(cmd.Context(), os.Args[1:], cmd.ErrOrStderr())
 			}
-			return o.run(cmd.Context(), args[0], cmd.ErrOrStderr())
+			given := make(map[string]bool)
+			cmd.Flags().Visit(func(f *pflag.Flag) { given[f.Name] = true })
+			o.given = func(flag string) bool { return given[flag] }
+			settings, bad := o.settle(cmd, o.given)
+			if o.checkOnly {
+				o.checkAttach(bad)
+			}
+			if err := bad.err(cmd.ErrOrStderr()); err != nil || o.checkOnly {
+				return err
+			}
+			return o.run(cmd.Context(), args[0], settings, cmd.ErrOrStderr())
 		},
 	}
+	o.addFlags(cmd)
+	cmd.RegisterFlagCompletionFunc("sim", completeSim)
+	cmd.RegisterFlagCompletionFunc("usb", cobra.FixedCompletions(append(transports.Names(), "off"), noFiles))
+	return cmd
+}
+
+func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.sims, "sim", nil, "attach the simulated reader `DEVICE`: ikey3k, t0 … (cardfs help sim); may be repeated")
 	f.StringArrayVar(&o.attach, "attach", nil, "attach `\"DRIVER DEVICE key=value…\"`, as cardfs attach does; may be repeated")
@@ -102,37 +138,19 @@ user_allow_other in /etc/fuse.conf.`,
 	f.DurationVar(&o.openTimeout, "open-timeout", 0, "let a waiting open fail after `DURATION` (default: wait for ever)")
 	f.DurationVar(&o.idleOff, "idle-off", 0, "take the power off a card not used for `DURATION` (it forgets PINs; default: never)")
 	f.BoolVarP(&o.background, "background", "b", false, "return when the mount is ready, and serve on in the background")
+	f.StringVar(&o.config, "config", "", "read the configuration `FILE` (cardfs.conf(5)), and again at SIGHUP")
+	f.BoolVar(&o.checkOnly, "check", false, "only say what is wrong in the configuration file and the flags")
 	f.StringVar(&o.log, "log", "", "append the log to `FILE` (default: stderr; syslog with --background)")
 	f.DurationVar(&o.exchangeLimit, "exchange-limit", time.Hour, "give a card that keeps asking for more time `DURATION` for a command")
 	f.CountVarP(&o.verbose, "verbose", "v", "log each exchange, without its data, and what is refused; -vv logs every file request")
-	cmd.RegisterFlagCompletionFunc("sim", completeSim)
-	cmd.RegisterFlagCompletionFunc("usb", cobra.FixedCompletions(append(transports.Names(), "off"), noFiles))
-	return cmd
 }
 
-func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer) error {
+func (o *mountOptions) run(ctx context.Context, dir string, s *settings, realStderr io.Writer) error {
 	stderr := newSpooled(realStderr)
 	defer stderr.flush()
-	mode, err := strconv.ParseUint(o.mode, 8, 32)
-	if err != nil || mode&^0o666 != 0 {
-		return exit.Usage("--mode %s: three octal digits of read and write bits are wanted, such as 0660", o.mode)
-	}
-	gid := -1
-	escape, err := mayEscape(o.allowEscape)
+	configName, err := filepath.Abs(o.config) // the daemon does not stay in this directory
 	if err != nil {
-		return exit.Usage("--allow-escape: %w", err)
-	}
-	if o.group != "" {
-		if gid, err = lookupGroup(o.group); err != nil {
-			return exit.Usage("--group %s: %w", o.group, err)
-		}
-	}
-	transport, err := usbTransport(o.usb)
-	if err != nil {
-		return exit.Usage("--usb=%s: %w", o.usb, err)
-	}
-	if o.exchangeLimit <= 0 {
-		return exit.Usage("--exchange-limit %v: a time above 0 is wanted", o.exchangeLimit)
+		return err
 	}
 	tune()
 	level := slog.LevelInfo
@@ -163,7 +181,12 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 	// once.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	if !signal.Ignored(syscall.SIGHUP) { // nohup
+	reload := make(chan os.Signal, 1)
+	switch {
+	case o.config != "":
+		signal.Notify(reload, syscall.SIGHUP)
+		defer signal.Stop(reload)
+	case !signal.Ignored(syscall.SIGHUP): // nohup
 		// A terminal that closes must not leave a stale mount behind.
 		signal.Notify(signals, syscall.SIGHUP)
 	}
@@ -179,23 +202,33 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 	}()
 
 	var buses []reader.Bus
-	if transport != nil {
-		buses = append(buses, hotplug.New(transport, o.logger))
+	if s.transport != nil {
+		buses = append(buses, hotplug.New(s.transport, o.logger))
 	}
+	quirks := new(ccid.UserQuirks)
+	quirks.Set(s.quirks)
 	manager := core.NewManager(core.Options{
-		Drivers: drivers.All(drivers.Env{Log: o.logger}), Buses: buses,
+		Drivers: drivers.All(drivers.Env{Log: o.logger, Quirks: quirks}), Buses: buses,
 		Log: o.logger, IdleOff: o.idleOff, ExchangeLimit: o.exchangeLimit,
 	})
 	server, err := fs.Mount(dir, manager, fs.Options{
-		AllowOther: o.allowOther, GID: gid, Mode: uint32(mode),
-		OpenTimeout: o.openTimeout, Escape: escape, Log: o.logger, Debug: o.verbose > 1,
+		AllowOther: o.allowOther, GID: s.gid, Mode: s.mode, Access: s.access,
+		OpenTimeout: o.openTimeout, Escape: s.escape, Log: o.logger, Debug: o.verbose > 1,
 	})
 	if err != nil {
 		o.close(manager, grace)
 		return err
 	}
 	unmounted := server.Done()
-	if err := o.attachAll(manager); err != nil {
+	conf := &configured{
+		name: configName, given: o.given, log: o.logger, manager: manager, server: server, quirks: quirks,
+		now: s, attached: make(map[string][]reader.Device),
+	}
+	err = o.attachAll(manager)
+	if err == nil {
+		err = conf.attachAll()
+	}
+	if err != nil {
 		server.Leave()
 		o.close(manager, grace)
 		return errors.Join(err, server.Close(time.Second))
@@ -220,12 +253,18 @@ func (o *mountOptions) run(ctx context.Context, dir string, realStderr io.Writer
 	notify("READY=1", o.logger)
 
 	finish := grace
-	select {
-	case <-signalled:
-	case <-unmounted:
-		finish = unmountGrace
-		fmt.Fprintf(stderr, "cardfs: %s was unmounted\n", dir)
-	case <-ctx.Done():
+	for over := false; !over; {
+		select {
+		case <-reload:
+			conf.reload()
+			continue
+		case <-signalled:
+		case <-unmounted:
+			finish = unmountGrace
+			fmt.Fprintf(stderr, "cardfs: %s was unmounted\n", dir)
+		case <-ctx.Done():
+		}
+		over = true
 	}
 	notify("STOPPING=1", o.logger)
 	server.Leave()
@@ -252,14 +291,9 @@ func (o *mountOptions) close(m *core.Manager, grace time.Duration) {
 }
 
 func (o *mountOptions) attachAll(m *core.Manager) error {
-	for _, sim := range o.sims {
-		if err := fs.Attach(m, append([]string{"sim"}, strings.Fields(sim)...)); err != nil {
-			return fmt.Errorf("--sim %s: %w", sim, err)
-		}
-	}
-	for _, line := range o.attach {
-		if err := fs.Attach(m, strings.Fields(line)); err != nil {
-			return fmt.Errorf("--attach %q: %w", line, err)
+	for _, a := range o.attachWords() {
+		if err := fs.Attach(m, a.words); err != nil {
+			return fmt.Errorf("%s: %w", a.flag, err)
 		}
 	}
 	return nil
@@ -309,6 +343,9 @@ func mayEscape(names []string) (func(uid uint32) bool, error) {
 		uid, err := strconv.ParseUint(name, 10, 32)
 		if err != nil {
 			u, err := user.Lookup(name)
+			if unknown := user.UnknownUserError(""); errors.As(err, &unknown) {
+				return nil, fmt.Errorf("there is no user %q", name)
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -326,6 +363,9 @@ func lookupGroup(name string) (int, error) {
 		return gid, nil
 	}
 	g, err := user.LookupGroup(name)
+	if unknown := user.UnknownGroupError(""); errors.As(err, &unknown) {
+		return 0, fmt.Errorf("there is no group %q", name)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -152,4 +152,4 @@ func mountWords(lists []string, sloppy bool) (words []string, err error) {
 }
 
 // notForHelper are flags of `cardfs mount` that are no options of a mount.
-var notForHelper = []string{"background", "help"}
+var notForHelper = []string{"background", "check", "help"}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
-	"github.com/cardfs/cardfs/reader"
 )
 
 // Quirk is what a user says of one model, beside the table of known quirks.
@@ -101,10 +100,10 @@ func CheckSetting(key, value string) error {
 		for _, s := range settings {
 			names = append(names, s.name)
 		}
-		return fmt.Errorf("no setting %q; there are %s: %w", key, strings.Join(names, ", "), reader.ErrInvalid)
+		return fmt.Errorf("no setting %q; there are %s", key, strings.Join(names, ", "))
 	}
 	if err := settings[i].set(new(effects), value); err != nil {
-		return fmt.Errorf("%s: %w: %w", key, err, reader.ErrInvalid)
+		return fmt.Errorf("%s: %w", key, err)
 	}
 	return nil
 }

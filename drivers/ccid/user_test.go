@@ -1,7 +1,6 @@
 package ccid
 
 import (
-	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -41,7 +40,7 @@ func TestUserSettings(t *testing.T) {
 			}
 		}
 		for value := range strings.FieldsSeq(c.refuses) {
-			if err := CheckSetting(key, value); !errors.Is(err, reader.ErrInvalid) || !strings.HasPrefix(err.Error(), key+": ") {
+			if err := CheckSetting(key, value); err == nil || !strings.HasPrefix(err.Error(), key+": ") {
 				t.Errorf("%s=%s: %v", key, value, err)
 			}
 		}
@@ -49,7 +48,7 @@ func TestUserSettings(t *testing.T) {
 	if len(Settings()) != 11 {
 		t.Errorf("%d settings", len(Settings()))
 	}
-	if err := CheckSetting("nosuch", "1"); !errors.Is(err, reader.ErrInvalid) || !strings.Contains(err.Error(), "there are any-firmware, auto-ifsd") {
+	if err := CheckSetting("nosuch", "1"); err == nil || !strings.Contains(err.Error(), "there are any-firmware, auto-ifsd") {
 		t.Error(err)
 	}
 
