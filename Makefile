@@ -94,12 +94,13 @@ deps-test:
 	@.ci/deps build run test vm
 deps: deps-test ## install what is missing for all of this
 
-# Where programs look: pcscd in the directory compiled into it, the linker below
-# its multiarch directory, mount(8) in /sbin, systemd, udev and the shells below PREFIX.
+# Where programs look: pcscd and Wireshark in the directories compiled into them, the linker
+# below its multiarch directory, mount(8) in /sbin, systemd, udev and the shells below PREFIX.
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib/$(shell $(CC) -print-multiarch)
 PCSC_DRIVERS ?= $(or $(shell pkg-config --variable=usbdropdir libpcsclite 2>/dev/null),/usr/lib/pcsc/drivers)
 SBINDIR ?= $(shell realpath /sbin)
+EXTCAP_DIR ?= /usr/lib/$(shell $(CC) -print-multiarch)/wireshark/extcap
 
 BIN         = $(DESTDIR)$(PREFIX)/bin/cardfs
 MOUNT       = $(DESTDIR)$(SBINDIR)/mount.fuse.cardfs
@@ -113,6 +114,7 @@ MAN         = $(DESTDIR)$(PREFIX)/share/man
 BASH_WORDS  = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cardfs
 ZSH_WORDS   = $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_cardfs
 FISH_WORDS  = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/cardfs.fish
+EXTCAP      = $(DESTDIR)$(EXTCAP_DIR)/cardfs-extcap
 CTAPI_LIB   = $(DESTDIR)$(LIBDIR)/libctapi-cardfs.so
 CTAPI_PC    = $(DESTDIR)$(LIBDIR)/pkgconfig/libctapi-cardfs.pc
 IFD_LIB     = $(DESTDIR)$(PCSC_DRIVERS)/serial/libifdcardfs.so
@@ -136,6 +138,7 @@ install: ## install what make build made, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 644 build/libifdcardfs.so $(IFD_BUNDLE)/Contents/Linux/libifdcardfs.so
 	install -D -m 644 build/ifd-cardfs.bundle/Contents/Info.plist $(IFD_BUNDLE)/Contents/Info.plist
 	sed 's|@BINDIR@|$(PREFIX)/bin|' cmd/cardfs/install/cardfs.service | install -D -m 644 /dev/stdin $(UNIT)
+	sed 's|@BINDIR@|$(PREFIX)/bin|' cmd/cardfs/install/cardfs-extcap | install -D -m 755 /dev/stdin $(EXTCAP)
 	install -D -m 644 cmd/cardfs/install/pcscd.conf $(PCSCD_UNIT)
 	install -D -m 644 cmd/cardfs/install/sysusers.conf $(SYSUSERS)
 	build/cardfs udev-rules | install -D -m 644 /dev/stdin $(RULES)
@@ -156,8 +159,8 @@ uninstall: ## remove what make install installed, with the same DESTDIR and PREF
 	rm -rf $(IFD_BUNDLE)
 	rm -f $(MAN)/man1/cardfs.1 $(MAN)/man1/cardfs-*.1 $(MAN)/man5/cardfs.5 $(addprefix $(MAN)/man8/,libifdcardfs.8 mount.cardfs.8 mount.fuse.cardfs.8)
 	rm -f $(BIN) $(MOUNT) $(MOUNT_ALIAS) $(HEADERS)/cardfs.h $(HEADERS)/ctapi.h $(CTAPI_LIB) $(CTAPI_LIB).1 $(CTAPI_PC) $(IFD_LIB) $(UNIT) $(PCSCD_UNIT) \
-		$(SYSUSERS) $(RULES) $(BASH_WORDS) $(ZSH_WORDS) $(FISH_WORDS)
-	@rmdir --ignore-fail-on-non-empty $(HEADERS) $(dir $(PCSCD_UNIT)) 2>/dev/null || true
+		$(SYSUSERS) $(RULES) $(BASH_WORDS) $(ZSH_WORDS) $(FISH_WORDS) $(EXTCAP)
+	@rmdir --ignore-fail-on-non-empty $(HEADERS) $(dir $(PCSCD_UNIT)) $(DESTDIR)$(EXTCAP_DIR) $(dir $(DESTDIR)$(EXTCAP_DIR)) 2>/dev/null || true
 
 .PHONY: deb rpm
 deb: build ## Debian packages, into build/packages

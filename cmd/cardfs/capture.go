@@ -72,7 +72,7 @@ in the interface's statistics.
 		case file == "-" && len(command) > 0:
 			return exit.Usage("-w - with a command: their output would be mixed")
 		}
-		c := &capture{since: time.Now()}
+		c := &capture{}
 		defer c.Close()
 		// All is found before the file is made.
 		var slots []client.Slot
@@ -101,10 +101,9 @@ in the interface's statistics.
 // capture is `cardfs capture` once its file is open.
 type capture struct {
 	tracelog.Loop
-	file  *pcapng.Writer
-	out   io.Closer
-	since time.Time
-	live  map[*tracelog.Capture]bool
+	file *pcapng.Writer
+	out  io.Closer
+	live map[*tracelog.Capture]bool
 }
 
 // open opens the traces of the slots, or of all in mount, and then the file.

@@ -49,7 +49,7 @@ func files(t *testing.T, dir string) map[string]fs.FileMode {
 // whatever the umask; make uninstall removes it.
 func TestInstall(t *testing.T) {
 	root := t.TempDir()
-	variables := " DESTDIR=" + root + " PREFIX=/usr SBINDIR=/usr/sbin LIBDIR=/usr/lib/multiarch PCSC_DRIVERS=/usr/lib/pcsc/drivers"
+	variables := " DESTDIR=" + root + " PREFIX=/usr SBINDIR=/usr/sbin LIBDIR=/usr/lib/multiarch PCSC_DRIVERS=/usr/lib/pcsc/drivers EXTCAP_DIR=/usr/lib/multiarch/wireshark/extcap"
 	sh(t, "umask 077; make install"+variables)
 	installed := files(t, root)
 	want := map[string]fs.FileMode{
@@ -63,6 +63,7 @@ func TestInstall(t *testing.T) {
 		"/usr/lib/multiarch/pkgconfig/libctapi-cardfs.pc":                        0o644,
 		"/usr/lib/pcsc/drivers/ifd-cardfs.bundle/Contents/Info.plist":            0o644,
 		"/usr/lib/pcsc/drivers/ifd-cardfs.bundle/Contents/Linux/libifdcardfs.so": 0o644,
+		"/usr/lib/multiarch/wireshark/extcap/cardfs-extcap":                      0o755,
 		ifdLibrary:                               0o644,
 		"/usr/lib/systemd/system/cardfs.service": 0o644,
 		"/usr/lib/systemd/system/pcscd.service.d/cardfs.conf": 0o644,

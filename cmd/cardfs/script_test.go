@@ -34,14 +34,14 @@ const waitLimit = 20 * time.Second
 
 func TestScripts(t *testing.T) {
 	for program, pkg := range map[string]string{
-		"dash": "dash", "bash": "bash", "busybox": "busybox", "python3": "python3", "flock": "util-linux", "setpriv": "util-linux",
+		"dash": "dash", "bash": "bash", "busybox": "busybox", "python3": "python3", "flock": "util-linux", "setpriv": "util-linux", "tshark": "tshark",
 		"sshfs": "sshfs", "/usr/lib/openssh/sftp-server": "openssh-sftp-server",
 	} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Fatalf("%s is missing: apt-get install %s", program, pkg)
 		}
 	}
-	lib, err := filepath.Abs("testdata/lib")
+	wd, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,9 +58,10 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			path := []string{filepath.Dir(cardfs), "/usr/bin", "/bin", "/usr/sbin", "/sbin", env.Getenv("PATH")}
 			env.Setenv("PATH", strings.Join(path, ":"))
-			env.Setenv("PYTHONPATH", lib)
+			env.Setenv("PYTHONPATH", filepath.Join(wd, "testdata/lib"))
 			env.Setenv("PYTHONDONTWRITEBYTECODE", "1")
 			env.Setenv("LC_ALL", "C.UTF-8")
+			env.Setenv("INSTALL", filepath.Join(wd, "install"))
 			env.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=20") // a second for each program
 			env.Setenv("CARDFS_MOUNT", filepath.Join(env.WorkDir, "cards"))
 			procs := &processes{byName: make(map[string]*process)}
@@ -125,7 +126,7 @@ func launch(ts *testscript.TestScript, name string, words ...string) *process {
 		cmd.Path, cmd.Err = path, nil
 	}
 	cmd.Dir = ts.MkAbs(".")
-	for _, key := range []string{"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LC_ALL", "GORACE", "CARDFS_MOUNT", "WORK", "TMPDIR", "GOCOVERDIR"} {
+	for _, key := range []string{"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LC_ALL", "GORACE", "CARDFS_MOUNT", "WORK", "TMPDIR", "GOCOVERDIR", "HOME"} {
 		if value := ts.Getenv(key); value != "" {
 			cmd.Env = append(cmd.Env, key+"="+value)
 		}

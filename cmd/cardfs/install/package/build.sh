@@ -33,7 +33,7 @@ export VERSION SOURCE_DATE_EPOCH ARCH LIBDIR PCSC_DRIVERS
 
 rm -rf "$root" "$out"/*."$format"
 umask 022
-"${MAKE:-make}" --no-print-directory install DESTDIR="$root" PREFIX=/usr LIBDIR="$LIBDIR" PCSC_DRIVERS="$PCSC_DRIVERS" >/dev/null
+"${MAKE:-make}" --no-print-directory install DESTDIR="$root" PREFIX=/usr LIBDIR="$LIBDIR" PCSC_DRIVERS="$PCSC_DRIVERS" EXTCAP_DIR="$LIBDIR/wireshark/extcap" >/dev/null
 # A daemon of root's is to be loaded wherever the kernel likes; that is no default of Go's.
 "${GO:-go}" build -trimpath -buildmode=pie -tags osusergo,netgo -ldflags "-s -w -X main.version=$VERSION" \
 	-o "$root/usr/bin/cardfs" ./cmd/cardfs
