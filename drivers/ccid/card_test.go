@@ -242,7 +242,7 @@ func TestReaderChoosesT1(t *testing.T) {
 func TestSelectProtocolAnswers(t *testing.T) {
 	negotiating, pps, fixed := emu.ExtendedAPDUReader(), emu.ShortAPDUReader(), as(emu.CharacterReader(), 0x0B97, 0x7762, 0x200)
 	t0 := iso7816.Params{T: 0, TA1: 0x95, WI: 10}
-	const get, t0set, t1set = "> 6C 00 00 00 00 00 02 00 00 00\n", "> 61 05 00 00 00 00 02 00 00 00 95 00 00 0A 00\n", "> 61 07 00 00 00 00 02 01 00 00 95 10 00 4D 00 20 00\n"
+	const get, t0set, t1set = "OUT 02 | 6C 00 00 00 00 00 02 00 00 00\n", "OUT 02 | 61 05 00 00 00 00 02 00 00 00 95 00 00 0A 00\n", "OUT 02 | 61 07 00 00 00 00 02 01 00 00 95 10 00 4D 00 20 00\n"
 	for _, tt := range []struct {
 		name  string
 		cfg   emu.Config
@@ -253,26 +253,26 @@ func TestSelectProtocolAnswers(t *testing.T) {
 		err   error
 		power []byte
 	}{
-		{"T=1 in force", negotiating, t0, get + "< 82 07 00 00 00 00 02 00 00 01 11 10 00 4D 00 20 00", 1, 0x11, nil, atrBoth},
-		{"T=0 in force", negotiating, t0, get + "< 82 05 00 00 00 00 02 00 00 00 94 00 00 0A 00", 0, 0x94, nil, atrBoth},
-		{"T=0 in force, at no rate", negotiating, t0, get + "< 82 05 00 00 00 00 02 00 00 00 FF 00 00 0A 00", 0, 0x95, nil, atrBoth},
-		{"not T=1", negotiating, iso7816.DefaultParams(1), get + "< 82 05 00 00 00 00 02 00 00 00 95 00 00 0A 00", 1, 0x11, reader.ErrUnsupported, atrBoth},
-		{"T=1, as asked for", negotiating, iso7816.DefaultParams(1), get + "< 82 07 00 00 00 00 02 00 00 01 95 10 00 4D 00 20 00", 1, 0x95, nil, atrBoth},
-		{"does not tell", negotiating, t0, get + "< 82 00 00 00 00 00 02 40 00 00", 0, 0x95, nil, atrBoth},
-		{"tells nothing", negotiating, t0, get + "< 82 00 00 00 00 00 02 00 00 01", 0, 0x95, nil, atrBoth},
-		{"tells nonsense", negotiating, t0, get + "< 82 05 00 00 00 00 02 00 00 0E 95 00 00 0A 00", 0, 0x95, nil, atrBoth},
-		{"the card is out", negotiating, t0, get + "< 82 00 00 00 00 00 02 42 FE 00", 0, 0x95, reader.ErrNoCard, atrBoth},
-		{"the card has no power", negotiating, t0, get + "< 82 00 00 00 00 00 02 41 FE 00", 0, 0x95, reader.ErrStale, atrBoth},
-		{"PPS by SetParameters", pps, t0, t0set + "< 82 05 00 00 00 00 02 00 00 00 95 00 00 0A 00", 0, 0x95, nil, atrBoth},
-		{"slower than asked for", pps, t0, t0set + "< 82 05 00 00 00 00 02 00 00 00 11 00 00 0A 00", 0, 0x11, nil, atrBoth},
-		{"another protocol than asked for", pps, t0, t0set + "< 82 07 00 00 00 00 02 00 00 01 95 10 00 4D 00 20 00\n" +
-			"> 6C 00 00 00 00 00 03 00 00 00\n< 82 07 00 00 00 00 03 00 00 01 95 10 00 4D 00 20 00", 1, 0x95, nil, atrBoth},
-		{"refused, and T=1 in force", pps, t0, t0set + "< 82 00 00 00 00 00 02 40 00 00\n" +
-			"> 6C 00 00 00 00 00 03 00 00 00\n< 82 07 00 00 00 00 03 00 00 01 11 10 00 4D 00 20 00", 1, 0x11, nil, atrBoth},
-		{"T=1 refused", pps, iso7816.Params{T: 1, TA1: 0x95, BWI: 4, CWI: 13, IFSC: 32}, t1set + "< 82 00 00 00 00 00 02 40 00 00", 1, 0x95, reader.ErrUnsupported, atrBoth},
-		{"refused, without power", pps, t0, t0set + "< 82 00 00 00 00 00 02 41 FE 00", 0, 0x95, reader.ErrStale, atrBoth},
-		{"no PPS", fixed, t0, "> 61 05 00 00 00 00 02 00 00 00 11 00 00 0A 00\n< 82 05 00 00 00 00 02 00 00 00 11 00 00 0A 00", 0, 0x11, nil, atrBoth},
-		{"no PPS, refused", fixed, t0, "> 61 05 00 00 00 00 02 00 00 00 11 00 00 0A 00\n< 82 00 00 00 00 00 02 40 FE 00", 0, 0x11, nil, atrBoth},
+		{"T=1 in force", negotiating, t0, get + "IN  81 | 82 07 00 00 00 00 02 00 00 01 11 10 00 4D 00 20 00", 1, 0x11, nil, atrBoth},
+		{"T=0 in force", negotiating, t0, get + "IN  81 | 82 05 00 00 00 00 02 00 00 00 94 00 00 0A 00", 0, 0x94, nil, atrBoth},
+		{"T=0 in force, at no rate", negotiating, t0, get + "IN  81 | 82 05 00 00 00 00 02 00 00 00 FF 00 00 0A 00", 0, 0x95, nil, atrBoth},
+		{"not T=1", negotiating, iso7816.DefaultParams(1), get + "IN  81 | 82 05 00 00 00 00 02 00 00 00 95 00 00 0A 00", 1, 0x11, reader.ErrUnsupported, atrBoth},
+		{"T=1, as asked for", negotiating, iso7816.DefaultParams(1), get + "IN  81 | 82 07 00 00 00 00 02 00 00 01 95 10 00 4D 00 20 00", 1, 0x95, nil, atrBoth},
+		{"does not tell", negotiating, t0, get + "IN  81 | 82 00 00 00 00 00 02 40 00 00", 0, 0x95, nil, atrBoth},
+		{"tells nothing", negotiating, t0, get + "IN  81 | 82 00 00 00 00 00 02 00 00 01", 0, 0x95, nil, atrBoth},
+		{"tells nonsense", negotiating, t0, get + "IN  81 | 82 05 00 00 00 00 02 00 00 0E 95 00 00 0A 00", 0, 0x95, nil, atrBoth},
+		{"the card is out", negotiating, t0, get + "IN  81 | 82 00 00 00 00 00 02 42 FE 00", 0, 0x95, reader.ErrNoCard, atrBoth},
+		{"the card has no power", negotiating, t0, get + "IN  81 | 82 00 00 00 00 00 02 41 FE 00", 0, 0x95, reader.ErrStale, atrBoth},
+		{"PPS by SetParameters", pps, t0, t0set + "IN  81 | 82 05 00 00 00 00 02 00 00 00 95 00 00 0A 00", 0, 0x95, nil, atrBoth},
+		{"slower than asked for", pps, t0, t0set + "IN  81 | 82 05 00 00 00 00 02 00 00 00 11 00 00 0A 00", 0, 0x11, nil, atrBoth},
+		{"another protocol than asked for", pps, t0, t0set + "IN  81 | 82 07 00 00 00 00 02 00 00 01 95 10 00 4D 00 20 00\n" +
+			"OUT 02 | 6C 00 00 00 00 00 03 00 00 00\nIN  81 | 82 07 00 00 00 00 03 00 00 01 95 10 00 4D 00 20 00", 1, 0x95, nil, atrBoth},
+		{"refused, and T=1 in force", pps, t0, t0set + "IN  81 | 82 00 00 00 00 00 02 40 00 00\n" +
+			"OUT 02 | 6C 00 00 00 00 00 03 00 00 00\nIN  81 | 82 07 00 00 00 00 03 00 00 01 11 10 00 4D 00 20 00", 1, 0x11, nil, atrBoth},
+		{"T=1 refused", pps, iso7816.Params{T: 1, TA1: 0x95, BWI: 4, CWI: 13, IFSC: 32}, t1set + "IN  81 | 82 00 00 00 00 00 02 40 00 00", 1, 0x95, reader.ErrUnsupported, atrBoth},
+		{"refused, without power", pps, t0, t0set + "IN  81 | 82 00 00 00 00 00 02 41 FE 00", 0, 0x95, reader.ErrStale, atrBoth},
+		{"no PPS", fixed, t0, "OUT 02 | 61 05 00 00 00 00 02 00 00 00 11 00 00 0A 00\nIN  81 | 82 05 00 00 00 00 02 00 00 00 11 00 00 0A 00", 0, 0x11, nil, atrBoth},
+		{"no PPS, refused", fixed, t0, "OUT 02 | 61 05 00 00 00 00 02 00 00 00 11 00 00 0A 00\nIN  81 | 82 00 00 00 00 00 02 40 FE 00", 0, 0x11, nil, atrBoth},
 		{"no PPS, T=1", fixed, iso7816.DefaultParams(1), "", 1, 0x11, reader.ErrUnsupported, atrBoth},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -281,8 +281,8 @@ func TestSelectProtocolAnswers(t *testing.T) {
 				if tt.cfg.Features&emu.AutoVoltage == 0 {
 					voltage = "01"
 				}
-				script := hello + fmt.Sprintf("> 62 00 00 00 00 00 01 %s 00 00\n< 80 %02X 00 00 00 00 01 00 00 00 % X\n", voltage, len(tt.power), tt.power)
-				s := record(t, tt.cfg, script+tt.wire).open(t).slots[0].(*slot)
+				script := hello + fmt.Sprintf("OUT 02 | 62 00 00 00 00 00 01 %s 00 00\nIN  81 | 80 %02X 00 00 00 00 01 00 00 00 % X\n", voltage, len(tt.power), tt.power)
+				s := opened(t, play(t, tt.cfg, script+tt.wire)).slots[0].(*slot)
 				if _, err := s.PowerOn(ctx, reader.Cold); err != nil {
 					t.Fatal(err)
 				}

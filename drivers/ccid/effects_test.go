@@ -157,9 +157,9 @@ func TestQuirksApplied(t *testing.T) {
 // What the quirks do on the wire.
 func TestQuirksOnTheWire(t *testing.T) {
 	const (
-		on    = "> 62 00 00 00 00  00 %02X 00 00 00\n< 80 04 00 00 00  00 %02X 00 00 00  3B 02 14 50\n"
-		off   = "> 63 00 00 00 00  00 %02X 00 00 00\n< 81 00 00 00 00  00 %02X 01 00 01\n"
-		block = "> 6F 01 00 00 00  00 %02X 00 00 00  00\n< 80 02 00 00 00  00 %02X 00 00 00  90 00\n"
+		on    = "OUT 02 | 62 00 00 00 00  00 %02X 00 00 00\nIN  81 | 80 04 00 00 00  00 %02X 00 00 00  3B 02 14 50\n"
+		off   = "OUT 02 | 63 00 00 00 00  00 %02X 00 00 00\nIN  81 | 81 00 00 00 00  00 %02X 01 00 01\n"
+		block = "OUT 02 | 6F 01 00 00 00  00 %02X 00 00 00  00\nIN  81 | 80 02 00 00 00  00 %02X 00 00 00  90 00\n"
 	)
 	f := func(parts ...string) string {
 		for n, p := range parts {
@@ -185,35 +185,35 @@ func TestQuirksOnTheWire(t *testing.T) {
 			}
 		}},
 		{"EMV mode", as(emu.TPDUReader(), 0x046A, 0x0005, 0x100), f(
-			"> 62 00 00 00 00  00 %02X 00 00 00\n< 80 00 00 00 00  00 %02X 41 BB 00\n",
-			"> 6B 02 00 00 00  00 %02X 00 00 00  1F 01\n< 83 00 00 00 00  00 %02X 01 00 00\n", on), power},
-		{"EMV mode of another", emu.TPDUReader(), f("> 62 00 00 00 00  00 %02X 00 00 00\n< 80 00 00 00 00  00 %02X 41 BB 00\n"), func(t *testing.T, s *slot) {
+			"OUT 02 | 62 00 00 00 00  00 %02X 00 00 00\nIN  81 | 80 00 00 00 00  00 %02X 41 BB 00\n",
+			"OUT 02 | 6B 02 00 00 00  00 %02X 00 00 00  1F 01\nIN  81 | 83 00 00 00 00  00 %02X 01 00 00\n", on), power},
+		{"EMV mode of another", emu.TPDUReader(), f("OUT 02 | 62 00 00 00 00  00 %02X 00 00 00\nIN  81 | 80 00 00 00 00  00 %02X 41 BB 00\n"), func(t *testing.T, s *slot) {
 			_, err := s.PowerOn(ctx, reader.Cold)
 			check(t, nil, err, nil, reader.ErrProtocol)
 		}},
 		{"parameters forgiven", as(emu.TPDUReader(), 0x058F, 0x9540, 0x100), f(on,
-			"> 61 05 00 00 00  00 %02X 00 00 00  95 00 00 0A 00\n< 82 00 00 00 00  00 %02X 41 FB 00\n", on, on, block), func(t *testing.T, s *slot) {
+			"OUT 02 | 61 05 00 00 00  00 %02X 00 00 00  95 00 00 0A 00\nIN  81 | 82 00 00 00 00  00 %02X 41 FB 00\n", on, on, block), func(t *testing.T, s *slot) {
 			power(t, s)
 			check(t, nil, s.SetParams(ctx, iso7816.Params{T: 0, TA1: 0x95, WI: 10}), nil, nil)
 			rx, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
 			check(t, rx, err, unhex("90 00"), nil)
 		}},
 		{"parameters not forgiven", emu.TPDUReader(), f(on,
-			"> 61 05 00 00 00  00 %02X 00 00 00  95 00 00 0A 00\n< 82 00 00 00 00  00 %02X 41 FB 00\n"), func(t *testing.T, s *slot) {
+			"OUT 02 | 61 05 00 00 00  00 %02X 00 00 00  95 00 00 0A 00\nIN  81 | 82 00 00 00 00  00 %02X 41 FB 00\n"), func(t *testing.T, s *slot) {
 			power(t, s)
 			check(t, nil, s.SetParams(ctx, iso7816.Params{T: 0, TA1: 0x95, WI: 10}), nil, reader.ErrProtocol)
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { tt.do(t, record(t, tt.cfg, tt.script).open(t).functions[0].own[0]) })
+			synctest.Test(t, func(t *testing.T) { tt.do(t, opened(t, play(t, tt.cfg, tt.script)).functions[0].own[0]) })
 		})
 	}
 	t.Run("rates above the most are dropped", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := as(emu.TPDUReader(), 0x058F, 0x9540, 0x100)
-			cfg.Rates = []uint32{1, 2}
+			cfg.Rates = []uint32{1, 2, 3, 4}
 			// 9600, 200000, 200001, 223750 bit/s
-			s := record(t, cfg, hello+"c A1 03 0000 0000: 80 25 00 00 40 0D 03 00 41 0D 03 00 06 6A 03 00").open(t).slots[0].(*slot)
+			s := opened(t, play(t, cfg, hello+"IN  A1 03 0000 0000 0010 | 80 25 00 00 40 0D 03 00 41 0D 03 00 06 6A 03 00")).slots[0].(*slot)
 			if fmt.Sprint(s.rates) != "[9600 200000]" || s.Supports(0x96) {
 				t.Error(s.rates)
 			}

@@ -10,7 +10,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// statusOnce asks after the first reset only: the tape has one status.
+// statusOnce asks after the first reset only: the session has one status.
 func statusOnce(t *testing.T, s *slot, how reader.Reset) (reader.Status, error) {
 	if s.lane.seq != 1 {
 		return reader.Powered, nil
@@ -32,26 +32,26 @@ func check(t *testing.T, got []byte, err error, want []byte, wantErr error) {
 // and its failure is the failure of Open.
 func TestFirstContact(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		record(t, emu.TPDUReader(), `
-			> 65 00 00 00 00  00 00 00 00 00
-			< 80 02 00 00 00  00 17 00 00 00  90 00
-			< 81 00 00 00 00  00 00 01 00 00
-		`).open(t)
+		opened(t, play(t, emu.TPDUReader(), `
+			OUT 02 | 65 00 00 00 00  00 00 00 00 00
+			IN  81 | 80 02 00 00 00  00 17 00 00 00  90 00
+			IN  81 | 81 00 00 00 00  00 00 01 00 00
+		`))
 	})
 	synctest.Test(t, func(t *testing.T) {
-		tp := record(t, emu.TPDUReader(), `
-			> 65 00 00 00 00  00 00 00 00 00
-			--
-			c 21 01 0100 0000: silence
-			> 72 00 00 00 00  00 01 00 00 00
-			--
+		tp := play(t, emu.TPDUReader(), `
+			OUT 02 | 65 00 00 00 00  00 00 00 00 00
+			IN  81 | timeout
+			OUT 21 01 0100 0000 0000 | timeout
+			OUT 02 | 72 00 00 00 00  00 01 00 00 00
+			IN  81 | timeout
 			clear 81
 			clear 02
-			> 65 00 00 00 00  00 02 00 00 00
-			--
+			OUT 02 | 65 00 00 00 00  00 02 00 00 00
+			IN  81 | timeout
 			reset
-			> 65 00 00 00 00  00 03 00 00 00
-			--
+			OUT 02 | 65 00 00 00 00  00 03 00 00 00
+			IN  81 | timeout
 		`)
 		_, err := Driver{}.Open(ctx, reader.Device{Link: tp})
 		check(t, nil, err, nil, reader.ErrTimeout)

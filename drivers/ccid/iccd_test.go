@@ -54,43 +54,43 @@ func TestICCD(t *testing.T) {
 
 func TestICCDWire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := record(t, emu.ICCDA(), `
-			c 21 63 0000 0000                       # ICC_POWER_OFF
-			c A1 A0 0000 0000: 00                   # GET_ICC_STATUS
-			c A1 62 0000 0000: 3B 02 14 50          # ICC_POWER_ON: the ATR
-			c 21 65 0000 0000 00 84 00 00 02        # XFR_BLOCK: header
-			c A1 A0 0000 0000: 40                   # busy
-			c A1 A0 0000 0000: 00                   # neither busy nor ready
-			c A1 A0 0000 0000: 10                   # data are there
-			c A1 6F 0000 0000: 01 02                # DATA_BLOCK
-			c A1 A0 0000 0000: 20                   # SW1 SW2 are there
-			c A1 6F 0000 0000: 90 00
-			c 21 65 0000 0000 00 A4 00 00 02        # header
-			c A1 A0 0000 0000: 10                   # ready for data
-			c 21 65 0000 0000 3F 00
-			c A1 A0 0000 0000: 20
-			c A1 6F 0000 0000: 90 00
-			c 21 65 0000 0000 00 A4 00 00 02
-			c A1 A0 0000 0000: 20                   # refused by the header
-			c A1 6F 0000 0000: 6D 00
-			c 21 65 0000 0000 00 A4 00 00 02
-			c A1 A0 0000 0000: 80                   # mute
-			c 21 63 0000 0000                       # nothing is left for the next command
-			c A1 A0 0000 0000: 00
-			c A1 62 0000 0000: 3B 02 14 50
-			c 21 65 0000 0000 00 A4 00 00 02: stall
-			c 21 63 0000 0000
-			c A1 A0 0000 0000: 00
-			c A1 62 0000 0000: 3B 02 14 50
-			c 21 65 0000 0000 00 84 00 00 02
-			c A1 A0 0000 0000: 10
-			c A1 6F 0000 0000: 01                   # shorter than Le
-			c 21 63 0000 0000: silence              # and now it is silent, and is reset
+		r := opened(t, play(t, emu.ICCDA(), `
+			OUT 21 63 0000 0000 0000                    # ICC_POWER_OFF
+			IN  A1 A0 0000 0000 0001 | 00               # GET_ICC_STATUS
+			IN  A1 62 0000 0000 0200 | 3B 02 14 50      # ICC_POWER_ON: the ATR
+			OUT 21 65 0000 0000 0005 | 00 84 00 00 02   # XFR_BLOCK: header
+			IN  A1 A0 0000 0000 0001 | 40               # busy
+			IN  A1 A0 0000 0000 0001 | 00               # neither busy nor ready
+			IN  A1 A0 0000 0000 0001 | 10               # data are there
+			IN  A1 6F 0000 0000 0002 | 01 02            # DATA_BLOCK
+			IN  A1 A0 0000 0000 0001 | 20               # SW1 SW2 are there
+			IN  A1 6F 0000 0000 0002 | 90 00
+			OUT 21 65 0000 0000 0005 | 00 A4 00 00 02   # header
+			IN  A1 A0 0000 0000 0001 | 10               # ready for data
+			OUT 21 65 0000 0000 0002 | 3F 00
+			IN  A1 A0 0000 0000 0001 | 20
+			IN  A1 6F 0000 0000 0002 | 90 00
+			OUT 21 65 0000 0000 0005 | 00 A4 00 00 02
+			IN  A1 A0 0000 0000 0001 | 20               # refused by the header
+			IN  A1 6F 0000 0000 0002 | 6D 00
+			OUT 21 65 0000 0000 0005 | 00 A4 00 00 02
+			IN  A1 A0 0000 0000 0001 | 80               # mute
+			OUT 21 63 0000 0000 0000                    # nothing is left for the next command
+			IN  A1 A0 0000 0000 0001 | 00
+			IN  A1 62 0000 0000 0200 | 3B 02 14 50
+			OUT 21 65 0000 0000 0005 | 00 A4 00 00 02 stall
+			OUT 21 63 0000 0000 0000
+			IN  A1 A0 0000 0000 0001 | 00
+			IN  A1 62 0000 0000 0200 | 3B 02 14 50
+			OUT 21 65 0000 0000 0005 | 00 84 00 00 02
+			IN  A1 A0 0000 0000 0001 | 10
+			IN  A1 6F 0000 0000 0002 | 01               # shorter than Le
+			OUT 21 63 0000 0000 0000 | timeout          # and now it is silent, and is reset
 			reset
-			c 21 63 0000 0000                       # once more, before anything else
-			c A1 A0 0000 0000: 00
-			c A1 62 0000 0000: 3B 02 14 50
-		`).open(t)
+			OUT 21 63 0000 0000 0000                    # once more, before anything else
+			IN  A1 A0 0000 0000 0001 | 00
+			IN  A1 62 0000 0000 0200 | 3B 02 14 50
+		`))
 		s := r.slots[0]
 		atr, err := s.PowerOn(ctx, reader.Cold)
 		check(t, atr, err, atrT0, nil)
@@ -119,43 +119,43 @@ func TestICCDWire(t *testing.T) {
 			rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex(x.tx)}, nil)
 			check(t, rx, err, unhex(x.rx), x.err)
 			if st, err := s.Status(ctx); err != nil || st == reader.Powered != (x.err == nil || x.err == reader.ErrInvalid) {
-				t.Errorf("> %s: status %v, %v", x.tx, st, err)
+				t.Errorf("OUT 02 | %s: status %v, %v", x.tx, st, err)
 			}
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
 		cfg := emu.ICCDB()
 		cfg.MaxMessage = 15
-		r := record(t, cfg, `
-			c 21 63 0000 0000
-			c A1 81 0000 0000: 40 01 00             # SLOT_STATUS: no power
-			c 21 62 0001 0000                       # ICC_POWER_ON
-			c A1 6F 0000 0000: 80 02 00             # DATA_BLOCK: ask again in 20 ms
-			c A1 6F 0000 0000: 00 3B 02 14 50
-			c 21 65 0100 0000 00 01 02 03 04        # XFR_BLOCK, first part
-			c A1 6F 0000 0000: 10
-			c 21 65 0200 0000 05 06                 # last part
-			c A1 6F 0000 0000: 01 AA BB
-			c 21 65 1000 0000
-			c A1 6F 0000 0000: 02 90 00
-			c 21 65 0000 0000 00
-			c A1 6F 0000 0000: 40 40 FE             # failed: mute
-			c 21 65 0000 0000 00
-			c A1 6F 0000 0000: 80 02 00             # a second and more of polling
-			c A1 6F 0000 0000: 80 00 02
-			c A1 6F 0000 0000: 40 41 FE             # failed: mute, and without power for that
-			c 21 62 0001 0000
-			c A1 6F 0000 0000: 00 3B 02 14 50
-			c 21 65 0000 0000 00
-			c A1 6F 0000 0000: 40 41 FE             # without power, at once: the card saw nothing
-			c 21 62 0001 0000
-			c A1 6F 0000 0000: 00 3B 02 14 50
-			c 21 65 0000 0000 00
-			c A1 6F 0000 0000: 40 42 FE             # no card
-			c A1 81 0000 0000: 40 00 00
-			c A1 81 0000 0000: 40 02 00
-			c A1 81 0000 0000: 40
-		`).open(t)
+		r := opened(t, play(t, cfg, `
+			OUT 21 63 0000 0000 0000
+			IN  A1 81 0000 0000 0003 | 40 01 00         # SLOT_STATUS: no power
+			OUT 21 62 0001 0000 0000                    # ICC_POWER_ON
+			IN  A1 6F 0000 0000 0200 | 80 02 00         # DATA_BLOCK: ask again in 20 ms
+			IN  A1 6F 0000 0000 0200 | 00 3B 02 14 50
+			OUT 21 65 0100 0000 0005 | 00 01 02 03 04   # XFR_BLOCK, first part
+			IN  A1 6F 0000 0000 0200 | 10
+			OUT 21 65 0200 0000 0002 | 05 06            # last part
+			IN  A1 6F 0000 0000 0200 | 01 AA BB
+			OUT 21 65 1000 0000 0000
+			IN  A1 6F 0000 0000 0200 | 02 90 00
+			OUT 21 65 0000 0000 0001 | 00
+			IN  A1 6F 0000 0000 0200 | 40 40 FE         # failed: mute
+			OUT 21 65 0000 0000 0001 | 00
+			IN  A1 6F 0000 0000 0200 | 80 02 00         # a second and more of polling
+			IN  A1 6F 0000 0000 0200 | 80 00 02
+			IN  A1 6F 0000 0000 0200 | 40 41 FE         # failed: mute, and without power for that
+			OUT 21 62 0001 0000 0000
+			IN  A1 6F 0000 0000 0200 | 00 3B 02 14 50
+			OUT 21 65 0000 0000 0001 | 00
+			IN  A1 6F 0000 0000 0200 | 40 41 FE         # without power, at once: the card saw nothing
+			OUT 21 62 0001 0000 0000
+			IN  A1 6F 0000 0000 0200 | 00 3B 02 14 50
+			OUT 21 65 0000 0000 0001 | 00
+			IN  A1 6F 0000 0000 0200 | 40 42 FE         # no card
+			IN  A1 81 0000 0000 0003 | 40 00 00
+			IN  A1 81 0000 0000 0003 | 40 02 00
+			IN  A1 81 0000 0000 0003 | 40
+		`))
 		s := r.slots[0]
 		atr, err := s.PowerOn(ctx, reader.Cold)
 		check(t, atr, err, atrT0, nil)

@@ -18,39 +18,45 @@ import (
 // ask is a GetSlotStatus or an XfrBlock of one byte, and its answer, with number seq.
 func ask(kind byte, seq int) string {
 	if kind == cmdXfrBlock {
-		return fmt.Sprintf("> 6F 01 00 00 00 00 %02X 00 00 00 00\n", byte(seq))
+		return fmt.Sprintf("OUT 02 | 6F 01 00 00 00 00 %02X 00 00 00 00\n", byte(seq))
 	}
-	return fmt.Sprintf("> 65 00 00 00 00 00 %02X 00 00 00\n", byte(seq))
+	return fmt.Sprintf("OUT 02 | 65 00 00 00 00 00 %02X 00 00 00\n", byte(seq))
 }
 
 // CCID 1.1 §6.2: "bError contains the BWT multiplier value" of a time extension. What
 // the quirks of slow readers multiply comes on top. Without an ATR an exchange is
 // waited for two seconds, a status three.
 func TestTimesOnTheWire(t *testing.T) {
-	more := func(seq, factor int) string { return fmt.Sprintf("< 80 00 00 00 00 00 %02X 80 %02X 00\n", seq, factor) }
-	const done = "< 80 02 00 00 00 00 01 00 00 00 90 00\n"
+	more := func(wait string, factor int) string {
+		return fmt.Sprintf("IN  81 %s | 80 00 00 00 00 00 01 80 %02X 00\n", wait, factor)
+	}
+	done := func(wait string) string { return "IN  81 " + wait + " | 80 02 00 00 00 00 01 00 00 00 90 00\n" }
+	silent := func(wait string) string {
+		return "IN  81 " + wait + " | timeout\nOUT 21 01 0200 0000 0000\nOUT 02 | 72 00 00 00 00 00 02 00 00 00\nIN  81 1s | 81 00 00 00 00 00 02 00 00 00\n"
+	}
 	slow := as(emu.TPDUReader(), 0x04E6, 0x5790, 0x100)   // 4 times the limits
 	slower := as(emu.TPDUReader(), 0x0B81, 0x0200, 0x100) // 20 times
 	for _, tt := range []struct {
-		name        string
-		cfg         emu.Config
-		hello, tape string
-		err         error
+		name    string
+		cfg     emu.Config
+		first   string // the wait for the status
+		session string
+		err     error
 	}{
-		{"no extension", emu.TPDUReader(), "t 3s", "t 2s\n" + done, nil},
-		{"multiplied", emu.TPDUReader(), "t 3s", "t 2s\n" + more(1, 10) + "t 20s\n" + more(1, 3) + "t 6s\n" + done, nil},
-		{"by 0 and 1", emu.TPDUReader(), "t 3s", "t 2s\n" + more(1, 0) + "t 2s\n" + more(1, 1) + "t 2s\n" + done, nil},
-		{"by 255", emu.TPDUReader(), "t 3s", "t 2s\n" + more(1, 255) + "t 8m30s\n" + done, nil},
-		{"quirk", slow, "t 12s", "t 8s\n" + more(1, 10) + "t 1m20s\n" + done, nil},
-		{"quirk, by 255", slower, "t 1m0s", "t 40s\n" + more(1, 255) + "t 1h0m0s\n" + done, nil},
-		{"first answer", as(emu.TPDUReader(), 0x09D8, 0x0427, 0x100), "t 30s", "t 2s\n" + done, nil},
-		{"silence", emu.TPDUReader(), "t 3s", "t 2s\n--\nc 21 01 0200 0000\n> 72 00 00 00 00 00 02 00 00 00\nt 1s\n< 81 00 00 00 00 00 02 00 00 00\n", reader.ErrTimeout},
-		{"silence after an extension", emu.TPDUReader(), "t 3s", "t 2s\n" + more(1, 7) + "t 14s\n--\nc 21 01 0200 0000\n> 72 00 00 00 00 00 02 00 00 00\nt 1s\n< 81 00 00 00 00 00 02 00 00 00\n", reader.ErrTimeout},
+		{"no extension", emu.TPDUReader(), "3s", done("2s"), nil},
+		{"multiplied", emu.TPDUReader(), "3s", more("2s", 10) + more("20s", 3) + done("6s"), nil},
+		{"by 0 and 1", emu.TPDUReader(), "3s", more("2s", 0) + more("2s", 1) + done("2s"), nil},
+		{"by 255", emu.TPDUReader(), "3s", more("2s", 255) + done("8m30s"), nil},
+		{"quirk", slow, "12s", more("8s", 10) + done("1m20s"), nil},
+		{"quirk, by 255", slower, "1m0s", more("40s", 255) + done("1h0m0s"), nil},
+		{"first answer", as(emu.TPDUReader(), 0x09D8, 0x0427, 0x100), "30s", done("2s"), nil},
+		{"silence", emu.TPDUReader(), "3s", silent("2s"), reader.ErrTimeout},
+		{"silence after an extension", emu.TPDUReader(), "3s", more("2s", 7) + silent("14s"), reader.ErrTimeout},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				script := ask(cmdSlotStatus, 0) + tt.hello + "\n< 81 00 00 00 00 00 00 01 00 00\n" + ask(cmdXfrBlock, 1) + tt.tape
-				r := record(t, tt.cfg, script).open(t)
+				script := ask(cmdSlotStatus, 0) + "IN  81 " + tt.first + " | 81 00 00 00 00 00 00 01 00 00\n" + ask(cmdXfrBlock, 1) + tt.session
+				r := opened(t, play(t, tt.cfg, script))
 				_, err := r.slots[0].Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
 				if !errors.Is(err, tt.err) {
 					t.Errorf("%v, want %v", err, tt.err)
@@ -203,10 +209,10 @@ func TestExtensionsWithoutAPause(t *testing.T) {
 		var script strings.Builder
 		script.WriteString(hello + ask(cmdXfrBlock, 1))
 		for range extensionBurst + 1000 {
-			script.WriteString("< 80 00 00 00 00 00 01 80 01 00\n")
+			script.WriteString("IN  81 | 80 00 00 00 00 00 01 80 01 00\n")
 		}
-		script.WriteString("< 80 02 00 00 00 00 01 00 00 00 90 00\n")
-		s := record(t, emu.TPDUReader(), script.String()).open(t).slots[0]
+		script.WriteString("IN  81 | 80 02 00 00 00 00 01 00 00 00 90 00\n")
+		s := opened(t, play(t, emu.TPDUReader(), script.String())).slots[0]
 		start := time.Now()
 		rx, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
 		check(t, rx, err, unhex("90 00"), nil)
@@ -234,20 +240,20 @@ func TestExtensionsOfAStatus(t *testing.T) {
 // given out again: so it is not, before that answer came.
 func TestNumberOfAnAnswerThatIsStillDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		script := hello + ask(cmdXfrBlock, 1) + "--\nc 21 01 0200 0000\n> 72 00 00 00 00 00 02 00 00 00\n< 81 00 00 00 00 00 02 00 00 00\n"
+		script := hello + ask(cmdXfrBlock, 1) + "IN  81 | timeout\nOUT 21 01 0200 0000 0000\nOUT 02 | 72 00 00 00 00 00 02 00 00 00\nIN  81 | 81 00 00 00 00 00 02 00 00 00\n"
 		status := func(seq int) {
-			script += ask(cmdSlotStatus, seq) + fmt.Sprintf("< 81 00 00 00 00 00 %02X 00 00 00\n", byte(seq))
+			script += ask(cmdSlotStatus, seq) + fmt.Sprintf("IN  81 | 81 00 00 00 00 00 %02X 00 00 00\n", byte(seq))
 		}
 		// A time extension of that command is not its answer.
-		script += ask(cmdSlotStatus, 3) + "< 80 00 00 00 00 00 01 80 01 00\n" + "< 81 00 00 00 00 00 03 00 00 00\n"
+		script += ask(cmdSlotStatus, 3) + "IN  81 | 80 00 00 00 00 00 01 80 01 00\n" + "IN  81 | 81 00 00 00 00 00 03 00 00 00\n"
 		for n := 4; n <= 256; n++ {
 			status(n)
 		}
-		script += ask(cmdXfrBlock, 2) + "< 80 02 00 00 00 00 01 00 00 00 6F 00\n" + "< 80 02 00 00 00 00 02 00 00 00 90 00\n"
+		script += ask(cmdXfrBlock, 2) + "IN  81 | 80 02 00 00 00 00 01 00 00 00 6F 00\n" + "IN  81 | 80 02 00 00 00 00 02 00 00 00 90 00\n"
 		for n := 3; n <= 257; n++ {
 			status(n)
 		}
-		s := record(t, emu.TPDUReader(), script).open(t).slots[0]
+		s := opened(t, play(t, emu.TPDUReader(), script)).slots[0]
 		_, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
 		check(t, nil, err, nil, reader.ErrTimeout)
 		for range 254 {

@@ -123,7 +123,7 @@ func TestRateTables(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := emu.TPDUReader()
 			cfg.Rates = []uint32{1, 2, 3}
-			r := record(t, cfg, hello+"c A1 03 0000 0000: "+back).open(t)
+			r := opened(t, play(t, cfg, hello+"IN  A1 03 0000 0000 000C |"+back))
 			if got := len(r.functions[0].rates); got != want {
 				t.Errorf("%q: %d rates", back, got)
 			}
@@ -142,12 +142,12 @@ func TestRateThatWasSet(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := emu.TPDUReader()
 			cfg.Features = emu.AutoVoltage | emu.AutoClock
-			r := record(t, cfg, hello+fmt.Sprintf(`
-				> 61 05 00 00 00  00 01 00 00 00  95 00 00 0A 00
-				< 82 05 00 00 00  00 01 00 00 00  95 00 00 0A 00
-				> 73 08 00 00 00  00 02 00 00 00  FC 0D 00 00  03 B5 01 00
-				< 84 08 00 00 00  00 02 00 00 00  FC 0D 00 00  %02X %02X %02X 00
-			`, byte(tt.got), byte(tt.got>>8), byte(tt.got>>16))).open(t)
+			r := opened(t, play(t, cfg, hello+fmt.Sprintf(`
+				OUT 02 | 61 05 00 00 00  00 01 00 00 00  95 00 00 0A 00
+				IN  81 | 82 05 00 00 00  00 01 00 00 00  95 00 00 0A 00
+				OUT 02 | 73 08 00 00 00  00 02 00 00 00  FC 0D 00 00  03 B5 01 00
+				IN  81 | 84 08 00 00 00  00 02 00 00 00  FC 0D 00 00  %02X %02X %02X 00
+			`, byte(tt.got), byte(tt.got>>8), byte(tt.got>>16))))
 			s := r.slots[0].(*slot)
 			check(t, nil, s.SetParams(ctx, iso7816.Params{T: 0, TA1: 0x95, WI: 10}), nil, tt.err)
 			if fast := s.timing(iso7816.Params{T: 0, TA1: 0x95, WI: 10}); (s.pace == fast) != (tt.err == nil) {

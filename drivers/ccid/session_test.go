@@ -212,10 +212,10 @@ func TestMemoryCardSession(t *testing.T) {
 					IN  81 | 81 00 00 00 00  00 01 01 00 00
 
 					== opened
-					OUT 02 | 62 00 00 00 00  00 02 01 00 00                      # IccPowerOn, 5 V
+					OUT 02 | 62 00 00 00 00  00 02 01 00 00                   # IccPowerOn, 5 V
 					IN  81 | 80 06 00 00 00  00 02 00 00 00  3B 04 17 04 FF FF
-					OUT 02 | 61 05 00 00 00  00 03 00 00 00  11 00 00 0A 00      # SetParameters
-					IN  81 | 82 00 00 00 00  00 03 %s 00                         # failed, the card is active
+					OUT 02 | 61 05 00 00 00  00 03 00 00 00  11 00 00 0A 00   # SetParameters
+					IN  81 | 82 00 00 00 00  00 03 %s 00                      # failed, the card is active
 
 					== card type 06
 					OUT 02 | 6F 06 00 00 00  00 04 00 00 00  FF A4 00 00 01 06

@@ -60,13 +60,13 @@ func TestFirstReadIsWiped(t *testing.T) {
 // An error after time extensions says how many there were.
 func TestTimeoutAfterExtensions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := record(t, emu.TPDUReader(), hello+ask(cmdXfrBlock, 1)+`
-			< 80 00 00 00 00 00 01 80 01 00
-			< 80 00 00 00 00 00 01 80 01 00
-			--
-			c 21 01 0200 0000
-			> 72 00 00 00 00 00 02 00 00 00
-			< 81 00 00 00 00 00 02 00 00 00`).open(t).slots[0]
+		s := opened(t, play(t, emu.TPDUReader(), hello+ask(cmdXfrBlock, 1)+`
+			IN  81 | 80 00 00 00 00 00 01 80 01 00
+			IN  81 | 80 00 00 00 00 00 01 80 01 00
+			IN  81 | timeout
+			OUT 21 01 0200 0000 0000
+			OUT 02 | 72 00 00 00 00 00 02 00 00 00
+			IN  81 | 81 00 00 00 00 00 02 00 00 00`)).slots[0]
 		_, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
 		if !errors.Is(err, reader.ErrTimeout) || !strings.Contains(err.Error(), "2 time extensions in ") {
 			t.Error(err)

@@ -14,8 +14,8 @@ import (
 )
 
 const hello = `
-	> 65 00 00 00 00  00 00 00 00 00           # GetSlotStatus
-	< 81 00 00 00 00  00 00 01 00 00           # a card without power
+	OUT 02 | 65 00 00 00 00  00 00 00 00 00   # GetSlotStatus
+	IN  81 | 81 00 00 00 00  00 00 01 00 00   # a card without power
 `
 
 var ctx = context.Background()
@@ -47,20 +47,20 @@ func TestWire(t *testing.T) {
 			// CCID 1.1 §6.1.1, §6.2.1: bPowerSelect 00 where the reader selects
 			// the voltage; bStatus 00: active.
 			name: "power", cfg: emu.TPDUReader(), script: hello + `
-				> 62 00 00 00 00  00 01 00 00 00
-				< 80 04 00 00 00  00 01 00 00 00  3B 02 14 50
-				> 65 00 00 00 00  00 02 00 00 00
-				< 81 00 00 00 00  00 02 00 00 00
-				> 62 00 00 00 00  00 03 00 00 00         # a warm reset is IccPowerOn again
-				< 80 04 00 00 00  00 03 00 00 00  3B 02 14 50
-				> 63 00 00 00 00  00 04 00 00 00         # a cold one takes the power away
-				< 81 00 00 00 00  00 04 01 00 01
-				> 62 00 00 00 00  00 05 00 00 00
-				< 80 04 00 00 00  00 05 00 00 00  3B 02 14 50
-				> 63 00 00 00 00  00 06 00 00 00
-				< 81 00 00 00 00  00 06 01 00 01
-				> 65 00 00 00 00  00 07 00 00 00
-				< 81 00 00 00 00  00 07 42 FE 00         # "failed, absent" is no error
+				OUT 02 | 62 00 00 00 00  00 01 00 00 00
+				IN  81 | 80 04 00 00 00  00 01 00 00 00  3B 02 14 50
+				OUT 02 | 65 00 00 00 00  00 02 00 00 00
+				IN  81 | 81 00 00 00 00  00 02 00 00 00
+				OUT 02 | 62 00 00 00 00  00 03 00 00 00   # a warm reset is IccPowerOn again
+				IN  81 | 80 04 00 00 00  00 03 00 00 00  3B 02 14 50
+				OUT 02 | 63 00 00 00 00  00 04 00 00 00   # a cold one takes the power away
+				IN  81 | 81 00 00 00 00  00 04 01 00 01
+				OUT 02 | 62 00 00 00 00  00 05 00 00 00
+				IN  81 | 80 04 00 00 00  00 05 00 00 00  3B 02 14 50
+				OUT 02 | 63 00 00 00 00  00 06 00 00 00
+				IN  81 | 81 00 00 00 00  00 06 01 00 01
+				OUT 02 | 65 00 00 00 00  00 07 00 00 00
+				IN  81 | 81 00 00 00 00  00 07 42 FE 00   # "failed, absent" is no error
 			`, do: func(t *testing.T, s *slot) {
 				for _, how := range []reader.Reset{reader.Cold, reader.Warm, reader.Cold} {
 					atr, err := s.PowerOn(ctx, how)
@@ -84,20 +84,20 @@ func TestWire(t *testing.T) {
 			// ISO/IEC 7816-3:2006 §6.2.4: the next class after deactivation when
 			// the card does not answer. 5 V, 1.8 V, 3 V; then the one that worked.
 			name: "voltage", cfg: manual, script: hello + `
-				> 62 00 00 00 00  00 01 01 00 00
-				< 80 00 00 00 00  00 01 41 FE 00
-				> 63 00 00 00 00  00 02 00 00 00
-				< 81 00 00 00 00  00 02 01 00 00
-				> 62 00 00 00 00  00 03 03 00 00
-				< 80 00 00 00 00  00 03 41 F8 00
-				> 63 00 00 00 00  00 04 00 00 00
-				< 81 00 00 00 00  00 04 01 00 00
-				> 62 00 00 00 00  00 05 02 00 00
-				< 80 04 00 00 00  00 05 00 00 00  3B 02 14 50
-				> 63 00 00 00 00  00 06 00 00 00
-				< 81 00 00 00 00  00 06 01 00 00
-				> 62 00 00 00 00  00 07 02 00 00
-				< 80 04 00 00 00  00 07 00 00 00  3B 02 14 50
+				OUT 02 | 62 00 00 00 00  00 01 01 00 00
+				IN  81 | 80 00 00 00 00  00 01 41 FE 00
+				OUT 02 | 63 00 00 00 00  00 02 00 00 00
+				IN  81 | 81 00 00 00 00  00 02 01 00 00
+				OUT 02 | 62 00 00 00 00  00 03 03 00 00
+				IN  81 | 80 00 00 00 00  00 03 41 F8 00
+				OUT 02 | 63 00 00 00 00  00 04 00 00 00
+				IN  81 | 81 00 00 00 00  00 04 01 00 00
+				OUT 02 | 62 00 00 00 00  00 05 02 00 00
+				IN  81 | 80 04 00 00 00  00 05 00 00 00  3B 02 14 50
+				OUT 02 | 63 00 00 00 00  00 06 00 00 00
+				IN  81 | 81 00 00 00 00  00 06 01 00 00
+				OUT 02 | 62 00 00 00 00  00 07 02 00 00
+				IN  81 | 80 04 00 00 00  00 07 00 00 00  3B 02 14 50
 			`, do: func(t *testing.T, s *slot) {
 				for range 2 {
 					atr, err := s.PowerOn(ctx, reader.Cold)
@@ -107,12 +107,12 @@ func TestWire(t *testing.T) {
 		},
 		{
 			name: "no card", cfg: emu.TPDUReader(), script: hello + `
-				> 62 00 00 00 00  00 01 00 00 00
-				< 80 00 00 00 00  00 01 42 FE 00
-				> 62 00 00 00 00  00 02 00 00 00
-				< 80 00 00 00 00  00 02 41 F2 00          # busy with the activation on insertion
-				> 62 00 00 00 00  00 03 00 00 00
-				< 80 00 00 00 00  00 03 41 FE 00          # mute
+				OUT 02 | 62 00 00 00 00  00 01 00 00 00
+				IN  81 | 80 00 00 00 00  00 01 42 FE 00
+				OUT 02 | 62 00 00 00 00  00 02 00 00 00
+				IN  81 | 80 00 00 00 00  00 02 41 F2 00   # busy with the activation on insertion
+				OUT 02 | 62 00 00 00 00  00 03 00 00 00
+				IN  81 | 80 00 00 00 00  00 03 41 FE 00   # mute
 			`, do: func(t *testing.T, s *slot) {
 				atr, err := s.PowerOn(ctx, reader.Cold)
 				check(t, atr, err, nil, reader.ErrNoCard)
@@ -124,15 +124,15 @@ func TestWire(t *testing.T) {
 			// CCID 1.1 §6.2: a time extension multiplies the time by bError.
 			// §6.1: an answer with another bSeq or bSlot is not to this command.
 			name: "time extension, stale answers, empty packets", cfg: emu.TPDUReader(), script: hello + `
-				> 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
-				< 80 00 00 00 00  00 01 80 01 00
-				< 80 00 00 00 00  00 01 80 0A 00
-				< 80 02 00 00 00  00 00 00 00 00  6F 00   # bSeq 00: to an earlier command
-				< 80 02 00 00 00  07 01 00 00 00  6F 00   # there is no slot 7
-				<                                          # zero-length packet
-				< 80 03 00 00 00  00 01 00 00 00  00 90 00
-				> 6F 05 00 00 00  00 02 04 00 00  00 84 00 00 01   # bBWI: the granted WTX
-				< 80 03 00 00 00  00 02 00 00 00  00 90 00  FF FF  # bytes behind dwLength
+				OUT 02 | 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
+				IN  81 | 80 00 00 00 00  00 01 80 01 00
+				IN  81 | 80 00 00 00 00  00 01 80 0A 00
+				IN  81 | 80 02 00 00 00  00 00 00 00 00  6F 00             # bSeq 00: to an earlier command
+				IN  81 | 80 02 00 00 00  07 01 00 00 00  6F 00             # there is no slot 7
+				IN  81 |                                                   # zero-length packet
+				IN  81 | 80 03 00 00 00  00 01 00 00 00  00 90 00
+				OUT 02 | 6F 05 00 00 00  00 02 04 00 00  00 84 00 00 01    # bBWI: the granted WTX
+				IN  81 | 80 03 00 00 00  00 02 00 00 00  00 90 00  FF FF   # bytes behind dwLength
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 01")}, []byte{0xAA})
 				check(t, rx, err, unhex("AA 00 90 00"), nil)
@@ -144,14 +144,14 @@ func TestWire(t *testing.T) {
 			// CCID 1.1 §5.3.1: a command that ends without an answer is aborted
 			// by the control request and the bulk message with the same bSeq.
 			name: "abort", cfg: emu.TPDUReader(), script: hello + `
-				> 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
-				--
-				c 21 01 0200 0000
-				> 72 00 00 00 00  00 02 00 00 00
-				< 80 00 00 00 00  00 01 40 FF 00           # the command: aborted by the host
-				< 81 00 00 00 00  00 02 00 00 00
-				> 6F 05 00 00 00  00 03 00 00 00  00 84 00 00 01
-				< 80 03 00 00 00  00 03 00 00 00  00 90 00
+				OUT 02 | 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
+				IN  81 | timeout
+				OUT 21 01 0200 0000 0000
+				OUT 02 | 72 00 00 00 00  00 02 00 00 00
+				IN  81 | 80 00 00 00 00  00 01 40 FF 00   # the command: aborted by the host
+				IN  81 | 81 00 00 00 00  00 02 00 00 00
+				OUT 02 | 6F 05 00 00 00  00 03 00 00 00  00 84 00 00 01
+				IN  81 | 80 03 00 00 00  00 03 00 00 00  00 90 00
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 01")}, nil)
 				check(t, rx, err, nil, reader.ErrTimeout)
@@ -161,11 +161,11 @@ func TestWire(t *testing.T) {
 		},
 		{
 			name: "abort, by a reader that knows none of it", cfg: emu.TPDUReader(), script: hello + `
-				> 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
-				--
-				c 21 01 0200 0000: stall
-				> 72 00 00 00 00  00 02 00 00 00
-				< 81 00 00 00 00  00 02 40 00 00           # command not supported
+				OUT 02 | 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
+				IN  81 | timeout
+				OUT 21 01 0200 0000 0000 | stall
+				OUT 02 | 72 00 00 00 00  00 02 00 00 00
+				IN  81 | 81 00 00 00 00  00 02 40 00 00   # command not supported
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 01")}, nil)
 				check(t, rx, err, nil, reader.ErrTimeout)
@@ -173,20 +173,20 @@ func TestWire(t *testing.T) {
 		},
 		{
 			name: "harder and harder", cfg: emu.TPDUReader(), script: hello + `
-				> 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
-				--
-				c 21 01 0200 0000: silence
-				> 72 00 00 00 00  00 02 00 00 00
-				--
+				OUT 02 | 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
+				IN  81 | timeout
+				OUT 21 01 0200 0000 0000 | timeout
+				OUT 02 | 72 00 00 00 00  00 02 00 00 00
+				IN  81 | timeout
 				clear 81
 				clear 02
-				> 65 00 00 00 00  00 03 00 00 00
-				--
+				OUT 02 | 65 00 00 00 00  00 03 00 00 00
+				IN  81 | timeout
 				reset
-				> 65 00 00 00 00  00 04 00 00 00
-				< 81 00 00 00 00  00 04 01 00 00
-				> 62 00 00 00 00  00 05 00 00 00
-				< 80 04 00 00 00  00 05 00 00 00  3B 02 14 50
+				OUT 02 | 65 00 00 00 00  00 04 00 00 00
+				IN  81 | 81 00 00 00 00  00 04 01 00 00
+				OUT 02 | 62 00 00 00 00  00 05 00 00 00
+				IN  81 | 80 04 00 00 00  00 05 00 00 00  3B 02 14 50
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 01")}, nil)
 				check(t, rx, err, nil, reader.ErrTimeout)
@@ -196,18 +196,18 @@ func TestWire(t *testing.T) {
 		},
 		{
 			name: "dead", cfg: emu.TPDUReader(), script: hello + `
-				> 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
-				--
-				c 21 01 0200 0000
-				> 72 00 00 00 00  00 02 00 00 00
-				--
+				OUT 02 | 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
+				IN  81 | timeout
+				OUT 21 01 0200 0000 0000
+				OUT 02 | 72 00 00 00 00  00 02 00 00 00
+				IN  81 | timeout
 				clear 81
 				clear 02
-				> 65 00 00 00 00  00 03 00 00 00
-				--
+				OUT 02 | 65 00 00 00 00  00 03 00 00 00
+				IN  81 | timeout
 				reset
-				> 65 00 00 00 00  00 04 00 00 00
-				--
+				OUT 02 | 65 00 00 00 00  00 04 00 00 00
+				IN  81 | timeout
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 01")}, nil)
 				check(t, rx, err, nil, reader.ErrGone)
@@ -218,21 +218,21 @@ func TestWire(t *testing.T) {
 		},
 		{
 			name: "stalls", cfg: emu.TPDUReader(), script: hello + `
-				> 6F 01 00 00 00  00 01 00 00 00  00
-				< stall
+				OUT 02 | 6F 01 00 00 00  00 01 00 00 00  00
+				IN  81 | stall
 				clear 81
-				< 80 02 00 00 00  00 01 00 00 00  90 00    # the answer comes behind the halt
-				> stall
+				IN  81 | 80 02 00 00 00  00 01 00 00 00  90 00   # the answer comes behind the halt
+				OUT 02 | stall
 				clear 02
-				c 21 01 0300 0000
-				> 72 00 00 00 00  00 03 00 00 00
-				< 81 00 00 00 00  00 03 00 00 00
-				> 6F 01 00 00 00  00 04 00 00 00  00
-				< overflow
-				c 21 01 0500 0000
-				> 72 00 00 00 00  00 05 00 00 00
-				< overflow
-				< 81 00 00 00 00  00 05 00 00 00
+				OUT 21 01 0300 0000 0000
+				OUT 02 | 72 00 00 00 00  00 03 00 00 00
+				IN  81 | 81 00 00 00 00  00 03 00 00 00
+				OUT 02 | 6F 01 00 00 00  00 04 00 00 00  00
+				IN  81 | overflow
+				OUT 21 01 0500 0000 0000
+				OUT 02 | 72 00 00 00 00  00 05 00 00 00
+				IN  81 | overflow
+				IN  81 | 81 00 00 00 00  00 05 00 00 00
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
 				check(t, rx, err, unhex("90 00"), nil)
@@ -246,23 +246,23 @@ func TestWire(t *testing.T) {
 			// An answer whose length or type is wrong ends the command: no abort,
 			// a GetSlotStatus brings both sides together.
 			name: "wrong answers", cfg: emu.TPDUReader(), script: hello + `
-				> 6F 01 00 00 00  00 01 00 00 00  00
-				< 80 03 00 00 00  00 01 00 00 00  90 00    # one byte is missing
-				> 65 00 00 00 00  00 02 00 00 00
-				< 00                                        # and comes too late
-				< 81 00 00 00 00  00 02 00 00 00
-				> 6F 01 00 00 00  00 03 00 00 00  00
-				< 80 F0 FF FF FF  00 03 00 00 00  90 00
-				> 65 00 00 00 00  00 04 00 00 00
-				< 81 00 00 00 00  00 04 00 00 00
-				> 6F 01 00 00 00  00 05 00 00 00  00
-				< 82 02 00 00 00  00 05 00 00 00  90 00
-				> 65 00 00 00 00  00 06 00 00 00
-				< 81 00 00 00 00  00 06 00 00 00
-				> 6F 01 00 00 00  00 07 00 00 00  00
-				< 80 00 00
-				> 65 00 00 00 00  00 08 00 00 00
-				< 81 00 00 00 00  00 08 00 00 00
+				OUT 02 | 6F 01 00 00 00  00 01 00 00 00  00
+				IN  81 | 80 03 00 00 00  00 01 00 00 00  90 00   # one byte is missing
+				OUT 02 | 65 00 00 00 00  00 02 00 00 00
+				IN  81 | 00                                      # and comes too late
+				IN  81 | 81 00 00 00 00  00 02 00 00 00
+				OUT 02 | 6F 01 00 00 00  00 03 00 00 00  00
+				IN  81 | 80 F0 FF FF FF  00 03 00 00 00  90 00
+				OUT 02 | 65 00 00 00 00  00 04 00 00 00
+				IN  81 | 81 00 00 00 00  00 04 00 00 00
+				OUT 02 | 6F 01 00 00 00  00 05 00 00 00  00
+				IN  81 | 82 02 00 00 00  00 05 00 00 00  90 00
+				OUT 02 | 65 00 00 00 00  00 06 00 00 00
+				IN  81 | 81 00 00 00 00  00 06 00 00 00
+				OUT 02 | 6F 01 00 00 00  00 07 00 00 00  00
+				IN  81 | 80 00 00
+				OUT 02 | 65 00 00 00 00  00 08 00 00 00
+				IN  81 | 81 00 00 00 00  00 08 00 00 00
 			`, do: func(t *testing.T, s *slot) {
 				for range 4 {
 					rx, err := s.Exchange(ctx, reader.Transfer{Out: []byte{0}}, nil)
@@ -274,28 +274,28 @@ func TestWire(t *testing.T) {
 			// CCID 1.1 §6.1.7: SetParameters after the PPS; §6.1.14 where the rate
 			// does not follow it. 3580000·16/512 = 111875 bit/s.
 			name: "parameters", cfg: manual, script: hello + `
-				> 62 00 00 00 00  00 01 01 00 00
-				< 80 04 00 00 00  00 01 00 00 00  3F 02 14 50
-				> 61 07 00 00 00  00 02 01 00 00  95 13 FF 45 03 FE 00   # T=1, CRC, inverse
-				< 82 07 00 00 00  00 02 00 00 01  95 13 FF 45 03 FE 00
-				> 73 08 00 00 00  00 03 00 00 00  FC 0D 00 00  03 B5 01 00
-				< 84 08 00 00 00  00 03 00 00 00  FC 0D 00 00  FF B4 01 00
-				> 61 05 00 00 00  00 04 00 00 00  11 02 00 0A 00         # T=0
-				< 82 05 00 00 00  00 04 00 00 00  11 02 00 0A 00
-				> 61 05 00 00 00  00 05 00 00 00  11 02 00 0A 00
-				< 82 00 00 00 00  00 05 40 0D 00                         # "parameter at offset 13": let it be
-				> 61 05 00 00 00  00 06 00 00 00  11 02 00 0A 00
-				< 82 00 00 00 00  00 06 40 00 00                         # not supported, and no change asked for
-				> 61 05 00 00 00  00 07 00 00 00  11 02 00 0A 00
-				< 82 00 00 00 00  00 07 40 FE 00                         # "mute", and active: a memory card
-				> 61 05 00 00 00  00 08 00 00 00  95 02 00 0A 00
-				< 82 00 00 00 00  00 08 40 00 00                         # not supported: the card is at another rate
-				> 61 05 00 00 00  00 09 00 00 00  95 02 00 0A 00
-				< 82 00 00 00 00  00 09 40 FE 00
-				> 61 05 00 00 00  00 0A 00 00 00  11 02 00 0A 00
-				< 82 00 00 00 00  00 0A 41 FE 00                         # the card has lost its power
-				> 61 05 00 00 00  00 0B 00 00 00  11 02 00 0A 00
-				< 82 00 00 00 00  00 0B 42 FE 00                         # the card is out
+				OUT 02 | 62 00 00 00 00  00 01 01 00 00
+				IN  81 | 80 04 00 00 00  00 01 00 00 00  3F 02 14 50
+				OUT 02 | 61 07 00 00 00  00 02 01 00 00  95 13 FF 45 03 FE 00   # T=1, CRC, inverse
+				IN  81 | 82 07 00 00 00  00 02 00 00 01  95 13 FF 45 03 FE 00
+				OUT 02 | 73 08 00 00 00  00 03 00 00 00  FC 0D 00 00  03 B5 01 00
+				IN  81 | 84 08 00 00 00  00 03 00 00 00  FC 0D 00 00  FF B4 01 00
+				OUT 02 | 61 05 00 00 00  00 04 00 00 00  11 02 00 0A 00         # T=0
+				IN  81 | 82 05 00 00 00  00 04 00 00 00  11 02 00 0A 00
+				OUT 02 | 61 05 00 00 00  00 05 00 00 00  11 02 00 0A 00
+				IN  81 | 82 00 00 00 00  00 05 40 0D 00                         # "parameter at offset 13": let it be
+				OUT 02 | 61 05 00 00 00  00 06 00 00 00  11 02 00 0A 00
+				IN  81 | 82 00 00 00 00  00 06 40 00 00                         # not supported, and no change asked for
+				OUT 02 | 61 05 00 00 00  00 07 00 00 00  11 02 00 0A 00
+				IN  81 | 82 00 00 00 00  00 07 40 FE 00                         # "mute", and active: a memory card
+				OUT 02 | 61 05 00 00 00  00 08 00 00 00  95 02 00 0A 00
+				IN  81 | 82 00 00 00 00  00 08 40 00 00                         # not supported: the card is at another rate
+				OUT 02 | 61 05 00 00 00  00 09 00 00 00  95 02 00 0A 00
+				IN  81 | 82 00 00 00 00  00 09 40 FE 00
+				OUT 02 | 61 05 00 00 00  00 0A 00 00 00  11 02 00 0A 00
+				IN  81 | 82 00 00 00 00  00 0A 41 FE 00                         # the card has lost its power
+				OUT 02 | 61 05 00 00 00  00 0B 00 00 00  11 02 00 0A 00
+				IN  81 | 82 00 00 00 00  00 0B 42 FE 00                         # the card is out
 			`, do: func(t *testing.T, s *slot) {
 				atr, err := s.PowerOn(ctx, reader.Cold)
 				check(t, atr, err, atrInverse, nil)
@@ -318,10 +318,10 @@ func TestWire(t *testing.T) {
 		},
 		{
 			name: "OpenPGP card", cfg: emu.TPDUReader(), script: hello + `
-				> 62 00 00 00 00  00 01 00 00 00
-				< 80 14 00 00 00  00 01 00 00 00  3B FA 13 00 FF 81 31 80 45 00 31 C1 73 C0 01 00 00 90 00 B1
-				> 61 07 00 00 00  00 02 01 00 00  13 10 FF 75 00 FE 00   # BWI 7, CWI 5 instead of 4, 5
-				< 82 07 00 00 00  00 02 00 00 01  13 10 FF 75 00 FE 00
+				OUT 02 | 62 00 00 00 00  00 01 00 00 00
+				IN  81 | 80 14 00 00 00  00 01 00 00 00  3B FA 13 00 FF 81 31 80 45 00 31 C1 73 C0 01 00 00 90 00 B1
+				OUT 02 | 61 07 00 00 00  00 02 01 00 00  13 10 FF 75 00 FE 00   # BWI 7, CWI 5 instead of 4, 5
+				IN  81 | 82 07 00 00 00  00 02 00 00 01  13 10 FF 75 00 FE 00
 			`, do: func(t *testing.T, s *slot) {
 				atr, err := s.PowerOn(ctx, reader.Cold)
 				check(t, atr, err, openPGP2, nil)
@@ -334,7 +334,7 @@ func TestWire(t *testing.T) {
 		{
 			// CCID 1.1 §5.3.3; zeros at the end of the table are many readers'.
 			name: "rates", cfg: rates, script: hello + `
-				c A1 03 0000 0000: 98 25 00 00  04 B5 01 00  00 00 00 00
+				IN  A1 03 0000 0000 000C | 98 25 00 00  04 B5 01 00  00 00 00 00
 			`, do: func(t *testing.T, s *slot) {
 				if !s.Supports(0x95) || s.Supports(0x94) {
 					t.Error(s.rates)
@@ -343,7 +343,7 @@ func TestWire(t *testing.T) {
 		},
 		{
 			name: "no rates", cfg: rates, script: hello + `
-				c A1 03 0000 0000: stall
+				IN  A1 03 0000 0000 000C | stall
 			`, do: func(t *testing.T, s *slot) {
 				if !s.Supports(0x95) || !s.Supports(0x94) {
 					t.Error(s.rates)
@@ -353,52 +353,52 @@ func TestWire(t *testing.T) {
 		{
 			// CCID 1.1 §6.1.4: wLevelParameter and bChainParameter, parts of 5 bytes.
 			name: "chaining", cfg: extended, script: hello + `
-				> 6F 05 00 00 00  00 01 00 01 00  00 01 02 03 04
-				< 80 00 00 00 00  00 01 00 00 10
-				> 6F 05 00 00 00  00 02 00 03 00  05 06 07 08 09
-				< 80 00 00 00 00  00 02 00 00 10
-				> 6F 02 00 00 00  00 03 00 02 00  0A 0B
-				< 80 05 00 00 00  00 03 00 00 01  01 02 03 04 05
-				> 6F 00 00 00 00  00 04 00 10 00
-				< 80 05 00 00 00  00 04 00 00 03  06 07 08 09 0A
-				> 6F 00 00 00 00  00 05 00 10 00
-				< 80 00 00 00 00  00 05 00 00 10             # not ready: asked again
-				> 6F 00 00 00 00  00 06 00 10 00
-				< 80 02 00 00 00  00 06 00 00 02  90 00
-				> 6F 05 00 00 00  00 07 00 00 00  00 01 02 03 04
-				< 80 02 00 00 00  00 07 00 00 00  90 00
-				> 6F 05 00 00 00  00 08 00 01 00  00 01 02 03 04
-				< 80 02 00 00 00  00 08 00 00 00  67 00      # does not take parts, but has one:
-				> 63 00 00 00 00  00 09 00 00 00              # the next command would be the next part
-				< 81 00 00 00 00  00 09 01 00 01
-				> 6F 01 00 00 00  00 0A 00 00 00  00
-				< 80 02 00 00 00  00 0A 00 00 77  90 00      # undefined
-				> 63 00 00 00 00  00 0B 00 00 00
-				< 81 00 00 00 00  00 0B 01 00 01
-				> 6F 05 00 00 00  00 0C 00 01 00  00 01 02 03 04
-				< 80 00 00 00 00  00 0C 00 00 10
-				> 6F 01 00 00 00  00 0D 00 02 00  05
-				< 80 00 00 00 00  00 0D 40 FD 00              # fails in the middle of the command
-				> 63 00 00 00 00  00 0E 00 00 00
-				< 81 00 00 00 00  00 0E 01 00 01
-				> 6F 01 00 00 00  00 0F 00 00 00  00
-				< 80 01 00 00 00  00 0F 00 00 01  01          # fails in the middle of the response
-				> 6F 00 00 00 00  00 10 00 10 00
-				< 80 00 00 00 00  00 10 41 FE 00              # the card saw the command: not ESTALE
-				> 63 00 00 00 00  00 11 00 00 00
-				< 81 00 00 00 00  00 11 01 00 01
-				> 6F 01 00 00 00  00 12 00 00 00  00
-				< 80 00 00 00 00  00 12 40 FD 00              # fails as a whole: nothing is left
-				> 6F 01 00 00 00  00 13 00 00 00  00
-				< 80 01 00 00 00  00 13 00 00 01  01
-				> 6F 00 00 00 00  00 14 00 10 00
-				--
-				c 21 01 1500 0000
-				> 72 00 00 00 00  00 15 00 00 00
-				< 80 00 00 00 00  00 14 40 FF 00
-				< 81 00 00 00 00  00 15 00 00 00
-				> 63 00 00 00 00  00 16 00 00 00              # aborted, and what was half-way forgotten
-				< 81 00 00 00 00  00 16 01 00 01
+				OUT 02 | 6F 05 00 00 00  00 01 00 01 00  00 01 02 03 04
+				IN  81 | 80 00 00 00 00  00 01 00 00 10
+				OUT 02 | 6F 05 00 00 00  00 02 00 03 00  05 06 07 08 09
+				IN  81 | 80 00 00 00 00  00 02 00 00 10
+				OUT 02 | 6F 02 00 00 00  00 03 00 02 00  0A 0B
+				IN  81 | 80 05 00 00 00  00 03 00 00 01  01 02 03 04 05
+				OUT 02 | 6F 00 00 00 00  00 04 00 10 00
+				IN  81 | 80 05 00 00 00  00 04 00 00 03  06 07 08 09 0A
+				OUT 02 | 6F 00 00 00 00  00 05 00 10 00
+				IN  81 | 80 00 00 00 00  00 05 00 00 10          # not ready: asked again
+				OUT 02 | 6F 00 00 00 00  00 06 00 10 00
+				IN  81 | 80 02 00 00 00  00 06 00 00 02  90 00
+				OUT 02 | 6F 05 00 00 00  00 07 00 00 00  00 01 02 03 04
+				IN  81 | 80 02 00 00 00  00 07 00 00 00  90 00
+				OUT 02 | 6F 05 00 00 00  00 08 00 01 00  00 01 02 03 04
+				IN  81 | 80 02 00 00 00  00 08 00 00 00  67 00   # does not take parts, but has one:
+				OUT 02 | 63 00 00 00 00  00 09 00 00 00          # the next command would be the next part
+				IN  81 | 81 00 00 00 00  00 09 01 00 01
+				OUT 02 | 6F 01 00 00 00  00 0A 00 00 00  00
+				IN  81 | 80 02 00 00 00  00 0A 00 00 77  90 00   # undefined
+				OUT 02 | 63 00 00 00 00  00 0B 00 00 00
+				IN  81 | 81 00 00 00 00  00 0B 01 00 01
+				OUT 02 | 6F 05 00 00 00  00 0C 00 01 00  00 01 02 03 04
+				IN  81 | 80 00 00 00 00  00 0C 00 00 10
+				OUT 02 | 6F 01 00 00 00  00 0D 00 02 00  05
+				IN  81 | 80 00 00 00 00  00 0D 40 FD 00          # fails in the middle of the command
+				OUT 02 | 63 00 00 00 00  00 0E 00 00 00
+				IN  81 | 81 00 00 00 00  00 0E 01 00 01
+				OUT 02 | 6F 01 00 00 00  00 0F 00 00 00  00
+				IN  81 | 80 01 00 00 00  00 0F 00 00 01  01      # fails in the middle of the response
+				OUT 02 | 6F 00 00 00 00  00 10 00 10 00
+				IN  81 | 80 00 00 00 00  00 10 41 FE 00          # the card saw the command: not ESTALE
+				OUT 02 | 63 00 00 00 00  00 11 00 00 00
+				IN  81 | 81 00 00 00 00  00 11 01 00 01
+				OUT 02 | 6F 01 00 00 00  00 12 00 00 00  00
+				IN  81 | 80 00 00 00 00  00 12 40 FD 00          # fails as a whole: nothing is left
+				OUT 02 | 6F 01 00 00 00  00 13 00 00 00  00
+				IN  81 | 80 01 00 00 00  00 13 00 00 01  01
+				OUT 02 | 6F 00 00 00 00  00 14 00 10 00
+				IN  81 | timeout
+				OUT 21 01 1500 0000 0000
+				OUT 02 | 72 00 00 00 00  00 15 00 00 00
+				IN  81 | 80 00 00 00 00  00 14 40 FF 00
+				IN  81 | 81 00 00 00 00  00 15 00 00 00
+				OUT 02 | 63 00 00 00 00  00 16 00 00 00          # aborted, and what was half-way forgotten
+				IN  81 | 81 00 00 00 00  00 16 01 00 01
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: pattern(12)}, nil)
 				check(t, rx, err, unhex("01 02 03 04 05 06 07 08 09 0A 90 00"), nil)
@@ -420,22 +420,22 @@ func TestWire(t *testing.T) {
 			// CCID 1.1 §6.1.4: at character level wLevelParameter is how many
 			// characters are expected. The Oz776 loses messages of 64 bytes.
 			name: "characters", cfg: chars, script: hello + `
-				> 6F 05 00 00 00  00 01 00 01 00  00 84 00 00 36
-				< 80 01 00 00 00  00 01 00 00 00  84
-				> 6F 00 00 00 00  00 02 00 01 00
-				< 80 01 00 00 00  00 02 00 00 00  00
-				> 6F 00 00 00 00  00 03 00 35 00
-				< 80 02 00 00 00  00 03 00 00 00  01 02       # the card sent no more
-				> 6F 40 00 00 00  00 04 00 00 00  00 01 02 03 04 05 06 07 08 09 0A 0B 0C 0D 0E 0F 10 11 12 13 14 15 16 17 18 19 1A 1B 1C 1D 1E 1F 20 21 22 23 24 25 26 27 28 29 2A 2B 2C 2D 2E 2F 30 31 32 33 34 35 36 37 38 39 3A 3B 3C 3D 3E 3F
-				< 80 00 00 00 00  00 04 00 00 00
-				> 6F 06 00 00 00  00 05 00 02 00  40 41 42 43 44 45
-				< 80 02 00 00 00  00 05 00 00 00  90 00
-				> 6F 40 00 00 00  00 06 00 02 00  ` + fmt.Sprintf("% X", pattern(64)) + `   # as much as a message has
-				< 80 02 00 00 00  00 06 00 00 00  90 00
-				> 6F 00 00 00 00  00 07 00 01 00
-				< 80 02 00 00 00  00 07 00 00 00  90 00       # more than was asked for
-				> 6F 01 00 00 00  00 08 00 00 00  00
-				< 80 00 00 00 00  00 08 00 00 00              # nothing was
+				OUT 02 | 6F 05 00 00 00  00 01 00 01 00  00 84 00 00 36
+				IN  81 | 80 01 00 00 00  00 01 00 00 00  84
+				OUT 02 | 6F 00 00 00 00  00 02 00 01 00
+				IN  81 | 80 01 00 00 00  00 02 00 00 00  00
+				OUT 02 | 6F 00 00 00 00  00 03 00 35 00
+				IN  81 | 80 02 00 00 00  00 03 00 00 00  01 02                                     # the card sent no more
+				OUT 02 | 6F 40 00 00 00  00 04 00 00 00  00 01 02 03 04 05 06 07 08 09 0A 0B 0C 0D 0E 0F 10 11 12 13 14 15 16 17 18 19 1A 1B 1C 1D 1E 1F 20 21 22 23 24 25 26 27 28 29 2A 2B 2C 2D 2E 2F 30 31 32 33 34 35 36 37 38 39 3A 3B 3C 3D 3E 3F
+				IN  81 | 80 00 00 00 00  00 04 00 00 00
+				OUT 02 | 6F 06 00 00 00  00 05 00 02 00  40 41 42 43 44 45
+				IN  81 | 80 02 00 00 00  00 05 00 00 00  90 00
+				OUT 02 | 6F 40 00 00 00  00 06 00 02 00  ` + fmt.Sprintf("% X", pattern(64)) + `   # as much as a message has
+				IN  81 | 80 02 00 00 00  00 06 00 00 00  90 00
+				OUT 02 | 6F 00 00 00 00  00 07 00 01 00
+				IN  81 | 80 02 00 00 00  00 07 00 00 00  90 00                                     # more than was asked for
+				OUT 02 | 6F 01 00 00 00  00 08 00 00 00  00
+				IN  81 | 80 00 00 00 00  00 08 00 00 00                                            # nothing was
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 36"), Want: 1}, nil)
 				check(t, rx, err, []byte{0x84}, nil)
@@ -453,12 +453,12 @@ func TestWire(t *testing.T) {
 		},
 		{
 			name: "eject and escape", cfg: mech, script: hello + `
-				> 71 00 00 00 00  00 01 02 00 00
-				< 81 00 00 00 00  00 01 02 00 00
-				> 6B 02 00 00 00  00 02 00 00 00  1F 02
-				< 83 01 00 00 00  00 02 02 00 00  77
-				> 6B 01 00 00 00  00 03 00 00 00  99
-				< 83 00 00 00 00  00 03 42 00 00
+				OUT 02 | 71 00 00 00 00  00 01 02 00 00
+				IN  81 | 81 00 00 00 00  00 01 02 00 00
+				OUT 02 | 6B 02 00 00 00  00 02 00 00 00  1F 02
+				IN  81 | 83 01 00 00 00  00 02 02 00 00  77
+				OUT 02 | 6B 01 00 00 00  00 03 00 00 00  99
+				IN  81 | 83 00 00 00 00  00 03 42 00 00
 			`, do: func(t *testing.T, s *slot) {
 				check(t, nil, s.ifd.slots[0].(reader.Ejector).Eject(ctx), nil, nil)
 				rx, err := s.Escape(ctx, unhex("1F 02"))
@@ -470,8 +470,8 @@ func TestWire(t *testing.T) {
 		{
 			// dwMaxCCIDMessageLength 263 forgot the header: 261 bytes go out.
 			name: "SCM's message length", cfg: scm, script: hello + `
-				> 6F FE 00 00 00  00 01 00 00 00  ` + fmt.Sprintf("% X", pattern(254)) + `
-				< 80 02 00 00 00  00 01 00 00 00  90 00
+				OUT 02 | 6F FE 00 00 00  00 01 00 00 00  ` + fmt.Sprintf("% X", pattern(254)) + `
+				IN  81 | 80 02 00 00 00  00 01 00 00 00  90 00
 			`, do: func(t *testing.T, s *slot) {
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: pattern(254)}, nil)
 				check(t, rx, err, unhex("90 00"), nil)
@@ -490,7 +490,7 @@ func TestWire(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := record(t, tt.cfg, tt.script).open(t)
+				r := opened(t, play(t, tt.cfg, tt.script))
 				tt.do(t, r.functions[0].own[0])
 			})
 		})
