@@ -173,9 +173,12 @@ func TestOldDirectoryStaysDead(t *testing.T) {
 		t.Errorf("write on an old open: %v", err)
 	}
 	for _, name := range []string{"atr", "apdu", "status", "."} {
-		if fd, err := syscall.Openat(cwd, name, syscall.O_RDONLY, 0); err == nil && name != "." {
-			t.Errorf("%s opens through the old directory", name)
+		fd, err := syscall.Openat(cwd, name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		if err == nil {
 			syscall.Close(fd)
+		}
+		if err == nil && name != "." {
+			t.Errorf("%s opens through the old directory", name)
 		} else if err != nil && err != syscall.ENODEV {
 			t.Errorf("%s through the old directory: %v", name, err)
 		}
