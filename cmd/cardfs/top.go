@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/hex"
+	"fmt"
 	"os"
 	"os/signal"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/cards"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/top"
@@ -24,11 +27,14 @@ func newTop() *cobra.Command {
 		Short: "Show all slots live",
 		Long: `top shows all slots on the terminal, a line each, anew every second: number, state,
 reader, card, sessions (opens that use the card), exchanges a second, how long one took
-in the mean, a plot of that, and how many errors programs got (EAGAIN, by which
-a program that polls learns that it is too early, is none). A bar of the plot is one
-look, three times the time one step higher, from below 100 µs to above 100 ms. What
-happens to a slot is shown at once; rows out of sight are looked at less often, one after
-the other.
+in the mean, a plot of that, and how many errors programs got (EAGAIN, by which a
+program that polls learns that it is too early, is none). A bar of the plot is one look,
+three times the time one step higher, from below 100 µs to above 100 ms. What happens
+to a slot is shown at once; rows out of sight are looked at less often, one after the
+other.
+
+A card is named as in smartcard_list.txt, if that is installed (pcsc-tools), with the
+number of other cards that have the same ATR; otherwise its protocol and ATR are shown.
 
 Keys:
 
@@ -68,7 +74,7 @@ happened in the interval before: once, or as often as -n says.`,
 		if err != nil {
 			return err
 		}
-		o.Mount, o.Name = c, func(string) string { return "" }
+		o.Mount, o.Name = c, cardNames()
 		// SIGQUIT too: Go would print its goroutines over the screen and leave it so.
 		ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 		defer stop()
@@ -78,6 +84,30 @@ happened in the interval before: once, or as often as -n says.`,
 		return top.Print(ctx, cmd.OutOrStdout(), o)
 	}
 	return cmd
+}
+
+// cardNames names cards by their ATRs: by the first that the list has, and how many others
+// have the same. It remembers them, for many readers may have one kind of card.
+func cardNames() func(atr string) string {
+	list, known := cards.Load(), make(map[string]string)
+	return func(atr string) string {
+		name, ok := known[atr]
+		if ok {
+			return name
+		}
+		b, err := hex.DecodeString(strings.ReplaceAll(atr, " ", ""))
+		if err != nil {
+			return ""
+		}
+		if names := list.Name(b); len(names) > 0 {
+			name = names[0]
+			if len(names) > 1 {
+				name += fmt.Sprintf(" +%d", len(names)-1)
+			}
+		}
+		known[atr] = name
+		return name
+	}
 }
 
 // seconds is a duration, which may be a number of seconds as those of other programs are.

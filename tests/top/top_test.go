@@ -131,7 +131,7 @@ func TestThousand(t *testing.T) {
 	// power, reset, eject
 	p.Keys("p")
 	await(t, log, " 3 powered ", 0)
-	p.Shows(`^    3 powered  Simulated T… T=1 3B`)
+	p.Shows(`^    3 powered  Simulated T… \S`)
 	p.Shows(`^slot 3: power on done$`)
 	p.Keys("r")
 	p.Shows(`^Reset slot 3, Simulated T=1 reader\? \(y/n\)$`)
