@@ -188,7 +188,8 @@ func helpExitCodes() *cobra.Command {
   1  it could not be done; stderr says why
   2  the command line or the input makes no sense; nothing was done with it
   3  there is no such reader, or no card in it
-  4  send --ok: the card answered neither 9000 nor 61xx; the answer was printed
+  4  send --ok: the card answered neither 9000 nor 61xx; send -f: otherwise than the
+     script expects; the answer was printed
 
 The commands but mount find the mount by --mount, else $CARDFS_MOUNT, else in the
 mount table (the only one that you may enter), else at /mnt/cards.`,

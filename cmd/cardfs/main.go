@@ -53,7 +53,7 @@ what they do, cat, echo and any program can do as well (cardfs help files).
 
 Exit codes: 0 done; 1 it could not be done, and stderr says why; 2 the command
 line or the input makes no sense; 3 there is no such reader, or no card in it;
-4 send --ok: the card refused a command.`,
+4 send: the card refused a command (--ok), or answered otherwise than a script expects.`,
 		Example: `  mkdir cards && cardfs mount --sim ikey3k cards
   cat cards/0/atr
   cardfs list

@@ -12,6 +12,7 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/hextext"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/script"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
@@ -28,45 +29,28 @@ type sender struct {
 }
 
 func newSend() *cobra.Command {
-	var ok, hold, words, asJSON bool
+	var ok, hold, words, asJSON, interactive bool
+	var file string
+	var pinFD int
 	var wait time.Duration
 	cmd := &cobra.Command{
-		Use:   "send [flags] N HEX… | -",
+		Use:   "send [flags] N {HEX… | -} | -f FILE N | -i N",
 		Short: "Send C-APDUs to the card in slot N and print its answers",
-		Long: `send exchanges C-APDUs with the card in slot N, all through one open of its apdu
-file, and prints each R-APDU as a line of spaced hex, SW1 SW2 last.
-
-Each HEX is one C-APDU; quote it where it has blanks. All are checked before the
-first is sent. HEX - stands for lines of standard input, each checked when its
-turn comes; blank lines and what follows a # are left out.
-
-SW1 SW2 is data: send exits 0 when the card answered, whatever it says. With --ok
-it stops after the first answer that is neither 9000 nor 61xx, and exits 4.
-
---explain prints a command behind "> " and its answer behind "< ", and below each,
-indented, what they say: the command by its name and P1 P2, CLA, Lc and Le; data as a
-tree of BER-TLV data objects if it is one wholly, else in hex and ASCII; SW1 SW2 in
-words. PINs and keys, and what belongs to them, are [masked] as in trace: of such a
-command the header is shown, of its answer SW1 SW2. The names are those of ISO/IEC
-7816-4 and its neighbours; a card may mean something else.
-
---json prints an object for each exchange, one a line, with these keys: command (spaced
-hex, masked as above), name ("" if it has none), command_words (name and parameters), data
-(of the answer, spaced hex, masked as above), sw ("9000"), words (what it says), tlv (the
-data as a tree: objects with tag, name, and value and words, or children; [] if it is
-none), masked (true if something was), time_us (microseconds from sending to the answer).
-Keys may be added, never change their meaning.
-
-Without a card, send waits for one, as opening apdu does; --wait bounds that.
-
-` + slotHelp,
+		Long:  sendHelp(),
 		Example: `  cardfs send 0 00A4000C023F00
   cardfs send --ok 0 "00 A4 04 00 08 F0636172 64667301" 00B0810010
   cardfs send --wait 0 0 0084000008        # fails at once without a card
   echo 0084000008 | cardfs send --lock 0 -
   cardfs send --explain 0 00A4000000
-  cardfs send --json 0 00A4000000 | jq -r '.tlv[].name'`,
-		Args:              args(2, -1, "send needs a slot and at least one command"),
+  cardfs send --json 0 00A4000000 | jq -r '.tlv[].name'
+  printf '%s\n' 'select cardfs = * 9000' 'get-challenge -> C' 'echo $C' | cardfs send -f - 0
+  printf '1234\n' | cardfs send --pin-fd 3 -f <(echo verify 1 = 9000) 0 3<&0`,
+		Args: func(cmd *cobra.Command, words []string) error {
+			if cmd.Flags().Changed("file") || interactive {
+				return args(1, 1, "send -f and send -i need a slot, and no command")(cmd, words)
+			}
+			return args(2, -1, "send needs a slot and at least one command")(cmd, words)
+		},
 		ValidArgsFunction: completeSlot,
 	}
 	dir := mountFlag(cmd)
@@ -74,6 +58,10 @@ Without a card, send waits for one, as opening apdu does; --wait bounds that.
 	f.BoolVar(&ok, "ok", false, "stop and exit 4 at the first answer that is not 9000 or 61xx")
 	f.BoolVar(&words, "explain", false, "print commands and answers in words")
 	f.BoolVar(&asJSON, "json", false, "print a JSON object for each exchange, one a line")
+	f.StringVarP(&file, "file", "f", "", "run the script `FILE`, - for standard input")
+	f.BoolVarP(&interactive, "interactive", "i", false, "read lines of the script language at a prompt")
+	f.IntVar(&pinFD, "pin-fd", -1, "read what scripts ask for from file descriptor `FD`, a line each")
+	f.Lookup("pin-fd").DefValue = ""
 	f.BoolVarP(&hold, "lock", "x", false, "hold the slot's transaction: commands of others wait until the end")
 	f.DurationVar(&wait, "wait", client.Forever, "wait `DURATION` for a card, 0 for not at all")
 	f.Lookup("wait").DefValue = "for ever"
@@ -81,7 +69,15 @@ Without a card, send waits for one, as opening apdu does; --wait bounds that.
 		if words && asJSON {
 			return exit.Usage("--explain and --json cannot be had at once")
 		}
-		if err := checkCommands(args[1:]); err != nil {
+		if interactive && (asJSON || file != "") {
+			return exit.Usage("-i goes with neither -f nor --json")
+		}
+		var sc *script.Script
+		err := checkCommands(args[1:])
+		if err == nil && file != "" {
+			sc, err = readScript(file, cmd.InOrStdin())
+		}
+		if err != nil {
 			return err
 		}
 		slot, err := client.FindSlot(*dir, args[0])
@@ -93,21 +89,34 @@ Without a card, send waits for one, as opening apdu does; --wait bounds that.
 			return err
 		}
 		defer card.Close()
-		s := &sender{card: card, printer: printer{out: cmd.OutOrStdout(), words: words, json: asJSON}, ok: ok}
-		for _, arg := range args[1:] {
-			if arg == "-" {
-				err = s.sendLines(cmd.InOrStdin())
-			} else {
-				command, _ := hextext.Parse(arg)
-				err = s.send(command)
-			}
-			if err != nil {
-				return err
-			}
+		print := printer{out: cmd.OutOrStdout(), words: words, json: asJSON}
+		h := &host{printer: &print, Channel: card, stderr: cmd.ErrOrStderr(), ask: asker(pinFD)}
+		session := &script.Session{Host: h, OK: ok}
+		switch {
+		case sc != nil:
+			return sc.Run(session)
+		case interactive:
+			return h.interact(session, pinFD)
 		}
-		return nil
+		return (&sender{card: card, printer: print, ok: ok}).sendAll(args[1:], cmd.InOrStdin())
 	}
 	return cmd
+}
+
+// sendAll sends the commands, and in the place of "-" those of standard input.
+func (s *sender) sendAll(args []string, stdin io.Reader) (err error) {
+	for _, arg := range args {
+		if arg == "-" {
+			err = s.sendLines(stdin)
+		} else {
+			command, _ := hextext.Parse(arg) // was checked
+			err = s.send(command)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkCommands says what is wrong with the commands before any is sent.
@@ -185,8 +194,8 @@ func (s *sender) send(command []byte) error {
 	if err := s.answered(answer); err != nil {
 		return err
 	}
-	if sw := answer[len(answer)-2:]; s.ok && sw[0] != 0x61 && (sw[0] != 0x90 || sw[1] != 0) {
-		return exit.Status{Code: exit.Refused, Err: fmt.Errorf("the card answered % X", sw)}
+	if s.ok && script.Refused(answer) {
+		return exit.Status{Code: exit.Refused, Err: fmt.Errorf("the card answered % X", answer[len(answer)-2:])}
 	}
 	return nil
 }

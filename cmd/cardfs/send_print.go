@@ -9,10 +9,11 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/explain"
 )
 
-// printer prints exchanges: as lines of hex, in words, or as JSON.
+// printer prints exchanges: as lines of hex, in words (--explain), or as JSON.
 type printer struct {
 	out         io.Writer
 	words, json bool
+	status      bool // an answer's SW1 SW2 in words too, unless it is 9000
 	explainer   explain.Explainer
 	command     explain.Words
 	begun       time.Time
@@ -50,7 +51,11 @@ func (p *printer) answered(rapdu []byte) error {
 	case p.words:
 		return p.print("< ", w)
 	case !p.json:
-		_, err := fmt.Fprintf(p.out, "% X\n", rapdu)
+		text := fmt.Sprintf("% X", rapdu)
+		if p.status && w.SW != "9000" {
+			text += "  " + w.Status
+		}
+		_, err := fmt.Fprintln(p.out, text)
 		return err
 	}
 	x := exchangeJSON{

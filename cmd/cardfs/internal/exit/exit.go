@@ -9,7 +9,7 @@ const (
 	Error    = 1 // what was asked for could not be done; stderr says why
 	BadUsage = 2 // the command line or the input makes no sense
 	None     = 3 // no such reader, or no card
-	Refused  = 4 // send --ok: the card answered with an error
+	Refused  = 4 // send --ok, send -f: the card answered otherwise than asked for
 )
 
 // Status is an error that carries its exit code. A nil Err means that stderr already has

@@ -23,6 +23,9 @@ type Explainer struct {
 	command iso7816.Command // the last one
 }
 
+// Reset begins anew after a reset of the card.
+func (e *Explainer) Reset() { *e = Explainer{} }
+
 // Words are a command or an answer in words.
 type Words struct {
 	Hex    string   // spaced hex; of a secret one what the trace shows
