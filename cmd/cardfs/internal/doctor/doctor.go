@@ -75,8 +75,12 @@ func Exec(ctx context.Context, program string, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// patience is how long one program may run, and one mount may take to answer.
-const patience = 500 * time.Millisecond
+// How long a program may run, and a mount may take to answer. Both take milliseconds, unless
+// they hang; the machine may be busy.
+const (
+	programTime = 10 * time.Second
+	mountTime   = 2 * time.Second
+)
 
 // checks are all checks, in the order in which their findings make sense.
 var checks = []struct {
@@ -200,7 +204,7 @@ func (e *exam) run(name string, args ...string) (string, error) {
 	if program == "" {
 		return "", fmt.Errorf("%s: %w", name, errNoProgram)
 	}
-	ctx, cancel := context.WithTimeout(e.ctx, patience)
+	ctx, cancel := context.WithTimeout(e.ctx, programTime)
 	defer cancel()
 	out, err := e.Run(ctx, program, args...)
 	return strings.TrimSpace(out), err

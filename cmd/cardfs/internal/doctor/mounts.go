@@ -71,7 +71,7 @@ func (e *exam) findMounts() []mount {
 		answers[i] = make(chan survey, 1)
 		go func() { answers[i] <- lookInto(e.path(m.dir)) }()
 	}
-	late := time.After(patience)
+	late := time.After(mountTime)
 	for i := range list {
 		select {
 		case list[i].survey = <-answers[i]:

@@ -162,8 +162,12 @@ func (e *exam) service() {
 		e.unknown("", "cardfs.service is installed, but systemd does not run here")
 		return
 	}
-	// Root's own commands work as well where a mount is there already.
-	start := e.sudo("systemctl restart " + cardfsUnit)
+	if !u.shown {
+		e.unknown(e.sudo("systemctl status "+cardfsUnit), "systemd does not tell %s whether cardfs.service runs; without D-Bus it tells root alone", e.User.Name)
+		return
+	}
+	// After some failures in a row systemd starts nothing until it is told to forget them.
+	start := e.sudo("systemctl reset-failed "+cardfsUnit, "systemctl restart "+cardfsUnit)
 	switch active, enabled := u.get("ActiveState"), u.get("UnitFileState"); {
 	case u.get("LoadState") == "masked":
 		e.wrong(e.sudo("systemctl unmask "+cardfsUnit, "systemctl enable --now "+cardfsUnit), "cardfs.service is masked")
@@ -211,6 +215,7 @@ var namespaceKeys = []string{
 // unit is a systemd unit: what systemd says of it, or what its files say where it does not run.
 type unit struct {
 	found    bool
+	shown    bool // by systemd, so that its state is known
 	settings map[string]string
 	dropIns  []string
 }
@@ -232,7 +237,7 @@ func (e *exam) shownUnit(name string) (unit, bool) {
 	if err != nil {
 		return unit{}, false
 	}
-	u := unit{settings: map[string]string{}}
+	u := unit{shown: true, settings: map[string]string{}}
 	for line := range strings.Lines(out) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		u.settings[key] = value

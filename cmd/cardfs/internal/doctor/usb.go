@@ -102,6 +102,9 @@ func (e *exam) udevRules() {
 	}
 	file := e.first(files...)
 	mend := "cardfs udev-rules | " + e.write(hotplug.RulesFile)
+	if dir := filepath.Dir(hotplug.RulesFile); !e.exists(dir) {
+		mend = e.sudo("mkdir -p "+dir) + " && " + mend
+	}
 	if e.udevRuns() {
 		mend += " && " + e.sudo("udevadm control --reload", "udevadm trigger --subsystem-match=usb")
 	}
