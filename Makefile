@@ -55,7 +55,7 @@ bench-vm: deps-test ## the limits of USB readers, measured in a virtual machine
 	CARDFS_BENCH=1 $(GO) test -v -count=1 -timeout 30m -run '^TestLimits$$' ./tests/usb
 
 .PHONY: soak
-soak: deps-test build ## the long tests: 10,000 cycles of simulated readers, 1,000 under pcscd, 100 of USB
+soak: deps-test build ## the long tests: 10,000 cycles of simulated readers, a week of 1,000 readers in ten minutes, 1,000 under pcscd, 100 of USB
 	CARDFS_SOAK=10000 $(GO) test -v -count=1 -timeout 60m ./tests/soak
 	CARDFS_SOAK=1000 $(GO) test -v -count=1 -p 1 -timeout 120m ./tests/ifd ./tests/clib
 	CARDFS_SOAK=100 $(GO) test -v -count=1 -timeout 60m -run '^TestInMachine$$' ./tests/usb

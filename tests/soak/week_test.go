@@ -35,7 +35,7 @@ func weekDevice(n int) string { return weekDevices[n/10%len(weekDevices)] }
 
 // A week in ten minutes, or in twenty seconds: a thousand readers under clients of every
 // kind, some of which are killed; readers and cards that come and go; a log that is moved
-// away or cut short. At each midnight all is at rest: then `stats` of each reader that
+// away or cut short; a configuration that is read again. At each midnight all is at rest: then `stats` of each reader that
 // stayed has exactly what the clients counted, and memory, descriptors and threads are what
 // they were. At the end there are as many goroutines as in a daemon that has done nothing.
 func TestWeek(t *testing.T) {
@@ -49,10 +49,14 @@ func TestWeek(t *testing.T) {
 	idle := goroutines(t, fresh)
 
 	log := &rotated{name: filepath.Join(t.TempDir(), "log")}
-	d := daemon.Start(t, program, dir, "--log", log.name)
+	conf := filepath.Join(t.TempDir(), "cardfs.conf")
+	if err := os.WriteFile(conf, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := daemon.Start(t, program, dir, "--log", log.name, "--config", conf)
 	attachWeek(t, d)
 	log.daemon = d
-	w := &week{t: t, d: d, log: log, counted: make(map[int]*use), before: make(map[int]map[string]int)}
+	w := &week{t: t, d: d, log: log, conf: conf, counted: make(map[int]*use), before: make(map[int]map[string]int)}
 	for n := range weekReaders {
 		if n%10 < moving {
 			w.counted[n], w.before[n] = new(use), stats(t, d, n)
@@ -73,8 +77,8 @@ func TestWeek(t *testing.T) {
 		held = append(held, measure(t, d.Pid()))
 		t.Logf("day %d: %v", day+1, held[day])
 	}
-	t.Logf("%d clients killed, %d times unplugged, %d cards taken out, %d logs moved away, %d cut short; clients: %v",
-		w.killed, w.unplugged.Load(), w.removed.Load(), log.moved, log.cut, w.met)
+	t.Logf("%d clients killed, %d times unplugged, %d cards taken out, %d logs moved away, %d cut short, %d configurations; clients: %v",
+		w.killed, w.unplugged.Load(), w.removed.Load(), log.moved, log.cut, w.reloads, w.met)
 	// The first day is what the daemon grows to by being used.
 	first, last := held[1], held[weekDays-1]
 	if last.RSS > first.RSS+first.RSS/10+16<<10 {
@@ -86,10 +90,11 @@ func TestWeek(t *testing.T) {
 	w.usable()
 	seen := follower.end().Counts
 	t.Logf("a follower of all events saw %v", seen)
-	if n := w.unplugged.Load(); seen["lost"] == 0 && (seen["left"] != int(n) || seen["arrived"] != weekReaders+int(n)) {
-		t.Errorf("%d readers left and came back; the events are %v", n, seen)
+	n := int(w.unplugged.Load())
+	if seen["lost"] == 0 && (seen["left"] != n+w.detached || seen["arrived"] != weekReaders+n+w.attached) {
+		t.Errorf("%d readers left and came back, %d were attached and %d detached by the configuration; the events are %v", n, w.attached, w.detached, seen)
 	}
-	for _, n := range []int64{w.unplugged.Load(), w.removed.Load(), int64(w.killed), int64(log.moved), int64(log.cut), int64(w.met["ESTALE"])} {
+	for _, n := range []int64{w.unplugged.Load(), w.removed.Load(), int64(w.killed), int64(log.moved), int64(log.cut), int64(w.reloads), int64(w.met["ESTALE"])} {
 		if n == 0 {
 			t.Error("the daemon met too little: nothing was shown")
 		}
@@ -162,6 +167,14 @@ type week struct {
 	met                map[string]int // what the clients met, all slots together
 	unplugged, removed atomic.Int64
 	killed             int
+
+	// The readers that the configuration has come after the others, while none of those is
+	// unplugged, whose number would be free.
+	moves              sync.RWMutex
+	conf               string
+	configured         int
+	reloads            int
+	attached, detached int
 }
 
 // day has everything happen at once for a while.
@@ -179,6 +192,12 @@ func (w *week) day(length time.Duration, seed uint64) {
 		wg.Go(func() { w.move(ctl, rand.New(rand.NewPCG(seed, uint64(part))), part, end) })
 	}
 	wg.Go(func() { w.kill(end) })
+	wg.Go(func() {
+		for rnd := rand.New(rand.NewPCG(seed, 5)); time.Now().Before(end); time.Sleep(length / 10) {
+			w.reload((w.configured + 1 + rnd.IntN(9)) % 10)
+		}
+		w.reload(0)
+	})
 	wg.Go(func() {
 		for time.Now().Before(end) {
 			w.log.move(w.t)
@@ -210,15 +229,52 @@ func (w *week) move(ctl *os.File, rnd *rand.Rand, part int, end time.Time) {
 		if device := weekDevice(n); device != "ikey3k" && device != "iccd" && rnd.IntN(2) == 0 {
 			words, count = []string{"remove", "insert"}, &w.removed
 		}
+		w.moves.RLock()
 		for _, word := range words {
 			if _, err := fmt.Fprintf(ctl, "sim %d %s\n", n, word); err != nil {
 				w.t.Errorf("sim %d %s: %v", n, word, err)
-				return
 			}
 			time.Sleep(time.Duration(rnd.IntN(20_000)) * time.Microsecond)
 		}
+		w.moves.RUnlock()
 		count.Add(1)
 	}
+}
+
+// reload gives the configuration so many readers.
+func (w *week) reload(n int) {
+	w.moves.Lock()
+	defer w.moves.Unlock()
+	var text []byte
+	for i := range n {
+		text = fmt.Appendf(text, "[[attach]]\ndriver = \"sim\"\ndevice = %q\n", weekDevices[i])
+	}
+	if err := os.WriteFile(w.conf, text, 0o600); err != nil {
+		w.t.Error(err)
+	}
+	if err := syscall.Kill(w.d.Pid(), syscall.SIGHUP); err != nil {
+		w.t.Error(err)
+	}
+	for deadline := time.Now().Add(proc.Patience); ; time.Sleep(10 * time.Millisecond) {
+		there := 0
+		entries, err := os.ReadDir(w.d.Dir)
+		for _, e := range entries {
+			if slot, err := strconv.Atoi(e.Name()); err == nil && slot >= weekReaders {
+				there++
+			}
+		}
+		if there == n {
+			break
+		}
+		if time.Now().After(deadline) {
+			w.t.Errorf("the configuration has %d readers; there are %d, %v", n, there, err)
+			return
+		}
+	}
+	w.attached += max(0, n-w.configured)
+	w.detached += max(0, w.configured-n)
+	w.configured = n
+	w.reloads++
 }
 
 // kill starts clients and kills them in the middle of whatever they do.
