@@ -101,10 +101,12 @@ LIBDIR ?= $(PREFIX)/lib/$(shell $(CC) -print-multiarch)
 PCSC_DRIVERS ?= $(or $(shell pkg-config --variable=usbdropdir libpcsclite 2>/dev/null),/usr/lib/pcsc/drivers)
 SBINDIR ?= $(shell realpath /sbin)
 EXTCAP_DIR ?= /usr/lib/$(shell $(CC) -print-multiarch)/wireshark/extcap
+SYSCONFDIR ?= /etc
 
 BIN         = $(DESTDIR)$(PREFIX)/bin/cardfs
 MOUNT       = $(DESTDIR)$(SBINDIR)/mount.fuse.cardfs
 MOUNT_ALIAS = $(DESTDIR)$(SBINDIR)/mount.cardfs
+CONF        = $(DESTDIR)$(SYSCONFDIR)/cardfs.conf
 HEADERS     = $(DESTDIR)$(PREFIX)/include/cardfs
 UNIT        = $(DESTDIR)$(PREFIX)/lib/systemd/system/cardfs.service
 PCSCD_UNIT  = $(DESTDIR)$(PREFIX)/lib/systemd/system/pcscd.service.d/cardfs.conf
@@ -137,7 +139,8 @@ install: ## install what make build made, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 644 build/libifdcardfs.so $(IFD_LIB)
 	install -D -m 644 build/libifdcardfs.so $(IFD_BUNDLE)/Contents/Linux/libifdcardfs.so
 	install -D -m 644 build/ifd-cardfs.bundle/Contents/Info.plist $(IFD_BUNDLE)/Contents/Info.plist
-	sed 's|@BINDIR@|$(PREFIX)/bin|' cmd/cardfs/install/cardfs.service | install -D -m 644 /dev/stdin $(UNIT)
+	[ -e $(CONF) ] || install -D -m 644 cmd/cardfs/install/cardfs.conf $(CONF)
+	sed 's|@BINDIR@|$(PREFIX)/bin|; s|/etc/cardfs.conf|$(SYSCONFDIR)/cardfs.conf|' cmd/cardfs/install/cardfs.service | install -D -m 644 /dev/stdin $(UNIT)
 	sed 's|@BINDIR@|$(PREFIX)/bin|' cmd/cardfs/install/cardfs-extcap | install -D -m 755 /dev/stdin $(EXTCAP)
 	install -D -m 644 cmd/cardfs/install/pcscd.conf $(PCSCD_UNIT)
 	install -D -m 644 cmd/cardfs/install/sysusers.conf $(SYSUSERS)
@@ -155,12 +158,15 @@ ifeq ($(DESTDIR),)
 endif
 
 .PHONY: uninstall
-uninstall: ## remove what make install installed, with the same DESTDIR and PREFIX
+uninstall: ## remove what make install installed, with the same DESTDIR and PREFIX, and say what is left
 	rm -rf $(IFD_BUNDLE)
-	rm -f $(MAN)/man1/cardfs.1 $(MAN)/man1/cardfs-*.1 $(MAN)/man5/cardfs.5 $(addprefix $(MAN)/man8/,libifdcardfs.8 mount.cardfs.8 mount.fuse.cardfs.8)
+	rm -f $(MAN)/man1/cardfs.1 $(MAN)/man1/cardfs-*.1 $(MAN)/man5/cardfs.5 $(MAN)/man5/cardfs.conf.5 \
+		$(addprefix $(MAN)/man8/,libifdcardfs.8 mount.cardfs.8 mount.fuse.cardfs.8)
 	rm -f $(BIN) $(MOUNT) $(MOUNT_ALIAS) $(HEADERS)/cardfs.h $(HEADERS)/ctapi.h $(CTAPI_LIB) $(CTAPI_LIB).1 $(CTAPI_PC) $(IFD_LIB) $(UNIT) $(PCSCD_UNIT) \
 		$(SYSUSERS) $(RULES) $(BASH_WORDS) $(ZSH_WORDS) $(FISH_WORDS) $(EXTCAP)
 	@rmdir --ignore-fail-on-non-empty $(HEADERS) $(dir $(PCSCD_UNIT)) $(DESTDIR)$(EXTCAP_DIR) $(dir $(DESTDIR)$(EXTCAP_DIR)) 2>/dev/null || true
+	@! cmp -s cmd/cardfs/install/cardfs.conf $(CONF) || rm $(CONF)
+	@cmd/cardfs/install/left.sh "$(DESTDIR)" $(SYSCONFDIR)
 
 .PHONY: deb rpm
 deb: build ## Debian packages, into build/packages

@@ -15,6 +15,8 @@ import (
 	"github.com/cpuguy83/go-md2man/v2/md2man"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+
+	"github.com/cardfs/cardfs/drivers/ccid"
 )
 
 //go:embed install/man
@@ -76,12 +78,21 @@ func writePages(root *cobra.Command, dir string) error {
 		if err != nil {
 			return err
 		}
+		text = bytes.Replace(text, []byte("@QUIRKS@"), quirkSettings(), 1)
 		text = bytes.Replace(text, []byte(`""`), []byte(`"`+date.Format("Jan 2006")+`"`), 1)
 		if err := os.WriteFile(filepath.Join(dir, strings.TrimSuffix(e.Name(), ".md")), md2man.Render(text), 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// quirkSettings lists what [[quirk]] may have, as Markdown.
+func quirkSettings() (out []byte) {
+	for _, s := range ccid.Settings() {
+		out = fmt.Appendf(out, "%s = *%s*\n: %s\n\n", s[0], s[1], s[2])
+	}
+	return bytes.TrimSpace(out)
 }
 
 // indented makes text that is laid out by hand a block of Markdown that keeps its lines.

@@ -87,7 +87,8 @@ each, and mounts nothing; exit code 2 if anything is.`,
   cardfs mount -b --sim ikey3k cards && cat cards/0/atr; fusermount3 -u cards
   cardfs mount --sim ikey3k --sim t0 --attach "vpcd 127.0.0.1:35963" cards
   cardfs mount --allow-other --group scard --mode 0660 /mnt/cards
-  cardfs mount --check --config /etc/cardfs.conf`,
+  printf '[[attach]]\ndriver = "sim"\ndevice = "t0"\n' >cards.conf
+  cardfs mount --check --config cards.conf`,
 		Args: func(cmd *cobra.Command, words []string) error {
 			if o.checkOnly {
 				return args(0, 1, "mount --check needs one directory, or none")(cmd, words)

@@ -48,12 +48,13 @@ func TestDebian(t *testing.T) {
 
 	t.Run("installed and used", func(t *testing.T) {
 		out := debian.Within(t, root, `dpkg -i /packages/0.1+1/*.deb >/dev/null
-systemd-analyze verify /usr/lib/systemd/system/cardfs.service
+systemd-analyze verify --man=no /usr/lib/systemd/system/cardfs.service
 getent group cardfs
 ldconfig -p | grep -o 'libctapi-cardfs.so.1' | head -n 1
-for page in man1/cardfs.1 man1/cardfs-mount.1 man5/cardfs.5 man8/libifdcardfs.8 man8/mount.cardfs.8 man8/mount.fuse.cardfs.8; do test -s /usr/share/man/$page.gz; done
+for page in man1/cardfs.1 man1/cardfs-mount.1 man5/cardfs.5 man5/cardfs.conf.5 man8/libifdcardfs.8 man8/mount.cardfs.8 man8/mount.fuse.cardfs.8; do test -s /usr/share/man/$page.gz; done
 test -s /usr/share/bash-completion/completions/cardfs
 cardfs version | head -n 1
+cardfs mount --check --config /etc/cardfs.conf && echo configuration checked
 
 mkdir -p /mnt/cards
 cardfs mount -b --allow-other --group cardfs --mode 0660 --sim ikey3k --log /tmp/log /mnt/cards
@@ -78,7 +79,7 @@ umount /mnt/cards
 rm -r /tmp/* /etc/reader.conf.d/cardfs`)
 		for _, want := range []string{"cardfs:x:", "libctapi-cardfs.so.1", "cardfs 0.1+1", "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1",
 			"3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1", "CT_init 0 CT_close 0",
-			"cardfs fuse.cardfs", "3B 77 94 00 00 53 49 4D 54 30 90 00"} {
+			"cardfs fuse.cardfs", "configuration checked", "3B 77 94 00 00 53 49 4D 54 30 90 00"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in\n%s", want, out)
 			}
@@ -110,12 +111,13 @@ rm -r /tmp/*`)
 
 	t.Run("removed and purged", func(t *testing.T) {
 		debian.Within(t, root, `echo CARDFS_ARGS=--usb=off >/etc/default/cardfs
+sed -i 's/^#usb/usb/' /etc/cardfs.conf
 dpkg --remove libctapi-cardfs-dev libctapi-cardfs1 libifdcardfs cardfs >/dev/null`)
 		left := surplus(had, contents(t, root))
 		slices.Sort(left)
 		// Whether the service was enabled stays with the configuration, as Debian has it.
 		const enabled = "etc/systemd/system/multi-user.target.wants/cardfs.service"
-		if got := strings.Join(left, " "); got != "etc/default/cardfs "+enabled+" mnt/cards" {
+		if got := strings.Join(left, " "); got != "etc/cardfs.conf etc/default/cardfs "+enabled+" mnt/cards" {
 			t.Errorf("after the removal there are still %s", got)
 		}
 		out := debian.Within(t, root, `dpkg --purge libifdcardfs cardfs >/dev/null 2>&1
