@@ -46,7 +46,7 @@ be added, never change their meaning.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		h := doctor.Host{
-			User: patient(), Getenv: os.Getenv, Run: doctor.Exec, Drivers: drivers.All(drivers.Env{}),
+			User: patient(), Getenv: os.Getenv, Run: doctor.Exec, CheckConf: checkConf, Drivers: drivers.All(drivers.Env{}),
 		}
 		found := h.Examine(cmd.Context())
 		if err := printFindings(cmd.OutOrStdout(), found, asJSON); err != nil {
@@ -60,6 +60,19 @@ be added, never change their meaning.`,
 		return nil
 	}
 	return cmd
+}
+
+// checkConf is what mount --check says of a configuration file.
+func checkConf(file string) string {
+	var said strings.Builder
+	cmd := newMount()
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs([]string{"--check", "--config", file})
+	cmd.SetErr(&said)
+	if err := cmd.Execute(); err != nil && said.Len() == 0 {
+		return err.Error()
+	}
+	return said.String()
 }
 
 // patient is the user who wants to use the readers: this one, or who called sudo.

@@ -96,6 +96,8 @@ var setups = []fault{
 	{name: "two mounts", breaks: `own bob`, session: "true", check: "mounts", says: "commands have to be told which", works: `cardfs list`},
 	{name: "CARDFS_MOUNT without a mount", session: "export CARDFS_MOUNT=/nowhere", check: "mounts", says: "names /nowhere, where no cardfs is mounted", works: `cardfs list`},
 
+	{name: "fault in cardfs.conf", breaks: `printf '[mount]\nusb = "off"\nno-such-key = 1\n' >/etc/cardfs.conf; printf '#!/bin/sh\nexec sed -i "${1#+}d" $2\n' >/usr/local/bin/edit; chmod +x /usr/local/bin/edit`, session: "export EDITOR=edit",
+		check: "conf", says: "^/etc/cardfs.conf:3: ", works: `cardfs mount --check --config /etc/cardfs.conf`},
 	{name: "service stopped", breaks: `systemctl stop cardfs`, check: "service", says: "does not run", works: reads, also: "mounts reader-conf"},
 	{name: "service failed", breaks: `cp /etc/default/cardfs /tmp; echo CARDFS_ARGS=--nonsense >/etc/default/cardfs; ! systemctl restart cardfs
 			until systemctl is-failed cardfs; do sleep 0.1; done; mv /tmp/cardfs /etc/default`,
@@ -111,7 +113,7 @@ var setups = []fault{
 	{name: "udev rule not applied", breaks: `plug 1-1 04b9 1300 ff 2; usermod --append --groups plugdev bob`, check: "usb-access", says: "may not open /dev/bus/usb/001/002", works: `test -w /dev/bus/usb/001/002`},
 	{name: "scdaemon has the reader", breaks: `plug 1-1 076b 3021 0b 2; dpkg --remove --force-depends libccid; mkdir ~bob/.gnupg; chown bob ~bob/.gnupg; holds bob scdaemon 2`, check: "holders",
 		says: `GnuPG's scdaemon \(pid \d+\) has it`, works: `! pgrep scdaemon && grep disable-ccid ~/.gnupg/scdaemon.conf`},
-	{name: "another's scdaemon", user: "root", breaks: `plug 1-1 076b 3021 0b 2; dpkg --remove --force-depends libccid; mkdir ~alice/.gnupg; holds alice scdaemon 2`, check: "holders",
+	{name: "another's scdaemon", user: "root", breaks: `plug 1-1 076b 3021 0b 2; dpkg --remove --force-depends libccid; mkdir ~alice/.gnupg; chown alice ~alice/.gnupg; holds alice scdaemon 2`, check: "holders",
 		says: `GnuPG's scdaemon \(pid \d+\) has it`, works: `! pgrep scdaemon && grep disable-ccid ~alice/.gnupg/scdaemon.conf`},
 	{name: "another program has the reader", breaks: `plug 1-1 04b9 1300 ff 2; holds bob openct 2`, check: "holders", says: `openct \(pid \d+\) has it`, works: `! pgrep openct`},
 	{name: "pcscd has the reader", user: "root", breaks: `plug 1-1 076b 3021 0b 2
@@ -140,6 +142,9 @@ var setups = []fault{
 		works: `root:systemctl reset-failed pcscd.service pcscd.socket; systemctl restart pcscd.socket; [ $(timeout 20 opensc-tool --list-readers | grep -c iKey) = 1 ]`},
 	{name: "LIBPATH in the bundle", breaks: `sed -i '/^LIBPATH/s|/serial/|/ifd-cardfs.bundle/Contents/Linux/|' ` + conf, check: "reader-conf", says: "library in a bundle"},
 	{name: "reader.conf newer than pcscd", user: "root", breaks: `systemctl start pcscd; touch --date='+3 seconds' ` + conf + `; until [ $(date +%s) -gt $(stat --format=%Y ` + conf + `) ]; do sleep 0.1; done`, check: "reader-conf", says: "was changed after pcscd started"},
+
+	{name: "pcscd is not let in", breaks: `own bob --sim ikey3k; sed -i 's/.mnt.cards/\/home\/bob\/cards/' ` + conf + `; echo export CARDFS_MOUNT=/home/bob/cards >/home/bob/.profile`,
+		check: "sandbox", says: "/home/bob/cards belongs to bob, who lets nobody else in, not even pcscd", works: `root:ls /home/bob/cards`, also: "reader-conf mounts"},
 
 	{name: "old bundle", breaks: `sed -i -e '0,/0x1300/{/0x1300/d}' -e '0,/0x04b9/{/0x04b9/d}' /usr/lib/pcsc/drivers/ifd-cardfs.bundle/Contents/Info.plist`, check: "bundle", says: "does not find 04b9:1300 by it",
 		works: `grep -q 0x1300 /usr/lib/pcsc/drivers/ifd-cardfs.bundle/Contents/Info.plist`},

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/cardfs/cardfs/reader"
 )
@@ -60,8 +61,10 @@ type Host struct {
 	// Getenv is the environment of the user.
 	Getenv func(string) string
 	// Run runs a program, by its absolute path, and returns what it prints.
-	Run     func(ctx context.Context, program string, args ...string) (string, error)
-	Drivers []reader.Driver
+	Run func(ctx context.Context, program string, args ...string) (string, error)
+	// CheckConf says what is wrong in a configuration file, a line each, FILE:LINE: first.
+	CheckConf func(file string) string
+	Drivers   []reader.Driver
 }
 
 // Exec is Host.Run for the real machine.
@@ -91,6 +94,7 @@ var checks = []struct {
 	{"fusermount3", (*exam).fusermount},
 	{"request-timeout", (*exam).requestTimeout},
 	{"group", (*exam).group},
+	{"conf", (*exam).conf},
 	{"service", (*exam).service},
 	{"mounts", (*exam).mountPoints},
 	{"slots", (*exam).slots},
@@ -140,7 +144,17 @@ func (e *exam) look() {
 }
 
 func (e *exam) add(s State, mend, format string, args ...any) {
-	e.Findings = append(e.Findings, Finding{e.check, s, fmt.Sprintf(format, args...), mend})
+	e.Findings = append(e.Findings, Finding{e.check, s, printable(fmt.Sprintf(format, args...)), mend})
+}
+
+// printable keeps from the terminal what a device or another's program has in its name.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func (e *exam) ok(format string, args ...any)          { e.add(OK, "", format, args...) }
@@ -225,7 +239,7 @@ func (e *exam) write(file string) string {
 	return e.sudo("tee " + quote(file) + " >/dev/null")
 }
 
-// quote makes one word of the shell's.
+// quote makes one word of the shell's, of whatever a file or a program is called.
 func quote(s string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%"
 	if s != "" && strings.Trim(s, plain) == "" {

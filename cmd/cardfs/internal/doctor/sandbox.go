@@ -45,7 +45,7 @@ func (e *exam) sandbox() {
 	if u.get("NeedDaemonReload") == "yes" {
 		e.wrong(e.sudo("systemctl daemon-reload", "systemctl try-restart "+pcscdUnit), "the files of pcscd.service have changed, and systemd has not read them")
 	}
-	e.runningPcscd(len(faults) > 0)
+	e.mayEnter(user, len(faults) > 0)
 	if len(e.Findings) == before {
 		sandbox := "without a sandbox"
 		if p := u.get("ProtectSystem"); p != "" && p != "no" && p != "false" {
@@ -121,34 +121,31 @@ func (e *exam) inAccounts(user, group string) bool {
 // one that is called as another takes its place.
 func (e *exam) dropIn(settings map[string]string) string {
 	const dir = "/etc/systemd/system/pcscd.service.d"
-	text := `[Service]\n`
+	text := "[Service]"
 	for _, key := range sortedKeys(settings) {
-		text += key + "=" + settings[key] + `\n`
+		text += " " + quote(key+"="+settings[key])
 	}
-	mend := e.sudo("mkdir -p "+dir) + fmt.Sprintf(" && printf '%s' | %s", text, e.sudo("tee --append "+dir+"/cardfs-local.conf >/dev/null"))
+	mend := e.sudo("mkdir -p "+dir) + ` && printf '%s\n' ` + text + " | " + e.sudo("tee --append "+dir+"/cardfs-local.conf >/dev/null")
 	if e.systemd {
 		mend += " && " + e.sudo("systemctl daemon-reload", "systemctl try-restart "+pcscdUnit)
 	}
 	return mend
 }
 
-// runningPcscd looks whether the pcscd that runs may enter the mounts: they may be another
-// user's, and its groups are those that it had when it started.
-func (e *exam) runningPcscd(known bool) {
-	p := e.pcscd.running
-	if p == nil {
-		return
-	}
+// mayEnter looks whether pcscd may enter the mounts: they may be another user's, and the groups
+// of a pcscd that runs are those that it had when it started.
+func (e *exam) mayEnter(user string, known bool) {
 	used := e.usedByPcscd()
 	for _, m := range e.mounts {
-		if !slices.Contains(used, m.dir) || m.uid == p.uid || m.dead() {
+		owner, _ := e.userName(m.uid)
+		if !slices.Contains(used, m.dir) || owner == user || m.dead() {
 			continue
 		}
+		p := e.pcscd.running
 		switch {
 		case !m.allowOther:
-			owner, _ := e.userName(m.uid)
-			e.wrong(e.letIn(m, owner), "%s belongs to %s, who lets nobody else in, not even pcscd", m.dir, owner)
-		case p.uid != 0 && m.gid > 0 && !known && !slices.Contains(e.groupsOf(p), m.gid):
+			e.wrong(e.letIn(m), "%s belongs to %s, who lets nobody else in, not even pcscd", m.dir, owner)
+		case p != nil && p.uid != 0 && m.gid > 0 && !known && !slices.Contains(e.groupsOf(p), m.gid):
 			e.wrong(e.restartPcscd(), "pcscd (pid %d) runs without group %s, which may use %s: its groups are those of its start", p.pid, e.groupName(m.gid), m.dir)
 		}
 	}
@@ -156,7 +153,7 @@ func (e *exam) runningPcscd(known bool) {
 
 // letIn is a command that mounts again, for others as well. Only the owner knows with which
 // readers.
-func (e *exam) letIn(m mount, owner string) string {
+func (e *exam) letIn(m mount) string {
 	if m.uid != e.User.UID {
 		return ""
 	}

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -139,6 +140,35 @@ func (e *exam) group() {
 		e.wrong(join, "%s is not in group %s, and may not use what cardfs.service mounts; it takes effect at the next login", e.User.Name, ourGroup)
 	default:
 		e.ok("%s is not in group %s; only what cardfs.service mounts needs it, which is not installed", e.User.Name, ourGroup)
+	}
+}
+
+// confFile is what mount --config is given by who has one for the whole machine.
+const confFile = "/etc/cardfs.conf"
+
+// conf looks whether the configuration file is taken.
+func (e *exam) conf() {
+	f, err := os.Open(e.path(confFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return
+	case err != nil:
+		e.unknown("", "%v", err)
+		return
+	}
+	f.Close()
+	bad := strings.TrimSpace(e.CheckConf(e.path(confFile)))
+	for fault := range strings.Lines(bad) {
+		edit := "${EDITOR:-vi} "
+		if rest, ok := strings.CutPrefix(fault, e.path(confFile)+":"); ok {
+			if line, _, ok := strings.Cut(rest, ":"); ok && strings.Trim(line, "0123456789") == "" {
+				edit += "+" + line + " "
+			}
+		}
+		e.wrong(e.sudo(edit+confFile), "%s", strings.TrimSpace(fault))
+	}
+	if bad == "" {
+		e.ok("%s has no fault", confFile)
 	}
 }
 

@@ -276,13 +276,14 @@ func (e *exam) held(d device, p process) {
 		e.wrong(e.restartPcscd(), "%s: %s has it, by a driver of its own", d, p)
 	case "scdaemon":
 		// It takes any CCID reader that it finds, unless told to go by PC/SC alone (scdaemon(1)).
-		_, home := e.userName(p.uid)
+		owner, home := e.userName(p.uid)
 		conf := e.gnupgHome(p, home) + "/scdaemon.conf"
-		write := "echo disable-ccid >>" + quote(conf)
+		mend := "echo disable-ccid >>" + quote(conf) + " && kill " + strconv.Itoa(p.pid)
 		if p.uid != e.User.UID {
-			write = "echo disable-ccid | " + e.sudo("tee --append "+quote(conf)+" >/dev/null")
+			// As that user: root must not follow links in another's directories.
+			mend = e.sudo(fmt.Sprintf("runuser -u %s -- sh -c %s", quote(owner), quote(mend)))
 		}
-		e.wrong(write+" && "+end, "%s: GnuPG's %s has it; it can go by pcscd instead", d, p)
+		e.wrong(mend, "%s: GnuPG's %s has it; it can go by pcscd instead", d, p)
 	default:
 		e.wrong(end, "%s: %s has it; end it, or have it let go of the reader", d, p)
 	}
