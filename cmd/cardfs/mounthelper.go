@@ -81,11 +81,18 @@ more.`,
 			if err != nil {
 				return err
 			}
-			words = append(append([]string{"mount", "--background"}, words...), "--", args[1])
+			how := "--background"
+			if fake {
+				how = "--check"
+			}
+			words = append(append([]string{"mount", how}, words...), "--", args[1])
 			if verbose {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: cardfs %s\n", name, strings.Join(words, " "))
 			}
 			if fake {
+				if code := run(cmd.Context(), words, nil, cmd.OutOrStdout(), cmd.ErrOrStderr()); code != exit.OK {
+					return exit.Status{Code: code} // it has said why
+				}
 				return nil
 			}
 			return inBackground(cmd.Context(), words, cmd.ErrOrStderr())
@@ -93,7 +100,7 @@ more.`,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&sloppy, "sloppy", "s", false, "take unknown options for options of something else")
-	f.BoolVarP(&fake, "fake", "f", false, "look at the options, and mount nothing")
+	f.BoolVarP(&fake, "fake", "f", false, "check the options, and mount nothing")
 	f.BoolVarP(&verbose, "verbose", "v", false, "say what is done")
 	f.StringArrayVarP(&lists, "options", "o", nil, "`OPTION,…`: those of cardfs mount, and of mount(8)")
 	f.StringVarP(&namespace, "namespace", "N", "", "refused")
