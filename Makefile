@@ -160,7 +160,7 @@ endif
 .PHONY: uninstall
 uninstall: ## remove what make install installed, with the same DESTDIR and PREFIX, and say what is left
 	rm -rf $(IFD_BUNDLE)
-	rm -f $(MAN)/man1/cardfs.1 $(MAN)/man1/cardfs-*.1 $(MAN)/man5/cardfs.5 $(MAN)/man5/cardfs.conf.5 \
+	rm -f $(MAN)/man1/cardfs.1 $(MAN)/man1/cardfs-*.1 $(MAN)/man5/cardfs.5 $(MAN)/man5/cardfs.conf.5 $(MAN)/man7/cardfs-recipes.7 \
 		$(addprefix $(MAN)/man8/,libifdcardfs.8 mount.cardfs.8 mount.fuse.cardfs.8)
 	rm -f $(BIN) $(MOUNT) $(MOUNT_ALIAS) $(HEADERS)/cardfs.h $(HEADERS)/ctapi.h $(CTAPI_LIB) $(CTAPI_LIB).1 $(CTAPI_PC) $(IFD_LIB) $(UNIT) $(PCSCD_UNIT) \
 		$(SYSUSERS) $(RULES) $(BASH_WORDS) $(ZSH_WORDS) $(FISH_WORDS) $(EXTCAP)

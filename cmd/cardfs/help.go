@@ -140,8 +140,8 @@ A card's SW1 SW2 is data. Errors are errno:
 flock(2) on apdu is the transaction: commands of other opens wait until it ends,
 resets by others fail. LOCK_SH is taken as LOCK_EX. Two ways:
 
-  exec 9<>cards/0/apdu; flock 9; echo 00A4000C023F00 >&9; head -n 1 <&9
-  flock cards/0/apdu ./script      # the script and its children may use the slot
+  { flock 9; echo 00A4000C023F00 >&9; head -n 1 <&9; } 9<>cards/0/apdu
+  flock cards/0/apdu cardfs send 0 00A4000C023F00   # any program, and its children
 
 The first way admits that open alone, and what its process and its children write
 to control, ctbcs, power and protocol. A reset by whom the lock admits leaves its
@@ -212,10 +212,7 @@ func helpSim() *cobra.Command {
 		Short: "The simulated readers and cards",
 		Long: `Simulated readers have a virtual ISO 7816-4 card in them, to develop card scripts
 without hardware and to try what happens when things go wrong. They come with
-
-  cardfs mount --sim DEVICE DIR      cardfs attach sim DEVICE [KEY=VALUE...]
-
-DEVICE is one of
+mount --sim DEVICE and with attach sim DEVICE KEY=VALUE... DEVICE is one of
 
 ` + simDevices() + `
 Keys: card=CARD (what is in it, none for nothing), start=DURATION (how long the

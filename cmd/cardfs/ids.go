@@ -45,7 +45,7 @@ func newIDs() *cobra.Command {
 product in hex, and its name. ifd-cardfs.bundle, by which pcscd's hotplug finds
 these readers, is made from it. Readers known only by their USB interface class
 (CCID) are not among them: pcscd asks for IDs, so they need cardfs reader-conf.`,
-		Example:           `  cardfs ids | ctapi/clib/ifd/bundle.sh build/libifdcardfs.so build/ifd-cardfs.bundle`,
+		Example:           `  cardfs ids | grep -i rainbow`,
 		Args:              args(0, 0, "ids takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,7 +66,8 @@ func newUdevRules() *cobra.Command {
 		Long: `udev-rules prints rules by which members of group ` + hotplug.Group + `, and whoever sits at the
 machine, may open the USB readers that the drivers know. Only a cardfs that does not
 run as root needs them.`,
-		Example:           `  cardfs udev-rules | sudo tee ` + hotplug.RulesFile + ` && sudo udevadm control --reload`,
+		Example: `  cardfs udev-rules | sudo tee ` + hotplug.RulesFile + `
+  sudo udevadm control --reload`,
 		Args:              args(0, 0, "udev-rules takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {

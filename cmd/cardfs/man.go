@@ -55,17 +55,10 @@ func writePages(root *cobra.Command, dir string) error {
 		return err
 	}
 	// The topics, which GenManTree leaves out.
-	var files bytes.Buffer
-	fmt.Fprintf(&files, "cardfs 5 \"%s\" cardfs \"Smart-card readers as files\"\n==\n\n# NAME\n\ncardfs - the files of a mounted cardfs\n", date.Format("Jan 2006"))
-	for _, topic := range []string{"files", "events", "sim", "exit-codes"} {
-		c, _, err := root.Find([]string{topic})
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(&files, "\n# %s\n\n%s\n", strings.ToUpper(c.Short), indented(c.Long))
+	if err := writeTopics(root, dir, date, "cardfs 5", "cardfs - the files of a mounted cardfs", "files", "events", "sim", "exit-codes"); err != nil {
+		return err
 	}
-	files.WriteString("\n# SEE ALSO\n\n**cardfs(1)**, **flock(2)**, **libifdcardfs(8)**\n")
-	if err := os.WriteFile(filepath.Join(dir, "cardfs.5"), md2man.Render(files.Bytes()), 0o644); err != nil {
+	if err := writeTopics(root, dir, date, "cardfs-recipes 7", "cardfs-recipes - languages, containers, other machines", "recipes"); err != nil {
 		return err
 	}
 	const written = "install/man"
@@ -93,6 +86,21 @@ func quirkSettings() (out []byte) {
 		out = fmt.Appendf(out, "%s = *%s*\n: %s\n\n", s[0], s[1], s[2])
 	}
 	return bytes.TrimSpace(out)
+}
+
+// writeTopics writes a page of these topics. page is its name and section.
+func writeTopics(root *cobra.Command, dir string, date time.Time, page, name string, topics ...string) error {
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "%s \"%s\" cardfs \"Smart-card readers as files\"\n==\n\n# NAME\n\n%s\n", page, date.Format("Jan 2006"), name)
+	for _, topic := range topics {
+		c, _, err := root.Find([]string{topic})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&text, "\n# %s\n\n%s\n", strings.ToUpper(c.Short), indented(c.Long))
+	}
+	text.WriteString("\n# SEE ALSO\n\n**cardfs(1)**, **cardfs(5)**, **cardfs-recipes(7)**, **flock(2)**, **libifdcardfs(8)**\n")
+	return os.WriteFile(filepath.Join(dir, strings.ReplaceAll(page, " ", ".")), md2man.Render(text.Bytes()), 0o644)
 }
 
 // indented makes text that is laid out by hand a block of Markdown that keeps its lines.

@@ -83,10 +83,10 @@ the file says. SIGHUP then reads the file again: it attaches and detaches what
 changed, and disturbs nothing else. Without a file SIGHUP ends the mount, for a terminal
 that closes sends it. --check says what is wrong in the file and the flags, a line
 each, and mounts nothing; exit code 2 if anything is.`,
-		Example: `  cardfs mount --sim ikey3k cards
+		Example: `  mkdir -p cards && cardfs mount --sim ikey3k cards
   cardfs mount -b --sim ikey3k cards && cat cards/0/atr; fusermount3 -u cards
   cardfs mount --sim ikey3k --sim t0 --attach "vpcd 127.0.0.1:35963" cards
-  cardfs mount --allow-other --group scard --mode 0660 /mnt/cards
+  cardfs mount --allow-other --group cardfs --mode 0660 /mnt/cards
   printf '[[attach]]\ndriver = "sim"\ndevice = "t0"\n' >cards.conf
   cardfs mount --check --config cards.conf`,
 		Args: func(cmd *cobra.Command, words []string) error {

@@ -18,9 +18,9 @@ import (
 )
 
 // What a Debian 12 has before: what the packages depend on, since the test asks no
-// repository for it then, and programs that use the readers.
+// repository for it then, and programs that use the readers or that the documentation names.
 const suite, before = "bookworm", "ca-certificates,fuse3,libusb-1.0-0,pcscd,opensc,systemd,init-system-helpers,gcc,libc6-dev,pkg-config,procps," +
-	"dbus,sudo"
+	"dbus,sudo,python3,jq,mawk,bubblewrap,sshfs,openssh-server,openssh-client,nodejs,curl"
 
 // unused is how long a Debian that no test has asked for is kept.
 const unused = 7 * 24 * time.Hour

@@ -1,0 +1,257 @@
+package docs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/debian"
+)
+
+// elsewhere are commands that are not run in the Debian, and why.
+var elsewhere = []struct{ prefix, why string }{
+	{"git clone", "the sources are what is tested"},
+	{"make test", "runs this test"},
+	{"make lint", "run by .ci/run"},
+	{"make soak", "takes hours"},
+	{"make fuzz", "takes hours"},
+	{"make mutants", "takes hours"},
+	{"make bench", "has bounds of its own, on a quiet machine"},
+	{"go run ./tests/bench", "as make bench"},
+	{"make run", "TestRun"},
+	{"make deb", "done before, by debian.Packages"},
+	{"make build", "done before, by make deb"},
+	{"sudo make install", "cmd/cardfs's TestInstall"},
+	{"sudo make uninstall", "cmd/cardfs's TestInstall"},
+	{"sudo udevadm control", "a udev of its own would act on this machine's devices"},
+}
+
+// run is the shell that runs a block: each command must succeed, a while at most. What runs
+// until it is interrupted is interrupted, and must then have ended as it should.
+const run = `set -u
+shopt -s expand_aliases
+alias sudo=
+n=0
+cmd=
+while IFS= read -r line; do
+	cmd+=$line$'\n'
+	bash -nc "$cmd" 2>/dev/null || continue # it goes on in the next line
+	eval "$cmd" </dev/null
+	rc=$?
+	if [ $rc != 0 ]; then
+		echo "FAILED, exit code $rc: $cmd"
+		exit 1
+	fi
+	cmd=
+done <<'END OF BLOCK'
+%s
+END OF BLOCK
+[ -z "$cmd" ] || { echo "FAILED, not a command: $cmd"; exit 1; }
+`
+
+// lasting are commands that run until they are interrupted, if nothing ends them.
+var (
+	lasting = regexp.MustCompile(`^cardfs (watch|top|capture|record)\b[^\n|]*`)
+	ending  = regexp.MustCompile(`--(once|until|duration|help)\b| -- |&$| -b\b`)
+)
+
+// fstab is a line for /etc/fstab.
+var fstab = regexp.MustCompile(`(?m)^cardfs (/\S+) fuse\.cardfs .*$`)
+
+// scripted makes a block what run runs: a mount serves on in the background, and what lasts is
+// interrupted.
+func scripted(text string) string {
+	var out strings.Builder
+	if line := fstab.FindStringSubmatch(text); line != nil {
+		return fmt.Sprintf("systemctl stop cardfs\nmkdir -p %[2]s\necho '%[1]s' >/etc/fstab\nmount %[2]s\nls %[2]s/ctl\numount %[2]s\nrm /etc/fstab\n", strings.TrimSpace(line[0]), line[1])
+	}
+lines:
+	for line := range strings.Lines(text) {
+		for _, e := range elsewhere {
+			if strings.HasPrefix(line, e.prefix) {
+				continue lines
+			}
+		}
+		if at := strings.Index(line, "cardfs mount "); at >= 0 && !strings.Contains(line, " -b") && !strings.Contains(line, "--check") && !strings.Contains(line, "--help") {
+			line = line[:at] + "cardfs mount -b " + line[at+len("cardfs mount "):]
+		}
+		if !ending.MatchString(strings.TrimSpace(line)) {
+			line = lasting.ReplaceAllString(line, `{ timeout --preserve-status -s INT 2 $0 || [ $$? = 130 ]; } `)
+		}
+		out.WriteString(line)
+	}
+	return out.String()
+}
+
+func boot(t *testing.T) *debian.System {
+	root := debian.Fresh(t)
+	debian.Packages(t, root, "0.1+docs")
+	s := debian.Boot(t, root)
+	for _, script := range []string{
+		"dpkg -i /packages/0.1+docs/*.deb && mkdir -p build && ln -s /packages/0.1+docs build/packages",
+		// what the documentation takes for granted: a machine that one can get into by ssh
+		`echo 127.0.0.1 localhost >/etc/hosts; mkdir -p .ssh && ssh-keygen -q -t ed25519 -N "" -f .ssh/id_ed25519 && cp .ssh/id_ed25519.pub .ssh/authorized_keys &&
+systemctl restart ssh && ssh-keyscan localhost >.ssh/known_hosts && rm -f /etc/reader.conf.d/libccidtwin`,
+	} {
+		if out, err := s.Run(script); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	return s
+}
+
+// tidy ends what a block left.
+const tidy = `
+cd /root
+systemctl stop cardfs pcscd.socket pcscd 2>/dev/null
+for i in 1 2 3; do findmnt -rno TARGET -t fuse.cardfs,fuse.sshfs | while read -r m; do umount -l "$m"; done; done
+while pkill -x cardfs; do sleep 0.1; done
+rm -rf work`
+
+// try runs a block in a new directory.
+func (b block) try(t *testing.T, s *debian.System, before string) {
+	t.Helper()
+	script := fmt.Sprintf("mkdir -p work; cd work; %s\n"+run, before, scripted(b.text))
+	out, err := s.Run(script)
+	if err != nil {
+		t.Errorf("%s: %v\n%s\nIt was:\n%s", b.at, err, out, b.text)
+	} else if testing.Verbose() {
+		t.Logf("%s\n%s", b.at, out)
+	}
+	s.Run(tidy)
+}
+
+// simulated is what the help of the commands has around it.
+const simulated = `mkdir -p cards /mnt/cards; cardfs mount -b --usb=off --sim ikey3k cards; ln -s /usr/bin/true script; echo 00A4000C023F00 >script.apdu`
+
+func TestDocumentation(t *testing.T) {
+	s := boot(t)
+	t.Run("README", func(t *testing.T) { readme(t, s) })
+	t.Run("help", func(t *testing.T) { help(t, s) })
+	t.Run("pages", func(t *testing.T) { pages(t, s) })
+}
+
+func help(t *testing.T, s *debian.System) {
+	words, err := s.Run(`cardfs __complete help "" 2>/dev/null`)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, words)
+	}
+	blocks := 0
+	for word := range strings.Lines(words) {
+		name, _, ok := strings.Cut(strings.TrimSpace(word), "\t")
+		if !ok {
+			continue
+		}
+		text, err := s.Run("cardfs help " + name)
+		if err != nil {
+			t.Errorf("%s: %v\n%s", name, err, text)
+			continue
+		}
+		list := indented("cardfs help "+name, text, "  ")
+		if _, examples, ok := strings.Cut(text, "\nExamples:\n"); ok {
+			examples, _, _ = strings.Cut(examples, "\n\n")
+			examples = strings.ReplaceAll("\n"+examples, "\n  ", "\n")
+			list = []block{{at: "cardfs help " + name + ", Examples", lang: "sh", text: strings.TrimPrefix(examples, "\n") + "\n"}}
+		}
+		before := simulated
+		switch name {
+		case "mount", "cardfs":
+			before = "mkdir -p /mnt/cards"
+		case "doctor":
+			before = "systemctl start cardfs"
+		case "udev-rules":
+			before = "mkdir -p /etc/udev/rules.d"
+		}
+		for _, b := range list {
+			blocks++
+			t.Run(name, func(t *testing.T) { b.try(t, s, before) })
+		}
+	}
+	if blocks < 10 {
+		t.Errorf("only %d blocks of commands in the help", blocks)
+	}
+}
+
+// The manual pages that are written by hand.
+func pages(t *testing.T, s *debian.System) {
+	all, err := filepath.Glob(filepath.Join(cc.Root(), "cmd/cardfs/install/man/*.md"))
+	if err != nil || len(all) == 0 {
+		t.Fatal(all, err)
+	}
+	for _, page := range all {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range indented(filepath.Base(page), string(text), "    ") {
+			t.Run(filepath.Base(page), func(t *testing.T) { b.try(t, s, "systemctl start cardfs") })
+		}
+	}
+}
+
+// The README is read from the top, and what one block does is there in the next.
+func readme(t *testing.T, s *debian.System) {
+	text, err := os.ReadFile(filepath.Join(cc.Root(), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := fenced("README.md", string(text))
+	if len(list) < 5 {
+		t.Errorf("only %d blocks of commands in the README", len(list))
+	}
+	s.Run("systemctl stop cardfs") // the README installs it later
+	for _, b := range list {
+		if strings.HasPrefix(b.text, "CARDFS_ARGS=") {
+			b.lang = "default"
+		}
+		switch b.lang {
+		case "console":
+			session(t, s, b)
+		case "sh":
+			out, err := s.Run(fmt.Sprintf(run, scripted(b.text)))
+			if err != nil {
+				t.Errorf("%s: %v\n%s\nIt was:\n%s", b.at, err, out, b.text)
+			}
+		case "python":
+			if out, err := s.Run("python3 - <<'END'\n" + b.text + "END\n"); err != nil {
+				t.Errorf("%s: %v\n%s", b.at, err, out)
+			}
+		case "default": // what /etc/default/cardfs may say
+			script := "cat >/etc/default/cardfs <<'END'\n" + b.text + "END\nsystemctl restart cardfs && cat /mnt/cards/0/atr"
+			if out, err := s.Run(script); err != nil {
+				t.Errorf("%s: %v\n%s", b.at, err, out)
+			}
+		case "ini":
+			script := "mkdir -p /etc/systemd/system/pcscd.service.d; cat >/etc/systemd/system/pcscd.service.d/readme.conf <<'END'\n" + b.text +
+				"END\nsystemctl daemon-reload && systemd-analyze --man=no verify pcscd.service 2>&1"
+			if out, err := s.Run(script); err != nil || strings.Contains(out, "readme.conf") {
+				t.Errorf("%s: %v\n%s", b.at, err, out)
+			}
+		case "text":
+		default:
+			t.Errorf("%s: a block of %q: of what?", b.at, b.lang)
+		}
+	}
+	s.Run(tidy)
+}
+
+// session runs what follows "$ " and compares what it prints. … stands for anything.
+func session(t *testing.T, s *debian.System, b block) {
+	t.Helper()
+	var script, want strings.Builder
+	for line := range strings.Lines(b.text) {
+		if command, ok := strings.CutPrefix(line, "$ "); ok {
+			script.WriteString(command)
+			continue
+		}
+		want.WriteString(strings.ReplaceAll(regexp.QuoteMeta(line), "…", ".*"))
+	}
+	out, err := s.Run(fmt.Sprintf(run, scripted(script.String())))
+	if err != nil || !regexp.MustCompile("(?m)^"+want.String()+"$").MatchString(out) {
+		t.Errorf("%s: %v\n%s\nIt was:\n%s", b.at, err, out, b.text)
+	}
+}
