@@ -41,7 +41,7 @@ import (
 )
 
 // fast are the packages whose tests run for every edit below them.
-const fast = "./fs/... ./reader/... ./ctapi ./drivers/... ./cmd/cardfs ./tests/clib"
+const fast = "./fs/... ./reader/... ./ctapi ./drivers/... ./cmd/cardfs/... ./tests/clib"
 
 // emulators are devices for tests, and no part of the product.
 const emulators = "(^|/)emu/"
