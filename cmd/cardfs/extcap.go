@@ -34,7 +34,7 @@ capture there as cardfs capture does. extcap(4) describes the options.
 The slots are those of the mount that $CARDFS_MOUNT names, else of the only one that
 you may enter, and of these the ones whose trace you may read.`,
 		Example: `  cardfs extcap --extcap-interfaces
-  tshark -D 2>/dev/null | grep cardfs`,
+  cardfs extcap --extcap-interface cardfs-0 --extcap-dlts`,
 		Args:               args(0, 0, "extcap takes no argument"),
 		ValidArgsFunction:  cobra.NoFileCompletions,
 		FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true}, // newer ones of Wireshark

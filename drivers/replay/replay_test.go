@@ -197,6 +197,25 @@ func TestAttachRefuses(t *testing.T) {
 	}
 }
 
+// Files are closed, whatever was in them.
+func TestFilesAreClosed(t *testing.T) {
+	count := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	good, bad := file(t, "atr "+atr), file(t, "nonsense")
+	before := count()
+	for _, path := range []string{good, bad, filepath.Dir(good), good} {
+		_, _ = Driver{}.Attach(reader.Device{Address: path})
+	}
+	if n := count(); n != before {
+		t.Errorf("%d descriptors, there were %d", n, before)
+	}
+}
+
 // What cannot be read at once is refused, and not waited for.
 func TestDescriptor(t *testing.T) {
 	var fds [2]int

@@ -116,13 +116,11 @@ func Note(at time.Time, text string) []byte {
 	// struct gsmtap_osmocore_log_hdr
 	const (
 		program, process = 16, 4
-		level, padding   = 1, 3
 		subsystem, file  = 16, 32
 		line             = 4
 		info             = 3 // LOGL_INFO
 	)
-	log := make([]byte, 0, 8+program+process+level+padding+subsystem+file+line+len(text))
-	log = binary.BigEndian.AppendUint32(log, uint32(at.Unix()))
+	log := binary.BigEndian.AppendUint32(nil, uint32(at.Unix()))
 	log = binary.BigEndian.AppendUint32(log, uint32(at.Nanosecond()/1000))
 	log = append(log, fixed("cardfs", program)...)
 	log = append(log, make([]byte, process)...)

@@ -259,6 +259,18 @@ func TestLongExchange(t *testing.T) {
 	}
 }
 
+// struct gsmtap_osmocore_log_hdr: the time, the program's name in 16 bytes and its number,
+// the level and three bytes, the subsystem in 16 bytes, a file in 32 and a line; the text.
+func TestNote(t *testing.T) {
+	got := Note(when, "cold reset")[28:]
+	want := slices.Concat(unhex(t, "02 04 10 00 00 00 00 00 00 00 00 00 00 00 00 00"),
+		unhex(t, "65 53 F1 00 00 01 E2 40"), []byte("cardfs\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), make([]byte, 4),
+		[]byte{3, 0, 0, 0}, []byte("trace\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), make([]byte, 36), []byte("cold reset"))
+	if !bytes.Equal(got, want) {
+		t.Errorf("% X\nwant\n% X", got, want)
+	}
+}
+
 func TestLongNote(t *testing.T) {
 	if n := len(Note(when, strings.Repeat("x", 1<<17))); n != 65535 {
 		t.Errorf("%d bytes", n)

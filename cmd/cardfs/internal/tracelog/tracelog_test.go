@@ -31,6 +31,7 @@ func at(us int) time.Time { return now.Add(time.Duration(us-1e6) * time.Microsec
 func TestParse(t *testing.T) {
 	for text, want := range map[string]Line{
 		"> C-APDU 00 A4 00 0C 02 3F 00 SELECT": {Kind: Command, Bytes: []byte{0, 0xA4, 0, 0x0C, 2, 0x3F, 0}},
+		"> C-APDU 80 EE 00 00 A NAME":          {Kind: Command, Bytes: []byte{0x80, 0xEE, 0, 0}},
 		"> C-APDU 80 EE 00 00 ":                {Kind: Command, Bytes: []byte{0x80, 0xEE, 0, 0}},
 		"> C-APDU 00 20 00 01 [masked] VERIFY": {Kind: Command, Bytes: []byte{0, 0x20, 0, 1}, Masked: true},
 		"> PIN pad: 00 20 00 01 …":             {Kind: Command, Bytes: []byte{0, 0x20, 0, 1}, Masked: true, PINPad: true},
@@ -425,6 +426,97 @@ func TestLoopEnds(t *testing.T) {
 	}
 	to.Close()
 	if err := loop.Run(t.Context()); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// descriptors counts what is open.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// One file's silence holds up no other, and nothing stays open.
+func TestLoopOneIsSilent(t *testing.T) {
+	one, _ := slot(t)
+	two, toTwo := slot(t)
+	before := descriptors(t)
+	for range 3 {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var loop Loop
+		for _, s := range []client.Slot{one, two} {
+			if err := loop.Trace(s, func(string) error { cancel(); return nil }, func() error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		toTwo.WriteString("line\n")
+		if err := loop.Run(ctx); err != nil || ctx.Err() == nil {
+			t.Error(err)
+		}
+		loop.Close()
+	}
+	if n := descriptors(t); n != before {
+		t.Errorf("%d descriptors, there were %d", n, before)
+	}
+}
+
+// Arrivals are told, other events are not; what is no event is an error.
+func TestArrivals(t *testing.T) {
+	m := &client.Mount{Dir: t.TempDir()}
+	if err := new(Loop).Arrivals(m, nil); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if err := unix.Mkfifo(m.Path("event"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	to, err := os.OpenFile(m.Path("event"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	var got []string
+	var loop Loop
+	defer loop.Close()
+	if err := loop.Arrivals(m, func(s client.Slot) error {
+		got = append(got, s.Name)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	to.WriteString("1 0 arrived driver=sim\n2 0 ready\n3 7 arrived driver=sim lost=4\n")
+	if err := loop.Run(over); err != nil || !slices.Equal(got, []string{"0", "7"}) {
+		t.Error(got, err)
+	}
+	to.WriteString("nonsense\n")
+	if err := loop.Run(over); err == nil || len(got) != 2 {
+		t.Error(got, err)
+	}
+}
+
+// A file that one function adds is followed from then on.
+func TestLoopGrows(t *testing.T) {
+	one, toOne := slot(t)
+	two, toTwo := slot(t)
+	var loop Loop
+	defer loop.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	none := func() error { return nil }
+	if err := loop.Trace(one, func(string) error {
+		return loop.Trace(two, func(string) error { cancel(); return nil }, none)
+	}, none); err != nil {
+		t.Fatal(err)
+	}
+	toOne.WriteString("line\n")
+	toTwo.WriteString("line\n")
+	if err := loop.Run(ctx); err != nil || ctx.Err() == nil {
 		t.Error(err)
 	}
 }
