@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/clienttest"
@@ -41,6 +42,7 @@ func pty(t *testing.T) (user, program *os.File) {
 // What is typed is not echoed, ctrl-C and ctrl-D end the question, and the terminal is left
 // as it was. What was typed before the question is no answer to it.
 func TestTerminal(t *testing.T) {
+	defer goleak.VerifyNone(t)
 	for _, x := range []struct{ typed, want string }{
 		{"1234\r", "1234"}, {"1234\n", "1234"}, {"12\x7f34\n", "134"}, {"\n", ""}, {"1 2\n", "1 2"},
 		{"\x03", "interrupted"}, {"12\x03", "interrupted"}, {"\x04", "interrupted"}, {strings.Repeat("1", 300) + "\n", strings.Repeat("1", 300)},
@@ -124,8 +126,26 @@ func TestDescriptor(t *testing.T) {
 	}
 }
 
+// slow returns nothing before each byte.
+type slow struct {
+	text string
+	now  bool
+}
+
+func (s *slow) Read(p []byte) (int, error) {
+	if s.now = !s.now; s.now {
+		return 0, nil
+	}
+	n := copy(p, s.text[:1])
+	s.text = s.text[1:]
+	return n, nil
+}
+
 // A line has an end.
 func TestTooLong(t *testing.T) {
+	if line, err := readLine(&slow{text: "12\n"}, -1); err != nil || string(line) != "12" {
+		t.Errorf("a reader without bytes at first: %q, %v", line, err)
+	}
 	for n, ok := range map[int]bool{limit: true, limit + 1: false} {
 		line, err := readLine(strings.NewReader(strings.Repeat("1", n)), -1)
 		if (err == nil) != ok || ok && len(line) != n {

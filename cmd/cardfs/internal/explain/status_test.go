@@ -1,6 +1,8 @@
 package explain
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,6 +72,26 @@ func TestStatus(t *testing.T) {
 		if got := Status(c, x.sw); got != x.want {
 			t.Errorf("%s, %04X: %q, want %q", x.command, x.sw, got, x.want)
 		}
+	}
+}
+
+// 63CX counts tries after these commands, and after no other that has a name.
+func TestCountsTries(t *testing.T) {
+	tries := map[string]bool{}
+	for cla := range 256 {
+		for ins := range 256 {
+			if c := (iso7816.Command{CLA: byte(cla), INS: byte(ins)}); strings.HasPrefix(Status(c, 0x63C2), "not verified; 2 tries") {
+				tries[iso7816.CommandName(c.CLA, c.INS)] = true
+				if got := Status(c, 0x6300); !strings.HasPrefix(got, "wrong;") {
+					t.Errorf("%02X %02X, 6300: %s", cla, ins, got)
+				}
+			}
+		}
+	}
+	want := "CHANGE CHV|CHANGE REFERENCE DATA|DISABLE CHV|DISABLE VERIFICATION REQUIREMENT|ENABLE CHV|ENABLE VERIFICATION REQUIREMENT|" +
+		"EXTERNAL AUTHENTICATE|GENERAL AUTHENTICATE|PERFORM BIOMETRIC OPERATION|PIN CHANGE/UNBLOCK|RESET RETRY COUNTER|UNBLOCK CHV|VERIFY|VERIFY CHV"
+	if got := strings.Join(slices.Sorted(maps.Keys(tries)), "|"); got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }
 
