@@ -125,3 +125,25 @@ func TestHasCard(t *testing.T) {
 		t.Error("a slot without siblings is not the first")
 	}
 }
+
+// Who looks every second leaves no descriptor open, whatever it finds.
+func TestDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, 0, "state empty\n", "exchanges 0\n")
+	put(t, dir, 1, "state empty\n", "exchanges many\n")
+	count := func() int {
+		open, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(open)
+	}
+	before := count()
+	for range 100 {
+		All(dir)
+		Read(dir, []int{0, 5})
+	}
+	if n := count() - before; n > 10 {
+		t.Errorf("%d descriptors more", n)
+	}
+}

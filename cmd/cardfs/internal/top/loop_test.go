@@ -405,6 +405,11 @@ func TestTraceLines(t *testing.T) {
 	}
 }
 
+// full is a file on a full disk.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, unix.ENOSPC }
+
 // Print shows the rates of the interval before, as often as it is asked to.
 func TestPrint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -438,6 +443,9 @@ N  STATE    READER  CARD      SESSIONS  EXCH/S  TIME  ERRORS
 		out.Reset()
 		if err := printSlots(ctx, &out, f, o); err != nil || strings.Count(out.String(), "N  STATE") != 10 {
 			t.Errorf("%v\n%s", err, &out)
+		}
+		if err := printSlots(t.Context(), full{}, f, o); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("a full disk: %v", err)
 		}
 		f.err = unix.ENOTCONN
 		if err := printSlots(t.Context(), &out, f, o); !errors.Is(err, unix.ENOTCONN) {
@@ -487,14 +495,14 @@ func TestScreenOfTcell(t *testing.T) {
 		sim.InjectKey(tcell.KeyF12, 0, 0) // which means nothing, as alt-q
 		sim.InjectKey(tcell.KeyRune, 'q', tcell.ModAlt)
 		sim.InjectKey(tt.key, tt.r, 0)
-		for k := range s.keys() {
-			if _, ok := k.(resize); ok {
-				continue
+		k, ok := <-s.keys()
+		for is := true; ok && is; {
+			if _, is = k.(resize); is {
+				k, ok = <-s.keys()
 			}
-			if k != tt.want {
-				t.Errorf("%v %c: %v", tt.key, tt.r, k)
-			}
-			break
+		}
+		if !ok || k != tt.want {
+			t.Errorf("%v %c: %v, %v", tt.key, tt.r, k, ok)
 		}
 	}
 	s.close()
