@@ -39,6 +39,7 @@ type model struct {
 	order  []int        // the rows that are shown, by the filter, sorted
 	dirty  map[int]bool // slots of which an event told since they were looked at
 	behind bool         // events were lost: all has to be looked at anew
+	begun  bool         // there was a look
 	next   int          // where the sweep goes on
 
 	mode     mode
@@ -184,6 +185,7 @@ func (m *model) looked(asked []int, all bool, found []survey.Slot, at time.Time)
 	if all {
 		asked = slices.Collect(maps.Keys(m.rows))
 	}
+	m.begun = true
 	there := make(map[int]bool)
 	for i := range found {
 		s := &found[i]

@@ -114,6 +114,15 @@ func TestScreen(t *testing.T) {
 	wantScreen(t, m, "2: no answer from the reader\n")
 }
 
+func TestBegin(t *testing.T) {
+	m := newModel("/mnt/cards", time.Second, nil)
+	if strings.Contains(screenText(m), "no reader") {
+		t.Error("it says that there is no reader before it looked")
+	}
+	m.looked(nil, true, nil, begin)
+	wantScreen(t, m, "no reader; attach one")
+}
+
 // Works in 80x24, and in any other size: no line is longer, none is too many.
 func TestSizes(t *testing.T) {
 	m := testModel(many(100)...)

@@ -183,6 +183,8 @@ func count(n int, what string) string {
 func (m *model) detail() line {
 	r := m.rows[m.selected]
 	switch {
+	case !m.begun:
+		return line{}
 	case len(m.rows) == 0:
 		return text(dim, "no reader; attach one, as in: cardfs attach sim ikey3k")
 	case len(m.order) == 0:
