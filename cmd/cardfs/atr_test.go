@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -28,6 +29,10 @@ func FuzzATRText(f *testing.F) {
 			}
 		}
 		var out strings.Builder
-		describeATR(text, &out)
+		if atr, err := parseATR(text); err == nil {
+			if err := errors.Join(describeATR(atr, &out), atrAsJSON(atr, &out)); err != nil {
+				t.Errorf("%q: %v", text, err)
+			}
+		}
 	})
 }

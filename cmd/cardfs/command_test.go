@@ -76,7 +76,7 @@ func TestExitCodes(t *testing.T) {
 		{"list extra " + m, 2, "", `^cardfs: list takes no argument; see cardfs list --help\n$`},
 
 		{"watch --once " + m, 0, `^slot 0: reader arrived: A B \(d x\)\nslot 0: reader ready\nslot 0: card inserted\n$`, ""},
-		{"watch --once --json 0 " + m, 0, `^{"seq":7,"slot":0,"event":"arrived","more":{"device":"x","driver":"d","reader":"A_B"},"lost":0}\n{"seq":8,`, ""},
+		{"watch --once --json 0 " + m, 0, `^{"number":0,"seq":7,"slot":0,"event":"arrived","more":{"device":"x","driver":"d","reader":"A_B"},"lost":0}\n{"number":0,"seq":8,`, ""},
 		{"watch --once -t " + m, 0, `^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} slot 0: `, ""},
 		{"watch --until ready " + m, 0, `slot 0: reader ready\n$`, ""},
 		{"watch --until ready --json " + m, 0, `"event":"ready"[^\n]*\n$`, ""},

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -41,19 +43,67 @@ func completionCommand(root *cobra.Command) {
 
 const noFiles = cobra.ShellCompDirectiveNoFileComp
 
+type completion = func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective)
+
+// after offers first what is the first argument, then the rest.
+func after(first, rest completion) completion {
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return first(cmd, args, typed)
+		}
+		return rest(cmd, args, typed)
+	}
+}
+
+// described are words with what they mean.
+func described(words [][2]string) (list []string) {
+	for _, word := range words {
+		list = append(list, word[0]+"\t"+word[1])
+	}
+	return list
+}
+
+// completeSimSlot offers the simulated readers.
+func completeSimSlot(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return offerSlots(cmd, typed, func(s client.Info) bool { return s.Driver == "sim" })
+}
+
 // completeSlot offers the slots' numbers as the first argument.
-func completeSlot(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+func completeSlot(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, noFiles
 	}
+	return offerSlots(cmd, typed, func(client.Info) bool { return true })
+}
+
+// offerSlots offers the numbers of the slots that are wanted; to who has begun a name, the
+// names in by-id, and those of readers that no other reader has.
+func offerSlots(cmd *cobra.Command, typed string, want func(client.Info) bool) ([]string, cobra.ShellCompDirective) {
 	c, err := client.FindMount(cmd.Flag("mount").Value.String())
 	if err != nil {
 		return nil, noFiles
 	}
 	slots, _ := c.List()
+	byName := make(map[string]int)
+	for _, s := range slots {
+		byName[s.Reader]++
+	}
+	slots = slices.DeleteFunc(slots, func(s client.Info) bool { return !want(s) })
+	offer := func(name string, s client.Info) string { return fmt.Sprintf("%s\t%s, %s", name, s.Reader, s.State) }
 	var words []string
 	for _, s := range slots {
-		words = append(words, fmt.Sprintf("%d\t%s, %s", s.Number, s.Reader, s.State))
+		words = append(words, offer(strconv.Itoa(s.Number), s))
+	}
+	if typed == "" {
+		return words, noFiles
+	}
+	for _, s := range slots {
+		if s.ByID != "" {
+			words = append(words, offer(s.ByID, s))
+		}
+		if s.Reader != "" && byName[s.Reader] == 1 {
+			words = append(words, offer(strings.ReplaceAll(s.Reader, " ", "_"), s))
+		}
 	}
 	return words, noFiles
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +16,6 @@ import (
 )
 
 func newDoctor() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what keeps the readers from working, and say what mends it",
@@ -43,13 +41,13 @@ be added, never change their meaning.`,
 		Args:              args(0, 0, "doctor takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		h := doctor.Host{
 			User: patient(), Getenv: os.Getenv, Run: doctor.Exec, CheckConf: checkConf, Drivers: drivers.All(drivers.Env{}),
 		}
 		found := h.Examine(cmd.Context())
-		if err := printFindings(cmd.OutOrStdout(), found, asJSON); err != nil {
+		if err := printFindings(cmd.OutOrStdout(), found, *asJSON); err != nil {
 			return err
 		}
 		for _, f := range found {
@@ -93,10 +91,7 @@ func patient() doctor.User {
 
 func printFindings(w io.Writer, found []doctor.Finding, asJSON bool) error {
 	if asJSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		e.SetEscapeHTML(false)
-		return e.Encode(found)
+		return printJSON(w, found)
 	}
 	words := map[doctor.State]string{doctor.OK: "ok", doctor.Warn: "warn", doctor.Wrong: "WRONG", doctor.Unknown: "?"}
 	var b strings.Builder

@@ -206,11 +206,9 @@ func simDevices() string {
 	return b.String()
 }
 
-func helpSim() *cobra.Command {
-	return &cobra.Command{
-		Use:   "sim",
-		Short: "The simulated readers and cards",
-		Long: `Simulated readers have a virtual ISO 7816-4 card in them, to develop card scripts
+// simHelp is about the simulated readers, and what sim does to them.
+func simHelp() string {
+	return `Simulated readers have a virtual ISO 7816-4 card in them, to develop card scripts
 without hardware and to try what happens when things go wrong. They come with
 mount --sim DEVICE and with attach sim DEVICE KEY=VALUE... DEVICE is one of
 
@@ -220,13 +218,16 @@ driver takes to open it), slow=DURATION (each command takes so much longer),
 serial=WORD. Cards: token (T=1), t0 (T=0), dual (both), crc (T=1 with a CRC), datakey
 (T=1, an iKey 2032's), echo (answers with what it is sent).
 
-Lines written to ctl do the rest, as in: echo sim 0 remove >cards/ctl
+sim does the rest, and so do the same lines written to ctl, as in
+
+  cardfs sim 0 remove                echo sim 0 remove >cards/ctl
+
+What comes of it is in the events (cardfs watch). The commands:
 
   ` + strings.Join(sim.New().Usage(), "\n  ") + `
 
 The cards hold MF 3F00 with 2F00 (EF.DIR), 2F02 (serial number) and 1001 (128 bytes
 to write), and DF 5000, AID F063617264667301, with 5001 to 5005. PIN 1 (reference
 01) is 1234, PIN 2 (reference 81, in DF 5000) is 5678, the PUK 12345678. 80EE0000
-with data and Le echoes; go doc of drivers/sim lists all files and commands.`,
-	}
+with data and Le echoes; go doc of drivers/sim lists all files and commands.`
 }

@@ -14,8 +14,9 @@ import (
 
 // bundleID is a line of `cardfs ids`.
 type bundleID struct {
-	id   string // vendor and product, "04b9:1300"
-	name string
+	ID     string `json:"usb_id"` // vendor and product, "04b9:1300"
+	Name   string `json:"reader"` // model
+	Driver string `json:"driver"`
 }
 
 // bundleIDs lists the USB devices that drivers serve by their ID, without
@@ -28,35 +29,43 @@ func bundleIDs(all []reader.Driver) []bundleID {
 				continue
 			}
 			pair := fmt.Sprintf("%04x:%04x", id.Vendor, id.Product)
-			if !slices.ContainsFunc(list, func(b bundleID) bool { return b.id == pair }) {
-				list = append(list, bundleID{pair, cmp.Or(id.Model, d.Name())})
+			if !slices.ContainsFunc(list, func(b bundleID) bool { return b.ID == pair }) {
+				list = append(list, bundleID{pair, cmp.Or(id.Model, d.Name()), d.Name()})
 			}
 		}
 	}
-	slices.SortFunc(list, func(a, b bundleID) int { return cmp.Compare(a.id, b.id) })
+	slices.SortFunc(list, func(a, b bundleID) int { return cmp.Compare(a.ID, b.ID) })
 	return list
 }
 
 func newIDs() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "ids",
 		Short: "Print the USB IDs of the readers that the drivers know",
 		Long: `ids prints a line for each USB reader that a driver knows by its IDs: vendor and
 product in hex, and its name. ifd-cardfs.bundle, by which pcscd's hotplug finds
 these readers, is made from it. Readers known only by their USB interface class
-(CCID) are not among them: pcscd asks for IDs, so they need cardfs reader-conf.`,
+(CCID) are not among them: pcscd asks for IDs, so they need cardfs reader-conf.
+
+--json prints an array with an object for each (cardfs help json).`,
 		Example:           `  cardfs ids | grep -i rainbow`,
 		Args:              args(0, 0, "ids takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, b := range bundleIDs(drivers.All(drivers.Env{})) {
-				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", b.id, b.name); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
 	}
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		list := bundleIDs(drivers.All(drivers.Env{}))
+		if *asJSON {
+			return printJSON(cmd.OutOrStdout(), list)
+		}
+		for _, b := range list {
+			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", b.ID, b.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return cmd
 }
 
 func newUdevRules() *cobra.Command {

@@ -1,9 +1,9 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -13,7 +13,6 @@ import (
 )
 
 func newList() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
@@ -25,18 +24,17 @@ STATE is starting (the driver is not ready), failed, empty (no card), present (a
 card without power) or powered. PROTOCOL and ATR are known of a powered card: the
 first open that needs it powers it.
 
---json prints an array with an object for each slot. These keys are always there,
-and empty ("", false) where nothing is known: number, path, state, error, reader,
-driver, device, by_id, siblings (numbers of the same reader's slots), protocol, atr
-(spaced hex), transaction, status (an object with all lines of the status file).
-Keys may be added, never change their meaning.`,
+CARD is what smartcard_list.txt calls a card with this ATR, if that list is installed
+(pcsc-tools); +N says that it names N more. Without it there is no such column.
+
+--json prints an array with an object for each slot (cardfs help json).`,
 		Example: `  cardfs list
   cardfs list --json | jq -r '.[] | select(.state == "powered") | .number'`,
 		Args:              args(0, 0, "list takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	dir := mountFlag(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := client.FindMount(*dir)
 		if err != nil {
@@ -46,11 +44,11 @@ Keys may be added, never change their meaning.`,
 		if err != nil {
 			return err
 		}
-		if asJSON {
-			e := json.NewEncoder(cmd.OutOrStdout())
-			e.SetIndent("", "  ")
-			e.SetEscapeHTML(false)
-			return e.Encode(slots)
+		for i := range slots {
+			slots[i].Card = cardNames(slots[i].ATR)
+		}
+		if *asJSON {
+			return printJSON(cmd.OutOrStdout(), slots)
 		}
 		if len(slots) == 0 {
 			fmt.Fprintf(cmd.ErrOrStderr(), "no reader at %s; attach one, as in: cardfs attach sim ikey3k\n", c.Dir)
@@ -62,13 +60,19 @@ Keys may be added, never change their meaning.`,
 }
 
 func printList(w io.Writer, slots []client.Info) error {
+	named := slices.ContainsFunc(slots, func(s client.Info) bool { return len(s.Card) > 0 })
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "N\tSTATE\tREADER\tDRIVER\tPROTOCOL\tATR\tBY-ID")
+	line := func(card string, columns ...string) {
+		if named {
+			columns = slices.Insert(columns, 6, card)
+		}
+		fmt.Fprintln(t, strings.Join(columns, "\t"))
+	}
+	line("CARD", "N", "STATE", "READER", "DRIVER", "PROTOCOL", "ATR", "BY-ID")
 	for _, s := range slots {
-		fmt.Fprintln(t, strings.Join([]string{
+		line(dash(firstName(s.Card)),
 			fmt.Sprint(s.Number), s.State, dash(s.Reader), dash(s.Driver), dash(s.Protocol),
-			dash(strings.ReplaceAll(s.ATR, " ", "")), dash(s.ByID),
-		}, "\t"))
+			dash(strings.ReplaceAll(s.ATR, " ", "")), dash(s.ByID))
 	}
 	if err := t.Flush(); err != nil {
 		return err

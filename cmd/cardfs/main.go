@@ -81,7 +81,8 @@ line or the input makes no sense; 3 there is no such reader, or no card in it;
 	root.AddCommand(
 		newMount(), newList(), newSend(), newWatch(), newATR(), newAttach(), newDetach(), newVersion(),
 		newTop(), newMetrics(), newCapture(), newExtcap(), newRecord(), newReaderConf(), newIDs(), newUdevRules(), newDoctor(),
-		helpFiles(), helpEvents(), helpSim(), helpExitCodes(), helpRecipes(),
+		newStatus(), newStats(), newPower(), newProtocol(), newControl(), newSim(), newCtl(),
+		helpFiles(), helpEvents(), helpJSON(), helpExitCodes(), helpRecipes(),
 	)
 	for _, c := range extra {
 		root.AddCommand(c())

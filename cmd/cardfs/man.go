@@ -55,7 +55,7 @@ func writePages(root *cobra.Command, dir string) error {
 		return err
 	}
 	// The topics, which GenManTree leaves out.
-	if err := writeTopics(root, dir, date, "cardfs 5", "cardfs - the files of a mounted cardfs", "files", "events", "sim", "exit-codes"); err != nil {
+	if err := writeTopics(root, dir, date, "cardfs 5", "cardfs - the files of a mounted cardfs", "files", "events", "json", "exit-codes"); err != nil {
 		return err
 	}
 	if err := writeTopics(root, dir, date, "cardfs-recipes 7", "cardfs-recipes - languages, containers, other machines", "recipes"); err != nil {

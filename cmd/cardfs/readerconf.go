@@ -208,7 +208,7 @@ func inBundle(s client.Info) bool {
 	if s.Status["bus"] != "usb" {
 		return false
 	}
-	return slices.ContainsFunc(bundleIDs(drivers.All(drivers.Env{})), func(id bundleID) bool { return id.id == s.Status["usb-id"] })
+	return slices.ContainsFunc(bundleIDs(drivers.All(drivers.Env{})), func(id bundleID) bool { return id.ID == s.Status["usb-id"] })
 }
 
 func bare(s string) bool { return s != "" && strings.Trim(s, bareChars) == "" }

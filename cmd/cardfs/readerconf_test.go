@@ -167,7 +167,7 @@ func TestBundleIDs(t *testing.T) {
 		fakeDriver{name: "one", ids: []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "B"}, {Class: 0x0B, Model: "CCID"}}},
 		fakeDriver{name: "two", ids: []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "C"}, {Vendor: 0x1234, Product: 1}, {}, {Vendor: 0x1235}, {Product: 2}}},
 	})
-	if want := []bundleID{{"0000:0002", "two"}, {"1234:0001", "two"}, {"1234:abcd", "B"}, {"1235:0000", "two"}}; !slices.Equal(got, want) {
+	if want := []bundleID{{"0000:0002", "two", "two"}, {"1234:0001", "two", "two"}, {"1234:abcd", "B", "one"}, {"1235:0000", "two", "two"}}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
@@ -194,9 +194,9 @@ func TestInBundle(t *testing.T) {
 func TestIDsHaveRules(t *testing.T) {
 	rules := hotplug.UdevRules(drivers.All(drivers.Env{}))
 	for _, b := range bundleIDs(drivers.All(drivers.Env{})) {
-		vendor, product, _ := strings.Cut(b.id, ":")
+		vendor, product, _ := strings.Cut(b.ID, ":")
 		if want := fmt.Sprintf(`ATTR{idVendor}=="%s", ATTR{idProduct}=="%s"`, vendor, product); !strings.Contains(rules, want) {
-			t.Errorf("no rule for %s %s", b.id, b.name)
+			t.Errorf("no rule for %s %s", b.ID, b.Name)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -66,9 +65,7 @@ func (p *printer) answered(rapdu []byte) error {
 	if x.TLV == nil {
 		x.TLV = []explain.Node{}
 	}
-	e := json.NewEncoder(p.out)
-	e.SetEscapeHTML(false)
-	return e.Encode(x)
+	return printJSONLine(p.out, x)
 }
 
 func (p *printer) print(mark string, w explain.Words) error {

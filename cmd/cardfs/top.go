@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/hex"
-	"fmt"
 	"os"
 	"os/signal"
 	"slices"
@@ -13,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/cardfs/cardfs/cmd/cardfs/internal/cards"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/top"
@@ -74,7 +71,7 @@ happened in the interval before: once, or as often as -n says.`,
 		if err != nil {
 			return err
 		}
-		o.Mount, o.Name = c, cardNames()
+		o.Mount, o.Name = c, shortCardName
 		// SIGQUIT too: Go would print its goroutines over the screen and leave it so.
 		ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 		defer stop()
@@ -84,30 +81,6 @@ happened in the interval before: once, or as often as -n says.`,
 		return top.Print(ctx, cmd.OutOrStdout(), o)
 	}
 	return cmd
-}
-
-// cardNames names cards by their ATRs: by the first that the list has, and how many others
-// have the same. It remembers them, for many readers may have one kind of card.
-func cardNames() func(atr string) string {
-	list, known := cards.Load(), make(map[string]string)
-	return func(atr string) string {
-		name, ok := known[atr]
-		if ok {
-			return name
-		}
-		b, err := hex.DecodeString(strings.ReplaceAll(atr, " ", ""))
-		if err != nil {
-			return ""
-		}
-		if names := list.Name(b); len(names) > 0 {
-			name = names[0]
-			if len(names) > 1 {
-				name += fmt.Sprintf(" +%d", len(names)-1)
-			}
-		}
-		known[atr] = name
-		return name
-	}
 }
 
 // seconds is a duration, which may be a number of seconds as those of other programs are.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,6 +12,13 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 )
+
+// eventJSON is an event in `cardfs watch --json`.
+type eventJSON struct {
+	Number int `json:"number"` // the slot's, by the name that it has everywhere
+	client.Event
+	Time string `json:"time,omitempty"` // with --time
+}
 
 func newWatch() *cobra.Command {
 	var asJSON, once, stamp bool
@@ -26,10 +32,7 @@ it comes: readers arrive, become ready, leave; cards are inserted, powered, rese
 removed (cardfs help events). It ends when the reader left (watch N) or the mount
 ends, or as the flags say.
 
---json prints an object a line: seq (number of the event), slot, event (arrived,
-ready, failed, inserted, powered, reset, removed, left), more (an object of
-strings: driver, device, reader, atr, protocol, power, error), lost (how many
-events before this one were lost because they were not read in time).
+--json prints an object a line (cardfs help json).
 
 ` + slotHelp,
 		Example: `  cardfs watch
@@ -43,7 +46,7 @@ events before this one were lost because they were not read in time).
 	f := cmd.Flags()
 	f.BoolVar(&asJSON, "json", false, "print a JSON object a line")
 	f.BoolVar(&once, "once", false, "only print how things stand")
-	f.BoolVarP(&stamp, "time", "t", false, "begin each line with the time at which it was read")
+	f.BoolVarP(&stamp, "time", "t", false, "with the time at which each was read")
 	f.StringVar(&until, "until", "", "end after the first `EVENT` of that name, those that say how things stand included")
 	f.DurationVar(&timeout, "timeout", client.Forever, "exit 1 if it did not end within `DURATION`")
 	f.Lookup("timeout").DefValue = "for ever"
@@ -58,19 +61,17 @@ events before this one were lost because they were not read in time).
 		}
 		out := cmd.OutOrStdout()
 		show := func(e client.Event) (done bool, err error) {
-			prefix := ""
+			now := ""
 			if stamp {
-				prefix = time.Now().Format("2006-01-02T15:04:05.000 ")
+				now = time.Now().Format("2006-01-02T15:04:05.000")
 			}
 			if asJSON {
-				text, err := json.Marshal(e)
-				if err != nil {
-					return true, err
-				}
-				_, err = fmt.Fprintf(out, "%s%s\n", prefix, text)
-				return e.Event == until, err
+				return e.Event == until, printJSONLine(out, eventJSON{e.Slot, e, now})
 			}
-			_, err = fmt.Fprintf(out, "%s%s\n", prefix, e.Text())
+			if stamp {
+				now += " "
+			}
+			_, err = fmt.Fprintf(out, "%s%s\n", now, e.Text())
 			return e.Event == until, err
 		}
 		if once {

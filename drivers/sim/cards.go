@@ -51,14 +51,16 @@ func withTCK(atr ...byte) []byte {
 	return append(atr, tck)
 }
 
-// cardNames lists the words that stand for cards.
-func cardNames() string {
+// Cards lists the words that stand for cards.
+func Cards() []string {
 	var names []string
 	for _, k := range cardKinds {
 		names = append(names, k.name)
 	}
-	return strings.Join(append(names, noCard), ", ")
+	return names
 }
+
+func cardNames() string { return strings.Join(append(Cards(), noCard), ", ") }
 
 // NewCard makes a card of that name; false: there is none.
 func NewCard(name, serial string) (icc.Card, bool) {

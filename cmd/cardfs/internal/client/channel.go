@@ -2,21 +2,25 @@ package client
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Channel exchanges commands with the card in a slot, through one open of its apdu file. An
-// error ends that open; Reopen begins again. No command is sent twice.
+// Channel exchanges commands with the card in a slot, through one open of its apdu file, or
+// with the reader, through control. An error ends that open; Reopen begins again. No command
+// is sent twice.
 type Channel struct {
 	Slot   Slot
+	File   string        // apdu if empty
 	Stderr io.Writer     // where it says what an open waits for
 	Wait   time.Duration // for a card, as for Open
 	Locked bool          // the transaction is held, and taken again by Reopen
@@ -29,7 +33,7 @@ type Channel struct {
 // that was held.
 func (c *Channel) Reopen() error {
 	c.Close()
-	file, err := c.Slot.Open(c.Stderr, "apdu", os.O_RDWR, c.Wait)
+	file, err := c.Slot.Open(c.Stderr, c.name(), os.O_RDWR, c.Wait)
 	if err != nil {
 		return err
 	}
@@ -40,8 +44,28 @@ func (c *Channel) Reopen() error {
 		}
 	}
 	c.file, c.in = file, bufio.NewReader(file)
+	if c.inWords() {
+		return c.askForWords()
+	}
 	return nil
 }
+
+// inWords reports whether errors come as lines: what a reader refuses is told in words by
+// the answer alone.
+func (c *Channel) inWords() bool { return c.name() == "control" }
+
+func (c *Channel) askForWords() error {
+	_, err := c.file.WriteString("errors\n")
+	if err == nil {
+		_, err = c.in.ReadString('\n')
+	}
+	if err != nil {
+		c.Close()
+	}
+	return c.Slot.Explain(err)
+}
+
+func (c *Channel) name() string { return cmp.Or(c.File, "apdu") }
 
 // Close ends the open, and with it the transaction.
 func (c *Channel) Close() {
@@ -78,11 +102,28 @@ func (c *Channel) exchange(capdu []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if text, ok := strings.CutPrefix(line, "error "); ok && c.inWords() {
+		name, reason, _ := strings.Cut(strings.TrimSpace(text), " ")
+		return nil, c.Slot.refused(errnoOf(name), c.name(), reason)
+	}
 	rapdu, err := hex.DecodeString(strings.Join(strings.Fields(line), ""))
-	if err != nil || len(rapdu) < 2 {
-		return nil, errors.New("what came is no answer of a card")
+	if err != nil || len(rapdu) < 2 && c.name() == "apdu" {
+		return nil, errors.New("what came is no answer")
 	}
 	return rapdu, nil
+}
+
+// errnoOf is the error that has this name in the manual pages.
+func errnoOf(name string) error {
+	if name == "EOPNOTSUPP" {
+		return unix.EOPNOTSUPP // x/sys has its other name, ENOTSUP
+	}
+	for e := syscall.Errno(1); e < 200; e++ {
+		if unix.ErrnoName(e) == name {
+			return e
+		}
+	}
+	return unix.EIO
 }
 
 // Lock takes the transaction, and waits for it.

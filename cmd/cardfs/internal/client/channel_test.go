@@ -15,9 +15,9 @@ func TestChannelError(t *testing.T) {
 	for answer, words := range map[string]string{
 		"":          "end of file in place of an answer",
 		"90 00":     "end of file in place of an answer", // cut off
-		"90\n":      "what came is no answer of a card",
-		"error x\n": "what came is no answer of a card",
-		"90 00 0\n": "what came is no answer of a card",
+		"90\n":      "what came is no answer",
+		"error x\n": "what came is no answer",
+		"90 00 0\n": "what came is no answer",
 	} {
 		// A plain file: what is read lies behind what was written.
 		const sent = "00 A4 00 00\n"

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
-	"github.com/cardfs/cardfs/reader"
 )
 
 // Forever is a wait without an end.
@@ -35,7 +34,7 @@ func (s Slot) Open(stderr io.Writer, name string, flags int, wait time.Duration)
 		// There O_NONBLOCK does not arrive, and a program whose open waits cannot even be
 		// killed: status says when the open will not wait.
 		begin := time.Now()
-		if err := s.await(stderr, notice, wait); err != nil {
+		if err := s.await(stderr, name, notice, wait); err != nil {
 			return nil, err
 		}
 		if wait != Forever {
@@ -68,10 +67,14 @@ func (s Slot) Open(stderr io.Writer, name string, flags int, wait time.Duration)
 			// The open that still waits ends with the program.
 			return nil, s.notReady(asked)
 		case <-notice:
-			s.tellWaiting(stderr)
+			s.tellWaiting(stderr, name)
 		}
 	}
 }
+
+// needsCard reports whether the open of a slot's file waits for a card, and not for the
+// reader alone.
+func needsCard(name string) bool { return name == "atr" || name == "apdu" || name == "memory" }
 
 // Look opens the file without waiting, and returns the error that it gets. It keeps no
 // descriptor: with O_NONBLOCK reads would not wait for answers either.
@@ -109,8 +112,9 @@ func (s Slot) remote() bool {
 // pollEvery is how often status is read where nothing else can be waited for.
 const pollEvery = 200 * time.Millisecond
 
-// await waits until status shows a card, or a reader that failed.
-func (s Slot) await(stderr io.Writer, notice <-chan time.Time, wait time.Duration) error {
+// await waits until status shows what the open of that file waits for, or a reader that
+// failed.
+func (s Slot) await(stderr io.Writer, name string, notice <-chan time.Time, wait time.Duration) error {
 	var timeout <-chan time.Time
 	if wait != Forever {
 		timeout = time.After(wait)
@@ -123,7 +127,7 @@ func (s Slot) await(stderr io.Writer, notice <-chan time.Time, wait time.Duratio
 			return s.Explain(err)
 		}
 		switch state := lines.Value("state"); {
-		case state == "present", state == "powered", state == "failed":
+		case state == "present", state == "powered", state == "failed", state == "empty" && !needsCard(name):
 			return nil
 		case wait == 0 && state == "empty":
 			return s.Explain(unix.ENOMEDIUM)
@@ -135,24 +139,24 @@ func (s Slot) await(stderr io.Writer, notice <-chan time.Time, wait time.Duratio
 		case <-timeout:
 			return s.notReady(wait)
 		case <-notice:
-			s.tellWaiting(stderr)
+			s.tellWaiting(stderr, name)
 		}
 	}
 }
 
-func (s Slot) tellWaiting(stderr io.Writer) {
-	if what := s.waitingFor(); what != "" {
+func (s Slot) tellWaiting(stderr io.Writer, name string) {
+	if what := s.waitingFor(name); what != "" {
 		fmt.Fprintf(stderr, "cardfs: waiting for %s\n", what)
 	}
 }
 
-// waitingFor is what keeps an open in the slot waiting, "" if nothing lasting does.
-func (s Slot) waitingFor() string {
+// waitingFor is what keeps the open of that file waiting, "" if nothing lasting does.
+func (s Slot) waitingFor(name string) string {
 	lines, _ := s.Status()
-	switch lines.Value("state") {
-	case "starting":
+	switch state := lines.Value("state"); {
+	case state == "starting":
 		return fmt.Sprintf("reader %s to start", s.Name)
-	case "empty":
+	case state == "empty" && needsCard(name):
 		return fmt.Sprintf("a card in slot %s", s.Name)
 	}
 	return ""
@@ -176,15 +180,15 @@ func (c *Mount) WriteCtl(f *os.File, line string) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, unix.EINVAL) {
-		buf := make([]byte, 4096)
-		n, _ := f.ReadAt(buf, 0)
-		if reason, ok := cutLine(buf[:n], "error "); ok {
-			return errors.New(strings.TrimSuffix(reason, ": "+reader.ErrInvalid.Error()))
-		}
-		return fmt.Errorf("%s: refused (what there is: cat %s)", line, filepath.Join(c.Dir, "ctl"))
+	if !errors.Is(err, unix.EINVAL) {
+		return c.Explain(err)
 	}
-	return c.Explain(err)
+	if reason := bare(refusal(f)); reason != "" {
+		return errors.New(reason)
+	}
+	// The line may hold keys of a PIN pad.
+	word, _, _ := strings.Cut(line, " ")
+	return fmt.Errorf("%s: refused (what there is: cardfs ctl)", word)
 }
 
 // OpenCtl opens ctl for one command, and locks it until Close: of two commands at the same
@@ -192,7 +196,7 @@ func (c *Mount) WriteCtl(f *os.File, line string) error {
 func (c *Mount) OpenCtl() (*os.File, error) {
 	f, err := os.OpenFile(c.Path("ctl"), os.O_RDWR, 0)
 	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("%s: only %s, whose mount it is, may attach and detach", c.Path("ctl"), c.Owner())
+		return nil, fmt.Errorf("%s: only %s, whose mount it is, may write to it", c.Path("ctl"), c.Owner())
 	}
 	if err != nil {
 		return nil, c.Explain(err)

@@ -75,7 +75,7 @@ func TestOpenRemote(t *testing.T) {
 func TestWaitingFor(t *testing.T) {
 	for state, want := range map[string]string{"starting": "reader 0 to start", "empty": "a card in slot 0", "powered": "", "failed": ""} {
 		c := tree(t, map[string]string{"0/status": "state " + state + "\n"})
-		if got := c.Slot(0).waitingFor(); got != want {
+		if got := c.Slot(0).waitingFor("apdu"); got != want {
 			t.Errorf("%s: %q, want %q", state, got, want)
 		}
 	}

@@ -201,12 +201,15 @@ func (s Slot) Status() (Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	var lines Status
+	return parseStatus(text), nil
+}
+
+func parseStatus(text []byte) (lines Status) {
 	for line := range strings.Lines(string(text)) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		lines = append(lines, [2]string{key, value})
 	}
-	return lines, nil
+	return lines
 }
 
 // Value is "" for a key that is not there.
@@ -302,7 +305,7 @@ func (c *Mount) List() ([]Info, error) {
 		if err != nil {
 			return nil, s.Explain(err)
 		}
-		slots = append(slots, lines.Info(n, s.Dir))
+		slots = append(slots, lines.info(n, s.Dir))
 	}
 	return slots, nil
 }
