@@ -203,7 +203,11 @@ func readme(t *testing.T, s *debian.System) {
 	if len(list) < 5 {
 		t.Errorf("only %d blocks of commands in the README", len(list))
 	}
-	s.Run("systemctl stop cardfs") // the README installs it later
+	// Before the README installs the packages there is what was built from the sources.
+	const before = `cp /usr/bin/cardfs /usr/local/bin/ && dpkg --purge libctapi-cardfs-dev libctapi-cardfs1 libifdcardfs cardfs 2>&1`
+	if out, err := s.Run(before); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	for _, b := range list {
 		if strings.HasPrefix(b.text, "CARDFS_ARGS=") {
 			b.lang = "default"
@@ -212,6 +216,9 @@ func readme(t *testing.T, s *debian.System) {
 		case "console":
 			session(t, s, b)
 		case "sh":
+			if strings.Contains(b.text, "apt-get install") {
+				s.Run("rm /usr/local/bin/cardfs")
+			}
 			out, err := s.Run(fmt.Sprintf(run, scripted(b.text)))
 			if err != nil {
 				t.Errorf("%s: %v\n%s\nIt was:\n%s", b.at, err, out, b.text)
