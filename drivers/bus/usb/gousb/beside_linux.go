@@ -46,20 +46,23 @@ func (b *beside) await() bool {
 // ask says what became of an interface.
 func (b *beside) ask(iface uint8) fate {
 	f := unknown
-	_ = b.raw.Control(func(fd uintptr) {
-		switch owner, err := usb.KernelDriver(int(fd), uint32(iface)); {
-		case errors.Is(err, unix.ENODEV):
-			f = left
-		case err != nil:
-		case owner == "usbfs":
-			f = claimed
-		case owner == "":
-			f = free
-		default:
-			f = kernels
-		}
-	})
+	_ = b.raw.Control(func(fd uintptr) { f = fateOf(usb.KernelDriver(int(fd), uint32(iface))) })
 	return f
+}
+
+// fateOf is what the kernel's word on an interface's driver means.
+func fateOf(owner string, err error) fate {
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return left
+	case err != nil:
+		return unknown
+	case owner == "usbfs":
+		return claimed
+	case owner == "":
+		return free
+	}
+	return kernels
 }
 
 func (b *beside) close() { b.file.Close() }

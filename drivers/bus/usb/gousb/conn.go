@@ -91,10 +91,15 @@ var errClosed = fmt.Errorf("closed: %w", reader.ErrGone)
 
 // Open is the Transport.
 func Open(at usb.Place, iface uint8) (usb.Conn, error) {
+	return guarded(at, func() (*conn, error) { return open(at, iface) })
+}
+
+// guarded is what open comes to. gousb panics where libusb cannot start, and on descriptors
+// that it did not expect.
+func guarded(at usb.Place, open func() (*conn, error)) (usb.Conn, error) {
 	var c *conn
 	var err error
-	// gousb panics where libusb cannot start, and on descriptors that it did not expect.
-	if perr := reader.Guard(at.Log, at.Name+": gousb", func() { c, err = open(at, iface) }); perr != nil {
+	if perr := reader.Guard(at.Log, at.Name+": gousb", func() { c, err = open() }); perr != nil {
 		err = fmt.Errorf("%s: gousb panicked, as it does where a device on the bus has odd descriptors; --usb=usbfs copes with them: %w", at.Name, perr)
 	}
 	if err != nil {
