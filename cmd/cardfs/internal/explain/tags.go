@@ -23,6 +23,9 @@ const (
 
 // inside is the context of what stands in tag, which stands in outer.
 func inside(outer context, tag uint32) context {
+	if outer == inFCP && (tag == 0xA0 || tag == 0xA1 || tag == 0xAB) { // access rules have tags of their own
+		return anywhere
+	}
 	switch tag {
 	case 0x62, 0x64, 0x6F:
 		return inFCP

@@ -84,6 +84,12 @@ func TestHistory(t *testing.T) {
 	if _, err := loadHistory(filepath.Dir(path)); err == nil {
 		t.Error("a directory")
 	}
+	if err := replace(filepath.Dir(filepath.Dir(path)), "x"); err == nil {
+		t.Error("a directory is replaced")
+	}
+	if entries, _ := os.ReadDir(filepath.Dir(filepath.Dir(filepath.Dir(path)))); len(entries) != 1 {
+		t.Errorf("%v is left", entries)
+	}
 	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
 		t.Errorf("%v beside it", entries)
 	}

@@ -99,6 +99,10 @@ func TestLines(t *testing.T) {
 		"echo  two  words # not this": "say two  words",
 		`echo "# this"`:               "say # this",
 		"set A 00000000 (" + strings.Repeat("AB", 128) + ")\n00D60000 ($A)": "00D6000086 00000000 8180" + strings.Repeat("AB", 128),
+		"set A 00000000 ()\n00D60000 ($A)":                                  "00D60000050000000000",
+		"select\\\n3F00":                                                    "00A40000023F0000",
+		`echo "`:                                                            `say "`,
+		`echo ""`:                                                           "say ",
 		"set A CAFE\necho A is $A, ${A}!":                                   "say A is CA FE, CA FE!",
 		// by name
 		"select 3F00":                     "00A40000023F0000",
@@ -328,6 +332,7 @@ func TestTyped(t *testing.T) {
 		{"unblock-pin 1", "99 34 34", "ask PUK for PIN 1\nask new PIN 1\nask again, new PIN 1\n002C00010439393334 secret"},
 		{"prompt P\n00A40000 ($P)\necho $P", "12", "ask P\n00A40000023132 secret\nsay [masked]"},
 		{"prompt P fill=FFFFFF\n00200001 ($P)", "12", "ask P\n00200001033132FF secret"},
+		{"prompt P fill=00000000()\n00D60000 ($P)", "1", "ask P\n00D60000053100000000 secret"},
 		{"prompt P\nset Q 00 $P\n00200001 ($Q)", "12", "ask P\n0020000103003132 secret"},
 		{"prompt P\nselect $P", "12", "ask P\n00A4000002313200 secret"},
 	} {
