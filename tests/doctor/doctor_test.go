@@ -136,7 +136,7 @@ var setups = []fault{
 	{name: "DEVICENAME in quotes", breaks: `sed -i 's/^DEVICENAME *\(.*\)/DEVICENAME "\1"/' ` + conf, check: "reader-conf", says: "no quotes around DEVICENAME", works: viaPCSC},
 	{name: "DEVICENAME is relative", breaks: `sed -i 's/cardfs:.mnt.cards/cardfs:cards/' ` + conf, check: "reader-conf", says: "is not absolute", works: viaPCSC},
 	{name: "DEVICENAME without cardfs:", breaks: `sed -i 's/cardfs:.mnt/\/mnt/' ` + conf, check: "reader-conf", says: "needs cardfs: in front", works: viaPCSC},
-	{name: "DEVICENAME comes late", breaks: `sed -i -n -e '/^CHANNELID/d; /^DEVICENAME/{h;d}; p; /^FRIENDLYNAME/{g;p}' ` + conf, check: "reader-conf", says: "behind both LIBPATH and FRIENDLYNAME"},
+	{name: "DEVICENAME comes late", breaks: `sed -i -n -e 's/0x0/0x7/; /^DEVICENAME/{h;d}; p; /^FRIENDLYNAME/{g;p}' ` + conf, check: "reader-conf", says: "behind all of CHANNELID, LIBPATH and FRIENDLYNAME", works: viaPCSC},
 	{name: "reader that is not there", breaks: `sed -i 's/IKEY3K-1/IKEY3K-9/' ` + conf, check: "reader-conf", says: "IKEY3K-9-slot0 is not there", works: viaPCSC},
 	{name: "a reader twice", breaks: `sed -e '/^FRIENDLY/s/iKey/old iKey/' -e 's/0x0/0x1/' <` + conf + ` >/etc/reader.conf.d/cardfs-old`, check: "reader-conf", says: "once more: pcscd lists it twice",
 		works: `root:systemctl reset-failed pcscd.service pcscd.socket; systemctl restart pcscd.socket; [ $(timeout 20 opensc-tool --list-readers | grep -c iKey) = 1 ]`},

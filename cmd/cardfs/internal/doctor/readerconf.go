@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +17,9 @@ type entry struct {
 	file        string
 	first, last int             // lines, from 1
 	lines       map[string]line // by key
+	// late is a DEVICENAME that pcscd does not take as this entry's, for it had taken the entry
+	// as complete before.
+	late line
 }
 
 type line struct {
@@ -26,10 +30,11 @@ type line struct {
 // bareChars make a value without quotes (pcsc-lite 1.9.9 to 2.5.1, src/configfile.l).
 const bareChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789=\\/-._@:"
 
-// parseEntries reads a file as pcscd does, but forgives: each line is a key and its value, and
-// a key that comes again begins the next entry.
+// parseEntries reads a file as pcscd does: an entry is complete with FRIENDLYNAME, LIBPATH and
+// one of CHANNELID and DEVICENAME, and what comes then is the next one's. But of a line that
+// follows at once it is known whose it was meant to be.
 func parseEntries(file, text string) (list []entry) {
-	var now *entry
+	now, open := -1, false
 	number := 0
 	for s := range strings.Lines(text) {
 		number++
@@ -37,39 +42,52 @@ func parseEntries(file, text string) (list []entry) {
 		if key == "" || key[0] == '#' {
 			continue
 		}
-		if _, again := entryLine(now, key); now == nil || again {
-			list = append(list, entry{file: file, first: number, lines: map[string]line{}})
-			now = &list[len(list)-1]
-		}
-		value = strings.TrimSpace(value)
 		if key != "FRIENDLYNAME" { // a name may have any character in its quotes
 			value, _, _ = strings.Cut(value, "#")
-			value = strings.TrimSpace(value)
 		}
-		now.lines[key], now.last = line{number, value}, number
+		l := line{number, strings.TrimSpace(value)}
+		meant := key == "CHANNELID" || key == "DEVICENAME" && now >= 0 && strings.Contains(list[now].value("LIBPATH"), handler)
+		if now >= 0 && !open && list[now].last+1 == number && !list[now].has(key) && meant {
+			if key == "DEVICENAME" {
+				list[now].late = l
+			}
+			list[now].last = number
+			continue
+		}
+		if !open || list[now].has(key) {
+			list = append(list, entry{file: file, first: number, lines: map[string]line{}})
+			now = len(list) - 1
+		}
+		n := &list[now]
+		n.lines[key], n.last = l, number
+		open = !n.complete()
 	}
 	return list
 }
 
-func entryLine(n *entry, key string) (line, bool) {
-	if n == nil {
-		return line{}, false
-	}
-	l, ok := n.lines[key]
-	return l, ok
+func (n entry) has(key string) bool { return n.lines[key].number > 0 }
+
+// complete reports whether pcscd makes a reader of the entry.
+func (n entry) complete() bool {
+	return n.has("FRIENDLYNAME") && n.has("LIBPATH") && (n.has("CHANNELID") || n.has("DEVICENAME"))
 }
 
 func (n entry) value(key string) string { return n.lines[key].value }
 
 // ours reports whether the entry is for the readers of cardfs.
 func (n entry) ours() bool {
-	return strings.Contains(filepath.Base(n.value("LIBPATH")), handler) || strings.Contains(n.value("DEVICENAME"), "cardfs:")
+	return strings.Contains(filepath.Base(n.value("LIBPATH")), handler) || strings.Contains(n.value("DEVICENAME")+n.late.value, "cardfs:")
 }
 
 func (n entry) at(key string) string { return fmt.Sprintf("%s:%d", n.file, n.lines[key].number) }
 
-// device is the path of the slot that DEVICENAME names.
+// device is the path of the slot that the entry names: by DEVICENAME or, without that, by
+// CHANNELID, which is the slot's number.
 func (n entry) device() string {
+	if !n.has("DEVICENAME") {
+		number, _ := strconv.ParseUint(n.value("CHANNELID"), 0, 32)
+		return filepath.Join(client.Default, strconv.FormatUint(number, 10))
+	}
 	path := strings.TrimPrefix(strings.Trim(n.value("DEVICENAME"), `"'`), "cardfs:")
 	if rest, ok := strings.CutPrefix(path, "slots="); ok {
 		if _, after, ok := strings.Cut(rest, ":"); ok {
@@ -77,6 +95,14 @@ func (n entry) device() string {
 		}
 	}
 	return path
+}
+
+// where is the line that says which slot it is.
+func (n entry) where() string {
+	if n.has("DEVICENAME") {
+		return n.at("DEVICENAME")
+	}
+	return n.at("CHANNELID")
 }
 
 // mountDir is the mount of that slot.
@@ -135,7 +161,7 @@ func (e *exam) readerConf() {
 			ours++
 			first, again := seen[n.device()]
 			if again {
-				e.wrong(e.comment(n), "%s names the reader of %s once more: pcscd lists it twice", n.at("DEVICENAME"), first.at("DEVICENAME"))
+				e.wrong(e.comment(n), "%s names the reader of %s once more: pcscd lists it twice", n.where(), first.where())
 				continue
 			}
 			seen[n.device()] = n
@@ -170,13 +196,12 @@ func (e *exam) newer(all []entry, start time.Time) (file string, ok bool) {
 
 // library looks at LIBPATH.
 func (e *exam) library(n entry) {
-	value, is := n.lines["LIBPATH"]
-	path := value.value
+	path := n.value("LIBPATH")
 	bare := strings.Trim(path, `"'`)
 	good := e.handlerFile()
 	inBundle := strings.Contains(bare, ourBundle+"/")
 	switch {
-	case !is:
+	case !n.has("LIBPATH"):
 	case path != bare && strings.Trim(bare, bareChars) == "" && e.exists(bare):
 		e.wrong(e.change(n, "LIBPATH", bare), "%s: pcscd takes no quotes around LIBPATH", n.at("LIBPATH"))
 	case n.ours() && (!e.exists(bare) || !filepath.IsAbs(bare) || strings.Trim(bare, bareChars) != "") && e.exists(good):
@@ -192,44 +217,37 @@ func (e *exam) library(n entry) {
 
 // deviceName looks at DEVICENAME.
 func (e *exam) deviceName(n entry) {
-	l, is := n.lines["DEVICENAME"]
+	l := n.lines["DEVICENAME"]
 	path := n.device()
 	dir := n.mountDir()
 	at := slices.IndexFunc(e.mounts, func(m mount) bool { return m.dir == dir })
 	switch {
-	case !is:
-		e.wrong(e.regenerate(n), "%s:%d: an entry for cardfs needs DEVICENAME cardfs:/mnt/cards/…", n.file, n.first)
+	case n.late.number > 0:
+		e.wrong(e.moveUp(n), "%s:%d: pcscd does not see DEVICENAME behind all of CHANNELID, LIBPATH and FRIENDLYNAME, and takes %s instead", n.file, n.late.number, path)
+	case !n.complete():
+		e.wrong(e.regenerate(n), "%s:%d: pcscd leaves out what has not all of FRIENDLYNAME, LIBPATH and DEVICENAME", n.file, n.first)
 	case !filepath.IsAbs(path):
 		e.wrong(e.change(n, "DEVICENAME", "cardfs:"+e.absolute(path)), "%s: the path in DEVICENAME %s is not absolute", n.at("DEVICENAME"), l.value)
 	case strings.ContainsAny(l.value, `"'`):
 		e.wrong(e.change(n, "DEVICENAME", strings.Trim(l.value, `"'`)), "%s: pcscd takes no quotes around DEVICENAME", n.at("DEVICENAME"))
-	case strings.Trim(l.value, bareChars) != "":
+	case l.number > 0 && strings.Trim(l.value, bareChars) != "":
 		e.wrong(e.regenerate(n), "%s: pcscd takes only letters, digits and = \\ / - . _ @ : in DEVICENAME", n.at("DEVICENAME"))
-	case !strings.HasPrefix(l.value, "cardfs:"):
+	case l.number > 0 && !strings.HasPrefix(l.value, "cardfs:"):
 		e.wrong(e.change(n, "DEVICENAME", "cardfs:"+path), "%s: DEVICENAME %s needs cardfs: in front", n.at("DEVICENAME"), l.value)
-	case l.number > n.lines["LIBPATH"].number && l.number > n.lines["FRIENDLYNAME"].number && n.lines["CHANNELID"].number < l.number && e.complete(n, l.number):
-		e.wrong(e.moveUp(n), "%s: pcscd does not see DEVICENAME behind both LIBPATH and FRIENDLYNAME", n.at("DEVICENAME"))
 	case at < 0:
-		e.warn(e.start(dir), "%s: no cardfs is mounted at %s; until it is, pcscd lists a reader without a card", n.at("DEVICENAME"), dir)
+		e.warn(e.start(dir), "%s: no cardfs is mounted at %s; until it is, pcscd lists a reader without a card", n.where(), dir)
 	case e.mounts[at].err != nil:
-		e.unknown("", "%s: whether %s is there cannot be seen: %v", n.at("DEVICENAME"), path, e.mounts[at].err)
+		e.unknown("", "%s: whether %s is there cannot be seen: %v", n.where(), path, e.mounts[at].err)
 	case !e.exists(path):
-		e.warn(e.regenerate(n), "%s: %s is not there: it is unplugged, or has another name now (ls %s/by-id)", n.at("DEVICENAME"), path, dir)
+		e.warn(e.regenerate(n), "%s: %s is not there: it is unplugged, or has another name now (ls %s/by-id)", n.where(), path, dir)
 	case e.bundled(e.mounts[at], path):
-		e.wrong(e.comment(n), "%s: pcscd finds %s by the bundle as well, and lists it twice", n.at("DEVICENAME"), filepath.Base(path))
+		e.wrong(e.comment(n), "%s: pcscd finds %s by the bundle as well, and lists it twice", n.where(), filepath.Base(path))
 	}
-}
-
-// complete reports whether pcscd had an entry complete before a line: with FRIENDLYNAME,
-// LIBPATH and one of CHANNELID and DEVICENAME.
-func (e *exam) complete(n entry, before int) bool {
-	return n.lines["LIBPATH"].number > 0 && n.lines["FRIENDLYNAME"].number > 0 && n.lines["LIBPATH"].number < before
 }
 
 // moveUp is a command that writes DEVICENAME as the first line of its entry.
 func (e *exam) moveUp(n entry) string {
-	l := n.lines["DEVICENAME"]
-	return e.sudo(fmt.Sprintf("sed -i -e %s -e %dd %s", quote(fmt.Sprintf("%di%-12s %s", n.first, "DEVICENAME", l.value)), l.number, quote(n.file))) + e.thenRestart()
+	return e.sudo(fmt.Sprintf("sed -i -e %s -e %dd %s", quote(fmt.Sprintf("%di%-12s %s", n.first, "DEVICENAME", n.late.value)), n.late.number, quote(n.file))) + e.thenRestart()
 }
 
 // absolute makes a path in a mount of one that is relative.

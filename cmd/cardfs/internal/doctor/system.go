@@ -227,8 +227,8 @@ func (e *exam) ctapi() {
 	switch {
 	case len(there) == 0:
 		e.ok("the CT-API library is not installed")
-	case err != nil:
-		e.unknown("", "ldconfig -p: %v", err)
+	case errors.Is(err, errNoProgram):
+		e.unknown("", "%v", err)
 	case !strings.Contains(known, name+" "):
 		e.wrong(e.sudo("ldconfig"), "programs do not find %s: it is not in the cache of the dynamic linker", there[0])
 	default:
