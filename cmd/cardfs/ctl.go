@@ -28,7 +28,7 @@ the events (cardfs watch). attach and detach, as commands of cardfs, wait for it
 The same without this command: cat ctl, or echo the words to it.`,
 		Example: `  cardfs ctl
   cardfs ctl rescan
-  cardfs ctl abort 0`,
+  cardfs ctl sim 0 slow 10ms`,
 		ValidArgsFunction: completeCtl,
 	}
 	dir := mountFlag(cmd)
@@ -73,8 +73,9 @@ func newSim() *cobra.Command {
 		Use:   "sim [flags] N WORD…",
 		Short: "What happens to the simulated reader N; the readers and cards that there are",
 		Long:  simHelp(),
-		Example: `  cardfs sim 0 remove
-  cardfs sim 0 insert t0`,
+		Example: `  cardfs sim 0 unplug
+  cardfs sim 0 plug
+  n=$(cardfs attach sim t1) && cardfs sim $n remove && cardfs sim $n insert dual`,
 		Args:              args(2, -1, "sim needs a slot and what happens to it"),
 		ValidArgsFunction: after(completeSimSlot, completeSimWords),
 	}

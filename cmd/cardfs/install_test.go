@@ -80,7 +80,7 @@ func TestInstall(t *testing.T) {
 		"/usr/share/zsh/site-functions/_cardfs":               0o644,
 		"/usr/share/fish/vendor_completions.d/cardfs.fish":    0o644,
 	}
-	for _, page := range []string{"man1/cardfs.1", "man1/cardfs-mount.1", "man5/cardfs.5", "man5/cardfs.conf.5", "man8/libifdcardfs.8", "man8/mount.cardfs.8"} {
+	for _, page := range []string{"man1/cardfs.1", "man1/cardfs-mount.1", "man5/cardfs.5", "man5/cardfs.conf.5", "man7/cardfs-recipes.7", "man8/libifdcardfs.8", "man8/mount.cardfs.8"} {
 		want["/usr/share/man/"+page] = 0o644
 	}
 	want["/usr/share/man/man8/mount.fuse.cardfs.8"] = fs.ModeSymlink | 0o777
