@@ -230,6 +230,7 @@ cardfs_wait_seconds_total{by_id="",driver="",reader=%[1]q,slot="0"} %[2]d
 	look("it came back", "a", 10)
 	slot("a", 15)
 	look("it came back and counted more than before", "a", 25)
+	look("nothing happened since", "a", 25)
 	slot("b", 3)
 	look("another reader", "b", 3)
 	slot("a", 1)

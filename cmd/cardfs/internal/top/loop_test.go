@@ -364,6 +364,34 @@ func TestTrace(t *testing.T) {
 	})
 }
 
+// A trace that is left before it was open, or while a read waits, is closed, and nothing of it
+// comes into the next one.
+func TestTraceTooLate(t *testing.T) {
+	files := newFakeMount(slot(0, "state powered", "reader A"), slot(1, "state powered", "reader B"))
+	run(t, files, func(s *scene) {
+		opened := make(chan struct{})
+		r, w := io.Pipe()
+		closed := make(chan struct{})
+		other, _ := io.Pipe()
+		files.traces = map[int]func() (io.ReadCloser, error){
+			0: func() (io.ReadCloser, error) { <-opened; return pipe{r, closed}, nil },
+			1: func() (io.ReadCloser, error) { return pipe{other, make(chan struct{})}, nil },
+		}
+		time.Sleep(time.Second)
+		s.keys("t", "q", "j", "t")
+		s.shows("trace of slot 1  B")
+		close(opened)
+		<-closed
+		if _, err := fmt.Fprint(w, "of another slot\n"); err == nil {
+			t.Error("somebody reads the trace that was left")
+		}
+		time.Sleep(2 * redraw)
+		if text, _, _ := s.screen.shown(); strings.Contains(text, "of another slot") {
+			t.Errorf("the trace of another slot:\n%s", text)
+		}
+	})
+}
+
 func TestTraceLines(t *testing.T) {
 	var tr trace
 	for i := range 10 {

@@ -114,6 +114,62 @@ func TestScreen(t *testing.T) {
 	wantScreen(t, m, "2: no answer from the reader\n")
 }
 
+// looks are how pieces of a screen's line are drawn, by their text.
+func looks(l line) map[string]look {
+	all := make(map[string]look)
+	for _, p := range l.pieces {
+		all[p.text] = p.look
+	}
+	return all
+}
+
+// Titles and the chosen row are in reverse; what is wrong, and errors that are new, stand out.
+func TestLooks(t *testing.T) {
+	m := testModel(slot(0, "state powered", "errors=7"), slot(1, "state failed", "error broken", "errors=1"), slot(2, "state starting"), slot(3, "state empty"))
+	m.looked([]int{0, 1}, false, []survey.Slot{slot(0, "state powered", "errors=9"), slot(1, "state failed", "error broken", "errors=1")}, begin.Add(time.Second))
+	v := m.view(false)
+	for i, reversed := range []bool{false, true, true, false, false} {
+		if v[i].reverse != reversed {
+			t.Errorf("line %d in reverse: %v", i, v[i].reverse)
+		}
+	}
+	for i, want := range []map[string]look{
+		0: {"cardfs": strong, ", 1 failed": wrong},
+		2: {"powered": good, "9": wrong}, 3: {"failed": wrong, "1": plain}, 4: {"starting": warning, "0": plain}, 5: {"empty": dim},
+	} {
+		got := looks(v[i])
+		for text, l := range want {
+			if have, ok := got[text]; !ok || have != l {
+				t.Errorf("line %d: %q is drawn as %d (%v), want %d", i, text, have, ok, l)
+			}
+		}
+	}
+	last := func(what string, want look) {
+		t.Helper()
+		v := m.view(false)
+		if got := v[len(v)-1].pieces[0].look; got != want {
+			t.Errorf("%s is drawn as %d, want %d: %v", what, got, want, v[len(v)-1])
+		}
+	}
+	last("help", dim)
+	press(m, "r")
+	last("a question", warning)
+	press(m, "y")
+	last("what is done", plain)
+	m.did(action{"power", 0, "reset"}, errors.New("no"))
+	last("a failure", wrong)
+	m.did(action{"power", 0, "reset"}, nil)
+	last("success", plain)
+	press(m, "j", "r")
+	last("what cannot be done", wrong)
+	press(m, "k")
+	last("the next key", dim)
+	m = testModel(slot(0, "state empty"))
+	if got := looks(m.view(false)[0]); len(got) != 4 {
+		t.Errorf("nothing failed: %v", got)
+	}
+}
+
 func TestBegin(t *testing.T) {
 	m := newModel("/mnt/cards", time.Second, nil)
 	if strings.Contains(screenText(m), "no reader") {

@@ -44,6 +44,15 @@ func TestMount(t *testing.T) {
 	if err := m.power(0, "reset"); err != nil {
 		t.Error(err)
 	}
+	before, _ := os.ReadDir("/proc/self/fd")
+	for range 50 {
+		m.power(0, "reset")
+	}
+	if after, _ := os.ReadDir("/proc/self/fd"); len(after) > len(before)+10 {
+		t.Errorf("%d descriptors, before %d", len(after), len(before))
+	}
+	os.WriteFile(filepath.Join(m.Dir, "0/power"), nil, 0o644)
+	m.power(0, "reset")
 	if text, _ := os.ReadFile(filepath.Join(m.Dir, "0/power")); string(text) != "reset\n" {
 		t.Errorf("power was told %q", text)
 	}

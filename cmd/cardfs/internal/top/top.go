@@ -165,6 +165,7 @@ func send[T any](ctx context.Context, to chan<- T, v T) {
 func (l *loop) run(parent context.Context) error {
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
+	defer l.endTrace()
 	l.spawn(ctx, func() {
 		err := l.files.follow(func(slot int, left, lost bool) { send(ctx, l.events, happened{slot, left, lost}) })
 		l.ended <- err
@@ -277,13 +278,17 @@ func (l *loop) press(ctx context.Context, k any) (quit bool, err error) {
 		number := l.tracing
 		l.spawn(ctx, func() { l.follow(ctx, number, a.slot) })
 	case "untrace":
-		l.tracing++
-		if l.trace != nil {
-			l.trace.Close()
-			l.trace = nil
-		}
+		l.endTrace()
 	}
 	return false, nil
+}
+
+func (l *loop) endTrace() {
+	l.tracing++
+	if l.trace != nil {
+		l.trace.Close()
+		l.trace = nil
+	}
 }
 
 // follow reads a slot's trace until that, or the loop, closes it.
