@@ -51,6 +51,9 @@ func writePages(root *cobra.Command, dir string) error {
 	}
 	header := &doc.GenManHeader{Section: "1", Date: &date, Source: "cardfs", Manual: "Smart-card readers as files"}
 	root.DisableAutoGenTag = true
+	for _, c := range root.Commands() {
+		c.Long = keepLines(c.Long)
+	}
 	if err := doc.GenManTree(root, header, dir); err != nil {
 		return err
 	}
@@ -102,6 +105,10 @@ func writeTopics(root *cobra.Command, dir string, date time.Time, page, name str
 	text.WriteString("\n# SEE ALSO\n\n**cardfs(1)**, **cardfs(5)**, **cardfs-recipes(7)**, **flock(2)**, **libifdcardfs(8)**\n")
 	return os.WriteFile(filepath.Join(dir, strings.ReplaceAll(page, " ", ".")), md2man.Render(text.Bytes()), 0o644)
 }
+
+// keepLines makes the indented lines of a help text, as tables are, blocks of Markdown that
+// keep their lines.
+func keepLines(text string) string { return strings.ReplaceAll(text, "\n  ", "\n    ") }
 
 // indented makes text that is laid out by hand a block of Markdown that keeps its lines.
 func indented(text string) string {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/explain"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/prompt"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/script"
 )
@@ -30,12 +31,8 @@ words. PINs and keys, and what belongs to them, are [masked] as in trace: of suc
 command the header is shown, of its answer SW1 SW2. The names are those of ISO/IEC
 7816-4 and its neighbours; a card may mean something else.
 
---json prints an object for each exchange, one a line, with these keys: command (spaced
-hex, masked as above), name ("" if it has none), command_words (name and parameters), data
-(of the answer, spaced hex, masked as above), sw ("9000"), words (what it says), tlv (the
-data as a tree: objects with tag, name, and value and words, or children; [] if it is
-none), masked (true if something was), time_us (microseconds from sending to the answer).
-Keys may be added, never change their meaning.
+--json prints an object for each exchange, one a line, masked as above; cardfs help json
+lists its keys.
 
 -f runs a script. All of its lines are checked before the first command is sent, but for
 what depends on an answer or on what is typed. It ends at the first answer that is not
@@ -62,9 +59,10 @@ is SW1 SW2 alone, whatever the data: 9000, 61xx, 63Cx; any other is the whole an
 0x, and LENGTH is Le; without it Le is 256:
 
 ` + columns(script.Usage()) + `
-Options of these are cla=HEX for the class and sfi=N for a short EF identifier. Names of
-applications are those that --explain gives AIDs, in one word: piv, openpgp, emrtd, visa …
+Options of these are cla=HEX for the class and sfi=N for a short EF identifier. The NAMEs
+that select knows are the MF's, mf, and those of applications:
 
+` + wrapped(applications(), 88) + `
 -i reads such lines at a prompt, with line editing, a history (the arrow keys, ctrl-R) and
 completion of names (the tabulator). A card that is pulled, or a reader that leaves, is an
 error of one line. ctrl-C clears the line, ctrl-D ends; while the card works ctrl-C ends the
@@ -83,4 +81,29 @@ func columns(rows [][2]string) string {
 		out.WriteString(strings.TrimRight(fmt.Sprintf("  %-34s %s", r[0], r[1]), " ") + "\n")
 	}
 	return out.String()
+}
+
+func applications() (names []string) {
+	for _, a := range explain.Applications {
+		names = append(names, a.Name)
+	}
+	return names
+}
+
+// wrapped are words in indented lines of that width.
+func wrapped(words []string, width int) string {
+	var out strings.Builder
+	at := 0
+	for _, w := range words {
+		if at == 0 || at+1+len(w) > width {
+			if at > 0 {
+				out.WriteByte('\n')
+			}
+			out.WriteString(" ")
+			at = 1
+		}
+		out.WriteString(" " + w)
+		at += 1 + len(w)
+	}
+	return out.String() + "\n"
 }
