@@ -11,6 +11,9 @@ import (
 	"github.com/cardfs/cardfs/reader/icc"
 )
 
+// fixedFirst is a reader whose first card is fixed, and whose second is there when it is out.
+const fixedFirst = "an absent card is there beside a fixed one"
+
 // fake is a driver and its only device, a reader of two slots at TPDU level, which breaks
 // one rule.
 type fake struct {
@@ -148,7 +151,7 @@ func (s *fakeSlot) Status(ctx context.Context) (reader.Status, error) {
 		return reader.Absent, err
 	case ctx.Err() != nil && s.has("Status hangs"):
 		select {}
-	case !s.contact().Present() && !s.has("an absent card is there"):
+	case !s.contact().Present() && !s.has("an absent card is there") && !s.has(fixedFirst):
 		return reader.Absent, nil
 	case s.contact().Powered() && !s.has("power is not seen"):
 		return reader.Powered, nil
@@ -264,7 +267,7 @@ func fixture(fault string) func(*testing.T) *Fixture {
 			},
 		}
 		for i := range f.contacts {
-			fx.Slots = append(fx.Slots, Contact(&f.contacts[i], fault == "fixed"))
+			fx.Slots = append(fx.Slots, Contact(&f.contacts[i], fault == "fixed" || fault == fixedFirst && i == 0))
 			switch fault {
 			case "never silent":
 				fx.Slots[i].Silent, fx.Slots[i].NeverSilent = nil, "it talks"

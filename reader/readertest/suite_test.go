@@ -63,3 +63,33 @@ type card struct{}
 func (card) ATR() []byte           { return []byte{0x3B, 0x00} }
 func (card) Reset(bool)            {}
 func (card) Process([]byte) []byte { return []byte{0x90, 0x00} }
+
+// "Close releases what the device holds, after the Reader was closed": once for each device
+// that was made, whatever became of its Open.
+func TestFixtureIsClosedLast(t *testing.T) {
+	for _, fault := range []string{"none", "Open does not look at ctx"} {
+		made, closed, early := 0, 0, 0
+		Suite(t, func(t *testing.T) *Fixture {
+			made++
+			fx := fixture(fault)(t)
+			f, release := fx.Driver.(*fake), fx.Close
+			fx.Close = func() {
+				closed++
+				release()
+				select {
+				case <-f.closed:
+				default:
+					early++
+				}
+			}
+			return fx
+		})
+		unopened := 0
+		if fault == "none" {
+			unopened = 1 // by the test of an Open that is cancelled
+		}
+		if made == 0 || closed != made || early != unopened {
+			t.Errorf("%s: %d devices, %d of them closed, %d before their Reader", fault, made, closed, early)
+		}
+	}
+}
