@@ -102,6 +102,10 @@ PCSC_DRIVERS ?= $(or $(shell pkg-config --variable=usbdropdir libpcsclite 2>/dev
 SBINDIR ?= $(shell realpath /sbin)
 EXTCAP_DIR ?= /usr/lib/$(shell $(CC) -print-multiarch)/wireshark/extcap
 SYSCONFDIR ?= /etc
+# fish looks in its own /usr/share always, in /usr/local/share only where a desktop has set
+# XDG_DATA_DIRS.
+FISH_COMPLETIONS ?= $(or $(if $(filter /usr/local,$(PREFIX)),$(or $(shell pkg-config --variable=completionsdir fish 2>/dev/null),\
+	/usr/share/fish/vendor_completions.d)),$(PREFIX)/share/fish/vendor_completions.d)
 
 BIN         = $(DESTDIR)$(PREFIX)/bin/cardfs
 MOUNT       = $(DESTDIR)$(SBINDIR)/mount.fuse.cardfs
@@ -115,7 +119,7 @@ RULES       = $(DESTDIR)$(PREFIX)/lib/udev/rules.d/70-cardfs.rules
 MAN         = $(DESTDIR)$(PREFIX)/share/man
 BASH_WORDS  = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cardfs
 ZSH_WORDS   = $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_cardfs
-FISH_WORDS  = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/cardfs.fish
+FISH_WORDS  = $(DESTDIR)$(FISH_COMPLETIONS)/cardfs.fish
 EXTCAP      = $(DESTDIR)$(EXTCAP_DIR)/cardfs-extcap
 CTAPI_LIB   = $(DESTDIR)$(LIBDIR)/libctapi-cardfs.so
 CTAPI_PC    = $(DESTDIR)$(LIBDIR)/pkgconfig/libctapi-cardfs.pc

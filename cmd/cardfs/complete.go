@@ -10,8 +10,6 @@ import (
 
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
-	"github.com/cardfs/cardfs/drivers"
-	"github.com/cardfs/cardfs/drivers/sim"
 )
 
 // Completions never fail. What cannot be found out is left out.
@@ -121,39 +119,4 @@ func completeMount(*cobra.Command, []string, string) ([]string, cobra.ShellCompD
 		return nil, cobra.ShellCompDirectiveFilterDirs
 	}
 	return words, noFiles
-}
-
-// completeAttach offers the drivers that do not find their devices themselves,
-// and for sim its readers and keys.
-func completeAttach(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	var words []string
-	switch {
-	case len(args) == 0:
-		for _, d := range drivers.All(drivers.Env{}) {
-			if len(d.IDs()) == 0 {
-				words = append(words, d.Name())
-			}
-		}
-	case args[0] == "sim" && len(args) == 1:
-		return sim.Devices(), noFiles
-	case args[0] == "sim":
-		return []string{"card=", "start=", "slow=", "serial=", "t0=plain"}, noFiles | cobra.ShellCompDirectiveNoSpace
-	case args[0] == "vpcd" && len(args) == 1:
-		words = []string{"127.0.0.1:35963", "unix:"}
-	case args[0] == "vpcd":
-		return []string{"timeout=", "cards=", "mode=", "public="}, noFiles | cobra.ShellCompDirectiveNoSpace
-	case args[0] == "replay" && len(args) == 1:
-		return nil, cobra.ShellCompDirectiveDefault // files
-	case args[0] == "replay":
-		return []string{"level=short", "level=extended", "unknown=6F00", "unknown=error"}, noFiles
-	}
-	return words, noFiles
-}
-
-// completeSim offers the simulated readers for --sim.
-func completeSim(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-	if strings.Contains(typed, " ") {
-		return nil, noFiles
-	}
-	return sim.Devices(), noFiles
 }

@@ -206,6 +206,9 @@ func TestInstall(t *testing.T) {
 		sh(t, `bash -euc '. $ROOT/usr/share/bash-completion/completions/cardfs; complete -p cardfs'
 			grep -q '#compdef cardfs' $ROOT/usr/share/zsh/site-functions/_cardfs
 			grep -q 'complete -c cardfs' $ROOT/usr/share/fish/vendor_completions.d/cardfs.fish`, "ROOT="+root)
+		// fish looks for it there also where no desktop has set XDG_DATA_DIRS.
+		sh(t, `dir=$(make -n install PREFIX=/usr/local DESTDIR=/root-of-nothing | sed -n 's|.*/root-of-nothing\(.*\)/cardfs.fish$|\1|p')
+			env -i HOME=$ROOT PATH=$PATH fish -c 'string join \n -- $fish_complete_path' | grep -qx "$dir"`, "ROOT="+root)
 	})
 
 	// What somebody changed stays, also when it is installed again, and is told.

@@ -119,7 +119,7 @@ each, and mounts nothing; exit code 2 if anything is.`,
 		},
 	}
 	o.addFlags(cmd)
-	cmd.RegisterFlagCompletionFunc("sim", completeSim)
+	completeMountFlags(cmd)
 	cmd.RegisterFlagCompletionFunc("usb", cobra.FixedCompletions(append(transports.Names(), "off"), noFiles))
 	return cmd
 }

@@ -34,7 +34,7 @@ const waitLimit = 20 * time.Second
 
 func TestScripts(t *testing.T) {
 	for program, pkg := range map[string]string{
-		"dash": "dash", "bash": "bash", "busybox": "busybox", "python3": "python3", "flock": "util-linux", "setpriv": "util-linux", "tshark": "tshark",
+		"dash": "dash", "bash": "bash", "fish": "fish", "busybox": "busybox", "python3": "python3", "flock": "util-linux", "setpriv": "util-linux", "tshark": "tshark",
 		"sshfs": "sshfs", "/usr/lib/openssh/sftp-server": "openssh-sftp-server",
 	} {
 		if _, err := exec.LookPath(program); err != nil {

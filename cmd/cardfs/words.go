@@ -28,7 +28,10 @@ func (w wordFile) command(cmd *cobra.Command) *cobra.Command {
 	}
 	list := strings.Join(names, ", ")
 	cmd.Args = args(1, 2, w.file+" needs a slot, and takes one of "+list)
-	cmd.ValidArgsFunction = after(completeSlot, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	cmd.ValidArgsFunction = after(completeSlot, func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 1 {
+			return nil, noFiles
+		}
 		return described(w.words), noFiles
 	})
 	dir := mountFlag(cmd)

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bufio"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cardfs/cardfs/drivers"
+	"github.com/cardfs/cardfs/drivers/sim"
+)
+
+// attachKeys are the keys that attach takes for a driver, with values that are tried.
+func attachKeys(driver string) [][]string {
+	switch driver {
+	case "sim":
+		return [][]string{append([]string{"card"}, append(sim.Cards(), "none")...), {"start", "100ms", "1s"}, {"slow", "100ms", "1s"}, {"serial"}, {"t0", "plain"}}
+	case "vpcd":
+		return [][]string{{"timeout", "1s", "10s"}, {"cards", "1", "2", "4", "8"}, {"mode", "0600", "0660", "0666"}, {"public", "yes"}, {"t0", "plain"}}
+	case "replay":
+		return [][]string{{"level", "short", "extended"}, {"unknown", "6F00", "error"}, {"t0", "plain"}}
+	}
+	return nil
+}
+
+// completeAttach offers the drivers that do not find their devices themselves, their
+// devices and keys, and the values of a key that is typed.
+func completeAttach(_ *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	switch {
+	case len(args) == 0:
+		var words []string
+		for _, d := range drivers.All(drivers.Env{}) {
+			if len(d.IDs()) == 0 {
+				words = append(words, d.Name())
+			}
+		}
+		return words, noFiles
+	case len(args) > 1:
+		return completeKeys(attachKeys(args[0]), typed)
+	case args[0] == "sim":
+		return described(sim.Table()), noFiles
+	case args[0] == "vpcd":
+		return []string{"127.0.0.1:35963", "unix:"}, noFiles
+	case args[0] == "replay":
+		return nil, cobra.ShellCompDirectiveDefault // files
+	}
+	return nil, noFiles
+}
+
+// completeKeys offers the keys, or what one may be.
+func completeKeys(keys [][]string, typed string) (words []string, how cobra.ShellCompDirective) {
+	key, _, hasValue := strings.Cut(typed, "=")
+	for _, k := range keys {
+		switch {
+		case !hasValue:
+			words = append(words, k[0]+"=")
+		case k[0] == key:
+			for _, value := range k[1:] {
+				words = append(words, key+"="+value)
+			}
+		}
+	}
+	if !hasValue {
+		return words, noFiles | cobra.ShellCompDirectiveNoSpace
+	}
+	return words, noFiles
+}
+
+// completeMountFlags completes the values of mount's flags.
+func completeMountFlags(cmd *cobra.Command) {
+	cmd.RegisterFlagCompletionFunc("sim", inOneWord("sim"))
+	cmd.RegisterFlagCompletionFunc("attach", inOneWord())
+	cmd.RegisterFlagCompletionFunc("group", namesIn("/etc/group"))
+	cmd.RegisterFlagCompletionFunc("allow-escape", namesIn("/etc/passwd"))
+	cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions(
+		[]string{"0600\tthe owner's alone", "0660\tthe group's, too", "0666\teverybody's"}, noFiles))
+}
+
+// inOneWord completes what attach takes where it is the value of one flag, after the words
+// that the flag stands for itself.
+func inOneWord(before ...string) completion {
+	return func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		// fish gives the word as it was typed, and expects it without quotes.
+		typed = strings.ReplaceAll(strings.TrimLeft(typed, `'"`), `\ `, " ")
+		at := strings.LastIndexByte(typed, ' ') + 1
+		args := append(slices.Clone(before), strings.Fields(typed[:at])...)
+		words, how := completeAttach(cmd, args, typed[at:])
+		for i := range words {
+			words[i] = typed[:at] + words[i]
+		}
+		if len(args) == 0 { // a device must follow
+			how |= cobra.ShellCompDirectiveNoSpace
+		}
+		return words, how
+	}
+}
+
+// namesIn offers the names in a file such as /etc/group.
+func namesIn(file string) completion {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, noFiles
+		}
+		defer f.Close()
+		var names []string
+		for in := bufio.NewScanner(f); in.Scan(); {
+			if name, _, ok := strings.Cut(in.Text(), ":"); ok {
+				names = append(names, name)
+			}
+		}
+		return names, noFiles
+	}
+}
