@@ -188,7 +188,10 @@ func (s *settings) readers(bad *config.Errors) {
 			}
 		}
 		if r.Mode != "" {
-			if a.Mode, err = parseMode(r.Mode); err != nil {
+			if a.Mode, err = parseMode(r.Mode); err == nil && a.Mode == 0 {
+				err = errors.New("the bits of somebody are wanted, at least 0400")
+			}
+			if err != nil {
 				add(fmt.Errorf("mode %s: %w", r.Mode, err))
 			}
 		}

@@ -348,9 +348,6 @@ func newKey(name string, value *unstable.Node, line int) (key, error) {
 	}
 	k.list = true
 	for v := value.Children(); v.Next(); {
-		if v.Node().Kind == unstable.Comment {
-			continue
-		}
 		text, err := textOf(v.Node())
 		if err != nil {
 			return k, err

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -77,6 +78,8 @@ func TestParseErrors(t *testing.T) {
 		"[[mount]]":                                    "f:1: no table [[mount]]; there are",
 		"[attach]\ndriver = \"sim\"":                   "f:1: no table [attach]; there are",
 		"[mount]\na.b = 1":                             "f:2: a.b: keys with dots mean nothing here",
+		"[mount]\na.b = 1\nc.d = 1":                    "f:2: a.b: keys with dots mean nothing here\nf:3: c.d: keys",
+		"[a.b]\nx = {a = 1}\n[mount]\nmode = {a = 1}":  "f:1: a.b: keys with dots mean nothing here\nf:4: mode: a string",
 		"[mount.x]\na = 1\n":                           "f:1: mount.x: keys with dots mean nothing here",
 		"[mount]\nmode = 1.5":                          "f:2: mode: a string, a whole number, true or false is wanted",
 		"[mount]\nmode = 2026-11-28":                   "f:2: mode: a string,",
@@ -124,6 +127,15 @@ func TestRead(t *testing.T) {
 	}
 	if f, err := Read(name); err != nil || f.Name != name || len(f.Attach) != 2 {
 		t.Errorf("%+v, %v", f, err)
+	}
+	for size, ok := range map[int64]bool{maxSize: true, maxSize + 1: false} {
+		text := append([]byte(good), bytes.Repeat([]byte("\n"), int(size)-len(good))...)
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Read(name); (err == nil) != ok {
+			t.Errorf("%d bytes: %v", size, err)
+		}
 	}
 }
 
