@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"testing"
@@ -288,6 +289,55 @@ func TestLostLines(t *testing.T) {
 	for lost, want := range map[uint64]string{0: "xline", 1: "x# lost=1\nline", 1000: "x# lost=1000\nline"} {
 		if got := string(traceLine([]byte("x"), "line", lost)); got != want {
 			t.Errorf("%d lines of trace lost: %q, want %q", lost, got, want)
+		}
+	}
+}
+
+// "A new reader of an event file first gets the present state as events, then everything
+// after it: no gap, no lost wake-up"; who does not wait gets what is there, each event once.
+func TestEventsOneByOne(t *testing.T) {
+	d := newDesk(t, "t1")
+	h, err := d.open(as(1000, self), "event", syscall.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := h.(*follower)
+	defer w.Release(bg)
+	take := func(ctx context.Context, wait bool) (what string, ok bool, err error) {
+		line, ok, err := w.next(ctx, wait, []byte("before "))
+		var before, seq, slot string
+		fmt.Sscan(string(line), &before, &seq, &slot, &what)
+		if before != "before" || ok != (what != "") || ok && line[len(line)-1] != '\n' {
+			t.Errorf("line %q, %v", line, ok)
+		}
+		return what, ok, err
+	}
+	for i, want := range []string{"arrived", "ready", "inserted"} {
+		if what, ok, err := take(bg, i == 1); what != want || !ok || err != nil {
+			t.Errorf("event %d: %q, %v, %v; want %s", i, what, ok, err, want)
+		}
+	}
+	if what, ok, err := take(bg, false); ok || err != nil {
+		t.Errorf("nothing happened: %q, %v, %v", what, ok, err)
+	}
+	ended, cancel := context.WithCancel(bg)
+	cancel()
+	if what, ok, err := take(ended, true); ok || !errors.Is(err, reader.ErrInterrupted) {
+		t.Errorf("interrupted: %q, %v, %v", what, ok, err)
+	}
+	go Ctl(d.m, "sim 0 remove")
+	if what, ok, err := take(bg, true); what != "removed" || !ok || err != nil {
+		t.Errorf("waited for: %q, %v, %v", what, ok, err)
+	}
+	if err := Ctl(d.m, "detach 0"); err != nil {
+		t.Fatal(err)
+	}
+	if what, ok, err := take(bg, true); what != "left" || !ok || err != nil {
+		t.Errorf("the last: %q, %v, %v", what, ok, err)
+	}
+	for _, wait := range []bool{true, false} {
+		if what, ok, err := take(bg, wait); ok || !errors.Is(err, reader.ErrGone) {
+			t.Errorf("after the last, wait %v: %q, %v, %v", wait, what, ok, err)
 		}
 	}
 }
