@@ -1,8 +1,8 @@
 // Package soak wears the mounted files out: plugging and unplugging under
 // clients that open at random moments, many clients on one card, clients that
-// are killed, and a daemon that leaves or is killed.
+// are killed, a daemon that leaves or is killed, and a week of all that at once.
 //
-//	go test ./tests/soak                             a few hundred cycles, in a minute
+//	go test ./tests/soak                             a few hundred cycles, a week of 20 s
 //	CARDFS_SOAK=10000 go test -timeout 60m ./tests/soak   the long version
 //
 // The server and its clients never share a process, since the kernel may make

@@ -2,8 +2,8 @@
 // and a card that QEMU emulates, our own emulators as USB devices, pcscd and
 // libccid beside them, udev's permissions, and the limits.
 //
-//	go test ./tests/usb                                  ten cycles of plugging
-//	CARDFS_SOAK=100 go test -timeout 30m ./tests/usb     a hundred
+//	go test ./tests/usb                                  ten cycles of plugging, three of each emulator
+//	CARDFS_SOAK=100 go test -timeout 30m ./tests/usb     a hundred, and twenty
 //	CARDFS_BENCH=1 go test -v -run Limits ./tests/usb    the table (make bench-vm)
 //
 // Each test of the host boots a machine and runs tests of this binary in it; the
