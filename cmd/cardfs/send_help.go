@@ -70,7 +70,7 @@ program. Hold the transaction with --lock only as long as you need it. Besides:
 
 ` + columns(prompt.Commands) + `
 What PIN prompts read is not echoed and not in the history; nor is a line that sets a
-variable, has a PIN or a key in it, is no command, or is of digits alone. The history is
+variable, has a PIN or a key in it, is no command, or looks like a PIN. The history is
 $XDG_STATE_HOME/cardfs/history, by default in ~/.local/state, its owner's alone.`
 }
 

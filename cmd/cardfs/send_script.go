@@ -78,7 +78,7 @@ func (h *host) interact(session *script.Session, fd int) error {
 	h.Wait = 0
 	p := &prompt.Prompt{
 		Name: h.Slot.Name, Out: h.out, Err: h.stderr, History: prompt.HistoryFile(),
-		Locked:  func() bool { return h.Locked },
+		Locked:  h.Holds,
 		ATR:     func() (string, error) { return readATR(h.Slot, h.stderr) },
 		Explain: func(on bool) { h.words = on },
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -39,6 +40,7 @@ type user struct {
 	t     *testing.T
 	d     *daemon.Daemon
 	state string // where the history is
+	env   []string
 }
 
 func start(t *testing.T) *user {
@@ -50,7 +52,7 @@ func start(t *testing.T) *user {
 // opens opens a prompt in a terminal of its own.
 func (u *user) opens(flags ...string) {
 	words := append([]string{program, "send", "-i", "--mount", u.d.Path(""), "0"}, flags...)
-	u.Pane = tmux.New(u.t, 120, 50, []string{"XDG_STATE_HOME=" + u.state}, words...)
+	u.Pane = tmux.New(u.t, 120, 50, append([]string{"XDG_STATE_HOME=" + u.state}, u.env...), words...)
 	u.Shows(`^cardfs 0( locked)?>$`)
 }
 
@@ -204,6 +206,42 @@ func TestPulled(t *testing.T) {
 	u.Shows(`^([0-9A-F]{2} ){8}90 00$`)
 	u.types(".quit")
 	u.Restored("quit", "0")
+}
+
+// In a terminal in which no line can be edited PINs are not echoed either.
+func TestDumbTerminal(t *testing.T) {
+	u := start(t)
+	u.env = []string{"TERM=dumb"}
+	u.opens()
+	u.types("verify 1")
+	u.Shows(`^PIN 1:$`)
+	u.types("1234")
+	u.Shows(`PIN 1:\s*\n90 00$`)
+	u.nowhere("1234")
+	u.types("tries 1")
+	u.Shows(`tries 1\n90 00$`)
+	u.Keys("C-d")
+	u.Restored("ctrl-D", "0")
+}
+
+// ctrl-C while the card works ends the program, and gives the terminal back.
+func TestInterruptedExchange(t *testing.T) {
+	u := start(t)
+	u.d.Ctl("attach sim t1 slow=1h")
+	u.d.Await("1/status", "state present")
+	u.Pane = tmux.New(t, 120, 20, []string{"XDG_STATE_HOME=" + u.state}, program, "send", "-i", "--mount", u.d.Path(""), "1")
+	u.Shows(`^cardfs 1>$`)
+	u.types("select 3F00")
+	daemon.Eventually(t, "the card works", func() bool { return strings.Contains(u.d.Read("1/status"), "\nwaiting ") })
+	// The key would reach the shell of the test as well.
+	stty, err := exec.Command("stty", "-a", "-F", u.Tmux("display-message", "-p", "#{pane_tty}")).CombinedOutput()
+	if err != nil || strings.Contains(string(stty), "-isig") || !strings.Contains(string(stty), "intr = ^C;") {
+		t.Errorf("ctrl-C is no signal: %v\n%s", err, stty)
+	}
+	if err := syscall.Kill(u.Child(), syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	u.Restored("ctrl-C", "130")
 }
 
 // A signal gives the terminal back as it was.

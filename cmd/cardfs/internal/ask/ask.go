@@ -45,7 +45,11 @@ func terminal(tty *os.File, what string) ([]byte, error) {
 	quiet.Cc[unix.VEOL] = interrupt // ends the line, as no signal may end us without the echo
 	restore := func() { unix.IoctlSetTermios(fd, unix.TCSETSF, before) }
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	for _, s := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT} {
+		if !signal.Ignored(s) { // as by nohup(1)
+			signal.Notify(signals, s)
+		}
+	}
 	done := make(chan struct{})
 	defer close(done)
 	defer signal.Stop(signals)

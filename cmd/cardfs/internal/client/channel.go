@@ -128,16 +128,20 @@ func errnoOf(name string) error {
 
 // Lock takes the transaction, and waits for it.
 func (c *Channel) Lock() error {
-	c.Locked = true
 	if c.file == nil {
-		return c.Reopen()
+		if err := c.Reopen(); err != nil {
+			return err
+		}
 	}
 	if err := Lock(c.file); err != nil {
-		c.Locked = false
 		return c.Slot.Explain(err)
 	}
+	c.Locked = true
 	return nil
 }
+
+// Holds reports whether the transaction is held now. An error has ended it with the open.
+func (c *Channel) Holds() bool { return c.Locked && c.file != nil }
 
 // Unlock ends the transaction.
 func (c *Channel) Unlock() error {

@@ -5,6 +5,8 @@ import (
 	"os"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/clienttest"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 )
@@ -52,7 +54,10 @@ func TestChannelReset(t *testing.T) {
 	if err := c.Reset("cold"); err != nil || c.file == before || c.file == nil {
 		t.Errorf("%v, the same open %v", err, c.file == before)
 	}
-	if err := c.Lock(); err != nil || !c.Locked {
+	if c.Holds() {
+		t.Error("the transaction is held from the beginning")
+	}
+	if err := c.Lock(); err != nil || !c.Holds() {
 		t.Errorf("lock: %v", err)
 	}
 	before = c.file
@@ -62,9 +67,40 @@ func TestChannelReset(t *testing.T) {
 	if text, _ := os.ReadFile(m.Path("0/power")); string(text) != "reset\n" {
 		t.Errorf("power: %q", text)
 	}
-	if err := c.Unlock(); err != nil || c.Locked {
+	if err := c.Unlock(); err != nil || c.Holds() {
 		t.Errorf("unlock: %v", err)
+	}
+	// Another open can tell.
+	other, err := os.OpenFile(m.Path("0/apdu"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	free := func() bool {
+		err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		unix.Flock(int(other.Fd()), unix.LOCK_UN)
+		return err == nil
+	}
+	if !free() {
+		t.Error("after unlock it is locked")
+	}
+	// A closed one locks anew, and with Locked every open does.
+	c.Close()
+	if err := c.Lock(); err != nil || !c.Holds() || free() {
+		t.Errorf("lock of a closed one: %v", err)
+	}
+	if err := c.Reopen(); err != nil || !c.Holds() || free() {
+		t.Errorf("opened anew: %v", err)
+	}
+	c.Close()
+	if c.Holds() || !free() {
+		t.Error("closed, and it holds the transaction")
 	}
 	os.Remove(m.Path("0/power"))
 	clienttest.WantError(t, "no power", c.Reset("reset"), exit.None, "")
+	c.Locked = false
+	os.Remove(m.Path("0/apdu"))
+	if err := c.Lock(); err == nil || c.Locked {
+		t.Errorf("lock of what cannot be opened: %v, locked %v", err, c.Locked)
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/peterh/liner"
 	"golang.org/x/sys/unix"
 
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/ask"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/script"
 )
@@ -78,10 +79,15 @@ func (p *Prompt) Open() error {
 // while the card works.
 func (p *Prompt) restoreOnSignal() {
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	for _, s := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT} {
+		if !signal.Ignored(s) { // as by nohup(1)
+			signal.Notify(signals, s)
+		}
+	}
 	go func() {
 		s := <-signals
 		p.Close()
+		fmt.Fprintln(p.Out)
 		signal.Reset(s)
 		unix.Kill(unix.Getpid(), s.(unix.Signal))
 	}()
@@ -93,10 +99,13 @@ func (p *Prompt) Close() { p.editor.Close() }
 // Ask has the user type something without echo.
 func (p *Prompt) Ask(what string) ([]byte, error) {
 	typed, err := p.editor.PasswordPrompt(what + ": ")
-	if errors.Is(err, liner.ErrPromptAborted) || err == io.EOF {
+	switch {
+	case errors.Is(err, liner.ErrPromptAborted), err == io.EOF:
 		return nil, exit.Usage("interrupted; nothing was sent")
+	case err != nil: // a terminal in which lines cannot be edited
+		return ask.Terminal(what)
 	}
-	return []byte(typed), err
+	return []byte(typed), nil
 }
 
 // Run reads lines and does what they say, until ctrl-D or .quit. What fails is said, and the

@@ -175,10 +175,10 @@ func (s *Session) answers(questions []question) (all []byte, err error) {
 }
 
 // Keep reports whether a line may go into a history: it is in order, and what it holds is
-// no secret. What is no command, and digits alone, may be a PIN typed into the wrong place.
+// no secret. What is no command, or looks like a PIN, may be one typed into the wrong place.
 func (s *Session) Keep(line string) bool {
 	step, ok, err := parseLine(line)
-	if err != nil || !ok || !strings.ContainsFunc(strings.TrimSpace(line), func(r rune) bool { return r < '0' || r > '9' }) {
+	if err != nil || !ok || looksLikePIN(strings.TrimSpace(line)) {
 		return false
 	}
 	switch step.verb {
@@ -197,6 +197,13 @@ func (s *Session) Keep(line string) bool {
 	}
 	capdu, err := b.assemble(nil)
 	return err == nil && (!iso7816.Secret(capdu) || len(capdu) == 4)
+}
+
+// looksLikePIN reports whether a line is of digits alone, or one short word of hex in an
+// unusual class.
+func looksLikePIN(line string) bool {
+	return !strings.ContainsFunc(line, func(r rune) bool { return r < '0' || r > '9' }) ||
+		len(line) <= 16 && !strings.ContainsFunc(line, func(r rune) bool { return !isHex(r) }) && line[:2] != "00" && line[:2] != "80"
 }
 
 // expand puts hex in the place of a text's variables.

@@ -400,6 +400,7 @@ func TestKeep(t *testing.T) {
 		"external-authenticate 31": false, "put-data 5F50 31": false, "80D80000 (31)": false, "002A8086 (31)": false,
 		"set PIN 31323334": false, "prompt PIN": false, "00200001 ($PIN)": false,
 		"verify 1 1234": false, "1234": false, "31323334": false, "3132333435": false, "0084000008": false, // digits alone
+		"abcd1234": false, "ABCDEF0123456789": false, "00a40000": true, "80CA9F7F00": true, "ab cd 12 34": true, "AB000000 (31)": true, "ab000000000000000000": false, "AB0000000400000000": true,
 		"hunter2": false, "": false, "# 1234": false, "select nosuch": false, "select $X": false, "00A40000 = 1": false,
 	} {
 		if got := s.Keep(line); got != want {
