@@ -25,6 +25,8 @@ import (
 	"sync"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bounds of what is kept of a list. Debian's has 480 kB, 4,041 ATRs, 254 of them patterns,
@@ -93,18 +95,17 @@ func paths() (list []string) {
 }
 
 // readFile reports false for what cannot be read, or names no card: ATR_analysis leaves an
-// empty file where it could not download one. Only a regular file is opened: the open of a
-// FIFO would wait.
+// empty file where it could not download one.
 func readFile(path string) (*index, bool) {
-	if about, err := os.Stat(path); err != nil || !about.Mode().IsRegular() {
-		return nil, false
-	}
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // the open of a FIFO would wait
 	if err != nil {
 		return nil, false
 	}
 	defer f.Close()
-	i := parse(f)
+	i := &index{}
+	if about, err := f.Stat(); err == nil && about.Mode().IsRegular() {
+		i = parse(f)
+	}
 	return i, len(i.exact)+len(i.patterns) > 0
 }
 
@@ -130,7 +131,7 @@ func parse(r io.Reader) *index {
 		case long: // longer than any that makes sense
 		case bytes.HasPrefix(line, []byte("#")):
 		case bytes.HasPrefix(line, []byte("\t")):
-			if name := clean(line); name != "" && atr != "" && len(names) < maxNames {
+			if name := clean(line); name != "" && atr != "" {
 				names = append(names, name)
 			}
 		default:
@@ -165,9 +166,7 @@ func clean(line []byte) string {
 func (i *index) add(atr string, names []string) {
 	if b, err := hex.DecodeString(strings.ReplaceAll(atr, " ", "")); err == nil {
 		key := fmt.Sprintf("% X", b)
-		if len(i.exact[key]) < maxNames {
-			i.exact[key] = append(i.exact[key], names...)
-		}
+		i.exact[key] = append(i.exact[key], names...)
 		return
 	}
 	if len(i.patterns) >= maxPatterns || !strings.HasPrefix(atr, "3") {
@@ -214,7 +213,7 @@ func (i *index) find(atr string) []string {
 	// Cards of the same name are listed below several ATRs.
 	var once []string
 	for _, name := range names {
-		if !slices.Contains(once, name) && len(once) < maxNames {
+		if len(once) < maxNames && !slices.Contains(once, name) {
 			once = append(once, name)
 		}
 	}

@@ -55,6 +55,14 @@ const example = `# comment
 	which goes on
 3B 04 A2 13 10 91
 	Memory
+3B 04 3F 13 10 91
+	None of a memory card
+3B 04 3B 13 10 91
+	None of a memory card
+3B 04 A2 13 10 91 00
+	More
+3B
+	Shortest
 3B 22
 3B 23
 
@@ -84,7 +92,10 @@ func TestName(t *testing.T) {
 		{"3F 3B 65 01 AA 90", nil},          // and at its beginning
 		{"A2 13 10 91", []string{"Memory"}}, // H1 to H4
 		{"3B 04 A2 13 10 91", []string{"Memory"}},
-		{"3B 13 10 91", nil},
+		{"3B 13 10 91", nil}, // an ATR, if a wrong one
+		{"3F 13 10 91", nil},
+		{"A2 13 10 91 00", nil}, // not four bytes
+		{"3B", []string{"Shortest"}},
 		{"3B 22", nil},
 		{"3B 23", nil},
 		{"3B 24", []string{"[31mred[0m tab here"}}, // no escape for the terminal
@@ -168,9 +179,12 @@ func TestPlaces(t *testing.T) {
 // What is too long, too much or fails in the middle is passed over; the rest counts.
 func TestGarbage(t *testing.T) {
 	long := strings.Repeat("x", maxLine)
-	i := parse(strings.NewReader("3B 00\n\t" + long + "\n\tshort\n\t" + strings.Repeat("é", 300) + "\n" + long + long + "\n3B 01\n\tlast\n"))
+	i := parse(strings.NewReader("3B 00\n\t" + long + "\n\tshort\n\t" + strings.Repeat("é", 300) + "\n3B 02\n\t" + long[:maxName] + "\n" + long + long + "\n3B 01\n\tlast\n"))
 	if got := i.find("3B 00"); len(got) != 2 || got[0] != "short" || len(got[1]) > maxName+len("…") || !strings.HasSuffix(got[1], "é…") {
 		t.Errorf("%q", got)
+	}
+	if got := i.find("3B 02"); !slices.Equal(got, []string{long[:maxName]}) {
+		t.Errorf("the longest name: %q", got)
 	}
 	if got := i.find("3B 01"); !slices.Equal(got, []string{"last"}) {
 		t.Errorf("after a long line: %q", got)
@@ -193,11 +207,14 @@ func TestGarbage(t *testing.T) {
 	if got := parse(strings.NewReader(names.String())).find("3B 00"); len(got) != maxNames {
 		t.Errorf("%d names", len(got))
 	}
-	l := list(t, example)
+	l := list(t, "3B 00\n\tone\n3B .1\n\tpattern\n") // as many patterns as others
+	if got := l.Name([]byte{0x3B, 0}); len(got) != 1 {
+		t.Errorf("%q", got)
+	}
 	for n := range maxKnown + 10 {
 		l.Name([]byte{0x3B, 0x02, byte(n >> 8), byte(n)})
 	}
-	if len(l.known) > maxKnown {
+	if len(l.known) > maxKnown || len(l.known) < 2 {
 		t.Errorf("%d ATRs are remembered", len(l.known))
 	}
 }

@@ -139,7 +139,7 @@ func (s Slot) Detach(wait time.Duration) error {
 	}
 	_, err = events.Each(wait, func(e Event) (bool, error) { return e.Event == "left", nil })
 	if errors.Is(err, ErrTimeout) {
-		return fmt.Errorf("reader %d is still there after %v: the command under way ends first; to end it: echo abort %d >%s", n, wait, n, s.Mount.Path("ctl"))
+		return fmt.Errorf("reader %d is still there after %v: the command under way ends first; to end it: cardfs ctl abort %d", n, wait, n)
 	}
 	return err
 }
