@@ -45,7 +45,7 @@ Where standard output is no terminal, or with -b, top prints all slots as text, 
 happened in the interval before: once, or as often as -n says.`,
 		Example: `  cardfs top
   cardfs top -b
-  cardfs top -b -n 3 -d 500ms --sort rate | grep -v ' 0  '`,
+  cardfs top -b -n 3 -d 500ms --sort rate --filter powered`,
 		Args:              args(0, 0, "top takes no argument"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
