@@ -222,7 +222,11 @@ func TestEvents(t *testing.T) {
 
 		time.Sleep(time.Second)
 		before := s.files.looked()
+		_, drawn, _ := s.screen.shown()
 		time.Sleep(10 * time.Second)
+		if _, n, _ := s.screen.shown(); n-drawn > 10 {
+			t.Errorf("%d drawings in ten intervals", n-drawn)
+		}
 		if n := s.files.looked() - before; n != 10 {
 			t.Errorf("%d looks in ten intervals", n)
 		}

@@ -170,6 +170,19 @@ func TestLooks(t *testing.T) {
 	}
 }
 
+// Without UTF-8 there is nothing but ASCII.
+func TestASCII(t *testing.T) {
+	m := testModel(slot(0, "state powered", "reader "+strings.Repeat("long ", 10), "exchanges=0"))
+	m.looked([]int{0}, false, []survey.Slot{slot(0, "state powered", "reader "+strings.Repeat("long ", 10), "exchanges=2", "exchange-us=84")}, begin.Add(time.Second))
+	var row strings.Builder
+	for _, p := range m.view(true)[2].pieces {
+		row.WriteString(p.fit(true))
+	}
+	if got := row.String(); !strings.Contains(got, " 42us ") || !strings.Contains(got, "_ ") || strings.ContainsFunc(got, func(r rune) bool { return r > '~' }) {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestBegin(t *testing.T) {
 	m := newModel("/mnt/cards", time.Second, nil)
 	if strings.Contains(screenText(m), "no reader") {

@@ -59,7 +59,7 @@ func (r *row) look(s *survey.Slot, at time.Time, while time.Duration, name func(
 	r.errors = troubles(s.Stats)
 
 	passed := at.Sub(r.at)
-	if passed < while || passed <= 0 {
+	if passed < while {
 		return
 	}
 	n := s.Stats["exchanges"] - r.counted["exchanges"]
