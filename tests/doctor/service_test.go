@@ -77,3 +77,21 @@ cat /mnt/cards/0/atr
 systemctl stop cardfs
 [ ! -e /mnt/cards/0 ]`)
 }
+
+// A line of fstab is a mount unit of systemd's, which ends it as well.
+func TestFstab(t *testing.T) {
+	l := newLab(t, furnished(t))
+	l.must(`mkdir /mnt/other
+echo 'cardfs /mnt/other fuse.cardfs allow_other,group=cardfs,mode=0660,usb=off,sim=t0,_netdev,nofail 0 0' >>/etc/fstab
+systemctl daemon-reload
+systemctl start mnt-other.mount
+grep -x '3B 77 94 00 00 53 49 4D 54 30 90 00' /mnt/other/0/atr
+stat -c %G:%a /mnt/other/0/apdu | grep -x cardfs:660
+systemctl stop mnt-other.mount
+[ ! -e /mnt/other/0 ]
+while pgrep -x cardfs; do sleep 0.05; done
+mount -a
+grep -x '3B 77 94 00 00 53 49 4D 54 30 90 00' /mnt/other/0/atr
+systemctl is-active mnt-other.mount
+umount /mnt/other`)
+}
