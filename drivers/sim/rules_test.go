@@ -144,3 +144,14 @@ func TestKeysOnTheDisplay(t *testing.T) {
 		}
 	}
 }
+
+// "80E6xxyy answers SW1 SW2 = xxyy (61..6F, 90..9F)", and no other.
+func TestStatusWordsToOrder(t *testing.T) {
+	for sw1, known := range map[string]bool{"60": false, "61": true, "6F": true, "70": false, "8F": false, "90": true, "9F": true, "A0": false, "FF": false} {
+		want := "6A 86"
+		if known {
+			want = sw1 + " 12"
+		}
+		play(t, newCard(atrToken, false, "SIM"), "> 80 E6 "+sw1+" 12\n< "+want)
+	}
+}

@@ -55,3 +55,20 @@ func TestSingleBytes(t *testing.T) {
 		}
 	}
 }
+
+// A command that would take data but says that there are none (P3 00) is executed at once:
+// no procedure byte asks for nothing (ISO/IEC 7816-3:2006 §10.3.2).
+func TestNoDataAreAskedFor(t *testing.T) {
+	for header, want := range map[string]string{
+		"00 D6 00 00 00": "61 02", "00 D6 00 00 01": "D6", "00 B0 00 00 00": "6C 02",
+	} {
+		var c Contact
+		c.Insert(short{[]byte{0x3B, 0x00}})
+		if _, err := c.Activate(context.Background(), false); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("% X", c.Chars(context.Background(), unhex(header), 100)); got != want {
+			t.Errorf("%s: %s, want %s", header, got, want)
+		}
+	}
+}
