@@ -82,7 +82,7 @@ var setups = []fault{
 	{name: "request time-out", breaks: `echo 20 >/proc/sys/fs/fuse/default_request_timeout; echo 30 >/proc/sys/fs/fuse/max_request_timeout`,
 		check: "request-timeout", says: "waits longer than [23]0 s", works: `root:! grep -v '^0$' /proc/sys/fs/fuse/*_request_timeout`},
 
-	{name: "no group", breaks: `groupdel cardfs; ! systemctl restart cardfs`, check: "group", says: "there is no group cardfs", works: reads, also: "service mounts reader-conf"},
+	{name: "no group", breaks: `groupdel cardfs; ! systemctl restart cardfs`, check: "group", says: "there is no group cardfs", works: reads, also: "conf service mounts reader-conf"},
 	{name: "user not in the group", user: "alice", check: "group", says: "alice is not in group cardfs", works: reads, also: "mounts reader-conf"},
 	{name: "login before the group", user: "alice", breaks: `usermod --append --groups cardfs alice`, login: "--clear-groups", session: "true",
 		check: "group", says: "not since this login", works: reads, also: "mounts reader-conf"},
