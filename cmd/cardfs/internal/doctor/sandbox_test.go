@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"fmt"
+	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -94,4 +96,43 @@ func TestSandboxPrivateMount(t *testing.T) {
 	w.finds("sandbox", closed+"\n> fusermount3 -u -z /home/ann/c && cardfs mount --background --allow-other /home/ann/c")
 	w.User.UID = 54322
 	w.finds("sandbox", closed)
+}
+
+// The group is the one of the mount that is there.
+func TestSandboxGroup(t *testing.T) {
+	w := newWorld(t)
+	w.pcscd()
+	w.handler()
+	w.group("scard", 77)
+	w.file("/lib/systemd/system/pcscd.service", "[Service]\nUser=pcscd\nSupplementaryGroups=cardfs\n")
+	e := &exam{Host: &w.Host, ctx: t.Context()}
+	e.look()
+	e.mounts = []mount{{dir: "/mnt/cards", allowOther: true, survey: survey{gid: 77}}, {dir: "/srv/c", allowOther: true, survey: survey{gid: 78}}}
+	e.sandbox()
+	if f := e.Findings; len(f) != 1 || f[0].State != Wrong || !strings.HasSuffix(f[0].Text, ": it runs as pcscd, who is not in group scard") ||
+		!strings.Contains(f[0].Mend, " [Service] SupplementaryGroups=scard |") {
+		t.Errorf("%+v", f)
+	}
+}
+
+// A mount that pcscd does not use is not its business, nor is its own; the next may be.
+func TestSandboxOtherMounts(t *testing.T) {
+	w := newWorld(t)
+	w.pcscd()
+	w.handler()
+	w.account("root", 0)
+	w.account("ann", stranger)
+	e := &exam{Host: &w.Host, ctx: t.Context()}
+	e.look()
+	e.mounts = []mount{{dir: "/srv/c", uid: stranger}, {dir: "/mnt/cards", uid: stranger}}
+	e.mayEnter("root", false)
+	if f := e.Findings; len(f) != 1 || f[0].Text != "/mnt/cards belongs to ann, who lets nobody else in, not even pcscd" {
+		t.Errorf("%+v", f)
+	}
+	e.Findings = nil
+	e.mounts = []mount{{dir: "/mnt/cards", uid: 0}, {dir: "/mnt/cards", uid: stranger, survey: survey{err: syscall.ENOTCONN}}}
+	e.mayEnter("root", false)
+	if f := e.Findings; len(f) != 0 {
+		t.Errorf("%+v", f)
+	}
 }

@@ -1,11 +1,13 @@
 package doctor
 
 import (
+	"context"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
+	"github.com/cardfs/cardfs/reader"
 )
 
 func TestUdevRules(t *testing.T) {
@@ -48,6 +50,8 @@ func TestUSBAccess(t *testing.T) {
 	w.mount("/mnt/cards", "user_id=0,allow_other", "state powered\nusb 001/002\n")
 	w.finds("usb-access", "ok "+name+"ann may not open /dev/bus/usb/001/002, and a cardfs that runs has it already")
 	w.mount("/mnt/cards", "user_id=0,allow_other", "state failed\nusb 001/002\n")
+	w.finds("usb-access", "wrong "+name+`ann may not open /dev/bus/usb/001/002: the udev rules were not applied to it
+		> sudo udevadm control --reload && sudo udevadm trigger --subsystem-match=usb`)
 	w.must(os.Chmod(w.path("/dev/bus/usb/001/002"), 0o666))
 	w.finds("usb-access", "ok "+name+"ann may open /dev/bus/usb/001/002")
 	w.must(os.Remove(w.path("/dev/bus/usb/001/002")))
@@ -136,4 +140,23 @@ func TestDevices(t *testing.T) {
 	if s := strings.Join(got, ", "); s != "ikey3k /dev/bus/usb/001/002, ccid /dev/bus/usb/002/007" {
 		t.Error(s)
 	}
+}
+
+// A driver may name an ID of zeroes, which is none.
+func TestBundleIDs(t *testing.T) {
+	w := newWorld(t)
+	w.Drivers = []reader.Driver{ids{{Vendor: 0, Product: 0}, {Class: 0x0B, Vendor: 5}, {Vendor: 1}, {Product: 2}, {Vendor: 0xAB, Product: 0xCD}}}
+	e := &exam{Host: &w.Host}
+	if got := strings.Join(sortedKeys(e.bundleIDs()), " "); got != "0000:0002 0001:0000 00ab:00cd" {
+		t.Error(got)
+	}
+}
+
+// ids is a driver that has nothing else.
+type ids []reader.ID
+
+func (i ids) Name() string     { return "ids" }
+func (i ids) IDs() []reader.ID { return i }
+func (i ids) Open(context.Context, reader.Device) (reader.Reader, error) {
+	return nil, reader.ErrUnsupported
 }
