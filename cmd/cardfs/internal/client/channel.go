@@ -119,7 +119,7 @@ func errnoOf(name string) error {
 		return unix.EOPNOTSUPP // x/sys has its other name, ENOTSUP
 	}
 	for e := syscall.Errno(1); e < 200; e++ {
-		if unix.ErrnoName(e) == name {
+		if name != "" && unix.ErrnoName(e) == name { // some numbers have no name
 			return e
 		}
 	}
