@@ -118,6 +118,16 @@ func TestMasked(t *testing.T) {
 	}
 }
 
+// After a reset of the card GET RESPONSE fetches nothing of a command before it.
+func TestReset(t *testing.T) {
+	var e Explainer
+	e.Command(unhex(t, "002A808601AA"), false)
+	e.Reset()
+	if w := e.Command(unhex(t, "00C0000001"), false); w.Masked {
+		t.Errorf("%q is masked", w.Hex)
+	}
+}
+
 // A tree is not made of what a secret command brought.
 func TestMaskedTree(t *testing.T) {
 	var e Explainer

@@ -306,6 +306,14 @@ func TestDiffers(t *testing.T) {
 	}
 }
 
+// After a reset GET RESPONSE fetches nothing of a secret command before it.
+func TestResetForgets(t *testing.T) {
+	for verb, want := range map[string]string{"reset": "got 32 90 00", "cold": "got 32 90 00", "lock": "got [masked] 90 00"} {
+		_, err := play(t, &host{answers: []string{"6101", "329000"}}, "002A8086 (31)\n"+verb+"\n00C0000001 = 31 9000")
+		clienttest.WantError(t, verb, err, exit.Refused, want)
+	}
+}
+
 // "-> NAME" keeps the data of an answer for later lines; of a secret answer it is secret.
 func TestCapture(t *testing.T) {
 	h := &host{answers: []string{"0102 9000", "9000", "0304 9000"}}
