@@ -250,3 +250,46 @@ func TestStringNumbers(t *testing.T) {
 		}
 	}
 }
+
+// What a device that died has queued stays where it is: "the device answers nothing".
+func TestDeadDeviceGivesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMirror()
+		p := m.Plug()
+		defer m.Unplug()
+		m.Send(0x81, []byte("queued"))
+		m.Die(false)
+		if n, err := p.In(ctx, 0x81, make([]byte, 8), time.Second); n != 0 || !errors.Is(err, usb.ErrTimeout) {
+			t.Errorf("%d, %v", n, err)
+		}
+	})
+}
+
+// "Short: N bytes are moved, at least one fewer than there are. Long: N bytes more come to the
+// host, at least one. More than it asked for are usb.ErrOverflow."
+func TestLengthsOfFaults(t *testing.T) {
+	for _, x := range []struct {
+		kind         FaultKind
+		n, have, ask int
+		want         int
+		err          error
+	}{
+		{Long, 0, 3, 4, 4, nil}, {Long, 2, 3, 5, 5, nil}, {Long, 2, 3, 8, 5, nil}, {Long, 3, 3, 5, 0, usb.ErrOverflow}, {Long, 1, 3, 3, 0, usb.ErrOverflow},
+		{Short, 0, 3, 8, 0, nil}, {Short, 1, 3, 8, 1, nil}, {Short, 2, 3, 8, 2, nil}, {Short, 3, 3, 8, 2, nil}, {Short, 9, 3, 8, 2, nil}, {Short, 5, 0, 8, 0, nil},
+		{Garbage, 0, 3, 8, 3, nil},
+	} {
+		m := newMirror()
+		p := m.Plug()
+		m.Send(0x81, []byte("abc")[:x.have])
+		m.Inject(Fault{Kind: x.kind, N: x.n, On: "IN 81"})
+		b := make([]byte, x.ask)
+		n, err := p.In(ctx, 0x81, b, time.Second)
+		if n != x.want || x.err == nil && err != nil || x.err != nil && !errors.Is(err, x.err) {
+			t.Errorf("%v, N %d, %d bytes of %d: %d, %v; want %d, %v", x.kind, x.n, x.have, x.ask, n, err, x.want, x.err)
+		}
+		if x.kind == Short && !bytes.HasPrefix([]byte("abc"), b[:n]) {
+			t.Errorf("%v, N %d: %q", x.kind, x.n, b[:n])
+		}
+		m.Unplug()
+	}
+}
