@@ -56,5 +56,22 @@ func indented(name, text, indent string) (list []block) {
 	return list
 }
 
+// tables finds the indented parts that are TOML: they begin with a table, and may have blank
+// lines in them.
+func tables(name, text, indent string) (list []block) {
+	lines := strings.Split(text, "\n")
+	for i := 0; i < len(lines); i++ {
+		if !strings.HasPrefix(lines[i], indent+"[") {
+			continue
+		}
+		b := block{at: fmt.Sprintf("%s:%d", name, i+1), lang: "toml"}
+		for ; i < len(lines) && (lines[i] == "" || strings.HasPrefix(lines[i], indent)); i++ {
+			b.text += strings.TrimPrefix(lines[i], indent) + "\n"
+		}
+		list = append(list, b)
+	}
+	return list
+}
+
 // command is how a line begins that is for a shell.
 var command = regexp.MustCompile(`^(\{ |([A-Z_]+=\S+ )?(sudo )?(cardfs|cat|echo|exec|flock|mkdir|sshfs|umount|mount|fusermount3|bwrap|python3|node|systemctl|pcscd|opensc-tool|apt|n=\$|\. <)\b)`)

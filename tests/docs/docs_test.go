@@ -182,6 +182,7 @@ func pages(t *testing.T, s *debian.System) {
 	if err != nil || len(all) == 0 {
 		t.Fatal(all, err)
 	}
+	examples := 0
 	for _, page := range all {
 		text, err := os.ReadFile(page)
 		if err != nil {
@@ -190,6 +191,20 @@ func pages(t *testing.T, s *debian.System) {
 		for _, b := range indented(filepath.Base(page), string(text), "    ") {
 			t.Run(filepath.Base(page), func(t *testing.T) { b.try(t, s, "systemctl start cardfs") })
 		}
+		for _, b := range tables(filepath.Base(page), string(text), "    ") {
+			examples++
+			out, err := s.Run("cat >example.conf <<'END'\n" + b.text + "END\ncardfs mount --check --config example.conf")
+			if err != nil {
+				t.Errorf("%s: %v\n%s", b.at, err, out)
+			}
+		}
+	}
+	if examples == 0 {
+		t.Error("no example of a configuration file in the pages")
+	}
+	// What the installed file has as comments may be taken out of them.
+	if out, err := s.Run(`sed -E 's/^#(\[|[a-z])/\1/' /etc/cardfs.conf >example.conf && grep -c '^\[' example.conf && cardfs mount --check --config example.conf`); err != nil {
+		t.Errorf("/etc/cardfs.conf without its comments: %v\n%s", err, out)
 	}
 }
 
