@@ -84,6 +84,9 @@ func TestHistory(t *testing.T) {
 	if _, err := loadHistory(filepath.Dir(path)); err == nil {
 		t.Error("a directory")
 	}
+	if _, err := loadHistory(filepath.Join(path, "cardfs", "history")); err == nil {
+		t.Error("below a file")
+	}
 	if err := replace(filepath.Dir(filepath.Dir(path)), "x"); err == nil {
 		t.Error("a directory is replaced")
 	}

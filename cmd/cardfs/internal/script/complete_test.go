@@ -14,6 +14,7 @@ func TestComplete(t *testing.T) {
 		"se":              "select|set",
 		".e":              ".exit|.explain",
 		"x":               "",
+		" sele":           " select",
 		"select p":        "select piv|select pkcs15|select ppse|select pse",
 		"select open":     "select openpgp",
 		"SELECT mf":       "SELECT mf",
@@ -32,5 +33,21 @@ func TestComplete(t *testing.T) {
 	}
 	if len(Usage()) != len(Names()) {
 		t.Error("a name without a usage")
+	}
+}
+
+// One letter more, less or other, or two that changed places.
+func TestNear(t *testing.T) {
+	for _, x := range []struct {
+		a, b string
+		near bool
+	}{
+		{"selct", "select", true}, {"sselect", "select", true}, {"selekt", "select", true}, {"slect", "select", true}, {"esl", "set", false}, {"est", "set", true},
+		{"selec", "select", true}, {"selects", "select", true}, {"sle", "select", false}, {"select", "unlock", false}, {"lokc", "lock", true}, {"lok", "lock", true},
+		{"", "set", false}, {"s", "set", false}, {"sett", "set", true}, {"etsx", "set", false},
+	} {
+		if got := near(x.a, x.b); got != x.near {
+			t.Errorf("%q, %q: %v", x.a, x.b, got)
+		}
 	}
 }
