@@ -32,8 +32,8 @@ const (
 	levelMask = LevelTPDU | LevelShort | LevelExtended
 )
 
-// Level is how an exchange is handed to the reader. With no level bit it is
-// single characters.
+// Level returns the level at which exchanges are handed to the reader. Without a level
+// bit it is single characters.
 func (f Features) Level() reader.Level {
 	switch {
 	case f&LevelExtended != 0:
@@ -46,9 +46,8 @@ func (f Features) Level() reader.Level {
 	return reader.Character
 }
 
-// Descriptor is the class descriptor (CCID 1.1 table 5.1-1), 54 bytes. Parse
-// leaves only values in it that a host can work with; what it corrected is in
-// Interface.Notes.
+// Descriptor is the class descriptor (CCID 1.1 table 5.1-1), 54 bytes. Parse leaves in it
+// only values that a host can work with and lists its corrections in Interface.Notes.
 type Descriptor struct {
 	Release        uint16 // bcdCCID
 	MaxSlotIndex   uint8
@@ -65,8 +64,8 @@ type Descriptor struct {
 	Mechanical     uint32 // 01 accept, 02 eject, 04 capture, 08 lock
 	Features       Features
 	MaxMessage     uint32 // dwMaxCCIDMessageLength, the header included
-	ClassGetResp   uint8  // FF: as the command's
-	ClassEnvelope  uint8  // FF: as the command's
+	ClassGetResp   uint8  // FF: same class as the command
+	ClassEnvelope  uint8  // FF: same class as the command
 	LCDLayout      uint16 // lines << 8 | columns; 0: no display
 	PINSupport     uint8  // 01 verify, 02 modify
 	MaxBusySlots   uint8
@@ -88,14 +87,14 @@ type Endpoint struct {
 // Interface is one CCID or ICCD interface of a device.
 type Interface struct {
 	Number        uint8
-	Class         uint8 // 0B, or FF of readers older than the class
+	Class         uint8 // 0B, or FF for readers older than the class
 	Protocol      uint8 // ProtocolCCID …
 	Name          uint8 // iInterface
 	In, Out, Intr Endpoint
 	Descriptor
-	// long: it takes messages longer than dwMaxCCIDMessageLength.
+	// long: the reader takes messages longer than dwMaxCCIDMessageLength.
 	long bool
-	// Notes say what in the descriptor could not be true, and what is taken instead.
+	// Notes say which values of the descriptor cannot be true and what replaces them.
 	Notes []string
 }
 
@@ -109,14 +108,14 @@ const (
 	maxMessageLen = headerLen + 65544 // the longest C-APDU: header, 3 of Lc, 65535, 2 of Le
 )
 
-// Parse reads a device descriptor followed by a configuration descriptor, as
-// usb.Conn.Descriptors gives them, and returns every CCID and ICCD interface in
-// it. An interface that cannot be driven is an error if there is no other.
+// Parse reads a device descriptor followed by a configuration descriptor, as returned by
+// usb.Conn.Descriptors, and returns all CCID and ICCD interfaces in it. It fails if none
+// of them can be driven; one that cannot be driven beside others that can is left out.
 //
-// A class descriptor has its place behind the interface descriptor (CCID 1.1
-// §5); O2Micro Oz776 and old REINER SCT readers have it behind the last
-// endpoint. Interfaces of class FF are taken when exactly 54 bytes of class
-// descriptor belong to them, as readers older than the class number have it.
+// A class descriptor belongs behind the interface descriptor (CCID 1.1 §5). O2Micro Oz776
+// and old REINER SCT readers place it behind the last endpoint. Interfaces of class FF
+// are accepted if exactly 54 bytes of class descriptor belong to them: readers older than
+// the class number look like that.
 func Parse(b []byte) (usb.Device, []Interface, error) {
 	dev, err := usb.ParseDevice(b)
 	if err != nil {
@@ -149,8 +148,8 @@ func Parse(b []byte) (usb.Device, []Interface, error) {
 	return dev, found, nil
 }
 
-// CountSlots is how many slots a device with these descriptors has; 0 if it is
-// not for this driver. Hotplug asks it before the device is opened.
+// CountSlots returns the number of slots of a device with these descriptors, and 0 if the
+// device is not for this driver. Hotplug calls it before the device is opened.
 func (Driver) CountSlots(descriptors []byte) int {
 	dev, ifs, err := Parse(descriptors)
 	if err != nil {
@@ -163,14 +162,14 @@ func (Driver) CountSlots(descriptors []byte) int {
 	return n
 }
 
-// slots is how many slots the interface has.
+// slots returns the number of slots of the interface.
 func (i *Interface) slots() int { return int(i.MaxSlotIndex) + 1 }
 
-// anyInterface is what usable takes where no interface was asked for.
+// anyInterface as usable's argument means that the user named no interface.
 const anyInterface = -1
 
-// usable leaves out the interfaces that a quirk takes away, all but only where that
-// is not anyInterface, and those beyond the slots that a device may have.
+// usable removes the interfaces that a quirk excludes, all others than only (unless it is
+// anyInterface), and those that exceed the slots a device may have.
 func usable(ifs []Interface, e effects, only int) []Interface {
 	var use []Interface
 	slots, beyond := 0, 0
@@ -196,7 +195,7 @@ type rawInterface struct {
 	class []byte
 }
 
-// candidate tells whether an interface is one of the class.
+// candidate reports whether an interface belongs to the class.
 func candidate(u *usb.Interface) (*rawInterface, bool) {
 	r := &rawInterface{Interface: Interface{Number: u.Number, Class: u.Class, Protocol: u.Protocol, Name: u.Name}}
 	u.Split(func(d []byte) {
@@ -228,7 +227,7 @@ func (r *rawInterface) endpoint(e usb.Endpoint) {
 	}
 }
 
-// interpret checks what was collected.
+// interpret checks the collected descriptors and makes an Interface of them.
 func (r *rawInterface) interpret() (Interface, error) {
 	if r.class == nil {
 		return Interface{}, fmt.Errorf("no class descriptor of 54 bytes: %w", reader.ErrProtocol)
@@ -273,13 +272,13 @@ func decodeClass(c []byte) Descriptor {
 	}
 }
 
-// Bounds of what a descriptor may say.
+// Limits for the values of a descriptor.
 const (
 	minMessageLen = headerLen + 5 // a T=0 header
 	maxIFSD       = 254           // ISO/IEC 7816-3:2006 §11.4.2
 
-	// Readers in use announce 250 kHz and 13.56 MHz. ISO/IEC 7816-3:2006 §5.2.3 has
-	// 1 MHz as the least: waiting times are never computed with less.
+	// Readers in use announce between 250 kHz and 13.56 MHz. The minimum of ISO/IEC
+	// 7816-3:2006 §5.2.3 is 1 MHz: waiting times are never computed with less.
 	minClockKHz = 250
 	isoClockKHz = 1000
 	maxClockKHz = 40_000
@@ -290,8 +289,8 @@ const (
 	maxSlots     = 32 // of a device
 )
 
-// correct replaces values that cannot be true by ones that are safe, and refuses
-// the interface where there is no safe value.
+// correct replaces impossible values by safe ones. It refuses the interface if there is
+// no safe value.
 func (r *rawInterface) correct() error {
 	note := func(format string, a ...any) { r.Notes = append(r.Notes, fmt.Sprintf(format, a...)) }
 	if r.MaxMessage < minMessageLen {
@@ -315,7 +314,7 @@ func (r *rawInterface) correct() error {
 		r.VoltageSupport = 7
 	}
 	if p := r.Protocols; p&3 == 0 {
-		// One reader (09BE:0002) has its double words one byte too high.
+		// One reader (09BE:0002) has its double words shifted up by one byte.
 		if r.Protocols = p >> 8 & 3; r.Protocols == 0 {
 			r.Protocols = 3
 		}
@@ -324,7 +323,7 @@ func (r *rawInterface) correct() error {
 	if r.DefaultClock < minClockKHz || r.DefaultClock > maxClockKHz {
 		was := r.DefaultClock
 		r.DefaultClock = 3580
-		for _, kHz := range []uint32{was >> 8, was / 1000} { // shifted as above; given in Hz
+		for _, kHz := range []uint32{was >> 8, was / 1000} { // shifted as above; given in Hz instead of kHz
 			if kHz >= 1000 && kHz <= 20_000 {
 				r.DefaultClock = kHz
 				break

@@ -18,7 +18,7 @@ import (
 
 // Driver serves USB CCID and ICCD devices.
 type Driver struct {
-	// Log, if not nil, takes what the driver has to say beside its errors.
+	// Log, if not nil, receives messages of the driver beside its errors.
 	Log *slog.Logger
 	// Quirks, if not nil, are the user's.
 	Quirks *UserQuirks
@@ -29,15 +29,15 @@ var _ reader.Driver = Driver{}
 // Name is "ccid".
 func (Driver) Name() string { return "ccid" }
 
-// IDs is the interface class, and the readers whose interface is of class FF.
+// IDs returns the interface class, and the readers whose interface is of class FF.
 func (Driver) IDs() []reader.ID {
 	return append([]reader.ID{{Class: classCCID, Model: "CCID reader"}}, known...)
 }
 
-// Open claims the interfaces of the class and brings the reader to where it
-// takes commands. dev.Link is a usb.Opener; by its descriptors the driver knows before
-// it claims anything which interfaces are its own. Parameters: interface=N takes only
-// that one; firmware=any takes readers whose firmware is refused as too old.
+// Open claims the interfaces of the class and brings the reader into a state in which it
+// accepts commands. dev.Link is a usb.Opener. The descriptors tell the driver which
+// interfaces are its own before it claims any. Parameters: interface=N uses only that
+// interface; firmware=any accepts readers whose firmware is refused as too old.
 func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
 	log := limitlog.New(d.Log).With("reader", dev.Name())
 	only := anyInterface
@@ -63,8 +63,8 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 			info.Vendor, info.Product, bcd(info.Release), bcd(r.minFirmware), reader.ErrUnsupported)
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	// Until Open returns there is nothing to close: what brings the reader back
-	// ends with Open's ctx.
+	// Nobody can call Close before Open returns, so recovery of the reader ends with
+	// Open's ctx.
 	opened := context.AfterFunc(ctx, r.cancel)
 	if r.effects.startDelay > 0 {
 		if err := sleep(ctx, r.effects.startDelay); err != nil {
@@ -97,7 +97,7 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 	return r, nil
 }
 
-// descriptors fetches what Parse reads.
+// descriptors fetches the input of Parse.
 func descriptors(ctx context.Context, dev reader.Device, iface uint8) ([]byte, error) {
 	if l, ok := dev.Link.(usb.Opener); ok {
 		if b := l.Descriptors(); len(b) > 0 {
@@ -123,14 +123,14 @@ type ifd struct {
 	slots     []reader.Slot
 
 	dev    reader.Device // as announced
-	gone   chan struct{} // closed by leave, and the one carrier of that
+	gone   chan struct{} // closed by leave; nothing else signals the departure
 	once   sync.Once
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	one      chan struct{}            // holds a token while any interface is in use, where a quirk says that only one may be
-	selected atomic.Pointer[function] // where a quirk says that only one may be in use
+	one      chan struct{}            // holds a token while an interface is in use; nil unless a quirk allows only one at a time
+	selected atomic.Pointer[function] // the one in use, for the same quirk
 }
 
 var (
@@ -192,8 +192,8 @@ func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
 	return f.fetchRates(ctx)
 }
 
-// contact is the first command: what an earlier user of the reader left in it
-// is read over, or aborted.
+// contact sends the first command. Answers that an earlier user left in the reader are
+// skipped; a command that is still running is aborted.
 func (f *function) contact(ctx context.Context) error {
 	limit := times(statusLimit, f.openFactor*f.factor)
 	_, err := f.pipe.lanes[0].do(ctx, command{kind: cmdSlotStatus}, nil, limit)
@@ -210,8 +210,8 @@ func (f *function) contact(ctx context.Context) error {
 	return err
 }
 
-// noContact is the error of a device with which nothing can be begun. One that
-// is still plugged in has failed, and is not gone.
+// noContact returns the error for a device that did not answer the first command. A
+// device that is still plugged in has failed, and is not gone.
 func (f *function) noContact(err error) error {
 	if !f.left() && errors.Is(err, reader.ErrGone) {
 		return fmt.Errorf("ccid: interface %d: the reader does not answer, not after a USB reset either; plug it in anew: %w", f.Number, reader.ErrTimeout)
@@ -219,7 +219,7 @@ func (f *function) noContact(err error) error {
 	return fmt.Errorf("ccid: interface %d: first contact: %w", f.Number, err)
 }
 
-// watch waits for the device to leave, and follows its interrupt endpoint.
+// watch waits for the device to leave, and serves its interrupt endpoint.
 func (f *function) watch() {
 	if f.Intr.Address != 0 {
 		f.start(f.listen)
@@ -227,12 +227,12 @@ func (f *function) watch() {
 	select {
 	case <-f.conn.Gone():
 		f.leave()
-	case <-f.gone: // its pipe, or that of another interface, died
+	case <-f.gone: // this pipe, or that of another interface, died
 	case <-f.ctx.Done():
 	}
 }
 
-// left tells whether the device is gone.
+// left reports whether the device is gone.
 func (f *function) left() bool {
 	select {
 	case <-f.conn.Gone():
@@ -242,7 +242,7 @@ func (f *function) left() bool {
 	}
 }
 
-// start runs f on a goroutine that Close waits for; a panic in it fails the reader.
+// start runs f on a goroutine that Close waits for. A panic in f fails the reader.
 func (r *ifd) start(f func()) {
 	r.work.Add(1)
 	reader.Go(r.dev.Host, func() {
@@ -251,17 +251,16 @@ func (r *ifd) start(f func()) {
 	})
 }
 
-// leave tells the core that the device left, or answers nothing any more.
+// leave tells the core that the device left or no longer answers.
 func (r *ifd) leave() { r.once.Do(func() { close(r.gone) }) }
 
-// Slots of all interfaces in the order of their numbers.
+// Slots returns the slots of all interfaces in the order of their numbers.
 func (r *ifd) Slots() []reader.Slot { return r.slots }
 
-// Gone is closed when the device was unplugged, or answers nothing any more.
+// Gone is closed when the device was unplugged or no longer answers.
 func (r *ifd) Gone() <-chan struct{} { return r.gone }
 
-// Err is why the reader answers nothing any more; nil where nothing but the device's
-// departure says so.
+// Err returns why the reader no longer answers. It is nil if the device simply left.
 func (r *ifd) Err() error {
 	for _, f := range r.functions {
 		if f.pipe == nil {
@@ -287,7 +286,7 @@ func (r *ifd) Close() error {
 	return errors.Join(errs...)
 }
 
-// Identify names the reader by its own strings, and says what was made of its descriptor.
+// Identify names the reader by its own strings and describes its descriptor.
 func (r *ifd) Identify() (string, map[string]string) {
 	f := r.functions[0]
 	name := r.dev.ID.Model
@@ -305,7 +304,7 @@ func (r *ifd) Identify() (string, map[string]string) {
 		"version": bcd(r.info.Release),
 		"level":   f.levelName(),
 	}
-	if r.dev.Serial == "" { // else the device's announcement had it
+	if r.dev.Serial == "" { // otherwise the announcement of the device contained it
 		if serial := f.conn.String(r.info.Serial); serial != "" {
 			more["serial"] = serial
 		}
@@ -342,7 +341,7 @@ func (f *function) levelName() string {
 	return name
 }
 
-// level is what one exchange carries. ICCD devices that name no level take TPDUs.
+// level returns what one exchange carries. ICCD devices without a level bit take TPDUs.
 func (f *function) level() reader.Level {
 	l := f.Features.Level()
 	if f.Protocol != ProtocolCCID && l == reader.Character || f.Protocol == ProtocolICCDA {
@@ -351,7 +350,7 @@ func (f *function) level() reader.Level {
 	return l
 }
 
-// bcd prints bcdDevice.
+// bcd formats bcdDevice.
 func bcd(v uint16) string { return fmt.Sprintf("%X.%02X", v>>8, v&0xFF) }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -7,17 +7,17 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Error is a command that the reader answered with a failure (CCID 1.1 table
-// 6.2-2). Its Unwrap is the error of package reader that says the same.
+// Error is a command to which the reader answered with a failure (CCID 1.1 table 6.2-2).
+// Unwrap returns the corresponding error of package reader.
 type Error struct {
 	Command byte // bMessageType of the command
 	Status  byte // bStatus of the answer
 	Code    byte // bError
-	// Hardware is the last bHardwareErrorCode that the slot reported (CCID 1.1
-	// §6.3.2), 0 if none.
+	// Hardware is the last bHardwareErrorCode that the slot reported (CCID 1.1 §6.3.2); 0
+	// if there was none.
 	Hardware byte
 
-	took   time.Duration // until the answer
+	took   time.Duration // time until the answer
 	waited bool          // the reader may have waited for the card meanwhile
 }
 
@@ -33,7 +33,7 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Errors that a reader gives in bError.
+// Values of bError.
 const (
 	codeAborted      = 0xFF
 	codeMute         = 0xFE
@@ -54,9 +54,9 @@ const (
 	codeUnsupported  = 0x00
 	codeBadSlot      = 0x05
 	codeProtocolNum  = 0x07 // of SetParameters: the offset of bProtocolNum
-	codeRate         = 0x0A // and that of bmFindexDindex
+	codeRate         = 0x0A // of SetParameters: the offset of bmFindexDindex
 
-	codeShortCircuit = 0xA2 // the rest: seen of several makers
+	codeShortCircuit = 0xA2 // this and the following ones are observed in readers of several makers
 	codeLongATR      = 0xA3
 	codeEMV          = 0xBB
 )
@@ -125,7 +125,7 @@ func describe(code byte) string {
 	return "an undefined error"
 }
 
-// Unwrap says which of package reader's errors this is.
+// Unwrap returns the corresponding error of package reader.
 func (e *Error) Unwrap() error {
 	powering := e.Command == cmdPowerOn
 	switch {
@@ -149,7 +149,7 @@ func (e *Error) Unwrap() error {
 	case codePINTimeout:
 		return reader.ErrTimeout
 	case codeParity, codeOverrun, codeHardware, codeShortCircuit:
-		if powering { // another voltage or another attempt may do
+		if powering { // another voltage or another attempt may work
 			return reader.ErrMute
 		}
 	}
@@ -159,20 +159,20 @@ func (e *Error) Unwrap() error {
 	return reader.ErrProtocol
 }
 
-// untouched tells whether the card saw nothing of a command that failed, where it has no
-// power: that it answers nothing, or what the reader has against the message. Errors on
-// the way to and from the card are no such thing.
+// untouched reports whether the card saw nothing of a failed command because it has no
+// power: the card is mute, or the reader objects to the message itself. Errors during the
+// transfer to or from the card do not count.
 func (e *Error) untouched() bool {
 	switch e.Code {
 	case codeMute, codeProtocol, codeClass, codeDeactivated, codeBusyAuto, codeSlotBusy:
 		return true
 	case codeUnsupported, codeBadSlot:
-		return e.Command == cmdXfrBlock // which every reader has
+		return e.Command == cmdXfrBlock // which every reader supports
 	}
 	return e.Code < 0x80
 }
 
-// needsPower tells whether a command is one to an active card.
+// needsPower reports whether a command requires an active card.
 func needsPower(command byte) bool {
 	switch command {
 	case cmdXfrBlock, cmdSecure, cmdSetParameters, cmdGetParameters, cmdSetRate:

@@ -15,13 +15,13 @@ const (
 	chainFirst  = 0x01
 	chainLast   = 0x02
 	chainMiddle = 0x03
-	chainEmpty  = 0x10 // no data: the other side goes on
+	chainEmpty  = 0x10 // no data: the other side shall continue
 )
 
 // maxResponse is the longest R-APDU: 65536 bytes and SW1 SW2.
 const maxResponse = 65538
 
-// Exchange is XfrBlock, or as many as chaining takes.
+// Exchange sends an XfrBlock, or several when chaining.
 func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
 	s.lane.until, s.lane.extended = t.Until, t.Extended
 	rx, halfway, err := s.exchange(ctx, &t, dst)
@@ -52,19 +52,19 @@ func (s *slot) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx
 	if a.param != chainFirst || s.level() != reader.ShortAPDU {
 		return a.appendTo(dst, len(dst)), false, nil
 	}
-	// A reader that chains, which its level does not know of.
+	// This reader chains, although its level does not provide for that.
 	rx, err = collect(ctx, s, a, dst, limit)
 	return rx, true, err
 }
 
-// ended sees to it that nothing of an exchange that failed is left for the next. One
-// that was given up half-way leaves a reader that waits for the rest of a command, or
-// holds the rest of a response: the card loses its power, and the reader both.
+// ended makes sure that a failed exchange leaves nothing behind for the next one. After
+// one that was given up half-way, the reader waits for the rest of a command or holds the
+// rest of a response: powering the card off makes the reader drop it.
 func (s *slot) ended(halfway bool, err error) error {
 	var failed *Error
 	if errors.As(err, &failed) {
-		// A reader that was reset says at once that the card has no power; one whose
-		// card is mute and lost its power for that waited for the card before.
+		// A reader that was reset answers immediately that the card has no power. If the
+		// card is mute and was therefore powered off, the reader has waited for it first.
 		failed.waited = halfway || s.pace.Wait > 0 && failed.took >= s.pace.Wait/2
 	}
 	if halfway && !errors.Is(err, reader.ErrGone) && !errors.Is(err, reader.ErrNoCard) {
@@ -75,9 +75,9 @@ func (s *slot) ended(halfway bool, err error) error {
 	return err
 }
 
-// characterCount is how many characters one XfrBlock may move at most between
-// reader and card: at APDU levels one message's worth of the command and of the
-// response that it asks for.
+// characterCount returns the largest number of characters that one XfrBlock may move
+// between reader and card. At APDU levels this is one message's worth of the command plus
+// the response that it asks for.
 func (f *function) characterCount(t *reader.Transfer) int {
 	const overhead = 16 // headers, status words, GET RESPONSE, epilogues
 	n := len(t.Out)
@@ -85,7 +85,7 @@ func (f *function) characterCount(t *reader.Transfer) int {
 	case f.level() == reader.Character:
 		return n + t.Want
 	case f.level() == reader.ExtendedAPDU && n >= 7 && t.Out[4] == 0:
-		le := int(t.Out[n-2])<<8 | int(t.Out[n-1]) // of cases 2 and 4
+		le := int(t.Out[n-2])<<8 | int(t.Out[n-1]) // cases 2 and 4
 		if le == 0 {
 			le = 65536
 		}
@@ -96,18 +96,18 @@ func (f *function) characterCount(t *reader.Transfer) int {
 	return n + n/8 + overhead
 }
 
-// xfr is XfrBlock.
+// xfr sends one XfrBlock.
 func (s *slot) xfr(ctx context.Context, bwi int, level uint16, data []byte, limit time.Duration) (answer, error) {
 	return s.do(ctx, withLevel(cmdXfrBlock, bwi, level), data, limit)
 }
 
-// mover carries one part of a command and brings one part of a response back.
+// mover sends one part of a command and returns one part of a response.
 type mover interface {
 	xfr(ctx context.Context, bwi int, level uint16, data []byte, limit time.Duration) (answer, error)
 }
 
-// characters sends t.Out and receives t.Want characters (CCID 1.1 §3.2.4:
-// wLevelParameter is how many the answer shall have).
+// characters sends t.Out and receives t.Want characters. wLevelParameter is the expected
+// length of the answer (CCID 1.1 §3.2.4).
 func (s *slot) characters(ctx context.Context, t *reader.Transfer, dst []byte, limit time.Duration) ([]byte, error) {
 	out, want, start := t.Out, t.Want, len(dst)
 	room := int(s.MaxMessage) - headerLen
@@ -142,14 +142,14 @@ func (s *slot) characters(ctx context.Context, t *reader.Transfer, dst []byte, l
 	return dst, nil
 }
 
-// chained sends a C-APDU of any length in parts that the reader can take, and
-// collects the R-APDU (CCID 1.1 §6.1.4):
+// chained sends a C-APDU of any length in parts that fit the reader, and collects the
+// R-APDU (CCID 1.1 §6.1.4):
 //
 //	> 01 data   < 10      > 03 data   < 10      > 02 data   < 01 data
 //	                                            > 10        < 03 data
 //	                                            > 10        < 02 data
 //
-// With an error, halfway says that the exchange had begun: the other side still has
+// If it fails, halfway reports whether the exchange had begun: the other side still holds
 // a part of the command or of the response.
 func chained(ctx context.Context, m mover, room int, capdu, dst []byte, limit time.Duration) (rx []byte, halfway bool, err error) {
 	level := uint16(chainWhole)
@@ -179,7 +179,7 @@ func chained(ctx context.Context, m mover, room int, capdu, dst []byte, limit ti
 	}
 }
 
-// collect appends a response that came whole, or begins with a.
+// collect appends the response that a holds or begins.
 func collect(ctx context.Context, m mover, a answer, dst []byte, limit time.Duration) ([]byte, error) {
 	last := time.Now().Add(exchangeLimit)
 	for start, empty := len(dst), 0; ; {

@@ -13,9 +13,9 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// Requests of ICCD 1.0 (USB Device Class: Smart Card, ICCD, revision 1.0, 2005):
-// a card that speaks USB itself. Version A carries T=0 TPDUs, version B messages
-// like those of CCID, both over the control endpoint alone.
+// Requests of ICCD 1.0 (USB Device Class: Smart Card, ICCD, revision 1.0, 2005), for
+// cards with a USB interface of their own. Version A carries T=0 TPDUs, version B
+// messages like those of CCID. Both use the control endpoint only.
 const (
 	reqPowerOn   = 0x62
 	reqPowerOff  = 0x63
@@ -27,15 +27,15 @@ const (
 	// Version A: GET_ICC_STATUS.
 	iccdBusy  = 0x40
 	iccdMute  = 0x80
-	iccdReady = 0x10 // for data
+	iccdReady = 0x10 // ready for data
 	iccdSW    = 0x20 // SW1 SW2 can be fetched
 
-	// Version B: bResponseType beside bChainParameter's values.
+	// Version B: bResponseType, whose other values are those of bChainParameter.
 	iccdStatus  = 0x40
 	iccdPolling = 0x80
 
 	iccdPause = 10 * time.Millisecond
-	iccdMost  = 0x1000 // bytes in one transfer, what libccid asks for at most
+	iccdMost  = 0x1000 // bytes in one transfer; libccid asks for no more
 )
 
 // iccd is the one slot of an ICCD. A T=0 TPDU of version A:
@@ -44,19 +44,19 @@ const (
 //	                       |  '--> ready: DATA_BLOCK Le    --> busy* --> SW: DATA_BLOCK 2
 //	                       '-----> SW: DATA_BLOCK 2
 //
-// Neither version numbers its messages. So an answer that was not fetched to its end
-// would be that of the next command: an exchange that fails anywhere between its
-// first XFR_BLOCK and the whole of its last DATA_BLOCK ends with ICC_POWER_OFF.
+// Neither version numbers its messages. An answer that was not read to its end would be
+// taken for that of the next command. So an exchange that fails between its first
+// XFR_BLOCK and the end of its last DATA_BLOCK ends with ICC_POWER_OFF.
 type iccd struct {
 	*function
-	active bool // the card was activated by us, and nothing has taken its power since
-	unsure bool // the device may hold an answer, and could not be told to forget it
+	active bool // the driver activated the card, and its power was not removed since
+	unsure bool // the device may hold an answer and could not be told to drop it
 	atr    *iso7816.ATR
 	pace   iso7816.Timing
 	buf    []byte
-	silent int // control transfers in a row that timed out
+	silent int // consecutive control transfers that timed out
 	until  time.Time
-	more   func() // reader.Transfer's Extended
+	more   func() // Extended of reader.Transfer
 }
 
 var (
@@ -66,7 +66,7 @@ var (
 	_ reader.ProtocolSelector = (*iccd)(nil)
 )
 
-// openICCD takes the power off the card, whatever state an earlier user left it in.
+// openICCD powers the card off, in whatever state an earlier user left it.
 func (f *function) openICCD(ctx context.Context) (*iccd, error) {
 	s := &iccd{function: f, buf: make([]byte, min(max(int(f.MaxMessage), 512), iccdMost))}
 	if err := s.PowerOff(ctx); err != nil {
@@ -75,7 +75,8 @@ func (f *function) openICCD(ctx context.Context) (*iccd, error) {
 	return s, nil
 }
 
-// control is one request. A device that stops answering is reset once; then it is dead.
+// control sends one request. A device that stops answering is reset once; then it is
+// dead.
 func (s *iccd) control(ctx context.Context, what string, typ, request uint8, value uint16, data []byte) (int, error) {
 	if s.silent < 0 {
 		return 0, fmt.Errorf("ccid: %s: the device answers nothing any more: %w", what, reader.ErrGone)
@@ -103,7 +104,7 @@ func (s *iccd) control(ctx context.Context, what string, typ, request uint8, val
 	return n, fmt.Errorf("ccid: ICCD %s: %w", what, err)
 }
 
-// Status is SLOT_STATUS in version B. A card of version A is always there.
+// Status sends SLOT_STATUS in version B. A version A card is always present.
 func (s *iccd) Status(ctx context.Context) (reader.Status, error) {
 	if s.Protocol == ProtocolICCDA {
 		if s.active {
@@ -122,7 +123,7 @@ func (s *iccd) Status(ctx context.Context) (reader.Status, error) {
 	return s.note(b[1]), nil
 }
 
-// note keeps what a status of version B says of the card: bmICCStatus.
+// note records the card's state from a version B status: bmICCStatus.
 func (s *iccd) note(status byte) reader.Status {
 	switch status & iccMask {
 	case iccActive:
@@ -135,7 +136,7 @@ func (s *iccd) note(status byte) reader.Status {
 	return reader.Absent
 }
 
-// Changes is nil without an interrupt endpoint.
+// Changes returns nil without an interrupt endpoint.
 func (s *iccd) Changes() <-chan struct{} {
 	if s.notifies == nil {
 		return nil
@@ -145,7 +146,7 @@ func (s *iccd) Changes() <-chan struct{} {
 
 func (s *iccd) Traits() reader.Traits { return s.traits() }
 
-// PowerOn is ICC_POWER_ON, after ICC_POWER_OFF: an ICCD knows one kind of reset.
+// PowerOn sends ICC_POWER_OFF, then ICC_POWER_ON: an ICCD has only one kind of reset.
 func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 	if s.active || s.unsure {
 		if err := s.PowerOff(ctx); err != nil {
@@ -154,7 +155,7 @@ func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 	}
 	s.atr, s.pace = nil, iso7816.Timing{}
 	var atr []byte
-	s.unsure = true // until the ATR is there, or that there is none
+	s.unsure = true // until the ATR was read, or the device said that there is none
 	if s.Protocol == ProtocolICCDA {
 		n, err := s.control(ctx, "ICC_POWER_ON", fromInterface, reqPowerOn, 0, s.buf)
 		if err != nil {
@@ -162,7 +163,7 @@ func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 		}
 		atr = s.buf[:n]
 	} else {
-		const automatic = 1 // what libccid sends, and cards in use take
+		const automatic = 1 // libccid sends it, and cards in use accept it
 		if _, err := s.control(ctx, "ICC_POWER_ON", toInterface, reqPowerOn, automatic, nil); err != nil {
 			return nil, mute(err)
 		}
@@ -182,7 +183,7 @@ func (s *iccd) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 	return bytes.Clone(atr), nil
 }
 
-// mute makes a refused activation what it means.
+// mute returns ErrMute for a refused activation.
 func mute(err error) error {
 	if errors.Is(err, usb.ErrStall) {
 		return fmt.Errorf("%w: %w", reader.ErrMute, err)
@@ -190,13 +191,13 @@ func mute(err error) error {
 	return err
 }
 
-// PowerOff is ICC_POWER_OFF; in version B its end is asked for, in version A
-// the status brings the interface back to idle.
+// PowerOff sends ICC_POWER_OFF. Version B then polls for its end; in version A reading
+// the status returns the interface to idle.
 func (s *iccd) PowerOff(ctx context.Context) error {
 	s.active, s.unsure = false, true
 	_, err := s.control(ctx, "ICC_POWER_OFF", toInterface, reqPowerOff, 0, nil)
 	switch {
-	case errors.Is(err, usb.ErrStall): // no power, nothing to take off
+	case errors.Is(err, usb.ErrStall): // the card has no power already
 	case err != nil:
 		return err
 	case s.Protocol == ProtocolICCDA:
@@ -210,7 +211,7 @@ func (s *iccd) PowerOff(ctx context.Context) error {
 	return err
 }
 
-// SelectProtocol: an ICCD speaks what its ATR offers first.
+// SelectProtocol accepts only the first protocol of the ATR: an ICCD uses no other.
 func (s *iccd) SelectProtocol(_ context.Context, want iso7816.Params) (iso7816.Params, error) {
 	if s.atr != nil && want.T != s.atr.Default() {
 		return want, fmt.Errorf("ccid: T=%d: an ICCD uses the card's first protocol, T=%d: %w", want.T, s.atr.Default(), reader.ErrUnsupported)
@@ -244,13 +245,13 @@ func (s *iccd) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx
 	if s.Protocol == ProtocolICCDA {
 		rx, err = s.tpdu(ctx, t.Out, dst, limit)
 	} else {
-		// Short APDU devices chain as well as extended ones (libccid).
+		// Short APDU devices chain like extended ones (libccid).
 		rx, halfway, err = chained(ctx, s, min(int(s.MaxMessage)-headerLen, iccdMost), t.Out, dst, limit)
 	}
 	if err == nil {
 		return rx, nil
 	}
-	// A status in the place of a response is the whole answer to what was sent whole.
+	// A status in place of the response is a complete answer if the command was complete.
 	if failed := (*Error)(nil); halfway || !errors.As(err, &failed) {
 		if off := s.PowerOff(s.ctx); off != nil {
 			err = fmt.Errorf("%w; power off: %w", err, off)
@@ -259,7 +260,7 @@ func (s *iccd) exchange(ctx context.Context, t *reader.Transfer, dst []byte) (rx
 	return nil, err
 }
 
-// xfr is XFR_BLOCK and the DATA_BLOCKs that answer it.
+// xfr sends one XFR_BLOCK and reads the DATA_BLOCKs that answer it.
 func (s *iccd) xfr(ctx context.Context, _ int, level uint16, data []byte, _ time.Duration) (answer, error) {
 	if _, err := s.control(ctx, "XFR_BLOCK", toInterface, reqXfrBlock, level<<8, data); err != nil {
 		return answer{}, err
@@ -267,8 +268,8 @@ func (s *iccd) xfr(ctx context.Context, _ int, level uint16, data []byte, _ time
 	return s.dataBlock(ctx, cmdXfrBlock, exchangeLimit)
 }
 
-// dataBlock fetches a response of version B; the device names the time until it is
-// worth asking again, as often as limit and the exchange limit allow.
+// dataBlock reads a version B response. The device says when to ask again; it may do so
+// until limit and the exchange limit are reached.
 func (s *iccd) dataBlock(ctx context.Context, command byte, limit time.Duration) (answer, error) {
 	start := time.Now()
 	last := earlier(start.Add(limit), s.until)
@@ -292,7 +293,7 @@ func (s *iccd) dataBlock(ctx context.Context, command byte, limit time.Duration)
 			if took := time.Since(start); command == cmdXfrBlock {
 				return answer{}, &Error{Command: command, Status: b[1], Code: b[2], took: took, waited: took >= s.pace.Wait/2}
 			}
-			s.unsure = false // there is no ATR to come
+			s.unsure = false // no ATR will come
 			return answer{}, &Error{Command: command, Status: b[1], Code: b[2]}
 		case iccdPolling:
 			pause := iccdPause
@@ -312,7 +313,7 @@ func (s *iccd) dataBlock(ctx context.Context, command byte, limit time.Duration)
 	}
 }
 
-// state is GET_ICC_STATUS of version A.
+// state sends GET_ICC_STATUS of version A.
 func (s *iccd) state(ctx context.Context) (byte, error) {
 	var b [1]byte
 	n, err := s.control(ctx, "GET_ICC_STATUS", fromInterface, reqStatus, 0, b[:])
@@ -322,8 +323,8 @@ func (s *iccd) state(ctx context.Context) (byte, error) {
 	return b[0], err
 }
 
-// settled waits until the card of version A wants or has something: while it is busy
-// until the exchange limit, else for limit.
+// settled waits until a version A card expects or offers data. While the card is busy it
+// waits up to the exchange limit, otherwise up to limit.
 func (s *iccd) settled(ctx context.Context, limit time.Duration) (byte, error) {
 	start := time.Now()
 	last := earlier(start.Add(exchangeLimit), s.until)
@@ -352,7 +353,7 @@ func (s *iccd) settled(ctx context.Context, limit time.Duration) (byte, error) {
 	}
 }
 
-// tpdu exchanges a T=0 TPDU by version A.
+// tpdu exchanges a T=0 TPDU in version A.
 func (s *iccd) tpdu(ctx context.Context, tx, dst []byte, limit time.Duration) ([]byte, error) {
 	start := len(dst)
 	if _, err := s.control(ctx, "XFR_BLOCK", toInterface, reqXfrBlock, 0, tx[:5]); err != nil {

@@ -8,18 +8,17 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// An interrupt endpoint that fails this often in a row is given up, and the slots
-// are looked at every fallbackPoll instead. A transfer that was pending for
-// interruptHealthy before it failed begins a new row: a system that sleeps every night
-// resets the device as often.
+// An interrupt endpoint that fails this often in a row is given up, and the slots are
+// polled every fallbackPoll instead. The count restarts if the failed transfer had been
+// pending for interruptHealthy: a system that sleeps every night also resets the device
+// every night.
 const (
 	interruptTries   = 4
 	interruptHealthy = 10 * time.Second
 	fallbackPoll     = time.Second
 )
 
-// listen keeps one transfer pending on the interrupt endpoint: nothing else is
-// done while nothing happens.
+// listen keeps one transfer pending on the interrupt endpoint. It needs no timer.
 func (f *function) listen() {
 	size := max(int(f.Intr.PacketSize), 2+int(f.MaxSlotIndex)/4, 64)
 	buf := make([]byte, (size+63)/64*64)
@@ -38,7 +37,7 @@ func (f *function) listen() {
 			f.interrupt(buf[:n])
 			continue
 		case errors.Is(err, usb.ErrReset):
-			// The cards have lost their power, and nobody notifies of that.
+			// The cards have lost their power, and no message reports that.
 			f.notifyAll()
 		case errors.Is(err, usb.ErrNoEndpoint):
 			failures = interruptTries
@@ -65,7 +64,7 @@ func (f *function) listen() {
 	}
 }
 
-// notify tells whoever follows slot n that something may have changed.
+// notify signals a possible change to whoever follows slot n.
 func (f *function) notify(n int) {
 	select {
 	case f.notifies[n] <- struct{}{}:
@@ -79,7 +78,7 @@ func (f *function) notifyAll() {
 	}
 }
 
-// interrupt takes one Interrupt-IN message.
+// interrupt handles one Interrupt-IN message.
 func (f *function) interrupt(b []byte) {
 	switch {
 	case len(b) >= 2 && b[0] == intrSlotChange:
@@ -98,7 +97,7 @@ func (f *function) interrupt(b []byte) {
 		f.own[b[1]].lane.hardware.Store(uint32(b[3]))
 		f.notify(int(b[1]))
 	default:
-		// KeyEvent of REINER SCT readers (40), and what else makers invent.
+		// KeyEvent of REINER SCT readers (40), and other messages of makers' own.
 		f.log.Debug("interrupt message", "interface", f.Number, "bytes", len(b))
 	}
 }

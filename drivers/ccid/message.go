@@ -48,7 +48,7 @@ const (
 	fromInterface = 0xA1
 )
 
-// answerOf is the message that answers a command when it succeeds.
+// answerOf returns the message type of a successful answer to a command.
 func answerOf(command byte) byte {
 	switch command {
 	case cmdPowerOn, cmdXfrBlock, cmdSecure:
@@ -91,13 +91,13 @@ func commandName(c byte) string {
 	return fmt.Sprintf("command %02X", c)
 }
 
-// command is what a bulk-OUT message says beside its slot, number and data.
+// command is a bulk-OUT message without slot, number and data.
 type command struct {
 	kind  byte
 	param [3]byte // bytes 7 to 9
 }
 
-// withLevel is an XfrBlock or Secure: bBWI and wLevelParameter.
+// withLevel returns an XfrBlock or Secure command with bBWI and wLevelParameter.
 func withLevel(kind byte, bwi int, level uint16) command {
 	return command{kind, [3]byte{byte(min(bwi, 255)), byte(level), byte(level >> 8)}}
 }
@@ -133,11 +133,11 @@ type answer struct {
 	code   byte // bError
 	param  byte // byte 9: bChainParameter, bClockStatus, bProtocolNum
 	data   []byte
-	err    error // the message's length is wrong
+	err    error // set if the length of the message is wrong
 }
 
-// appendTo appends the data to dst, in which an answer begins at base, and leaves nothing of
-// them where they are.
+// appendTo appends the data to dst, where the answer begins at base, and wipes them at
+// their old place.
 func (a *answer) appendTo(dst []byte, base int) []byte {
 	dst = iso7816.AppendResponse(dst, base, a.data...)
 	clear(a.data)
@@ -148,11 +148,11 @@ func (a *answer) icc() byte       { return a.status & iccMask }
 func (a *answer) failed() bool    { return a.status&statusMask == statusFailed }
 func (a *answer) extension() bool { return a.status&statusMask == statusExtension }
 
-// errRunt is a transfer too short to say whose answer it is.
+// errRunt is a transfer too short to identify the command that it answers.
 var errRunt = errors.New("shorter than a message header")
 
-// parseAnswer reads one bulk-IN transfer. Bytes behind what dwLength announces
-// are dropped. Where fewer came, the answer's err says so; its header fields are valid.
+// parseAnswer reads one bulk-IN transfer. Bytes beyond dwLength are dropped. If there are
+// fewer, the answer's err is set; its header fields are valid.
 func parseAnswer(b []byte) (answer, error) {
 	if len(b) < headerLen {
 		return answer{}, errRunt
@@ -167,14 +167,14 @@ func parseAnswer(b []byte) (answer, error) {
 	return a, nil
 }
 
-// messageLen is how long the message that begins with b says it is.
+// messageLen returns the length that the header of message b announces.
 func messageLen(b []byte) int {
 	return headerLen + int(binary.LittleEndian.Uint32(b[1:]))
 }
 
-// slotChange calls f for each slot that a NotifySlotChange message says
-// something of: two bits a slot, the lower one "present", the upper one "changed
-// since the last message" (CCID 1.1 §6.3.1).
+// slotChange calls f for each slot in a NotifySlotChange message. A slot has two bits:
+// the lower one means "present", the upper one "changed since the last message" (CCID 1.1
+// §6.3.1).
 func slotChange(b []byte, slots int, f func(slot int, present, changed bool)) {
 	if len(b) < 2 || b[0] != intrSlotChange {
 		return
