@@ -14,9 +14,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -239,14 +239,39 @@ func faults(all []finding) (bad []finding) {
 	return bad
 }
 
-// furnished makes the Debian that all labs begin with.
+// base is the Debian that all labs begin with, made when the first of them wants it.
+var base struct {
+	sync.Mutex
+	dir, root string
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	os.RemoveAll(base.dir)
+	os.Exit(code)
+}
+
+// furnished returns the Debian that all labs begin with.
 func furnished(t *testing.T) string {
-	root := debian.Fresh(t)
-	const version = "0.1+doctor"
-	debian.Packages(t, root, version)
-	debian.Within(t, root, "set -- "+version+"\nset -eu\n"+strings.ReplaceAll(furnish, "$0", "$1"))
-	if _, err := os.Stat(filepath.Join(root, "repo/Packages")); err != nil {
+	t.Helper()
+	base.Lock()
+	defer base.Unlock()
+	if base.root != "" {
+		return base.root
+	}
+	os.RemoveAll(base.dir) // of one that failed
+	dir, err := os.MkdirTemp("", "cardfs-doctor-")
+	if err != nil {
 		t.Fatal(err)
 	}
-	return root
+	base.dir = dir
+	if err := os.Chmod(dir, 0o755); err != nil { // it is the root of other users as well
+		t.Fatal(err)
+	}
+	debian.Unpack(t, dir)
+	const version = "0.1+doctor"
+	debian.Packages(t, dir, version)
+	debian.Within(t, dir, "set -- "+version+"\nset -eu\n"+strings.ReplaceAll(furnish, "$0", "$1"))
+	base.root = dir
+	return dir
 }

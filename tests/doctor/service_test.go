@@ -92,6 +92,6 @@ systemctl stop mnt-other.mount
 while pgrep -x cardfs; do sleep 0.05; done
 mount -a
 grep -x '3B 77 94 00 00 53 49 4D 54 30 90 00' /mnt/other/0/atr
-systemctl is-active mnt-other.mount
+until systemctl --quiet is-active mnt-other.mount; do sleep 0.05; done
 umount /mnt/other`)
 }

@@ -28,6 +28,14 @@ const unused = 7 * 24 * time.Hour
 // Fresh unpacks a Debian into a directory. It is made once, and kept for later runs.
 func Fresh(t testing.TB) string {
 	t.Helper()
+	root := t.TempDir()
+	Unpack(t, root)
+	return root
+}
+
+// Unpack is Fresh for a directory that is there.
+func Unpack(t testing.TB, root string) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("NOT TESTED: a root of its own needs root (run the tests by sudo)")
 	}
@@ -67,9 +75,7 @@ func Fresh(t testing.TB) string {
 	if err := os.Chtimes(tar, now, now); err != nil {
 		t.Fatal(err)
 	}
-	root := t.TempDir()
 	Run(t, nil, "tar", "-C", root, "--exclude=./dev/*", "-xf", tar)
-	return root
 }
 
 // Run runs a program, which must succeed, and returns what it says.
