@@ -66,10 +66,9 @@ func newMountHelper(name string) *cobra.Command {
 the readers at DIR as cardfs mount --background does, and its options are those of cardfs
 mount, with _ or - in their names: allow_other,group=cardfs,sim=ikey3k. mount.cardfs(8) has
 more.`,
-		Args:              cobra.ExactArgs(2),
-		SilenceErrors:     true,
-		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Args:          cobra.ExactArgs(2),
+		SilenceErrors: true,
+		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case namespace != "":
