@@ -115,21 +115,20 @@ func openLogFile(name string) (*os.File, error) {
 
 // rotateLog opens the log file anew at each SIGUSR1, for logrotate moves the old one away.
 // A file that is not there is made; one that cannot be opened leaves the log where it is.
-// Without a log file the signal does nothing.
+// Without a log file there is nothing to do: Go's runtime ignores a SIGUSR1 that nobody
+// wants.
 func rotateLog(file *os.File, log *slog.Logger) (stop func(), err error) {
-	var name string // the daemon does not stay in this directory
-	if file != nil {
-		if name, err = filepath.Abs(file.Name()); err != nil {
-			return nil, fmt.Errorf("--log: %w", err)
-		}
+	if file == nil {
+		return func() {}, nil
+	}
+	name, err := filepath.Abs(file.Name()) // the daemon does not stay in this directory
+	if err != nil {
+		return nil, fmt.Errorf("--log: %w", err)
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGUSR1)
 	go func() {
 		for range signals {
-			if file == nil {
-				continue
-			}
 			if err := reopenLog(file, name); err != nil {
 				log.Error("the log stays in its old file", "err", err)
 				continue
