@@ -3,8 +3,6 @@
 package prompt
 
 import (
-	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,20 +17,7 @@ import (
 // program is the program, built once.
 var program string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "cardfs-prompt")
-	if err == nil {
-		program = filepath.Join(dir, "cardfs")
-		err = daemon.Build(context.Background(), program)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { daemon.Main(m, &program) }
 
 // user is somebody at the prompt of slot 0, with a simulated card.
 type user struct {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -24,20 +23,7 @@ import (
 // program is the program, built once.
 var program string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "cardfs-top")
-	if err == nil {
-		program = filepath.Join(dir, "cardfs")
-		err = daemon.Build(context.Background(), program)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { daemon.Main(m, &program) }
 
 // start starts a daemon with so many simulated readers.
 func start(t *testing.T, readers int) *daemon.Daemon {

@@ -22,6 +22,23 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
+// Main is the TestMain of a package whose tests run the program: it builds it once, at a path
+// that it puts into program.
+func Main(m *testing.M, program *string) {
+	dir, err := os.MkdirTemp("", "cardfs-test")
+	if err == nil {
+		*program = filepath.Join(dir, "cardfs")
+		err = Build(context.Background(), *program)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
 // Build builds the program as a release has it.
 func Build(ctx context.Context, program string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/cardfs")
