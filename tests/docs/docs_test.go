@@ -224,9 +224,6 @@ func readme(t *testing.T, s *debian.System) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, b := range list {
-		if strings.HasPrefix(b.text, "CARDFS_ARGS=") {
-			b.lang = "default"
-		}
 		switch b.lang {
 		case "console":
 			session(t, s, b)
@@ -240,11 +237,6 @@ func readme(t *testing.T, s *debian.System) {
 			}
 		case "python":
 			if out, err := s.Run("python3 - <<'END'\n" + b.text + "END\n"); err != nil {
-				t.Errorf("%s: %v\n%s", b.at, err, out)
-			}
-		case "default": // what /etc/default/cardfs may say
-			script := "cat >/etc/default/cardfs <<'END'\n" + b.text + "END\nsystemctl restart cardfs && cat /mnt/cards/0/atr"
-			if out, err := s.Run(script); err != nil {
 				t.Errorf("%s: %v\n%s", b.at, err, out)
 			}
 		case "ini":
