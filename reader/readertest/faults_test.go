@@ -56,6 +56,7 @@ func TestFaults(t *testing.T) {
 		{"power stays", "Status", "status stays 2"},
 		{"PowerOff fails", "Status", "power off"},
 		{"an absent card is there", "Status", "status stays"},
+		{fixedFirst, "Status", "status stays"},
 		{"nobody is told", "Status", "nobody is told that the card was taken out"},
 		{"a warm reset has another ATR", "PowerOnOff", "warm reset: ATR 3B 01 00"},
 		{"off twice is an error", "PowerOnOff", "power off"},
