@@ -13,9 +13,9 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// fetchRates is GET_DATA_RATES (CCID 1.1 §5.3.3), for readers whose host does the
-// PPS and must know what it may ask for. A reader that announces a table and has
-// none is as one without.
+// fetchRates sends GET_DATA_RATES (CCID 1.1 §5.3.3). Only a host that does the PPS needs
+// the table: it must know which rates it may ask for. A missing table is treated as not
+// announced.
 func (f *function) fetchRates(ctx context.Context) error {
 	if f.NumDataRates == 0 || f.Features&AutoNegotiate != 0 || f.noPPS {
 		return nil
@@ -41,7 +41,7 @@ func (f *function) fetchRates(ctx context.Context) error {
 	return nil
 }
 
-// rate is the bit rate that ta1 codes, with the reader's default clock.
+// rate returns the bit rate of ta1 at the reader's default clock.
 func (f *function) rate(ta1 byte) (bitPerSecond uint32, ok bool) {
 	factorF, d, _, ok := iso7816.Params{TA1: ta1}.FD()
 	if !ok {
@@ -50,7 +50,7 @@ func (f *function) rate(ta1 byte) (bitPerSecond uint32, ok bool) {
 	return uint32(uint64(f.DefaultClock) * 1000 * uint64(d) / uint64(factorF)), true
 }
 
-// Protocols are those of dwProtocols. ICCD version A carries T=0 TPDUs only.
+// Protocols returns the protocols of dwProtocols. ICCD version A carries T=0 TPDUs only.
 func (f *function) Protocols() []int {
 	if f.Protocol == ProtocolICCDA {
 		return []int{0}
@@ -64,8 +64,8 @@ func (f *function) Protocols() []int {
 	return list
 }
 
-// Supports tells whether the slot can do the rate of ta1: between dwDataRate and
-// dwMaxDataRate and, where there is a table of rates, in it.
+// Supports reports whether the slot supports the rate of ta1: it must lie between
+// dwDataRate and dwMaxDataRate and be in the table of rates, if there is one.
 func (s *slot) Supports(ta1 byte) bool {
 	if ta1 == iso7816.DefaultTA1 {
 		return true
@@ -90,7 +90,7 @@ func (s *slot) Supports(ta1 byte) bool {
 	return false
 }
 
-// parameterBlock is abProtocolDataStructure (CCID 1.1 §6.1.7).
+// parameterBlock returns bProtocolNum and abProtocolDataStructure (CCID 1.1 §6.1.7).
 func parameterBlock(p iso7816.Params) (protocol byte, data []byte) {
 	var convention byte
 	if p.Inverse {
@@ -106,12 +106,12 @@ func parameterBlock(p iso7816.Params) (protocol byte, data []byte) {
 	return 1, []byte{p.TA1, checksum | convention, p.N, p.BWI<<4 | p.CWI, p.ClockStop, byte(p.IFSC), 0}
 }
 
-// openPGP2 is the ATR of an OpenPGP card of version 2, whose key generation
-// outlasts the BWT that it gives (libccid takes BWI 7 and CWI 5 for it).
+// openPGP2 is the ATR of an OpenPGP card of version 2. Its key generation outlasts the
+// BWT of its ATR (libccid uses BWI 7 and CWI 5).
 var openPGP2 = []byte{0x3B, 0xFA, 0x13, 0x00, 0xFF, 0x81, 0x31, 0x80, 0x45, 0x00,
 	0x31, 0xC1, 0x73, 0xC0, 0x01, 0x00, 0x00, 0x90, 0x00, 0xB1}
 
-// actualTimes is p with the times that the card really needs.
+// actualTimes returns p with the waiting times that the card really needs.
 func (s *slot) actualTimes(p iso7816.Params) iso7816.Params {
 	if p.T == 1 && s.atr != nil && bytes.Equal(s.atr.Bytes(), openPGP2) {
 		p.BWI, p.CWI = 7, 5
@@ -119,16 +119,15 @@ func (s *slot) actualTimes(p iso7816.Params) iso7816.Params {
 	return p
 }
 
-// SetParams tells the reader what was agreed with the card (SetParameters), and
-// the clock and rate where the reader does not derive them.
+// SetParams sends the parameters agreed with the card to the reader (SetParameters). It
+// also sets the rate if the reader does not derive it.
 func (s *slot) SetParams(ctx context.Context, p iso7816.Params) error {
 	p = s.actualTimes(p)
 	a, err := s.setParameters(ctx, p)
 	if failed := (*Error)(nil); refused(&a, err) && errors.As(err, &failed) &&
 		(p.TA1 == iso7816.DefaultTA1 || failed.Code == codeUnsupported && s.Features&AutoParamsATR != 0) {
-		// The card is still active, and what was asked for is what holds since the ATR,
-		// or what the reader takes from there. So answer readers that have a memory card
-		// in them.
+		// The card is still active, and these parameters hold since the ATR, or the
+		// reader takes them from the ATR. Readers with a memory card in them answer so.
 		s.log.Info("the parameters were not accepted", "bSlot", s.lane.slot, "error", err)
 		err = nil
 	}
@@ -144,7 +143,7 @@ func (s *slot) SetParams(ctx context.Context, p iso7816.Params) error {
 	return nil
 }
 
-// setParameters returns what the reader says is in force now.
+// setParameters returns the answer, which has the parameters now in force.
 func (s *slot) setParameters(ctx context.Context, p iso7816.Params) (answer, error) {
 	protocol, data := parameterBlock(p)
 	c := command{kind: cmdSetParameters, param: [3]byte{protocol}}
@@ -154,7 +153,7 @@ func (s *slot) setParameters(ctx context.Context, p iso7816.Params) (answer, err
 	case err == nil || !errors.As(err, &failed) || errors.Is(err, reader.ErrNoCard):
 		return a, err
 	case s.forgive:
-		// See the quirk: two more activations, and it works with what it has.
+		// See the quirk: after two more activations it works with its own parameters.
 		for range 2 {
 			if _, err := s.activate(ctx, byte(max(0, s.voltage))); err != nil {
 				return answer{}, err
@@ -171,13 +170,13 @@ func (s *slot) setParameters(ctx context.Context, p iso7816.Params) (answer, err
 	return a, err
 }
 
-// refused tells whether the reader failed a command and left the card active.
+// refused reports whether the reader failed a command and left the card active.
 func refused(a *answer, err error) bool {
 	var failed *Error
 	return errors.As(err, &failed) && a.kind != 0 && a.icc() == iccActive
 }
 
-// setRate is SetDataRateAndClockFrequency (CCID 1.1 §6.1.14).
+// setRate sends SetDataRateAndClockFrequency (CCID 1.1 §6.1.14).
 func (s *slot) setRate(ctx context.Context, ta1 byte) error {
 	rate, _ := s.rate(ta1)
 	data := binary.LittleEndian.AppendUint32(nil, s.DefaultClock)
@@ -186,7 +185,8 @@ func (s *slot) setRate(ctx context.Context, ta1 byte) error {
 	var failed *Error
 	switch {
 	case errors.As(err, &failed) && failed.Code == codeUnsupported:
-		// Then it follows the parameters, though its descriptor does not say so.
+		// The reader derives the rate from the parameters, though its descriptor does
+		// not say so.
 		return nil
 	case err != nil:
 		return err
@@ -199,8 +199,7 @@ func (s *slot) setRate(ctx context.Context, ta1 byte) error {
 	return nil
 }
 
-// SelectProtocol is for readers that do the PPS, or all of the negotiation, by
-// themselves.
+// SelectProtocol serves readers that do the PPS, or the whole negotiation, themselves.
 func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816.Params, error) {
 	atr := s.atr
 	if atr == nil {
@@ -244,8 +243,8 @@ func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816
 	return want, nil
 }
 
-// refusesRate tells whether it may be the rate for which the reader refused parameters,
-// and there is another one to ask for.
+// refusesRate reports whether the reader may have refused the parameters because of their
+// rate, and another rate can be asked for.
 func (s *slot) refusesRate(err error, atr *iso7816.ATR, p iso7816.Params) bool {
 	var failed *Error
 	_, _, specific := atr.Specific()
@@ -253,19 +252,19 @@ func (s *slot) refusesRate(err error, atr *iso7816.ATR, p iso7816.Params) bool {
 		p.TA1 != iso7816.DefaultTA1 && (!specific || atr.Changeable())
 }
 
-// negotiated finds out what a reader chose that lets nobody choose (dwFeatures
-// 40: "the host shall not try to change FI, DI and the protocol").
+// negotiated asks a reader that negotiates alone for its choice (dwFeatures 40: "the host
+// shall not try to change FI, DI and the protocol").
 func (s *slot) negotiated(ctx context.Context, atr *iso7816.ATR, want iso7816.Params, first int) (iso7816.Params, error) {
 	offered := atr.Protocols()
 	if len(offered) == 1 && want.T == first && s.level() >= reader.ShortAPDU {
-		return want, nil // nobody needs to know more
+		return want, nil // no choice, and the host needs no timing
 	}
 	a, err := s.patient(ctx, command{kind: cmdGetParameters}, nil, statusLimit)
 	var failed *Error
 	t := int(a.param)
 	if errors.As(err, &failed) && !errors.Is(err, reader.ErrNoCard) && !errors.Is(err, reader.ErrStale) ||
 		err == nil && (len(a.data) < 5 || !slices.Contains(offered, t)) {
-		t, err = first, nil // it does not tell: the card's first offer
+		t, err = first, nil // no usable answer: assume the card's first offer
 	}
 	switch {
 	case err != nil:
@@ -281,8 +280,8 @@ func (s *slot) negotiated(ctx context.Context, atr *iso7816.ATR, want iso7816.Pa
 	return want, nil
 }
 
-// inForce is the TA1 that the reader says it uses, or p's where it says nothing
-// that can be.
+// inForce returns the TA1 that the reader says it uses, or p's if the answer has no valid
+// one.
 func inForce(a *answer, p iso7816.Params) byte {
 	if len(a.data) >= 5 && int(a.param) == p.T {
 		if _, _, _, ok := (iso7816.Params{TA1: a.data[0]}).FD(); ok {

@@ -28,13 +28,13 @@ const (
 	conditionMost = 0x07
 )
 
-// pinLimit is the least time for an entry; the reader ends it by its own.
+// pinLimit is the least time allowed for an entry; the reader has a limit of its own.
 const pinLimit = 90 * time.Second
 
-// PINSupport is bPINSupport and wLcdLayout.
+// PINSupport returns bPINSupport and wLcdLayout.
 func (s *slot) PINSupport() reader.PINSupport {
 	if s.level() == reader.Character {
-		return reader.PINSupport{} // there is nobody in the reader to build a command
+		return reader.PINSupport{} // such a reader cannot build a command
 	}
 	return reader.PINSupport{
 		Verify: s.Interface.PINSupport&canVerify != 0,
@@ -43,7 +43,7 @@ func (s *slot) PINSupport() reader.PINSupport {
 	}
 }
 
-// VerifyPIN is Secure with a PIN verification structure.
+// VerifyPIN sends Secure with a PIN verification structure.
 func (s *slot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
 	if !s.PINSupport().Verify {
 		return nil, fmt.Errorf("ccid: PIN verification: bPINSupport %02X: %w", s.Interface.PINSupport, reader.ErrUnsupported)
@@ -76,7 +76,7 @@ func (s *slot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) (
 	return s.secure(ctx, append(b, v.APDU...), v.Timeout, dst)
 }
 
-// ModifyPIN is Secure with a PIN modification structure.
+// ModifyPIN sends Secure with a PIN modification structure.
 func (s *slot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte) ([]byte, error) {
 	if !s.PINSupport().Modify {
 		return nil, fmt.Errorf("ccid: PIN modification: bPINSupport %02X: %w", s.Interface.PINSupport, reader.ErrUnsupported)
@@ -122,7 +122,7 @@ func checkTemplate(apdu []byte) error {
 	return nil
 }
 
-// appendDigits is wPINMaxExtraDigit: maximum, minimum as sent.
+// appendDigits appends wPINMaxExtraDigit: on the wire the maximum comes first.
 func (s *slot) appendDigits(b []byte, f *reader.PINFormat) []byte {
 	if s.swapDigits {
 		return append(b, f.MinDigits, f.MaxDigits)
@@ -130,8 +130,8 @@ func (s *slot) appendDigits(b []byte, f *reader.PINFormat) []byte {
 	return append(b, f.MaxDigits, f.MinDigits)
 }
 
-// condition makes bEntryValidationCondition one that the reader takes: 02, the OK
-// key, where it is 00 or has undefined bits.
+// condition returns a bEntryValidationCondition that the reader accepts. 00 and undefined
+// bits become 02, the OK key.
 func (s *slot) condition(ctx context.Context, c byte) (byte, error) {
 	if c == 0 || c > conditionMost {
 		c = conditionOK
@@ -140,8 +140,8 @@ func (s *slot) condition(ctx context.Context, c byte) (byte, error) {
 		return c, nil
 	}
 	if s.pinMask == 0 {
-		// Gemalto's feature structure: offset 3 are the conditions, bit 2 of
-		// offset 8 says that modify takes a variable number of indexes.
+		// Gemalto's feature structure: offset 3 has the conditions; bit 2 of offset 8
+		// means that modify takes a variable number of indexes.
 		features, err := s.Escape(ctx, []byte{0x6A})
 		switch {
 		case errors.Is(err, reader.ErrGone), ctx.Err() != nil:
@@ -160,8 +160,7 @@ func (s *slot) condition(ctx context.Context, c byte) (byte, error) {
 	return c, nil
 }
 
-// secure sends the structure and returns the card's answer. Neither the
-// structure nor the answer is logged anywhere.
+// secure sends the structure and returns the card's answer. Neither is ever logged.
 func (s *slot) secure(ctx context.Context, b []byte, timeout byte, dst []byte) ([]byte, error) {
 	defer clear(b)
 	if err := s.fits("PIN command", len(b)); err != nil {
@@ -176,7 +175,7 @@ func (s *slot) secure(ctx context.Context, b []byte, timeout byte, dst []byte) (
 	a, err := s.do(ctx, withLevel(cmdSecure, 0, 0), b, limit)
 	var failed *Error
 	if errors.As(err, &failed) {
-		// PC/SC part 10 §2.5.2: what ended the entry is told as SW1 SW2.
+		// PC/SC part 10 §2.5.2: SW1 SW2 report how the entry ended.
 		switch failed.Code {
 		case codePINTimeout:
 			return append(dst, 0x64, 0x00), nil

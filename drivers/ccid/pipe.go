@@ -13,22 +13,22 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// pipe is the pair of bulk endpoints that the slots of one interface share. Each
-// slot has one command under way at most (CCID 1.1 §6).
+// pipe is the pair of bulk endpoints that the slots of one interface share. Each slot has
+// at most one command under way (CCID 1.1 §6).
 //
-// Whoever waits for an answer and finds nobody reading, reads; a message for
-// another slot is handed over. So a reader with one slot, or one used slot, costs
-// no goroutine and no wake-up, and nothing is read while nothing is awaited.
+// The pipe has no goroutine of its own. A lane that waits for its answer reads the
+// endpoint if no other lane does, and hands over messages for other slots. With only one
+// slot in use, an exchange needs no wake-up; without a command nothing is read.
 type pipe struct {
 	ctx     context.Context // ends with the reader
 	gone    <-chan struct{} // reader.Reader.Gone
 	leave   func()          // closes it
 	conn    usb.Conn
-	poster  usb.Poster // conn, where the read of an answer can be begun with the write
+	poster  usb.Poster // conn, if it can start the read of the answer with the write
 	in, out uint8
 	iface   uint8
-	most    int // bytes of a message, and a little more
-	packet  int // bytes of a full packet to the host
+	most    int // bytes of the longest message, with some room
+	packet  int // bytes of a full bulk-IN packet
 	log     *slog.Logger
 
 	lanes   []*lane
@@ -38,9 +38,9 @@ type pipe struct {
 
 	mu     sync.Mutex
 	seq    byte      // bSeq of the next command; one counter for all slots
-	owed   [256]bool // numbers of commands that were given up and whose answer may still come
+	owed   [256]bool // bSeq of commands that were given up: their answers may still come
 	active int       // lanes that wait for an answer
-	why    error     // the reader is beyond help, and this is the reason
+	why    error     // why the reader is beyond help; nil while it is not
 }
 
 // lane is one slot's way through the pipe. Its commands come one at a time.
@@ -48,14 +48,14 @@ type lane struct {
 	pipe *pipe
 	slot byte
 	tx   []byte
-	rx   []byte // what this lane reads itself, or took from box
+	rx   []byte // a message that this lane read itself, or took from box
 
-	posted usb.Posted // the read of the answer, begun with the write of the command
+	posted usb.Posted // the read of the answer, started with the write of the command
 
-	dirty    bool // the last command was given up and the reader not brought back
+	dirty    bool // the last command was given up, and recovery is still due
 	hardware atomic.Uint32
 
-	// Of the exchange under way: reader.Transfer's.
+	// From the reader.Transfer under way.
 	until    time.Time
 	extended func()
 
@@ -80,7 +80,8 @@ func newPipe(r *ifd, conn usb.Conn, i *Interface) *pipe {
 		p.busy = make(chan struct{}, i.MaxBusySlots)
 	}
 	if slots == 1 || i.MaxBusySlots == 1 {
-		// No other slot waits for what a read brings that was posted and then cancelled.
+		// A posted read may receive a message and be cancelled. With one command at a
+		// time, no other slot can lose its answer by that.
 		p.poster, _ = conn.(usb.Poster)
 	}
 	for n := range slots {
@@ -89,7 +90,7 @@ func newPipe(r *ifd, conn usb.Conn, i *Interface) *pipe {
 	return p
 }
 
-// take waits for a token's place in c.
+// take puts a token into c, waiting for room.
 func (p *pipe) take(ctx context.Context, c chan struct{}) error {
 	select {
 	case c <- struct{}{}:
@@ -106,11 +107,11 @@ func (p *pipe) take(ctx context.Context, c chan struct{}) error {
 	}
 }
 
-// do sends a command and returns its answer, whose data is valid until the
-// lane's next command. limit is how long the answer may take; the reader may ask
-// for more. A command that the reader failed is an *Error, beside the answer.
-// After any other error the reader has been brought back to where it takes the
-// next command, or is dead: reader.ErrGone.
+// do sends a command and returns its answer. The answer's data is valid until the lane's
+// next command. limit bounds the wait for the answer; the reader may ask for more time.
+// If the reader fails the command, do returns its answer and an *Error. After any other
+// error the reader has been recovered and accepts the next command, or it is dead:
+// reader.ErrGone.
 func (l *lane) do(ctx context.Context, c command, data []byte, limit time.Duration) (answer, error) {
 	p := l.pipe
 	if p.busy != nil {
@@ -142,14 +143,15 @@ func (l *lane) do(ctx context.Context, c command, data []byte, limit time.Durati
 	return answer{}, err
 }
 
-// errAnswered is in errors after which the reader is idle: it did answer, but wrongly.
+// errAnswered is wrapped by errors after which the reader is idle: it answered, but
+// wrongly.
 var errAnswered = errors.New("wrong answer")
 
-// errNotSent is in errors after which the reader does not know of the command.
+// errNotSent is wrapped by errors after which the reader knows nothing of the command.
 var errNotSent = errors.New("nothing was sent")
 
-// roundTrip is one command and its answer. Tolerant, as while bringing the reader
-// back, it reads over what nobody can make sense of.
+// roundTrip sends one command and receives its answer. Recovery sets tolerant: then
+// unintelligible messages are skipped.
 func (l *lane) roundTrip(ctx context.Context, c command, data []byte, limit time.Duration, tolerant bool) (answer, error) {
 	p := l.pipe
 	seq, err := l.begin()
@@ -158,9 +160,9 @@ func (l *lane) roundTrip(ctx context.Context, c command, data []byte, limit time
 	}
 	defer l.end()
 	if c.kind == cmdAbort {
-		// CCID 1.1 §5.3.1: the control request stops what the slot is doing, the
-		// bulk message with the same bSeq ends the abort. A reader that does not
-		// know the request still gets the message.
+		// CCID 1.1 §5.3.1: the control request stops the slot's command; the bulk
+		// message with the same bSeq ends the abort. A reader that does not know the
+		// request still gets the message.
 		s := usb.Setup{RequestType: toInterface, Request: reqAbort,
 			Value: uint16(seq)<<8 | uint16(l.slot), Index: uint16(p.iface)}
 		if _, err := p.conn.Control(ctx, s, nil, syncLimit); errors.Is(err, reader.ErrGone) {
@@ -190,8 +192,8 @@ func (l *lane) roundTrip(ctx context.Context, c command, data []byte, limit time
 			l.owe(seq)
 			return a, err
 		case a.extension():
-			// CCID 1.1 §6.2: bError multiplies the time. The reader may ask again, as
-			// long as the exchange limit allows by the clock.
+			// CCID 1.1 §6.2: bError multiplies the time. The reader may ask again until
+			// the exchange limit is reached by the clock.
 			if l.extended != nil && !tolerant {
 				l.extended()
 			}
@@ -234,9 +236,9 @@ func (l *lane) begin() (byte, error) {
 	return l.seq, nil
 }
 
-// owe remembers that the answer to a command was not waited for. Its number is not
-// given out again until that answer came, which else would be that of a later
-// command, 256 commands on.
+// owe records that a command was given up before its answer came. Its number is not used
+// again until that answer has arrived: otherwise the late answer would be taken for that
+// of a command 256 numbers later.
 func (l *lane) owe(seq byte) {
 	p := l.pipe
 	p.mu.Lock()
@@ -244,7 +246,7 @@ func (l *lane) owe(seq byte) {
 	p.mu.Unlock()
 }
 
-// paid takes note of an answer that nobody waits for.
+// paid records that the late answer to a command given up has arrived.
 func (p *pipe) paid(seq byte) {
 	p.mu.Lock()
 	p.owed[seq] = false
@@ -257,7 +259,7 @@ func (l *lane) end() {
 	l.waiting = false
 	p.active--
 	p.mu.Unlock()
-	select { // a message that came too late
+	select { // drop the signal of a message that came too late
 	case <-l.ready:
 	default:
 	}
@@ -270,7 +272,7 @@ func (l *lane) send(ctx context.Context, c command, seq byte, data []byte) error
 	}
 	defer func() { <-p.sending }()
 	l.tx = appendCommand(l.tx[:0], c, l.slot, seq, data)
-	defer func() { clear(l.tx) }() // it may be a PIN
+	defer func() { clear(l.tx) }() // it may contain a PIN
 	n, err := l.write(ctx)
 	switch {
 	case errors.Is(err, usb.ErrStall):
@@ -286,7 +288,7 @@ func (l *lane) send(ctx context.Context, c command, seq byte, data []byte) error
 	return nil
 }
 
-// write writes l.tx. Where it can, it begins to read the answer as well.
+// write writes l.tx. If the transport allows, it also starts to read the answer.
 func (l *lane) write(ctx context.Context) (n int, err error) {
 	p := l.pipe
 	if p.poster == nil {
@@ -296,7 +298,7 @@ func (l *lane) write(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// unpost ends the read of an answer that nobody has waited for.
+// unpost cancels the started read of an answer that was not waited for.
 func (l *lane) unpost() {
 	if l.posted != nil {
 		l.posted.Cancel()
@@ -304,7 +306,7 @@ func (l *lane) unpost() {
 	}
 }
 
-// receive waits for a message to this lane's command.
+// receive waits for the next answer to this lane's command.
 func (l *lane) receive(ctx context.Context, seq byte, deadline time.Time, tolerant bool) (answer, error) {
 	p := l.pipe
 	select {
@@ -314,7 +316,7 @@ func (l *lane) receive(ctx context.Context, seq byte, deadline time.Time, tolera
 		return a, err
 	default:
 	}
-	// Another slot's command is being read for.
+	// Another lane is reading.
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
 	for {
@@ -350,7 +352,7 @@ func (l *lane) unbox() (answer, bool, error) {
 	return a, true, err
 }
 
-// read reads until this lane's message comes. The caller holds the turn.
+// read reads messages until this lane's comes. The caller holds the turn.
 func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant bool) (answer, error) {
 	p := l.pipe
 	most := noiseLimit
@@ -359,7 +361,7 @@ func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant 
 	}
 	for noise := 0; noise <= most; {
 		select {
-		case <-l.ready: // came while the turn was passed on
+		case <-l.ready: // delivered just before this lane got the turn
 			if a, ok, err := l.unbox(); ok {
 				return a, err
 			}
@@ -383,8 +385,8 @@ func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant 
 		case err != nil:
 			return answer{}, err
 		case n == 0:
-			// The end of a message of whole packets, sent apart by readers on
-			// USB 3 host controllers.
+			// Behind a message of whole packets, some readers on USB 3 host controllers
+			// send an empty one.
 			noise++
 			continue
 		}
@@ -406,15 +408,15 @@ func (l *lane) read(ctx context.Context, seq byte, deadline time.Time, tolerant 
 	return answer{}, fmt.Errorf("the reader sends what answers nothing: %w", reader.ErrProtocol)
 }
 
-// firstRead is how much of a message is asked for at first, and mostly all. The
-// longest message of a reader for extended APDUs has 64 KiB; to ask for that much
-// costs the kernel a buffer in one piece, and some host controllers (UHCI, OHCI)
-// a descriptor for each of its thousand packets.
+// firstRead is the size of the first read of a message; mostly no second one is needed.
+// A reader for extended APDUs has messages of up to 64 KiB. A read of that size costs the
+// kernel one contiguous buffer, and some host controllers (UHCI, OHCI) a descriptor for
+// each of its thousand packets.
 const firstRead = 1024
 
-// message reads one message into l.rx. One that fills the first read goes on for as
-// long as its header says, in whole packets, so that no read waits for more than
-// comes: after a last packet that is full, not every reader sends an empty one.
+// message reads one message into l.rx. If it fills the first read, the rest is read by
+// the length in its header, rounded up to whole packets. A longer read would hang: after
+// a full last packet, not every reader sends an empty one.
 func (l *lane) message(ctx context.Context, deadline time.Time) (n int, err error) {
 	p := l.pipe
 	for due := p.whole(firstRead); n < due; {
@@ -438,7 +440,7 @@ func (l *lane) message(ctx context.Context, deadline time.Time) (n int, err erro
 	return n, nil
 }
 
-// in reads one transfer: that which was posted, or a new one.
+// in reads one transfer: the posted one, or else a new one.
 func (l *lane) in(ctx context.Context, dst []byte, limit time.Duration) (int, error) {
 	if r := l.posted; r != nil {
 		l.posted = nil
@@ -450,16 +452,16 @@ func (l *lane) in(ctx context.Context, dst []byte, limit time.Duration) (int, er
 // whole rounds n up to whole packets.
 func (p *pipe) whole(n int) int { return (n + p.packet - 1) / p.packet * p.packet }
 
-// alone tells whether only one command is under way.
+// alone reports whether only one command is under way.
 func (p *pipe) alone() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.active == 1
 }
 
-// deliver hands a message to the lane that waits for it. A later message to the
-// same command takes the place of an earlier one, which can only be a time
-// extension that the later one makes idle.
+// deliver hands a message to the lane that waits for it. A later answer to the same
+// command replaces an earlier one: the earlier one can only be a time extension, which is
+// then obsolete.
 func (p *pipe) deliver(a *answer, msg []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,25 +8,25 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// model is one USB vendor and product ID; product 0 is every one of the vendor.
+// model is a USB vendor and product ID; product 0 stands for all of the vendor.
 type model struct{ vendor, product uint16 }
 
-// quirk is one thing that readers in use get wrong, and what the host does.
+// quirk is a fault of readers in use, with the host's remedy.
 type quirk struct {
 	models []model
-	// from and to bound the firmware (bcdDevice, both included) that has it;
-	// to 0 means every later one.
+	// from and to are the first and last firmware (bcdDevice) with the fault; to 0 means
+	// all later ones.
 	from, to uint16
 	wrong    string
-	does     string // what cardfs does about it, a verb first: `status` shows both
+	does     string // the remedy, beginning with a verb: `status` shows both
 	source   string
-	pinpad   bool // matters to a reader with a PIN pad only
+	pinpad   bool // concerns only readers with a PIN pad
 	set      func(*effects)
 }
 
-// effects is the sum of the quirks of one reader.
+// effects are the combined quirks of one reader.
 type effects struct {
-	minFirmware uint16 // older is refused
+	minFirmware uint16 // older firmware is refused
 
 	// The descriptor.
 	ifsd       uint32
@@ -36,11 +36,11 @@ type effects struct {
 	noPPS      bool
 	noPINPad   bool
 	level      Features
-	chains     bool // chains although its level says it does not
+	chains     bool // chains although its level excludes it
 	autoIFSD   bool
 	interfaces []uint8
-	exclusive  bool // its interfaces may not be used at once
-	escapes    bool // Escape that selects the interface
+	exclusive  bool // only one interface may be in use at a time
+	escapes    bool // an Escape selects the interface
 
 	// Time.
 	startDelay  time.Duration
@@ -51,20 +51,20 @@ type effects struct {
 
 	// The card.
 	split64  bool   // messages of a multiple of 64 bytes get lost (character level)
-	offFirst bool   // IccPowerOff before each IccPowerOn
-	isoMode  []byte // Escape that ends EMV mode, when IccPowerOn fails with BB
-	mirror   bool   // second interface has no presence switch
-	phantom  bool   // says "present" without a card
-	forgive  bool   // SetParameters may fail and does not matter after two power-ons
+	offFirst bool   // send IccPowerOff before each IccPowerOn
+	isoMode  []byte // Escape that ends EMV mode if IccPowerOn fails with BB
+	mirror   bool   // the second interface has no presence switch
+	phantom  bool   // reports a card as present without one
+	forgive  bool   // a failure of SetParameters does not matter after two power-ons
 
 	// Secure.
 	verifyMessages int  // bNumberMessage to send; -1: the caller's
 	verifyOKOnly   bool // bEntryValidationCondition 02 only
-	conditionMask  bool // ask the firmware which conditions it knows (Escape 6A)
+	conditionMask  bool // Escape 6A asks the firmware which conditions it knows
 	modifyMessages int
-	modifyIndexes  bool // three message indexes always
-	notZero        bool // bNumberMessage 00 in modify: FF
-	swapDigits     bool // the bytes of wPINMaxExtraDigit are exchanged
+	modifyIndexes  bool // always send three message indexes
+	notZero        bool // in modify, send bNumberMessage FF for 00
+	swapDigits     bool // the bytes of wPINMaxExtraDigit are swapped
 	appendPIN      []byte
 }
 
@@ -73,7 +73,7 @@ const (
 	srcOpenCT  = "OpenCT 0.6.20, observed behaviour of its host side"
 )
 
-// quirks is what libccid and OpenCT have learnt of readers in use.
+// quirks is the experience of libccid and OpenCT with readers in use.
 var quirks = []quirk{
 	{models: []model{{0x04E6, 0xE001}}, to: 0x0515, wrong: "defects of old firmware", does: "refuses firmware below 5.16", source: srcLibccid, set: below(0x0516)},
 	{models: []model{{0x04E6, 0x5111}}, to: 0x0619, wrong: "defects of old firmware", does: "refuses firmware below 6.20", source: srcLibccid, set: below(0x0620)},
@@ -180,7 +180,7 @@ var quirks = []quirk{
 
 func below(v uint16) func(*effects) { return func(e *effects) { e.minFirmware = v } }
 
-// lookup sums the quirks of a device up, its user's own last.
+// lookup combines the quirks of a device; the user's come last and so prevail.
 func lookup(d usb.Device, own ...Quirk) effects {
 	e := effects{openFactor: 1, factor: 1, verifyMessages: -1, modifyMessages: -1}
 	for i := range quirks {
@@ -200,7 +200,7 @@ func (q *quirk) matches(d usb.Device) bool {
 	}) && d.Release >= q.from && (q.to == 0 || d.Release <= q.to)
 }
 
-// apply makes the interface what it really is.
+// apply corrects the interface to what the reader really does.
 func (e *effects) apply(i *Interface) {
 	if e.ifsd != 0 {
 		i.MaxIFSD = e.ifsd
@@ -223,8 +223,8 @@ func (e *effects) apply(i *Interface) {
 	}
 }
 
-// known are readers with an interface of class FF, which hotplug cannot match
-// by class. Source: the descriptors that libccid's users sent in.
+// known lists readers with an interface of class FF, which hotplug cannot match by class.
+// Source: the descriptors that libccid's users sent in.
 var known = []reader.ID{
 	{Vendor: 0x046A, Product: 0x003E, Model: "Cherry SmartTerminal ST-2xxx"},
 	{Vendor: 0x04E6, Product: 0x5111, Model: "SCM SCR331-DI"},

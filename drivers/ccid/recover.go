@@ -9,10 +9,11 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// recover brings the reader to where it takes the slot's next command, by ever
-// harder means: the abort pair (CCID 1.1 §5.3.1) if a command may still be under
-// way, or a GetSlotStatus whose answer ends what was left over; ending the halt
-// of both endpoints; a reset of its port. If nothing helps the reader is dead.
+// recover brings the reader into a state in which it accepts the slot's next command. It
+// begins with the abort pair (CCID 1.1 §5.3.1) if a command may still be under way, and
+// otherwise with a GetSlotStatus: everything read before its answer is left over. Next it
+// clears the halt of both endpoints, then it resets the port. If nothing helps, the
+// reader is dead.
 //
 //	command given up --Abort--> answered ............ idle
 //	                     | no answer
@@ -25,7 +26,7 @@ import (
 //	                     v
 //	                    dead
 //
-// The command's ctx may have ended; what is done here ends with the reader.
+// The command's ctx may have ended, so recovery runs with the reader's.
 func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
 	p := l.pipe
 	given := ctx.Err() != nil
@@ -45,7 +46,7 @@ func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
 		return nil
 	}
 	if given {
-		return nil // whoever gave up does not wait; the next command goes on here
+		return nil // the caller gave up and must not wait; the next command continues here
 	}
 	p.log.Warn("reader does not answer", "bSlot", l.slot, "after", cause)
 	if p.isGone() {
@@ -66,7 +67,7 @@ func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
 	return p.die(fmt.Errorf("%w; the reader does not answer after a USB reset either", cause))
 }
 
-// reason is why the reader is beyond help; nil while it is not.
+// reason returns why the reader is beyond help, and nil while it is not.
 func (p *pipe) reason() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -86,8 +87,7 @@ func (p *pipe) isGone() bool {
 	}
 }
 
-// die marks the reader as beyond help: it is gone, and the core opens it again if it is
-// still plugged in.
+// die marks the reader as gone. The core opens it again if it is still plugged in.
 func (p *pipe) die(why error) error {
 	p.mu.Lock()
 	if p.why == nil {
@@ -98,7 +98,7 @@ func (p *pipe) die(why error) error {
 	return p.left()
 }
 
-// left is what commands answer once the reader is gone.
+// left returns the error of commands after the reader is gone.
 func (p *pipe) left() error {
 	if why := p.reason(); why != nil {
 		return fmt.Errorf("%w: %w", why, reader.ErrGone)

@@ -12,13 +12,13 @@ import (
 )
 
 const (
-	// powerLimit is below what the core gives a whole activation.
+	// powerLimit is below the core's limit for a whole activation.
 	powerLimit  = 20 * time.Second
 	escapeLimit = 30 * time.Second
 	ejectLimit  = 15 * time.Second // a motor
 
-	// A reader that activates the card by itself is busy with that for some
-	// time after insertion (bError F2).
+	// A reader that activates the card by itself is busy for some time after insertion
+	// (bError F2).
 	busyLimit = 5 * time.Second
 	busyPause = 50 * time.Millisecond
 )
@@ -34,14 +34,14 @@ type slot struct {
 	lane *lane
 
 	seen   atomic.Int32 // reader.Status as last reported
-	hidden atomic.Bool  // "present" is a lie, see effects.phantom
+	hidden atomic.Bool  // "present" is wrong, see effects.phantom
 
-	active  bool         // the card was activated by us and has kept its power
+	active  bool         // we activated the card, and it has kept its power
 	voltage int          // bPowerSelect that worked last; -1: none yet
 	atr     *iso7816.ATR // of the last PowerOn; nil: it cannot be read
 	pace    iso7816.Timing
 
-	// Of a Gemalto reader's features, see effects.conditionMask.
+	// From the features of a Gemalto reader, see effects.conditionMask.
 	pinMask     byte // bEntryValidationCondition bits that it knows; 0: not asked yet
 	pinVariable bool // modify takes as many message indexes as bNumberMessage says
 }
@@ -58,20 +58,20 @@ var (
 	_ reader.PINPad           = (*slot)(nil)
 )
 
-// do is lane.do with what a quirk adds to limits.
+// do calls lane.do with the time factor of the quirks, and notes the card's state.
 func (s *slot) do(ctx context.Context, c command, data []byte, limit time.Duration) (answer, error) {
 	a, err := s.lane.do(ctx, c, data, times(limit, s.factor))
 	if a.kind != 0 {
 		was := s.active
 		if s.note(a.icc()); was && !s.active && needsPower(c.kind) && s.notifies != nil {
-			s.notify(int(s.lane.slot)) // the core looks what became of the card
+			s.notify(int(s.lane.slot)) // make the core look at the card
 		}
 	}
 	return a, err
 }
 
-// patient is do for a command that may find the reader busy with itself. Such
-// an answer says that the command was not executed, so it is sent again.
+// patient is do for commands that may find the reader busy with an automatic sequence.
+// That answer means that the command was not executed, so it is sent again.
 func (s *slot) patient(ctx context.Context, c command, data []byte, limit time.Duration) (answer, error) {
 	for until := time.Now().Add(busyLimit); ; {
 		a, err := s.do(ctx, c, data, limit)
@@ -85,7 +85,7 @@ func (s *slot) patient(ctx context.Context, c command, data []byte, limit time.D
 	}
 }
 
-// note keeps what an answer says of the card.
+// note records the card's state from an answer.
 func (s *slot) note(icc byte) reader.Status {
 	now := reader.Absent
 	switch icc {
@@ -101,13 +101,13 @@ func (s *slot) note(icc byte) reader.Status {
 	return now
 }
 
-// Status is GetSlotStatus.
+// Status sends GetSlotStatus.
 func (s *slot) Status(ctx context.Context) (reader.Status, error) {
 	a, err := s.do(ctx, command{kind: cmdSlotStatus}, nil, statusLimit)
 	var failed *Error
 	if errors.As(err, &failed) && failed.Code != codeBadSlot {
-		// bStatus holds in a failure too: "failed, card absent or mute" is how many
-		// readers say that there is no card.
+		// bStatus is valid in a failure too: many readers report an empty slot as
+		// "failed, no ICC present" here.
 		err = nil
 	}
 	if err != nil {
@@ -125,7 +125,7 @@ func (s *slot) Status(ctx context.Context) (reader.Status, error) {
 	return now, nil
 }
 
-// Changes is nil for a reader without an interrupt endpoint.
+// Changes returns nil without an interrupt endpoint.
 func (s *slot) Changes() <-chan struct{} {
 	if s.notifies == nil {
 		return nil
@@ -133,10 +133,10 @@ func (s *slot) Changes() <-chan struct{} {
 	return s.notifies[s.lane.slot]
 }
 
-// voltages is the order of bPowerSelect to try: automatic where the reader can,
-// else what worked before, then 5 V, 1.8 V, 3 V, as far as bVoltageSupport has
-// them (ISO/IEC 7816-3:2006 §6.2.4: another class after deactivation, when the
-// card does not answer).
+// voltages returns the values of bPowerSelect in the order to try them. If the reader
+// chooses the voltage, that is automatic alone. Otherwise the one that worked last comes
+// first, then 5 V, 1.8 V and 3 V, as far as bVoltageSupport has them. ISO/IEC 7816-3:2006
+// §6.2.4: if the card does not answer, another class is tried after deactivation.
 func (s *slot) voltages() []byte {
 	if s.Features&(AutoVoltage|AutoActivate) != 0 {
 		return []byte{0}
@@ -153,8 +153,8 @@ func (s *slot) voltages() []byte {
 	return order
 }
 
-// PowerOn is IccPowerOn. A reader whose card is active resets it without taking
-// the power away; for a cold reset the power is taken away before.
+// PowerOn sends IccPowerOn. An active card keeps its power and gets a warm reset, so a
+// cold reset begins with IccPowerOff.
 func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 	if err := s.selectFunction(ctx); err != nil {
 		return nil, err
@@ -198,7 +198,7 @@ func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 	return nil, last
 }
 
-// activate is one IccPowerOn.
+// activate sends IccPowerOn once.
 func (s *slot) activate(ctx context.Context, voltage byte) ([]byte, error) {
 	c := command{kind: cmdPowerOn, param: [3]byte{voltage}}
 	a, err := s.patient(ctx, c, nil, powerLimit)
@@ -218,8 +218,8 @@ func (s *slot) activate(ctx context.Context, voltage byte) ([]byte, error) {
 	return append([]byte(nil), a.data...), nil
 }
 
-// selectFunction moves a reader with several interfaces to this one, where a
-// quirk says that only one can be in use.
+// selectFunction switches the reader to this interface if a quirk says that an Escape
+// selects it.
 func (s *slot) selectFunction(ctx context.Context) error {
 	if !s.escapes || s.selected.Swap(s.function) == s.function {
 		return nil
@@ -231,7 +231,7 @@ func (s *slot) selectFunction(ctx context.Context) error {
 	return err
 }
 
-// PowerOff is IccPowerOff. No card is no error.
+// PowerOff sends IccPowerOff. A missing card is not an error.
 func (s *slot) PowerOff(ctx context.Context) error {
 	s.active = false
 	_, err := s.patient(ctx, command{kind: cmdPowerOff}, nil, statusLimit)
@@ -241,7 +241,7 @@ func (s *slot) PowerOff(ctx context.Context) error {
 	return err
 }
 
-// Traits of the reader and its card.
+// traits returns the traits of the reader and its card.
 func (f *function) traits() reader.Traits {
 	const overhead = headerLen + 3 + 2 // NAD PCB LEN, EDC of two bytes
 	level := f.level()
@@ -262,7 +262,7 @@ func (f *function) traits() reader.Traits {
 
 func (s *slot) Traits() reader.Traits { return s.traits() }
 
-// Escape is the Escape message; what it means is the maker's affair.
+// Escape sends an Escape message. Its meaning is defined by the maker of the reader.
 func (s *slot) Escape(ctx context.Context, p []byte) ([]byte, error) {
 	if err := s.fits("Escape", len(p)); err != nil {
 		return nil, err
@@ -274,7 +274,7 @@ func (s *slot) Escape(ctx context.Context, p []byte) ([]byte, error) {
 	return a.appendTo(nil, 0), nil
 }
 
-// fits refuses what does not fit a message.
+// fits returns an error if n bytes do not fit into a message.
 func (f *function) fits(what string, n int) error {
 	if room := int(f.MaxMessage) - headerLen; n > room && !f.long {
 		return fmt.Errorf("ccid: %s of %d bytes: this reader takes %d at most: %w", what, n, room, reader.ErrUnsupported)
@@ -282,13 +282,14 @@ func (f *function) fits(what string, n int) error {
 	return nil
 }
 
-// ejecting is a slot that can throw the card out (dwMechanical 02). It is a type of
-// its own, so that nobody takes the power off a card for an ejection that cannot be.
+// ejecting is a slot that can eject the card (dwMechanical 02). It is a separate type:
+// the core powers a card off before an ejection, and must not do so in a reader without
+// one.
 type ejecting struct{ *slot }
 
 const canEject = 0x02
 
-// Eject is Mechanical, function 02.
+// Eject sends Mechanical with function 02.
 func (s ejecting) Eject(ctx context.Context) error {
 	const eject = 0x02
 	s.active = false

@@ -13,7 +13,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 )
 
-// Quirk is what a user says of one model, beside the table of known quirks.
+// Quirk is a user's addition to the table of known quirks, for one model.
 type Quirk struct {
 	Vendor, Product uint16
 	Settings        map[string]string // see Settings
@@ -52,7 +52,7 @@ var settings = []setting{
 	{"time-factor", "N", "multiply time limits", number(1, 100, func(e *effects, n uint32) { e.factor = int(n) })},
 }
 
-// flag is a setting that is true or false.
+// flag returns the set function of a setting that is true or false.
 func flag(set func(*effects, bool)) func(*effects, string) error {
 	return func(e *effects, value string) error {
 		if value != "true" && value != "false" {
@@ -84,7 +84,7 @@ func setLevel(e *effects, value string) error {
 	return nil
 }
 
-// Settings lists what Quirk.Settings may have: the key, its value, and what comes of it.
+// Settings lists the possible Quirk.Settings: the key, its value, and its effect.
 func Settings() (list [][3]string) {
 	for _, s := range settings {
 		list = append(list, [3]string{s.name, s.value, s.help})
@@ -92,7 +92,7 @@ func Settings() (list [][3]string) {
 	return list
 }
 
-// CheckSetting reports what is wrong with a key or its value.
+// CheckSetting returns an error if a key or its value is invalid.
 func CheckSetting(key, value string) error {
 	i := slices.IndexFunc(settings, func(s setting) bool { return s.name == key })
 	if i < 0 {
@@ -110,7 +110,7 @@ func CheckSetting(key, value string) error {
 
 func (q *Quirk) matches(d usb.Device) bool { return q.Vendor == d.Vendor && q.Product == d.Product }
 
-// apply leaves out what CheckSetting refuses.
+// apply ignores settings that CheckSetting refuses.
 func (q *Quirk) apply(e *effects) {
 	for _, s := range settings {
 		if value, ok := q.Settings[s.name]; ok {
@@ -119,7 +119,7 @@ func (q *Quirk) apply(e *effects) {
 	}
 }
 
-// note is what `status` says of it.
+// note returns the quirk's line in `status`.
 func (q *Quirk) note() string {
 	var list []string
 	for _, key := range slices.Sorted(maps.Keys(q.Settings)) {
@@ -128,14 +128,14 @@ func (q *Quirk) note() string {
 	return "set by the user: " + strings.Join(list, " ")
 }
 
-// UserQuirks are those that a user gave, and may replace. They count for a reader that is
-// opened from then on. The zero value, and nil, have none.
+// UserQuirks holds the quirks of the user, who may replace them at any time. They apply
+// to readers opened afterwards. The zero value and nil are empty.
 type UserQuirks struct{ list atomic.Pointer[[]Quirk] }
 
-// Set replaces them.
+// Set replaces the list.
 func (u *UserQuirks) Set(list []Quirk) { u.list.Store(&list) }
 
-// of are those of a device.
+// of returns the quirks of a device.
 func (u *UserQuirks) of(d usb.Device) (list []Quirk) {
 	if u == nil || u.list.Load() == nil {
 		return nil
