@@ -14,7 +14,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Refused is the error of a transport that cannot open the device file.
+// Refused returns the error of a transport that cannot open the device file.
 func (p Place) Refused(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -25,8 +25,8 @@ func (p Place) Refused(err error) error {
 	return fmt.Errorf("%s: open %s: %w", p.Name, p.Path, err)
 }
 
-// Claimed is the error of a transport that finds an interface taken. It names the
-// programs that hold the device file open.
+// Claimed returns the error of a transport that finds an interface already claimed. It
+// names the programs that have the device file open.
 func (p Place) Claimed(iface uint8) error {
 	who := holders("/proc", p.Path)
 	hint := strings.Join(who, ", ")
@@ -36,8 +36,8 @@ func (p Place) Claimed(iface uint8) error {
 	return fmt.Errorf("%s: interface %d: %w: %s", p.Name, iface, reader.ErrClaimed, hint)
 }
 
-// holders lists the processes that have a file open, as "pcscd (pid 123)": all
-// for root, for others their own.
+// holders lists the processes that have a file open, as "pcscd (pid 123)". Root sees all
+// of them, other users only their own.
 func holders(proc, path string) []string {
 	var who []string
 	self, mine := strconv.Itoa(os.Getpid()), 0
@@ -49,12 +49,12 @@ func holders(proc, path string) []string {
 		dir := filepath.Dir(filepath.Dir(fd))
 		pid := filepath.Base(dir)
 		if pid == self {
-			// The one that failed to claim is still open.
+			// Our own descriptor is still open while its claim fails: do not count it.
 			if mine++; mine < 2 {
 				continue
 			}
 		}
-		comm, _ := os.ReadFile(filepath.Join(dir, "comm")) // of one that has ended: none
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm")) // empty if the process has ended
 		s := fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(comm)), pid)
 		if !slices.Contains(who, s) {
 			who = append(who, s)

@@ -20,9 +20,9 @@ const (
 	endpointLen  = 7
 )
 
-// ActiveDescriptors takes a device descriptor followed by all configuration
-// descriptors and leaves the one with the given bConfigurationValue, or the
-// first where value is 0.
+// ActiveDescriptors reduces a device descriptor followed by all configuration descriptors
+// to the device and one configuration: that with the given bConfigurationValue, or the
+// first if value is 0.
 func ActiveDescriptors(all []byte, value uint8) ([]byte, error) {
 	if _, err := ParseDevice(all); err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func ActiveDescriptors(all []byte, value uint8) ([]byte, error) {
 	return nil, fmt.Errorf("no configuration %d: %w", value, reader.ErrProtocol)
 }
 
-// Device is what identifies a device (USB 2.0 table 9-8).
+// Device has the fields that identify a device (USB 2.0 table 9-8).
 type Device struct {
 	Vendor, Product            uint16
 	Release                    uint16 // bcdDevice
@@ -63,9 +63,9 @@ func ParseDevice(desc []byte) (Device, error) {
 	}, nil
 }
 
-// walk calls f with each descriptor behind the device descriptor, which has 18
-// bytes whatever it says itself: the kernel passes on no more. It stops where a
-// length is impossible.
+// walk calls f with each descriptor behind the device descriptor. The latter has 18 bytes,
+// whatever its length says: the kernel passes on no more. walk stops at an impossible
+// length.
 func walk(desc []byte, f func(d []byte)) {
 	if len(desc) < deviceLen {
 		return
@@ -99,26 +99,27 @@ type Endpoint struct {
 	Interval   uint8
 }
 
-// MaxInterfaces is how many interfaces of a device count. Linux takes no more either.
+// MaxInterfaces is the number of interfaces that Interfaces returns at most. Linux has the
+// same limit.
 const MaxInterfaces = 32
 
-// Interfaces lists the interfaces of a configuration, as Conn.Descriptors gives it,
-// in the order of the descriptor. Every interface is in alternate setting 0 until
-// somebody selects another (USB 2.0 §9.2.3), which nobody does here. So the first
-// descriptor of an interface number with setting 0 counts; later ones, and what
-// belongs to them, are passed over. So are descriptors that are shorter than their
-// fields, and those that have no place in an interface.
+// Interfaces lists the interfaces of a configuration, as returned by Conn.Descriptors, in
+// the order of the descriptors. An interface is in alternate setting 0 until another is
+// selected (USB 2.0 §9.2.3), which no driver here does. So only the first descriptor of an
+// interface number with setting 0 counts. Later ones are ignored with all that belongs to
+// them. So are descriptors shorter than their fields, and those outside an interface.
 //
-// An endpoint address belongs to the first that has it: another interface, in
-// whichever setting, or the same setting again, has none with that address. So does
-// Linux, and usbfs would send what goes there to the first, which others may use.
+// An endpoint address belongs to the first setting that has it. It is ignored in other
+// interfaces, in any of their settings, and in a repetition of the same setting. Linux
+// does the same: usbfs would send such transfers to the first interface, which another
+// program may be using.
 func Interfaces(desc []byte) []Interface {
 	all, _ := interfaces(desc)
 	return all
 }
 
-// Beyond is how many interfaces of a configuration are left out of Interfaces because
-// there are more than MaxInterfaces.
+// Beyond returns the number of interfaces that Interfaces leaves out because there are
+// more than MaxInterfaces.
 func Beyond(desc []byte) int {
 	_, beyond := interfaces(desc)
 	return beyond
@@ -126,9 +127,9 @@ func Beyond(desc []byte) int {
 
 func interfaces(desc []byte) (all []Interface, beyond int) {
 	type setting struct{ number, alternate uint8 }
-	var cur *Interface // that descriptors belong to; nil: to none that counts
+	var cur *Interface // the one that descriptors now belong to; nil: they are ignored
 	var at setting
-	inside := false // of a setting to which endpoints belong, though it may be one of no interest
+	inside := false // in a setting whose endpoint addresses count, even if it is ignored
 	known := map[setting]bool{}
 	first := map[uint8]setting{} // the first to have an endpoint address
 	walk(desc, func(d []byte) {
@@ -184,7 +185,7 @@ func (i *Interface) Split(f func(d []byte)) {
 	}
 }
 
-// Find is the interface with that number.
+// Find returns the interface with that number.
 func Find(desc []byte, number uint8) (Interface, error) {
 	for _, i := range Interfaces(desc) {
 		if i.Number == number {

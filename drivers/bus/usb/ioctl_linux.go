@@ -89,11 +89,11 @@ var (
 	ioDisconnectClaim = request(dirRead, 27, unsafe.Sizeof(disconnectClaim{}))
 )
 
-// ioctl is the way to the kernel; tests stand in for it.
+// ioctl calls the kernel; tests replace it.
 var ioctl = kernelIoctl
 
-// kernelIoctl calls an ioctl with a pointer as its argument, again where a signal
-// interrupted it.
+// kernelIoctl calls an ioctl with a pointer argument, and repeats it after an interruption
+// by a signal.
 func kernelIoctl(fd int, req uintptr, arg unsafe.Pointer) error {
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), req, uintptr(arg))
@@ -115,8 +115,8 @@ func claimInterface(fd int, iface uint32) error {
 	case errors.Is(err, unix.ENOTTY): // before Linux 3.7
 		return ioctl(fd, ioClaim, unsafe.Pointer(&iface))
 	case errors.Is(err, unix.EBUSY):
-		// It may be ours: a transfer claims the interface by itself where a
-		// reset took it away. CLAIMINTERFACE succeeds then.
+		// The interface may be ours already: after a reset took it away, a transfer
+		// claims it implicitly. CLAIMINTERFACE succeeds then.
 		if ioctl(fd, ioClaim, unsafe.Pointer(&iface)) == nil {
 			return nil
 		}
@@ -128,7 +128,7 @@ func releaseInterface(fd int, iface uint32) error {
 	return ioctl(fd, ioRelease, unsafe.Pointer(&iface))
 }
 
-// KernelDriver names the driver that has an interface, "" where none has.
+// KernelDriver returns the name of the driver bound to an interface, "" if there is none.
 func KernelDriver(fd int, iface uint32) (string, error) {
 	d := driverName{iface: iface}
 	err := ioctl(fd, ioGetDriver, unsafe.Pointer(&d))
@@ -138,14 +138,14 @@ func KernelDriver(fd int, iface uint32) (string, error) {
 	return unix.ByteSliceToString(d.name[:]), err
 }
 
-// connectDriver lets the kernel look for a driver of its own again.
+// connectDriver lets the kernel bind a driver of its own again.
 func connectDriver(fd int, iface uint32) error {
 	return ioctl(fd, ioDriver, unsafe.Pointer(&driverCommand{iface: int32(iface), code: int32(ioConnect)}))
 }
 
 func clearHalt(fd int, ep uint32) error { return ioctl(fd, ioClearHalt, unsafe.Pointer(&ep)) }
 
-// endpointTypes tells how usbfs transfers on each endpoint of an interface.
+// endpointTypes returns the usbfs transfer type of each endpoint of an interface.
 func endpointTypes(desc []byte, iface uint8) (map[uint8]uint8, error) {
 	i, err := Find(desc, iface)
 	types := map[uint8]uint8{}

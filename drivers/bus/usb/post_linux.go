@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// posted is a read that was submitted and is not waited for yet.
+// posted is a read that was submitted but is not yet waited for.
 type posted struct {
 	conn *conn
 	urb  *urb
@@ -15,8 +15,8 @@ type posted struct {
 
 var _ Poster = (*conn)(nil)
 
-// OutPost is Poster's. The read is submitted after the write: host controllers go through
-// their endpoints in that order.
+// OutPost implements Poster. The read is submitted after the write: host controllers
+// process their endpoints in that order.
 func (c *conn) OutPost(ctx context.Context, out uint8, p []byte, in uint8, n int, timeout time.Duration) (int, Posted, error) {
 	outKind, ok := c.types[out]
 	if !ok || out&0x80 != 0 {
@@ -52,7 +52,7 @@ func (c *conn) OutPost(ctx context.Context, out uint8, p []byte, in uint8, n int
 	return moved, nil, fmt.Errorf("%s: endpoint %02X: %w", c.name, out, err)
 }
 
-// post submits a read; nil if that cannot be done.
+// post submits a read. It returns nil if that fails.
 func (c *conn) post(kind, ep uint8, n int) *posted {
 	u, err := c.take(n)
 	if err != nil {
@@ -65,7 +65,7 @@ func (c *conn) post(kind, ep uint8, n int) *posted {
 	return &posted{c, u, ep}
 }
 
-// Wait is Posted's.
+// Wait implements Posted.
 func (r *posted) Wait(ctx context.Context, p []byte, timeout time.Duration) (int, error) {
 	defer r.conn.give(r.urb)
 	n, err := r.conn.wait(ctx, r.urb, r.ep, timeout)
@@ -76,7 +76,7 @@ func (r *posted) Wait(ctx context.Context, p []byte, timeout time.Duration) (int
 	return n, nil
 }
 
-// Cancel is Posted's.
+// Cancel implements Posted.
 func (r *posted) Cancel() {
 	r.conn.discard(r.urb)
 	r.conn.give(r.urb)

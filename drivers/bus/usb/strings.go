@@ -20,14 +20,15 @@ type StringTable struct {
 	lang  uint16
 }
 
-// NewStringTable is a table that reads by a Conn's Control what is not known.
+// NewStringTable makes a table that begins with the known strings and reads others with
+// control, which is Conn.Control.
 func NewStringTable(control func(context.Context, Setup, []byte, time.Duration) (int, error), known map[uint8]string) *StringTable {
 	t := &StringTable{control: control, known: map[uint8]string{}}
 	maps.Copy(t.known, known)
 	return t
 }
 
-// Get is Conn's String.
+// Get implements Conn.String.
 func (t *StringTable) Get(i uint8) string {
 	if i == 0 {
 		return ""

@@ -13,7 +13,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// take gives out an idle urb with room for n bytes.
+// take returns an idle urb with room for n bytes.
 func (c *conn) take(n int) (*urb, error) {
 	if n > MaxTransfer {
 		return nil, fmt.Errorf("transfer of %d bytes, at most %d are possible: %w", n, MaxTransfer, reader.ErrInvalid)
@@ -32,8 +32,8 @@ func (c *conn) take(n int) (*urb, error) {
 		c.pin.Pin(u)
 	}
 	if n > len(u.buf) {
-		// The smaller one stays pinned until Close: sizes double, so that is
-		// less than what is in use.
+		// The old buffer stays pinned until Close. As sizes double, all old ones together
+		// are smaller than the new one.
 		size := 512
 		for size < n {
 			size *= 2
@@ -46,7 +46,7 @@ func (c *conn) take(n int) (*urb, error) {
 }
 
 func (c *conn) give(u *urb) {
-	clear(u.buf[:u.used]) // it may be a PIN
+	clear(u.buf[:u.used]) // it may contain a PIN
 	c.mu.Lock()
 	c.idle = append(c.idle, u)
 	c.mu.Unlock()
@@ -60,15 +60,15 @@ func (c *conn) submit(u *urb, kind, ep uint8, n int, flags uint32) error {
 	}
 	key := uintptr(unsafe.Pointer(&u.kernel))
 	c.mu.Lock()
-	c.inFlight[key] = u // before the reaper can see it
+	c.inFlight[key] = u // before the reaper can meet it
 	c.mu.Unlock()
 	err := c.do(func(fd int) error {
 		err := ioctl(fd, ioSubmit, unsafe.Pointer(&u.kernel))
 		if err != unix.EBUSY {
 			return err
 		}
-		// Another program's reset took the interface from us, and gave it to a
-		// driver of the kernel's.
+		// Another program's reset took the interface from us and gave it to a driver of
+		// the kernel.
 		if err := c.claim(fd); err != nil {
 			return err
 		}
@@ -79,15 +79,15 @@ func (c *conn) submit(u *urb, kind, ep uint8, n int, flags uint32) error {
 		_, ours := c.inFlight[key]
 		delete(c.inFlight, key)
 		c.mu.Unlock()
-		if !ours { // the reaper has ended meanwhile, and given it back
+		if !ours { // the reaper has ended meanwhile and signals u
 			<-u.done
 		}
 	}
 	return err
 }
 
-// transfer submits u and waits until it ended, or ends it with ctx or at the
-// time-out. It returns the bytes moved, which may be some even with an error.
+// transfer submits u and waits for its end. ctx or the time-out cancel it. transfer
+// returns the number of bytes moved, which may be positive even with an error.
 func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flags uint32, timeout time.Duration) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -98,7 +98,7 @@ func (c *conn) transfer(ctx context.Context, u *urb, kind, ep uint8, n int, flag
 	return c.wait(ctx, u, ep, timeout)
 }
 
-// wait waits for the end of u, which was submitted, as transfer does.
+// wait is the second half of transfer, for a u that was submitted.
 func (c *conn) wait(ctx context.Context, u *urb, ep uint8, timeout time.Duration) (int, error) {
 	var expired <-chan time.Time
 	if timeout > 0 {
@@ -118,11 +118,11 @@ func (c *conn) wait(ctx context.Context, u *urb, ep uint8, timeout time.Duration
 	}
 	moved := int(u.kernel.actualLength)
 	if ep&0x80 != 0 {
-		u.used = moved // mostly much less than n
+		u.used = moved // usually much less than n
 	}
 	switch status := syscall.Errno(-u.kernel.status); status {
 	case 0:
-		return moved, nil // even if it was discarded: that came too late
+		return moved, nil // if it was also discarded, that came too late
 	case unix.ENOENT, unix.ECONNRESET, unix.ESHUTDOWN:
 		if ended != nil {
 			return moved, ended
@@ -140,8 +140,8 @@ func (c *conn) wait(ctx context.Context, u *urb, ep uint8, timeout time.Duration
 	}
 }
 
-// refused sorts the error of a urb that was not taken. While the system goes to sleep
-// and wakes, the host controller takes none; that passes, or the device is gone then.
+// refused maps the error of a urb that was not accepted. While the system goes to sleep or
+// wakes up, the host controller accepts none. Afterwards the device works again or is gone.
 func (c *conn) refused(ctx context.Context, err error) error {
 	err = sortError(err)
 	if errors.Is(err, ErrReset) {
@@ -150,7 +150,7 @@ func (c *conn) refused(ctx context.Context, err error) error {
 	return err
 }
 
-// whyEnded tells why the kernel ended a transfer by itself.
+// whyEnded returns the reason why the kernel ended a transfer by itself.
 func (c *conn) whyEnded() error {
 	c.mu.Lock()
 	closed := c.closed
@@ -158,8 +158,8 @@ func (c *conn) whyEnded() error {
 	if closed {
 		return fmt.Errorf("closed: %w", reader.ErrGone)
 	}
-	// It ends transfers before it says that the device left, but no ioctl
-	// works from then on.
+	// The kernel ends transfers before it reports the departure of a device, but from
+	// then on every ioctl fails.
 	err := c.do(func(fd int) error {
 		_, err := KernelDriver(fd, c.iface)
 		return err
@@ -170,14 +170,14 @@ func (c *conn) whyEnded() error {
 	return ErrReset
 }
 
-// discard ends u and waits until the kernel has let go of it.
+// discard cancels u and waits until the kernel no longer uses it.
 func (c *conn) discard(u *urb) {
-	// An error says that u has ended already, and is reaped.
+	// An error means that u has ended already and will be reaped.
 	_ = c.do(func(fd int) error { return ioctl(fd, ioDiscard, unsafe.Pointer(&u.kernel)) })
 	<-u.done
 }
 
-// Control is Conn's.
+// Control implements Conn.
 func (c *conn) Control(ctx context.Context, s Setup, data []byte, timeout time.Duration) (int, error) {
 	if len(data) > 0xFFFF {
 		return 0, fmt.Errorf("%s: control %v: data stage of %d bytes, at most %d are possible: %w", c.name, s, len(data), 0xFFFF, reader.ErrInvalid)
@@ -205,7 +205,7 @@ func (c *conn) Control(ctx context.Context, s Setup, data []byte, timeout time.D
 	return n, nil
 }
 
-// Out is Conn's.
+// Out implements Conn.
 func (c *conn) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout time.Duration) (int, error) {
 	kind, ok := c.types[ep]
 	if !ok || ep&0x80 != 0 {
@@ -228,7 +228,7 @@ func (c *conn) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout ti
 	return n, nil
 }
 
-// In is Conn's.
+// In implements Conn.
 func (c *conn) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
 	kind, ok := c.types[ep]
 	if !ok || ep&0x80 == 0 {

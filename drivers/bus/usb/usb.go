@@ -1,33 +1,34 @@
-// Package usb is what drivers of USB devices stand on: a small interface, the
-// transports that implement it on real devices, and a parser for descriptors.
+// Package usb is the base of drivers for USB devices: a small interface, the transports
+// that implement it on real devices, and a parser for descriptors.
 //
-// # What a USB device is
+// # USB devices
 //
-// A device describes itself by descriptors: one of the device, and one for each of its
-// configurations, of which one is in force. A configuration has interfaces, and a driver
-// serves an interface: a keyboard with a reader has two. An interface has endpoints. Each
-// moves data one way, named by its address, whose bit 7 says in. Endpoint 0 belongs to no
-// interface and takes control transfers: a request of 8 bytes, with data in or out.
-// Readers talk over bulk endpoints, which move data soon and surely, and report a card
-// over an interrupt endpoint, which the host asks at intervals.
+// A device describes itself by descriptors: one for the device, and one for each of its
+// configurations, only one of which is active. A configuration has interfaces, and a
+// driver serves one interface: a keyboard with a built-in reader has two. An interface has
+// endpoints. An endpoint moves data in one direction; bit 7 of its address is set for
+// device to host. Endpoint 0 belongs to no interface and serves control transfers: a
+// request of 8 bytes, with data in or out. Readers exchange messages over bulk endpoints,
+// which are fast and reliable. They report card changes over an interrupt endpoint, which
+// the host polls at intervals.
 //
-// A transfer is cut into packets. It ends when all was moved, or with a packet that is
-// not full; one that fills its last packet may be followed by an empty one (zlp). Each
-// packet has a data toggle, 0 or 1 in turn, by which a packet that comes again is known.
-// An endpoint that cannot go on stalls, and stays halted until the host clears that,
-// which sets the toggle on both sides to 0.
+// A transfer is divided into packets. It ends when all data was moved, or with a packet
+// that is not full. A transfer that fills its last packet may be followed by an empty one
+// (zlp). Packets carry alternately a data toggle of 0 and 1, by which the receiver
+// recognises a repeated packet. An endpoint that cannot continue stalls. It stays halted
+// until the host clears the halt, which sets the toggle to 0 on both sides.
 //
-// # Who has a device
+// # Transports
 //
 // The system lets one program, or one driver of the kernel, claim an interface. A
-// Transport opens a device at a Place and claims one interface: Usbfs on the kernel's own
-// interface, package gousb on libusb. Package hotplug finds the devices, and says where
-// they are. What a driver gets is a Conn, and an emulated device is one too.
+// Transport opens a device at a Place and claims one interface: Usbfs by the kernel's own
+// API, package gousb through libusb. Package hotplug finds the devices and their places. A
+// driver works on a Conn, which may also be an emulated device.
 //
 // # Lock order
 //
-// StringTable.mu, held while a descriptor is read, then conn.mu, with which nothing is
-// called but the kernel.
+// StringTable.mu, then conn.mu. The former is held while a descriptor is read. Under the
+// latter only the kernel is called.
 package usb
 
 import (
@@ -48,11 +49,11 @@ type Setup struct {
 	Index       uint16
 }
 
-// In tells whether the data stage goes from device to host.
+// In reports whether the data stage goes from device to host.
 func (s Setup) In() bool { return s.RequestType&0x80 != 0 }
 
-// String names the transfer, for errors: its direction, bmRequestType and bRequest. wValue
-// and wIndex are left out, as they may be bytes of a command.
+// String names the transfer in errors: its direction, bmRequestType and bRequest. wValue
+// and wIndex are left out: they may carry bytes of a command.
 func (s Setup) String() string {
 	dir := "OUT"
 	if s.In() {
@@ -66,8 +67,8 @@ func (s Setup) String() string {
 // ctx (ctx.Err()), after timeout (ErrTimeout; 0 means none), or when the
 // device leaves (reader.ErrGone).
 type Conn interface {
-	// Control does one control transfer; data is read into or written from,
-	// by direction. It returns the bytes moved in the data stage.
+	// Control does one control transfer. data is the source or the destination of the
+	// data stage, by its direction. Control returns the number of bytes moved.
 	Control(ctx context.Context, s Setup, data []byte, timeout time.Duration) (int, error)
 	// Out writes p to a bulk or interrupt OUT endpoint as one transfer. A
 	// transfer that fills its last packet is followed by a zero-length packet
@@ -80,33 +81,33 @@ type Conn interface {
 	ClearHalt(ctx context.Context, ep uint8) error
 	// Reset resets the device's port; the claim survives or ErrGone is returned.
 	Reset(ctx context.Context) error
-	// Descriptors are the device descriptor followed by the active
-	// configuration descriptor, as the device sent them.
+	// Descriptors returns the device descriptor followed by the active configuration
+	// descriptor, as the device sent them.
 	Descriptors() []byte
-	// String reads string descriptor i; "" where there is none.
+	// String reads string descriptor i. It returns "" if there is none.
 	String(i uint8) string
 	// Gone is closed when the device leaves.
 	Gone() <-chan struct{}
 	Close() error
 }
 
-// Poster is a Conn that can begin to read an answer before its command is written whole.
-// The host controller then asks for the answer within the frame that carried the command,
-// not one frame (1 ms at full speed) later.
+// Poster is a Conn that can start to read an answer before its command is fully written.
+// The host controller then asks for the answer in the frame that carried the command, not
+// one frame (1 ms at full speed) later.
 type Poster interface {
 	Conn
-	// OutPost writes p to endpoint out as Conn.Out does, without a zero-length packet
-	// behind it, and begins to read up to n bytes from endpoint in, behind the write. After
-	// an error, or if it could not begin to read, there is no Posted; what came until then
-	// is lost. So the device may owe nothing but the answer to p.
+	// OutPost writes p to endpoint out as Conn.Out does, without a zero-length packet. It
+	// then starts to read up to n bytes from endpoint in. After an error, or if the read
+	// could not be started, there is no Posted, and data read so far is lost. So no other
+	// data than the answer to p may be due from the device.
 	OutPost(ctx context.Context, out uint8, p []byte, in uint8, n int, timeout time.Duration) (int, Posted, error)
 }
 
-// Posted is a read under way. It must be ended.
+// Posted is a read under way. Wait or Cancel must be called.
 type Posted interface {
-	// Wait ends the read as Conn.In does, and copies what came to p.
+	// Wait ends the read as Conn.In does, and copies the data to p.
 	Wait(ctx context.Context, p []byte, timeout time.Duration) (int, error)
-	// Cancel ends the read. What came until then is lost.
+	// Cancel ends the read. Data read so far is lost.
 	Cancel()
 }
 
@@ -117,23 +118,23 @@ var (
 	ErrTimeout = fmt.Errorf("usb: transfer timed out: %w", reader.ErrTimeout)
 	// ErrOverflow: the device sent more than was asked for (babble).
 	ErrOverflow = fmt.Errorf("usb: device sent more than asked for: %w", reader.ErrProtocol)
-	// ErrReset: the device was reset under the transfer, by Reset, by someone else
-	// or by the system's sleep. It is still there, in its initial state.
+	// ErrReset: the device was reset during the transfer, by Reset, by another program
+	// or by the sleep of the system. It is still there, in its initial state.
 	ErrReset = errors.New("usb: the device was reset")
 	// ErrNoEndpoint: the kernel knows no such interface or endpoint, though the
-	// descriptors have it; an address that is there twice, for instance. The device
-	// is still there, and trying again is in vain.
+	// descriptors list it, as with a duplicate address. The device is still there, and
+	// another try would fail too.
 	ErrNoEndpoint = errors.New("usb: the kernel knows no such endpoint")
-	// ErrBus: the device is there but did not answer on the bus, or only noise came.
+	// ErrBus: the device is there but did not answer on the bus, or only with noise.
 	ErrBus = errors.New("usb: no answer on the bus")
 )
 
-// Opener opens a device and claims one interface of it. It is what
-// reader.Device.Link holds for USB devices.
+// Opener opens a device and claims one interface of it. It is the reader.Device.Link of
+// USB devices.
 type Opener interface {
 	reader.Link
-	// Descriptors are the device's, as Conn's, without opening it; nil where they are
-	// not known before.
+	// Descriptors returns the same as Conn.Descriptors without opening the device, and
+	// nil if they are not known yet.
 	Descriptors() []byte
 	OpenUSB(ctx context.Context, iface uint8) (Conn, error)
 }

@@ -19,22 +19,20 @@ import (
 
 // conn is a Conn on a device file of usbfs.
 //
-// A transfer is a urb that the kernel fills. One goroutine collects the urbs
-// that ended, woken by the runtime's poller; it sleeps while nothing ends. The
-// kernel wakes it too when the device leaves, so that Gone needs no transfer
-// under way and no uevent.
+// A transfer is a urb, which the kernel processes. One goroutine, the reaper, collects the
+// urbs that have ended. The runtime's poller wakes it for that, and also when the device
+// leaves: Gone depends neither on a transfer under way nor on a uevent.
 //
 //	idle --submit--> in flight --reap--> ended --(its caller has read it)--> idle
 //	                     |                 ^
 //	                     +-----discard-----+   ctx, time-out, Close
 //
-// It stands on the kernel's interface and not on libusb. The transport that does,
-// package gousb, works too, and says what it lacks; this one sleeps while nothing
-// happens, cancels whatever is under way, clears its buffers, takes interfaces of any
-// number, and needs no cgo.
+// It uses the kernel's API rather than libusb: so it sleeps while nothing happens, can
+// cancel every transfer, clears its buffers, serves interfaces of any number, and needs no
+// cgo. Package gousb is the transport on libusb and lists what it lacks.
 //
-// A urb that was discarded still ends by being reaped: whatever it had moved
-// until then is in its buffer and is handed to the caller.
+// A discarded urb is still reaped: the data that it had moved until then is in its buffer
+// and goes to the caller.
 type conn struct {
 	at    Place
 	name  string // at.Name, for errors
@@ -47,7 +45,7 @@ type conn struct {
 	gone     chan struct{}
 	goneOnce sync.Once
 	reaped   chan struct{} // the reaper has ended
-	ended    uintptr       // the urb that ended last; the reaper's
+	ended    uintptr       // the urb reaped last; owned by the reaper
 	pin      runtime.Pinner
 
 	mu       sync.Mutex
@@ -63,13 +61,13 @@ type conn struct {
 type urb struct {
 	kernel usbdevfsURB
 	buf    []byte
-	used   int           // buf[:used] may hold something
-	done   chan struct{} // one value when it was reaped
+	used   int           // buf[:used] may hold data
+	done   chan struct{} // gets one value when the urb is reaped
 	timer  *time.Timer
 }
 
-// Usbfs is the Transport on the kernel's own interface, usbfs. It hears of a departure
-// by its device file, and needs no Place.Gone.
+// Usbfs is the Transport on the kernel's own API, usbfs. The device file reports a
+// departure, so Place.Gone is not needed.
 func Usbfs(at Place, iface uint8) (Conn, error) {
 	c, err := openDevice(at, iface)
 	if err != nil {
@@ -105,11 +103,11 @@ func openDevice(at Place, iface uint8) (*conn, error) {
 	return c, nil
 }
 
-// maxDescriptors bounds what is read of them: 8 configurations, which is the most that
-// the kernel takes, have 512 KiB.
+// maxDescriptors bounds their length: the kernel accepts at most 8 configurations, which
+// have 512 KiB.
 const maxDescriptors = 1 << 20
 
-// readDescriptors reads what usbfs gives; tests stand in for it.
+// readDescriptors reads the descriptors from usbfs; tests replace it.
 var readDescriptors = func(f *os.File) ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(f, 0, maxDescriptors))
 }
@@ -131,8 +129,8 @@ func (c *conn) setUp(fd int) (err error) {
 	return c.claim(fd)
 }
 
-// claim takes the interface, from a driver of the kernel if need be but not from
-// another program.
+// claim claims the interface. It detaches a driver of the kernel, but does not take the
+// interface from another program.
 func (c *conn) claim(fd int) error {
 	err := claimInterface(fd, c.iface)
 	switch {
@@ -145,14 +143,14 @@ func (c *conn) claim(fd int) error {
 	}
 }
 
-// failed says what was tried and tells a device that left from other errors.
+// failed wraps err with what was tried, mapped by sortError.
 func (c *conn) failed(what string, err error) error {
 	return fmt.Errorf("%s: %s: %w", c.name, what, sortError(err))
 }
 
-// sortError maps what usbfs answers and what a urb's status says (Linux
+// sortError maps errors of usbfs and the status of urbs (Linux
 // Documentation/driver-api/usb/error-codes.rst) to this package's errors. Only ENODEV
-// says that the device has left.
+// means that the device has left.
 func sortError(err error) error {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
@@ -178,14 +176,14 @@ func sortError(err error) error {
 		what = reader.ErrClaimed
 	case unix.EACCES, unix.EPERM:
 		what = reader.ErrNoPermission
-	default: // EINVAL, ENOMEM, EAGAIN, ENXIO …: the kernel did not take it
+	default: // EINVAL, ENOMEM, EAGAIN, ENXIO …: the kernel did not accept the transfer
 		return errno
 	}
 	return fmt.Errorf("%w (%w)", what, errno)
 }
 
-// do runs f with the descriptor. The first ioctl that answers ENODEV tells of the
-// departure: the file may be closed before the reaper comes to hear it.
+// do runs f with the file descriptor. The first ioctl that fails with ENODEV reports the
+// departure: the file may be closed before the reaper notices it.
 func (c *conn) do(f func(fd int) error) error {
 	var err error
 	if cerr := c.raw.Control(func(fd uintptr) { err = f(int(fd)) }); cerr != nil {
@@ -219,7 +217,7 @@ func (c *conn) reap() {
 			}
 		}
 	})
-	// The device is gone or the file closed: the kernel touches no urb any more.
+	// The device is gone or the file closed: the kernel no longer uses any urb.
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, u := range c.inFlight {
@@ -229,8 +227,9 @@ func (c *conn) reap() {
 	}
 }
 
-// leave is called when the kernel says that the device has left. That it left is told
-// before Gone, after which it counts as there, and only its driver's reader as dead.
+// leave is called when the kernel reports the departure of the device. Place.Departed
+// comes before Gone: a reader whose Gone is closed counts as dead only, and its device as
+// still plugged in.
 func (c *conn) leave() {
 	c.goneOnce.Do(func() {
 		c.at.departed()
@@ -241,10 +240,10 @@ func (c *conn) leave() {
 // die makes the connection useless, whatever the device does.
 func (c *conn) die() { c.goneOnce.Do(func() { close(c.gone) }) }
 
-// Gone is Conn's.
+// Gone implements Conn.
 func (c *conn) Gone() <-chan struct{} { return c.gone }
 
-// ClearHalt is Conn's. The kernel resets its own data toggle with the device's.
+// ClearHalt implements Conn. The kernel also resets its own data toggle.
 func (c *conn) ClearHalt(ctx context.Context, ep uint8) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -255,9 +254,8 @@ func (c *conn) ClearHalt(ctx context.Context, ep uint8) error {
 	return nil
 }
 
-// Reset is Conn's. Transfers under way end with ErrReset. The interface is
-// released for the while, since the kernel takes it away otherwise and offers it to
-// its own drivers.
+// Reset implements Conn. Transfers under way end with ErrReset. The interface is released
+// during the reset: otherwise the kernel takes it away and offers it to its own drivers.
 func (c *conn) Reset(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -271,14 +269,14 @@ func (c *conn) Reset(ctx context.Context) error {
 	})
 }
 
-// String is Conn's.
+// String implements Conn.
 func (c *conn) String(i uint8) string { return c.strings.Get(i) }
 
-// Descriptors is Conn's.
+// Descriptors implements Conn.
 func (c *conn) Descriptors() []byte { return c.desc }
 
-// Close is Conn's. Transfers under way end with ErrGone; the kernel may give
-// the interface to a driver of its own again.
+// Close implements Conn. Transfers under way end with ErrGone. The kernel may bind a
+// driver of its own to the interface again.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -287,8 +285,8 @@ func (c *conn) Close() error {
 	}
 	c.closed = true
 	c.mu.Unlock()
-	// Releasing the interface ends its transfers, and the reaper hands them
-	// out. What goes on in endpoint 0 belongs to no interface.
+	// Releasing the interface ends its transfers, which the reaper returns to their
+	// callers. Control transfers belong to no interface and are discarded one by one.
 	_ = c.do(func(fd int) error {
 		c.mu.Lock()
 		for _, u := range c.inFlight {
@@ -296,15 +294,15 @@ func (c *conn) Close() error {
 		}
 		c.mu.Unlock()
 		_ = releaseInterface(fd, c.iface)
-		// Also where no driver had it: one that did may have lost it to a cardfs that was
-		// killed.
+		// This is done even if no driver had it at the claim: an earlier cardfs may have
+		// detached one and then been killed.
 		_ = connectDriver(fd, c.iface)
 		return nil
 	})
-	c.file.Close() // wakes the reaper and waits until it has let go
+	c.file.Close() // wakes the reaper and waits until it no longer uses the file
 	<-c.reaped
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pin.Unpin() // the kernel knows none of them any more
+	c.pin.Unpin() // the kernel no longer uses any of them
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 )
 
-// beside is the device file, opened once more beside libusb. It moves nothing.
+// beside is the device file, opened a second time beside libusb. No data goes through it.
 type beside struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -31,8 +31,8 @@ func openBeside(at usb.Place) (*beside, error) {
 	return b, nil
 }
 
-// await reports true when the device has left, false after close. The runtime's poller
-// wakes it up: usbfs hangs up the file then.
+// await returns true when the device has left, false after close. usbfs hangs up the file
+// of a device that left, so the runtime's poller wakes await.
 func (b *beside) await() bool {
 	left := false
 	_ = b.raw.Read(func(fd uintptr) bool {
@@ -43,14 +43,14 @@ func (b *beside) await() bool {
 	return left
 }
 
-// ask says what became of an interface.
+// ask returns the owner of an interface.
 func (b *beside) ask(iface uint8) fate {
 	f := unknown
 	_ = b.raw.Control(func(fd uintptr) { f = fateOf(usb.KernelDriver(int(fd), uint32(iface))) })
 	return f
 }
 
-// fateOf is what the kernel's word on an interface's driver means.
+// fateOf interprets the result of usb.KernelDriver.
 func fateOf(owner string, err error) fate {
 	switch {
 	case errors.Is(err, unix.ENODEV):

@@ -4,7 +4,7 @@ package gousb
 
 import "github.com/cardfs/cardfs/drivers/bus/usb"
 
-// beside knows nothing where there is no usbfs.
+// beside knows nothing on systems without usbfs.
 type beside struct{}
 
 func openBeside(usb.Place) (*beside, error) { return &beside{}, nil }

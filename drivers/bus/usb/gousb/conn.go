@@ -20,22 +20,22 @@ func Missing() error { return nil }
 
 var _ usb.Transport = Open
 
-// fate is what became of an interface.
+// fate is the owner of an interface, as the kernel reports it.
 type fate int
 
 const (
 	unknown fate = iota
 	claimed      // by us, or by another program
 	free
-	kernels // a driver of the kernel has it
-	left    // with the device
+	kernels // bound to a driver of the kernel
+	left    // the device has left
 )
 
 // conn is a usb.Conn on gousb.
 //
-// A transfer holds using for reading until it has ended. Who wants the device alone,
-// Reset and Close, ends the era first, which cancels the transfers, and then takes using
-// for writing.
+// A transfer holds using for reading until it has ended. Reset and Close need the device
+// exclusively: they end the era, which cancels the transfers, and then lock using for
+// writing.
 //
 // Lock order: using, then mu.
 type conn struct {
@@ -46,8 +46,8 @@ type conn struct {
 	dev    *lib.Device
 	h      handle
 	beside *beside
-	// What is asked of them for a transfer; tests stand in for it.
-	ask     func() fate // what became of the interface
+	// Calls of the fields above for a transfer; tests replace them.
+	ask     func() fate // who owns the interface
 	detach  func() error
 	request func(s usb.Setup, data []byte, timeout time.Duration) (int, error)
 
@@ -62,7 +62,7 @@ type conn struct {
 
 	mu     sync.Mutex
 	closed bool
-	era    context.Context // ends with Reset and Close, which are its cause
+	era    context.Context // ends with Reset or Close, whose error is its cause
 	end    context.CancelCauseFunc
 
 	gone     chan struct{}
@@ -72,7 +72,7 @@ type conn struct {
 	strings *usb.StringTable
 }
 
-// reading and writing are what a transfer needs of gousb's endpoints.
+// reading and writing are the methods of gousb's endpoints that a transfer needs.
 type (
 	reading interface {
 		ReadContext(ctx context.Context, p []byte) (int, error)
@@ -94,8 +94,8 @@ func Open(at usb.Place, iface uint8) (usb.Conn, error) {
 	return guarded(at, func() (*conn, error) { return open(at, iface) })
 }
 
-// guarded is what open comes to. gousb panics where libusb cannot start, and on descriptors
-// that it did not expect.
+// guarded calls open and turns a panic into an error. gousb panics if libusb cannot start,
+// and on unexpected descriptors.
 func guarded(at usb.Place, open func() (*conn, error)) (usb.Conn, error) {
 	var c *conn
 	var err error
@@ -129,14 +129,14 @@ func open(at usb.Place, iface uint8) (_ *conn, err error) {
 	c := newConn(at, iface)
 	c.lib = lib.NewContext()
 	opened := false
-	defer func() { // with a panic too
+	defer func() { // also after a panic
 		if !opened {
 			c.letGo()
 		}
 	}()
 	devices, err := c.lib.OpenDevices(func(d *lib.DeviceDesc) bool { return d.Bus == at.Bus && d.Address == at.Number })
 	switch {
-	case len(devices) > 0: // an error is another device's
+	case len(devices) > 0: // err, if any, concerns another device
 		c.dev = devices[0]
 	case errors.Is(err, lib.ErrorAccess):
 		return nil, at.Refused(reader.ErrNoPermission)
@@ -172,8 +172,8 @@ func open(at usb.Place, iface uint8) (_ *conn, err error) {
 	return c, nil
 }
 
-// claim claims the interface in the configuration that is in force, and finds its
-// endpoints. using is held for writing, or nobody has c yet.
+// claim claims the interface in the active configuration and finds its endpoints. using is
+// held for writing, or c is not shared yet.
 func (c *conn) claim() error {
 	wanted, err := usb.Find(c.at.Descriptors, c.iface)
 	if err != nil {
@@ -181,7 +181,7 @@ func (c *conn) claim() error {
 	}
 	const value = 18 + 5 // bConfigurationValue, behind the device descriptor (USB 2.0 table 9-10)
 	number := int(c.at.Descriptors[value])
-	// Config would select another configuration, and so reset the device.
+	// Config would select a configuration that is not active, and so reset the device.
 	switch active, err := c.dev.ActiveConfigNum(); {
 	case err != nil:
 		return c.failed("configuration", err)
@@ -216,8 +216,8 @@ func (c *conn) claim() error {
 	return nil
 }
 
-// find keeps the bulk and interrupt endpoints of the interface. One that gousb does not
-// find is none, as with usbfs.
+// find opens the bulk and interrupt endpoints of the interface. One that gousb does not
+// find is left out, as with usbfs.
 func (c *conn) find(wanted []usb.Endpoint, in func(number int) (reading, error), out func(number int) (writing, error)) {
 	c.in, c.out = map[uint8]reading{}, map[uint8]outEndpoint{}
 	for _, e := range wanted {
@@ -245,8 +245,8 @@ func (c *conn) unclaim() {
 	c.intf, c.config = nil, nil
 }
 
-// letGo ends whatever was begun: the interface goes back to the kernel, and the Context
-// with its goroutine ends.
+// letGo undoes open: the interface goes back to the kernel, and the Context ends with its
+// goroutine.
 func (c *conn) letGo() {
 	if c.beside != nil {
 		c.beside.close()
@@ -258,7 +258,7 @@ func (c *conn) letGo() {
 	_ = c.lib.Close()
 }
 
-// failed says what was tried.
+// failed wraps err with what was tried, mapped by sortError.
 func (c *conn) failed(what string, err error) error {
 	return fmt.Errorf("%s: %s: %w", c.at.Name, what, sortError(err))
 }
@@ -293,7 +293,7 @@ func sortError(err error) error {
 	return fmt.Errorf("%w (%w)", what, err)
 }
 
-// leave is called when the device file says that the device has left.
+// leave is called when the device file reports the departure of the device.
 func (c *conn) leave() {
 	c.goneOnce.Do(func() {
 		if c.at.Departed != nil {
@@ -303,8 +303,8 @@ func (c *conn) leave() {
 	})
 }
 
-// alone ends the transfers under way, with that cause, and holds using for writing. It
-// reports false where the connection is closed.
+// alone ends the transfers under way with that cause and locks using for writing. It
+// returns false, without the lock, if the connection is closed.
 func (c *conn) alone(cause error, last bool) bool {
 	c.mu.Lock()
 	if c.closed {
@@ -318,7 +318,7 @@ func (c *conn) alone(cause error, last bool) bool {
 	return true
 }
 
-// Reset is Conn's. gousb resets no device that is claimed.
+// Reset implements Conn. gousb resets no device that is claimed, so the claim is given up.
 func (c *conn) Reset(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -333,7 +333,7 @@ func (c *conn) Reset(ctx context.Context) error {
 		c.end(errClosed)
 	}
 	c.mu.Unlock()
-	c.h.detaching(false) // no driver of the kernel is to have it meanwhile
+	c.h.detaching(false) // keep drivers of the kernel away meanwhile
 	c.unclaim()
 	if err := c.dev.Reset(); err != nil {
 		if f := c.ask(); f == left || f == unknown && errors.Is(err, lib.ErrorNotFound) {
@@ -345,17 +345,17 @@ func (c *conn) Reset(ctx context.Context) error {
 	return c.claim()
 }
 
-// String is Conn's.
+// String implements Conn.
 func (c *conn) String(i uint8) string { return c.strings.Get(i) }
 
-// Descriptors is Conn's.
+// Descriptors implements Conn.
 func (c *conn) Descriptors() []byte { return c.at.Descriptors }
 
-// Gone is Conn's.
+// Gone implements Conn.
 func (c *conn) Gone() <-chan struct{} { return c.gone }
 
-// Close is Conn's. It waits for a control transfer that was given up, and up to 0.1 s for
-// gousb's event loop.
+// Close implements Conn. It waits for a control transfer that was given up, and up to
+// 0.1 s for gousb's event loop.
 func (c *conn) Close() error {
 	if !c.alone(errClosed, true) {
 		return nil

@@ -16,7 +16,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// handle is gousb's handle of an open device, for the calls of libusb that gousb has not.
+// handle is gousb's handle of an open device, for calls of libusb that gousb lacks.
 type handle struct{ h *C.libusb_device_handle }
 
 var errHandle = errors.New("gousb's Device has no field handle any more, as 1.1.3 has it")
@@ -29,7 +29,7 @@ func handleOf(d *lib.Device) (handle, error) {
 	return handle{(*C.libusb_device_handle)(f.UnsafePointer())}, nil
 }
 
-// failure makes gousb's error of what libusb answers.
+// failure converts a return value of libusb to gousb's error.
 func failure(code C.int) error {
 	if code < 0 {
 		return lib.Error(code)
@@ -37,25 +37,25 @@ func failure(code C.int) error {
 	return nil
 }
 
-// detaching sets whether claim takes an interface from a driver of the kernel, and
-// releasing it gives it back. It is of the handle, and not gousb's SetAutoDetach, which
-// would take every interface of the configuration.
+// detaching sets whether claim detaches a driver of the kernel, and release attaches it
+// again. gousb's SetAutoDetach would detach drivers from all interfaces of the
+// configuration.
 func (h handle) detaching(on bool) {
 	v := C.int(0)
 	if on {
 		v = 1
 	}
-	// Where it is not supported no driver of the kernel has the interface.
+	// On systems without support for this, no driver of the kernel has the interface.
 	_ = C.libusb_set_auto_detach_kernel_driver(h.h, v)
 }
 
-// claim claims an interface. gousb claims it again, which changes nothing; its errors
-// have no codes.
+// claim claims an interface. gousb claims it again later, which changes nothing; but its
+// own claim returns errors without a code.
 func (h handle) claim(iface uint8) error { return failure(C.libusb_claim_interface(h.h, C.int(iface))) }
 
 func (h handle) release(iface uint8) { C.libusb_release_interface(h.h, C.int(iface)) }
 
-// detach takes an interface from a driver of the kernel.
+// detach detaches a driver of the kernel from an interface.
 func (h handle) detach(iface uint8) error {
 	return failure(C.libusb_detach_kernel_driver(h.h, C.int(iface)))
 }

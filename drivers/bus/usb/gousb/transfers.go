@@ -14,8 +14,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// begin takes part in the present era: it ends with the context, whose cause says why.
-// using is held for reading until done is called.
+// begin joins the current era. It returns a context that ends with the era, whose cause
+// says why. using is held for reading until done is called.
 func (c *conn) begin(ctx context.Context, timeout time.Duration) (_ context.Context, done func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
@@ -44,8 +44,8 @@ func (c *conn) begin(ctx context.Context, timeout time.Duration) (_ context.Cont
 	}, nil
 }
 
-// move does a transfer on an endpoint and finds out how it ended. A transfer that moved
-// less than n bytes and has no error may be one that the kernel ended.
+// move does a transfer on an endpoint and finds out how it ended. A transfer of less than
+// n bytes without an error may have been ended by the kernel.
 func (c *conn) move(ctx context.Context, ep uint8, n int, timeout time.Duration, transfer func(context.Context) (int, error)) (int, error) {
 	during, done, err := c.begin(ctx, timeout)
 	if err != nil {
@@ -55,8 +55,8 @@ func (c *conn) move(ctx context.Context, ep uint8, n int, timeout time.Duration,
 	moved, err := transfer(during)
 	var code lib.Error
 	if errors.As(err, &code) && code != lib.ErrorNoDevice && c.ask() == kernels {
-		// Another program's reset took the interface from us, and gave it to a driver of
-		// the kernel's. The next transfer claims it anew.
+		// Another program's reset took the interface from us and gave it to a driver of
+		// the kernel. The next transfer claims it again.
 		if c.detach() == nil {
 			moved, err = transfer(during)
 		}
@@ -97,7 +97,7 @@ func (c *conn) move(ctx context.Context, ep uint8, n int, timeout time.Duration,
 	return moved, err
 }
 
-// refused is why libusb did not take a transfer.
+// refused returns the error of a transfer that libusb did not accept.
 func (c *conn) refused(ctx context.Context, err error) error {
 	switch c.ask() {
 	case left:
@@ -117,7 +117,7 @@ func (c *conn) refused(ctx context.Context, err error) error {
 	return err
 }
 
-// whyEnded tells why the kernel ended a transfer by itself.
+// whyEnded returns the reason why the kernel ended a transfer by itself.
 func (c *conn) whyEnded(ctx context.Context) error {
 	switch c.ask() {
 	case left:
@@ -129,7 +129,7 @@ func (c *conn) whyEnded(ctx context.Context) error {
 	return usb.ErrReset
 }
 
-// Out is Conn's.
+// Out implements Conn.
 func (c *conn) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout time.Duration) (int, error) {
 	e, ok := c.outEndpoint(ep)
 	if !ok {
@@ -148,7 +148,7 @@ func (c *conn) Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout ti
 	return n, nil
 }
 
-// In is Conn's.
+// In implements Conn.
 func (c *conn) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error) {
 	e, ok := c.inEndpoint(ep)
 	if !ok {
@@ -164,7 +164,8 @@ func (c *conn) In(ctx context.Context, ep uint8, p []byte, timeout time.Duration
 	return n, nil
 }
 
-// An endpoint is good across a reset: it has gousb's handle of the device, which stays.
+// An endpoint remains valid across a reset: it uses gousb's handle of the device, which
+// remains open.
 func (c *conn) outEndpoint(ep uint8) (outEndpoint, bool) {
 	c.using.RLock()
 	defer c.using.RUnlock()
@@ -191,10 +192,10 @@ func (c *conn) tooLong(ep uint8, n int) error {
 // linux_usbfs.h).
 const controlMost = 4096
 
-// controlLimit is what a control transfer without a time-out gets.
+// controlLimit is the time-out of a control transfer without one, see the package comment.
 const controlLimit = 5 * time.Second
 
-// Control is Conn's.
+// Control implements Conn.
 func (c *conn) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
 	part := data
 	var err error
@@ -225,7 +226,8 @@ func (c *conn) controlTransfer(ctx context.Context, s usb.Setup, data []byte, ti
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	// One that was given up may still run, and gousb has one time-out for all.
+	// An earlier transfer that was given up may still run, and gousb has one time-out for
+	// all control transfers.
 	waited := time.NewTimer(timeout)
 	defer waited.Stop()
 	select {
@@ -243,7 +245,7 @@ func (c *conn) controlTransfer(ctx context.Context, s usb.Setup, data []byte, ti
 		n   int
 		err error
 	}
-	// Of its own, as the transfer may outlive the caller.
+	// A buffer of its own: the transfer may outlive the caller.
 	buf := make([]byte, len(data))
 	if !s.In() {
 		copy(buf, data)
@@ -260,14 +262,14 @@ func (c *conn) controlTransfer(ctx context.Context, s usb.Setup, data []byte, ti
 		return 0, errClosed
 	}
 	go func() {
-		// libusb counts milliseconds, and 0 is for ever.
+		// libusb's time-outs are in milliseconds, and 0 means none: round up.
 		n, err := c.request(s, buf, (timeout + time.Millisecond - 1).Truncate(time.Millisecond))
 		c.using.RUnlock()
 		c.control <- struct{}{}
 		select {
 		case ended <- result{max(n, 0), err}:
 		case <-away:
-			clear(buf) // it may be a PIN
+			clear(buf) // it may contain a PIN
 		}
 	}()
 	select {
@@ -290,7 +292,7 @@ func (c *conn) controlTransfer(ctx context.Context, s usb.Setup, data []byte, ti
 	}
 }
 
-// ClearHalt is Conn's.
+// ClearHalt implements Conn.
 func (c *conn) ClearHalt(ctx context.Context, ep uint8) error {
 	_, done, err := c.begin(ctx, 0)
 	if err == nil {

@@ -22,7 +22,7 @@ var all = map[string]transport{"gousb": {gousb.Open, gousb.Missing()}}
 // Names lists the transports of this system in alphabetical order.
 func Names() []string { return slices.Sorted(maps.Keys(all)) }
 
-// Find is the transport of that name.
+// Find returns the transport of that name.
 func Find(name string) (usb.Transport, error) {
 	t, ok := all[name]
 	if !ok {

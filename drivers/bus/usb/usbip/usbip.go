@@ -1,10 +1,12 @@
-// Package usbip plugs emulated USB devices into the running Linux kernel. It
-// speaks the kernel's USB/IP protocol (Linux Documentation/usb/usbip_protocol.rst)
-// to the virtual host controller vhci_hcd, so that usbfs, libusb and every
-// program on them see a device like any other:
+// Package usbip plugs emulated USB devices into the running Linux kernel. It speaks the
+// USB/IP protocol (Linux Documentation/usb/usbip_protocol.rst) to the kernel's virtual
+// host controller, vhci_hcd. So usbfs, libusb and every program that uses them see a
+// device like any other:
 //
 //	port, err := usbip.Plug(emulator, usbip.Full)
 //	defer port.Unplug()
+//
+// Lock order: server.mu and server.wmu are leaves. attach is held during Plug only.
 package usbip
 
 import (
@@ -22,13 +24,13 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Device is an emulated device, as a bus sees it: the part of usb.Conn that is transfers.
-// Standard requests are control transfers like any other; package usbtest answers them.
+// Device is an emulated device as the bus sees it: the transfers of usb.Conn. Standard
+// requests are control transfers like any other; package usbtest answers them.
 type Device interface {
 	Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error)
 	Out(ctx context.Context, ep uint8, p []byte, zlp bool, timeout time.Duration) (int, error)
-	// In must lose no data when ctx ends: what it took from the device's
-	// queue it returns.
+	// In must lose no data when ctx ends: it returns whatever it has taken from the
+	// device's queue.
 	In(ctx context.Context, ep uint8, p []byte, timeout time.Duration) (int, error)
 	// Gone, when closed, unplugs the device.
 	Gone() <-chan struct{}
@@ -59,7 +61,7 @@ type urb struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	// Kept by server.mu.
+	// Under server.mu.
 	started, dropped, unlinked bool
 	unlink                     uint32 // sequence number of the unlink
 }
@@ -69,20 +71,20 @@ type server struct {
 	dev  Device
 	conn io.ReadWriteCloser
 
-	wmu sync.Mutex // one answer at a time
+	wmu sync.Mutex // serialises answers
 
 	mu     sync.Mutex
 	queues map[uint8]chan *urb // by endpoint address
 	urbs   map[uint32]*urb     // not answered yet
 }
 
-// queueLen bounds the transfers that wait on one endpoint: more than the kernel
-// keeps in flight for any driver.
+// queueLen bounds the transfers waiting on one endpoint. It is more than the kernel keeps
+// in flight for any driver.
 const queueLen = 256
 
-// Serve answers the kernel on conn until ctx or conn ends or the device is
-// gone, and closes conn: that unplugs the device. Transfers on one endpoint are
-// done in order, one at a time; endpoints do not wait for each other.
+// Serve answers the kernel on conn until ctx or conn ends or the device is gone. It then
+// closes conn, which unplugs the device. Transfers on one endpoint are done one at a time,
+// in order; endpoints do not wait for each other.
 func Serve(ctx context.Context, conn io.ReadWriteCloser, dev Device) error {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &server{
@@ -168,8 +170,8 @@ func (s *server) enqueue(ctx context.Context, u *urb, workers *sync.WaitGroup) e
 	}
 }
 
-// unlink ends a transfer that the kernel gave up. The answer is ECONNRESET for
-// a transfer that gets no other answer, and 0 for one that was answered.
+// unlink cancels a transfer that the kernel gave up. The status is ECONNRESET if the
+// transfer gets no answer of its own, and 0 if it was answered.
 func (s *server) unlink(seq, victim uint32) error {
 	s.mu.Lock()
 	u := s.urbs[victim]
@@ -184,7 +186,7 @@ func (s *server) unlink(seq, victim uint32) error {
 		u.cancel()
 		return s.reply(retUnlink, seq, -int32(syscall.ECONNRESET), 0, nil)
 	}
-	// The device may have moved data already: work answers when it has ended.
+	// The device may have moved data already: work answers when the transfer has ended.
 	u.unlink, u.unlinked = seq, true
 	s.mu.Unlock()
 	u.cancel()
@@ -208,13 +210,13 @@ func (s *server) work(ctx context.Context, addr uint8, q <-chan *urb) {
 			n, err := s.transfer(u, addr)
 			u.cancel()
 			if ctx.Err() != nil || s.answer(u, n, err) != nil {
-				return // read ends by itself
+				return // read ends too, as conn fails
 			}
 		}
 	}
 }
 
-// answer tells the kernel how a transfer ended.
+// answer reports to the kernel how a transfer ended.
 func (s *server) answer(u *urb, n int, err error) error {
 	s.mu.Lock()
 	delete(s.urbs, u.seq)
@@ -251,7 +253,7 @@ func (s *server) reply(cmd, seq uint32, status int32, n int, data []byte) error 
 	return err
 }
 
-// transfer does one transfer. It has no time-out: the kernel gives up by itself.
+// transfer does one transfer, without a time-out: the kernel unlinks it when it gives up.
 func (s *server) transfer(u *urb, addr uint8) (int, error) {
 	switch {
 	case addr == 0:

@@ -24,7 +24,7 @@ const (
 
 const vhciDir = "/sys/devices/platform/vhci_hcd.0"
 
-// ErrNoVHCI: the kernel has no virtual host controller.
+// ErrNoVHCI means that the kernel has no virtual host controller.
 var ErrNoVHCI = errors.New("usbip: no " + vhciDir + ": modprobe vhci_hcd, as root")
 
 // Port is a virtual port with a device plugged in.
@@ -35,8 +35,8 @@ type Port struct {
 	err    error
 }
 
-// attach keeps two processes' goroutines from choosing one port; between
-// processes the kernel does, and the loser takes the next.
+// attach keeps two goroutines from choosing the same port. Between processes the kernel
+// decides, and the loser takes the next port.
 var attach sync.Mutex
 
 // Plug plugs dev into a free port of the virtual host controller and serves it
@@ -78,7 +78,8 @@ func Plug(dev Device, speed Speed) (*Port, error) {
 func attachTo(free []int, fd int, speed Speed) (int, error) {
 	var err error
 	for _, port := range free {
-		// "port sockfd devid speed"; devid is bus<<16|number on a server that is not there.
+		// "port sockfd devid speed". devid is bus<<16|number on the USB/IP server; there is
+		// none here, so any value does.
 		line := fmt.Sprintf("%d %d %d %d", port, fd, 1<<16|port+1, speed)
 		if err = os.WriteFile(filepath.Join(vhciDir, "attach"), []byte(line), 0); err == nil {
 			return port, nil
@@ -93,8 +94,8 @@ func attachTo(free []int, fd int, speed Speed) (int, error) {
 	return 0, fmt.Errorf("usbip: plug: %w", err)
 }
 
-// freePorts reads the status files, one a controller: "hub port sta spd dev
-// sockfd local_busid", where sta 4 is a free port.
+// freePorts reads the status files, one for each controller. Their lines are "hub port sta
+// spd dev sockfd local_busid"; sta 4 is a free port.
 func freePorts() ([]int, error) {
 	files, _ := filepath.Glob(filepath.Join(vhciDir, "status*"))
 	if len(files) == 0 {
@@ -121,8 +122,8 @@ func freePorts() ([]int, error) {
 	return free, nil
 }
 
-// Unplug takes the device out and waits until nothing serves it any more. It
-// returns what went wrong while it was served.
+// Unplug unplugs the device and waits until it is no longer served. It returns the error
+// of Serve.
 func (p *Port) Unplug() error {
 	p.cancel()
 	<-p.done

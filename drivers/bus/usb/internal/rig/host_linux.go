@@ -17,10 +17,10 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// Timeout is a time-out that nothing here needs, however busy the machine is.
+// Timeout is longer than anything here takes, however busy the machine is.
 const Timeout = 30 * time.Second
 
-// Driver only has IDs.
+// Driver is a driver that has IDs but opens nothing.
 type Driver struct {
 	Called string
 	Has    []reader.ID
@@ -39,7 +39,7 @@ var (
 	KeyboardDriver = Driver{"keyboard", []reader.ID{{Vendor: 0x0627, Product: 0x0001}}} // QEMU's
 )
 
-// Host collects what is announced.
+// Host collects announced devices. Its lock is a leaf.
 type Host struct {
 	mu   sync.Mutex
 	all  []reader.Device
@@ -56,7 +56,7 @@ func (h *Host) Announce(d reader.Device) error {
 	return nil
 }
 
-// Count is how many were announced.
+// Count returns the number of announced devices.
 func (h *Host) Count() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -104,7 +104,7 @@ func Logger(t *testing.T) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), nil))
 }
 
-// Watch watches for the devices of these drivers until the test ends.
+// Watch starts a watcher for the devices of these drivers. It ends with the test.
 func Watch(t *testing.T, open usb.Transport, drivers ...reader.Driver) (*hotplug.Watcher, *Host) {
 	t.Helper()
 	h := NewHost()
@@ -116,8 +116,8 @@ func Watch(t *testing.T, open usb.Transport, drivers ...reader.Driver) (*hotplug
 	return w, h
 }
 
-// TakeOut unplugs a device of QEMU's and waits until the kernel has seen it, so that
-// the next test does not.
+// TakeOut unplugs a device of QEMU and waits until the kernel has noticed, so that the
+// next test does not meet it.
 func TakeOut(t *testing.T, g *machine.Guest, id string, d reader.Device) {
 	t.Helper()
 	if err := machine.Unplug(context.Background(), g, id); err != nil {
@@ -146,11 +146,11 @@ func PowerOn(t *testing.T, c usb.Conn) []byte {
 		if seq == 50 {
 			t.Fatalf("IccPowerOn: no card: % X", p[:n])
 		}
-		time.Sleep(20 * time.Millisecond) // the emulated card comes by itself
+		time.Sleep(20 * time.Millisecond) // the emulated card appears by itself
 	}
 }
 
-// BulkEndpoints are those of the first interface.
+// BulkEndpoints returns those of the first interface.
 func BulkEndpoints(c usb.Conn) (in, out uint8) {
 	for _, e := range usb.Interfaces(c.Descriptors())[0].Endpoints {
 		if e.Attributes&3 == 2 && e.Address&0x80 != 0 {
@@ -162,7 +162,7 @@ func BulkEndpoints(c usb.Conn) (in, out uint8) {
 	return in, out
 }
 
-// Find waits for the device with this serial number and says where it is.
+// Find waits for the device with this serial number and returns its place.
 func Find(t *testing.T, serial string) usb.Place {
 	t.Helper()
 	for end := time.Now().Add(Timeout); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
