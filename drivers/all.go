@@ -11,11 +11,11 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Env is what drivers get from the program. The zero value is usable.
+// Env is what the program passes to drivers. The zero value is usable.
 type Env struct {
-	// Log takes what a driver has to say beside its errors; nil: nothing does.
+	// Log receives messages of drivers beside their errors; nil: they are dropped.
 	Log *slog.Logger
-	// Quirks are what a user says of CCID readers; nil: nothing.
+	// Quirks are a user's corrections for CCID readers; nil: none.
 	Quirks *ccid.UserQuirks
 }
 

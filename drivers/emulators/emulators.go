@@ -1,6 +1,6 @@
-// Package emulators lists the devices that cardfs can emulate. Package sim makes simulated
-// readers of them, for `attach sim` and `mount --sim`; the virtual machine of the tests
-// plugs them into its kernel; and the drivers' suite runs over each.
+// Package emulators lists the devices that cardfs can emulate. Package sim turns them into
+// simulated readers, for `attach sim` and `mount --sim`. The virtual machine of the tests
+// plugs them into its kernel. The drivers' test suite runs over each of them.
 package emulators
 
 import (
@@ -20,11 +20,11 @@ type Emulator struct {
 	Name  string // DEVICE of attach
 	ID    reader.ID
 	About string // what it is, for help
-	// Cards are what is in its slots at first, in the words of package sim. In a token
-	// they stay (Fixed).
+	// Cards are initially in its slots, in the words of package sim. A token keeps its
+	// card for good (Fixed).
 	Cards []string
 	Fixed bool
-	// Driver serves it, and logs to log.
+	// Driver returns the driver for it, which logs to log.
 	Driver func(log *slog.Logger) reader.Driver
 	// New makes one, unplugged and without cards.
 	New func(serial string) Device
@@ -34,7 +34,7 @@ type Emulator struct {
 type Device interface {
 	// Plug plugs it in: a link for its driver, and a device for usbip.
 	Plug() *usbtest.Port
-	// Contacts are its card positions, a slot each.
+	// Contacts returns its card positions, one for each slot.
 	Contacts() []*icc.Contact
 }
 

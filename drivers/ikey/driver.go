@@ -1,12 +1,12 @@
 // Package ikey drives the Rainbow (later SafeNet) iKey 3000 and iKey 2032: USB tokens
-// with a smart card inside, spoken to by control transfers alone.
+// with a smart card inside. They use only control transfers.
 //
-// The wire format was observed in OpenCT 0.6.20 and its predecessor; nothing was
-// published. The token is told to reset its card and to give the ATR by card-control
-// commands. From then on the host speaks T=1 with the card: a block goes out as one
-// request, and a second request fetches the answer, which the token holds back until its
-// card has answered. The models differ in the commands of their power-up, and in what
-// they say when they are asked who they are; models.go is the table.
+// The maker published nothing. The wire format was observed in OpenCT 0.6.20 and its
+// predecessor. Card-control commands make the token reset its card and return the ATR.
+// From then on the host speaks T=1 with the card: one request sends a block, and a second
+// one fetches the answer. The second request ends only when the card has answered. The
+// models differ in the commands of their power-up and in their answer to the identify
+// request; models.go is the table.
 package ikey
 
 import (
@@ -20,14 +20,13 @@ import (
 )
 
 const (
-	// longWait and shortWait are the time-outs of transfers that do not wait for a
-	// command of the card, as the old driver had them.
+	// longWait and shortWait are the time-outs of transfers that do not wait for the
+	// card. The values are OpenCT's.
 	longWait  = 10 * time.Second
 	shortWait = time.Second
-	// slack is what an answer may take on top of the block waiting time for its way
-	// through the token.
+	// slack is added to the block waiting time for the way through the token.
 	slack = time.Second
-	// ifsd is what the vendor's software announced; 251 would fit the fetch.
+	// ifsd is the value that the vendor's software announced; 251 would fit the fetch.
 	ifsd = 180
 )
 
@@ -37,7 +36,7 @@ type Driver struct{ model *model }
 // Name is "ikey3k" or "ikey2k".
 func (d Driver) Name() string { return d.model.driver }
 
-// IDs is the one pair of ids that the model is known by.
+// IDs returns the model's one pair of vendor and product ID.
 func (d Driver) IDs() []reader.ID { return []reader.ID{d.model.id} }
 
 // Open claims interface 0, the token's only one.
@@ -51,17 +50,17 @@ func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, err
 type dialect struct {
 	*token.Wire
 	model *model
-	in    [blockAsked]byte // what was fetched last
+	in    [blockAsked]byte // the last answer fetched
 }
 
-// Traits: the core speaks T=1, and sends no PPS. The iKey 3000 does one by itself; of the
-// iKey 2032 none was seen.
+// Traits makes the core speak T=1 without a PPS. The iKey 3000 does the PPS itself; with
+// the iKey 2032 none was observed.
 func (d *dialect) Traits() reader.Traits {
 	return reader.Traits{Level: reader.TPDU, AutoPPS: true, IFSD: ifsd, Slack: slack}
 }
 
-// PowerOn resets the card. Cold and warm are one sequence; no request to take the power
-// away is known.
+// PowerOn resets the card. Cold and warm resets are the same sequence: no request is known
+// that powers the card off.
 func (d *dialect) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 	p, err := d.Fetch(ctx, "identify", setupIdentify, d.in[:identifyAsked], longWait)
 	if err != nil {

@@ -14,7 +14,7 @@ const (
 
 	reqIdentify = 0x00 // IN: who the token is; the first byte is the length
 	reqFetch    = 0x01 // IN: the answer to the latest control or block
-	reqControl  = 0x16 // OUT: wValue is a command, low byte, and the length wanted, high byte
+	reqControl  = 0x16 // OUT: wValue has the command (low byte) and the length wanted (high byte)
 	reqBlock    = 0x17 // OUT: one T=1 block
 )
 
@@ -35,9 +35,9 @@ func setupControl(cmd uint16) usb.Setup {
 	return usb.Setup{RequestType: typeOut, Request: reqControl, Value: cmd}
 }
 
-// packBlock makes the transfer that sends a block: its first four bytes travel
-// in wValue low and high and wIndex low and high, the rest is the data stage.
-// The block must have four bytes, which is the shortest T=1 block.
+// packBlock returns the transfer that sends a block. wValue and wIndex carry its first
+// four bytes, low byte first; the rest is the data stage. The shortest T=1 block has four
+// bytes.
 func packBlock(block []byte) (usb.Setup, []byte) {
 	return usb.Setup{
 		RequestType: typeOut,
@@ -47,7 +47,7 @@ func packBlock(block []byte) (usb.Setup, []byte) {
 	}, block[4:]
 }
 
-// resetAnswer takes the answer to a reset of the card interface: one byte 00, however
+// resetAnswer checks the answer to a reset of the card interface: one byte 00, however
 // many are asked for.
 func resetAnswer(p []byte) ([]byte, error) {
 	switch {
@@ -59,7 +59,7 @@ func resetAnswer(p []byte) ([]byte, error) {
 	return nil, nil
 }
 
-// cutATR takes the ATR out of its answer: a length byte, the ATR, padding.
+// cutATR returns the ATR from an answer: a length byte, the ATR, padding.
 func cutATR(p []byte) ([]byte, error) {
 	if len(p) == 0 {
 		return nil, fmt.Errorf("empty: %w", reader.ErrProtocol)
@@ -74,9 +74,9 @@ func cutATR(p []byte) ([]byte, error) {
 	return p[1 : 1+k], nil
 }
 
-// ppsAnswer takes any PPS response that agrees on T=1 (ISO/IEC 7816-3:2006
-// §9.2). The token is known to answer FF 11 11 FF; a card of another speed
-// would answer with another PPS1, or none.
+// ppsAnswer accepts any PPS response that agrees on T=1 (ISO/IEC 7816-3:2006 §9.2). The
+// token is known to answer FF 11 11 FF. A card with another rate would answer with another
+// PPS1, or none.
 func ppsAnswer(p []byte) ([]byte, error) {
 	bad := func(what string) ([]byte, error) {
 		return nil, fmt.Errorf("%d bytes: %s: %w", len(p), what, reader.ErrProtocol)
@@ -106,8 +106,8 @@ func ppsAnswer(p []byte) ([]byte, error) {
 	return p, nil
 }
 
-// cutBlock cuts an answer to its block: three surplus bytes were seen behind
-// the answer to an S(IFS request). The EDC is an LRC.
+// cutBlock removes what follows the block in an answer: three surplus bytes were observed
+// behind the answer to an S(IFS request). The EDC is an LRC.
 func cutBlock(p []byte) ([]byte, error) {
 	if len(p) < 4 {
 		return nil, fmt.Errorf("%d bytes are no T=1 block: %w", len(p), reader.ErrProtocol)

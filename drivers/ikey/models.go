@@ -7,9 +7,9 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// model is what sets one iKey apart from the others.
+// model is what distinguishes one iKey from the others.
 type model struct {
-	driver string // its word in `ctl`, `status` and the log
+	driver string // its name in `ctl`, `status` and the log
 	id     reader.ID
 	// identified checks the answer to the identify request and returns the steps of the
 	// power-up.
@@ -20,11 +20,11 @@ type model struct {
 type step struct {
 	what    string
 	command uint16
-	asked   int           // bytes that are asked for
+	asked   int           // length of the fetch
 	wait    time.Duration // for either transfer
-	// answer checks what came and returns what of it counts.
+	// answer checks the answer and returns its content.
 	answer func(p []byte) ([]byte, error)
-	// givesATR: what counts is the ATR; of two the later one.
+	// givesATR means that the content is the ATR; the last one counts.
 	givesATR bool
 }
 
@@ -32,8 +32,8 @@ type step struct {
 var IKey3000 = Driver{&model{
 	driver: "ikey3k",
 	id:     reader.ID{Vendor: 0x04B9, Product: 0x1300, Model: "Rainbow iKey 3000"},
-	// Byte 3 is perhaps a firmware number, and tokens of the family differ there. So
-	// only the length is checked.
+	// Only the length is checked: tokens of the family differ in byte 3, which may be a
+	// firmware number.
 	identified: func(p []byte) ([]step, error) {
 		if len(p) != 10 {
 			return nil, lengthError(p, 10)
@@ -53,12 +53,12 @@ var IKey2032 = Driver{&model{
 	identified: ikey2032,
 }}
 
-// ikey2032 gives the steps that the old driver took. They power the card up twice, which
-// looks like the recording of another program. It is not known whether once would do.
+// ikey2032 returns the steps of OpenCT's driver. They power the card up twice, which looks
+// like a recording of another program. Whether once would do is unknown.
 //
-// The last byte of the identity is taken for the length of the ATR. 25 was seen; that there
-// are tokens with 9, and that they take the command with 9 in its place, is reported by
-// one person. Byte 1 was 60 in 2003 and 63 later, and byte 3 differs.
+// The last byte of the identity is assumed to be the length of the ATR. 25 was observed.
+// One person reported tokens with 9, which accept the command with 9 in its place. Byte 1
+// was 60 in 2003 and 63 later, and byte 3 differs.
 func ikey2032(p []byte) ([]step, error) {
 	switch {
 	case len(p) != 13:

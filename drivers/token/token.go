@@ -1,8 +1,8 @@
-// Package token is what a USB token is: a reader with one slot and a card in it that
-// nobody can take out. All tokens have in common how they are opened, named and found to
-// have left, what their status is, and how their errors read. What differs is how the card
-// is reset and how bytes get to it. That is a token's [Dialect], and all that its driver
-// has to write.
+// Package token is the common part of drivers for USB tokens. A token is a reader with one
+// slot and a card that cannot be removed. All tokens are opened, named and watched for
+// their departure in the same way, and have the same status and form of errors. They
+// differ in how the card is reset and how commands reach it. That part is a token's
+// [Dialect], and all that its driver must implement.
 package token
 
 import (
@@ -16,19 +16,20 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Dialect is how one family of tokens wants to be spoken to. Its methods are called one at
-// a time.
+// Dialect is the wire protocol of one family of tokens. Its methods are called one at a
+// time.
 type Dialect interface {
-	// Traits are those of the slot. Fixed is set for every token.
+	// Traits returns those of the slot. This package sets Fixed.
 	Traits() reader.Traits
-	// PowerOn is reader.Slot's.
+	// PowerOn is as in reader.Slot.
 	PowerOn(ctx context.Context, how reader.Reset) (atr []byte, err error)
-	// Exchange is reader.Slot's.
+	// Exchange is as in reader.Slot.
 	Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error)
 }
 
-// Open claims an interface of the token dev. Nothing is sent to it: no token that is known
-// wants anything before the first reset of its card. dialect is given the wire to the token.
+// Open claims an interface of the token dev. It sends nothing: no known token needs
+// anything before the first reset of its card. Open calls dialect with the wire to the
+// token.
 func Open(ctx context.Context, dev reader.Device, model string, iface uint8, dialect func(*Wire) Dialect) (reader.Reader, error) {
 	w := &Wire{name: dev.Driver + " " + dev.Address}
 	conn, err := usb.Open(ctx, dev, iface)
@@ -74,7 +75,7 @@ func (t *token) Traits() reader.Traits {
 	return traits
 }
 
-// Status needs no transfer, as the card is always there.
+// Status needs no transfer: the card is always present.
 func (t *token) Status(ctx context.Context) (reader.Status, error) {
 	select {
 	case <-t.conn.Gone():
@@ -90,7 +91,7 @@ func (t *token) Status(ctx context.Context) (reader.Status, error) {
 	return reader.Present, nil
 }
 
-// PowerOn leaves the card without power when it fails, for nothing is known of it then.
+// PowerOn marks the card as without power if it fails: its state is then unknown.
 func (t *token) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 	t.powered.Store(false)
 	atr, err := t.dialect.PowerOn(ctx, how)
@@ -101,8 +102,8 @@ func (t *token) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 	return atr, nil
 }
 
-// PowerOff sends nothing: of no token a transfer is known that takes the power away. What
-// the card granted to a PIN ends with the next PowerOn.
+// PowerOff sends nothing: no token is known to have a request for it. So the card keeps a
+// verified PIN until the next PowerOn.
 func (t *token) PowerOff(ctx context.Context) error {
 	t.powered.Store(false)
 	return nil
@@ -112,15 +113,15 @@ func (t *token) Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([]
 	return t.dialect.Exchange(ctx, x, dst)
 }
 
-// Wire is the way to a token. Its errors name the token, what was tried and the lengths,
-// never the bytes: they may be those of a command.
+// Wire transfers data to and from a token. Its errors name the token, the step and the
+// lengths, never the bytes: they may be part of a command.
 type Wire struct {
 	conn    usb.Conn
 	name    string // "ikey3k usb:1-2"
 	powered atomic.Bool
 }
 
-// Send does a control transfer to the token, which must take all of data.
+// Send does a control transfer to the token, which must accept all of data.
 func (w *Wire) Send(ctx context.Context, what string, s usb.Setup, data []byte, wait time.Duration) error {
 	n, err := w.conn.Control(ctx, s, data, wait)
 	if err != nil {
@@ -132,8 +133,8 @@ func (w *Wire) Send(ctx context.Context, what string, s usb.Setup, data []byte, 
 	return nil
 }
 
-// Fetch does a control transfer from the token, of at most len(buf) bytes, and returns
-// those that came, in buf.
+// Fetch does a control transfer from the token into buf and returns the part that was
+// filled.
 func (w *Wire) Fetch(ctx context.Context, what string, s usb.Setup, buf []byte, wait time.Duration) ([]byte, error) {
 	n, err := w.conn.Control(ctx, s, buf, wait)
 	if err != nil {
@@ -145,8 +146,8 @@ func (w *Wire) Fetch(ctx context.Context, what string, s usb.Setup, buf []byte, 
 	return buf[:n], nil
 }
 
-// transferFailed is the error of a transfer that did not end well. After a reset of the
-// port the card has no power any more.
+// transferFailed returns the error of a failed transfer. After a reset of the port the
+// card has lost its power.
 func (w *Wire) transferFailed(what string, s usb.Setup, err error) error {
 	err = fmt.Errorf("request %02X: %w", s.Request, err)
 	if errors.Is(err, usb.ErrReset) {
@@ -156,7 +157,7 @@ func (w *Wire) transferFailed(what string, s usb.Setup, err error) error {
 	return w.Fail(what, err)
 }
 
-// Fail says of err on which token it happened and what was tried. It returns nil for nil.
+// Fail wraps err with the token and what was tried. It returns nil for nil.
 func (w *Wire) Fail(what string, err error) error {
 	if err == nil {
 		return nil

@@ -117,7 +117,7 @@ func (s *slot) powerOn(ctx context.Context, power byte) reply {
 	return reply{data: atr}
 }
 
-// negotiate does a PPS by itself.
+// negotiate does a PPS with the card, as a reader does without the host.
 func (s *slot) negotiate(t, ta1 byte) bool {
 	req := []byte{0xFF, 0x10 | t, ta1}
 	req = append(req, req[0]^req[1]^req[2])
@@ -153,7 +153,7 @@ func (s *slot) setParameters(proto byte, block []byte) reply {
 	return reply{param: proto, data: s.block}
 }
 
-// silence lets the card's waiting time pass: error FE.
+// silence waits for the card's waiting time to pass, then fails with FE.
 func (s *slot) silence(ctx context.Context) reply {
 	t := time.NewTimer(s.contact.BlockWait())
 	defer t.Stop()
@@ -164,7 +164,7 @@ func (s *slot) silence(ctx context.Context) reply {
 	return failure(0xFE)
 }
 
-// transfer is XfrBlock.
+// transfer executes XfrBlock.
 func (s *slot) transfer(ctx context.Context, level uint16, data []byte) reply {
 	c := &s.e.cfg
 	if len(data) > c.MaxMessage-10 {
@@ -213,9 +213,9 @@ func (s *slot) transfer(ctx context.Context, level uint16, data []byte) reply {
 	return s.part(ctx, level, data)
 }
 
-// mistuned is what an exchange comes to when the reader was not told what the
-// card uses now: another protocol's bytes mean nothing to it, another rate's
-// are noise.
+// mistuned returns the failure of an exchange for which the host has not set the protocol
+// and rate that the card now uses. A card ignores another protocol's bytes; at another
+// rate the reader sees only noise.
 func (s *slot) mistuned(ctx context.Context) reply {
 	first := s.fresh
 	s.fresh, s.pps = false, nil
@@ -254,7 +254,8 @@ func (s *slot) mistuned(ctx context.Context) reply {
 	return reply{}
 }
 
-// watchPPS follows a PPS response that passes, to know what the card uses then.
+// watchPPS reads a PPS response on its way to the host, to know the rate that the card
+// uses afterwards.
 func (s *slot) watchPPS(rx []byte) {
 	if len(s.pps) == 0 {
 		return
@@ -279,7 +280,7 @@ func (s *slot) apdu(ctx context.Context, c []byte) reply {
 	return reply{data: append([]byte(nil), rx...)}
 }
 
-// part is XfrBlock at extended APDU level (CCID 1.1 §6.1.4).
+// part executes XfrBlock at extended APDU level (CCID 1.1 §6.1.4).
 func (s *slot) part(ctx context.Context, level uint16, data []byte) reply {
 	switch level {
 	case 0x00:
@@ -308,7 +309,7 @@ func (s *slot) part(ctx context.Context, level uint16, data []byte) reply {
 	return failure(8)
 }
 
-// respond begins a response.
+// respond returns the first part of a response.
 func (s *slot) respond(r reply) reply {
 	if r.fail {
 		return r
@@ -335,7 +336,7 @@ var (
 	di = [16]uint32{0, 1, 2, 4, 8, 16, 32, 64, 12, 20, 0, 0, 0, 0, 0, 0}
 )
 
-// atrFacts is what a reader needs of an ATR.
+// atrFacts is the part of an ATR that a reader needs.
 type atrFacts struct {
 	inverse, specific   bool
 	t1                  bool // offers T=1

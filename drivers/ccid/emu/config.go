@@ -18,8 +18,8 @@ type Features uint32
 
 const (
 	AutoParamsATR Features = 1 << 1  // parameters from the ATR
-	AutoActivate  Features = 1 << 2  // a card that comes gets its power
-	AutoVoltage   Features = 1 << 3  // the right voltage is found
+	AutoActivate  Features = 1 << 2  // an inserted card is activated
+	AutoVoltage   Features = 1 << 3  // the reader finds the right voltage
 	AutoClock     Features = 1 << 4  // the clock follows the parameters
 	AutoBaud      Features = 1 << 5  // so does the rate
 	AutoNegotiate Features = 1 << 6  // parameters are negotiated
@@ -30,8 +30,8 @@ const (
 	Token         Features = 1 << 11 // ICCD: the card stays in
 )
 
-// Config is what an emulated reader is. A zero field takes what most readers in
-// use have; see complete.
+// Config describes an emulated reader. A zero field gets the value of most readers in
+// use; see complete.
 type Config struct {
 	Vendor, Product, Release   uint16
 	Manufacturer, Name, Serial string
@@ -39,8 +39,8 @@ type Config struct {
 	Class    uint8 // 0B
 	Protocol uint8 // CCID, VersionA or VersionB
 	Level    reader.Level
-	// Features are dwFeatures beside the level. The emulator does what they say,
-	// and no more: what is missing is left to the host.
+	// Features are dwFeatures without the level. The emulator does what they say and
+	// leaves everything else to the host.
 	Features Features
 	Slots    int // 1
 	// BusySlots is bMaxCCIDBusySlots; 0 means all.
@@ -50,13 +50,13 @@ type Config struct {
 	Clock      int // kHz, 3580
 	DataRate   int // 9600
 	MaxRate    int // 344086
-	// Rates are answered to GET_DATA_RATES; none: it stalls.
+	// Rates is the answer to GET_DATA_RATES. Without any, the request stalls.
 	Rates []uint32
-	// Voltages is bVoltageSupport, CardVoltages what the cards bear: 01 5 V,
-	// 02 3 V, 04 1.8 V; 0 means 07.
+	// Voltages is bVoltageSupport. CardVoltages are those that the cards support: 01 5 V,
+	// 02 3 V, 04 1.8 V. 0 means 07.
 	Voltages, CardVoltages uint8
 	Mechanical             uint32
-	// PINPad has keys (Press) and a display.
+	// PINPad gives the reader keys (Press) and a display.
 	PINPad bool
 	// NoInterrupt leaves the interrupt endpoint out.
 	NoInterrupt bool
@@ -66,15 +66,14 @@ type Config struct {
 	// Lie, if not nil, changes the class descriptor before the host sees it.
 	Lie func(class []byte) []byte
 
-	// ExtensionEvery is how often the reader asks for more time while the card
-	// works; 0 means 500 ms.
+	// ExtensionEvery is the interval at which the reader asks for more time while the
+	// card works; 0 means 500 ms.
 	ExtensionEvery time.Duration
-	// PrefersT1: with AutoNegotiate the reader takes T=1 where the card has it.
+	// PrefersT1 makes a reader with AutoNegotiate choose T=1 if the card offers it.
 	PrefersT1 bool
 	// Protocols is dwProtocols; 0 means 3.
 	Protocols uint32
-	// EMV has the reader start in EMV mode: IccPowerOn fails with BB until
-	// Escape 1F 01.
+	// EMV starts the reader in EMV mode: IccPowerOn fails with BB until Escape 1F 01.
 	EMV bool
 }
 
@@ -128,7 +127,7 @@ func (c Config) complete() Config {
 	return c
 }
 
-// Readers to choose from. Their features are those most readers of the kind have.
+// Readers to choose from. They have the features of most readers of their kind.
 
 // CharacterReader passes single characters and leaves everything to the host.
 func CharacterReader() Config {
@@ -140,19 +139,19 @@ func TPDUReader() Config {
 	return Config{Name: "emulated TPDU level reader", Level: reader.TPDU, Features: AutoParamsATR | AutoVoltage | AutoClock | AutoBaud}
 }
 
-// ShortAPDUReader takes short APDUs and does the rest by itself.
+// ShortAPDUReader accepts short APDUs and handles everything below them.
 func ShortAPDUReader() Config {
 	return Config{Name: "emulated short APDU level reader", Level: reader.ShortAPDU,
 		Features: AutoParamsATR | AutoVoltage | AutoClock | AutoBaud | AutoPPS | AutoIFSD}
 }
 
-// ExtendedAPDUReader takes any APDU, longer ones in parts.
+// ExtendedAPDUReader accepts any APDU, long ones in parts.
 func ExtendedAPDUReader() Config {
 	return Config{Name: "emulated extended APDU level reader", Level: reader.ExtendedAPDU, MaxMessage: 1034,
 		Features: AutoParamsATR | AutoVoltage | AutoClock | AutoBaud | AutoNegotiate | AutoIFSD}
 }
 
-// TwoSlotReader has two slots that work at once.
+// TwoSlotReader has two slots that work concurrently.
 func TwoSlotReader() Config {
 	c := TPDUReader()
 	c.Name, c.Slots = "emulated two-slot reader", 2

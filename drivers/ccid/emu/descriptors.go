@@ -6,7 +6,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// descriptors are the device's and the configuration's.
+// descriptors returns the device descriptor followed by the configuration descriptor.
 func (c *Config) descriptors() []byte { return append(c.deviceDescriptor(), c.configDescriptor()...) }
 
 func (c *Config) deviceDescriptor() []byte {
@@ -53,7 +53,7 @@ func (c *Config) configDescriptor() []byte {
 	return b
 }
 
-// classDescriptor is CCID 1.1 table 5.1-1 filled in.
+// classDescriptor returns the class descriptor of CCID 1.1 table 5.1-1.
 func (c *Config) classDescriptor() []byte {
 	d := make([]byte, 54)
 	le := binary.LittleEndian

@@ -1,20 +1,20 @@
-// Package emu has emulated CCID and ICCD devices, at the level of their USB transfers. It
-// was written from the specifications (CCID 1.1, ICCD 1.0) and shares no framing with the
-// driver: numbers, message headers and descriptors are its own, so that a mistake in one is
-// not made up for by the same mistake in the other.
+// Package emu emulates CCID and ICCD devices at the level of their USB transfers. It was
+// written from the specifications (CCID 1.1, ICCD 1.0) and shares no framing with the
+// driver: it has its own numbers, message headers and descriptors. Otherwise a mistake in
+// the shared code would go unnoticed, as both sides would make it.
 //
-// A [Reader] is a [usbtest.Device]: plugged in it is a link for the driver, or a device for
-// the kernel. It has slots, and a [icc.Contact] in each takes the card. What it does by
-// itself (voltages, parameters, PPS, S(IFS)) and what it leaves to the host is in its
-// [Config], and its class descriptor says the same.
+// A [Reader] is a [usbtest.Device]: once plugged in, it is a link for the driver, or a
+// device for the kernel. Each of its slots has an [icc.Contact] for the card. [Config]
+// says what the reader does itself (voltages, parameters, PPS, S(IFS)) and what it leaves
+// to the host. Its class descriptor says the same.
 //
-// [Reader.Inject] makes answers go wrong at the level of messages. Faults of the transfers
-// themselves are the device's: usbtest.Fault.
+// [Reader.Inject] causes faults at the level of messages. Faults of the transfers
+// themselves belong to the device: usbtest.Fault.
 //
-//	config.go       what a reader is; readers to choose from
-//	descriptors.go  what it says of itself
+//	config.go       the properties of a reader; readers to choose from
+//	descriptors.go  its descriptors
 //	slot.go         messages in and out, time extensions, abort
-//	card.go         what the commands do
+//	card.go         the commands
 //	pin.go          the PIN pad: its keys, Secure
 //	iccd.go         the control transfers of ICCD, versions A and B
 //	faults.go       the ways to answer wrongly
@@ -31,8 +31,8 @@ import (
 	"github.com/cardfs/cardfs/reader/icc"
 )
 
-// Reader is an emulated CCID, or a USB card of ICCD. It is not plugged in yet. It keeps its
-// cards while it is not.
+// Reader is an emulated CCID, or an ICCD USB card. It keeps its cards while it is
+// unplugged.
 type Reader struct {
 	*usbtest.Device
 	cfg   Config
@@ -40,7 +40,7 @@ type Reader struct {
 	iccd  iccd
 
 	mu      sync.Mutex
-	changed []bool // slots whose change the host has not been told
+	changed []bool // slots with a change not yet reported to the host
 	faults  []*Fault
 	emv     bool
 }
@@ -51,7 +51,7 @@ const (
 	interruptIn = 0x83
 )
 
-// New makes a reader. Cards go into Contact(n).
+// New makes a reader that is not plugged in. Cards go into Contact(n).
 func New(c Config) *Reader {
 	e := &Reader{cfg: c.complete(), emv: c.EMV}
 	e.changed = make([]bool, e.cfg.Slots)
@@ -74,13 +74,13 @@ func New(c Config) *Reader {
 	return e
 }
 
-// Config is what the reader is, with every field filled in.
+// Config returns the reader's configuration with every field filled in.
 func (e *Reader) Config() Config { return e.cfg }
 
-// Contact is the card position of slot n.
+// Contact returns the card position of slot n.
 func (e *Reader) Contact(n int) *icc.Contact { return &e.slots[n].contact }
 
-// Contacts are the card positions of all slots.
+// Contacts returns the card positions of all slots.
 func (e *Reader) Contacts() []*icc.Contact {
 	var list []*icc.Contact
 	for _, s := range e.slots {
@@ -92,7 +92,7 @@ func (e *Reader) Contacts() []*icc.Contact {
 // HasKeys reports whether the reader is a PIN pad.
 func (e *Reader) HasKeys() bool { return e.cfg.PINPad }
 
-// cardMoved follows the contacts.
+// cardMoved handles an insertion or a removal.
 func (e *Reader) cardMoved(s *slot) {
 	if s.contact.Present() && e.cfg.Features&AutoActivate != 0 {
 		s.contact.Activate(e.Context(), false)
@@ -106,7 +106,8 @@ func (e *Reader) cardMoved(s *slot) {
 	e.Wake()
 }
 
-// configured is called when a host begins: it is told of the cards that are in.
+// configured runs when a host starts to use the reader. Cards already present count as
+// changes, so that the host learns of them.
 func (e *Reader) configured() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -115,7 +116,7 @@ func (e *Reader) configured() {
 	}
 }
 
-// portReset takes the power off the cards, and what was under way ends.
+// portReset powers all cards off and ends the commands under way.
 func (e *Reader) portReset() {
 	e.powerLost()
 	e.mu.Lock()
@@ -125,7 +126,7 @@ func (e *Reader) portReset() {
 	}
 }
 
-// powerLost is for a reader that is reset, or was pulled.
+// powerLost runs when the reader is reset or unplugged.
 func (e *Reader) powerLost() {
 	e.iccd.mu.Lock()
 	e.iccd.stop()
@@ -140,14 +141,15 @@ func (e *Reader) powerLost() {
 	}
 }
 
-// accepts reports whether the bulk-OUT endpoint takes a message.
+// accepts reports whether the bulk-OUT endpoint accepts a message.
 func (e *Reader) accepts(_ uint8, p []byte) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.fault(StallOut, p) == nil
 }
 
-// slotChange is the interrupt message NotifySlotChange (CCID 1.1 §6.3.1), if there is news.
+// slotChange returns the interrupt message NotifySlotChange (CCID 1.1 §6.3.1) and reports
+// whether any slot changed.
 func (e *Reader) slotChange(ep uint8) ([]byte, bool) {
 	if ep != interruptIn {
 		return nil, false

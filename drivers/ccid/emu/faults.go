@@ -12,23 +12,23 @@ type FaultKind int
 
 const (
 	_ FaultKind = iota
-	// StallIn halts the bulk-IN endpoint instead of the answer, which is lost.
+	// StallIn halts the bulk-IN endpoint; the answer is lost.
 	StallIn
-	// StallInLate halts the bulk-IN endpoint and sends the answer after that.
+	// StallInLate halts the bulk-IN endpoint; the answer follows.
 	StallInLate
-	// StallOut halts the bulk-OUT endpoint; the command is not taken.
+	// StallOut halts the bulk-OUT endpoint; the command is not accepted.
 	StallOut
 	// StallControl stalls a control request; On is bRequest.
 	StallControl
 	// Runt is an answer of three bytes.
 	Runt
-	// Truncated is an answer that lacks its last byte, header's or data's.
+	// Truncated is an answer without its last byte, which may be one of the header.
 	Truncated
-	// Long is an answer with bytes behind what dwLength announces.
+	// Long is an answer with more bytes than dwLength announces.
 	Long
 	// LengthLie is an answer whose dwLength is FFFFFFF0.
 	LengthLie
-	// StaleFirst sends an answer to the command before, and then the right one.
+	// StaleFirst sends an answer to the previous command, and then the right one.
 	StaleFirst
 	// WrongSeq gives the answer another bSeq.
 	WrongSeq
@@ -46,29 +46,29 @@ const (
 	Silence
 	// Hang answers nothing at all until the port is reset.
 	Hang
-	// Stone answers nothing, not even after that.
+	// Stone answers nothing, not even after a reset.
 	Stone
-	// Endless asks for more time, again and again, until the command is aborted.
+	// Endless asks for more time until the command is aborted.
 	Endless
 	// Fail answers with bError Code.
 	Fail
-	// Detach unplugs the device instead of the answer.
+	// Detach unplugs the device instead of answering.
 	Detach
 )
 
-// Fault is something that goes wrong with one command or more.
+// Fault makes one or more commands go wrong.
 type Fault struct {
 	Kind FaultKind
-	// On is the bMessageType of the commands that it befalls; 0: any.
+	// On is the bMessageType of the commands that it hits; 0: any.
 	On byte
-	// Skip lets that many such commands pass before.
+	// Skip is the number of such commands that pass first.
 	Skip int
-	// Count is how many it befalls; 0 means one, -1 every one.
+	// Count is the number of commands that it hits; 0 means one, -1 all.
 	Count int
-	Code  byte // Fail: bError
+	Code  byte // bError of Fail
 }
 
-// Inject adds faults to come. It hides that of the device below, which is Device.Inject.
+// Inject adds faults of messages. It hides Device.Inject, which adds faults of transfers.
 func (e *Reader) Inject(faults ...Fault) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -80,7 +80,7 @@ func (e *Reader) Inject(faults ...Fault) {
 	}
 }
 
-// Heal takes back what Inject added, here and of the device.
+// Heal removes all faults, those of the device included.
 func (e *Reader) Heal() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -88,7 +88,7 @@ func (e *Reader) Heal() {
 	e.Device.Heal()
 }
 
-// HardwareError sends the interrupt message for it (CCID 1.1 §6.3.2).
+// HardwareError sends the interrupt message of that name (CCID 1.1 §6.3.2).
 func (e *Reader) HardwareError(slot int, code byte) {
 	e.Send(interruptIn, []byte{0x51, byte(slot), 0, code})
 }
@@ -102,8 +102,8 @@ func (e *Reader) Interrupt(b []byte) {
 	e.Send(interruptIn, b)
 }
 
-// fault takes the fault of that kind that befalls message m, if any; kind 0: any
-// that spoils an answer. e.mu is held.
+// fault returns the due fault of that kind for message m, if there is one, and counts it.
+// Kind 0 stands for all that spoil an answer. e.mu is held.
 func (e *Reader) fault(kind FaultKind, m []byte) *Fault {
 	early := func(k FaultKind) bool { return k == StallOut || k == StallControl }
 	return usbtest.Due(&e.faults, func(f *Fault) bool {
@@ -111,7 +111,7 @@ func (e *Reader) fault(kind FaultKind, m []byte) *Fault {
 	}, func(f *Fault) (skip, count *int) { return &f.Skip, &f.Count })
 }
 
-// spoil sends answer as the fault has it.
+// spoil sends answer with the fault.
 func (e *Reader) spoil(f *Fault, answer []byte) {
 	switch f.Kind {
 	case StallIn:

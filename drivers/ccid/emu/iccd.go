@@ -16,12 +16,12 @@ type iccd struct {
 	op     int
 	busy   bool
 	cancel context.CancelFunc
-	header []byte // A: T=0 header whose data is to come
+	header []byte // A: T=0 header whose data is still to come
 	data   []byte // A: data for the host
 	sw     []byte // A: SW1 SW2 for the host
 	mute   bool
-	ready  bool   // A: wants or has data
-	answer []byte // B: what DATA_BLOCK gives next
+	ready  bool   // A: expects or offers data
+	answer []byte // B: the answer to the next DATA_BLOCK
 }
 
 // controlICCD answers the requests of ICCD 1.0.
@@ -61,7 +61,7 @@ func (e *Reader) controlICCD(ctx context.Context, s usb.Setup, data []byte) (int
 	return e.request(s, data)
 }
 
-// silent is a transfer that the host's controller gives up after a second.
+// silent stands for a transfer that the host controller gives up after a second.
 func silent(ctx context.Context) error {
 	t := time.NewTimer(time.Second)
 	defer t.Stop()
@@ -144,7 +144,7 @@ func (e *Reader) request(s usb.Setup, data []byte) (int, error) {
 	return 0, usb.ErrStall
 }
 
-// stop drops what is under way. c.mu is held.
+// stop drops the command under way. c.mu is held.
 func (c *iccd) stop() {
 	c.op++
 	if c.cancel != nil {
@@ -154,7 +154,7 @@ func (c *iccd) stop() {
 	c.mute, c.ready = false, false
 }
 
-// start runs f apart from the transfer that asked for it. c.mu is held.
+// start runs f in a goroutine: the transfer that caused it ends at once. c.mu is held.
 func (e *Reader) start(f func(context.Context) []byte, done func([]byte)) {
 	c := &e.iccd
 	c.op++
@@ -181,8 +181,8 @@ func (e *Reader) start(f func(context.Context) []byte, done func([]byte)) {
 	})
 }
 
-// headerOrData is XFR_BLOCK of version A. Like the header of T=0 it does not
-// say which way the data goes: the card's instruction does.
+// headerOrData serves XFR_BLOCK of version A. The request does not give the direction of
+// the data, no more than a T=0 header does: it depends on the instruction.
 func (e *Reader) headerOrData(p []byte) (int, error) {
 	c := &e.iccd
 	slot := e.slots[0]
@@ -215,7 +215,8 @@ func (e *Reader) headerOrData(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// iccdIncoming lists the instructions that bring data (ISO/IEC 7816-4:2013 table 4).
+// iccdIncoming reports whether an instruction has command data (ISO/IEC 7816-4:2013
+// table 4).
 func iccdIncoming(ins byte) bool {
 	switch ins {
 	case 0x20, 0x24, 0x2C, 0x22, 0x2A, 0x82, 0x88, 0xA4, 0xC2, 0xD0, 0xD2, 0xD6, 0xDA, 0xDC, 0xE0, 0xE2, 0xEE:
@@ -224,7 +225,7 @@ func iccdIncoming(ins byte) bool {
 	return false
 }
 
-// xfrBlockB is XFR_BLOCK of version B.
+// xfrBlockB serves XFR_BLOCK of version B.
 func (e *Reader) xfrBlockB(level uint16, p []byte) (int, error) {
 	c := &e.iccd
 	slot := e.slots[0]

@@ -15,8 +15,8 @@ const (
 	KeyClear  = '\b'
 )
 
-// Press presses keys of slot n's PIN pad: digits, KeyOK, KeyCancel, KeyClear.
-// What is pressed before the reader asks for it counts when it does.
+// Press presses keys of slot n's PIN pad: digits, KeyOK, KeyCancel, KeyClear. Keys pressed
+// before the reader asks for a PIN are kept until then.
 func (e *Reader) Press(n int, keys string) {
 	for _, k := range []byte(keys) {
 		select {
@@ -26,8 +26,8 @@ func (e *Reader) Press(n int, keys string) {
 	}
 }
 
-// Key waits for the next key pressed at slot n, for entries that CCID has no message for.
-// It is one of those that Press takes.
+// Key waits for the next key pressed at slot n. It serves entries for which CCID has no
+// message.
 func (e *Reader) Key(ctx context.Context, n int) (byte, error) {
 	select {
 	case k := <-e.slots[n].keys:
@@ -39,7 +39,7 @@ func (e *Reader) Key(ctx context.Context, n int) (byte, error) {
 	}
 }
 
-// forgetKeys drops what was pressed and nobody asked for.
+// forgetKeys drops keys that were pressed but not asked for.
 func (s *slot) forgetKeys() {
 	for {
 		select {
@@ -65,8 +65,8 @@ type pinEntry struct {
 	apdu               []byte
 }
 
-// readPIN reads the structure behind Secure's header; the offset of what is
-// wrong with it otherwise, from the start of the message.
+// readPIN reads the structure behind Secure's header. If it is invalid, wrong is the
+// offset of the wrong field from the start of the message (CCID 1.1 table 6.2-2).
 func readPIN(b []byte) (p pinEntry, wrong byte) {
 	const header = 10
 	if len(b) < 1 {
@@ -128,7 +128,7 @@ func readPIN(b []byte) (p pinEntry, wrong byte) {
 	return p, wrong
 }
 
-// secure is the Secure message.
+// secure executes Secure.
 func (s *slot) secure(ctx context.Context, data []byte) reply {
 	if !s.e.cfg.PINPad {
 		return reply{fail: true}
@@ -193,7 +193,7 @@ func (s *slot) secure(ctx context.Context, data []byte) reply {
 	return reply{data: rx}
 }
 
-// enter takes one PIN from the keys; code is what ended it otherwise.
+// enter reads one PIN from the keys. If there is none, code is the bError that says why.
 func (s *slot) enter(ctx context.Context, p *pinEntry) (pin string, code byte) {
 	late := time.NewTimer(p.timeout)
 	defer late.Stop()
@@ -223,12 +223,12 @@ func (s *slot) enter(ctx context.Context, p *pinEntry) (pin string, code byte) {
 	}
 }
 
-// insert puts pin into the command's data field, at bytes behind its start.
+// insert puts pin into the command's data field, at the offset at.
 func (p *pinEntry) insert(apdu []byte, at int, pin string) []byte {
 	if len(apdu) == 4 {
 		apdu = append(apdu, 0)
 	}
-	var digits []byte // as they stand in the block
+	var digits []byte // as encoded in the block
 	switch p.format & 3 {
 	case 1:
 		for i := 0; i < len(pin); i += 2 {

@@ -18,29 +18,29 @@ type slot struct {
 	keys    chan byte
 
 	// Under e.mu.
-	op      int // counts commands; an answer of an older one is dropped
+	op      int // counts commands; answers of older ones are dropped
 	busy    bool
 	cancel  context.CancelFunc
-	ctlSeq  int // bSeq of an ABORT request that waits for its bulk message; -1 none
-	bulkSeq int // the other way round
+	ctlSeq  int // bSeq of an ABORT request that waits for its bulk message; -1: none
+	bulkSeq int // bSeq of an Abort message that waits for its request; -1: none
 
-	// Owned by the command under way, which holds run: one that was aborted may
-	// still be on its way out when the next begins.
+	// Owned by the command under way, which holds run: an aborted command may still be
+	// running when the next one begins.
 	run    sync.Mutex
 	proto  byte   // bProtocolNum
 	block  []byte // abProtocolDataStructure
-	rate   uint32 // bit/s that the reader uses; where it does not follow the parameters
+	rate   uint32 // bit/s that the reader uses, if it does not follow the parameters
 	agreed byte   // F and D that the card uses
 	fresh  bool   // nothing was sent since the ATR: a PPS may come
 	pps    []byte // characters of a PPS response, at character level
-	chain  []byte // command that comes in parts
-	rest   []byte // response that goes out in parts
+	chain  []byte // the command received in parts
+	rest   []byte // the part of the response not yet sent
 }
 
-// reply is what a command comes to.
+// reply is the result of a command.
 type reply struct {
 	kind  byte
-	code  byte // bError; failed says that it counts
+	code  byte // bError, if fail is set
 	fail  bool
 	param byte
 	data  []byte
@@ -48,7 +48,7 @@ type reply struct {
 
 func failure(code byte) reply { return reply{fail: true, code: code} }
 
-// icc is the lower half of bStatus.
+// icc returns bmICCStatus, the low bits of bStatus.
 func (s *slot) icc() byte {
 	switch {
 	case !s.contact.Present():
@@ -59,7 +59,7 @@ func (s *slot) icc() byte {
 	return 0
 }
 
-// message takes one bulk-OUT message.
+// message handles one bulk-OUT message.
 func (e *Reader) message(m []byte) {
 	if len(m) < 10 {
 		return // no header, no answer
@@ -106,7 +106,7 @@ func (e *Reader) message(m []byte) {
 	})
 }
 
-// serve runs a command, asking for more time while it takes long, and answers it.
+// serve runs a command and answers it. Meanwhile it asks for more time at intervals.
 func (s *slot) serve(ctx context.Context, op int, m []byte) {
 	e := s.e
 	e.mu.Lock()
@@ -168,7 +168,7 @@ func (s *slot) extendWhileBusy(op int, m []byte) *time.Timer {
 	return t
 }
 
-// build is the bulk-IN message that answers m.
+// build makes the bulk-IN message that answers m.
 func (e *Reader) build(m []byte, icc byte, r reply) []byte {
 	kind := r.kind
 	if kind == 0 {
@@ -223,8 +223,8 @@ func (e *Reader) controlCCID(s usb.Setup, data []byte) (int, error) {
 	return 0, usb.ErrStall
 }
 
-// tryAbort ends what the slot is doing once both halves of an abort with one
-// bSeq are there (CCID 1.1 §5.3.1). e.mu is held.
+// tryAbort ends the slot's command once both halves of an abort have arrived with the
+// same bSeq (CCID 1.1 §5.3.1). e.mu is held.
 func (s *slot) tryAbort(m []byte) {
 	if s.ctlSeq < 0 || s.ctlSeq != s.bulkSeq {
 		return

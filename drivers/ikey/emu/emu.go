@@ -1,7 +1,9 @@
-// Package emu has emulated Rainbow iKeys, at the level of their USB transfers. It was
-// written from what OpenCT's drivers were observed to send and to take, and shares nothing
-// with the driver of this project. What a real token does beyond that is unknown; the
-// emulated one stalls there.
+// Package emu emulates Rainbow iKeys at the level of their USB transfers. It was written
+// from the observed traffic of OpenCT's drivers and shares nothing with the driver of this
+// project. Whatever else a real token may do is unknown; the emulated one stalls such
+// requests.
+//
+// Lock order: Token.mu, then those of the card in Contact.
 package emu
 
 import (
@@ -13,8 +15,8 @@ import (
 	"github.com/cardfs/cardfs/reader/icc"
 )
 
-// Token is an emulated iKey. It has no card yet: insert one into Contact, whose faults are
-// the token's.
+// Token is an emulated iKey. Its card goes into Contact; faults of Contact are faults of
+// the token.
 type Token struct {
 	*usbtest.Device
 	Contact icc.Contact
@@ -22,9 +24,9 @@ type Token struct {
 	kind kind
 
 	mu     sync.Mutex
-	block  []byte // what the card has not been given yet
+	block  []byte // the block not yet passed to the card
 	answer []byte // to the latest command or block
-	ready  bool   // answer counts
+	ready  bool   // answer is valid
 }
 
 // kind is one model.
@@ -37,7 +39,7 @@ type kind struct {
 }
 
 // New3000 makes an iKey 3000. The real one is not known to have a serial number; with ""
-// this has none either.
+// this one has none either.
 func New3000(serial string) *Token {
 	return newToken(serial, kind{
 		product: 0x1300, title: "iKey 3000", power: 50,
@@ -80,10 +82,10 @@ func newToken(serial string, k kind) *Token {
 	return t
 }
 
-// Contacts is the one position for a card.
+// Contacts returns the one card position.
 func (t *Token) Contacts() []*icc.Contact { return []*icc.Contact{&t.Contact} }
 
-// powerLost is for when the port is reset, or the token is pulled.
+// powerLost runs when the port is reset or the token is unplugged.
 func (t *Token) powerLost() {
 	t.Contact.Deactivate()
 	t.mu.Lock()
@@ -119,8 +121,8 @@ func (t *Token) control(ctx context.Context, s usb.Setup, data []byte) (int, err
 	return 0, usb.ErrStall
 }
 
-// fetch gives the block to the card when the host asks for the answer: that is the
-// transfer which takes as long as the card does.
+// fetch passes the block to the card when the host asks for the answer, so that this
+// transfer takes as long as the card does.
 func (t *Token) fetch(ctx context.Context, data []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
