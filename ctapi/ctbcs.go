@@ -1,22 +1,21 @@
-// Package ctapi makes a card terminal of a reader and its slots, for programs written for
-// CT-API, as German banking and health programs are.
+// Package ctapi presents a reader and its slots as a card terminal to programs written for
+// CT-API, such as German banking and health programs.
 //
-// CT-API is a C library with three functions: CT_init, CT_data, CT_close. Each CT_data
-// has a command and the address of who is to have it (DAD): 0 the first card, 1 the
-// terminal (CT), 2 to 14 further cards. The answer comes with the address of who gave it
-// (SAD). Terminal.Data is CT_data; the C library in clib/ctapi does no more than carry it
-// through a file.
+// CT-API is a C library with three functions: CT_init, CT_data, CT_close. Each CT_data has
+// a command and the address of its destination (DAD): 0 is the first card, 1 the terminal
+// (CT), 2 to 14 are further cards. The answer has the address of its source (SAD).
+// Terminal.Data is CT_data; the C library in clib/ctapi only passes it through a file.
 //
-// What the terminal itself understands are the commands of CT-BCS (card terminal basic
-// command set). They look like C-APDUs, of class 20 for the most part: RESET CT and
-// REQUEST ICC activate a card, EJECT ICC takes its power, GET STATUS tells the slots' states,
-// INPUT and OUTPUT use keypad and display, PERFORM VERIFICATION has a PIN entered. P1
-// numbers the slots from 1. Answers are status words and data objects of tag, length and
-// value. Terminal.Exchange answers them.
+// The terminal itself understands the commands of CT-BCS (card terminal basic command
+// set). They look like C-APDUs, mostly of class 20. RESET CT and REQUEST ICC activate a
+// card, EJECT ICC powers it off, GET STATUS returns the states of the slots, INPUT and
+// OUTPUT use keypad and display, PERFORM VERIFICATION asks for a PIN. P1 numbers the slots
+// from 1. Answers are status words and data objects of tag, length and value.
+// Terminal.Exchange answers these commands.
 //
-// The rules are those of CT-BCS 1.0 (MKT, part 4), as far as other people's
-// libraries and terminals show them; the MKT documents are not public. Where
-// these differ, the comment says whom we follow.
+// The rules are those of CT-BCS 1.0 (MKT, part 4). The MKT documents are not public, so
+// the rules are inferred from existing libraries and terminals. Where these differ, a
+// comment says which one is followed.
 package ctapi
 
 import (
@@ -37,21 +36,21 @@ type Terminal struct {
 	by    core.Caller
 	file  *file        // selected by SELECT FILE; nil: the master file
 	want  map[int]int  // protocol preference, from SET INTERFACE PARAMETER
-	cards map[int]*icc // how the program stands to each slot's card
-	unit  byte         // address of who made the status word of the command under way
+	cards map[int]*icc // the program's relation to the card in each slot
+	unit  byte         // address of the unit that made the status word of the command under way
 	at    core.Moment
 }
 
-// WrittenAt notes when the next command was handed over. A command for a card is for the
-// one that was there then, unless a command of this program activated another since.
+// WrittenAt records when the program wrote the next command. A command for a card is meant
+// for the card present at that time, unless this program has activated another one since.
 func (t *Terminal) WrittenAt(at core.Moment) { t.at = at }
 
-// New makes a terminal of the reader that slot belongs to.
+// New makes a terminal of the reader to which slot belongs.
 func New(slot *core.Slot, by core.Caller) *Terminal {
 	return &Terminal{home: slot, by: by, want: make(map[int]int), cards: make(map[int]*icc)}
 }
 
-// sw is a status word. CT-BCS 1.0 and the manuals of its libraries name them.
+// sw is a status word. CT-BCS 1.0 and the manuals of its libraries list them.
 type sw uint16
 
 const (
@@ -86,7 +85,8 @@ type command struct {
 	le               int // -1: absent
 }
 
-// parse tells by the length what is there: a header; with Le; with Lc and data; or with all.
+// parse derives the parts from the length: a header, with Le, with Lc and data, or with
+// all of these.
 func parse(b []byte) (c command, ok bool) {
 	c = command{cla: b[0], ins: b[1], p1: b[2], p2: b[3], le: -1}
 	switch body := b[4:]; {
@@ -105,7 +105,7 @@ func parse(b []byte) (c command, ok bool) {
 	return c, true
 }
 
-// Check refuses what is shorter than a header.
+// Check returns an error if b is shorter than a header.
 func Check(b []byte) error {
 	if len(b) < 4 {
 		return fmt.Errorf("CT-BCS: a command has at least 4 bytes, here are %d: %w", len(b), reader.ErrInvalid)
@@ -113,19 +113,19 @@ func Check(b []byte) error {
 	return nil
 }
 
-// Exchange answers a command. A status word says what is wrong with a command, a card or
-// a slot. Errors are returned only if the reader is gone or ctx ended a wait.
+// Exchange answers a command. Faults of a command, a card or a slot are reported as a
+// status word. Exchange returns an error only if the reader is gone or ctx ended a wait.
 //
-// ctx ends a command only before its first act, with reader.ErrInterrupted: nothing was
-// done then, and the command may be sent again. An act is what a card, a reader or a card
-// holder can notice: power, a protocol, a text on the display, an entry at the keypad.
-// After one, handlers go on with context.WithoutCancel.
+// ctx ends a command only before its first act, with reader.ErrInterrupted. Nothing was
+// done then, and the command may be repeated. An act is anything that a card, a reader or
+// a card holder can notice: power, a protocol, a text on the display, an entry at the
+// keypad. After the first one, handlers continue with context.WithoutCancel.
 func (t *Terminal) Exchange(ctx context.Context, b, dst []byte) ([]byte, error) {
 	dst, _, err := t.exchange(ctx, b, dst)
 	return dst, err
 }
 
-// exchange is Exchange that also says which unit's status word the answer has.
+// exchange is Exchange. It also returns the unit that made the status word.
 func (t *Terminal) exchange(ctx context.Context, b, dst []byte) ([]byte, byte, error) {
 	if err := Check(b); err != nil {
 		return dst, 0, err
@@ -145,7 +145,7 @@ func (t *Terminal) exchange(ctx context.Context, b, dst []byte) ([]byte, byte, e
 	}
 	base := len(dst)
 	dst = iso7816.AppendResponse(append(dst, data...), base, byte(code>>8), byte(code))
-	if c.cla == 0x20 && c.ins == 0x16 { // INPUT: what was typed may be a PIN
+	if c.cla == 0x20 && c.ins == 0x16 { // INPUT: the digits may be a PIN
 		clear(data)
 	}
 	return dst, t.unit, nil
@@ -153,7 +153,7 @@ func (t *Terminal) exchange(ctx context.Context, b, dst []byte) ([]byte, byte, e
 
 type handlerFunc func(*Terminal, context.Context, command) ([]byte, sw, error)
 
-// handler finds what answers c; nil: it is no command of CT-BCS.
+// handler returns the method that answers c, and nil if c is no command of CT-BCS.
 func handler(c command) handlerFunc {
 	switch uint16(c.cla)<<8 | uint16(c.ins) {
 	case 0x2010, 0x2011:
@@ -204,7 +204,7 @@ func (t *Terminal) do(ctx context.Context, c command) ([]byte, sw, error) {
 	return h(t, ctx, c)
 }
 
-// slot finds the slot that P1 names, counted from 1.
+// slot returns the slot with number P1, counted from 1, and nil if there is none.
 func (t *Terminal) slot(p1 byte) *core.Slot {
 	slots := t.home.Siblings()
 	if p1 < 1 || int(p1) > len(slots) {
@@ -213,8 +213,8 @@ func (t *Terminal) slot(p1 byte) *core.Slot {
 	return slots[p1-1]
 }
 
-// failure turns an error of the core into a status word: absent is what the
-// command says of a slot without a card.
+// failure converts an error of the core to a status word. absent is the command's status
+// word for a slot without a card.
 func failure(err error, absent sw) (sw, error) {
 	switch {
 	case errors.Is(err, reader.ErrGone), errors.Is(err, reader.ErrInterrupted):

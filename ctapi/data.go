@@ -9,8 +9,8 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// Addresses of CT_data (CT-API 1.1): dad says who is to have a command, sad who
-// sent it; with the answer they have changed places.
+// Addresses of CT_data (CT-API 1.1): dad is the destination of a command, sad its source.
+// In the answer they are exchanged.
 const (
 	addrICC1       = 0
 	addrCT         = 1
@@ -19,10 +19,10 @@ const (
 	addrRemoteHost = 5
 )
 
-// addresses is how many bytes stand before each command and answer of CT_data.
+// addresses is the number of address bytes before each command and answer of CT_data.
 const addresses = 2
 
-// icc is what a terminal knows of the card in one slot:
+// icc is the terminal's state for the card in one slot:
 //
 //	New ──▶ idle ──────────── first command ──────────▶ open
 //	                                                    ▲    │
@@ -35,7 +35,7 @@ type icc struct {
 	lapsed  bool
 }
 
-// end ends what the program had with the card.
+// end ends the program's session with the card.
 func (i *icc) end() {
 	if i.session != nil {
 		i.session.Close()
@@ -43,8 +43,8 @@ func (i *icc) end() {
 	*i = icc{lapsed: true}
 }
 
-// card is the state of the card in slot (from 1). A session that others ended, by a reset or
-// a change of the card, has lapsed.
+// card returns the state of the card in slot (from 1). A session that was ended by others,
+// by a reset or a change of the card, has lapsed.
 func (t *Terminal) card(slot int) *icc {
 	i := t.cards[slot]
 	if i == nil {
@@ -57,14 +57,14 @@ func (t *Terminal) card(slot int) *icc {
 	return i
 }
 
-// begin opens a session with a card, which is ours if a command of this program
-// activated it. That command does it at once: a card that is put in until the first
-// command for it would not be the one that was activated.
+// begin opens a session with a card, which is ours if a command of this program activated
+// it. That command calls begin at once: before the first command for the card, it could be
+// exchanged for another one.
 func (t *Terminal) begin(ctx context.Context, b *core.Slot, slot int, ours bool) (*core.Session, error) {
 	i := t.card(slot)
 	i.end()
 	by := t.by
-	by.Wait = false // that there is no card is a fact to tell, not to wait out
+	by.Wait = false // report a missing card instead of waiting for one
 	if !ours {
 		by.At = t.at
 	}
@@ -76,7 +76,7 @@ func (t *Terminal) begin(ctx context.Context, b *core.Slot, slot int, ours bool)
 	return s, nil
 }
 
-// forget ends all sessions and begins anew with each card.
+// forget ends all sessions and resets the state of each card.
 func (t *Terminal) forget() {
 	for _, i := range t.cards {
 		i.end()
@@ -87,7 +87,7 @@ func (t *Terminal) forget() {
 // Close ends the conversation. The cards keep their power.
 func (t *Terminal) Close() { t.forget() }
 
-// CheckData refuses what is too short for Data.
+// CheckData returns an error if b is too short for Data.
 func CheckData(b []byte) error {
 	if len(b) == addresses {
 		return nil
@@ -98,13 +98,13 @@ func CheckData(b []byte) error {
 	return nil
 }
 
-// Data answers what CT_data sends: dad, sad, a command, for the terminal or for a
-// card. The answer is dad, sad, and that of the unit that sad names. Without a
-// command it is CT_close: the cards that this program activated lose their power,
-// unless another program holds them.
+// Data answers the input of CT_data: dad, sad, and a command for the terminal or a card.
+// The answer is dad, sad, and the answer of the unit in sad. Input without a command is
+// CT_close: it powers off the cards that this program activated, unless another program
+// holds them.
 //
-// Unlike CT-BCS's commands a card's can fail with an error, which is for the
-// caller to put into CT-API's codes.
+// Unlike a command of CT-BCS, a command for a card can fail with an error. The caller
+// converts it to a code of CT-API.
 func (t *Terminal) Data(ctx context.Context, b, dst []byte) ([]byte, error) {
 	if err := CheckData(b); err != nil {
 		return dst, err
@@ -132,14 +132,15 @@ func (t *Terminal) Data(ctx context.Context, b, dst []byte) ([]byte, error) {
 	return answer, nil
 }
 
-// end takes the power off the cards that this program activated.
+// end powers off the cards that this program activated.
 func (t *Terminal) end(ctx context.Context) error {
 	for n, s := range t.home.Siblings() {
 		i := t.card(n + 1)
 		if !i.ours {
 			continue
 		}
-		// Not if another program holds the transaction, nor if the card is gone.
+		// Power fails if another program holds the transaction or the card is gone, and
+		// then nothing needs to be done.
 		if err := s.Power(ctx, core.PowerDown, t.by); errors.Is(err, reader.ErrInterrupted) {
 			return err
 		}
@@ -149,8 +150,8 @@ func (t *Terminal) end(ctx context.Context) error {
 	return nil
 }
 
-// slotOf is the slot that dad addresses, from 1; 0 for none. OpenCT and KOBIL count
-// the terminal in, so that the second slot of two is 3 to their programs.
+// slotOf returns the slot that dad addresses, from 1, and 0 if there is none. OpenCT and
+// KOBIL count the terminal too, so their programs address the second slot of two as 3.
 func (t *Terminal) slotOf(dad byte) int {
 	slots := len(t.home.Siblings())
 	switch {
@@ -164,7 +165,7 @@ func (t *Terminal) slotOf(dad byte) int {
 	return 0
 }
 
-// unitOf is the address of a slot.
+// unitOf returns the address of a slot.
 func unitOf(slot int) byte {
 	if slot == 1 {
 		return addrICC1
@@ -172,8 +173,8 @@ func unitOf(slot int) byte {
 	return byte(slot)
 }
 
-// toCard sends a command to the card that dad addresses, and appends the answer
-// to dst. The terminal itself answers for a card that is not there or not active.
+// toCard sends a command to the card that dad addresses and appends the answer to dst. If
+// the card is absent or inactive, the terminal itself answers.
 func (t *Terminal) toCard(ctx context.Context, dad byte, command, dst []byte) ([]byte, byte, error) {
 	err := t.home.WaitReady(ctx, t.by.Wait)
 	if err != nil {
@@ -190,7 +191,7 @@ func (t *Terminal) toCard(ctx context.Context, dad byte, command, dst []byte) ([
 	i := t.card(slot)
 	if i.session == nil && !i.lapsed {
 		if _, err = t.begin(ctx, s, slot, false); err != nil {
-			i.lapsed = errors.Is(err, reader.ErrStale) // else it is as it was
+			i.lapsed = errors.Is(err, reader.ErrStale) // otherwise the state is unchanged
 		}
 	}
 	if i.session != nil {

@@ -6,7 +6,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// setInterface is SET INTERFACE PARAMETER: which protocol a card is to speak.
+// setInterface executes SET INTERFACE PARAMETER, which selects the protocol of a card.
 func (t *Terminal) setInterface(ctx context.Context, c command) ([]byte, sw, error) {
 	s := t.slot(c.p1)
 	if s == nil || c.p2 != 0 {
@@ -43,7 +43,7 @@ func (t *Terminal) setInterface(ctx context.Context, c command) ([]byte, sw, err
 		return nil, code, err
 	}
 	t.want[int(c.p1)] = want
-	if was.session != nil { // the card may have been reset for it
+	if was.session != nil { // the card may have been reset for the protocol
 		if _, err := t.begin(context.WithoutCancel(ctx), s, int(c.p1), was.ours); err != nil {
 			code, err := failure(err, swNoCard)
 			return nil, code, err
@@ -52,8 +52,8 @@ func (t *Terminal) setInterface(ctx context.Context, c command) ([]byte, sw, err
 	return nil, swAsync, nil
 }
 
-// freeze is FREEZE: a Telekom B1 then watches its slots by itself and says when
-// something changes, which here is always so.
+// freeze executes FREEZE. It makes a Telekom B1 watch its slots and report changes, which
+// is always so here.
 func (t *Terminal) freeze(ctx context.Context, c command) ([]byte, sw, error) {
 	switch {
 	case c.p1 != 0 || c.p2 != 0:

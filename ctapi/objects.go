@@ -25,9 +25,8 @@ type objects struct {
 	messages []byte
 }
 
-// parseObjects reads a data field: one raw byte is a time in seconds, anything
-// longer is objects with lengths of one byte. allowed lists the tags that the
-// command takes.
+// parseObjects reads a data field. A single byte is a time in seconds. Anything longer is
+// data objects with lengths of one byte. allowed lists the tags that the command accepts.
 func parseObjects(data []byte, allowed ...byte) (o objects, code sw) {
 	if len(data) == 1 {
 		o.timeout = time.Duration(data[0]) * time.Second

@@ -30,7 +30,7 @@ func (t *Terminal) show(ctx context.Context, s *core.Slot, text []string, limit 
 	return ctx, func() { s.Show(ctx, "", 0, t.by) }, true
 }
 
-// output is OUTPUT: a text on the display.
+// output executes OUTPUT: it shows a text on the display.
 func (t *Terminal) output(ctx context.Context, c command) ([]byte, sw, error) {
 	if t.home.Features().Display == nil {
 		return nil, swINS, nil
@@ -62,7 +62,7 @@ func (t *Terminal) output(ctx context.Context, c command) ([]byte, sw, error) {
 // not say or says 0.
 const firstKey = 15 * time.Second
 
-// input is INPUT: digits from the keypad, for the program to see.
+// input executes INPUT: it returns digits from the keypad to the program.
 func (t *Terminal) input(ctx context.Context, c command) ([]byte, sw, error) {
 	if t.home.Features().Keypad == nil {
 		return nil, swINS, nil
@@ -106,7 +106,7 @@ func (t *Terminal) input(ctx context.Context, c command) ([]byte, sw, error) {
 	return keys, swOK, nil
 }
 
-// pinCommand is the value of data object 52: how the PIN gets into which command.
+// pinCommand is the value of data object 52: a command and how the PIN is inserted into it.
 type pinCommand struct {
 	control  byte
 	old, new int    // where in the data field; new: MODIFY only
@@ -151,7 +151,7 @@ func parsePINCommand(v []byte, modify bool) (p pinCommand, code sw) {
 	if n := p.digits(); p.kind() == pinFormat2 && n != 0 && (n < 4 || n > 12) {
 		return p, swLength
 	}
-	// In one piece, so that no part of a template is left elsewhere.
+	// One buffer, so that no copy of a part of the template remains elsewhere.
 	p.apdu = append(make([]byte, 0, len(v)+256), v[head:head+4]...)
 	if template := v[head+4:]; len(template) > 0 {
 		if len(template) < 2 || int(template[0]) != len(template)-1 {
@@ -198,7 +198,7 @@ func (p pinCommand) digits() int { return int(p.control >> 4) }
 // bare reports whether the command has no data field until the PIN is in it.
 func (p pinCommand) bare() bool { return len(p.apdu) == 4 }
 
-// room is how many bytes there are for the PIN, or for each of two.
+// room returns the number of bytes for the PIN, or for each of two.
 func (p pinCommand) room() int {
 	if p.bare() {
 		return 16
@@ -287,7 +287,7 @@ func (p pinCommand) format(o objects, modify bool) (f reader.PINFormat, code sw)
 
 var pinTags = []byte{tagTimeout, tagText, tagCommand, tagLengths, tagIndexes, tagMessages}
 
-// pinEntry is what PERFORM VERIFICATION and MODIFY VERIFICATION DATA share.
+// pinEntry is the common part of PERFORM VERIFICATION and MODIFY VERIFICATION DATA.
 type pinEntry struct {
 	slot    *core.Slot
 	by      core.Caller
@@ -340,7 +340,7 @@ func (t *Terminal) ask(ctx context.Context, e *pinEntry) (_ context.Context, don
 	return ctx, done
 }
 
-// verify is PERFORM VERIFICATION: the PIN goes from the keypad to the card.
+// verify executes PERFORM VERIFICATION: the PIN goes from the keypad to the card.
 func (t *Terminal) verify(ctx context.Context, c command) ([]byte, sw, error) {
 	e, code := t.pinEntry(c, t.home.PINSupport().Verify, false)
 	defer clear(e.command.apdu)

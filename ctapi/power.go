@@ -85,7 +85,7 @@ func (t *Terminal) activated(ctx context.Context, slot *core.Slot, c command, wa
 	return nil, code, nil
 }
 
-// protocol brings the card into T=want.
+// protocol switches the card to T=want.
 func (t *Terminal) protocol(ctx context.Context, s *core.Slot, want int, absent sw) (sw, error) {
 	err := s.SelectProtocol(ctx, want, t.by)
 	if err == nil {
@@ -148,13 +148,13 @@ func (t *Terminal) request(ctx context.Context, c command) ([]byte, sw, error) {
 	return t.activated(context.WithoutCancel(ctx), s, c, t.preference(int(c.p1)), swNoCardYet)
 }
 
-// absent notes that there is no card. The next one's first command opens it.
+// absent records that there is no card. The first command for the next card opens a session.
 func (t *Terminal) absent(slot int) {
 	t.card(slot).end()
 	delete(t.cards, slot)
 }
 
-// waitFor waits until the slot's state is as wanted, or the time is over.
+// waitFor waits until the slot has the wanted state, or the time is over.
 func waitFor(ctx context.Context, s *core.Slot, limit time.Duration, wanted func(core.State) bool) (bool, error) {
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -171,7 +171,7 @@ func waitFor(ctx context.Context, s *core.Slot, limit time.Duration, wanted func
 	return true, nil
 }
 
-// deactivate is DEACTIVATE ICC: power off.
+// deactivate executes DEACTIVATE ICC: it powers the card off.
 func (t *Terminal) deactivate(ctx context.Context, c command) ([]byte, sw, error) {
 	s := t.slot(c.p1)
 	if s == nil || c.p2 != 0 {
