@@ -1,22 +1,23 @@
-// Package hotplug finds USB readers as they come and go, and knows the udev rules that
-// let a user open them.
+// Package hotplug finds USB readers when they are plugged in or unplugged. It also makes
+// the udev rules that let a user open them.
 //
-// # How Linux shows USB devices
+// # USB devices in Linux
 //
-// Each device has a directory in sysfs, named by its place: 3-1.2 is in port 2 of the hub
-// in port 1 of bus 3. The same place has the same name after a replug. It also has a
-// device file, /dev/bus/usb/BUS/NUMBER, whose number is new each time, until the numbers
-// begin again after 127 devices. When a device comes the kernel reads its descriptors,
-// makes both, chooses a configuration, and sends a uevent for each step to whoever
-// listens on a netlink socket; udevd does the same once its rules have run, which may
-// give the device file to a group. When a device leaves, its open files say so first.
+// Each device has a directory in sysfs, named after its place: 3-1.2 is in port 2 of the
+// hub in port 1 of bus 3. The name of a place never changes. Each device also has a device
+// file, /dev/bus/usb/BUS/NUMBER. A replugged device gets a new number; numbers repeat
+// after 127 devices. When a device is plugged in, the kernel reads its descriptors, makes
+// the directory and the file, and chooses a configuration. It sends a uevent for each step
+// to all listeners on a netlink socket. udevd sends another one after its rules have run,
+// which may give the device file to a group. When a device is unplugged, its open files
+// are the first to report it.
 //
-// The Watcher looks at sysfs whenever one of these says that something may have changed,
-// and announces the devices that a driver serves. A driver opens what was announced
-// by way of Device.Link, which waits for the configuration and the rules.
+// The Watcher looks at sysfs whenever one of these sources reports a possible change, and
+// announces the devices that a driver serves. A driver opens an announced device through
+// Device.Link, which waits for the configuration and the rules.
 //
 // # Lock order
 //
-// Watcher.mu, then node.mu. The host's Announce is called with Watcher.mu held; a look at
-// sysfs, which the kernel may keep waiting, with none.
+// Watcher.mu, then node.mu. The host's Announce is called with Watcher.mu held. sysfs is
+// read without a lock, because the kernel may block the read.
 package hotplug

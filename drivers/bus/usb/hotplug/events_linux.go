@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handle takes one uevent.
+// handle processes one uevent.
 func (w *Watcher) handle(e uevent) {
 	device := e.devtype == "usb_device"
 	name := e.name()
@@ -23,13 +23,14 @@ func (w *Watcher) handle(e uevent) {
 		w.removed(name, e)
 		return
 	}
-	// An "add" does not clear left: it may be late, of the very device whose file has
-	// gone meanwhile. The next device in the port has a directory of its own in sysfs,
-	// and so another number.
-	// Half a dozen events tell of a device that comes, from the kernel and from udevd,
-	// while its driver starts it. One is enough to look at sysfs; one more is needed
-	// for another device in the same port, for a device that could not be opened, and
-	// for one that loses its interfaces.
+	// An "add" does not clear left: it may be late and belong to the device whose file
+	// has gone meanwhile. The next device in the port has another directory in sysfs, and
+	// so another number.
+	//
+	// The kernel and udevd send half a dozen events for a new device, while its driver
+	// starts it. One look at sysfs is enough. Another look is needed only for another
+	// device in the same port, for a device that could not be opened, and for one that
+	// loses its interfaces.
 	if n == nil || device && !n.number.is(e.bus, e.dev) || !device && e.action == "remove" || !n.ready() {
 		w.look(name, false, nil, nil)
 	}
@@ -38,7 +39,7 @@ func (w *Watcher) handle(e uevent) {
 	}
 }
 
-// removed takes the uevent of a device that is leaving. sysfs may show it for a
+// removed processes the uevent of a device that is leaving. sysfs may show the device a
 // little longer. w.mu is held.
 func (w *Watcher) removed(name string, e uevent) {
 	if n := w.known[name]; n == nil {
@@ -46,7 +47,7 @@ func (w *Watcher) removed(name string, e uevent) {
 		if unix.Stat(filepath.Join(w.sys, name), &st) == nil {
 			w.left[name] = deviceNumber{e.bus, e.dev, uint64(st.Ino)}
 		}
-		if w.forget(name) { // it may be another device's already
+		if w.forget(name) { // the look may have been at the next device already
 			w.look(name, false, nil, nil)
 		}
 	} else if n.number.is(e.bus, e.dev) || e.dev == 0 {
@@ -54,7 +55,7 @@ func (w *Watcher) removed(name string, e uevent) {
 	}
 }
 
-// byFile is the known device whose device file has that name. w.mu is held.
+// byFile returns the known device with that device file. w.mu is held.
 func (w *Watcher) byFile(bus, dev string) *node {
 	path := filepath.Join(w.dev, bus, dev)
 	for _, n := range w.known {
@@ -65,7 +66,7 @@ func (w *Watcher) byFile(bus, dev string) *node {
 	return nil
 }
 
-// nodeChanged is called when a device file changed its permissions.
+// nodeChanged is called when the permissions of a device file changed.
 func (w *Watcher) nodeChanged(bus, dev string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -77,9 +78,9 @@ func (w *Watcher) nodeChanged(bus, dev string) {
 	}
 }
 
-// nodeWent is called when a device file went. The kernel takes it away before
-// sysfs stops showing the device, and says no more of it on this way: a look at
-// sysfs alone could find the device still there for ever.
+// nodeWent is called when a device file was removed. The kernel does that before it
+// removes the device from sysfs, and inotify reports nothing afterwards. So this must not
+// depend on a look at sysfs, which may still find the device.
 func (w *Watcher) nodeWent(bus, dev string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -88,10 +89,9 @@ func (w *Watcher) nodeWent(bus, dev string) {
 	}
 }
 
-// nodeCame is called when a device file came. Only that device is looked at: to
-// read all of sysfs takes as long as the kernel's enumeration where there are many
-// hubs, and while the driver starts. It is false where the device is not found by
-// its file, and all of sysfs has to be read.
+// nodeCame is called when a device file appeared. It looks at that device only: with many
+// hubs, reading all of sysfs takes as long as the kernel's enumeration. It returns false
+// if it cannot find the device by its file, so that all of sysfs must be read.
 func (w *Watcher) nodeCame(bus, dev string) bool {
 	b, err := strconv.Atoi(bus)
 	d, err2 := strconv.Atoi(dev)

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inotify watches the device files: one directory a bus.
+// inotify watches the device files: one directory for each bus.
 type inotify struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -56,7 +56,7 @@ func (in *inotify) watch(fd int, bus string, mask uint32) error {
 	return nil
 }
 
-// watchAll watches every bus that there is; one watched twice is watched once.
+// watchAll watches every existing bus. Watching a bus twice has no effect.
 func (in *inotify) watchAll() error {
 	buses, err := readBuses(in.dir)
 	if err != nil {
@@ -64,7 +64,7 @@ func (in *inotify) watchAll() error {
 	}
 	return in.raw.Control(func(fd uintptr) {
 		for _, b := range buses {
-			// An error: the bus went while we looked.
+			// An error means that the bus disappeared meanwhile.
 			_ = in.watch(int(fd), b.Name(), watchFiles)
 		}
 	})

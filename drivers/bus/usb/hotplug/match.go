@@ -16,7 +16,7 @@ type served struct {
 	id     reader.ID
 }
 
-// newTable takes the drivers in order: the first that names an ID has it.
+// newTable makes the table. If several drivers name an ID, the first of them gets it.
 func newTable(drivers []reader.Driver) table {
 	t := table{ids: map[[2]uint16]served{}, classes: map[uint8]served{}}
 	for _, d := range drivers {
@@ -35,8 +35,8 @@ func newTable(drivers []reader.Driver) table {
 	return t
 }
 
-// match finds the driver for a device, by its ID pair, else by the class of one
-// of its interfaces.
+// match finds the driver for a device: by its ID pair, or else by the class of one of its
+// interfaces.
 func (t table) match(desc []byte) (reader.Driver, reader.ID, bool) {
 	d, err := usb.ParseDevice(desc)
 	if err != nil {

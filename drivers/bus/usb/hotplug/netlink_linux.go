@@ -26,8 +26,8 @@ func openUevents() (source, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	// A hub full of readers makes hundreds of messages at once; without the
-	// privilege the system's limit holds, and a scan makes good what was lost.
+	// A hub full of readers causes hundreds of messages at once. Without privilege the
+	// call fails and messages may be dropped; a scan then finds what they reported.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 1<<20)
 	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
 	if err == nil {
@@ -92,9 +92,9 @@ func (u *uevents) follow(w *Watcher) error {
 	}
 }
 
-// trusted reports whether a message comes from the kernel, or from root in udevd's
-// group. Who may send to a group is up to the network namespace's owner; only the
-// kernel has port 0 (netlink(7)).
+// trusted reports whether a message comes from the kernel, or from root in udevd's group.
+// The owner of the network namespace may let others send to a group, but only the kernel
+// has port 0 (netlink(7)).
 func trusted(from unix.Sockaddr, oob []byte) bool {
 	addr, ok := from.(*unix.SockaddrNetlink)
 	if !ok {

@@ -15,7 +15,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// node is a device that was announced: what reader.Device.Link holds.
+// node is an announced device, and its reader.Device.Link.
 type node struct {
 	name   string // "3-1.2"
 	number deviceNumber
@@ -30,16 +30,16 @@ type node struct {
 	log     *slog.Logger
 	// transport opens the device.
 	transport usb.Transport
-	// departed is called when the open device file says that the device has left.
+	// departed is called when the open device file reports the departure of the device.
 	departed func()
-	// configured is what sysfs said at the latest look. It is under the watcher's mu.
+	// configured is the state in sysfs at the latest look. Watcher.mu protects it.
 	configured bool
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when the device may have become usable
 	failure error         // why the latest OpenUSB failed, if another try may do better
 	waiting int           // OpenUSB calls that wait for changed
-	// detached is that a person had the reader leave, whose device is still there.
+	// detached is set after a user detached the reader; its device is still plugged in.
 	detached bool
 }
 
@@ -49,8 +49,8 @@ var (
 	_ reader.Detacher  = (*node)(nil)
 )
 
-// Describe says by which numbers others know the device: pcscd's IFD handler finds
-// the reader by them, when pcscd's hotplug names a device file and an interface.
+// Describe returns the numbers of the device. The IFD handler finds the reader by them
+// when pcscd's hotplug names a device file and an interface.
 func (n *node) Describe() map[string]string {
 	return map[string]string{
 		"usb":       fmt.Sprintf("%03d/%03d", n.number.bus, n.number.dev),
@@ -58,9 +58,8 @@ func (n *node) Describe() map[string]string {
 	}
 }
 
-// mainInterface is the number of the interface that stands for a reader which
-// may have several: the first of class CCID (0B), else the first that is the
-// vendor's (FF), else the first.
+// mainInterface returns the number of the interface that stands for the reader: the first
+// of class CCID (0B), or else the first of the vendor's class (FF), or else the first.
 func mainInterface(desc []byte) uint8 {
 	all := usb.Interfaces(desc)
 	for _, class := range []uint8{0x0B, 0xFF} {
@@ -76,14 +75,14 @@ func mainInterface(desc []byte) uint8 {
 	return 0
 }
 
-// Descriptors are the device descriptor and the active configuration's.
+// Descriptors returns the device descriptor and the active configuration.
 func (n *node) Descriptors() []byte { return n.desc }
 
-// Gone is closed when the device leaves, or is announced anew.
+// Gone is closed when the device leaves or is announced again.
 func (n *node) Gone() <-chan struct{} { return n.gone }
 
-// Detached is called when a person detached the reader: nothing but a rescan announces
-// the device again while it stays where it is.
+// Detached is called when a user detached the reader. While the device stays plugged in,
+// only a rescan announces it again.
 func (n *node) Detached() {
 	n.mu.Lock()
 	n.detached = true
@@ -91,15 +90,15 @@ func (n *node) Detached() {
 }
 
 const (
-	// udevTime is how long after a device came udevd may take for its rules
-	// before a lack of permission is believed.
+	// udevTime is how long after the arrival of a device a lack of permission is not
+	// final: udevd may still be running its rules.
 	udevTime = 3 * time.Second
 	// configTime is how long the kernel may take to configure the device.
 	configTime = 2 * time.Second
 )
 
-// OpenUSB opens the device and claims an interface. It waits for the kernel to
-// configure a device that has just come, and for udevd to give it to our group.
+// OpenUSB opens the device and claims an interface. If the device was just plugged in,
+// OpenUSB waits for the kernel to configure it and for udevd to give it to our group.
 func (n *node) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) {
 	n.mu.Lock()
 	n.waiting++
@@ -130,8 +129,9 @@ func (n *node) OpenUSB(ctx context.Context, iface uint8) (usb.Conn, error) {
 	}
 }
 
-// ended ends an OpenUSB, unless it failed and something happened since it saw
-// changed: what happens from now on has the device announced anew.
+// ended reports whether an OpenUSB may return. It returns false if the call failed but the
+// device has changed since the call read changed. After a failure, later changes cause
+// the device to be announced again.
 func (n *node) ended(err error, changed chan struct{}) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -148,8 +148,8 @@ func (n *node) ended(err error, changed chan struct{}) bool {
 
 var errNotConfigured = errors.New("the kernel has not configured the device (no bConfigurationValue in sysfs)")
 
-// try is one attempt. The kernel may be busy with the device, and then neither a
-// read of sysfs nor open(2) can be interrupted: they are left behind.
+// try is one attempt, in a goroutine of its own. If the kernel is busy with the device,
+// neither a read of sysfs nor open(2) can be interrupted, and the goroutine is left behind.
 func (n *node) try(ctx context.Context, iface uint8) (usb.Conn, error) {
 	type outcome struct {
 		conn usb.Conn
@@ -209,7 +209,7 @@ func (n *node) hasLeft() error {
 	return fmt.Errorf("%s: open %s: %w", n.device.Address, n.path, reader.ErrGone)
 }
 
-// wait is how long it may be worth waiting after err.
+// wait returns how long to wait for a change after err, before another try.
 func (n *node) wait(err error) time.Duration {
 	age := time.Since(n.since)
 	switch {
@@ -225,8 +225,8 @@ func (n *node) wait(err error) time.Duration {
 	return 0
 }
 
-// wake wakes who waits in OpenUSB: the device may have become usable, configured by
-// the kernel, or given to our group by udevd.
+// wake wakes all waiting calls of OpenUSB: the kernel may have configured the device, or
+// udevd may have given it to our group.
 func (n *node) wake() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -234,15 +234,16 @@ func (n *node) wake() {
 	n.changed = make(chan struct{})
 }
 
-// ready reports that the device could be opened, or that nobody has tried.
+// ready reports whether the device could be opened, or was not tried yet.
 func (n *node) ready() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.failure == nil
 }
 
-// again reports whether the device should be announced anew: it could not be opened
-// before, and may be now, or it was detached. With retry it is enough that it might.
+// again reports whether the device should be announced again: because it could not be
+// opened before and now may be, or because it was detached. retry is set by a rescan,
+// which needs no sign of a change.
 func (n *node) again(configured, retry bool) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

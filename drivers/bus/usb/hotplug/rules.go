@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// Group is the group that the udev rules give readers to. Debian has it;
-	// where it is missing udev ignores it and the uaccess tag does its work.
+	// Group is the group to which the udev rules give readers. Debian has it. If it is
+	// missing, udev ignores it and the uaccess tag gives the permission.
 	Group = "plugdev"
-	// RulesFile is where the rules belong: before 73-seat-late.rules, which
+	// RulesFile is the place of the rules. It must sort before 73-seat-late.rules, which
 	// acts on the uaccess tag.
 	RulesFile = "/etc/udev/rules.d/70-cardfs.rules"
 )
@@ -29,9 +29,8 @@ func classRule(class uint8) string {
 	return fmt.Sprintf(`SUBSYSTEM=="usb", ENV{DEVTYPE}=="usb_device", ENV{ID_USB_INTERFACES}=="*:%02x????:*", %s`, class, grant)
 }
 
-// UdevRules is the text of a udev rules file that lets members of Group, and
-// whoever sits at the machine, open the devices that the drivers serve. It
-// belongs in RulesFile.
+// UdevRules returns the text of RulesFile. It lets members of Group, and the user who is
+// logged in at the machine, open the devices that the drivers serve.
 func UdevRules(drivers []reader.Driver) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Smart card readers that cardfs serves, for members of group %s and for

@@ -6,8 +6,8 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 )
 
-// kernelStrings are the strings that the kernel read when the device came, by their
-// indexes: asking again costs milliseconds between plugging and the first APDU.
+// kernelStrings returns by index the strings that the kernel read when the device was
+// plugged in. Reading them again would delay the first APDU by milliseconds.
 func kernelStrings(sys string, desc []byte) map[uint8]string {
 	known := map[uint8]string{}
 	d, _ := usb.ParseDevice(desc)

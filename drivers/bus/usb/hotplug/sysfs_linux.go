@@ -15,24 +15,23 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// deviceNumber tells a device from the next one in the same port. The kernel gives
-// numbers again after 127 devices, but never the inode of a directory in sysfs.
+// deviceNumber distinguishes a device from the next one in the same port. The kernel
+// reuses numbers after 127 devices, but never the inode of a directory in sysfs.
 type deviceNumber struct {
 	bus, dev int
 	inode    uint64
 }
 
-// is reports whether the device has these numbers, as uevents and device files
-// tell them.
+// is reports whether the device has these numbers, which come from a uevent or the path of
+// a device file.
 func (d deviceNumber) is(bus, dev int) bool { return d.bus == bus && d.dev == dev }
 
-// sight is what sysfs shows of a device at one moment. It is taken without a lock:
-// the kernel makes readers of some attributes wait for as long as it is busy with
-// the device, which can be seconds (Linux drivers/usb/core/sysfs.c,
-// usb_lock_device_interruptible).
+// sight is the state of a device in sysfs at one moment. It is taken without a lock: while
+// the kernel is busy with a device, which can be seconds, it blocks reads of some
+// attributes (Linux drivers/usb/core/sysfs.c, usb_lock_device_interruptible).
 type sight struct {
-	number     deviceNumber // zero where there is no device
-	incomplete bool         // its directory is being made, or could not be read now
+	number     deviceNumber // zero if there is no device
+	incomplete bool         // its directory is being made, or cannot be read at the moment
 	err        error        // its descriptors are bad
 	configured bool
 	served     bool // by driver and id
@@ -69,8 +68,8 @@ func (w *Watcher) see(name string) (s sight) {
 		return s
 	}
 	if len(all) > 4 && all[4] == classHub {
-		// Most of its attributes can be read only when it has brought up what
-		// was plugged into it, which is what we are in a hurry for.
+		// Most attributes of a hub can be read only after it has brought up the devices
+		// behind it, and those must not wait for this look.
 		return s
 	}
 	config, err := readSysfs(filepath.Join(dir, "bConfigurationValue"))
@@ -91,14 +90,14 @@ func (w *Watcher) see(name string) (s sight) {
 	return s
 }
 
-// notThere reports whether an error of sysfs says that there is no such file or
-// device, and not that it cannot be read just now.
+// notThere reports whether an error of sysfs means that there is no such file or device,
+// rather than that it cannot be read at the moment.
 func notThere(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENOTDIR)
 }
 
-// charDevice names a USB device as /sys/dev/char does: major number 189, 128 minor
-// numbers for each bus (Linux Documentation/admin-guide/devices.txt).
+// charDevice returns the name of a USB device in /sys/dev/char: major number 189, 128
+// minor numbers for each bus (Linux Documentation/admin-guide/devices.txt).
 func charDevice(bus, dev int) string {
 	return fmt.Sprintf("189:%d", (bus-1)*128+dev-1)
 }
@@ -111,13 +110,13 @@ func readAttr(dir, name string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// maxSysfs bounds what is read of one file: descriptors of 8 configurations, which
-// is the most that the kernel takes, have 512 KiB.
+// maxSysfs bounds the length of one file: the kernel accepts at most 8 configurations,
+// whose descriptors have 512 KiB.
 const maxSysfs = 1 << 20
 
-// readSysfs reads a file of sysfs or procfs, which gives at once what fits, and
-// all if it is less: three system calls, where os.ReadFile makes nine. A dozen of
-// these files are read between plugging and the first APDU.
+// readSysfs reads a file of sysfs or procfs. One read returns all that fits into the
+// buffer, so three system calls are enough where os.ReadFile makes nine. A dozen of these
+// files are read between plugging and the first APDU.
 func readSysfs(name string) ([]byte, error) {
 	fd, err := uninterrupted(func() (int, error) { return unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
@@ -126,8 +125,8 @@ func readSysfs(name string) ([]byte, error) {
 	defer unix.Close(fd)
 	b := make([]byte, 0, 512)
 	for {
-		// A read waits for the kernel to be done with the device, and may be
-		// interrupted by a signal of Go's own.
+		// A read may wait until the kernel is done with the device. Signals of the Go
+		// runtime can interrupt it.
 		n, err := uninterrupted(func() (int, error) { return unix.Read(fd, b[len(b):cap(b)]) })
 		if err != nil {
 			return nil, &os.PathError{Op: "read", Path: name, Err: err}

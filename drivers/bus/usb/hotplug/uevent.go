@@ -10,8 +10,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// uevent is the part that matters here of what the kernel, or udevd after its
-// rules, says about a device.
+// uevent has the fields needed here of a message about a device, which is sent by the
+// kernel, or by udevd after its rules.
 type uevent struct {
 	action  string // "add", "remove", "change", "bind" …
 	devpath string // below /sys
@@ -21,8 +21,8 @@ type uevent struct {
 	dev     int
 }
 
-// name is the directory of the event's USB device in /sys/bus/usb/devices; an
-// interface's event belongs to its device.
+// name returns the directory of the event's USB device in /sys/bus/usb/devices. The event
+// of an interface belongs to its device.
 func (e uevent) name() string {
 	p := e.devpath
 	if e.devtype == "usb_interface" {

@@ -16,18 +16,17 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Watcher announces USB readers as they come and tells when they leave.
+// Watcher announces USB readers when they are plugged in and reports when they leave.
 //
-// Three sources say that something may have changed: uevents of the kernel, of
-// udevd after its rules, and inotify on /dev/bus/usb, which works in containers
-// that get no uevents. What is there is then read from sysfs. Nothing is polled
-// while one of them works. That an open device has left its device file says first.
+// Three sources report possible changes: uevents of the kernel, uevents of udevd after its
+// rules, and inotify on /dev/bus/usb, which also works in containers without uevents. The
+// state itself is then read from sysfs. Nothing is polled while one of the sources works.
+// The departure of an open device is reported first by its device file.
 //
-//	source --event--> look --sight--> apply --> announced, left, or as it was
+//	source --event--> look --sight--> apply --> announced, left, or unchanged
 //
-// A look reads sysfs in a goroutine of its own for each device and holds no lock,
-// as the kernel may make it wait; a device that keeps its look waiting hurts no
-// other one. Only apply changes what is known.
+// A look reads sysfs in a goroutine for each device and holds no lock. The kernel may
+// block it, and that must not delay other devices. Only apply changes the known devices.
 type Watcher struct {
 	host   reader.Host
 	open   usb.Transport // of the devices that are announced
@@ -42,45 +41,44 @@ type Watcher struct {
 	deaf   bool // takes no uevents, for tests
 	ctx    context.Context
 	cancel context.CancelFunc
-	work   sync.WaitGroup // all goroutines but the looks, which may wait for ever
+	work   sync.WaitGroup // all goroutines except looks, which may block for ever
 
 	openUevents, openInotify func() (source, error)
 
-	// mu is held while the host is told, and never while something is read that
-	// may wait.
+	// mu is held while the host is called, but never during a read that may block.
 	mu     sync.Mutex
 	closed bool
 	known  map[string]*node // by sysfs name
 	looks  map[string]*look
-	// left are devices of which a source said that they are leaving, while sysfs
-	// may still show them.
+	// left are devices that are leaving according to a source. sysfs may still show
+	// them.
 	left map[string]deviceNumber
-	// resting are devices whose configuration was taken away while they were known:
-	// they are leaving, or are not authorized any more.
+	// resting are known devices that have lost their configuration: they are leaving, or
+	// are no longer authorized.
 	resting map[string]deviceNumber
 	early   map[string]int // looks at directories that are not complete
 }
 
-// source tells of changes.
+// source reports possible changes.
 type source interface {
-	// follow tells w of changes until Close or an error that lasts.
+	// follow reports changes to w until Close or a permanent error.
 	follow(w *Watcher) error
 	Close() error
 }
 
-// New is a bus that opens devices with open. A nil log discards.
+// New makes a bus that opens devices with open. A nil log discards messages.
 func New(open usb.Transport, log *slog.Logger) *Watcher {
 	return newWatcher(open, log, "/sys/bus/usb/devices", "/dev/bus/usb")
 }
 
 var _ reader.Bus = (*Watcher)(nil)
 
-// Name is for the log.
+// Name returns the name for the log.
 func (w *Watcher) Name() string { return "USB" }
 
-// Watch announces to host every device that one of the drivers serves, by IDs or
-// interface class. A device is announced once, whatever number of its interfaces match;
-// an ID pair goes before a class. Its Link is a usb.Opener on the watcher's transport.
+// Watch announces to host every device that one of the drivers serves by an ID pair or an
+// interface class. An ID pair takes precedence. A device is announced once, however many
+// of its interfaces match. Its Link is a usb.Opener on the watcher's transport.
 func (w *Watcher) Watch(ctx context.Context, host reader.Host, drivers []reader.Driver) error {
 	w.host, w.serves = host, newTable(drivers)
 	if err := w.start(ctx); err != nil {
@@ -112,10 +110,10 @@ func newWatcher(open usb.Transport, log *slog.Logger, sys, dev string) *Watcher 
 }
 
 const (
-	// pollEvery is how often sysfs is read where nothing tells of changes.
+	// pollEvery is the interval of reading sysfs while no source works.
 	pollEvery = time.Second
-	// lookTime is how long Watch and Rescan wait for devices that the kernel is
-	// busy with; these are announced later.
+	// lookTime is how long Watch and Rescan wait for devices with which the kernel is
+	// busy. Those are announced later.
 	lookTime = time.Second
 )
 
@@ -149,11 +147,11 @@ func (w *Watcher) start(ctx context.Context) error {
 			}
 		})
 	}
-	w.scan(false, true) // after subscribing: what comes meanwhile is seen twice, not missed
+	w.scan(false, true) // after subscribing: a device that comes meanwhile is not missed
 	return nil
 }
 
-// keep follows a source. Where it fails sysfs is polled until it is back.
+// keep follows a source. If it fails, keep polls sysfs until the source works again.
 func (w *Watcher) keep(what string, src source, open func() (source, error)) {
 	for told := false; ; {
 		stop := context.AfterFunc(w.ctx, func() { src.Close() })
@@ -177,7 +175,7 @@ func (w *Watcher) keep(what string, src source, open func() (source, error)) {
 	}
 }
 
-// pause reports false when the watcher was closed meanwhile.
+// pause waits for d. It returns false if the watcher was closed meanwhile.
 func (w *Watcher) pause(d time.Duration) bool {
 	select {
 	case <-w.ctx.Done():
@@ -187,8 +185,8 @@ func (w *Watcher) pause(d time.Duration) bool {
 	}
 }
 
-// Close ends watching. Devices that were announced stay. It does not wait for a
-// look that the kernel keeps waiting, which changes nothing any more.
+// Close ends watching. Announced devices stay. Close does not wait for looks, which the
+// kernel may block; they no longer change anything.
 func (w *Watcher) Close() error {
 	w.mu.Lock()
 	w.closed = true
@@ -200,19 +198,18 @@ func (w *Watcher) Close() error {
 	return nil
 }
 
-// Rescan looks at what is plugged in now. Devices that could not be opened for
-// lack of permission, or because another program had them, are tried again; those that
-// were detached are announced again.
+// Rescan looks at all devices that are plugged in now. Devices that could not be opened,
+// for lack of permission or because another program had them, are tried again. Detached
+// devices are announced again.
 func (w *Watcher) Rescan() {
 	w.mu.Lock()
-	clear(w.left) // sysfs says the truth by now
+	clear(w.left) // sysfs is up to date by now
 	w.mu.Unlock()
 	w.scan(true, true)
 }
 
-// lost is called when a source could not tell all that happened. Sysfs is read now,
-// and once more when it shows no device any more whose departure is among what was
-// lost.
+// lost is called when a source has dropped events. sysfs is read now, and once more later:
+// the first time it may still show a device whose departure was among the lost events.
 func (w *Watcher) lost() {
 	w.scan(false, false)
 	w.work.Go(func() {
@@ -226,16 +223,16 @@ func (w *Watcher) lost() {
 	})
 }
 
-// scan compares sysfs with what is known. With wait it returns when that was done,
-// and announces in the order of the names, so that numbers stay the same from one
-// start to the next; devices that the kernel is busy with come later.
+// scan compares sysfs with the known devices. With wait it returns after that, and
+// announces devices in the order of their names, so that readers keep their numbers from
+// one start to the next. Devices with which the kernel is busy come later.
 func (w *Watcher) scan(retry, wait bool) {
 	w.mu.Lock()
 	entries, err := os.ReadDir(w.sys) // waits for no device
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		w.mu.Unlock()
 		w.log.Warn("looking for USB devices", "error", err)
-		return // not the same as none
+		return // this does not mean that there are no devices
 	}
 	var order, limit chan struct{}
 	if wait {
@@ -272,7 +269,7 @@ func (w *Watcher) scan(retry, wait bool) {
 		case <-limit:
 		}
 		select {
-		case <-l.seen: // it only waited for its turn
+		case <-l.seen: // the look only waits for its turn
 			select {
 			case <-l.done:
 			case <-time.After(w.most):
@@ -283,17 +280,18 @@ func (w *Watcher) scan(retry, wait bool) {
 	}
 }
 
-// look is one look at a device that is under way.
+// look is a look at a device, under way.
 type look struct {
-	again bool // something happened since it began
+	again bool // an event came since it began
 	retry bool
 	stale bool          // the device has left
 	seen  chan struct{} // closed after the first sight
 	done  chan struct{}
 }
 
-// look looks at one device, after order, but not later than limit, where these are
-// not nil. Of one device there is one look at a time. w.mu is held.
+// look starts a look at one device. Its result is applied after order is closed, but not
+// later than limit, unless these are nil. There is only one look at a time for each
+// device. w.mu is held.
 func (w *Watcher) look(name string, retry bool, order, limit <-chan struct{}) *look {
 	if w.closed {
 		return nil
@@ -337,8 +335,8 @@ func (w *Watcher) look(name string, retry bool, order, limit <-chan struct{}) *l
 	return l
 }
 
-// forget drops a look that is under way: its device has left. It reports whether
-// there was one. w.mu is held.
+// forget drops the look under way at a device that has left. It reports whether there was
+// one. w.mu is held.
 func (w *Watcher) forget(name string) bool {
 	l := w.looks[name]
 	if l == nil {
@@ -349,7 +347,7 @@ func (w *Watcher) forget(name string) bool {
 	return true
 }
 
-// apply takes what a look saw. w.mu is held.
+// apply applies the result of a look. w.mu is held.
 func (w *Watcher) apply(name string, s sight, retry bool) {
 	old := w.known[name]
 	switch {
@@ -369,7 +367,7 @@ func (w *Watcher) apply(name string, s sight, retry bool) {
 		w.leave(old)
 		w.resting[name] = s.number
 		return
-	case s.configured && !bytes.Equal(old.desc, s.desc): // not the configuration that was expected
+	case s.configured && !bytes.Equal(old.desc, s.desc): // another configuration than expected
 		w.leave(old)
 	case old.again(s.configured, retry):
 		w.leave(old)
@@ -407,7 +405,7 @@ func (w *Watcher) arrive(name string, s sight) {
 	}
 	n.departed = func() { w.departed(n) }
 	id := s.id
-	d, _ := usb.ParseDevice(s.desc) // it was matched by it
+	d, _ := usb.ParseDevice(s.desc) // no error: match has parsed it already
 	if maker, product := n.strings[d.Manufacturer], n.strings[d.Name]; product != "" && (id.Model == "" || id.Class != 0) {
 		id.Model = product
 		if !strings.HasPrefix(product, maker) {
@@ -420,7 +418,7 @@ func (w *Watcher) arrive(name string, s sight) {
 		Serial: n.strings[d.Serial], Port: name, Link: n,
 	}
 	if c, ok := s.driver.(reader.SlotCounter); ok {
-		// Without a number the device has one slot until its driver opened it.
+		// If CountSlots panics, the device has one slot until its driver has opened it.
 		_ = reader.Guard(w.log, "driver "+s.driver.Name()+": CountSlots", func() { n.device.Slots = c.CountSlots(s.desc) })
 	}
 	w.known[name] = n
@@ -434,9 +432,9 @@ const (
 	laterMost = 100
 )
 
-// later looks at a device again whose directory in sysfs is not complete: the
-// kernel makes the device file before it and the uevent after it, so that this
-// happens where no uevents come. If it is being taken down, it will be gone then.
+// later schedules another look at a device whose directory in sysfs is incomplete. The
+// kernel makes the device file before the directory and sends the uevent after it, so this
+// happens where there are no uevents. A device that is being removed will be gone by then.
 // w.mu is held.
 func (w *Watcher) later(name string) {
 	if w.early[name]++; w.early[name] > laterMost || w.ctx == nil {
@@ -453,7 +451,7 @@ func (w *Watcher) later(name string) {
 	})
 }
 
-// leave tells that a device has left, or is to be announced anew. w.mu is held.
+// leave marks a device as gone: it has left, or it will be announced again. w.mu is held.
 func (w *Watcher) leave(n *node) {
 	delete(w.known, n.name)
 	close(n.gone)
@@ -466,9 +464,9 @@ func (w *Watcher) depart(n *node) {
 	w.leave(n)
 }
 
-// departed is called when n's open device file says that the device has left. It says
-// so as soon as the kernel gives the device up; the uevent comes after the kernel has
-// taken the device down, and in a container not at all.
+// departed is called when n's open device file reports the departure of the device. That
+// is as soon as the kernel gives the device up. The uevent comes only after the kernel has
+// removed the device, and in a container not at all.
 func (w *Watcher) departed(n *node) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

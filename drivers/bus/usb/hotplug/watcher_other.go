@@ -12,18 +12,18 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Watcher finds nothing on this system: sysfs and uevents are Linux's.
+// Watcher finds nothing on this system: sysfs and uevents exist only in Linux.
 type Watcher struct{}
 
 var _ reader.Bus = (*Watcher)(nil)
 
-// New is a watcher that finds nothing.
+// New makes a watcher that finds nothing.
 func New(usb.Transport, *slog.Logger) *Watcher { return new(Watcher) }
 
-// Name is Bus's.
+// Name implements reader.Bus.
 func (*Watcher) Name() string { return "USB" }
 
-// Watch refuses.
+// Watch always fails.
 func (*Watcher) Watch(context.Context, reader.Host, []reader.Driver) error {
 	return fmt.Errorf("USB readers are found on Linux only, not on %s: %w", runtime.GOOS, reader.ErrUnsupported)
 }
