@@ -1,5 +1,5 @@
-// Package replay is the driver of readers that answer as a recorded session did: for bug
-// reports, and for tests of programs without their card.
+// Package replay is the driver of readers that answer from a recorded session. They serve
+// bug reports, and tests of programs without their card.
 //
 //	attach replay /home/u/session.txt [level=short|extended] [unknown=6F00|error]
 //
@@ -7,47 +7,48 @@
 //
 // # The file
 //
-// A session is a text. The first line is "cardfs-session 1", where 1 is the version of
-// what follows. Empty lines, and those that begin with #, say nothing. Any other line may
-// begin with a time, in seconds since the session began, and has a word with what belongs
-// to it:
+// A session is a text file. The first line is "cardfs-session 1", where 1 is the version
+// of the format. Empty lines and lines that begin with # are ignored. Any other line may
+// begin with a time, in seconds since the beginning of the session, followed by a word and
+// its arguments:
 //
-//	reader MODEL       what the reader called itself
+//	reader MODEL       the model of the reader
 //	reset cold|warm    the card was reset
-//	atr HEX            and answered so
+//	atr HEX            its ATR
 //	> HEX [XX]         a C-APDU
-//	< [XX] HEX         and its R-APDU
+//	< [XX] HEX         its R-APDU
 //	! WORD WORDS       or why there was none: timeout, protocol, unsupported, invalid or
 //	                   failed, and the error in words
 //	lost N             N lines of the trace were lost here
 //
-// Bytes are written as two hexadecimal digits, with or without blanks between them. XX is
-// what the trace of the recorded slot masked, PINs and keys, however many bytes it was:
-// at the end of a command, or before SW1 SW2 of an answer. An answer of XX alone had no
-// status word that could be shown.
+// A byte is two hexadecimal digits, with or without blanks between bytes. XX stands for
+// any number of bytes that the trace of the recorded slot masked, such as PINs and keys.
+// It is at the end of a command, or before SW1 SW2 of an answer. An answer of XX alone had
+// no status word that could be shown.
 //
 // # The replay
 //
-// The reader has one slot with a card in it that stays there. Its commands and resets
-// find their answers by a place in the session, at first its beginning:
+// The reader has one slot with a card that cannot be removed. The replay keeps a position
+// in the session, which is first at the beginning. Commands and resets look for their
+// answers from there:
 //
-//   - A command is answered by the next pair of the same command from the place on. Behind
-//     the last pair the search goes on at the beginning, once around. The place is then
-//     behind the pair. So a command that was recorded several times, with different
-//     answers, has them in their order, and then again.
-//   - XX in a command matches any bytes, but at least one. XX in an answer is left out:
-//     SW1 SW2 comes alone.
-//   - A recorded error is an error again: ETIMEDOUT, EPROTO, EOPNOTSUPP, EINVAL or EIO. It
-//     comes at once. An answer comes at once, too: the times are not replayed.
+//   - A command is answered by the next pair with the same command. At the end of the
+//     session the search wraps around to the beginning. The new position is behind the
+//     pair. So a command that was recorded several times gets its answers in order, and
+//     then again from the first.
+//   - XX in a command matches one or more bytes. XX in an answer is left out: SW1 SW2
+//     comes alone.
+//   - A recorded error becomes an error again: ETIMEDOUT, EPROTO, EOPNOTSUPP, EINVAL or
+//     EIO. Errors and answers come at once: times are not replayed.
 //   - A command that the session does not have, or has without an answer, is answered with
-//     6F00, or what unknown=SW says; with unknown=error the error is EPROTO. The place
-//     stays.
-//   - A reset is answered by the next ATR from the place on, or the first one, and the
-//     place is behind it.
+//     6F00, or with SW of unknown=SW; with unknown=error the error is EPROTO. The position
+//     does not change.
+//   - A reset is answered by the next ATR, with wrap-around. The new position is behind
+//     it.
 //
-// What the session has is complete: over T=0 nothing is fetched by GET RESPONSE, and no Le
-// corrected. With level=short commands of an extended case are refused, as by a reader
-// that cannot carry them.
+// Recorded answers are complete: in T=0 nothing is fetched with GET RESPONSE, and Le is
+// not corrected. With level=short, extended commands are refused, as by a reader that
+// cannot carry them.
 package replay
 
 import (
@@ -80,8 +81,8 @@ func (Driver) Name() string { return "replay" }
 // IDs is empty: sessions are attached by hand.
 func (Driver) IDs() []reader.ID { return nil }
 
-// recording is a session that was read, and what attach said: what reader.Device.Link
-// holds.
+// recording is a session as read from its file, with the arguments of attach. It is the
+// reader.Device.Link.
 type recording struct {
 	path    string
 	model   string
@@ -90,10 +91,10 @@ type recording struct {
 	steps   []step
 }
 
-// Gone is never closed: a file that was read cannot leave.
+// Gone is never closed: a session in memory cannot leave.
 func (*recording) Gone() <-chan struct{} { return nil }
 
-// Attach reads the session, so that whoever attaches it learns what is wrong with it.
+// Attach reads the session, so that errors in it are reported to the user at once.
 func (Driver) Attach(dev reader.Device) (reader.Device, error) {
 	rec, err := load(dev)
 	if err != nil {
@@ -106,8 +107,7 @@ func (Driver) Attach(dev reader.Device) (reader.Device, error) {
 	return dev, nil
 }
 
-// Open makes the reader. A device that was not announced through Attach has its file read
-// now.
+// Open makes the reader. If the device did not come through Attach, Open reads the file.
 func (Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("replay %s: open: %w", dev.Address, err)
@@ -122,7 +122,7 @@ func (Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error
 	return newPlayer(rec), nil
 }
 
-// load reads what attach names.
+// load checks the arguments of attach and reads the session.
 func load(dev reader.Device) (*recording, error) {
 	rec := &recording{path: filepath.Clean(dev.Address), level: reader.ExtendedAPDU, unknown: []byte{0x6F, 0x00}}
 	for _, key := range slices.Sorted(maps.Keys(dev.Params)) {
@@ -158,9 +158,9 @@ func load(dev reader.Device) (*recording, error) {
 	return rec, nil
 }
 
-// read reads a session from a file. It waits for nobody: what is no plain file is refused.
+// read reads a session from a file. It accepts only regular files, as others could block.
 func read(path string) ([]Line, error) {
-	// Not an os.File: in a mount of cardfs Go would wait for an EAGAIN to end.
+	// Not an os.File: for a file in a mount of cardfs, Go would poll after an EAGAIN.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
@@ -194,18 +194,18 @@ func (d descriptor) Read(p []byte) (int, error) {
 	}
 }
 
-// step is a pair, or an ATR.
+// step is a command with its answer, or an ATR.
 type step struct {
 	atr     []byte // not nil: it is an ATR
 	command []byte
-	more    bool // and at least one byte more
+	more    bool // one or more bytes follow command
 	answer  []byte
 	err     error // in place of the answer
 	line    int   // of err
 }
 
-// take makes steps of the lines. A command without an answer, or with one that cannot be
-// given, is none.
+// take converts the lines to steps. It skips commands without an answer that can be
+// replayed.
 func (rec *recording) take(lines []Line) error {
 	rec.model = "Recorded reader"
 	var command *Line

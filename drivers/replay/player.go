@@ -10,7 +10,7 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// player is a Reader and its only Slot, with a place in a recording.
+// player is a Reader and its only Slot, with a position in a recording.
 type player struct {
 	*recording
 	slots [1]reader.Slot
@@ -37,23 +37,23 @@ func newPlayer(rec *recording) *player {
 func (p *player) Slots() []reader.Slot  { return p.slots[:] }
 func (p *player) Gone() <-chan struct{} { return p.gone }
 
-// Close ends nothing, for nothing waits. What is called later says ErrGone.
+// Close has nothing to end, as no call waits. Later calls fail with ErrGone.
 func (p *player) Close() error {
 	p.once.Do(func() { close(p.gone) })
 	return nil
 }
 
-// Identify gives the model of the recorded reader, and where the recording is.
+// Identify returns the model of the recorded reader and the path of the recording.
 func (p *player) Identify() (string, map[string]string) {
 	return p.model, map[string]string{"session": p.path}
 }
 
-// Traits: a session has C-APDUs; there is nothing below them.
+// Traits returns an APDU level: a session has C-APDUs and nothing below them.
 func (p *player) Traits() reader.Traits {
 	return reader.Traits{Level: p.level, AutoPPS: true, AutoIFSD: true, Fixed: true}
 }
 
-// check is why nothing can be done; nil: it can.
+// check returns an error if the reader is closed or ctx has ended.
 func (p *player) check(ctx context.Context) error {
 	select {
 	case <-p.gone:
@@ -78,7 +78,7 @@ func (p *player) Status(ctx context.Context) (reader.Status, error) {
 }
 
 // SelectProtocol agrees to any protocol that the ATR offers: nothing is transmitted below
-// the APDU, so none can be wrong.
+// the APDU, so every protocol works.
 func (p *player) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816.Params, error) {
 	if err := p.check(ctx); err != nil {
 		return iso7816.Params{}, p.fail("select protocol", err)
@@ -86,7 +86,7 @@ func (p *player) SelectProtocol(ctx context.Context, want iso7816.Params) (iso78
 	return want, nil
 }
 
-// PowerOn gives the next ATR. One there is, see recording.take.
+// PowerOn returns the next ATR. There is at least one, see recording.take.
 func (p *player) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 	if err := p.check(ctx); err != nil {
 		return nil, p.fail("power on", err)
@@ -104,7 +104,7 @@ func (p *player) PowerOff(ctx context.Context) error {
 	return nil
 }
 
-// Exchange gives the answer of the next pair with the command t.Out.
+// Exchange returns the answer of the next pair with the command t.Out.
 func (p *player) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
 	if err := p.check(ctx); err != nil {
 		return dst, p.fail("exchange", err)
@@ -131,8 +131,8 @@ func (s *step) matches(command []byte) bool {
 	return s.command != nil && bytes.Equal(command, s.command)
 }
 
-// next is the next step that fits, from the place on and around; nil: there is none. The
-// place is then behind it.
+// next returns the next step that fits, searching from the position on with wrap-around,
+// and moves the position behind it. It returns nil if there is none.
 func (p *player) next(fits func(*step) bool) *step {
 	for i := range p.steps {
 		at := (p.place + i) % len(p.steps)

@@ -19,10 +19,10 @@ import (
 // Magic is the first line of a session; 1 is the version.
 const Magic = "cardfs-session 1"
 
-// Masked stands for masked bytes, as many as there may have been.
+// Masked stands for any number of masked bytes.
 const Masked = "XX"
 
-// Kind is what a line of a session says.
+// Kind is the kind of a line of a session.
 type Kind string
 
 // The words of the lines.
@@ -46,7 +46,7 @@ type Line struct {
 	Text   string // of Reader, Reset, Error and Lost
 }
 
-// String is the line as it is written, without its end.
+// String returns the line in the notation of the file, without a newline.
 func (l Line) String() string {
 	var b strings.Builder
 	if l.At >= 0 {
@@ -68,7 +68,7 @@ func (l Line) String() string {
 	return b.String()
 }
 
-// ErrorWord is the word behind Error for an error of that text.
+// ErrorWord returns the word that follows Error for an error with that text.
 func ErrorWord(text string) string {
 	for _, f := range faults {
 		if strings.Contains(text, f.err.Error()) {
@@ -78,7 +78,7 @@ func ErrorWord(text string) string {
 	return "failed"
 }
 
-// faults are the words behind Error, with the error that a replay gives.
+// faults are the words that follow Error, with the errors that a replay returns.
 var faults = []struct {
 	word string
 	err  error
@@ -89,7 +89,7 @@ var faults = []struct {
 	{"invalid", reader.ErrInvalid},
 }
 
-// errRecorded is what a replay gives for any other error.
+// errRecorded is returned by a replay for any other error.
 var errRecorded = errors.New("it failed")
 
 func fault(text string) error {
@@ -105,11 +105,11 @@ func fault(text string) error {
 const (
 	// maxSession is how many bytes a session may have.
 	maxSession = 64 << 20
-	// maxTime bounds what a line's time may say: no session lasts longer than ten years.
+	// maxTime bounds the time of a line, in seconds: no session lasts ten years.
 	maxTime = 10 * 365 * 24 * 3600
 )
 
-// Parse reads a session. An error has name and the number of the line in front, and no
+// Parse reads a session. Errors begin with name and the number of the line, and contain no
 // byte of the line.
 func Parse(r io.Reader, name string) ([]Line, error) {
 	in := bufio.NewReader(io.LimitReader(r, maxSession+1))
@@ -149,7 +149,7 @@ func Parse(r io.Reader, name string) ([]Line, error) {
 	}
 }
 
-// parseLine reads one line but the first; false: it has nothing but blanks or a comment.
+// parseLine reads a line, but not the first. ok is false if it is blank or a comment.
 func parseLine(text string) (l Line, ok bool, err error) {
 	text = strings.TrimSpace(strings.ReplaceAll(text, "\t", " "))
 	if text == "" || text[0] == '#' {
@@ -228,7 +228,7 @@ func parseTime(s string) (time.Duration, error) {
 	return time.Duration(seconds)*time.Second + time.Duration(us)*time.Microsecond, nil
 }
 
-// parseHex reads bytes with blanks anywhere.
+// parseHex reads bytes in hexadecimal. Blanks may be anywhere.
 func parseHex(s string) ([]byte, error) {
 	b, err := hex.AppendDecode(nil, bytes.ReplaceAll([]byte(s), []byte{' '}, nil))
 	if err != nil {

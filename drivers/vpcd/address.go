@@ -23,16 +23,16 @@ import (
 // defaultPort is libifdvpcd's (0x8C7B).
 const defaultPort = 35963
 
-// options are one `attach`, checked.
+// options are the checked arguments of one `attach`.
 type options struct {
 	network string // "tcp" or "unix"
-	address string // as net.Listen takes it
+	address string // for net.Listen
 	mode    fs.FileMode
 	timeout time.Duration
 	cards   int
 }
 
-// String is the address in the form that `attach` takes.
+// String returns the address in the form that `attach` accepts.
 func (o options) String() string {
 	if o.network == "unix" {
 		return "unix:" + o.address
@@ -40,9 +40,9 @@ func (o options) String() string {
 	return o.address
 }
 
-// parseAddress takes "", "PORT", ":PORT", "IP:PORT", "localhost:PORT",
-// "unix:/PATH" and "/PATH". What is left out is the loopback address: the
-// protocol has no authentication, so being reachable is never a default.
+// parseAddress accepts "", "PORT", ":PORT", "IP:PORT", "localhost:PORT", "unix:/PATH" and
+// "/PATH". A missing IP is the loopback address: the protocol has no authentication, so
+// other machines must never be admitted by default.
 func (o *options) parseAddress(s, public string) error {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok || strings.HasPrefix(s, "/") {
 		return o.parsePath(path)
@@ -108,7 +108,7 @@ func (o options) listen(ctx context.Context) (net.Listener, error) {
 		return o.listenUnix(ctx)
 	}
 	lc := net.ListenConfig{
-		// A peer whose machine vanished sends no FIN; only this removes its card.
+		// A peer whose machine vanished sends no FIN; only keep-alive removes its card.
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
 	}
 	ln, err := lc.Listen(ctx, "tcp", o.address)
@@ -151,11 +151,11 @@ func (o options) listenUnix(ctx context.Context) (net.Listener, error) {
 	return u, nil
 }
 
-// bind makes the socket file. It has its permissions from the beginning and they are
-// never changed by name, since the name may be another file's by then: it takes them
-// from the socket, less the umask (Linux net/unix/af_unix.c, unix_bind). The umask
-// belongs to all threads of a process; so this is done on a thread that gets one of its
-// own, and ends with it.
+// bind makes the socket file with its final permissions. They are not changed by name
+// afterwards, because another file may have the name by then. The file gets the
+// permissions of the socket, less the umask (Linux net/unix/af_unix.c, unix_bind). All
+// threads of a process share the umask, so bind uses a thread with a umask of its own,
+// which then ends.
 func (o options) bind(ctx context.Context) (ln net.Listener, err error) {
 	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
 		var err error
@@ -165,7 +165,7 @@ func (o options) bind(ctx context.Context) (ln net.Listener, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and not unlocked
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		ownUmask()
 		ln, err = lc.Listen(ctx, "unix", o.address)
 	}()
@@ -173,8 +173,7 @@ func (o options) bind(ctx context.Context) (ln net.Listener, err error) {
 	return ln, err
 }
 
-// removeStale removes the socket file that a killed daemon left behind, and
-// nothing else.
+// removeStale removes a socket file left behind by a killed daemon, and nothing else.
 func (o options) removeStale() error {
 	st, err := os.Lstat(o.address)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -189,9 +188,8 @@ func (o options) removeStale() error {
 	if owner := st.Sys().(*syscall.Stat_t).Uid; owner != uint32(os.Geteuid()) {
 		return fmt.Errorf("vpcd: listen at %s: a socket of another user (uid %d) is there; move it away: %w", o, owner, reader.ErrNoPermission)
 	}
-	// A datagram socket cannot connect to a stream socket: the kernel says
-	// EPROTOTYPE if somebody listens, without them seeing a connection, and
-	// ECONNREFUSED if nobody does.
+	// A datagram socket cannot connect to a stream socket. The kernel returns EPROTOTYPE
+	// if a program listens, which does not notice, and ECONNREFUSED if none does.
 	probe, err := net.Dial("unixgram", o.address)
 	switch {
 	case err == nil:
@@ -211,8 +209,8 @@ func (o options) removeStale() error {
 	return nil
 }
 
-// unixListener removes its socket file when closed, unless somebody put
-// another one in its place meanwhile.
+// unixListener removes its socket file when closed, unless another file has taken its
+// place meanwhile.
 type unixListener struct {
 	*net.UnixListener
 	path string

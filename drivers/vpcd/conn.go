@@ -20,11 +20,11 @@ import (
 //	idle --ask--> waiting --answer--> idle
 //	  any state --end: closed, late, talkative, refused--> ended
 //
-// A card that has said nothing for a while is asked by the connection itself; who
-// wants to ask meanwhile waits.
+// A card that has been silent for a while is probed by the connection itself. Other
+// requests wait until the probe has ended.
 //
-// One goroutine reads, for as long as the connection lives: so its end is
-// noticed at once, and so is a card that speaks without being asked.
+// One goroutine reads throughout the life of the connection. So the end of the connection
+// is noticed at once, and so is a card that sends without being asked.
 type conn struct {
 	net     net.Conn
 	raw     syscall.RawConn // nil where the connection has none
@@ -75,7 +75,7 @@ func newConn(nc net.Conn, timeout time.Duration, log *slog.Logger) *conn {
 	return c
 }
 
-// peerName says who is at the other end.
+// peerName describes the other end.
 func peerName(nc net.Conn) string {
 	if u, ok := nc.(*net.UnixConn); ok {
 		if rc, err := u.SyscallConn(); err == nil {
@@ -115,7 +115,7 @@ func (c *conn) read() {
 	}
 }
 
-// received looks at what came; false ends the connection.
+// received processes new input. It returns false if the connection has ended.
 func (c *conn) received(in *inbox) bool {
 	c.mu.Lock()
 	if c.ended != nil {
@@ -151,8 +151,8 @@ func (c *conn) deliver(err error) {
 	c.wake <- struct{}{}
 }
 
-// end closes the connection for the reason why, once. A call under way gets
-// why if it says what went wrong, and otherwise that the card is away.
+// end closes the connection once, for the reason why. A call under way fails with why if
+// that is a time-out or a protocol error, and otherwise with the absence of the card.
 func (c *conn) end(why error) {
 	c.mu.Lock()
 	if c.ended != nil {
@@ -179,7 +179,7 @@ func (c *conn) end(why error) {
 	}
 }
 
-// whenEnded has f called once when the connection ends, at once if it has.
+// whenEnded calls f once when the connection ends, or at once if it has ended.
 func (c *conn) whenEnded(f func()) {
 	c.mu.Lock()
 	ended := c.ended != nil
@@ -192,7 +192,7 @@ func (c *conn) whenEnded(f func()) {
 	}
 }
 
-// late is the timer's: no answer in time.
+// late runs by timer when an answer did not come in time.
 func (c *conn) late() {
 	c.mu.Lock()
 	// A timer that fired while its answer came may run during the next wait.
@@ -203,15 +203,15 @@ func (c *conn) late() {
 	}
 }
 
-// probe is the timer's: a connection that has said nothing so far is asked for its
-// ATR, and ends if it is no card.
+// probe runs by timer. It asks a connection that has sent nothing yet for its ATR, and
+// ends the connection if no card answers.
 func (c *conn) probe() {
 	c.mu.Lock()
 	if c.ended != nil || c.proven {
 		c.mu.Unlock()
 		return
 	}
-	if c.busy { // what somebody asks now proves as much
+	if c.busy { // the answer to the request under way proves as much
 		c.proof.Reset(proofTime)
 		c.mu.Unlock()
 		return
@@ -243,7 +243,7 @@ func (c *conn) exchange(ctx context.Context, msg, dst []byte) ([]byte, error) {
 	select {
 	case <-c.wake:
 	case <-ctx.Done():
-		// The answer may still come, and then would look like the next one's.
+		// The answer may still come, and would then be taken for the next one.
 		c.end(c.givenUp(ctx))
 		<-c.wake
 	}
@@ -320,13 +320,13 @@ func (c *conn) start(dst []byte, answer bool) {
 	}
 }
 
-// away is the error of a connection that ended: what happened, and that the
-// card, or the reader, is not there. The caller holds mu.
+// away returns the error of a connection that has ended: what happened, and ErrNoCard or
+// ErrGone. The caller holds mu.
 func (c *conn) away() error {
 	if errors.Is(c.ended, reader.ErrGone) {
 		return c.ended
 	}
-	// What it died of is no error of the call that comes later.
+	// %v: the reason was an error of an earlier call, and this one must not match it.
 	return fmt.Errorf("%v: %w", c.ended, c.lost)
 }
 
@@ -336,7 +336,7 @@ func (c *conn) send(ctx context.Context, msg []byte) error {
 	defer func() { clear(c.out) }()
 	c.wrote = 0
 	if c.raw != nil {
-		// Nearly always there is room, and then nothing needs to watch ctx.
+		// Nearly always there is room, and then ctx needs no watching.
 		if err := c.raw.Write(c.writeFn); err != nil {
 			return fmt.Errorf("vpcd: card at %s: send: %w", c.peer, err)
 		}
@@ -355,8 +355,8 @@ func (c *conn) send(ctx context.Context, msg []byte) error {
 	return nil
 }
 
-// tryWrite writes what fits without waiting. Errors are left to the write that
-// follows when something is missing.
+// tryWrite writes as much as possible without waiting. It ignores errors: the write of the
+// rest meets them again.
 func (c *conn) tryWrite(fd uintptr) bool {
 	n, err := unix.Write(int(fd), c.out)
 	if err == nil {

@@ -1,11 +1,11 @@
-// Package vpcd is a reader for the virtual cards of other projects: they
-// connect over TCP or a UNIX socket and speak the vpcd protocol of vsmartcard.
-// cardfs takes the part of vsmartcard's own IFD handler, libifdvpcd.
+// Package vpcd is a reader for virtual cards of other projects. They connect over TCP or a
+// UNIX socket and speak the vpcd protocol of vsmartcard. cardfs takes the place of
+// vsmartcard's own IFD handler, libifdvpcd.
 //
 // The protocol (vsmartcard, "Virtual Smart Card", section "Protocol between
 // vpcd and vpicc"; the details below are those of vpcd.c and of
-// VirtualSmartcard.py, release 3.3): each message is a length of two bytes, the
-// more significant one first, and so many bytes. The reader speaks first:
+// VirtualSmartcard.py, release 3.3): each message is a length of two bytes, most
+// significant byte first, followed by that many bytes. The reader speaks first:
 //
 //	00 01 00          power off    no answer
 //	00 01 01          power on     no answer
@@ -13,22 +13,22 @@
 //	00 01 04          get ATR      answered with the ATR
 //	LL LL C-APDU      a command    answered with the R-APDU
 //
-// Nothing in it says which command an answer belongs to. So whatever the card
-// sends while nothing was asked, and any answer that did not come in time, ends
-// the connection: it can never be taken for the answer to a later command.
+// Nothing in an answer identifies its command. So unsolicited data ends the connection,
+// and so does an answer that is late: it can never be taken for the answer to a later
+// command.
 //
-// A port is one reader with one slot that stands as long as it is attached. A
-// connection is a card in the slot, its end is the removal. While the slot is
-// occupied, each further connection becomes a reader of its own that leaves
-// with its connection. A port takes so many cards at once as it was told; further
-// connections are closed. One that has said nothing for a minute is asked for its ATR,
-// as vpcd.c does to see whether a card is there, and closed if it does not answer: so
-// connections that are no cards do not keep the places for ever.
+// A port is one reader with one slot, which exists as long as the port is attached. A
+// connection is a card in the slot; its end is the removal. While the slot is occupied,
+// each further connection becomes a reader of its own, which leaves with the connection. A
+// port has a maximum number of cards; further connections are closed. A connection that
+// was silent for a minute is asked for its ATR, as vpcd.c does to detect a card, and
+// closed if it does not answer. Otherwise connections without a card could occupy the
+// places for ever.
 //
 // # Lock order
 //
-// port.mu, conn.mu and slot.mu are never held together, and nobody else is called with one
-// of them held.
+// port.mu, conn.mu and slot.mu are never held together, and no other package is called
+// while holding one of them.
 package vpcd
 
 import (
@@ -49,13 +49,13 @@ const (
 	// defaultTimeout bounds the wait for one answer. The protocol has no sign of
 	// life, and virtual cards generate RSA keys in interpreted languages.
 	defaultTimeout = time.Minute
-	// maxMessage is what two bytes of length can say.
+	// maxMessage is the largest length that two bytes can express.
 	maxMessage = 0xFFFF
-	// defaultCards is how many cards a port takes at once. Whoever may connect could
-	// make readers without end.
+	// defaultCards is the maximum number of cards of a port. Without a limit, anybody
+	// who can connect could make any number of readers.
 	defaultCards = 16
-	// proofTime is how long a connection may be without having said anything before it
-	// is asked for its ATR, whether or not anybody uses it.
+	// proofTime is how long a connection may be silent before it is asked for its ATR,
+	// whether or not it is in use.
 	proofTime = time.Minute
 	// maxATR is TS and 32 more characters (ISO/IEC 7816-3:2006 §8.2.1).
 	maxATR = 33
@@ -68,7 +68,7 @@ const (
 //	attach vpcd unix:/run/user/1000/card.sock mode=0660
 //	attach vpcd 0.0.0.0:35963 public=yes
 type Driver struct {
-	// Log, if not nil, takes what the driver has to say beside its errors.
+	// Log, if not nil, receives messages of the driver beside its errors.
 	Log *slog.Logger
 }
 
@@ -83,8 +83,8 @@ func (Driver) Name() string { return "vpcd" }
 // IDs is empty: ports are attached by hand.
 func (Driver) IDs() []reader.ID { return nil }
 
-// Attach checks the address and the parameters. The address in full is the
-// reader's name, and where it is plugged in.
+// Attach checks the address and the parameters. The full address is the name of the reader
+// and its port.
 func (Driver) Attach(dev reader.Device) (reader.Device, error) {
 	o, err := parseOptions(dev.Address, dev.Params)
 	if err != nil {

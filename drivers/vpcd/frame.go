@@ -12,24 +12,24 @@ func appendFrame(dst, payload []byte) []byte {
 	return append(dst, payload...)
 }
 
-// inbox collects one message from a stream that may cut it anywhere. It has room
-// for the longest and a byte more, so that one read takes all that the card has
-// sent, and who sends more than an answer is noticed before the next command.
-// (Pages that no message reached cost no memory.)
+// inbox collects one message from a stream that may cut it anywhere. It has room for the
+// longest message and one more byte: so one read returns all that the card has sent, and
+// surplus data is noticed before the next command. (Pages that no message has reached cost
+// no memory.)
 type inbox struct {
 	buf [header + maxMessage + 1]byte
 	n   int
 }
 
-// space is where the next bytes go. It is never empty while the message is
+// space returns the buffer for the next bytes. It is never empty while the message is
 // incomplete.
 func (b *inbox) space() []byte { return b.buf[b.n:] }
 
-// add says that n bytes were put into space.
+// add records that n bytes were written to space.
 func (b *inbox) add(n int) { b.n += n }
 
-// message is the payload, once it is complete; extra counts the bytes that came
-// after it. The payload is valid until reset.
+// message returns the payload once it is complete. extra is the number of bytes behind it.
+// The payload is valid until reset.
 func (b *inbox) message() (payload []byte, extra int, ok bool) {
 	if b.n < header {
 		return nil, 0, false
@@ -41,7 +41,7 @@ func (b *inbox) message() (payload []byte, extra int, ok bool) {
 	return b.buf[header:end], b.n - end, true
 }
 
-// reset makes room for the next message, and leaves nothing of this one.
+// reset makes room for the next message and wipes this one.
 func (b *inbox) reset() {
 	clear(b.buf[:b.n])
 	b.n = 0

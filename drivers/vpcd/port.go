@@ -13,7 +13,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// port is a listening address and the slot that stands there.
+// port is a listening address and its permanent slot.
 type port struct {
 	dev  reader.Device
 	opts options
@@ -28,8 +28,8 @@ type port struct {
 
 	mu     sync.Mutex
 	closed bool
-	full   bool          // a connection was closed for want of a place since there was one
-	conns  map[*conn]int // 1 is in the slot, the guests count from 2
+	full   bool          // all places are taken, and that was logged
+	conns  map[*conn]int // 1: in the slot; guests are numbered from 2
 }
 
 var (
@@ -51,20 +51,20 @@ func newPort(dev reader.Device, o options, ln net.Listener, log *slog.Logger) *p
 	return p
 }
 
-// Slots is the standing slot.
+// Slots returns the permanent slot.
 func (p *port) Slots() []reader.Slot { return []reader.Slot{p.slot} }
 
-// Gone is closed if listening failed for good.
+// Gone is closed if listening has failed permanently.
 func (p *port) Gone() <-chan struct{} { return p.gone }
 
-// Identify names the address, with the port number that the system chose where
-// 0 was asked for.
+// Identify returns the address. If port 0 was asked for, it has the port number chosen by
+// the system.
 func (p *port) Identify() (string, map[string]string) {
 	return "Virtual card port", map[string]string{"listen": p.opts.String()}
 }
 
-// Close ends listening and every card that came this way, in the slot or in a
-// reader of its own, as a hub takes its children along.
+// Close stops listening and ends all cards of the port, in the slot and in readers of
+// their own, like a hub that is unplugged with its devices.
 func (p *port) Close() error { return p.close() }
 
 func (p *port) shut() error {
@@ -75,7 +75,7 @@ func (p *port) shut() error {
 	return err
 }
 
-// leave ends all cards and takes no more.
+// leave ends all cards and accepts no more.
 func (p *port) leave(why error) {
 	p.mu.Lock()
 	p.closed = true
@@ -87,7 +87,7 @@ func (p *port) leave(why error) {
 	}
 }
 
-// accept is the goroutine that takes connections.
+// accept is the goroutine that accepts connections.
 func (p *port) accept() {
 	defer p.wg.Done()
 	const first, most = 5 * time.Millisecond, time.Second
@@ -102,8 +102,8 @@ func (p *port) accept() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		// Too many open files, or a connection that ended before it was
-		// taken: it passes.
+		// Too many open files, or a connection that ended before it was accepted: try
+		// again later.
 		var ne net.Error
 		//lint:ignore SA1019 no other method tells EMFILE from a listener that is dead
 		if !errors.As(err, &ne) || !ne.Temporary() {
@@ -122,7 +122,7 @@ func (p *port) accept() {
 	}
 }
 
-// add gives a new connection its place: the standing slot, or a reader of its own.
+// add gives a new connection its place: the permanent slot, or a reader of its own.
 func (p *port) add(nc net.Conn) {
 	p.mu.Lock()
 	if p.closed || len(p.conns) >= p.opts.cards {
@@ -161,8 +161,8 @@ func (p *port) add(nc net.Conn) {
 	}
 }
 
-// announce makes c a reader of its own. Its name counts from 2 and takes the
-// lowest number that is free, so that the names of a set of cards come back.
+// announce makes c a reader of its own. It gets the lowest free number from 2 on, so that
+// a set of cards gets the same names each time.
 func (p *port) announce(c *conn) error {
 	if p.dev.Host == nil {
 		return fmt.Errorf("the slot is occupied: %w", reader.ErrUnsupported)
@@ -186,7 +186,7 @@ func (p *port) announce(c *conn) error {
 	})
 }
 
-// guest is a reader that is there as long as its card's connection.
+// guest is a reader that exists as long as the connection of its card.
 type guest struct {
 	slot *slot
 	conn *conn
@@ -208,13 +208,13 @@ func newGuest(c *conn) *guest {
 	return g
 }
 
-// Slots is the one slot.
+// Slots returns the one slot.
 func (g *guest) Slots() []reader.Slot { return []reader.Slot{g.slot} }
 
 // Gone is closed when the connection ends.
 func (g *guest) Gone() <-chan struct{} { return g.gone }
 
-// Identify names the other end.
+// Identify returns the other end of the connection.
 func (g *guest) Identify() (string, map[string]string) {
 	return "Virtual card", map[string]string{"peer": g.conn.peer}
 }

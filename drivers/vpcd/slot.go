@@ -9,7 +9,7 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// The one-byte messages, which the card takes for no command.
+// The one-byte messages. A card cannot mistake them for commands, which are longer.
 const (
 	ctlOff   = 0x00
 	ctlOn    = 0x01
@@ -21,9 +21,8 @@ const (
 //
 //	empty --connection--> occupied --its end--> left --Status says Absent--> empty
 //
-// In "left" a new connection already waits for its turn (next): a card that is
-// exchanged for another must be seen absent once, or nobody would know that it
-// is another card.
+// In state "left" a new connection may already wait (next). The slot must report the
+// absence once: otherwise the exchange of a card for another would go unnoticed.
 type slot struct {
 	changes chan struct{}
 	fixed   bool // a guest's: the card cannot leave without the reader
@@ -46,7 +45,7 @@ func newSlot(fixed bool) *slot {
 	return &slot{changes: make(chan struct{}, 1), fixed: fixed}
 }
 
-// offer puts a new connection into the slot; false if it is occupied.
+// offer puts a new connection into the slot. It returns false if the slot is occupied.
 func (s *slot) offer(c *conn) bool {
 	s.mu.Lock()
 	switch {
@@ -83,10 +82,10 @@ func (s *slot) changed() {
 	}
 }
 
-// Changes carries a value after each insertion and removal.
+// Changes gets a value after each insertion and removal.
 func (s *slot) Changes() <-chan struct{} { return s.changes }
 
-// Status costs no message to the card: the connection is the presence.
+// Status sends no message: a card is present as long as it is connected.
 func (s *slot) Status(context.Context) (reader.Status, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,14 +106,14 @@ func (s *slot) Status(context.Context) (reader.Status, error) {
 	return reader.Present, nil
 }
 
-// Traits: a message is a whole C-APDU of any case; protocols and parameters
-// below that do not exist.
+// Traits returns the extended APDU level: a message is a whole C-APDU of any case. There
+// are no protocols and parameters below that.
 func (s *slot) Traits() reader.Traits {
 	return reader.Traits{Level: reader.ExtendedAPDU, AutoPPS: true, AutoIFSD: true, Fixed: s.fixed}
 }
 
-// SelectProtocol agrees to any protocol that the ATR offers, as libifdvpcd does:
-// nothing is transmitted below the APDU, so none can be wrong.
+// SelectProtocol agrees to any protocol that the ATR offers, as libifdvpcd does: nothing
+// is transmitted below the APDU, so every protocol works.
 func (s *slot) SelectProtocol(_ context.Context, want iso7816.Params) (iso7816.Params, error) {
 	if _, _, err := s.get(); err != nil {
 		return iso7816.Params{}, err
@@ -122,8 +121,8 @@ func (s *slot) SelectProtocol(_ context.Context, want iso7816.Params) (iso7816.P
 	return want, nil
 }
 
-// PowerOn sends "power on" (a cold reset takes the power away first) or "reset",
-// and asks for the ATR.
+// PowerOn sends "power on" or "reset" and asks for the ATR. A cold reset of a powered card
+// begins with "power off".
 func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 	c, powered, err := s.get()
 	if err == nil {
@@ -171,8 +170,8 @@ func (s *slot) PowerOff(ctx context.Context) error {
 	return nil
 }
 
-// Exchange sends a C-APDU and appends the R-APDU. The connection's own timeout
-// holds, as t.Wait knows nothing of programs that play cards.
+// Exchange sends a C-APDU and appends the R-APDU. It uses the connection's own timeout:
+// t.Wait is computed for real cards.
 func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
 	c, powered, err := s.get()
 	switch {
@@ -181,7 +180,7 @@ func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]b
 	case !powered:
 		return dst, fmt.Errorf("vpcd: card at %s: no power: %w", c.peer, reader.ErrMute)
 	case len(t.Out) < 4:
-		// One byte would be taken for "power off" and the like.
+		// The card would take one byte for "power off" and the like.
 		return dst, fmt.Errorf("vpcd: a command of %d bytes, shorter than its header of 4: %w", len(t.Out), reader.ErrInvalid)
 	case len(t.Out) > maxMessage:
 		return dst, fmt.Errorf("vpcd: a command of %d bytes; the vpcd protocol ends at %d: %w", len(t.Out), maxMessage, reader.ErrUnsupported)
@@ -209,7 +208,7 @@ func (s *slot) get() (*conn, bool, error) {
 	return nil, false, fmt.Errorf("vpcd: no virtual card is connected: %w", reader.ErrNoCard)
 }
 
-// leave has every later call say ErrGone.
+// leave makes every later call fail with ErrGone.
 func (s *slot) leave() {
 	s.mu.Lock()
 	s.gone = true
