@@ -37,7 +37,7 @@ type Terminal struct {
 	file  *file        // selected by SELECT FILE; nil: the master file
 	want  map[int]int  // protocol preference, from SET INTERFACE PARAMETER
 	cards map[int]*icc // the program's relation to the card in each slot
-	unit  byte         // address of the unit that made the status word of the command under way
+	unit  byte         // address of the unit that made the current status word
 	at    core.Moment
 }
 

@@ -91,7 +91,7 @@ func (c *card) Reset(warm bool) {
 
 func (c *card) Busy([]byte) time.Duration { return c.busy }
 
-// Incoming tells the T=0 engine which commands bring data.
+// Incoming tells the T=0 engine which commands have data.
 func (c *card) Incoming(cla, ins byte) bool {
 	if cla&0x80 != 0 {
 		return ins == insEcho
@@ -103,7 +103,7 @@ func (c *card) Incoming(cla, ins byte) bool {
 	return false
 }
 
-// iccsn is the card's serial number: ten bytes of BCD.
+// iccsn returns the card's serial number: ten bytes of BCD.
 func (c *card) iccsn() []byte {
 	h := fnv.New64a()
 	h.Write([]byte(c.serial))
@@ -314,7 +314,7 @@ func (c *card) getData(k command) int {
 	return swOK
 }
 
-// granted tells whether what a protects may be done.
+// granted reports whether the access condition a is met.
 func (c *card) granted(a access) int {
 	switch {
 	case a == always:

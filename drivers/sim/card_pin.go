@@ -31,10 +31,10 @@ func (p *pin) set(v []byte) {
 	copy(p.value[:], v)
 }
 
-// bare takes the filling away.
+// bare returns the value without its padding.
 func bare(v []byte) []byte { return bytes.TrimRight(v, "\xFF") }
 
-// wellFormed tells whether v can become a PIN.
+// wellFormed reports whether v can become a PIN.
 func wellFormed(v []byte) bool {
 	n := len(bare(v))
 	return n >= pinMin && n <= pinMax && len(v) <= pinMax

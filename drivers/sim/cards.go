@@ -62,7 +62,7 @@ func Cards() []string {
 
 func cardNames() string { return strings.Join(append(Cards(), noCard), ", ") }
 
-// NewCard makes a card of that name; false: there is none.
+// NewCard makes a card of that name. It returns false if there is none.
 func NewCard(name, serial string) (icc.Card, bool) {
 	k, ok := findCard(name)
 	if !ok {

@@ -31,12 +31,12 @@ func cardNamesButNone() string {
 // Usage lists the commands. In a reader with several slots, N says which one.
 func (d *Driver) Usage() []string { return usage }
 
-// invalid is a command that cannot be done as it was said, or now.
+// invalid returns the error of a command that is wrong, or impossible at the moment.
 func invalid(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, reader.ErrInvalid)...)
 }
 
-// Command does one command of Usage, at once.
+// Command executes a command of Usage, without waiting.
 func (d *Driver) Command(_ context.Context, dev reader.Device, words []string) error {
 	if len(words) == 0 {
 		return invalid("sim: a command must follow the number: unplug, plug, remove, insert, mute, slow, noisy, normal or keys")
@@ -122,8 +122,7 @@ func (dv *device) unplug() error {
 	return nil
 }
 
-// plugIn announces the device again. The core waits until its reader of before is
-// closed.
+// plugIn announces the device again. The core waits until its previous reader is closed.
 func (dv *device) plugIn(host reader.Host) error {
 	dv.mu.Lock()
 	switch {
@@ -186,7 +185,7 @@ func (dv *device) change(slot int, f func(*icc.Faults)) error {
 	return nil
 }
 
-// press puts keys into the queue that the PIN pad reads when it asks.
+// press puts keys into the queue from which the PIN pad reads.
 func (dv *device) press(slot int, words []string) error {
 	dv.mu.Lock()
 	defer dv.mu.Unlock()

@@ -1,6 +1,6 @@
-// Package sim is the driver of readers that do not exist: emulated readers with
-// a virtual ISO 7816-4 card in them, to develop card scripts and programs
-// without hardware, and to try what happens when things go wrong.
+// Package sim is the driver of simulated readers, which have a virtual ISO 7816-4 card in
+// them. They serve to develop card scripts and programs without hardware, and to try what
+// happens when things go wrong.
 //
 // # Readers
 //
@@ -9,10 +9,9 @@
 // at the level of their USB transfers and served by their own drivers, and t1, t0, apdu,
 // char-t1 and char-t0, which have no bus and need no other driver.
 //
-// Keys: card=CARD (what is in it at the start, `none` for nothing),
-// start=DURATION (how long the driver takes to open it), slow=DURATION (each
-// command takes that much longer), serial=WORD. Several readers of one DEVICE
-// may be attached; they are numbered.
+// Keys: card=CARD (the card in it at the start, or `none`), start=DURATION (how long the
+// driver takes to open it), slow=DURATION (each command takes that much longer),
+// serial=WORD. Several readers of one DEVICE may be attached; they are numbered.
 //
 // # Cards
 //
@@ -38,9 +37,9 @@
 //
 // PIN 1 is reference 01, "1234"; PIN 2 is reference 81, "5678", known in DF 5000
 // and verified until another DF is selected. Each allows 3 tries and is unblocked
-// by the PUK "12345678", 10 tries. They are 4 to 8 characters of ASCII, as they
-// are or filled up with FF to 8 bytes. What is written stays until the reader is
-// detached: taking the card out or unplugging does not erase it.
+// by the PUK "12345678", which allows 10. They are 4 to 8 characters of ASCII, optionally
+// padded with FF to 8 bytes. Written data stays until the reader is detached: removing the
+// card or unplugging the reader does not erase it.
 //
 // # Commands
 //
@@ -81,7 +80,7 @@
 //
 // # Lock order
 //
-// Driver.mu and device.mu are never held together. With device.mu held the driver of what is
-// emulated is called, to open the device and to end it; with Driver.mu the contacts are. A
-// PIN pad's own lock is held for its text alone.
+// Driver.mu and device.mu are never held together. Under device.mu the driver of the
+// emulated device is called, to open and to end it. Under Driver.mu the contacts are
+// called. The lock of a PIN pad protects its text only and is a leaf.
 package sim

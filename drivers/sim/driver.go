@@ -19,7 +19,7 @@ import (
 // Driver is the driver and the owner of all its devices.
 // The zero value is ready.
 type Driver struct {
-	// Log, if not nil, takes what the drivers of emulated readers have to say.
+	// Log, if not nil, receives messages of the drivers of emulated readers.
 	Log *slog.Logger
 
 	mu      sync.Mutex
@@ -38,7 +38,7 @@ func New() *Driver { return new(Driver) }
 // Name is "sim".
 func (d *Driver) Name() string { return "sim" }
 
-// IDs is empty: nothing announces these devices but attach.
+// IDs is empty: only attach announces these devices.
 func (d *Driver) IDs() []reader.ID { return nil }
 
 // Devices lists the words that attach takes as DEVICE.
@@ -50,7 +50,7 @@ func Devices() []string {
 	return names
 }
 
-// Table lists them with what they are.
+// Table lists the words of Devices with their descriptions.
 func Table() [][2]string {
 	var all [][2]string
 	for _, m := range models {
@@ -59,10 +59,10 @@ func Table() [][2]string {
 	return all
 }
 
-// device is one emulated reader, plugged in or not. It stays as it is until a person
+// device is one emulated reader, plugged in or not. It keeps its state until a user
 // detaches it.
 //
-//	attached: plugged in --unplug--> unplugged --plug--> plugged in, announced anew
+//	attached: plugged in --unplug--> unplugged --plug--> plugged in, announced again
 //	    any --detach--> forgotten
 type device struct {
 	driver *Driver
@@ -73,11 +73,11 @@ type device struct {
 
 	mu     sync.Mutex
 	plug   *plug      // where it is plugged in; nil: unplugged
-	kept   []icc.Card // what remove took out, by slot
+	kept   []icc.Card // removed cards, by slot
 	faults []icc.Faults
 }
 
-// plug is one time of being plugged in: what reader.Device.Link holds.
+// plug is one period of being plugged in. It is the reader.Device.Link.
 type plug struct {
 	device *device
 	gone   chan struct{}
@@ -177,8 +177,8 @@ func duration(s string) (time.Duration, error) {
 	return t, nil
 }
 
-// Open starts the emulated reader, which takes as long as start= says. A device
-// that was not announced through Attach is made now, if its Address is a DEVICE.
+// Open starts the emulated reader, which takes the time of start=. If the device did not
+// come through Attach and its Address is a DEVICE, Open makes it.
 func (d *Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
 	p, announced := dev.Link.(*plug)
 	if !announced {
@@ -206,8 +206,8 @@ func (d *Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, er
 	if dv.plug != p {
 		return nil, fmt.Errorf("sim %s: start: unplugged: %w", dev.Address, reader.ErrGone)
 	}
-	// The driver of what is emulated announces nothing, but its goroutines are the
-	// core's matter.
+	// The driver of the emulated device announces nothing, but the core guards its
+	// goroutines.
 	inner := dv.dev
 	inner.Host = dev.Host
 	r, err := dv.hw.plug(ctx, inner, d.Log)
@@ -217,7 +217,7 @@ func (d *Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, er
 	return &session{plug: p, inner: r, announced: announced}, nil
 }
 
-// session is a device as Open gave it out.
+// session is the Reader that Open returns.
 type session struct {
 	plug      *plug
 	inner     reader.Reader
@@ -233,7 +233,7 @@ var (
 func (s *session) Slots() []reader.Slot  { return s.inner.Slots() }
 func (s *session) Gone() <-chan struct{} { return s.plug.gone }
 
-// Identify passes on what the emulated reader's own driver says.
+// Identify returns the answer of the emulated reader's own driver.
 func (s *session) Identify() (string, map[string]string) {
 	if i, ok := s.inner.(reader.Identifier); ok {
 		return i.Identify()
@@ -241,7 +241,7 @@ func (s *session) Identify() (string, map[string]string) {
 	return s.plug.device.model.id.Model, nil
 }
 
-// Close ends what is under way.
+// Close ends all calls under way.
 func (s *session) Close() (err error) {
 	s.once.Do(func() {
 		dv := s.plug.device
@@ -258,7 +258,7 @@ func (s *session) Close() (err error) {
 	return err
 }
 
-// forget gives the device's address free.
+// forget frees the device's address.
 func (dv *device) forget() {
 	dv.mu.Lock()
 	dv.pull()

@@ -16,7 +16,7 @@ const (
 	cyclic
 )
 
-// access is what must have been verified before.
+// access is the PIN that must have been verified.
 type access byte
 
 const (
@@ -26,8 +26,8 @@ const (
 	never
 )
 
-// file is one file of the virtual card as it comes from the factory. All cards
-// share these; what a card changes it keeps to itself (card.own).
+// file is one file of the virtual card with its factory content. All cards share these; a
+// card keeps its own changes in card.own.
 type file struct {
 	fid          uint16
 	kind         kind
@@ -43,7 +43,7 @@ type file struct {
 	gdo            bool // data depends on the card's serial number
 }
 
-// records is how many records data makes.
+// records returns the number of records in data.
 func (f *file) records(data []byte) int { return len(data) / f.recLen }
 
 func (f *file) child(fid uint16) *file {
@@ -126,7 +126,7 @@ func records(n int, texts ...string) []byte {
 	return data
 }
 
-// content is what f holds in this card; not to be written to.
+// content returns the content of f in this card, which must not be changed.
 func (c *card) content(f *file) []byte {
 	if own, ok := c.own[f]; ok {
 		return own
@@ -137,7 +137,7 @@ func (c *card) content(f *file) []byte {
 	return f.data
 }
 
-// writable is the card's own copy of f's content.
+// writable returns the card's own copy of f's content.
 func (c *card) writable(f *file) []byte {
 	if own, ok := c.own[f]; ok {
 		return own
@@ -150,7 +150,7 @@ func (c *card) writable(f *file) []byte {
 	return own
 }
 
-// controlInfo is the FCI, FCP or FMD template (ISO/IEC 7816-4:2013 §7.4.3).
+// controlInfo returns the FCI, FCP or FMD template (ISO/IEC 7816-4:2013 §7.4.3).
 func (c *card) controlInfo(f *file, tag byte) []byte {
 	t := []byte{tag, 0}
 	if tag != 0x64 {

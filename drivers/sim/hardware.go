@@ -16,7 +16,7 @@ import (
 // model is one kind of simulated reader.
 type model struct {
 	name  string // DEVICE in attach
-	about string // what it is, for help
+	about string // description for help
 	id    reader.ID
 	cards []string // the card in each slot at the start
 	fixed bool     // cards cannot be taken out
@@ -53,11 +53,10 @@ func plain(name, title, about, card string, level reader.Level) model {
 	}
 }
 
-// hardware is an emulated reader as a thing: it keeps its cards while it is
-// unplugged.
+// hardware is the emulated reader itself. It keeps its cards while it is unplugged.
 type hardware interface {
 	contacts() []*icc.Contact
-	// plug opens the reader through its driver, which has log, as one just plugged in.
+	// plug opens the reader, as if just plugged in, through its driver, which logs to log.
 	plug(ctx context.Context, dev reader.Device, log *slog.Logger) (reader.Reader, error)
 	// unplug ends what plug opened, if anything.
 	unplug()
@@ -92,7 +91,7 @@ func (h *usbHardware) unplug() {
 	}
 }
 
-// keys is the device if it is a PIN pad.
+// keys returns the device as a PIN pad, if it is one.
 func (h *usbHardware) keys() (keys, bool) {
 	k, ok := h.device.(keys)
 	return k, ok && k.HasKeys()
@@ -129,8 +128,7 @@ func (h *plainHardware) plug(ctx context.Context, dev reader.Device, log *slog.L
 	return r, nil
 }
 
-// unplug ends what is under way: taking the power away ends the waiting for the
-// card.
+// unplug ends the exchange under way: a loss of power ends the wait for the card.
 func (h *plainHardware) unplug() {
 	if h.open != nil {
 		close(h.open.gone)
@@ -140,7 +138,7 @@ func (h *plainHardware) unplug() {
 	}
 }
 
-// plainReader is a Reader and its only Slot, straight on the contacts.
+// plainReader is a Reader and its only Slot. It uses the contacts directly.
 type plainReader struct {
 	name    string
 	level   reader.Level
@@ -151,8 +149,8 @@ type plainReader struct {
 	limited limited // of the exchange under way
 }
 
-// limited is a context that ends at a time by its Deadline alone: the contacts look
-// at it while a card takes its time, and no exchange that is quick needs a timer.
+// limited is a context with a Deadline but without a timer. The contacts look at the
+// Deadline while a card is slow, so a quick exchange needs no timer.
 type limited struct {
 	context.Context
 	until time.Time
@@ -240,7 +238,7 @@ func (r *plainReader) Exchange(ctx context.Context, t reader.Transfer, dst []byt
 	return dst, r.silence(ctx, t, len(rx))
 }
 
-// silence waits for a card that does not answer, or not with all characters.
+// silence waits for the rest of an answer until the waiting time is over.
 func (r *plainReader) silence(ctx context.Context, t reader.Transfer, got int) error {
 	wait := t.Wait
 	if wait <= 0 {
@@ -265,7 +263,7 @@ func (r *plainReader) silence(ctx context.Context, t reader.Transfer, got int) e
 	return r.fail("exchange", fmt.Errorf("no answer within %v: %w", wait, reader.ErrTimeout))
 }
 
-// defaultWait is how long a reader that keeps the time itself waits.
+// defaultWait is the waiting time of a reader that keeps it itself.
 const defaultWait = 10 * time.Second
 
 func (r *plainReader) left() bool {

@@ -14,19 +14,19 @@ import (
 // keys is an emulated PIN pad.
 type keys interface {
 	HasKeys() bool
-	// Press presses keys of a slot, and Key waits for one that the reader itself did not
-	// ask for.
+	// Press presses keys of a slot. Key waits for one, for the host rather than for the
+	// reader's own PIN entry.
 	Press(slot int, keys string)
 	Key(ctx context.Context, slot int) (byte, error)
 }
 
-// keyboard is hardware with keys to press; false: this one has none.
+// keyboard is hardware that may have keys. press returns false if it has none.
 type keyboard interface {
 	press(slot int, keys string) bool
 }
 
-// keyWords reads the arguments of `keys`. Its errors repeat none of them, as they
-// may be a PIN.
+// keyWords reads the arguments of `keys`. Its errors do not repeat them: they may be a
+// PIN.
 func keyWords(words []string) (string, error) {
 	const what = "digits (then OK; 12- without OK), ok, cancel or clear"
 	if len(words) == 0 {
@@ -60,14 +60,14 @@ func keyWords(words []string) (string, error) {
 	return keys.String(), nil
 }
 
-// keysAhead is how many keys wait for a reader that asks for them.
+// keysAhead is the number of keys that can be pressed before the reader asks for them.
 const keysAhead = 64
 
 // The display of emu.PINPadReader.
 const displaySize = 2 * 16
 
-// padReader is a CCID PIN pad whose display and digit keys the host may use, too,
-// which the class has no messages for.
+// padReader is a CCID PIN pad whose display and keys the host may use, too. The class has
+// no messages for that.
 type padReader struct {
 	reader.Reader
 	reader.Identifier
@@ -108,10 +108,10 @@ var (
 // Unwrap shows what else a slot of driver ccid can do.
 func (s *padSlot) Unwrap() reader.Slot { return s.Slot }
 
-// PINSupport is the PIN pad's.
+// PINSupport returns that of the PIN pad.
 func (s *padSlot) PINSupport() reader.PINSupport { return s.pad.PINSupport() }
 
-// Show shows text, cut to what the display holds.
+// Show shows text, cut to the size of the display.
 func (s *padSlot) Show(_ context.Context, text string, d time.Duration) error {
 	select {
 	case <-s.gone:
@@ -131,7 +131,7 @@ func (s *padSlot) show(text string, d time.Duration) {
 	}
 }
 
-// Describe gives `display`, where something is on it.
+// Describe returns `display`, unless the display is empty.
 func (s *padSlot) Describe() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +146,7 @@ const (
 	nextKey  = 5 * time.Second  // as REINER SCT's terminals allow
 )
 
-// Input takes digits until OK, or raw key codes.
+// Input reads digits until OK, or raw key codes.
 func (s *padSlot) Input(ctx context.Context, in reader.KeyInput) ([]byte, error) {
 	const codeCancel, codeOK = 0x0A, 0x0B
 	prompt := in.Prompt
@@ -209,7 +209,7 @@ func echoed(how reader.Echo, keys []byte) string {
 	return " " + string(keys)
 }
 
-// VerifyPIN shows that a PIN is asked for, and nothing of it.
+// VerifyPIN shows a prompt during the entry, but nothing of the PIN.
 func (s *padSlot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
 	defer s.ask(v.Messages)()
 	return s.pad.VerifyPIN(ctx, v, dst)
@@ -220,8 +220,7 @@ func (s *padSlot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte
 	return s.pad.ModifyPIN(ctx, m, dst)
 }
 
-// ask shows the reader's own text; with bNumberMessage 00 the display is the
-// host's.
+// ask shows the reader's own text. With bNumberMessage 00 the host uses the display.
 func (s *padSlot) ask(messages byte) (done func()) {
 	if messages == 0 {
 		return func() {}
