@@ -8,11 +8,11 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// Access is who may use some of the slots, in place of what Options say of all.
+// Access overrides Options.GID and Options.Mode for some of the slots.
 type Access struct {
-	ByID string // which slots: those with such a name in by-id, a pattern of path.Match
-	GID  int    // group of their files; -1: that of the others
-	Mode uint32 // as Options.Mode; 0: that of the others
+	ByID string // a pattern of path.Match for the slots' names in by-id
+	GID  int    // group of their files; -1: Options.GID
+	Mode uint32 // as Options.Mode; 0: the same as Options.Mode
 }
 
 // SetAccess replaces Options.Access. Files that are open stay open.
@@ -21,8 +21,8 @@ func (s *Server) SetAccess(access []Access) {
 	s.top.forgetModes()
 }
 
-// modeOf returns the group of a slot's files and the mode of those that may be written: the
-// first Access that fits says.
+// modeOf returns the group of a slot's files and the mode of those that may be written. The
+// first Access that matches decides.
 func (m *mount) modeOf(s *core.Slot) (gid, mode uint32) {
 	gid, mode = m.gid, m.mode
 	access := m.access.Load()
@@ -49,13 +49,14 @@ func (m *mount) apply(a Access) (gid, mode uint32) {
 	return gid, mode
 }
 
-// dirMode lets those enter a directory who may read the files in it.
+// dirMode lets whoever may read the files in a directory enter it.
 func dirMode(mode uint32) uint32 {
 	return mode&0o444 | mode&0o444>>2 | 0o700
 }
 
-// topMode is the mode of the directories above the slots': who may use a single slot has to
-// come there. Members of other groups are others to these directories.
+// topMode is the mode of the directories above the slots'. Whoever may use a single slot must
+// be able to enter them. These directories belong to the mount's group, so a member of a
+// slot's group enters as "other".
 func (m *mount) topMode() uint32 {
 	top := dirMode(m.mode)
 	if access := m.access.Load(); access != nil {
@@ -71,7 +72,7 @@ func (m *mount) topMode() uint32 {
 	return top
 }
 
-// forgetModes has the kernel ask again for the modes of what it knows.
+// forgetModes makes the kernel ask again for the modes of all nodes that it knows.
 func (r *root) forgetModes() {
 	m := r.mount
 	m.dirsMu.Lock()
@@ -91,5 +92,5 @@ func (r *root) forgetModes() {
 	}
 }
 
-// forgetMode has the kernel ask again for the attributes of a file, and keep its bytes.
+// forgetMode makes the kernel ask again for the attributes of a file. It keeps the file's bytes.
 func forgetMode(file *fs.Inode) { file.NotifyContent(-1, 0) }

@@ -14,20 +14,20 @@ type answer struct {
 	text bool   // data is the line itself
 	err  error
 	size int // of all data
-	// beyond: it took more than there was room for.
+	// beyond: the answer took more room than there was.
 	beyond bool
 }
 
-// line has an error be a line of text.
+// line turns an error into a line of text.
 func (a *answer) line() {
 	words := strings.Join(strings.Fields(a.err.Error()), " ")
 	*a = answer{data: fmt.Appendf(nil, "error %s %s\n", errnoName(toErrno(a.err)), words), text: true, size: a.size}
 }
 
 // swap gives back a command's room and takes that of its answer. An answer may be longer
-// than its command let expect, and exceed the room that there is. It must not be lost, so
-// it is kept, and swap reports that it is beyond. Nothing more is sent until it was read:
-// there is at most one such answer. c.mu is held.
+// than its command announced, and exceed the room. It must not be lost, so it is kept, and
+// swap reports that it is beyond. Nothing more is sent until it has been read: there is at
+// most one such answer. c.mu is held.
 func (c *channel) swap(command, answer int) (beyond bool) {
 	n := answer - command
 	if c.take(n) {
@@ -39,15 +39,15 @@ func (c *channel) swap(command, answer int) (beyond bool) {
 	return true
 }
 
-// Read gives the answers in order; it waits for the first that is outstanding,
-// and is the end of file when none is.
+// Read returns the answers in order. It waits for the first outstanding one, and reports end
+// of file when none is outstanding.
 func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(dest) == 0 || !c.out.seek(off) {
 		return fuse.ReadResultData(nil), 0
 	}
-	nonblock := c.nonblock // as it stands now: another READ may bring another
+	nonblock := c.nonblock // as it stands now: the next READ may change it
 	if !c.hasRoom() {
 		defer c.touch() // there is now
 	}
@@ -102,8 +102,8 @@ func (c *channel) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRe
 // smallStream is how much of its last read each open may keep.
 const smallStream = 4096
 
-// keep counts what the stream keeps of a long read. Where there is no room to spare, the
-// stream forgets it, and a read that steps back gets nothing again. c.mu is held.
+// keep counts the bytes of a long read that the stream keeps. Without room to spare the stream
+// forgets them, and a read that seeks back does not get them again. c.mu is held.
 func (c *channel) keep() {
 	n := cap(c.out.buf)
 	if n <= smallStream {
@@ -119,8 +119,8 @@ func (c *channel) keep() {
 	c.kept = n
 }
 
-// fill moves answers to the stream: in text as many as fit a read, in binary
-// one, as each read gives one. Of a long one it moves what fits.
+// fill moves answers to the stream. In text mode it moves as many as fit a read; in binary
+// mode one, because a read returns one answer. A long answer is moved in parts.
 func (c *channel) fill(size int) {
 	c.out.grow()
 	for len(c.answers) > 0 && c.answers[0].err == nil && c.out.ready() < size {

@@ -12,14 +12,14 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// apduFile is one open of `apdu`: a session with the card, a channel, and what
-// flock(2) makes the slot's transaction.
+// apduFile is one open of `apdu`: a session with the card and a channel. flock(2) on it takes
+// the slot's transaction.
 type apduFile struct {
 	flocked
 	*channel
 	opening
 	file    *file
-	session *core.Session // nil: the open cannot exchange, and has no use but flock(2)
+	session *core.Session // nil: the open cannot exchange; it serves flock(2) only
 }
 
 var (
@@ -31,7 +31,7 @@ var (
 	_ = (fs.FileSetlkwer)((*apduFile)(nil))
 )
 
-// openAPDU waits for a card and its power-up, but not for reading only.
+// openAPDU waits for a card and its power-up, unless the open is read-only.
 func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	a := &apduFile{file: f}
 	a.opening = newOpening(ctx, f, a, flags)
@@ -47,8 +47,8 @@ func openAPDU(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 	return a, nil
 }
 
-// check leaves bytes to the caller: old commands with a Lc of 00 and pseudo-APDUs
-// are no C-APDUs, and go to the card as they are where the way can carry them.
+// check does not insist on a C-APDU. Old commands with an Lc of 00 and pseudo-APDUs are none;
+// they go to the card as they are if the slot's level can carry them.
 func (a *apduFile) check(command []byte) (int, error) {
 	if len(command) < 4 {
 		return 0, fmt.Errorf("a command has at least 4 bytes, CLA INS P1 P2; here are %d: %w", len(command), reader.ErrInvalid)
@@ -65,7 +65,7 @@ func (a *apduFile) checkText(command []byte) error {
 	return err
 }
 
-// exchange needs no moment: the session is with one card.
+// exchange ignores the moment: a session is bound to one card.
 func (a *apduFile) exchange(ctx context.Context, command []byte, _ core.Moment, dst []byte) ([]byte, error) {
 	return a.session.Transmit(ctx, command, dst)
 }
@@ -82,7 +82,7 @@ func (a *apduFile) lock(ctx context.Context, shared, wait bool) error {
 	return a.file.slot.Lock(ctx, by, newHolder(a).admits)
 }
 
-// lockRefused logs that a lock was not waited for.
+// lockRefused logs that a lock was refused to a caller that would not wait.
 func (a *apduFile) lockRefused() { a.file.refused("lock", syscall.EBUSY) }
 
 // end is the last thing of an open: nothing of it is under way any more.

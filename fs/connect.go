@@ -14,8 +14,9 @@ import (
 	"github.com/cardfs/cardfs/fs/internal/fused"
 )
 
-// connect mounts at a place and returns the mount's end of /dev/fuse. No child inherits
-// it: it would keep the mount of a killed daemon hanging. An error leaves no mount.
+// connect mounts at a place and returns the mount's descriptor of /dev/fuse. No child may
+// inherit it: after the daemon was killed, the child would keep the mount hanging. An error
+// leaves no mount.
 func connect(at *place, allowOther bool) (fd int, m mounted, err error) {
 	for try := 1; ; try++ {
 		fd, m, err = connectOnce(at, allowOther)
@@ -25,18 +26,18 @@ func connect(at *place, allowOther bool) (fd int, m mounted, err error) {
 	}
 }
 
-// errNumberInUse is for a mount with the number of one that was elsewhere before. Either
-// that one ended meanwhile, and the kernel gave its number to ours, or it is here now,
-// because directories were renamed.
+// errNumberInUse: the mount at the place has the number of one that was elsewhere before.
+// Either that one ended, and the kernel gave its number to ours; or it is here now because
+// directories were renamed.
 var errNumberInUse = errors.New("the mount is not where it was made; was the directory moved?")
 
-// connectTries is how often connect tries again, for a renamed mount keeps its number, and one
-// that ends does so once.
+// connectTries bounds the attempts. A mount that ended cannot cause errNumberInUse again; a
+// renamed one does every time.
 const connectTries = 5
 
 // connectOnce mounts once. After an error the place is what it was.
 func connectOnce(at *place, allowOther bool) (fd int, m mounted, err error) {
-	// Without default_permissions the kernel asks nobody whether a mode allows what.
+	// Without default_permissions the kernel does not enforce modes.
 	options := []string{"default_permissions", fmt.Sprintf("max_read=%d", fused.MaxWrite)}
 	if allowOther {
 		options = append(options, "allow_other")
@@ -66,7 +67,7 @@ func connectOnce(at *place, allowOther bool) (fd int, m mounted, err error) {
 			return -1, m, err
 		}
 	}
-	// What is there now and was not there before is ours.
+	// A mount that was not there before is ours.
 	now, lookErr := at.cardfsNow()
 	switch {
 	case lookErr != nil:
@@ -79,13 +80,13 @@ func connectOnce(at *place, allowOther bool) (fd int, m mounted, err error) {
 		return fd, mounted{now.ID, now.Major, now.Minor}, nil
 	}
 	if fd >= 0 {
-		unix.Close(fd) // and with it the mount is dead
+		unix.Close(fd) // this kills the mount
 	}
 	detachDead(before)
 	return -1, m, err
 }
 
-// detachDead takes away what was mounted since and has no daemon.
+// detachDead detaches the mounts that were made since before and have no daemon.
 func detachDead(before map[int]*mountinfo.Info) {
 	after, _ := cardfsMounts()
 	for id, i := range after {
@@ -101,7 +102,7 @@ func detachDead(before map[int]*mountinfo.Info) {
 	}
 }
 
-// connectDirectly is for who may mount(2).
+// connectDirectly mounts with mount(2), which needs the privilege to do so.
 func connectDirectly(dir string, options []string) (int, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -117,8 +118,7 @@ func connectDirectly(dir string, options []string) (int, error) {
 }
 
 // connectBySetuid has fusermount3 mount, which sends the descriptor back over the socket
-// that _FUSE_COMMFD names (libfuse, util/fusermount.c). It may have made the mount though
-// there is an error.
+// that _FUSE_COMMFD names (libfuse, util/fusermount.c). made may be true despite an error.
 func connectBySetuid(dir string, options []string) (fd int, made bool, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -12,9 +12,8 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// ctbcsFile is one open of `ctbcs`: a program's conversation with the terminal,
-// which package ctapi has. The file is there for each slot and always speaks for
-// the whole reader.
+// ctbcsFile is one open of `ctbcs`: a program's conversation with the terminal, which package
+// ctapi implements. Each slot has the file, and each speaks for the whole reader.
 //
 // After CARDFS_CTAPI (cardfs.h) it carries what libctapi-cardfs sends: bytes, with
 // two addresses before each command and answer, for the terminal and its cards.
@@ -48,7 +47,7 @@ func openCTBCS(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 	return c, nil
 }
 
-// Ioctl does CARDFS_CTAPI besides what every exchange file does.
+// Ioctl serves CARDFS_CTAPI besides the ioctls of every exchange file.
 func (c *ctbcsFile) Ioctl(ctx context.Context, cmd uint32, arg uint64, input, output []byte) (int32, syscall.Errno) {
 	if cmd != fused.IoctlCTAPI {
 		return c.channel.Ioctl(ctx, cmd, arg, input, output)

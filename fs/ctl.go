@@ -25,8 +25,8 @@ type ctlCommand struct {
 // String is the command as it is written.
 func (c *ctlCommand) String() string { return strings.TrimSpace(c.name + " " + c.args) }
 
-// ctlCommands is the table of them: what is done, what an error names, what reading `ctl`
-// and `cardfs help files` list. The drivers' own commands come after it.
+// ctlCommands is the table of all commands. Errors, the text of `ctl` and `cardfs help files`
+// are made from it. The drivers' own commands come after it.
 var ctlCommands = []ctlCommand{
 	{"attach", "DRIVER DEVICE [key=value...]", "make a device a reader that nothing announces", Attach},
 	{"detach", "N", "make the reader of slot N leave", slotCommand((*core.Manager).Detach)},
@@ -48,9 +48,9 @@ func CtlUsage() (commands [][2]string) {
 	return commands
 }
 
-// Ctl does one line of `ctl`: a command of the table, or `DRIVER N WORD…`, a command of
-// that driver, such as `sim 0 remove`. It checks, starts and returns; what comes of it is
-// in the events.
+// Ctl carries out one line of `ctl`: a command of the table, or `DRIVER N WORD…`, a command of
+// that driver, such as `sim 0 remove`. It checks the command, starts it and returns; the
+// events show the outcome.
 func Ctl(m *core.Manager, line string) error {
 	args := strings.Fields(line)
 	if len(args) == 0 {
@@ -89,7 +89,7 @@ func slotNumber(word string) (int, error) {
 	return n, nil
 }
 
-// Attach makes a device a reader that nothing announces: DRIVER DEVICE key=value…
+// Attach makes a reader of a device that no bus announces: DRIVER DEVICE key=value…
 func Attach(m *core.Manager, args []string) error {
 	if len(args) == 0 {
 		var names []string
@@ -106,7 +106,7 @@ func Attach(m *core.Manager, args []string) error {
 	return m.Attach(driver, device, params)
 }
 
-// AttachWords takes DRIVER DEVICE key=value… apart.
+// AttachWords parses DRIVER DEVICE key=value….
 func AttachWords(args []string) (driver, device string, params map[string]string, err error) {
 	if len(args) > 0 {
 		driver = args[0]
@@ -166,8 +166,8 @@ func openCtl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) 
 	return t, nil
 }
 
-// logCtl logs what came of a command, by the word of the table or the driver's name alone:
-// the line may be anything.
+// logCtl logs the outcome of a command. It names the command by its word in the table or by
+// the driver alone: the rest of the line may be a command to a card.
 func logCtl(f *file, line string, err error) {
 	name, _, _ := strings.Cut(line, " ")
 	known := slices.Contains(commanders(f.mount.manager), name) ||

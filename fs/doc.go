@@ -44,10 +44,10 @@
 // A lock is taken only while those before it, or none, are held:
 //
 //  1. a follower's turn, textFile.mu
-//  2. channel.mu; closing a channel calls the core with it held
+//  2. channel.mu, which is held while the close of a channel calls the core
 //  3. the locks of package core
 //  4. room.mu, holder.mu, advisory.mu, openers.mu, mount.dirsMu: leaves
 //
-// A wake function, by which the core and a channel tell that poll(2) has more to say, may
-// be called with any of these held. It takes none of them.
+// A wake function, by which the core and a channel report a change to poll(2), may be called
+// with any of these held, and takes none of them.
 package fs

@@ -14,7 +14,7 @@ import (
 // errnos is the only place where the errors of the core become errno. The
 // first that matches counts.
 var errnos = []errnoOf{
-	{reader.ErrGone, syscall.ENODEV}, // first: it ends whatever waits, and no signal came
+	{reader.ErrGone, syscall.ENODEV}, // first: a reader that leaves ends every wait, which is not a signal
 	{reader.ErrInterrupted, syscall.EINTR},
 	{reader.ErrAborted, syscall.EIO},
 	{reader.ErrNoCard, syscall.ENOMEDIUM},
@@ -37,7 +37,7 @@ type errnoOf struct {
 	errno syscall.Errno
 }
 
-// toErrno maps err; what it does not know is EIO, and `status` has the words.
+// toErrno maps err. An unknown error is EIO; `status` has its words.
 func toErrno(err error) syscall.Errno {
 	if err == nil {
 		return 0
@@ -62,8 +62,8 @@ func errnoName(e syscall.Errno) string {
 	}
 }
 
-// waitErrno is toErrno for a call that waited with ctx: where the time given by
-// --open-timeout ended the waiting it was no signal.
+// waitErrno is toErrno for a call that waited with ctx. The waiting may have been ended by
+// --open-timeout rather than by a signal.
 func waitErrno(ctx context.Context, err error) syscall.Errno {
 	if toErrno(err) == syscall.EINTR && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		return syscall.ETIMEDOUT

@@ -12,17 +12,17 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// maxAnswers is how many answers, had and to come, a channel holds unread.
+// maxAnswers is how many answers, received or outstanding, a channel holds unread.
 const maxAnswers = 64
 
 // piece is the size of the WRITEs into which the kernel cuts a longer write(2).
 const piece = fused.MaxWrite
 
-// shortAnswer is the room that most answers need at most: 256 bytes and SW1 SW2.
+// shortAnswer is the room that the longest short answer needs: 256 bytes and SW1 SW2.
 const shortAnswer = 256 + 2
 
-// leftBehind is what an open costs that was closed with commands under way: its handle and
-// a goroutine. The commands count besides.
+// leftBehind is the cost of an open that was closed with commands under way: its handle and a
+// goroutine. The commands are counted separately.
 const leftBehind = 4096
 
 // exchanger is what stands behind an exchange file.
@@ -31,28 +31,28 @@ type exchanger interface {
 	// sends nothing.
 	check(command []byte) (answer int, err error)
 	// exchange sends command and appends the answer to dst. ctx ends it, with
-	// reader.ErrInterrupted, only until it was sent. at is when the command was handed
-	// over: it is for the card that was there then.
+	// reader.ErrInterrupted, only until the command is sent. at is when the command was
+	// written: it is meant for the card that was there then.
 	exchange(ctx context.Context, command []byte, at core.Moment, dst []byte) ([]byte, error)
 }
 
-// textChecker is an exchanger that takes less as a line of text than as bytes. Lines are
-// often typed, and then a mistake is likely.
+// textChecker is an exchanger that checks a line of text more strictly than bytes: lines are
+// often typed, and typing errors are likely.
 type textChecker interface {
 	checkText(command []byte) error
 }
 
-// channel is one open of an exchange file: commands in, answers out, in order,
-// and nobody else's. A write hands its commands over and returns; a goroutine
-// that lives while there is work sends them.
+// channel is one open of an exchange file: commands in, answers out, in order, private to the
+// open. A write queues its commands and returns; the goroutine that served the WRITE sends
+// them afterwards.
 type channel struct {
 	to        exchanger
 	later     func(fused.Sender)  // calls Send once the write under way has returned
 	panicked  func(any)           // logs a panic
-	failed    func(syscall.Errno) // nil, or counts an error that is no errno of a call
+	failed    func(syscall.Errno) // counts an error that a call did not return as its errno; may be nil
 	now       func() core.Moment
 	gone      <-chan struct{}            // closed when the reader left
-	leaving   func(func()) (stop func()) // has something called when it leaves
+	leaving   func(func()) (stop func()) // registers a function to call when the reader leaves
 	nonblock  bool
 	append    bool // O_APPEND: the offset of a write means nothing
 	readable  bool
@@ -60,17 +60,17 @@ type channel struct {
 	lockLines bool   // lock and unlock are lines
 	share     *share // of the slot's room
 	pass      *core.Pass
-	onIdle    func() // after Release, once nothing is under way any more
+	onIdle    func() // called after Release, once nothing is under way
 
 	mu      sync.Mutex
 	binary  bool
 	line    []byte      // a line whose newline has not come yet
 	written core.Moment // when its last piece came
-	refused bool        // the rest of a line, of which a piece was refused, is still to come
+	refused bool        // a piece of a line was refused; the rest of that line is still to come
 	queue   []command   // commands not begun
 	busy    bool        // send or an ioctl has the exchanger
 	sending bool        // send has taken a command off the queue
-	answers []answer    // had and not yet in out, or not all of it
+	answers []answer    // received, and not yet wholly in out
 	errors  bool        // an error is a line of text (wordErrors)
 	giveUp  func()      // ends the waiting of wordLock
 	out     stream
@@ -123,7 +123,7 @@ func newChannel(to exchanger, f *file, o *opening, flags uint32, onIdle func()) 
 // left reports whether the reader is gone.
 func (c *channel) left() bool { return closed(c.gone) }
 
-// unread is how many answers are to be read or to come. c.mu is held.
+// unread is the number of answers received or outstanding. c.mu is held.
 func (c *channel) unread() int {
 	n := len(c.queue) + len(c.answers)
 	if c.sending {
@@ -132,7 +132,7 @@ func (c *channel) unread() int {
 	return n
 }
 
-// touch wakes who waits. c.mu is held.
+// touch wakes all waiters. c.mu is held.
 func (c *channel) touch() {
 	if c.wake != nil {
 		c.wake()
@@ -159,7 +159,7 @@ func (c *channel) wait(ctx context.Context) error {
 		case c.left():
 			return reader.ErrGone
 		case closed(changed):
-			return nil // who waits looks first at what changed
+			return nil // the caller looks at the change before it gives up
 		}
 		return reader.ErrInterrupted
 	}
@@ -192,9 +192,9 @@ func (c *channel) Write(ctx context.Context, data []byte, off int64) (uint32, sy
 	} else {
 		var err error
 		if commands, rest, joined, err = c.parse(data); err != nil {
-			// What follows a piece of a write that the kernel cut, or of a line
-			// that is too long, is no command up to its newline, though a
-			// program may write it again.
+			// The refused data may be one piece of a write that the kernel cut, or of
+			// a line that is too long. Everything up to the next newline is then the
+			// rest of that line, not a command, even if the program writes it again.
 			cut := len(data) >= piece && data[len(data)-1] != '\n'
 			more := bytes.IndexByte(data, '\n') < 0
 			c.refused = cut || more && (c.refused || len(c.line)+len(data) > maxLine)
@@ -247,7 +247,7 @@ func (c *channel) submit(commands ...command) (send bool) {
 	return send
 }
 
-// exchange carries a command out. A panic is an error of this exchange alone.
+// exchange carries out a command. A panic fails this exchange alone.
 func (c *channel) exchange(ctx context.Context, command command, dst []byte) (answer []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -285,8 +285,8 @@ func (c *channel) waitLock() error {
 
 var errPanic = errors.New("internal error; the log has more")
 
-// Send sends what is queued, a command after the other. It goes on after the
-// open was closed: what was written is not lost.
+// Send sends the queued commands one after the other. It goes on after the open was closed:
+// a command that was written is never lost.
 func (c *channel) Send() {
 	defer func() {
 		if p := recover(); p != nil { // in onIdle
@@ -394,7 +394,7 @@ func (c *channel) Watch(wake func()) (stop func()) {
 	}
 }
 
-// Release ends the open. What was handed over still reaches the card.
+// Release ends the open. Commands that were written still reach the card.
 func (c *channel) Release(ctx context.Context) syscall.Errno {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -2,16 +2,16 @@ package fs
 
 import "github.com/hanwen/go-fuse/v2/fuse"
 
-// fixed is a tree of which programs change nothing: it changes as readers come and go.
-// What would change it is refused here, for all directories alike.
+// fixed is a tree that programs cannot change: it changes only as readers come and go. It
+// refuses every request that would change a directory, for all directories alike.
 type fixed struct{ fuse.RawFileSystem }
 
-// Fsync: the kernel says from then on by itself that all is well.
+// Fsync: after one ENOSYS the kernel reports success without asking.
 func (t fixed) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status    { return fuse.ENOSYS }
 func (t fixed) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.ENOSYS }
 
-// SetAttr accepts what `>` and touch(1) ask for, and changes nothing; a mode or an owner
-// is the mount's to give.
+// SetAttr accepts what `>` and touch(1) ask for, and changes nothing. It refuses a mode or an
+// owner: those are set by the mount.
 func (t fixed) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		return fuse.EPERM

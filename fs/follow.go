@@ -22,13 +22,13 @@ type follower struct {
 	// next gives the next line, waiting for it or not; ok is false when there
 	// is none yet.
 	next func(ctx context.Context, wait bool, dst []byte) (line []byte, ok bool, err error)
-	// there reports what next would find; told has a function called when there is more.
+	// there reports what next would find; told registers a function to call when there is more.
 	there func() (line, ended bool)
 	told  func(func())
 
 	turn chan struct{} // one reader at a time
 	out  stream
-	wake atomic.Pointer[func()] // of who polls: called when a read leaves something
+	wake atomic.Pointer[func()] // the poller's: called when a read leaves something
 }
 
 var (
@@ -63,8 +63,7 @@ func feedNext[T any](feed *core.Feed[T], render func(dst []byte, item T, lost ui
 	}
 }
 
-// openEvent follows a slot, or at the top all slots; it begins with how things
-// stand.
+// openEvent follows a slot, or at the top all slots. It begins with the present state.
 func openEvent(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error) {
 	w := newFollower(f, flags)
 	feed := (*core.Feed[core.Event])(nil)
@@ -105,14 +104,14 @@ func traceLine(dst []byte, line string, lost uint64) []byte {
 	return append(dst, line...)
 }
 
-// Read gives the lines that are there, as many as fit, and waits for one.
+// Read returns as many of the available lines as fit, and waits for at least one.
 func (w *follower) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	nonblock := w.nonblock.Load() // another READ may bring another
 	select {
 	case w.turn <- struct{}{}:
 	default:
 		if nonblock {
-			return nil, syscall.EAGAIN // what comes is for the one who waits
+			return nil, syscall.EAGAIN // the next line is for the reader that waits
 		}
 		select {
 		case w.turn <- struct{}{}:

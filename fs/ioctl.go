@@ -7,7 +7,7 @@ import (
 	"github.com/cardfs/cardfs/fs/internal/fused"
 )
 
-// Ioctl does CARDFS_EXCHANGE and CARDFS_BINARY (cardfs.h).
+// Ioctl serves CARDFS_EXCHANGE and CARDFS_BINARY (cardfs.h).
 func (c *channel) Ioctl(ctx context.Context, cmd uint32, arg uint64, input, output []byte) (int32, syscall.Errno) {
 	switch {
 	case fused.IsExchange(cmd):
@@ -38,7 +38,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 		return 0, toErrno(err)
 	}
 
-	// It comes after what was written before.
+	// Commands that were written before go first.
 	c.mu.Lock()
 	for c.busy {
 		if c.nonblock {
@@ -58,7 +58,7 @@ func (c *channel) exchangeIoctl(ctx context.Context, input, output []byte) (int3
 	c.busy = true
 	c.mu.Unlock()
 
-	// The answer goes straight to where the kernel takes it from.
+	// The answer goes straight into the buffer that the kernel copies from.
 	data, err = c.exchange(ctx, sent, dst)
 
 	c.mu.Lock()

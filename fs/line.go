@@ -6,15 +6,15 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// The lines that are no commands for what stands behind the file.
+// The lines that the channel itself obeys, rather than sending them as commands.
 const (
-	wordErrors = "errors" // an error is a line "error ESTALE WORDS" from now on, for whoever is behind SFTP
-	wordLock   = "lock"   // flock(2) for whoever has none
+	wordErrors = "errors" // an error is a line "error ESTALE WORDS" from now on, as SFTP carries no errno
+	wordLock   = "lock"   // flock(2) for programs that cannot call it
 	wordUnlock = "unlock"
 	wordOK     = "ok\n" // answers them
 )
 
-// words are those of a channel.
+// words lists the words that this channel obeys.
 func (c *channel) words() []string {
 	if c.lockLines {
 		return []string{wordErrors, wordLock, wordUnlock}
@@ -22,7 +22,8 @@ func (c *channel) words() []string {
 	return []string{wordErrors}
 }
 
-// word is the word that a line is, or of which, unless it is whole, it is the beginning.
+// word returns the word that line is. For a line that is not yet whole it returns the word
+// that line may become.
 func (c *channel) word(line []byte, whole bool) string {
 	line = bytes.TrimLeft(line, blanks)
 	if len(line) == 0 || bytes.IndexByte([]byte("elu"), line[0]) < 0 {
@@ -40,16 +41,16 @@ func (c *channel) word(line []byte, whole bool) string {
 	return ""
 }
 
-// wipe is for commands that are done with: one may be a PIN.
+// wipe clears commands that are no longer needed: one may hold a PIN.
 func wipe(commands []command) {
 	for _, c := range commands {
 		clear(c.data)
 	}
 }
 
-// setLine makes rest the line that is still coming, and leaves nothing of what came so far
-// where it is not: neither in the line of before nor in the array where parse joined it to
-// what came. c.mu is held.
+// setLine makes rest the line that is still coming. It wipes every other copy of these bytes:
+// the previous line, and the array in which parse joined that line to the new data. c.mu is
+// held.
 func (c *channel) setLine(rest, joined []byte) {
 	for _, b := range [][]byte{c.line, joined} {
 		if b = b[:cap(b)]; len(b) > 0 && (cap(rest) == 0 || &b[0] != &rest[:1][0]) {
@@ -78,7 +79,7 @@ func (c *channel) parse(data []byte) (commands []command, rest, joined []byte, e
 			if first != nil {
 				joined = rest
 			}
-			// What can be no hex is refused now, not when the line is complete.
+			// Data that cannot be hex is refused now, not when the line is complete.
 			if bytes.IndexByte(first, '#') < 0 {
 				if err := checkDigits(line); err != nil && c.word(rest, false) == "" {
 					return commands, nil, rest, err

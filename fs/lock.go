@@ -13,15 +13,15 @@ import (
 )
 
 // The kernel brings every flock(2) in the mount to us (EnableLocks). On `apdu`
-// it is the slot's transaction; on the other files it is advisory as anywhere.
+// it is the slot's transaction; on the other files it is advisory, as on any file system.
 
-// locker does what flock(2) asks. LOCK_SH is treated as the file says.
+// locker carries out flock(2). Each file decides what LOCK_SH means.
 type locker interface {
 	lock(ctx context.Context, shared, wait bool) error
 	unlock()
 }
 
-// setlk serves SETLK and SETLKW. fcntl(2) and lockf(3) locks are not for here.
+// setlk serves SETLK and SETLKW. It refuses fcntl(2) and lockf(3) locks.
 func setlk(ctx context.Context, l locker, lk *fuse.FileLock, flags uint32, wait bool) syscall.Errno {
 	if flags&fuse.FUSE_LK_FLOCK == 0 {
 		return syscall.EOPNOTSUPP
@@ -68,7 +68,7 @@ type byOwner struct {
 	gone  <-chan struct{} // closed when the reader left; nil: there is none
 }
 
-// flock makes flock(2) on an open advisory: the file has no other use for it.
+// flock makes flock(2) on an open merely advisory.
 func (f *file) flock(owner any) flocked {
 	b := byOwner{advisory: &f.locks, owner: owner}
 	if f.slot != nil {
@@ -83,7 +83,7 @@ func (b byOwner) lock(ctx context.Context, shared, wait bool) error {
 
 func (b byOwner) unlock() { b.advisory.unlock(b.owner) }
 
-// advisory is the flock(2) of one file that has no other meaning.
+// advisory is the state of flock(2) on one file where it has no other meaning.
 type advisory struct {
 	mu      sync.Mutex
 	holders map[any]bool // owner: shared
@@ -111,8 +111,8 @@ func (a *advisory) lock(ctx context.Context, owner any, shared, wait bool, gone 
 			a.mu.Unlock()
 			return nil
 		}
-		// A conversion gives up the old lock first (flock(2)). Else two that want to
-		// turn theirs from shared to exclusive would wait for each other.
+		// A conversion gives up the old lock first (flock(2)). Otherwise two holders
+		// that both convert from shared to exclusive would wait for each other.
 		if _, held := a.holders[owner]; held {
 			delete(a.holders, owner)
 			a.wake()

@@ -20,7 +20,7 @@ import (
 
 // Options of a mount.
 type Options struct {
-	// AllowOther lets other users in, as far as Mode goes.
+	// AllowOther lets other users in, within the limits of Mode.
 	AllowOther bool
 	// GID is the group of all files; -1: the mounting user's.
 	GID int
@@ -31,7 +31,7 @@ type Options struct {
 	OpenTimeout time.Duration
 	// Escape says who may send escape commands besides the owner; nil: nobody.
 	Escape func(uid uint32) bool
-	// Access is for the slots that other groups may use; the first that fits counts.
+	// Access overrides GID and Mode for single slots; the first that matches counts.
 	Access []Access
 	Log    *slog.Logger
 	Debug  bool // log every request
@@ -45,7 +45,7 @@ type Server struct {
 	leave   context.CancelFunc
 }
 
-// fsType is what /proc/mounts calls a mount of ours, and tells a stale one by.
+// fsType is the type of our mounts in /proc/mounts. Stale mounts are recognised by it.
 const fsType = "cardfs"
 
 // Mount shows m's readers at dir. A stale mount that a killed daemon left there
@@ -87,7 +87,7 @@ func Mount(dir string, m *core.Manager, o Options) (*Server, error) {
 			Debug:         o.Debug,
 			Logger:        log.New(fused.LogWriter(o.Log), "", 0),
 		},
-		AttrTimeout:     &none, // each says how long, as text files change their size
+		AttrTimeout:     &none, // each file says how long: the size of text files changes
 		EntryTimeout:    &none, // each Lookup says how long
 		NegativeTimeout: &none, // a cached "no such file" would hide an arrival
 		NullPermissions: true,
@@ -115,8 +115,8 @@ func Mount(dir string, m *core.Manager, o Options) (*Server, error) {
 // procSys is where the kernel's settings are; a variable for tests.
 var procSys = "/proc/sys"
 
-// warnOfTimeouts looks whether the kernel is told to end a mount where one request takes
-// long (Linux 6.15, Documentation/admin-guide/sysctl/fs.rst): waiting is what files do here.
+// warnOfTimeouts warns if the kernel is set to abort a mount when a request takes long (Linux
+// 6.15, Documentation/admin-guide/sysctl/fs.rst). Here requests wait as a matter of course.
 func warnOfTimeouts(log *slog.Logger, procSys string) {
 	for _, name := range []string{"default_request_timeout", "max_request_timeout"} {
 		text, err := os.ReadFile(filepath.Join(procSys, "fs/fuse", name))
@@ -138,13 +138,13 @@ func (s *Server) Done() <-chan struct{} { return s.mount.server.Gone() }
 // a reader or card end with the manager's Close.
 func (s *Server) Leave() { s.leave() }
 
-// Close takes the mount away, whoever sits in it, and waits up to limit for answers under
-// way to be delivered. Whoever still has a file open then may go on asking, so
-// that the kernel keeps the connection: that is not waited for.
+// Close detaches the mount even if it is busy, and waits up to limit for answers under way to
+// be delivered. It does not wait for open files to be closed: their programs may go on making
+// requests, and the kernel keeps the connection as long as they do.
 func (s *Server) Close(limit time.Duration) error {
 	s.leave()
 	var err error
-	if s.mount.server.Connected() { // else its number may be another mount's by now
+	if s.mount.server.Connected() { // otherwise its number may belong to another mount by now
 		err = s.mounted.detach()
 	}
 	enough, cancel := context.WithTimeout(context.Background(), limit)

@@ -12,12 +12,12 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// opening is what an open keeps of who made it, for as long as it lasts: the process may
-// end, and whoever has the descriptor then has the right that went with it.
+// opening remembers the process that made an open, for as long as the open lasts. The process
+// may end; whoever inherited the descriptor keeps the right that went with it.
 type opening struct {
 	by  core.Caller
 	uid uint32
-	// who opened; unknown says why it is not known.
+	// who made the open; unknown says why who is not known.
 	who     process
 	unknown error
 }
@@ -40,7 +40,7 @@ func newOpening(ctx context.Context, f *file, owner any, flags uint32) opening {
 	return o
 }
 
-// ready waits for what all opens wait for that ask something of a reader.
+// ready does the waiting that is common to all opens that use a reader.
 func ready(ctx context.Context, s *core.Slot, by core.Caller) error {
 	if err := s.WaitReady(ctx, by.Wait); err != nil {
 		return err
@@ -54,7 +54,7 @@ func (o *opening) opened() *opening { return o }
 // opened is a handle that has an opening.
 type opened interface{ opened() *opening }
 
-// holder is who passes the transaction of an open of `apdu` besides that open.
+// holder decides which other opens pass the transaction of an open of `apdu`.
 //
 // "flock(1) opens read-only, an open that cannot exchange; so a lock on a read-only open
 // lets the opening process and its descendants pass, through whatever opens they make. A
@@ -68,10 +68,10 @@ type holder struct {
 	mode  uint64 // of the open that locks: O_RDONLY or O_RDWR
 
 	mu sync.Mutex // not held while /proc is looked at
-	// passed are the processes that passed, with all between them and the opener: their
-	// descendants pass even when one of them has ended and the line is broken.
+	// passed holds the processes that passed, and all processes between them and the
+	// opener: their descendants still pass when one of these has ended.
 	passed map[process]struct{}
-	many   int // from where on those that ended are forgotten: a script may start many
+	many   int // size of passed above which ended processes are forgotten: a script may start many
 }
 
 func newHolder(a *apduFile) *holder {
@@ -106,7 +106,7 @@ func (h *holder) admits(by core.Caller) bool {
 	return ok
 }
 
-// inherits is for when the opener has ended and its lock has not: "a process of the
+// inherits decides when the opener has ended and its lock has not: "a process of the
 // opener's user passes if it or an ancestor holds a descriptor of this apdu". Of line, its
 // ancestors, those pass with it that come before the one that holds it.
 func (h *holder) inherits(o *opening, line []process) ([]process, bool) {
@@ -114,7 +114,7 @@ func (h *holder) inherits(o *opening, line []process) ([]process, bool) {
 		return nil, false
 	}
 	for i, p := range line {
-		// Alive after the look: it was not another process of the same id.
+		// If p is alive after the look, the look was not at another process of the same id.
 		if h.file.heldBy(p.pid, h.mode) && h.table.alive(p) {
 			return line[:i+1], true
 		}

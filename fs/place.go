@@ -67,10 +67,10 @@ func (p *place) dup() (int, error) {
 	return fd, nil
 }
 
-// path leads to the place whatever its name leads to by now.
+// path leads to the place even if its name leads elsewhere by now.
 func (p *place) path() string { return "/proc/self/fd/" + strconv.Itoa(p.fd) }
 
-// mountOf is the mount table's line for the mount that fd is in; nil: it has none.
+// mountOf returns the mount table's line for the mount that fd is in, or nil.
 func mountOf(fd int) (*mountinfo.Info, error) {
 	text, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd))
 	if err != nil {
@@ -212,7 +212,7 @@ func explain(dir string, o Options, err error) error {
 	return fmt.Errorf("mount at %s: %w", dir, err)
 }
 
-// detach takes the mount at the place away, whoever is in it.
+// detach detaches the mount at the place even if it is busy.
 func (p *place) detach() error {
 	if os.Geteuid() == 0 {
 		return unix.Unmount(p.path(), unix.MNT_DETACH)
@@ -224,8 +224,8 @@ func (p *place) detach() error {
 	return nil
 }
 
-// mounted is a mount that this process made. Together the numbers mean it as long as it is
-// connected; once it is gone the kernel gives them to other mounts. No descriptor of it is
+// mounted is a mount that this process made. Its numbers together identify it as long as it is
+// connected; afterwards the kernel may give them to other mounts. No descriptor of it is
 // kept: umount(8) would find the mount busy.
 type mounted struct {
 	id           int
@@ -236,7 +236,7 @@ func (m mounted) is(i *mountinfo.Info) bool {
 	return i != nil && i.ID == m.id && i.Major == m.major && i.Minor == m.minor
 }
 
-// detach takes it away, wherever it is now. Where it is gone already that is well.
+// detach detaches the mount, wherever it is now. A mount that is already gone is no error.
 func (m mounted) detach() error {
 	found, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return !m.is(i), m.is(i) })
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is a process as /proc knows it: an id alone may be another's later. The zero
-// value is one that is not known.
+// process identifies a process by its id and its start time: the id alone may be reused. The
+// zero value is an unknown process.
 type process struct {
 	pid   int
 	start uint64 // clock ticks since boot
@@ -25,7 +25,7 @@ var errUnknownProcess = errors.New("the process that opened it is not known")
 // lookUp finds the process of a thread, which must not end meanwhile: it waits for the
 // answer to its open(2). fd is a pidfd of the process where the thread is its first, else -1.
 func lookUp(tid uint32) (who process, fd int, err error) {
-	if tid == 0 { // as the kernel calls who has no id in our pid namespace
+	if tid == 0 { // the kernel's id for a process outside our pid namespace
 		return process{}, -1, fmt.Errorf("it is in another pid namespace: %w", errUnknownProcess)
 	}
 	pid := int(tid)
@@ -46,9 +46,9 @@ func lookUp(tid uint32) (who process, fd int, err error) {
 	return stat.process, fd, nil
 }
 
-// openers are the processes that opened something a moment ago, as one process often opens
-// many files. A pidfd of each is kept: as long as its process has not ended, the id cannot
-// have become another's.
+// openers caches the processes that opened something a moment ago: one process often opens
+// many files. It keeps a pidfd of each, because a pid cannot be reused while its process has
+// not ended.
 type openers struct {
 	mu    sync.Mutex
 	kept  []opener
@@ -99,16 +99,15 @@ func (o *openers) find(tid uint32) (process, bool) {
 }
 
 // lives reports whether the process of a pidfd has not ended (pidfd_open(2): it is
-// readable then). Unlike a signal, to ask needs no permission, which might be taken for
-// an answer.
+// readable then). Unlike kill(2) this needs no permission, whose lack could be mistaken for an
+// answer.
 func lives(fd int) bool {
 	now := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(now, 0)
 	return n == 0 && err == nil
 }
 
-// keep keeps who and its pidfd, in the place of the one that came first where there are
-// many.
+// keep remembers who and its pidfd. If the cache is full, the oldest entry makes room.
 func (o *openers) keep(who process, fd int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -126,7 +125,7 @@ func (o *openers) keep(who process, fd int) {
 	o.kept = append(o.kept, opener{who, fd, true})
 }
 
-// forget lets go of those that opened nothing since the last time.
+// forget drops the processes that opened nothing since the last call.
 func (o *openers) forget() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -174,7 +173,7 @@ func processID(tid int) (int, error) {
 	return pid, nil
 }
 
-// procStat is what one look at /proc/PID/stat tells: all of the same process.
+// procStat is the result of one read of /proc/PID/stat, so all of it is of the same process.
 type procStat struct {
 	process
 	parent int // its id; 0 where it is outside our pid namespace
@@ -211,7 +210,7 @@ type processTable func(pid int) (procStat, error)
 
 const (
 	maxGenerations = 1024
-	maxLooks       = 16 // until the ancestors hold still
+	maxLooks       = 16 // attempts to see the ancestors without a change between
 )
 
 // ancestors lists p, its parent and so on, up to but without the first of which stop is
@@ -257,7 +256,7 @@ func (table processTable) alive(p process) bool {
 	return err == nil && s.process == p && !s.ended
 }
 
-// inode is a file as stat(2) tells it from all others.
+// inode identifies a file, as stat(2) does.
 type inode struct {
 	major, minor uint32
 	number       uint64

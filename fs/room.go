@@ -20,8 +20,8 @@ const (
 	shortCommand = 4 + shortAnswer
 )
 
-// errNoRoom is for a command that was written behind one whose answer was longer than it
-// let expect, and found no more room.
+// errNoRoom: the answer to an earlier command was longer than announced and took the room
+// that this command needs.
 var errNoRoom = errors.New("not sent: no room for the answer; those before it wait to be read")
 
 // room counts the bytes that the channels of one slot hold, by user.
@@ -76,7 +76,7 @@ func (s *share) close() {
 // take takes n bytes, or none where they exceed the user's or the slot's room.
 func (s *share) take(n int) bool { return s.takeUpTo(n, userRoom, slotRoom) }
 
-// takeSpare is take for what can be done without: it leaves half of the room alone.
+// takeSpare is take for bytes that are dispensable: it leaves half of the room free.
 func (s *share) takeSpare(n int) bool { return s.takeUpTo(n, userRoom/2, slotRoom/2) }
 
 func (s *share) takeUpTo(n int, user, slot int64) bool {
@@ -110,7 +110,7 @@ func (s *share) await(c *channel, wake func()) bool {
 	r.wait[c] = waiter{s, wake}
 	r.waiters.Store(int32(len(r.wait)))
 	r.mu.Unlock()
-	return s.fits(shortCommand) // looked at again: what came back before was told to nobody
+	return s.fits(shortCommand) // once more: room that was returned before the registration woke nobody
 }
 
 // forgo ends the waiting of c.
@@ -141,7 +141,7 @@ func (r *room) returned() {
 	}
 }
 
-// force takes n bytes that are there already.
+// force takes n bytes that already exist, whatever the limits.
 func (s *share) force(n int) {
 	s.used.Add(int64(n))
 	s.room.used.Add(int64(n))

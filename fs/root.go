@@ -75,7 +75,7 @@ var (
 	_ = (fs.NodeGetattrer)((*root)(nil))
 )
 
-// long is how long the kernel may keep what does not change, and what it is told of when it
+// long is how long the kernel may cache what never changes, and what it is notified of when it
 // changes.
 const long = time.Hour
 
@@ -123,7 +123,7 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	}
 	s := r.mount.manager.Slot(n)
 	if s == nil && r.mount.leaving.Err() != nil {
-		return nil, syscall.ENODEV // as who came a moment earlier, and waits in open
+		return nil, syscall.ENODEV // the same as for a caller that already waits in open
 	}
 	if s == nil {
 		return nil, syscall.ENOENT
@@ -134,8 +134,8 @@ func (r *root) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 	return r.NewInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFDIR, Ino: s.Serial() << 8}), 0
 }
 
-// remember keeps a slot's directory, of which the kernel knows files. forget needs it, and
-// cannot look it up: by then its name may be another slot's.
+// remember keeps the directory of a slot whose files the kernel knows. forget needs it and
+// cannot look it up: by then its name may belong to another slot.
 func (m *mount) remember(s *core.Slot, dir *fs.Inode) {
 	m.dirsMu.Lock()
 	defer m.dirsMu.Unlock()
@@ -147,7 +147,7 @@ func (m *mount) remember(s *core.Slot, dir *fs.Inode) {
 	}
 }
 
-// dirOf takes what remember kept.
+// dirOf removes and returns the directory that remember kept.
 func (m *mount) dirOf(s *core.Slot) *fs.Inode {
 	m.dirsMu.Lock()
 	defer m.dirsMu.Unlock()
@@ -156,9 +156,9 @@ func (m *mount) dirOf(s *core.Slot) *fs.Inode {
 	return dir
 }
 
-// forget lets the kernel let go of what it knows of a slot that left. Of a
-// directory that is in use it would keep the files, which have long timeouts,
-// and with them our nodes and the slot: they are told first.
+// forget makes the kernel drop what it knows of a slot that left. The files go first: in a
+// directory that is in use the kernel would keep them for their long timeouts, and with them
+// our nodes and the slot.
 func (r *root) forget(s *core.Slot) {
 	r.mount.rooms.forget(s)
 	if dir := r.mount.dirOf(s); dir != nil {

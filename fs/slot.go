@@ -12,8 +12,8 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// slotDir is the directory of one slot. It stays the slot's even after the
-// reader left and another took the number: then all in it says ENODEV.
+// slotDir is the directory of one slot. It stays that slot's after the reader left and another
+// took the number: everything in it then says ENODEV.
 type slotDir struct {
 	fs.Inode
 	mount *mount
@@ -68,12 +68,13 @@ type spec struct {
 	write     bool // it may be written
 	ownerOnly bool // whatever --mode says, only the mounting user may open it
 	ownWrite  bool // only the mounting user may write
-	locks     bool // it is read only by who may write: whoever opens it may lock
-	// text is what a text file holds now, nil for what is no text file.
+	locks     bool // readable only for those who may write, because any open may lock
+	// text returns the present text of a text file; nil for other files.
 	text func(*file) []byte
-	// watch has who polls the file woken by a change of its text; nil: nobody is.
+	// watch registers a function to call when the text may have changed; nil: pollers of
+	// the file are not woken.
 	watch func(b *core.Slot, wake func()) (stop func())
-	// changes counts changes that may leave the text as it was; nil: there are none.
+	// changes counts changes, also those that leave the text as it was; nil: there are none.
 	changes func(s *core.Slot) uint64
 	// applies reports whether a slot has such a file; nil: every slot.
 	applies func(*core.Slot) bool
@@ -158,7 +159,7 @@ func (f *file) measure(out *fuse.Attr) time.Duration {
 	}
 	out.Size = uint64(len(f.spec.text(f)))
 	if out.Size == 0 && f.spec.powers {
-		// Its open fills it, and whoever looked before goes by what was seen then.
+		// The open fills the file, and a program may go by the size that it saw before.
 		out.Size = streamSize
 	}
 	return 0
@@ -197,7 +198,7 @@ func (f *file) openHandle(ctx context.Context, flags uint32) (fs.FileHandle, sys
 		return nil, syscall.ENODEV
 	}
 	if !f.spec.write && flags&syscall.O_ACCMODE != syscall.O_RDONLY {
-		return nil, syscall.EACCES // root passes the mode; sysfs refuses it too
+		return nil, syscall.EACCES // modes do not stop root; sysfs refuses it too
 	}
 	bounded, cancel := f.mount.opening(ctx)
 	defer cancel()
@@ -217,8 +218,8 @@ func (f *file) Failed(call string, e syscall.Errno) {
 	}
 }
 
-// refused logs why a program did not get what it asked for. The words are those of the
-// kind of error: an error's own may have parts of what the program wrote, and lengths.
+// refused logs why a program did not get what it asked for. It uses the words of the kind of
+// error: the error's own words may quote what the program wrote.
 func (f *file) refused(call string, e syscall.Errno) {
 	switch e {
 	case syscall.EAGAIN, syscall.EINTR: // as it wished

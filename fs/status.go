@@ -21,8 +21,8 @@ func openStatus(ctx context.Context, f *file, flags uint32) (fs.FileHandle, erro
 
 func statusText(f *file) []byte { return statusLines(f.slot.Info()) }
 
-// statusLines are "key value" lines, state first. What a device says of itself is made fit
-// to be shown: it ends no line, and looks like no other key.
+// statusLines returns "key value" lines, state first. The words of a device are sanitised:
+// they can neither end a line nor pass for another key.
 func statusLines(i core.Info) []byte {
 	var out []byte
 	line := func(key, format string, args ...any) {
@@ -77,7 +77,7 @@ func statusLines(i core.Info) []byte {
 	return out
 }
 
-// defects says what the standard has against the ATR.
+// defects lists how the ATR violates the standard.
 func defects(i core.Info) string {
 	if i.Answer == nil {
 		return ""

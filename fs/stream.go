@@ -1,9 +1,9 @@
 package fs
 
-// stream is what makes a sequence of bytes that is produced once bear lseek(2):
-// bash, stdio and Python read ahead and seek back, sftp servers seek before
-// every read and write. The bytes of the last read can be had again; a read
-// beyond the position takes nothing. Its user locks it.
+// stream makes a sequence of bytes that is produced once tolerate lseek(2): bash, stdio and
+// Python read ahead and seek back, and SFTP servers seek before every read and write. The
+// bytes of the last read can be read again; a read beyond the position takes nothing. The
+// caller does the locking.
 type stream struct {
 	buf  []byte
 	last int   // buf[last:next] is what the last read gave
@@ -11,9 +11,8 @@ type stream struct {
 	pos  int64 // file offset of buf[next]
 }
 
-// seek moves to where a read wants to be. It is false where that is
-// beyond the position: a second chunk that sshfs asks for at once, or a
-// read-ahead.
+// seek moves to the offset of a read. It returns false for an offset beyond the position:
+// a second chunk that sshfs requests at the same time, or a read-ahead.
 func (s *stream) seek(off int64) bool {
 	switch back := s.pos - off; {
 	case back < 0:
@@ -54,7 +53,7 @@ func (s *stream) read(dest []byte) []byte {
 	return dest[:n]
 }
 
-// What the stream lets go of is wiped: it may be what only its reader shall know.
+// Bytes that leave the stream are wiped: they may be secret.
 
 // room makes room for n bytes more behind buf.
 func (s *stream) room(n int) {
@@ -70,7 +69,7 @@ func (s *stream) replace(keep []byte, capacity int) {
 	clear(old)
 }
 
-// forget keeps only what was not read.
+// forget drops the bytes that were read.
 func (s *stream) forget() {
 	s.replace(s.buf[s.next:], len(s.buf)-s.next)
 	s.last, s.next = 0, 0

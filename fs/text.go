@@ -57,8 +57,8 @@ func parseHex(dst, line []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// checkDigits says what keeps line from being hex, or the beginning of a line of hex. It
-// decodes nothing: there is no second copy of a command to be wiped.
+// checkDigits reports why line is not hex or the beginning of a line of hex. It decodes
+// nothing, so that there is no second copy of a command to wipe.
 func checkDigits(line []byte) error {
 	for i, c := range line {
 		switch hexDigit(c) {

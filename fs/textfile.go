@@ -19,7 +19,7 @@ import (
 // line "error …": an errno alone does not tell which word was wrong.
 type textFile struct {
 	flocked
-	opening // of files whose writes ask for a card's power
+	opening // for files whose writes use a card's power
 	file    *file
 	fixed   bool // its text is the open's
 	// do carries out one line; nil: read only. It may wait for the card.
@@ -50,7 +50,8 @@ func (t *textFile) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadR
 	return fuse.ReadResultData(content[off:min(int64(len(content)), off+int64(len(dest)))]), 0
 }
 
-// capture is the text that a read belongs to; one at the beginning has it anew.
+// capture returns the text that a read belongs to. With anew, for a read at offset 0, it takes
+// the text afresh.
 func (t *textFile) capture(anew bool) []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -78,7 +79,7 @@ func (t *textFile) Ready() uint32 {
 		now, changes := t.file.spec.text(t.file), t.file.changes()
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		// A card that went and came again has left no trace in the text.
+		// A card that was removed and inserted again leaves the text as it was.
 		if changes != t.changes || !bytes.Equal(now, t.content) {
 			bits |= fused.Changed
 		}
@@ -122,8 +123,8 @@ func reason(err error) string {
 	return commandBytes.ReplaceAllString(words, "…")
 }
 
-// Write carries out the lines of one write in order. Where one fails after
-// others were done, the write is as long as these, and writing the rest says why.
+// Write carries out the lines of one write in order. If a line fails after others succeeded,
+// the write is short: it covers those, and writing the rest reports the error.
 func (t *textFile) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
 	if t.file.slot.Gone() {
 		return 0, syscall.ENODEV

@@ -28,8 +28,8 @@ func FeaturesOf(s Slot) Features {
 	}
 }
 
-// As finds T in s, or in what it wraps. A wrapper has Unwrap() Slot; what it has itself
-// comes before what the slot below it has.
+// As finds T in s or in a slot that s wraps. A wrapper has Unwrap() Slot; its own methods come
+// before those of the slot below it.
 func As[T any](s Slot) (t T, ok bool) {
 	for s != nil {
 		if t, ok = s.(T); ok {
@@ -44,7 +44,7 @@ func As[T any](s Slot) (t T, ok bool) {
 	return t, false
 }
 
-// find is As for who takes nil for an answer.
+// find is As for callers that take nil as "not found".
 func find[T any](s Slot) T {
 	t, _ := As[T](s)
 	return t

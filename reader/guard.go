@@ -23,7 +23,7 @@ func (e *PanicError) Error() string {
 
 func (e *PanicError) Is(target error) bool { return target == ErrFailed }
 
-// Recovered makes an error of what recover returned, and logs where it happened.
+// Recovered turns the value of recover into an error, and logs where the panic happened.
 func Recovered(log *slog.Logger, what string, v any) error {
 	reason := fmt.Sprintf("%T", v)
 	switch v := v.(type) {
@@ -56,7 +56,7 @@ func stack() string {
 }
 
 // Go runs f on a goroutine of its own. Drivers start theirs so, with the Host of their
-// Device: a panic in f then fails that reader, where else it would end the program.
+// Device: a panic in f then fails that reader, and does not end the program.
 func Go(h Host, f func()) {
 	if g, ok := h.(interface{ Go(func()) }); ok {
 		g.Go(f)
@@ -65,7 +65,8 @@ func Go(h Host, f func()) {
 	go f()
 }
 
-// Guard (log may be nil) calls f and makes an error of a panic in it, for who calls a driver outside the core.
+// Guard calls f and turns a panic in it into an error. It is for callers of a driver outside
+// the core. log may be nil.
 func Guard(log *slog.Logger, what string, f func()) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -14,25 +14,24 @@ import (
 // and each VerifyPSC burns one before it compares; nothing else touches the counter, and
 // nobody but the caller tries again. What was verified holds until the power goes.
 //
-// Errors: those of Exchange, ErrInvalid for what is behind the end, ErrNoPermission where
-// the PSC must be verified first, ErrUnsupported for what the chip does not have.
+// Errors: those of Exchange; ErrInvalid for an address beyond the end; ErrNoPermission if the
+// PSC must be verified first; ErrUnsupported for what the chip lacks.
 type Memory interface {
 	// Chip is what the card is. It must not wait for the device.
 	Chip() Chip
 	// ReadMemory appends the n bytes from address at on to dst.
 	ReadMemory(ctx context.Context, at, n int, dst []byte) ([]byte, error)
-	// WriteMemory writes p from address at on, all in one page. Whether the card took
-	// it, the caller reads back.
+	// WriteMemory writes p from address at on, all in one page. The caller reads back to
+	// learn whether the card took it.
 	WriteMemory(ctx context.Context, at int, p []byte) error
 	// ReadProtection appends, for each of the n bytes from at on, whether it is locked
 	// for ever.
 	ReadProtection(ctx context.Context, at, n int, dst []bool) ([]bool, error)
-	// Protect locks a byte for ever, which the card does only where value is what it
-	// holds.
+	// Protect locks a byte for ever. The card does so only if the byte equals value.
 	Protect(ctx context.Context, at int, value byte) error
 	// PSCTries is how many tries the counter has left; 0: blocked.
 	PSCTries(ctx context.Context) (int, error)
-	// VerifyPSC presents the PSC. ok is false where it was not the right one.
+	// VerifyPSC presents the PSC. ok reports whether it was right.
 	VerifyPSC(ctx context.Context, psc []byte) (ok bool, err error)
 	// ChangePSC sets another PSC, after VerifyPSC.
 	ChangePSC(ctx context.Context, psc []byte) error

@@ -11,17 +11,17 @@ import (
 // CCID 1.1 §6.1.11).
 //
 // The answer is the card's R-APDU; 64 00 if no PIN was entered in time, 64 01
-// if the entry was cancelled, 64 02 if the two entries of a new PIN differ. At TPDU level under T=1 the caller gives the
-// prologue of the block that is to carry the command, and gets the card's block
-// back, or the two bytes above.
+// if the entry was cancelled, 64 02 if the two entries of a new PIN differ. At TPDU level
+// under T=1 the caller gives the prologue of the block that is to carry the command, and gets
+// back the card's block or the two bytes above.
 type PINPad interface {
 	// PINSupport says what the reader can do; the zero value: it has no PIN pad.
 	PINSupport() PINSupport
-	// VerifyPIN has a PIN entered. It returns when the card answered, or after
-	// the entry's time; ctx ends it early. Errors: as Slot.Exchange, and
+	// VerifyPIN asks for a PIN. It returns when the card has answered, or when the time
+	// for the entry is over; ctx ends it early. Errors: as Slot.Exchange, and
 	// ErrUnsupported, ErrInvalid.
 	VerifyPIN(ctx context.Context, v *PINVerify, dst []byte) ([]byte, error)
-	// ModifyPIN has a new PIN entered, and the old one if v asks for it.
+	// ModifyPIN asks for a new PIN, and for the old one if m says so.
 	ModifyPIN(ctx context.Context, m *PINModify, dst []byte) ([]byte, error)
 }
 

@@ -73,13 +73,13 @@ func (d Device) Name() string {
 // and a Describer, which says where the device is from its announcement on.
 type Link interface {
 	// Gone is closed when the device leaves, whether or not a driver has opened it; a
-	// reader that dies before is opened again. Nil: the link cannot tell, and a reader
-	// that dies has left.
+	// reader that dies before that is opened again. Nil: the link cannot tell, and a
+	// reader that dies counts as having left.
 	Gone() <-chan struct{}
 }
 
-// Detacher is a Link that is to know when a person detached the reader, whose device is
-// still there.
+// Detacher is a Link that must know when a person detached the reader while its device stays
+// plugged in.
 type Detacher interface{ Detached() }
 
 // Bus finds devices.
@@ -111,8 +111,8 @@ type Reader interface {
 	// Slots never changes while the Reader is open.
 	Slots() []Slot
 	// Gone is closed when the device left by itself: unplugged, or its
-	// connection ended; or when it answers nothing any more, of which a method
-	// Err() error may say more. The core then calls Close, and Open again if
+	// connection ended; or when it no longer answers, in which case a method
+	// Err() error may say why. The core then calls Close, and Open again if
 	// Device.Link says that the device is still there.
 	Gone() <-chan struct{}
 	// Close ends everything under way in the reader and releases the device.
@@ -151,9 +151,9 @@ const (
 type Reset int
 
 const (
-	// Cold takes the supply away and gives it again (ISO/IEC 7816-3:2006 §6.2.2).
+	// Cold switches the supply off and on again (ISO/IEC 7816-3:2006 §6.2.2).
 	Cold Reset = iota
-	// Warm pulls RST while the supply stays (§6.2.3). A reader that cannot
+	// Warm pulses RST while the supply stays on (§6.2.3). A reader that cannot do so
 	// does a cold reset.
 	Warm
 )
@@ -218,11 +218,12 @@ type Transfer struct {
 	// S(WTX), 0 for none (CCID: bBWI).
 	WTX int
 	// Until is when the exchange limit is over: a reader that asks for time on the
-	// card's behalf (CCID: time extension) has it until then, however long that is,
-	// and not beyond; the slot then says ErrTimeout. Zero: nobody set a limit.
+	// card's behalf (CCID: time extension) gets it until then and no longer; the slot
+	// then says ErrTimeout. Zero: no limit.
 	Until time.Time
 	// Extended, if not nil, is to be called each time the reader asks for time: from
-	// then on `status` says how long the card has been waited for. It does not block.
+	// then on `status` shows how long the exchange has waited for the card. It does not
+	// block.
 	Extended func()
 }
 
@@ -259,7 +260,7 @@ type ProtocolLister interface {
 	Protocols() []int
 }
 
-// Ejector is a slot that can throw the card out.
+// Ejector is a slot that can eject the card.
 type Ejector interface {
 	Eject(ctx context.Context) error
 }
@@ -319,8 +320,8 @@ type Attacher interface {
 	Attach(dev Device) (Device, error)
 }
 
-// SlotCounter is a Driver that finds in what a device says of itself on its bus (USB: its
-// descriptors) how many slots it has, so that all their directories are there at once.
+// SlotCounter is a Driver that can tell the number of slots from what a device says of itself
+// on its bus (USB: its descriptors), so that all slot directories appear at once.
 type SlotCounter interface {
 	CountSlots(descriptors []byte) int
 }

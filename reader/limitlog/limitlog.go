@@ -1,5 +1,7 @@
-// Package limitlog is a log for what a device or a program makes the daemon say: it may
-// say the same as often as it likes, a thousand times a second.
+// Package limitlog limits how often the same message is logged. A device or a program that
+// misbehaves can cause one a thousand times a second.
+//
+// Lock order: the lock of the counts is a leaf.
 package limitlog
 
 import (
@@ -16,8 +18,8 @@ const (
 	logPause = 10 * time.Second
 )
 
-// New is log with a limit. What is counted is the message, whatever its attributes. A nil
-// log discards.
+// New returns log with a limit. Messages are counted by their text alone, whatever their
+// attributes. A nil log discards.
 func New(log *slog.Logger) *slog.Logger {
 	if log == nil {
 		return slog.New(slog.DiscardHandler)
@@ -32,7 +34,7 @@ func WithBurst(log *slog.Logger, burst int) *slog.Logger {
 
 type limitedLog struct {
 	slog.Handler
-	counts *logCounts // of all loggers that come of one
+	counts *logCounts // shared by all loggers derived from one
 }
 
 type logCounts struct {

@@ -1,6 +1,6 @@
-// Package words makes what devices and users call themselves fit to be shown in names,
-// `status`, events and the log: it ends no line, commands no terminal, looks like nothing
-// that it is not, and is not too long.
+// Package words sanitises the names and texts of devices and users for file names, `status`,
+// events and the log. The result ends no line, sends no command to a terminal, cannot pass
+// for something else, and is not too long.
 package words
 
 import (
@@ -45,7 +45,7 @@ func Printable(s string, most int) string { return clip(strings.Map(OneLine, hea
 // Word is Printable without blanks.
 func Word(s string, most int) string { return clip(strings.Map(oneWord, head(s, most)), most) }
 
-// head is as much of s as clip can need.
+// head returns the most of s that clip can need.
 func head(s string, most int) string { return s[:min(len(s), utf8.UTFMax*(most+1))] }
 
 func clip(s string, most int) string {
@@ -61,7 +61,7 @@ func clip(s string, most int) string {
 	return s
 }
 
-// Tidy is what a driver adds to `status`, made fit for it.
+// Tidy sanitises the pairs that a driver adds to `status`.
 func Tidy(more map[string]string) map[string]string {
 	if len(more) == 0 {
 		return nil

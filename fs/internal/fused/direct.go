@@ -12,11 +12,11 @@ import (
 
 // An exchange is an IOCTL, or a WRITE and a READ. go-fuse's HandleRequest makes more than a
 // kilobyte of garbage for each; its collection takes a tenth of what one client's exchanges
-// cost, and a third of what those of many do. So a request that is whole and for an open
-// exchange file is answered here, without garbage. Any other goes to go-fuse, which has an
-// answer to everything. TestDirect has both give the same.
+// cost, and a third of what those of many do. So a well-formed request for an open exchange
+// file is answered here, without garbage. go-fuse answers all others. TestDirect checks that
+// both give the same answers.
 
-// exchangeFile is a handle whose requests are answered so.
+// exchangeFile is a handle whose requests are answered here.
 type exchangeFile interface {
 	fs.FileReader
 	fs.FileWriter
@@ -41,13 +41,13 @@ func (i interruptible) Err() error {
 func (i interruptible) Deadline() (none time.Time, ok bool) { return none, false }
 func (i interruptible) Value(any) any                       { return nil }
 
-// begin has a request interruptible.
+// begin makes a request interruptible.
 func (w *worker) begin(unique uint64) context.Context {
 	w.direct.Store(unique)
 	return interruptible(w.cancel)
 }
 
-// end is for when its handler has returned: an interrupt from then on is too late.
+// end is called when the handler has returned: from then on an interrupt comes too late.
 func (w *worker) end(unique uint64) {
 	if !w.direct.CompareAndSwap(unique, noRequest) {
 		<-w.cancel // about to be closed, if it is not
@@ -56,8 +56,8 @@ func (w *worker) end(unique uint64) {
 	}
 }
 
-// interrupt ends the waiting of a request that is answered here. It is false where there
-// is none, or none that was not interrupted before.
+// interrupt ends the waiting of a request that is answered here. It returns false if there is
+// no such request, or if it was interrupted before.
 func (s *Server) interrupt(unique uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

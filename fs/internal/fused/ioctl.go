@@ -33,9 +33,8 @@ func copiedBack(cmd uint32, result, room int) int {
 	return exchangeSize(result, room)
 }
 
-// ExchangeIn finds in what came with a CARDFS_EXCHANGE the command, and in output the room
-// for its answer, as an empty slice. It is false where either is too short for what its
-// header says.
+// ExchangeIn finds the command in the input of a CARDFS_EXCHANGE, and the room for its answer
+// in output, as an empty slice. ok is false if either is too short for its header.
 func ExchangeIn(input, output []byte) (command, room []byte, ok bool) {
 	if len(input) < exchangeHeader || len(output) < exchangeHeader {
 		return nil, nil, false
@@ -47,9 +46,9 @@ func ExchangeIn(input, output []byte) (command, room []byte, ok bool) {
 	return input[exchangeHeader : exchangeHeader+int(n)], output[exchangeHeader:exchangeHeader:len(output)], true
 }
 
-// ExchangeOut completes an answer of n bytes, which is in output if it fits. Where go-fuse
-// answers (with -vv) the buffer, which others had, goes back whole: it must hold nobody
-// else's bytes.
+// ExchangeOut completes an answer of n bytes, which is in output if it fits. It clears the
+// rest of the buffer, which was used for other clients before: when go-fuse answers (with
+// -vv) the buffer is copied back whole.
 func ExchangeOut(output []byte, n int) {
 	binary.NativeEndian.PutUint32(output, uint32(n))
 	clear(output[exchangeSize(n, len(output)):])

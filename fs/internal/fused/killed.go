@@ -26,11 +26,11 @@ type watched struct {
 	pid    uint32
 }
 
-// watchEvery is how long a handler has to end by itself, and how long a SIGKILL goes
+// watchEvery is how long a handler has to end by itself, and the longest that a SIGKILL goes
 // unnoticed.
 const watchEvery = 100 * time.Millisecond
 
-// watch is told of an interrupt.
+// watch begins to watch a request that was interrupted.
 func (s *Server) watch(unique uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,7 +81,7 @@ func (s *Server) watchKilled() {
 	}
 }
 
-// abandon answers in the place of the worker, which keeps the request until it is done.
+// abandon answers in place of the worker, which keeps the request until its handler returns.
 func (s *Server) abandon(w watched) {
 	if !w.worker.request.CompareAndSwap(w.unique, abandoned) {
 		return
@@ -97,8 +97,8 @@ func (s *Server) abandon(w watched) {
 	}
 }
 
-// killed reports whether the thread has SIGKILL pending, or is no more. Where /proc does
-// not tell it is alive.
+// killed reports whether the thread has SIGKILL pending, or has ended. If /proc cannot tell,
+// the thread counts as alive.
 func killed(tid uint32) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
 	if err != nil {
@@ -107,8 +107,8 @@ func killed(tid uint32) bool {
 	return sigkillPending(text)
 }
 
-// sigkillPending reports whether SIGKILL is pending for the thread of which text is
-// /proc/TID/status, or for its process (proc_pid_status(5)).
+// sigkillPending reports whether SIGKILL is pending for a thread or for its process. text is
+// the thread's /proc/TID/status (proc_pid_status(5)).
 func sigkillPending(text []byte) bool {
 	for line := range bytes.Lines(text) {
 		key, value, _ := bytes.Cut(line, []byte(":"))

@@ -7,8 +7,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// Drain waits until no answer is under way, or until enough is closed. The loops go on, as
-// who has a file open may ask again.
+// Drain waits until no answer is under way, or until enough is closed. The loops go on,
+// because a program with an open file may make further requests.
 func (s *Server) Drain(enough <-chan struct{}) {
 	s.leaving.Store(true)
 	for s.underWay() {
@@ -31,7 +31,7 @@ func (s *Server) underWay() bool {
 	return false
 }
 
-// end interrupts all that is under way, as the mount is gone.
+// end interrupts everything under way because the mount is gone.
 func (s *Server) end() {
 	if s.dead.Swap(true) {
 		return
@@ -45,7 +45,7 @@ func (s *Server) end() {
 	s.mu.Unlock()
 	for _, w := range workers {
 		unique := w.request.Load()
-		// It may be about to begin, where nothing can interrupt it yet.
+		// The handler may not have begun yet, and cannot be interrupted before.
 		for try := 0; try < 100 && unique > abandoned && w.request.Load() == unique; try++ {
 			if s.interrupt(unique) {
 				break

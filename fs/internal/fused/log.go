@@ -12,8 +12,8 @@ func LogWriter(log *slog.Logger) io.Writer { return logWriter{log} }
 
 type logWriter struct{ log *slog.Logger }
 
-// quoted is how go-fuse shows the beginning of what a program wrote or gets: it may be a
-// PIN. Names are shown so, too; those that are looked up are worth knowing.
+// quoted matches the form in which go-fuse shows the first bytes that a program wrote or reads,
+// which may be a PIN. Names have the same form; those that are looked up are worth keeping.
 var (
 	quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"?`)
 	lookup = regexp.MustCompile(`^rx \d+: LOOKUP `)

@@ -45,8 +45,8 @@ func reply(out []byte, unique uint64, status fuse.Status, size int) int {
 	return size
 }
 
-// answerSize is the most that the answer takes, in bytes. A size that the kernel never
-// asks for counts as more than largeSize: an int has 32 bits on some processors.
+// answerSize returns the largest size of the answer, in bytes. A size that the kernel never
+// asks for is reported as more than largeSize, as an int has 32 bits on some processors.
 func answerSize(h *fuse.InHeader) int {
 	const fixed = 512 // more than any answer of a fixed size
 	p := unsafe.Pointer(h)
@@ -73,7 +73,7 @@ func isHack(h *fuse.InHeader, in []byte) bool {
 		h.NodeId == fuse.FUSE_ROOT_ID && bytes.Contains(in[inHeaderSize:], []byte(hackName))
 }
 
-// shorten leaves of the answer to an ioctl what is to be copied to the caller.
+// shorten cuts the answer to an ioctl down to what is to be copied to the caller.
 func shorten(cmd uint32, out []byte) int {
 	const fixed = headerSize + ioctlOutSize
 	if len(out) < fixed { // an error

@@ -10,8 +10,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// opens is go-fuse's tree of nodes with what its API of nodes does not show: the flags of
-// each READ and WRITE, and poll(2).
+// opens adds to go-fuse's tree what its node API does not show: the flags of each READ and
+// WRITE, and poll(2).
 type opens struct {
 	fuse.RawFileSystem // the tree
 
@@ -40,8 +40,8 @@ func newOpens(tree fuse.RawFileSystem) *opens {
 	return &opens{RawFileSystem: tree, open: make(map[uint64]*openFile)}
 }
 
-// Opened is told by a node, in its Open, which handle it returns; go-fuse tells only its
-// number.
+// Opened registers a handle. A node calls it in its Open with the handle that it returns;
+// go-fuse passes on only the handle's number.
 func (s *Server) Opened(ctx context.Context, h fs.FileHandle, by Owner) { s.opens.made(ctx, h, by) }
 
 func (r *opens) made(ctx context.Context, h fs.FileHandle, by Owner) {
@@ -93,8 +93,9 @@ const readLockOwner = 2
 // pageCache reports whether it is the page cache that reads.
 func pageCache(in *fuse.ReadIn) bool { return in.ReadFlags&readLockOwner == 0 }
 
-// Read refuses the page cache, for which sendfile(2) and splice(2) read: what it reads is
-// cut and kept as it likes. They say EINVAL then, and their callers use read(2).
+// Read refuses reads by the page cache, which sendfile(2) and splice(2) cause: the page cache
+// cuts and keeps the bytes at its own discretion. The two then fail with EINVAL, and their
+// callers fall back to read(2).
 func (r *opens) Read(cancel <-chan struct{}, in *fuse.ReadIn, dest []byte) (fuse.ReadResult, fuse.Status) {
 	if pageCache(in) {
 		return nil, fuse.EINVAL
@@ -123,7 +124,7 @@ func (r *opens) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, ou
 	return r.noted("ioctl", in.Fh, r.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf))
 }
 
-// noted is status, which is counted and logged if it is an error.
+// noted returns status, after counting and logging it if it is an error.
 func (r *opens) noted(call string, fh uint64, status fuse.Status) fuse.Status {
 	if !status.Ok() {
 		if o := r.get(fh); o != nil {

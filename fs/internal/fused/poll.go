@@ -12,12 +12,12 @@ import (
 // poll(2), select(2) and epoll(7) arrive as POLL: what is ready now, and how to tell when
 // more is. The kernel gives each open a number of its own (kh); NOTIFY_POLL with that
 // number wakes all who wait on the open, and each of them asks again before it says
-// anything to its program. So a wake-up too many costs a request, and one too few a
-// program that waits for ever.
+// anything to its program. So a superfluous wake-up costs a request; a missing one leaves a
+// program waiting for ever.
 //
-// An open is armed when the kernel asks, and when a READ or WRITE begins: from then on it
-// may be seen that nothing is ready. The first thing that happens to an armed open is
-// told, and disarms it: whoever was told asks again.
+// An open is armed when the kernel asks, and when a READ or WRITE begins: from then on the
+// program may learn that nothing is ready. The first change of an armed open is notified and
+// disarms it: whoever was notified asks again.
 
 // Pollable is a handle that has something to wait for. Any other is always ready.
 type Pollable interface {
@@ -45,8 +45,8 @@ func (p *polled) arm() {
 	}
 }
 
-// begin remembers how the kernel wants to be told. It keeps that whatever the answer is:
-// epoll with EPOLLET waits for the next time after it said that something is ready.
+// begin remembers how to notify the kernel. It does so whatever the answer is: epoll with
+// EPOLLET waits for the next change even after an answer that something is ready.
 func (p *polled) begin(kh uint64, h Pollable, tell func(kh uint64)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -122,7 +122,7 @@ func (r *opens) poll(in *pollIn, tell func(kh uint64)) (revents uint32, status f
 	return h.Ready(), fuse.OK
 }
 
-// answerPoll is for go-fuse, which says ENOSYS.
+// answerPoll answers POLL in place of go-fuse, which says ENOSYS.
 func (s *Server) answerPoll(in, out []byte) int {
 	h := (*pollIn)(unsafe.Pointer(&in[0]))
 	if len(in) < int(unsafe.Sizeof(*h)) {

@@ -2,7 +2,7 @@
 // /dev/fuse and writes the answers. It knows requests, opens and file handles, but no
 // reader, no card and no directory.
 //
-// The door between the two is small. Package fs gives New a tree of go-fuse's nodes, and
+// The interface between the two is small. Package fs gives New a tree of go-fuse's nodes, and
 // tells Opened which handle each open got. Of a handle the server uses, besides go-fuse's
 // interfaces, Pollable and Nonblocker; it reports to the Owner of an open each error that
 // a program got. A handle calls Later when a WRITE left it something to send, and the
@@ -86,7 +86,7 @@ func (s *Server) Gone() <-chan struct{} { return s.gone }
 // headers (linux/fs/fuse/dev.c, fuse_dev_do_read), in whole pages.
 const largeSize = MaxWrite + 4096
 
-// worker is what a loop needs for one request.
+// worker holds what a loop needs for one request.
 type worker struct {
 	request atomic.Uint64 // the unique number of the one under way, or one of these
 	pid     atomic.Uint32 // of the thread that asks
@@ -131,7 +131,7 @@ func New(fd int, tree fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger
 		unix.Close(fd)
 		return nil, err
 	}
-	// What it agreed on with the kernel, its other half is told by the same message.
+	// The ProtocolServer learns from the same message what was negotiated.
 	s.proto = fuse.NewProtocolServer(s.opens, o)
 	if err := s.replayInit(*s.session.KernelSettings()); err != nil {
 		unix.Close(fd)
@@ -170,8 +170,8 @@ func (s *Server) Serve() {
 // mostReadErrors is how many reads of /dev/fuse in a row may fail before a loop gives up.
 const mostReadErrors = 10
 
-// loop answers requests one after the other. It does so as long as there are not too
-// many that read, and sees to it that there is always one.
+// loop answers requests one after the other. It ends when too many loops are reading, and
+// makes sure that one always is.
 func (s *Server) loop() {
 	defer s.loops.Done()
 	w := s.idle.Get().(*worker)
@@ -220,7 +220,7 @@ func (s *Server) loop() {
 			s.large.Put(large)
 			large = nil
 		} else {
-			in = *large // which has room for its beginning before what was read there
+			in = *large // it has room for the beginning, in front of what was read into it
 			copy(in, w.in)
 		}
 		h := (*fuse.InHeader)(unsafe.Pointer(&in[0]))
@@ -337,7 +337,7 @@ func (s *Server) write(answer []byte, opcode uint32) {
 		case 0, unix.ENOENT, unix.ENODEV: // who asked is dead, or the mount
 		default:
 			s.log.Error("write to /dev/fuse", "opcode", opcode, "error", err)
-			// Who asked would wait for ever where the kernel threw the answer away.
+			// If the kernel rejected the answer, the caller would wait for ever.
 			h := (*fuse.OutHeader)(unsafe.Pointer(&answer[0]))
 			if h.Status != -int32(fuse.EIO) && h.Unique != 0 {
 				answer = answer[:reply(answer, h.Unique, fuse.EIO, 0)]
@@ -348,7 +348,7 @@ func (s *Server) write(answer []byte, opcode uint32) {
 	}
 }
 
-// writeOutside is write for who is no loop, and may come when there is no server any more.
+// writeOutside is write for callers outside the loops, which may call it after the server ended.
 func (s *Server) writeOutside(answer []byte, opcode uint32) {
 	s.closing.RLock()
 	defer s.closing.RUnlock()
@@ -372,7 +372,7 @@ func (s *Server) Connected() bool {
 	}
 }
 
-// Panicked logs a panic; whoever asked gets EIO, and nobody else takes harm.
+// Panicked logs a panic. Only the request that panicked fails, with EIO.
 func (s *Server) Panicked(p any) {
 	s.log.Error("panic", "error", p, "stack", string(debug.Stack()))
 }
