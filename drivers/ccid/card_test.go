@@ -20,10 +20,10 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// "ESTALE: the card was reset, changed or powered off since this open": another
-// program resets the reader's port, and the next XfrBlock is answered 41 FE (CCID 1.1
-// table 6.2-3: bmICCStatus 1, present and inactive). The card saw nothing of the
-// command, so ESTALE says it at once, and nothing is in doubt.
+// "ESTALE: the card was reset, changed or powered off since this open": another program
+// resets the reader's port, and the next XfrBlock is answered 41 FE (CCID 1.1 table
+// 6.2-3: bmICCStatus 1, present and inactive). The card saw nothing of the command, so
+// the error is ESTALE at once, and the command is not in doubt.
 func TestResetUnderASession(t *testing.T) {
 	for _, cfg := range []emu.Config{emu.ShortAPDUReader(), emu.ExtendedAPDUReader(), emu.TPDUReader(), emu.CharacterReader()} {
 		for _, atr := range [][]byte{atrT0, atrT1IFSC} {
@@ -37,7 +37,7 @@ func TestResetUnderASession(t *testing.T) {
 						transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00"))
 						b.e.port.Reset()
 						if interrupt {
-							synctest.Wait() // told by the transfer that was pending there
+							synctest.Wait() // the pending interrupt transfer reports the reset
 							if i := b.m.Slot(0).Info(); i.State != "present" {
 								t.Errorf("state %s before anybody asks", i.State)
 							}
@@ -58,8 +58,8 @@ func TestResetUnderASession(t *testing.T) {
 	}
 }
 
-// "bmICCStatus of every answer counts": an answer that says beside the response that
-// the card is not active any more lets the core look.
+// "bmICCStatus of every answer counts": if a response comes with the information that the
+// card is no longer active, the core checks the card.
 func TestAnswerThatSaysInactive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newDevice(emu.TPDUReader())
@@ -99,8 +99,8 @@ func TestAnswerThatSaysInactive(t *testing.T) {
 	})
 }
 
-// A memory card in a reader of TPDU level: SetParameters is answered "mute", and the
-// card is active. It is usable, and pseudo-APDUs reach the reader.
+// A memory card in a reader of TPDU level: the reader answers "mute" to SetParameters
+// while the card is active. The card is usable, and pseudo-APDUs reach the reader.
 func TestMemoryCardAtTPDULevel(t *testing.T) {
 	for _, code := range []byte{0xFE, 0xF6, 0x00, 0x07, 0xFB} {
 		synctest.Test(t, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestMemoryCardAtTPDULevel(t *testing.T) {
 			b := plug(t, cfg, card)
 			b.e.Inject(emu.Fault{Kind: emu.Fail, On: cmdSetParameters, Code: code, Count: -1})
 			s := b.session(0)
-			transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00")) // the emulator takes a first FF for a PPS
+			transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00")) // a leading FF would be a PPS for the emulator
 			transmit(t, s, unhex("FF A4 00 00 01 06"), unhex("90 00"))
 			transmit(t, s, unhex("FF 84 00 00 03"), unhex("00 01 02 90 00"))
 			if i := b.m.Slot(0).Info(); i.State != "powered" || i.Err != nil {
@@ -120,8 +120,8 @@ func TestMemoryCardAtTPDULevel(t *testing.T) {
 	}
 }
 
-// The driver's part of it: "with the card still active (bmICCStatus 0) a refused
-// SetParameters is no reason to give it up", where what was asked for holds anyway.
+// The driver's part: "with the card still active (bmICCStatus 0) a refused SetParameters
+// is no reason to give it up", if the parameters asked for are in force anyway.
 func TestSetParametersRefused(t *testing.T) {
 	fast := iso7816.DefaultParams(0)
 	fast.TA1 = 0x95
@@ -194,9 +194,9 @@ func TestThirdPowerOn(t *testing.T) {
 	}
 }
 
-// A reader that negotiates by itself may choose T=1 where the ATR has T=0 first:
-// GetParameters tells (CCID 1.1 §6.1.5), and `protocol` says what is in force. A card
-// of one protocol is not asked for.
+// A reader that negotiates by itself may choose T=1 although the ATR offers T=0 first.
+// GetParameters tells (CCID 1.1 §6.1.5), and `protocol` shows the one in force. For a
+// card with one protocol it is not sent.
 func TestReaderChoosesT1(t *testing.T) {
 	for _, level := range []reader.Level{reader.ShortAPDU, reader.ExtendedAPDU, reader.TPDU} {
 		for _, prefers := range []bool{true, false} {
@@ -237,8 +237,7 @@ func TestReaderChoosesT1(t *testing.T) {
 	}
 }
 
-// What the reader answers to GetParameters, and to SetParameters, counts only where it
-// can be.
+// Answers to GetParameters and SetParameters count only if they can be true.
 func TestSelectProtocolAnswers(t *testing.T) {
 	negotiating, pps, fixed := emu.ExtendedAPDUReader(), emu.ShortAPDUReader(), as(emu.CharacterReader(), 0x0B97, 0x7762, 0x200)
 	t0 := iso7816.Params{T: 0, TA1: 0x95, WI: 10}
@@ -317,8 +316,8 @@ func TestProtocols(t *testing.T) {
 	}
 }
 
-// What a device can say as often as it likes does not fill the log: 57,000 notices of
-// a hardware error in 200 ms.
+// Messages that a device can cause at will do not fill the log, for instance 57,000
+// reports of a hardware error in 200 ms.
 func TestFloodOfTheLog(t *testing.T) {
 	for name, msg := range map[string]string{"hardware error": "51 00 00 01", "unknown": "40 01 02", "slot change": "50 03", "stall": ""} {
 		synctest.Test(t, func(t *testing.T) {
@@ -333,7 +332,7 @@ func TestFloodOfTheLog(t *testing.T) {
 			for range 5000 {
 				e.Interrupt(unhex(msg))
 				if msg == "" {
-					e.Interrupt(unhex("50 00")) // one that works: it never gives up
+					e.Interrupt(unhex("50 00")) // one that works, so that the endpoint is never given up
 				}
 			}
 			synctest.Wait()

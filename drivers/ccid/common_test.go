@@ -19,7 +19,7 @@ import (
 	"github.com/cardfs/cardfs/reader/icc"
 )
 
-// testCard echoes and counts.
+// testCard echoes data, returns counting bytes and takes its time.
 //
 //	00 84 00 00 Le     Le bytes 00 01 02 …
 //	80 EE 00 00 Lc … Le  the data
@@ -94,7 +94,7 @@ func (c *testCard) count() int {
 	return c.calls
 }
 
-// ATRs, each with what it is for.
+// ATRs and their properties.
 var (
 	atrT0       = unhex("3B 02 14 50")                            // T=0, default rate
 	atrT0Fast   = unhex("3B 12 95 14 50")                         // T=0, F 512 D 16
@@ -226,8 +226,8 @@ func brief(b []byte) string {
 	return fmt.Sprintf("% X … %d bytes", b[:20], len(b))
 }
 
-// exercise runs APDUs of every case and the lengths where things break, extended
-// ones up to longest bytes.
+// exercise runs APDUs of all cases with the lengths at the boundaries; extended ones have
+// up to longest bytes.
 func exercise(t *testing.T, s *core.Session, longest int) {
 	t.Helper()
 	sw := []byte{0x90, 0x00}

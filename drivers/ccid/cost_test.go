@@ -10,7 +10,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// mirror is a reader that answers 90 00 at once, and costs nothing itself.
+// mirror is a reader that answers 90 00 at once and has no cost of its own.
 type mirror struct {
 	chaos
 	answer []byte
@@ -42,7 +42,7 @@ func mirrored(tb testing.TB) *slot {
 	return r.Slots()[0].(*slot)
 }
 
-// conn makes what embeds a Conn an Opener of itself.
+// conn makes a Conn its own Opener.
 type conn struct{ *mirror }
 
 func (c conn) OpenUSB(context.Context, uint8) (usb.Conn, error) { return c, nil }

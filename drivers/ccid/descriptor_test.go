@@ -10,7 +10,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// edit is a change of an emulated reader's descriptors.
+// edited returns the descriptors of an emulated reader after a change.
 func edited(cfg emu.Config, edit func(class []byte)) []byte {
 	cfg.Lie = func(c []byte) []byte {
 		edit(c)
@@ -41,7 +41,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// What cannot be true is corrected with a note, or refused with the reason.
+// Impossible values are corrected with a note, or refused with the reason.
 func TestParseLies(t *testing.T) {
 	put32 := func(off int, v uint32) func([]byte) {
 		return func(c []byte) { c[off], c[off+1], c[off+2], c[off+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24) }
@@ -60,7 +60,7 @@ func TestParseLies(t *testing.T) {
 		name  string
 		desc  []byte
 		err   error
-		say   string // in the error or a note
+		say   string // part of the error or of a note
 		check func(Interface) bool
 	}{
 		{"message length 0", edited(ok, put32(44, 0)), reader.ErrProtocol, "dwMaxCCIDMessageLength 0", nil},
@@ -112,8 +112,8 @@ func TestParseLies(t *testing.T) {
 	}
 }
 
-// A device may have an interface that is none of ours, several that are, and
-// alternate settings that nobody selects.
+// A device may have interfaces of other classes, several of this class, and alternate
+// settings that are never selected.
 func TestParseComposite(t *testing.T) {
 	one := newDevice(emu.TPDUReader()).Descriptors()
 	part := one[18+9:]

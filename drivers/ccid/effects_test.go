@@ -17,7 +17,7 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// summary lists the effects that are not those of a reader without quirks.
+// summary lists the effects that differ from those of a reader without quirks.
 func summary(e effects) string {
 	var list []string
 	plain := reflect.ValueOf(lookup(usb.Device{Vendor: 1, Product: 1}))
@@ -44,9 +44,8 @@ func summary(e effects) string {
 	return strings.Join(list, " ")
 }
 
-// What is known of readers in use, written down a second time, from what libccid and
-// OpenCT do for each: which firmware is refused, and what is done instead of what the
-// descriptor says. "release" is bcdDevice.
+// The known faults of readers in use, written down a second time from libccid and OpenCT:
+// refused firmware, and the remedies for wrong descriptors. "release" is bcdDevice.
 func TestQuirksByModel(t *testing.T) {
 	const gemalto = "conditionMask modifyIndexes"
 	known := make(map[model]bool)
@@ -54,7 +53,7 @@ func TestQuirksByModel(t *testing.T) {
 		vendor, product, release uint16
 		want                     string
 	}{
-		// Firmware that is refused, and the first that is not.
+		// Refused firmware, and the first version that is accepted.
 		{0x04E6, 0xE001, 0x0515, "minFirmware=0516"}, {0x04E6, 0xE001, 0x0516, ""},
 		{0x04E6, 0x5111, 0x0619, "minFirmware=0620"}, {0x04E6, 0x5111, 0x0620, ""},
 		{0x04E6, 0xE003, 0x050F, "minFirmware=0510 modifyIndexes appendPIN=80 02 00"}, {0x04E6, 0xE003, 0x0510, "modifyIndexes appendPIN=80 02 00"},
@@ -72,7 +71,7 @@ func TestQuirksByModel(t *testing.T) {
 		{0x0DC3, 0x0900, 0x01FF, "minFirmware=0200"}, {0x0DC3, 0x0900, 0x0200, ""},
 		{0x03F0, 0x0036, 0x0123, "minFirmware=0124 noPINPad"}, {0x03F0, 0x0036, 0x0124, "noPINPad"},
 		{0x04E6, 0x5291, 0x0111, "minFirmware=0112"}, {0x04E6, 0x5291, 0x0112, ""},
-		// Descriptors that lie.
+		// Wrong descriptors.
 		{0x09BE, 0x0002, 0x0100, "ifsd=254"},
 		{0x0B97, 0x7762, 0x0111, "maxRate=9600 noPPS split64"}, {0x0B97, 0x7772, 0x0100, "maxRate=9600 noPPS split64"},
 		{0x058F, 0x9540, 0x0100, "maxRate=200000 dropRates forgive"},
@@ -115,7 +114,7 @@ func TestQuirksByModel(t *testing.T) {
 	}
 }
 
-// What the quirks make of a descriptor.
+// Corrections of a descriptor by the quirks.
 func TestQuirksApplied(t *testing.T) {
 	one := func(e effects) Interface {
 		_, ifs, err := Parse(newDevice(emu.PINPadReader()).Descriptors())
@@ -154,7 +153,7 @@ func TestQuirksApplied(t *testing.T) {
 	}
 }
 
-// What the quirks do on the wire.
+// Effects of the quirks on the wire.
 func TestQuirksOnTheWire(t *testing.T) {
 	const (
 		on    = "OUT 02 | 62 00 00 00 00  00 %02X 00 00 00\nIN  81 | 80 04 00 00 00  00 %02X 00 00 00  3B 02 14 50\n"
@@ -241,8 +240,8 @@ func TestQuirksOnTheWire(t *testing.T) {
 	})
 }
 
-// 08E6:5503: one command at a time in both interfaces, and the Escape that moves to
-// the other one when that is powered on, once.
+// 08E6:5503: one command at a time in both interfaces. Powering on the other one is
+// preceded, once, by the Escape that selects it.
 func TestOneInterfaceAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newComposite(as(emu.TPDUReader(), 0x08E6, 0x5503, 0x100), as(emu.TPDUReader(), 0x08E6, 0x5503, 0x100))
@@ -270,7 +269,7 @@ func TestOneInterfaceAtOnce(t *testing.T) {
 		if got := strings.Join(escapes, ", "); got != "1: 52 F8 04 01 00 01, 0: 52 F8 04 01 00 00, 1: 52 F8 04 01 00 01" {
 			t.Error(got)
 		}
-		// 00 A4 with 80 E8's time: each takes a second.
+		// Like 80 E8, these 00 A4 take a second each.
 		if _, err := r.Slots()[0].PowerOn(ctx, reader.Warm); err != nil {
 			t.Fatal(err)
 		}

@@ -15,19 +15,19 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// The fault menu: each ends in the right error within the protocol's time, the
-// card sees no command twice, and the reader works afterwards or is gone.
+// All faults of the emulator: each ends in the right error within the protocol's time,
+// the card sees no command twice, and the reader works afterwards or is gone.
 func TestFaults(t *testing.T) {
 	type outcome struct {
-		err  error         // of Transmit; nil: the answer comes all the same
-		late time.Duration // by when
+		err  error         // of Transmit; nil: the response still comes
+		late time.Duration // upper bound of the time it takes
 		gone bool
 	}
 	const soon = 100 * time.Millisecond
 	answered := outcome{nil, soon, false}
 	protocol := outcome{reader.ErrProtocol, soon, false}
-	// The time of the longest exchange with the card, and one second more for
-	// the reader to be brought back; without a protocol of the host's own.
+	// The time of the longest exchange with the card, plus one second for recovery;
+	// without a protocol run by the host.
 	silent := outcome{reader.ErrTimeout, 20 * time.Second, false}
 	menu := []struct {
 		name  string
@@ -74,8 +74,8 @@ func TestFaults(t *testing.T) {
 						start := time.Now()
 						rx, err := s.Transmit(context.Background(), unhex("00 84 00 00 04"), nil)
 						took := time.Since(start)
-						// T=1 gets over any single fault of the way (rule 7), but for
-						// one that takes the card's power, and one that takes an hour.
+						// T=1 recovers from any single transmission fault (rule 7),
+						// except loss of power and a delay of an hour.
 						overcome := cfg.Level <= reader.TPDU && atr[1] == 0x80
 						if overcome && !c.want.gone && c.fault.Kind != emu.Hang && c.fault.Kind != emu.Endless {
 							c.want.err = nil
@@ -109,8 +109,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// departed checks what is left of a reader: nothing of one that was unplugged,
-// and of one that is dead a directory that says so.
+// departed checks the remains of a reader: an unplugged one leaves nothing, a dead one
+// leaves a directory that says why.
 func (b *bench) departed(why emu.FaultKind) {
 	b.t.Helper()
 	time.Sleep(time.Minute)
@@ -135,8 +135,7 @@ func (b *bench) departed(why emu.FaultKind) {
 	}
 }
 
-// A reader that died says why, so that `status` can; one that was unplugged has nothing
-// to say.
+// A reader that died gives the reason for `status`; an unplugged one has none to give.
 func TestReasonOfDeath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newDevice(emu.TwoSlotReader())
@@ -168,7 +167,7 @@ func TestReasonOfDeath(t *testing.T) {
 			}
 		})
 	}
-	// While the core waits to open it again, `status` has the reason.
+	// While the core waits to open it again, `status` shows the reason.
 	synctest.Test(t, func(t *testing.T) {
 		b := plug(t, emu.TPDUReader(), &testCard{atr: atrT1})
 		s := b.session(0)
@@ -185,8 +184,8 @@ func TestReasonOfDeath(t *testing.T) {
 	})
 }
 
-// A reader that takes everything and answers nothing does not keep the driver's Open for
-// ever; nor does it keep one whose device was detached or unplugged.
+// A reader that accepts everything and answers nothing does not block the driver's Open
+// forever; nor does a device that was detached or unplugged.
 func TestOpenOfASilentReader(t *testing.T) {
 	for _, cfg := range []emu.Config{emu.TPDUReader(), emu.ICCDA(), emu.ICCDB()} {
 		for _, how := range []string{"alone", "detached", "unplugged"} {
@@ -223,7 +222,7 @@ func TestOpenOfASilentReader(t *testing.T) {
 	}
 }
 
-// Faults of other commands than an exchange.
+// Faults of commands other than an exchange.
 func TestFaultsElsewhere(t *testing.T) {
 	kinds := map[string]emu.FaultKind{"stall in": emu.StallIn, "stall out": emu.StallOut, "runt": emu.Runt, "truncated": emu.Truncated,
 		"wrong dwLength": emu.LengthLie, "stale": emu.StaleFirst, "wrong bSeq": emu.WrongSeq, "wrong bSlot": emu.WrongSlot, "wrong type": emu.WrongType,
@@ -249,8 +248,8 @@ func TestFaultsElsewhere(t *testing.T) {
 						t.Fatal(err)
 					}
 					b := &bench{t, e, m}
-					// One fault costs nothing but time; asking for time for ever costs the
-					// one power-up that it befalls.
+					// A single fault costs only time; endless time extensions cost the
+					// power-up that they hit.
 					open, reset := error(nil), error(nil)
 					switch {
 					case kind == emu.Endless && (code == cmdPowerOn || code == cmdSetParameters):
@@ -277,7 +276,7 @@ func TestFaultsElsewhere(t *testing.T) {
 	}
 }
 
-// A card that works long is waited for, as long as the reader asks for time.
+// A slow card is waited for as long as the reader asks for time.
 func TestTimeExtension(t *testing.T) {
 	for _, cfg := range []emu.Config{emu.ShortAPDUReader(), emu.ExtendedAPDUReader(), emu.TPDUReader(), emu.CharacterReader()} {
 		for _, atr := range [][]byte{atrT0, atrT1IFSC} {
@@ -293,7 +292,7 @@ func TestTimeExtension(t *testing.T) {
 	}
 }
 
-// A card that is taken out in the middle ends the exchange; put in again it works.
+// Removing the card in the middle ends the exchange. Put in again, it works.
 func TestRemoval(t *testing.T) {
 	for _, cfg := range []emu.Config{emu.ShortAPDUReader(), emu.ExtendedAPDUReader(), emu.TPDUReader(), emu.CharacterReader()} {
 		t.Run(cfg.Name, func(t *testing.T) {
@@ -322,8 +321,8 @@ func TestRemoval(t *testing.T) {
 	}
 }
 
-// An exchange that its caller gives up ends at once; the next command finds the
-// reader in order.
+// An exchange whose caller gives up ends at once. The next command finds the reader in
+// order.
 func TestCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newDevice(emu.ShortAPDUReader())

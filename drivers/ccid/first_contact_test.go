@@ -28,8 +28,8 @@ func check(t *testing.T, got []byte, err error, want []byte, wantErr error) {
 	}
 }
 
-// The first contact is kept apart from what an earlier user left in the reader,
-// and its failure is the failure of Open.
+// What an earlier user left in the reader does not count as the first contact, whose
+// failure is the failure of Open.
 func TestFirstContact(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opened(t, play(t, emu.TPDUReader(), `

@@ -13,8 +13,8 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// A message that was built is read as it was; any other bytes are an error or a
-// message within their length.
+// A message parses to what it was built from. Any other bytes are an error or a message
+// no longer than they are.
 func FuzzMessage(f *testing.F) {
 	f.Add(unhex("80 02 00 00 00  00 01 00 00 00  90 00"))
 	f.Add(unhex("81 00 00 00 00  00 07 42 FE 00"))
@@ -62,12 +62,11 @@ func FuzzInterrupt(f *testing.F) {
 	})
 }
 
-// chaos is a reader that answers with whatever the fuzzer thinks of: the first
-// byte of each piece is its length, its first bytes stand for what the header of
-// a right answer would have.
+// chaos is a reader with fuzzed answers. The first byte of each piece is its length; the
+// bytes behind it replace the header fields of the right answer.
 type chaos struct {
 	data []byte
-	last []byte // message of the host
+	last []byte // last message of the host
 	desc []byte
 	gone chan struct{}
 }
@@ -100,7 +99,7 @@ func (c *chaos) In(ctx context.Context, ep uint8, p []byte, timeout time.Duratio
 		return 0, usb.ErrOverflow
 	case k == 0xFD:
 		return 0, sleepFor(ctx, timeout)
-	case k >= 0x80: // a message with the right header, but for what the piece changes
+	case k >= 0x80: // a message with the right header, except for what the piece changes
 		body := c.take(int(k) - 0x80)
 		msg := []byte{0x80, byte(len(body)), 0, 0, 0, c.last[5], c.last[6], 0, 0, 0}
 		switch c.last[0] {
@@ -139,7 +138,7 @@ func (c *chaos) Gone() <-chan struct{}                            { return c.gon
 func (c *chaos) Close() error                                     { return nil }
 func (c *chaos) OpenUSB(context.Context, uint8) (usb.Conn, error) { return c, nil }
 
-// Whatever a reader answers, every call ends, with an error of package reader.
+// Whatever a reader answers, every call ends, and errors are those of package reader.
 func FuzzReader(f *testing.F) {
 	for level := range byte(6) {
 		f.Add(level, unhex("80 00 00 00  84 3B 02 14 50 00 00 00  85 11 00 00 0A 00 00 00 00  82 90 00 00 00 00"))
@@ -206,14 +205,14 @@ func kind(t *testing.T, err error) {
 	t.Errorf("an error of no kind: %v", err)
 }
 
-// deaf is a card that takes anything.
+// deaf is a card that accepts anything.
 type deaf struct{}
 
 func (deaf) ATR() []byte           { return atrT0 }
 func (deaf) Reset(bool)            {}
 func (deaf) Process([]byte) []byte { return []byte{0x6D, 0x00} }
 
-// Whatever a host sends, the emulated reader stays a reader.
+// Whatever a host sends, the emulated reader stays consistent.
 func FuzzEmulator(f *testing.F) {
 	for kind := range byte(6) {
 		f.Add(kind, unhex("0A 62 00 00 00 00 00 01 00 00 00  0F 6F 05 00 00 00 00 02 00 00 00 00 84 00 00 01"))

@@ -15,9 +15,9 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// A device chooses its IDs, its interfaces and their protocols freely: no choice
-// brings the daemon down, and every reader that opens can be used. Each ID of the
-// table of quirks with each pair of bInterfaceProtocol, in one order and the other.
+// A device chooses its IDs, its interfaces and their protocols freely. No choice may
+// crash the daemon, and every reader that opens is usable. The test combines each ID of
+// the table of quirks with each pair of bInterfaceProtocol, in both orders.
 func TestQuirksOfAnyDevice(t *testing.T) {
 	ids := map[model]bool{}
 	for _, q := range quirks {
@@ -65,7 +65,7 @@ func TestQuirksOfAnyDevice(t *testing.T) {
 						if p, ok := s.(reader.PINPad); ok {
 							c.parts[min(n, 1)].Press(0, "1234\r")
 							_, err := p.VerifyPIN(ctx, &reader.PINVerify{PINFormat: format2()}, nil)
-							kind(t, err) // the emulator has not every quirk
+							kind(t, err) // the emulator does not have every quirk
 						}
 						if err := s.PowerOff(ctx); err != nil {
 							t.Errorf("%s: slot %d: power off: %v", name, n, err)
@@ -77,8 +77,8 @@ func TestQuirksOfAnyDevice(t *testing.T) {
 	}
 }
 
-// descriptorsOf is a device with so many interfaces of the class, each with that
-// bMaxSlotIndex, numbered as number has it. The first of them have endpoints of their own.
+// descriptorsOf returns a device with that many interfaces of the class, each with that
+// bMaxSlotIndex, numbered by number. The first of them have endpoints of their own.
 func descriptorsOf(cfg emu.Config, interfaces int, maxSlotIndex byte, number func(int) byte) []byte {
 	one := edited(cfg, func(c []byte) { c[4], c[53] = maxSlotIndex, 0xFF })
 	part := one[18+9:]
@@ -86,7 +86,7 @@ func descriptorsOf(cfg emu.Config, interfaces int, maxSlotIndex byte, number fun
 	for n := range interfaces {
 		p := bytes.Clone(part)
 		p[2] = number(n)
-		address := func(k int) byte { return byte(k+k/15+1) & 0x7F } // no endpoint 0
+		address := func(k int) byte { return byte(k+k/15+1) & 0x7F } // never endpoint 0
 		in := []byte{address(2 * n), address(2*n + 1)}
 		for e := p; len(e) > 0; e = e[e[0]:] {
 			switch {
@@ -101,9 +101,9 @@ func descriptorsOf(cfg emu.Config, interfaces int, maxSlotIndex byte, number fun
 	return d
 }
 
-// The readers in use with the most slots have 8; a device may say that it has 256 on
-// each of hundreds of interfaces. 16 slots of an interface count, 32 of a device, and
-// the first interface of a number; `status` says what was left out.
+// The readers in use with the most slots have 8, but a device may announce 256 on each of
+// hundreds of interfaces. 16 slots of an interface count, 32 of a device, and the first
+// interface of a number. `status` says what was left out.
 func TestSlotsAreBounded(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
@@ -146,16 +146,16 @@ func TestSlotsAreBounded(t *testing.T) {
 			}
 		})
 	}
-	// The one that was asked for counts, whatever comes before it.
+	// The interface asked for counts, whatever precedes it.
 	_, ifs, err := Parse(descriptorsOf(emu.TPDUReader(), 20, 15, func(n int) byte { return byte(n) }))
 	if use := usable(ifs, effects{}, 19); err != nil || len(use) != 1 || use[0].Number != 19 {
 		t.Errorf("%v, %v", use, err)
 	}
 }
 
-// What the transport takes for an interface the driver takes too: alternate setting
-// 0, and the first descriptor of a number. Else the one claims endpoints that the
-// other does not know.
+// Driver and transport agree on the interfaces: alternate setting 0, and the first
+// descriptor of a number. Otherwise one would claim endpoints that the other does not
+// know.
 func TestInterfacesAsTheTransportHasThem(t *testing.T) {
 	part := newDevice(emu.TPDUReader()).Descriptors()[18+9:]
 	with := func(number, alternate, in byte) []byte {
@@ -191,7 +191,7 @@ func TestInterfacesAsTheTransportHasThem(t *testing.T) {
 	}
 }
 
-// held is a reader whose bulk-IN endpoint sees the transfer's ctx.
+// held is a reader whose bulk-IN endpoint gets the transfer's ctx.
 type held struct {
 	odd
 	hold func(ctx context.Context, p []byte) (int, error)
@@ -203,8 +203,8 @@ func (h *held) In(ctx context.Context, _ uint8, p []byte, _ time.Duration) (int,
 	return h.hold(ctx, p)
 }
 
-// reader.Driver: Open ends early with ctx. A reader that asks for ever more time to
-// end what was given up (CCID 1.1 §6.2) holds nobody.
+// reader.Driver: Open ends early with ctx. This holds for a reader that asks for more
+// time forever while an abandoned command is being aborted (CCID 1.1 §6.2).
 func TestOpenCancelledWhileAborting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -232,8 +232,8 @@ func TestOpenCancelledWhileAborting(t *testing.T) {
 	})
 }
 
-// What brings a reader back after a call that was given up ends with Close, which
-// has no word of the transfer but its ctx.
+// Recovery after an abandoned call ends with Close; the transfer learns of that only
+// through its ctx.
 func TestCloseWhileAborting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := emu.TPDUReader()
@@ -290,7 +290,7 @@ func (p *parting) Close() error {
 	return nil
 }
 
-// A reader whose Open was given up in the last moment is none, and is let go of.
+// A reader whose Open is cancelled at the last moment is released and not returned.
 func TestOpenCancelledAtLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -13,7 +13,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// ICCD versions A and B with the cards that they can have, through the core.
+// ICCD versions A and B with all cards that they can have, through the core.
 func TestICCD(t *testing.T) {
 	short := emu.ICCDB()
 	short.Level = reader.ShortAPDU
@@ -203,7 +203,7 @@ func TestICCDFaults(t *testing.T) {
 					start := time.Now()
 					rx, err := s.Transmit(context.Background(), unhex("00 84 00 00 04"), nil)
 					gone := f.Kind == emu.Detach
-					// A polling response that lost its time is one all the same.
+					// A polling response whose time was lost is still a polling response.
 					polled := f.Kind == emu.Runt && cfg.Protocol == ProtocolICCDB
 					if err == nil && !polled || gone && !errors.Is(err, reader.ErrGone) {
 						t.Errorf("% X, %v", rx, err)
@@ -214,7 +214,7 @@ func TestICCDFaults(t *testing.T) {
 					if n := card.count(); n > 1 {
 						t.Errorf("the card saw the command %d times", n)
 					}
-					if f.Kind == emu.Stone && b.m.Slot(0) != nil { // found out at the next command, if not yet
+					if f.Kind == emu.Stone && b.m.Slot(0) != nil { // noticed at the next command, if not before
 						b.open(0)
 					}
 					if gone || f.Kind == emu.Stone {

@@ -11,10 +11,10 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// "bmICCStatus of every answer counts": a reader that was reset under a session may have
-// anything against the next XfrBlock. Where nothing was on its way to the card it is
-// ESTALE at once; where it was, the command is in doubt. Either way the card has lost its
-// power, and the next session works.
+// "bmICCStatus of every answer counts": a reader that was reset under a session may
+// answer the next XfrBlock with any error. If nothing was on its way to the card, the
+// result is ESTALE at once; if something was, the command is in doubt. In both cases the
+// card has lost its power, and the next session works.
 func TestResetUnderASessionSaidOtherwise(t *testing.T) {
 	untouched := []byte{0xFE, 0xF6, 0xF5, 0xF3, 0xF2, 0xE0, 0x00, 0x01, 0x05, 0x07, 0x7F}
 	doubtful := []byte{0xFD, 0xFC, 0xFB, 0xF4, 0xA2, 0x80, 0xC0}
@@ -24,7 +24,7 @@ func TestResetUnderASessionSaidOtherwise(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/%X/%02X", cfg.Name, atr[1], code), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						card := &testCard{atr: atr}
-						cfg.NoInterrupt = true // or the core would hear of the reset first
+						cfg.NoInterrupt = true // otherwise the core would learn of the reset first
 						b := plug(t, cfg, card)
 						s := b.session(0)
 						transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00"))
@@ -53,8 +53,8 @@ func TestResetUnderASessionSaidOtherwise(t *testing.T) {
 	}
 }
 
-// The same of what a reader says to other commands for which the card needs its power.
-// What they answer "command not supported" with says nothing of the card.
+// The same for other commands that need an active card. "Command not supported" says
+// nothing about the card.
 func TestErrorsWithoutPower(t *testing.T) {
 	for _, command := range []byte{cmdSecure, cmdSetParameters, cmdGetParameters, cmdSetRate} {
 		for code, want := range map[byte]error{

@@ -17,7 +17,7 @@ import (
 )
 
 // tapped is an emulated reader whose control transfers may fail on the bus, before or
-// after the device has seen them.
+// after the device sees them.
 type tapped struct {
 	*device
 	before, after func(usb.Setup) error
@@ -58,10 +58,10 @@ func once(request uint8, nth int, err error) func(usb.Setup) error {
 	}
 }
 
-// ICCD 1.0 numbers no message: what is left in the device would be the answer to the
-// next command, and so on for good. After any error between an XFR_BLOCK and the whole
-// of the last DATA_BLOCK the card loses its power, the session is stale, and nothing
-// is sent before that nor read on.
+// ICCD 1.0 does not number messages: a leftover in the device would be taken for the
+// answer to the next command, and so on. After any error between an XFR_BLOCK and the end
+// of the last DATA_BLOCK the card loses its power, the session is stale, and until then
+// nothing more is sent or read.
 func TestICCDLeavesNothing(t *testing.T) {
 	eproto := errors.New("protocol error on the bus")
 	chained := emu.ICCDB()
@@ -101,7 +101,7 @@ func TestICCDLeavesNothing(t *testing.T) {
 								})
 								_, err := s.Transmit(ctx, unhex("00 84 00 00 0C"), nil)
 								if err == nil {
-									return // there are not so many requests of the kind in it
+									return // the sequence has fewer requests of this kind
 								}
 								if n := card.count(); n > 2 {
 									t.Errorf("the card saw the command %d times", n-1)
@@ -127,8 +127,8 @@ func TestICCDLeavesNothing(t *testing.T) {
 	}
 }
 
-// The same of a card that is busy for longer than anybody waits, and of an exchange
-// that its caller gives up.
+// The same for a card that is busy for longer than any limit, and for an exchange whose
+// caller gives up.
 func TestICCDGivenUp(t *testing.T) {
 	for _, cfg := range []emu.Config{emu.ICCDA(), emu.ICCDB()} {
 		for name, until := range map[string]time.Duration{"an hour": 0, "a minute": time.Minute, "cancelled": -1} {
@@ -178,8 +178,8 @@ func TestICCDGivenUp(t *testing.T) {
 	}
 }
 
-// A power-off that does not get through is done before the next power-on, whose ATR
-// else would be what is left.
+// A power-off that fails is repeated before the next power-on; otherwise the leftover
+// would be taken for the ATR.
 func TestICCDPowerOffThatFails(t *testing.T) {
 	for _, cfg := range []emu.Config{emu.ICCDA(), emu.ICCDB()} {
 		synctest.Test(t, func(t *testing.T) {
@@ -222,9 +222,9 @@ func TestICCDPowerOffThatFails(t *testing.T) {
 	}
 }
 
-// Through the core: the next command of a session never gets what an earlier one left,
-// at no level and after no fault, and the session of a chain that was given up half-way
-// is stale.
+// Through the core: the next command of a session never gets the leftover of an earlier
+// one, at any level and after any fault. If a chain was given up half-way, its session is
+// stale.
 func TestNothingIsLeftForTheNextCommand(t *testing.T) {
 	small := emu.ExtendedAPDUReader()
 	small.MaxMessage = 15
@@ -265,8 +265,8 @@ func TestNothingIsLeftForTheNextCommand(t *testing.T) {
 	}
 }
 
-// A reset of the port that a status is told of took the card's power: nothing is sent
-// to it before it is activated anew.
+// A port reset that a status reports took the card's power: nothing is sent to the card
+// before it is activated again.
 func TestICCDReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &tapped{device: newDevice(emu.ICCDB())}

@@ -8,9 +8,9 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Every exchange level with every kind of card, through the core: what the level
-// leaves to the host the core adds (CCID 1.1 §3.2). The emulator answers only
-// when the host set the parameters that the card uses.
+// Every exchange level with every kind of card, through the core, which adds what the
+// level leaves to the host (CCID 1.1 §3.2). The emulator answers only if the host has set
+// the parameters that the card uses.
 func TestLevels(t *testing.T) {
 	auto := func(c emu.Config, f emu.Features) emu.Config {
 		c.Features = f
@@ -80,7 +80,7 @@ func TestLevels(t *testing.T) {
 					b := plug(t, r.cfg, card)
 					s := b.session(0)
 					if r.cfg.MaxMessage == 64 && r.cfg.Level == reader.TPDU && c.t == 0 {
-						// 49 bytes of data are what such a reader can pass on.
+						// Such a reader can pass on 49 bytes of data.
 						transmit(t, s, unhex("00 84 00 00 20"), append(pattern(32), 0x90, 0))
 						return
 					}

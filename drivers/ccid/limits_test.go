@@ -15,7 +15,8 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// ask is a GetSlotStatus or an XfrBlock of one byte, and its answer, with number seq.
+// ask returns a GetSlotStatus, or an XfrBlock of one byte, with number seq, and its
+// answer.
 func ask(kind byte, seq int) string {
 	if kind == cmdXfrBlock {
 		return fmt.Sprintf("OUT 02 | 6F 01 00 00 00 00 %02X 00 00 00 00\n", byte(seq))
@@ -23,9 +24,9 @@ func ask(kind byte, seq int) string {
 	return fmt.Sprintf("OUT 02 | 65 00 00 00 00 00 %02X 00 00 00\n", byte(seq))
 }
 
-// CCID 1.1 §6.2: "bError contains the BWT multiplier value" of a time extension. What
-// the quirks of slow readers multiply comes on top. Without an ATR an exchange is
-// waited for two seconds, a status three.
+// CCID 1.1 §6.2: "bError contains the BWT multiplier value" of a time extension. The
+// factors of quirks for slow readers apply in addition. Without an ATR the limit of an
+// exchange is two seconds, that of a status three.
 func TestTimesOnTheWire(t *testing.T) {
 	more := func(wait string, factor int) string {
 		return fmt.Sprintf("IN  81 %s | 80 00 00 00 00 00 01 80 %02X 00\n", wait, factor)
@@ -66,7 +67,7 @@ func TestTimesOnTheWire(t *testing.T) {
 	}
 }
 
-// What an exchange is waited for is what the card may take: ISO/IEC 7816-3:2006 §10.2
+// The limit of an exchange is the time that the card may take: ISO/IEC 7816-3:2006 §10.2
 // and §11.4.3 with the reader's clock, here 4 MHz.
 func TestPace(t *testing.T) {
 	const ms = time.Millisecond
@@ -94,9 +95,8 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// Whatever a device, its card and the quirks come to, no time overflows and none is
-// longer than the exchange limit. dwDefaultClock 1 made an APDU hold the slot for 51
-// hours.
+// No combination of device, card and quirks makes a time overflow or exceed the exchange
+// limit. Once, dwDefaultClock 1 made an APDU hold the slot for 51 hours.
 func TestNoTimeIsLongerThanTheLimit(t *testing.T) {
 	cards := []iso7816.Params{
 		{T: 0, TA1: 0x11, WI: 10}, {T: 0, TA1: 0xD1, N: 254, WI: 255}, {T: 1, TA1: 0xD1, N: 254, BWI: 9, CWI: 15, IFSC: 254}, {T: 1, TA1: 0xFF, N: 255, BWI: 15, CWI: 255},
@@ -136,8 +136,8 @@ func TestNoTimeIsLongerThanTheLimit(t *testing.T) {
 	}
 }
 
-// "As long as the card or the reader asks for time, it has it": by the clock, until
-// the exchange limit, however early and often it asks.
+// "As long as the card or the reader asks for time, it has it": until the exchange limit
+// by the clock, however early and often it asks.
 func TestExtensionsUntilTheLimit(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -180,7 +180,7 @@ func TestExtensionsUntilTheLimit(t *testing.T) {
 				if asked == 0 {
 					t.Error("nobody was told that the reader asks for time")
 				}
-				// It is not the next command's answer.
+				// Its late answer is not taken for the next command's.
 				start = time.Now()
 				rx, err := s.Exchange(ctx, reader.Transfer{Out: unhex("00 84 00 00 01"), Until: start.Add(time.Hour)}, nil)
 				check(t, rx, err, unhex("00 90 00"), nil)
@@ -202,8 +202,8 @@ func (c *slowCard) Busy(capdu []byte) time.Duration {
 	return 0
 }
 
-// A reader that asks for time without a pause does not keep a processor busy for an
-// hour: after a while it is read a hundred times a second.
+// A reader that asks for time without a pause does not keep a processor busy for an hour:
+// after a while it is read at most a hundred times a second.
 func TestExtensionsWithoutAPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var script strings.Builder
@@ -222,7 +222,7 @@ func TestExtensionsWithoutAPause(t *testing.T) {
 	})
 }
 
-// What no card is waited for has a minute: nobody looks for the card meanwhile.
+// A command that involves no card has a minute: nobody checks for the card meanwhile.
 func TestExtensionsOfAStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newDevice(emu.TPDUReader())
@@ -236,8 +236,8 @@ func TestExtensionsOfAStatus(t *testing.T) {
 	})
 }
 
-// The answer to a command that was given up may come when its number, one byte, is
-// given out again: so it is not, before that answer came.
+// The answer to an abandoned command may come as late as its one-byte number is due
+// again. So the number is not used again before that answer has come.
 func TestNumberOfAnAnswerThatIsStillDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		script := hello + ask(cmdXfrBlock, 1) + "IN  81 | timeout\nOUT 21 01 0200 0000 0000\nOUT 02 | 72 00 00 00 00 00 02 00 00 00\nIN  81 | 81 00 00 00 00 00 02 00 00 00\n"
@@ -267,7 +267,7 @@ func TestNumberOfAnAnswerThatIsStillDue(t *testing.T) {
 	})
 }
 
-// Nothing of an exchange's limit holds for what follows it.
+// The limit of an exchange does not apply to what follows it.
 func TestLimitEndsWithTheExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newDevice(emu.ExtendedAPDUReader())

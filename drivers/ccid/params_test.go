@@ -52,7 +52,7 @@ func TestErrorKinds(t *testing.T) {
 			}
 		}
 	}
-	// A reader that waited for the card first: the card may have seen the command.
+	// If the reader waited for the card first, the card may have seen the command.
 	if got := (&Error{Command: cmdXfrBlock, Status: inactive, Code: 0xFE, waited: true}).Unwrap(); got != reader.ErrTimeout {
 		t.Error(got)
 	}
@@ -72,8 +72,8 @@ func TestErrorKinds(t *testing.T) {
 	}
 }
 
-// Supports: dwDataRate and dwMaxDataRate bound the rates, both included; a table has
-// them within 1 bit/s (CCID 1.1 §5.1, §5.3.3).
+// Supports: dwDataRate and dwMaxDataRate are inclusive bounds of the rates; the table
+// must contain the rate within 1 bit/s (CCID 1.1 §5.1, §5.3.3).
 func TestSupports(t *testing.T) {
 	// 3580 kHz: 9623 bit/s at 11, 19247 at 12, 111875 at 95, 223750 at 96.
 	for _, tt := range []struct {
@@ -116,8 +116,8 @@ func TestSupports(t *testing.T) {
 	}
 }
 
-// GET_DATA_RATES of a length that is no multiple of four, or empty, is no table
-// (CCID 1.1 §5.3.3).
+// A GET_DATA_RATES answer that is empty, or whose length is not a multiple of four, is
+// not a table (CCID 1.1 §5.3.3).
 func TestRateTables(t *testing.T) {
 	for back, want := range map[string]int{"98 25 00 00 04 B5 01 00": 2, "98 25 00 00 04 B5 01": 0, "98": 0, "": 0, "98 25 00 00 00 00 00 00 04 B5 01 00": 2, "stall": 0} {
 		synctest.Test(t, func(t *testing.T) {
@@ -131,8 +131,8 @@ func TestRateTables(t *testing.T) {
 	}
 }
 
-// SetDataRateAndClockFrequency sets what was asked for, within one in a hundred
-// (CCID 1.1 §6.2.5).
+// SetDataRateAndClockFrequency sets the rate asked for, within one percent (CCID 1.1
+// §6.2.5).
 func TestRateThatWasSet(t *testing.T) {
 	const asked = 111875
 	for _, tt := range []struct {

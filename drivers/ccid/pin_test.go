@@ -26,7 +26,7 @@ func TestPINPad(t *testing.T) {
 		name string
 		v    *reader.PINVerify
 		keys string
-		pin  string // what the card sees; "" where it sees nothing
+		pin  string // the command that the card sees; "" if none
 		sw   string
 	}{
 		{"ASCII, padded", verify(0x82, 0x08, 0, "00 20 00 01 08 FF FF FF FF FF FF FF FF"), "1234\r", "31 32 33 34 FF FF FF FF", "90 00"},
@@ -98,7 +98,7 @@ func TestPINModify(t *testing.T) {
 	}
 }
 
-// At TPDU level under T=1 the reader builds the block behind the host's prologue.
+// At TPDU level with T=1 the reader builds the block behind the host's prologue.
 func TestPINBlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := emu.PINPadReader()
@@ -118,7 +118,7 @@ func TestPINBlock(t *testing.T) {
 	})
 }
 
-// A PIN entry that its caller gives up is aborted in the reader.
+// A PIN entry whose caller gives up is aborted in the reader.
 func TestPINAborted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newDevice(emu.PINPadReader())
@@ -144,7 +144,7 @@ func TestPINAborted(t *testing.T) {
 	})
 }
 
-// PC/SC part 10: both byte orders of the structures are met with.
+// PC/SC part 10: both byte orders of the structures occur.
 func TestParsePIN(t *testing.T) {
 	for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
 		v := []byte{30, 30, 0x89, 0x47, 0x04}
@@ -179,14 +179,14 @@ func TestParsePIN(t *testing.T) {
 	}
 }
 
-// A reader that left, or a caller who gave up, while the reader was asked for what it can do:
-// no PIN command goes out, and the error is that.
+// If the reader leaves, or the caller gives up, while the reader is asked for its
+// features, no PIN command goes out, and that error is returned.
 func TestPINNotBegun(t *testing.T) {
 	for _, modify := range []bool{false, true} {
 		for _, gone := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := emu.PINPadReader()
-				cfg.Vendor, cfg.Product, cfg.Release = 0x08E6, 0x34C2, 0x9999 // asks by Escape
+				cfg.Vendor, cfg.Product, cfg.Release = 0x08E6, 0x34C2, 0x9999 // features are asked for by Escape
 				o, s := oddReader(t, cfg)
 				some, cancel := context.WithCancel(ctx)
 				defer cancel()
@@ -222,7 +222,7 @@ func TestPINNotBegun(t *testing.T) {
 	}
 }
 
-// The structure is wiped, whatever became of it: its template may have a PIN.
+// The structure is wiped in any case: its template may contain a PIN.
 func TestPINStructureIsWiped(t *testing.T) {
 	for _, failed := range []error{nil, reader.ErrTimeout, reader.ErrGone} {
 		synctest.Test(t, func(t *testing.T) {
@@ -240,7 +240,7 @@ func TestPINStructureIsWiped(t *testing.T) {
 			}
 		})
 	}
-	synctest.Test(t, func(t *testing.T) { // longer than the reader takes
+	synctest.Test(t, func(t *testing.T) { // waits longer than the reader does
 		_, s := oddReader(t, emu.PINPadReader())
 		b := bytes.Repeat([]byte{0x31}, 1<<17)
 		if _, err := s.secure(ctx, b, 0, nil); !errors.Is(err, reader.ErrUnsupported) || !bytes.Equal(b, make([]byte, len(b))) {
@@ -249,8 +249,8 @@ func TestPINStructureIsWiped(t *testing.T) {
 	})
 }
 
-// An answer to a PIN command that breaks off leaves a reader with the rest of it: the card
-// loses its power, and the reader both.
+// If an answer to a PIN command breaks off, the reader still holds its rest: powering the
+// card off makes the reader drop it.
 func TestPINAnswerBreaksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, s := oddReader(t, emu.PINPadReader())
@@ -279,7 +279,7 @@ func TestPINAnswerBreaksOff(t *testing.T) {
 	})
 }
 
-// bNumberMessage that a reader insists on may be 0.
+// A bNumberMessage that a reader insists on may be 0.
 func TestPINMessagesOfReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, s := oddReader(t, emu.PINPadReader())
@@ -299,7 +299,7 @@ func TestPINMessagesOfReader(t *testing.T) {
 	})
 }
 
-// A response in parts that outgrows its array leaves none of them there.
+// A response in parts that outgrows its array leaves no part there.
 func TestResponseOutgrows(t *testing.T) {
 	for room := range 10 {
 		synctest.Test(t, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// odd is a reader whose bulk endpoints do what the hooks say.
+// odd is a reader whose bulk endpoints behave as the hooks say.
 type odd struct {
 	chaos
 	out    func(p []byte) (int, error)
@@ -51,7 +51,7 @@ func (o *odd) In(ctx context.Context, ep uint8, p []byte, d time.Duration) (int,
 	return copy(p, o.answer()), nil
 }
 
-// answer is the right one to the last message.
+// answer returns the right answer to the last message.
 func (o *odd) answer(data ...byte) []byte {
 	return append([]byte{answerOf(o.last[0]), byte(len(data)), 0, 0, 0, o.last[5], o.last[6], 0, 0, 0}, data...)
 }
@@ -68,8 +68,9 @@ func oddReader(t *testing.T, cfg emu.Config) (*odd, *slot) {
 	return o, r.(*ifd).functions[0].own[0]
 }
 
-// A message that went out in part is no command: nobody waits for its answer as long
-// as for one. The error says so, and no length: that of VERIFY tells the PIN's.
+// A partly sent message is not a command: its answer is not waited for as long as a
+// command's. The error says so without the length, which would reveal that of a PIN in
+// VERIFY.
 func TestShortWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, s := oddReader(t, emu.TPDUReader())
@@ -87,7 +88,7 @@ func TestShortWrite(t *testing.T) {
 	})
 }
 
-// A reader that stalls for ever ends the command soon, at whatever speed it stalls.
+// A reader that stalls forever fails the command soon, however quickly it stalls.
 func TestStallsWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, s := oddReader(t, emu.TPDUReader())
@@ -103,7 +104,7 @@ func TestStallsWithoutEnd(t *testing.T) {
 	})
 }
 
-// A reader that sends empty packets, or babbles, for ever likewise.
+// The same for a reader that sends empty packets, or too much data, forever.
 func TestNoiseWithoutEnd(t *testing.T) {
 	for name, err := range map[string]error{"empty": nil, "overflow": usb.ErrOverflow, "reset": usb.ErrReset} {
 		synctest.Test(t, func(t *testing.T) {
@@ -118,7 +119,7 @@ func TestNoiseWithoutEnd(t *testing.T) {
 	}
 }
 
-// The number of messages that are read over in one command: as many as noiseLimit.
+// One command skips up to noiseLimit messages.
 func TestNoiseIsReadOver(t *testing.T) {
 	for _, n := range []int{0, 1, noiseLimit, noiseLimit + 1} {
 		synctest.Test(t, func(t *testing.T) {
@@ -147,9 +148,9 @@ func TestNoiseIsReadOver(t *testing.T) {
 	}
 }
 
-// A message that another lane read and handed over counts although the turn to read
-// comes free at the same moment: whoever takes the turn looks into the box first, or
-// waits for a message that came already.
+// A message that another lane read and handed over counts even if the turn to read
+// becomes free at the same moment. Whoever takes the turn checks the box first; otherwise
+// it would wait for a message that has already come.
 func TestMessageHandedOverWithTheTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := emu.TwoSlotReader()
@@ -172,7 +173,7 @@ func TestMessageHandedOverWithTheTurn(t *testing.T) {
 			check(t, a.data, err, []byte{0x90, 0}, nil)
 			l.end()
 		}
-		// One that came for the command before is not the next one's.
+		// A message for the previous command is not taken for the next one's.
 		seq, _ := l.begin()
 		a := answer{slot: l.slot, seq: seq}
 		l.pipe.deliver(&a, []byte{1, 2, 3})
@@ -191,9 +192,9 @@ func TestMessageHandedOverWithTheTurn(t *testing.T) {
 	})
 }
 
-// CCID 1.1 §6.1.4: a response ends with bChainParameter 00 or 02, however often "not
-// yet" (10) comes before, as long as something comes between; 65,538 bytes are the
-// longest R-APDU.
+// CCID 1.1 §6.1.4: a response ends with bChainParameter 00 or 02, however often "not yet"
+// (10) precedes it, as long as data comes in between. The longest R-APDU has 65,538
+// bytes.
 func TestLongResponses(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -270,8 +271,8 @@ func (f moverFunc) xfr(context.Context, int, uint16, []byte, time.Duration) (ans
 	return f(), nil
 }
 
-// A reader that is busy with itself (F2) or whose slot is (E0) did not execute the
-// command: it is sent again for five seconds (CCID 1.1 table 6.2-2).
+// A reader that is busy (F2), or whose slot is busy (E0), has not executed the command:
+// it is sent again for five seconds (CCID 1.1 table 6.2-2).
 func TestBusy(t *testing.T) {
 	for _, code := range []byte{0xF2, 0xE0, 0xFB} {
 		for _, busy := range []int{1, 50, 1000} {
@@ -306,8 +307,8 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-// Failures of the interrupt endpoint count only in a row; after a reset of the port,
-// of which no reader notifies, every slot is looked at.
+// Only consecutive failures of the interrupt endpoint count. After a reset of the port,
+// which no reader reports, every slot is checked.
 func TestInterruptEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newDevice(emu.TwoSlotReader())
@@ -347,7 +348,7 @@ func TestInterruptEndpoint(t *testing.T) {
 	})
 }
 
-// At TPDU level bChainParameter of a Secure's answer is reserved; above it chains.
+// At TPDU level bChainParameter of the answer to Secure is reserved; above it, it chains.
 func TestPINAnswerChained(t *testing.T) {
 	for level, want := range map[reader.Level]string{reader.TPDU: "01", reader.ShortAPDU: "01 90 00", reader.ExtendedAPDU: "01 90 00"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -372,8 +373,8 @@ func TestPINAnswerChained(t *testing.T) {
 	}
 }
 
-// A PIN is waited for 90 seconds at least, and ten more than bTimerOut; the card's
-// time comes on top.
+// The limit of a PIN entry is at least 90 seconds, and ten seconds more than bTimerOut.
+// The card's time is added.
 func TestPINTime(t *testing.T) {
 	for timeout, want := range map[byte]time.Duration{0: 92 * time.Second, 30: 92 * time.Second, 80: 92 * time.Second, 81: 93 * time.Second, 255: 267 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -393,12 +394,12 @@ func TestPINTime(t *testing.T) {
 	}
 }
 
-// bEntryValidationCondition: 1 to 7 as asked for; 0, and what is not defined, is the
-// OK key; what a Gemalto's firmware does not know (Escape 6A) is left out, and if
-// nothing remains, the least it knows.
+// bEntryValidationCondition: 1 to 7 are sent as asked for; 0 and undefined values become
+// the OK key. Conditions that a Gemalto firmware does not support (Escape 6A) are
+// removed; if none remains, its lowest one is used.
 func TestPINCondition(t *testing.T) {
 	for _, tt := range []struct {
-		features string // "": no such quirk
+		features string // "": the reader does not have the quirk
 		ask      []byte
 		want     []byte
 	}{
@@ -406,7 +407,7 @@ func TestPINCondition(t *testing.T) {
 		{"02 11 00 02 7F 00 00 00 06", []byte{0, 1, 2, 3, 4, 7, 8}, []byte{2, 2, 2, 2, 2, 2, 2}},
 		{"02 11 00 06", []byte{1, 2, 3, 4, 5, 7}, []byte{2, 2, 2, 4, 4, 6}},
 		{"02 11 00 05", []byte{2, 1, 6}, []byte{1, 1, 4}},
-		{"02 11 00 00", []byte{1, 7, 0}, []byte{1, 7, 2}}, // it knows none: not believed
+		{"02 11 00 00", []byte{1, 7, 0}, []byte{1, 7, 2}}, // none supported: not believed
 		{"02 11 00", []byte{1, 7, 0}, []byte{1, 7, 2}},
 		{"02 11 00 F8", []byte{1, 7, 0}, []byte{1, 7, 2}},
 	} {

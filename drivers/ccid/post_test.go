@@ -14,14 +14,14 @@ import (
 	"github.com/cardfs/cardfs/reader/readertest"
 )
 
-// poster makes a Conn one that begins to read while it writes, and counts.
+// poster makes a Conn start reads together with writes, and counts them.
 type poster struct {
 	usb.Conn
-	posts atomic.Int32 // begun
-	open  atomic.Int32 // and not ended
+	posts atomic.Int32 // started
+	open  atomic.Int32 // not finished
 }
 
-// posterLink opens another link's device as a poster.
+// posterLink opens the device of another link as a poster.
 type posterLink struct {
 	usb.Opener
 	last atomic.Pointer[poster]
@@ -89,7 +89,7 @@ func (r *postedRead) Cancel() {
 	r.once.Do(func() { r.p.open.Add(-1) })
 }
 
-// What the core relies on holds where the answer's read begins with the command's write.
+// The suite also passes if the read of the answer starts with the write of the command.
 func TestSuitePosted(t *testing.T) {
 	one := emu.TwoSlotReader()
 	one.BusySlots = 1
@@ -103,7 +103,7 @@ func TestSuitePosted(t *testing.T) {
 		{"TPDU T=1", emu.TPDUReader(), atrT1, true},
 		{"extended APDU", emu.ExtendedAPDUReader(), atrT1, true},
 		{"two slots, one at once", one, atrT1, true},
-		// The read that is cancelled might hold another slot's answer.
+		// The cancelled read might hold another slot's answer.
 		{"two slots", emu.TwoSlotReader(), atrT1, false},
 		{"ICCD A", emu.ICCDA(), atrT0, false}, // no bulk endpoints
 		{"ICCD B", emu.ICCDB(), atrT1, false},
@@ -144,7 +144,7 @@ func TestSuitePosted(t *testing.T) {
 	}
 }
 
-// refusing is a Conn whose bulk-OUT endpoint fails when it is told to.
+// refusing is a Conn whose bulk-OUT endpoint can be made to fail.
 type refusing struct {
 	usb.Conn
 	fail func(p []byte) (n int, err error, failed bool)
@@ -167,7 +167,7 @@ func (r *refusing) Out(ctx context.Context, ep uint8, p []byte, zlp bool, d time
 	return r.Conn.Out(ctx, ep, p, zlp, d)
 }
 
-// A command that does not go out leaves no read under way: it would take the next answer.
+// A command that was not sent leaves no read behind: it would take the next answer.
 func TestPostedNotSent(t *testing.T) {
 	for name, tt := range map[string]struct {
 		n    int

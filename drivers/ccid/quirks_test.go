@@ -15,8 +15,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// Every line of the table says what is wrong, what cardfs does, as an action, and who
-// says so.
+// Every line of the table names the fault, the remedy as an action, and the source.
 func TestQuirksTable(t *testing.T) {
 	for _, q := range quirks {
 		if len(q.models) == 0 || q.wrong == "" || q.does == "" || q.source == "" || q.set == nil || q.to != 0 && q.to < q.from {
@@ -96,8 +95,8 @@ func TestQuirks(t *testing.T) {
 	}
 }
 
-// A reader that leaves the voltage to the host gets each that it has, until the
-// card answers.
+// If the reader leaves the voltage to the host, each one that it supports is tried until
+// the card answers.
 func TestVoltages(t *testing.T) {
 	for _, c := range []struct{ reader, card uint8 }{{7, 1}, {7, 2}, {7, 4}, {3, 2}, {6, 4}, {4, 4}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -119,8 +118,8 @@ func TestVoltages(t *testing.T) {
 	})
 }
 
-// secondInterface is the emulator's interface as another one of a device, with endpoints
-// of its own.
+// secondInterface returns the emulator's interface as an additional one of the device,
+// with endpoints of its own.
 func secondInterface(desc []byte, number byte) []byte {
 	second := bytes.Clone(desc[18+9:])
 	second[2] = number
@@ -242,7 +241,7 @@ func TestComposite(t *testing.T) {
 	})
 }
 
-// A reader that says "present" without a card is believed until a power-on fails.
+// A reader that reports a card without one is believed until a power-on fails.
 func TestPhantom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newDevice(as(emu.ShortAPDUReader(), 0x08E6, 0x3480, 0x0100))
@@ -266,7 +265,7 @@ func TestPhantom(t *testing.T) {
 	})
 }
 
-// The PIN pad through the core, at the level where the host has T=1.
+// The PIN pad through the core, at the level at which the host runs T=1.
 func TestPINPadThroughCore(t *testing.T) {
 	for _, level := range []reader.Level{reader.TPDU, reader.ShortAPDU} {
 		for _, atr := range [][]byte{atrT0, atrT1IFSC} {
@@ -335,8 +334,8 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// `eject` throws the card out where dwMechanical says so, and leaves its power
-// alone where not.
+// `eject` ejects the card if dwMechanical says that the reader can, and otherwise does
+// not touch its power.
 func TestEject(t *testing.T) {
 	for _, mechanics := range []uint32{2, 0} {
 		synctest.Test(t, func(t *testing.T) {

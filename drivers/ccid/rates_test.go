@@ -11,9 +11,9 @@ import (
 )
 
 // "Where an agreed rate cannot be set, or nothing gets through after it, whoever
-// negotiated (core or reader), the card is reset and the next slower rate tried":
-// whatever the reader has against SetParameters, the card's state included. "status says
-// fallback".
+// negotiated (core or reader), the card is reset and the next slower rate tried": this
+// holds for any objection of the reader to SetParameters, including those about the
+// card's state. "status says fallback".
 func TestRateRefused(t *testing.T) {
 	for _, cfg := range []emu.Config{emu.CharacterReader(), emu.TPDUReader(), emu.ShortAPDUReader()} {
 		for _, atr := range [][]byte{atrT0Fast, atrT1Fast} {

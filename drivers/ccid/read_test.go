@@ -15,13 +15,13 @@ import (
 )
 
 // stream is a reader that answers each XfrBlock with n bytes, in packets of 64. A
-// transfer ends where the host's buffer does, or with a packet that is not full
-// (USB 2.0 §5.8.3); after a last packet that is full nothing comes, unless empty says
-// that an empty one does.
+// transfer ends when the host's buffer is full, or with a packet that is not full (USB
+// 2.0 §5.8.3). After a last packet that is full nothing follows, unless empty is set:
+// then an empty packet does.
 type stream struct {
 	mirror
 	n     int
-	says  uint32 // dwLength; 0: the truth
+	says  uint32 // announced in dwLength; 0: the true length
 	empty bool
 	left  []byte
 	fresh bool  // nothing of the message was read yet
@@ -56,15 +56,15 @@ func (s *stream) In(ctx context.Context, ep uint8, p []byte, d time.Duration) (i
 	return n, nil
 }
 
-// A message is asked for in whole packets and no more of them than its header says,
-// so that a reader that ends a message of whole packets without an empty one is not
-// waited for, where the message is longer than the first read.
+// Reads ask for whole packets, and for no more than the header announces. Otherwise the
+// driver would wait for a reader that sends no empty packet after a message of whole
+// packets that is longer than the first read.
 func TestMessageLongerThanTheFirstRead(t *testing.T) {
 	for _, n := range []int{2, 1013, 1014, 1015, 1024 + 64 - 10, 1024 + 65 - 10, 4096 - 10, 65544} {
 		for _, empty := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d bytes, empty packet %v", n, empty), func(t *testing.T) {
 				s := streaming(t, &stream{n: n, empty: empty})
-				for range 2 { // an empty packet after the first is in the way of the second
+				for range 2 { // the empty packet after the first message precedes the second
 					got, err := s.exchange()
 					if err != nil || !bytes.Equal(got, pattern(n)) {
 						t.Fatalf("%d bytes, %v; reads of %v", len(got), err, s.asked)
@@ -78,7 +78,7 @@ func TestMessageLongerThanTheFirstRead(t *testing.T) {
 	}
 }
 
-// A length that cannot be true costs no memory and ends as a broken protocol.
+// An impossible length costs no memory and ends in a protocol error.
 func TestMessageThatSaysItIsLonger(t *testing.T) {
 	for _, says := range []uint32{70000, 0x7FFFFFFF, 0xFFFFFFF6, 0xFFFFFFFF} {
 		s := streaming(t, &stream{n: 2000, says: says})

@@ -17,8 +17,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// readersDir holds descriptors of real readers as libccid's program "parse"
-// prints them. They are not part of this repository.
+// readersDir contains descriptors of real readers, printed by libccid's program "parse".
+// They are not part of this repository.
 const readersDir = "../../../shared/data/ccid-readers"
 
 // listing is one interface of such a file.
@@ -132,8 +132,8 @@ func (l *listing) descriptors(t testing.TB) []byte {
 	return append(d, conf...)
 }
 
-// Every field of every descriptor is read as the listing has it, and the counts
-// say what the driver makes of the readers. A change of either shows here.
+// Every field of every descriptor is read as the listing shows it. The counts summarise
+// what the driver makes of the readers, so a change shows here.
 func TestRealReaders(t *testing.T) {
 	all := readListings(t)
 	levels := map[string]int{}
@@ -215,7 +215,7 @@ func TestRealReaders(t *testing.T) {
 	}
 }
 
-// Notes are complete sentences for `status`; those of real readers are worth a look.
+// Notes are complete sentences for `status`; those about real readers are worth reading.
 func TestRealReadersNotes(t *testing.T) {
 	notes := map[string]int{}
 	for _, l := range readListings(t) {

@@ -14,7 +14,7 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// host is what the user of a slot does in a session of testdata.
+// host performs the actions of a session of testdata.
 type host struct {
 	t *testing.T
 	p *usbtest.Player
@@ -44,7 +44,7 @@ func (h *host) powerOn(want string) *iso7816.ATR {
 	return atr
 }
 
-// parameters is SetParams with what the ATR has for T=t, at the rate of ta1.
+// parameters calls SetParams with the ATR's values for T=t, at the rate of ta1.
 func (h *host) parameters(atr *iso7816.ATR, t int, ta1 byte) {
 	h.t.Helper()
 	p, err := atr.Params(t)
@@ -77,8 +77,8 @@ func (h *host) unplugged() {
 	}
 }
 
-// sessions are those of testdata, each with the emulated reader that it is of, and what
-// its events do.
+// sessions lists the sessions of testdata, the emulated reader of each, and the actions
+// behind its events.
 var sessions = []struct {
 	file   string
 	reader func() emu.Config
@@ -148,7 +148,7 @@ var sessions = []struct {
 	}},
 }
 
-// bareTPDU is a reader of TPDU level that leaves voltage, parameters and PPS to the host
+// bareTPDU is a TPDU reader that leaves voltage, parameters and PPS to the host
 // (dwFeatures 00010030).
 func bareTPDU() emu.Config {
 	c := emu.TPDUReader()
@@ -156,15 +156,15 @@ func bareTPDU() emu.Config {
 	return c
 }
 
-// tinyAPDU is a reader of extended APDU level with messages of 32 bytes.
+// tinyAPDU is an extended APDU reader with messages of 32 bytes.
 func tinyAPDU() emu.Config {
 	c := emu.ExtendedAPDUReader()
 	c.MaxMessage, c.NoInterrupt = 32, true
 	return c
 }
 
-// The sessions in testdata: the driver sends what their hosts send, and takes what their
-// devices answer.
+// The driver sends what the hosts of the sessions send, and accepts what their devices
+// answer.
 func TestDriverPlaysSession(t *testing.T) {
 	for _, s := range sessions {
 		t.Run(s.file, func(t *testing.T) {
@@ -198,9 +198,9 @@ func TestEmulatorPlaysSession(t *testing.T) {
 }
 
 // A memory card in a CCID reader of TPDU level: the reader refuses SetParameters, and
-// says with bmICCStatus 0 (CCID 1.1 table 6.2-3) that the card is active. A
-// refusal is no reason to give up a card that is active: the pseudo-APDUs with which the
-// reader serves it (FF A4: select the card type) pass, though no other command came before.
+// bmICCStatus 0 (CCID 1.1 table 6.2-3) says that the card is active. A refusal is no
+// reason to give up an active card: the pseudo-APDUs of such readers (FF A4: select the
+// card type) pass without any command before them.
 func TestMemoryCardSession(t *testing.T) {
 	for _, refusal := range []string{"40 FE", "40 F6", "40 07", "40 00"} {
 		t.Run(refusal, func(t *testing.T) {

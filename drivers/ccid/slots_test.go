@@ -14,8 +14,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// As many slots work at once as bMaxCCIDBusySlots allows (CCID 1.1 §5.1); more
-// wait for each other in the host.
+// bMaxCCIDBusySlots (CCID 1.1 §5.1) slots work at the same time; others wait in the host.
 func TestSlotsAtOnce(t *testing.T) {
 	for _, c := range []struct{ slots, busy int }{{2, 2}, {2, 1}, {5, 5}, {5, 2}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -32,7 +31,7 @@ func TestSlotsAtOnce(t *testing.T) {
 				}
 			}
 			const work = 500 * time.Millisecond
-			block := unhex("00 00 04 80 E8 00 05 69") // a T=1 block: the card works for that long
+			block := unhex("00 00 04 80 E8 00 05 69") // a T=1 block that keeps the card busy for that long
 			start := time.Now()
 			var wg sync.WaitGroup
 			for n, s := range r.slots {
@@ -52,8 +51,8 @@ func TestSlotsAtOnce(t *testing.T) {
 	}
 }
 
-// What one slot's command suffers, another's does not: it is answered in time
-// while the first is silent, is aborted, or has its card asking for time.
+// Slots are independent: a slot gets its answers in time while another one is silent, is
+// being aborted, or asks for time.
 func TestSlotsApart(t *testing.T) {
 	for name, f := range map[string]emu.Fault{
 		"silence":  {Kind: emu.Silence, On: 0x6F},
@@ -97,7 +96,7 @@ func TestSlotsApart(t *testing.T) {
 	}
 }
 
-// Many slots, many commands, all answers to where they belong.
+// Many slots and many commands: every answer reaches its command.
 func TestSlotsMixed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := emu.ExtendedAPDUReader()
@@ -125,7 +124,7 @@ func TestSlotsMixed(t *testing.T) {
 	})
 }
 
-// NotifySlotChange names the slots; each is told of its own (CCID 1.1 §6.3.1).
+// NotifySlotChange names the slots; only those are notified (CCID 1.1 §6.3.1).
 func TestNotify(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := emu.TPDUReader()
@@ -166,7 +165,7 @@ func TestNotify(t *testing.T) {
 		if !errors.As(err, &failed) || failed.Hardware != 1 {
 			t.Error(err)
 		}
-		// What makers invent, and what is too short, is nothing to anybody.
+		// Messages of makers' own, and those that are too short, notify nobody.
 		for _, junk := range []string{"40 01", "50", "51 00", "51 09 00 01", "99 01 02", "50 00 00 00 00 00"} {
 			e.Interrupt(unhex(junk))
 		}
@@ -174,14 +173,14 @@ func TestNotify(t *testing.T) {
 	})
 }
 
-// An interrupt endpoint that fails for good is replaced by looking every second;
-// a reader without one leaves it to the core.
+// An interrupt endpoint that fails for good is replaced by polling every second. For a
+// reader without one, the core polls.
 func TestInterruptFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newDevice(emu.TPDUReader())
 		r := open(t, e)
 		changes := r.slots[0].(reader.Notifier).Changes()
-		e.Interrupt(nil) // one stall is overcome
+		e.Interrupt(nil) // a single stall is tolerated
 		time.Sleep(time.Second)
 		e.Contact(0).Insert(&testCard{atr: atrT0})
 		<-changes
@@ -230,16 +229,16 @@ func (c *faultyConn) In(ctx context.Context, ep uint8, p []byte, timeout time.Du
 	return c.Conn.In(ctx, ep, p, timeout)
 }
 
-// The slots are looked at every second where the interrupt endpoint cannot be had: at
-// once where the kernel does not know it (usb.ErrNoEndpoint: "trying again is in vain"),
-// after a few times in a row where it ends with resets. Neither is tried without a pause,
-// and a reset now and then, as of a system that sleeps, changes nothing.
+// The slots are polled every second if the interrupt endpoint is unusable: at once if the
+// kernel does not know it (usb.ErrNoEndpoint: "trying again is in vain"), after a few
+// consecutive times if it ends with resets. There is a pause between attempts. Occasional
+// resets, as of a system that sleeps, change nothing.
 func TestInterruptEndpointThatCannotBeHad(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		err   error
-		pends time.Duration // before it fails
-		tries int           // in the first hour; 0: it is never given up
+		pends time.Duration // time until it fails
+		tries int           // attempts in the first hour; 0: it is never given up
 	}{
 		{"unknown to the kernel", usb.ErrNoEndpoint, 0, 1},
 		{"unknown to the kernel after a while", usb.ErrNoEndpoint, time.Minute, 1},
@@ -289,7 +288,7 @@ func TestInterruptEndpointThatCannotBeHad(t *testing.T) {
 	}
 }
 
-// A reader with nothing to do does nothing but wait for its interrupt endpoint.
+// An idle reader causes no transfers except the pending one on its interrupt endpoint.
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := plug(t, emu.TPDUReader(), &testCard{atr: atrT1})
@@ -304,7 +303,7 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// Unplugging ends whatever waits.
+// Unplugging ends all pending calls.
 func TestUnplug(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -12,8 +12,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// A message may carry a PIN: nothing of it is left in the lane's buffer, whatever became
-// of it.
+// A message may contain a PIN: the lane's buffer is wiped, whatever the result.
 func TestMessageIsWiped(t *testing.T) {
 	for _, kind := range []byte{cmdSecure, cmdXfrBlock} {
 		for _, failed := range []error{nil, reader.ErrTimeout, reader.ErrGone} {
@@ -43,8 +42,8 @@ func TestMessageIsWiped(t *testing.T) {
 	}
 }
 
-// A response longer than the first read moves to a longer buffer, and leaves nothing in
-// the one before.
+// A response longer than the first read moves to a longer buffer. The old buffer is
+// wiped.
 func TestFirstReadIsWiped(t *testing.T) {
 	s := streaming(t, &stream{n: 4096})
 	lane := s.slot.(*slot).lane
@@ -74,7 +73,7 @@ func TestTimeoutAfterExtensions(t *testing.T) {
 	})
 }
 
-// An ejection that fails leaves nothing known of the card's power.
+// After a failed ejection the state of the card's power is unknown.
 func TestEjectThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, s := oddReader(t, emu.TPDUReader())

@@ -81,8 +81,8 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			// ISO/IEC 7816-3:2006 §6.2.4: the next class after deactivation when
-			// the card does not answer. 5 V, 1.8 V, 3 V; then the one that worked.
+			// ISO/IEC 7816-3:2006 §6.2.4: the next class after deactivation if the card
+			// does not answer. 5 V, 1.8 V, 3 V; later the one that worked.
 			name: "voltage", cfg: manual, script: hello + `
 				OUT 02 | 62 00 00 00 00  00 01 01 00 00
 				IN  81 | 80 00 00 00 00  00 01 41 FE 00
@@ -141,8 +141,8 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			// CCID 1.1 §5.3.1: a command that ends without an answer is aborted
-			// by the control request and the bulk message with the same bSeq.
+			// CCID 1.1 §5.3.1: an unanswered command is aborted by the control request
+			// and the bulk message with the same bSeq.
 			name: "abort", cfg: emu.TPDUReader(), script: hello + `
 				OUT 02 | 6F 05 00 00 00  00 01 00 00 00  00 84 00 00 01
 				IN  81 | timeout
@@ -243,8 +243,8 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			// An answer whose length or type is wrong ends the command: no abort,
-			// a GetSlotStatus brings both sides together.
+			// An answer of wrong length or type ends the command. There is no abort; a
+			// GetSlotStatus resynchronises both sides.
 			name: "wrong answers", cfg: emu.TPDUReader(), script: hello + `
 				OUT 02 | 6F 01 00 00 00  00 01 00 00 00  00
 				IN  81 | 80 03 00 00 00  00 01 00 00 00  90 00   # one byte is missing
@@ -332,7 +332,7 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			// CCID 1.1 §5.3.3; zeros at the end of the table are many readers'.
+			// CCID 1.1 §5.3.3; many readers end the table with zeros.
 			name: "rates", cfg: rates, script: hello + `
 				IN  A1 03 0000 0000 000C | 98 25 00 00  04 B5 01 00  00 00 00 00
 			`, do: func(t *testing.T, s *slot) {
@@ -468,7 +468,7 @@ func TestWire(t *testing.T) {
 			},
 		},
 		{
-			// dwMaxCCIDMessageLength 263 forgot the header: 261 bytes go out.
+			// dwMaxCCIDMessageLength 263 leaves the header out: 261 bytes are sent.
 			name: "SCM's message length", cfg: scm, script: hello + `
 				OUT 02 | 6F FE 00 00 00  00 01 00 00 00  ` + fmt.Sprintf("% X", pattern(254)) + `
 				IN  81 | 80 02 00 00 00  00 01 00 00 00  90 00

@@ -24,8 +24,8 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// The emulator is honest when a driver that nobody here wrote agrees: libccid,
-// under pcscd, in a machine with USB.
+// The emulator is right if a driver of other authors agrees: libccid, under pcscd, in a
+// machine with USB.
 func TestLibccidInMachine(t *testing.T) {
 	if machine.Inside() {
 		t.Skip("this is the machine already")
@@ -73,10 +73,10 @@ func (l *libccid) say(words ...string) string {
 	return strings.TrimSpace(line)
 }
 
-// exchange is one command, and what a card says to it that is asked by a program.
+// exchange is a command and the card's answer to a program.
 type exchange struct{ tx, rx string }
 
-// In T=0 a program of PC/SC fetches the answer to case 4 itself.
+// In T=0 a PC/SC program fetches the answer of case 4 itself.
 var commonExchanges = []exchange{
 	{"00 A4 00 00 02 3F 00", "90 00"},
 	{"00 84 00 00 08", "00 01 02 03 04 05 06 07 90 00"},
@@ -147,8 +147,8 @@ func TestWitnessLibccid(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer port.Unplug()
-			// Each has a pcscd of its own, which ends before the reader leaves:
-			// pcscd 1.9.9 now and then does not get over an unplugged reader.
+			// Each reader has a pcscd of its own, which ends before the reader leaves:
+			// pcscd 1.9.9 sometimes does not survive unplugging.
 			srv, err := pcscd.Start(t.Context(), t.TempDir(), "", pcscd.Debug())
 			if err != nil {
 				t.Fatal(err)
@@ -224,7 +224,7 @@ func witness(t *testing.T, srv *pcscd.Server, e *device, protocol string, exchan
 	l.say("disconnect", "unpower")
 }
 
-// pinWitness has libccid ask for a PIN: PC/SC part 10, FEATURE_VERIFY_PIN_DIRECT.
+// pinWitness makes libccid ask for a PIN: PC/SC part 10, FEATURE_VERIFY_PIN_DIRECT.
 func pinWitness(t *testing.T, l *libccid, e *device) {
 	const getFeatures, verifyDirect = "0x42000D48", 6
 	list, ok := strings.CutPrefix(l.say("control", getFeatures), "ok ")
@@ -263,7 +263,7 @@ func newBus(t *testing.T) *bus {
 	return &bus{m}
 }
 
-// plug plugs e in and waits for its slot; what it returns takes it out again.
+// plug plugs e in and waits for its slot. The returned function unplugs it.
 func (b *bus) plug(t *testing.T, e *device) (*core.Slot, func()) {
 	t.Helper()
 	events := b.m.Follow()
@@ -314,7 +314,7 @@ func (b *bus) same(t *testing.T, e *device, protocol string, exchanges []exchang
 	}
 }
 
-// A reader that nobody here wrote: QEMU's usb-ccid with libcacard's card.
+// A reader of other authors: QEMU's usb-ccid with libcacard's card.
 func TestQEMUInMachine(t *testing.T) {
 	machine.RunSelf(t, "^TestQEMU$", machine.Config{Devices: []string{"ccid"}})
 }
@@ -344,7 +344,7 @@ func TestQEMU(t *testing.T) {
 	}
 }
 
-// The fault menu again, where a real host controller driver stands between.
+// All faults again, with a real host controller driver in between.
 func TestWitnessFaults(t *testing.T) {
 	machine.NeedGuest(t)
 	b := newBus(t)
@@ -400,7 +400,7 @@ func TestWitnessFaults(t *testing.T) {
 				t.Errorf("the card saw the command %d times", n)
 			}
 			if c.fault.Kind == emu.Stone {
-				// It is announced anew, to say that it failed.
+				// It is announced again to report that it failed.
 				events := b.m.Follow()
 				defer events.Close()
 				for what := core.What(""); what != core.Failed; {
