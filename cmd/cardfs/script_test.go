@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -33,6 +34,8 @@ func TestMain(m *testing.M) {
 const waitLimit = 20 * time.Second
 
 func TestScripts(t *testing.T) {
+	// Under nohup(1) the daemons would inherit that SIGHUP is ignored.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	for program, pkg := range map[string]string{
 		"dash": "dash", "bash": "bash", "fish": "fish", "busybox": "busybox", "python3": "python3", "flock": "util-linux", "setpriv": "util-linux", "tshark": "tshark",
 		"sshfs": "sshfs", "/usr/lib/openssh/sftp-server": "openssh-sftp-server",
