@@ -73,7 +73,7 @@ func TestTwoAtOnceAndRestart(t *testing.T) {
 }
 
 func TestBadConfiguration(t *testing.T) {
-	s, err := Start(t.Context(), t.TempDir(), "FRIENDLYNAME \"x\"\nDEVICENAME /nonexistent\nLIBPATH "+filepath.Join(t.TempDir(), "x.so")+"\n")
+	s, err := Start(t.Context(), t.TempDir(), "FRIENDLYNAME \"x\"\nDEVICENAME "+filepath.Join(t.TempDir(), "none")+"\nLIBPATH "+filepath.Join(t.TempDir(), "x.so")+"\n")
 	if err == nil {
 		_ = s.Close()
 		t.Fatal("pcscd started")
