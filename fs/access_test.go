@@ -8,9 +8,9 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// The first Access whose pattern fits says what the files of a slot are, and what it leaves
-// out is the mount's. Whoever may enter one slot may enter what is above it; the files at
-// the top stay the mount's.
+// The first Access whose pattern matches decides group and mode of a slot's files. What it
+// leaves out comes from the mount. Whoever may enter one slot may enter the directories above
+// it. The files at the top keep the mount's group and mode.
 func TestAccess(t *testing.T) {
 	d := newDesk(t, "t1")
 	d.mnt.gid, d.mnt.mode = 77, 0o640

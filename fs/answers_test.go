@@ -42,15 +42,15 @@ func TestSixtyFourAnswers(t *testing.T) {
 				t.Fatalf("read %q, %v", s, errno)
 			}
 		}
-		// What ENOBUFS refused is there to be written again.
+		// A write that ENOBUFS refused can be repeated.
 		c.mustWrite("0001\n")
 		c.wantRead("00 B0 00 01 90 00\n")
 		c.wantRead("")
 	})
 }
 
-// bash's read takes a byte a read where it cannot seek, and a block where it can,
-// seeking back to the end of the line; each line is had once.
+// bash's read reads single bytes where it cannot seek. Where it can, it reads a block and
+// seeks back to the end of the line. Either way it gets each line once.
 func TestReadAheadAndSeekBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, &fakeCard{}, rdwr)
@@ -142,7 +142,7 @@ func TestNonblock(t *testing.T) {
 	})
 }
 
-// An error takes the place of its answer, and only of its own.
+// An error takes the place of its own answer and of no other.
 func TestErrorsInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, &fakeCard{do: func(_ context.Context, command, dst []byte) ([]byte, error) {

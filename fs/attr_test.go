@@ -13,8 +13,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// "The kernel enforces modes": directories let those in who may read files, belong to the
-// mount's user, and do not change.
+// "The kernel enforces modes": whoever may read the files may enter the directories, which
+// belong to the mount's user and do not change.
 func TestDirectories(t *testing.T) {
 	d := newDesk(t, "t1")
 	d.mnt.gid = 77
@@ -76,7 +76,7 @@ func TestListings(t *testing.T) {
 	}
 }
 
-// "Text files: always readable"; writable are those that may be written.
+// "Text files: always readable"; those that may be written are also writable.
 func TestTextFilesReady(t *testing.T) {
 	d := newDesk(t, "t1")
 	for name, want := range map[string]uint32{
@@ -98,12 +98,12 @@ func TestTextFilesReady(t *testing.T) {
 	}
 }
 
-// lostCard is one whose reader left while the lock was waited for.
+// lostCard is a card whose reader left while a lock was waited for.
 type lostCard struct{ *lockingCard }
 
 func (lostCard) lock(context.Context, bool, bool) error { return reader.ErrGone }
 
-// A lock that is not granted is no `ok`.
+// A lock line answers `ok` only if the lock was granted.
 func TestLockLineFails(t *testing.T) {
 	c := openLocking(t, new(advisory), rdwr)
 	c.to = lostCard{c.to.(*lockingCard)}

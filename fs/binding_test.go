@@ -14,9 +14,9 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// A command with a PIN that waits behind another in its channel is for the card that was
-// there when write(2) handed it over: another card must not get the PIN, nor may its holder
-// be asked for one.
+// A command with a PIN may wait behind another in its channel. It is bound to the card that
+// was there at its write(2): another card must not get the PIN, and another card's holder
+// must not be asked for one.
 func TestQueuedPINIsForOneCard(t *testing.T) {
 	const (
 		verify   = "42 33 00 06  1E 00 82 04 00 08 04 02 FF 07 04 00 00 00 00  0D 00 00 00  00 20 00 01 08 FF FF FF FF FF FF FF FF"
@@ -135,7 +135,7 @@ func TestQueuedPINIsForOneCard(t *testing.T) {
 	}
 }
 
-// What is handed over for a card by CT_data opens no card that came later.
+// Data that CT_data handed over for one card does not activate a later one.
 func TestQueuedDataIsForOneCard(t *testing.T) {
 	for _, swapped := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -162,8 +162,8 @@ func TestQueuedDataIsForOneCard(t *testing.T) {
 	}
 }
 
-// An ioctl that waits behind another command is for the card that was there when it was
-// called.
+// An ioctl that waits behind another command is bound to the card that was there when the
+// ioctl was called.
 func TestWaitingIoctlIsForOneCard(t *testing.T) {
 	const verify = "42330006 1E 00 82 04 00 0804 02 FF 0704 00 000000 0D000000 0020000108 FFFFFFFFFFFFFFFF"
 	for _, swapped := range []bool{false, true} {

@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// openTerminal opens ctbcs of a simulated reader.
+// openTerminal opens the ctbcs file of a simulated reader.
 func openTerminal(t *testing.T, flags uint32) (*ctbcsFile, *client, *core.Slot) {
 	t.Helper()
 	c, text, m := openTerminalOf(t, flags)

@@ -14,7 +14,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// plainDriver is a driver whose readers never get ready.
+// plainDriver is a driver whose readers never become ready.
 type plainDriver struct{ name string }
 
 func (d plainDriver) Name() string   { return d.name }
@@ -54,8 +54,8 @@ func (d *boxDriver) Command(_ context.Context, dev reader.Device, words []string
 
 func (d *boxDriver) Usage() []string { return []string{"box N shake"} }
 
-// "write attach DRIVER DEVICE [key=value…], detach N, abort N, rescan", and what a driver
-// has of its own. What is refused says why, and which command it was.
+// "write attach DRIVER DEVICE [key=value…], detach N, abort N, rescan", and a driver's own
+// commands. A refusal names the command and the reason.
 func TestCtl(t *testing.T) {
 	d := newBox()
 	m := core.NewManager(core.Options{Drivers: []reader.Driver{d, plainDriver{"fake"}}})
@@ -136,8 +136,8 @@ reader 3 fake c` + "\ufffd" + `d starting a=b x=_y
 	}
 }
 
-// The table is all there is: what is listed is done under that name, has words of help,
-// and the README knows it.
+// The table is complete: each listed command works under its name, has help, and is in the
+// README.
 func TestCtlTable(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -160,7 +160,8 @@ func TestCtlTable(t *testing.T) {
 	}
 }
 
-// A command is logged by its name alone: the line may be anything, a command to a card too.
+// Only a command's name is logged: the rest of the line may be anything, even a command meant
+// for a card.
 func TestCtlLog(t *testing.T) {
 	var log strings.Builder
 	m := core.NewManager(core.Options{Drivers: []reader.Driver{newBox()}})
@@ -190,8 +191,7 @@ level=WARN msg="ctl refused" reason="no such command"
 	}
 }
 
-// Whatever is written to ctl, it neither breaks anything nor gets into what ctl
-// and status show as a line of its own.
+// No line written to ctl breaks anything or adds a line to what ctl and status show.
 func FuzzCtl(f *testing.F) {
 	for _, s := range []string{
 		"attach box a", "attach box a slots=2", "detach 0", "rescan", "box 0 shake", "attach box \x00\r=",

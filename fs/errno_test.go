@@ -12,7 +12,7 @@ import (
 )
 
 // The contract's table of errno, for each error of the core: plain, wrapped once, wrapped
-// twice, and joined with one that nobody knows.
+// twice, and joined with an unknown error.
 func TestErrno(t *testing.T) {
 	unknown := errors.New("anything else")
 	for _, tt := range []struct {
@@ -55,8 +55,8 @@ func TestErrno(t *testing.T) {
 	}
 }
 
-// Of an error that is two, the one counts that says what the caller can do, in whatever
-// order they were wrapped.
+// When an error wraps two, the one that tells the caller what to do decides the errno. The
+// order of wrapping does not matter.
 func TestErrnoOfTwo(t *testing.T) {
 	for _, tt := range []struct {
 		first, second error
@@ -92,8 +92,8 @@ func TestErrnoOfTwo(t *testing.T) {
 	}
 }
 
-// "ETIMEDOUT after the mount's --open-timeout", EINTR after a signal, and what else ended
-// the waiting is what it is.
+// "ETIMEDOUT after the mount's --open-timeout", and EINTR after a signal. Any other error
+// that ended the wait keeps its own errno.
 func TestWaitErrno(t *testing.T) {
 	late, cancel := context.WithDeadline(bg, time.Unix(0, 0))
 	defer cancel()

@@ -14,8 +14,8 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// fakeCard answers each command with itself and 9000. A command FF… is refused
-// by check.
+// fakeCard echoes each command and appends 9000. Its check refuses commands that begin with
+// FF.
 type fakeCard struct {
 	answer int // what check says of its length
 	mu     sync.Mutex
@@ -62,7 +62,7 @@ func open(t testing.TB, card *fakeCard, flags uint32) *client {
 	return openIn(t, new(room), 1000, card, flags)
 }
 
-// openIn is an open of one of several users, of one slot.
+// openIn opens the file as one of several users of a slot.
 func openIn(t testing.TB, r *room, uid uint32, card *fakeCard, flags uint32) *client {
 	c := &client{t: t, card: card, room: r}
 	mode := flags & syscall.O_ACCMODE

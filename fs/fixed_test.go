@@ -6,7 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// Whoever would change the tree hears the same of every directory and name.
+// An attempt to change the tree gets the same errno for every directory and name.
 func TestTreeIsFixed(t *testing.T) {
 	var tree fuse.RawFileSystem = fixed{fuse.NewDefaultRawFileSystem()}
 	for call, status := range map[string]fuse.Status{

@@ -55,7 +55,7 @@ func followRead(w *follower, ctx context.Context, size int, off int64) (string, 
 	return string(p), 0
 }
 
-// `event` and `trace` are streams that bear lseek(2) too, wait, and end.
+// `event` and `trace` are streams. They tolerate lseek(2), wait for lines, and end.
 func TestFollower(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, lines, leave := newTestFollower(false)
@@ -101,7 +101,7 @@ func TestFollowerNonblock(t *testing.T) {
 	}
 }
 
-// An interrupted read takes nothing; when the mount is leaving, waiting reads end.
+// An interrupted read takes nothing. Waiting reads end when the mount is leaving.
 func TestFollowerInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, lines, leave := newTestFollower(false)
@@ -145,8 +145,8 @@ func TestFollowerInterrupted(t *testing.T) {
 	})
 }
 
-// Two who share an open take turns: the second may be interrupted while it waits for its
-// turn, and with O_NONBLOCK does not wait for it.
+// Two readers that share an open take turns. The second can be interrupted while it waits for
+// its turn; with O_NONBLOCK it does not wait.
 func TestFollowerTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, lines, leave := newTestFollower(false)
@@ -168,7 +168,7 @@ func TestFollowerTurns(t *testing.T) {
 		if errno := <-second; errno != syscall.EINTR {
 			t.Errorf("interrupted while it waits for its turn: %v", errno)
 		}
-		// That no more will come counts before the interrupt.
+		// The end of the stream takes precedence over the interrupt.
 		there := w.there
 		w.there = func() (bool, bool) { return false, true }
 		if _, errno := followRead(w, ctx, 100, 0); errno != syscall.ENODEV {
@@ -179,7 +179,7 @@ func TestFollowerTurns(t *testing.T) {
 		if _, errno := followRead(w, bg, 100, 0); errno != syscall.EAGAIN {
 			t.Errorf("with O_NONBLOCK: %v", errno)
 		}
-		lines <- "one" // the first was asked to wait, and goes on waiting
+		lines <- "one" // the first read began without O_NONBLOCK and still waits
 		if s := <-first; s != "one\n" {
 			t.Errorf("the first got %q", s)
 		}
@@ -196,7 +196,7 @@ func TestFollowerTurns(t *testing.T) {
 	})
 }
 
-// When the mount leaves, who waits for a turn is told so, whatever signal came.
+// When the mount leaves, a read that waits for its turn reports this rather than a signal.
 func TestFollowerTurnWhenLeaving(t *testing.T) {
 	w, _, leave := newTestFollower(false)
 	w.turn <- struct{}{} // somebody reads
@@ -212,7 +212,7 @@ func TestFollowerTurnWhenLeaving(t *testing.T) {
 	}
 }
 
-// The end of an open ends what it follows, and unlocks.
+// RELEASE stops the following and unlocks.
 func TestFollowerRelease(t *testing.T) {
 	w, _, leave := newTestFollower(false)
 	defer leave()
@@ -229,8 +229,8 @@ func TestFollowerRelease(t *testing.T) {
 	}
 }
 
-// "event, trace: readable when there is a line": also for the rest of one, and when no
-// more will come; and whoever polls is told of what a reader leaves.
+// "event, trace: readable when there is a line": this includes the rest of a line, and the
+// end of the stream. A poller is also woken for lines that a read left behind.
 func TestFollowerReady(t *testing.T) {
 	w, lines, leave := newTestFollower(true)
 	ended := false
@@ -294,7 +294,7 @@ func TestLostLines(t *testing.T) {
 }
 
 // "A new reader of an event file first gets the present state as events, then everything
-// after it: no gap, no lost wake-up"; who does not wait gets what is there, each event once.
+// after it: no gap, no lost wake-up". A nonblocking read gets what is there, each event once.
 func TestEventsOneByOne(t *testing.T) {
 	d := newDesk(t, "t1")
 	h, err := d.open(as(1000, self), "event", syscall.O_RDONLY)

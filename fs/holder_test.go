@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// openedBy is an open of who, of the kind that handle makes.
+// openedBy is an open by the process who; handle makes its kind.
 func openedBy(handle func(opening) any, who process, uid uint32) core.Caller {
 	o := opening{who: who, uid: uid}
 	if who == (process{}) {
@@ -26,7 +26,7 @@ func aControl(o opening) any  { return &controlFile{opening: o} }
 func aCTBCS(o opening) any    { return &ctbcsFile{opening: o} }
 func aTextFile(o opening) any { return &textFile{opening: o} }
 
-// Who passes a lock, by the sentences of holder's comment.
+// The rules of holder's comment on which processes pass a lock.
 func TestHolderAdmits(t *testing.T) {
 	opener, child, grandchild, stranger := process{10, 100}, process{20, 200}, process{30, 300}, process{40, 150}
 	table := map[int]procStat{
@@ -85,7 +85,7 @@ func TestHolderAdmits(t *testing.T) {
 	}
 }
 
-// A script may start any number of processes: those that ended are forgotten.
+// A script may start any number of processes. The holder forgets those that ended.
 func TestHolderForgets(t *testing.T) {
 	h := &holder{table: func(pid int) (procStat, error) {
 		if pid%100 == 0 {
@@ -146,7 +146,7 @@ func TestHolderIsDead(t *testing.T) {
 	} {
 		h := &holder{opening: &opening{who: process{1<<30 + 1, 7}, uid: uid}, table: statOf, apdus: true, file: tt.file, mode: tt.mode}
 		if tt.alive {
-			// Some process that is no ancestor.
+			// A process that is not an ancestor.
 			other := exec.Command("sleep", "60")
 			if err := other.Start(); err != nil {
 				t.Fatal(err)
@@ -155,7 +155,8 @@ func TestHolderIsDead(t *testing.T) {
 			if h.admits(openedBy(anAPDU, tt.who, tt.uid)) {
 				t.Errorf("%s: it passes", tt.name)
 			}
-			// Killed and not waited for, it is dead, and its children have another parent.
+			// A process that was killed but not waited for counts as dead, and its children have
+			// another parent.
 			other.Process.Kill()
 			if err := unix.Waitid(unix.P_PID, h.who.pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
 				t.Fatal(err)

@@ -20,8 +20,8 @@ import (
 
 func exchangeRequest(size int) uint32 { return fused.IoctlExchange | uint32(size)<<16 }
 
-// ioctlBuffers are what the kernel brings and wants back: the second comes from
-// a pool and holds another client's bytes.
+// ioctlBuffers are the kernel's input and the room for the answer. The room comes from a pool
+// and still holds another client's bytes.
 func ioctlBuffers(command string, size int) (in, out []byte) {
 	raw, err := parseHex(nil, []byte(command))
 	if err != nil {
@@ -50,7 +50,8 @@ func TestIoctlExchange(t *testing.T) {
 	})
 }
 
-// An answer longer than the buffer: its length is told and it waits for read(2).
+// For an answer longer than the buffer the ioctl returns the length. The answer itself waits
+// for read(2).
 func TestIoctlOverflow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, size := range []int{4 + 4, 4 + 5} {
@@ -72,8 +73,7 @@ func TestIoctlOverflow(t *testing.T) {
 	})
 }
 
-// "A channel holds at most 64 unread answers": those that did not fit an ioctl
-// are among them.
+// "A channel holds at most 64 unread answers": answers that did not fit an ioctl count too.
 func TestIoctlOverflowIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, &fakeCard{}, rdwr)
@@ -148,7 +148,7 @@ func TestBinary(t *testing.T) {
 			t.Fatal(errno)
 		}
 		c.mustWrite("\x00\xa4\x00\x00")
-		c.mustWrite("\x00\xb0\x0a\x00") // a newline byte is a byte
+		c.mustWrite("\x00\xb0\x0a\x00") // a newline has no meaning here
 		synctest.Wait()
 		c.wantRead("\x00\xa4\x00\x00\x90\x00")
 		// A read too short for the answer leaves the rest.
@@ -163,8 +163,8 @@ func TestBinary(t *testing.T) {
 	})
 }
 
-// An ioctl comes after what was written before, and what is written while it is
-// under way comes after it.
+// An ioctl is sent after the commands written before it. Commands written during the ioctl
+// are sent after it.
 func TestIoctlKeepsOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		step := make(chan struct{})
@@ -251,7 +251,7 @@ func TestIoctlInterrupts(t *testing.T) {
 	})
 }
 
-// fineCard says 90 00.
+// fineCard answers 90 00.
 type fineCard struct{}
 
 func (fineCard) check([]byte) (int, error) { return shortAnswer, nil }
@@ -260,7 +260,7 @@ func (fineCard) exchange(_ context.Context, _ []byte, _ core.Moment, dst []byte)
 	return append(dst, 0x90, 0x00), nil
 }
 
-// An exchange makes no garbage; nor does the server (TestDirectGarbage).
+// An exchange allocates nothing; nor does the server (TestDirectGarbage).
 func TestIoctlGarbage(t *testing.T) {
 	c := open(t, nil, rdwr)
 	c.to = fineCard{}

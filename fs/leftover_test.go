@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outside is memory that Go's allocator and its stacks know nothing of.
+// outside is memory outside of Go's heap and stacks.
 func outside(t *testing.T, size int) []byte {
 	t.Helper()
 	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
@@ -26,7 +26,8 @@ func outside(t *testing.T, size int) []byte {
 	return b
 }
 
-// leftOvers says where this process has one of the forms, outside of the memory given.
+// leftOvers returns where this process's memory holds one of the forms, except in the memory
+// given.
 func leftOvers(t *testing.T, forms [][]byte, window []byte, except ...[]byte) (where []string) {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")
@@ -46,7 +47,7 @@ func leftOvers(t *testing.T, forms [][]byte, window []byte, except ...[]byte) (w
 		}
 		return false
 	}
-	const overlap = 256 // more than a form
+	const overlap = 256 // longer than any form
 	for line := range strings.Lines(string(maps)) {
 		var from, to uint64
 		var mode string
@@ -68,9 +69,10 @@ func leftOvers(t *testing.T, forms [][]byte, window []byte, except ...[]byte) (w
 	return where
 }
 
-// onStacks runs f on goroutines of their own, one after the other, each a frame deeper: their
-// stacks, which begin small, grow everywhere in f. What grows one copies it, and leaves the
-// old one as it is. They all live until done, so that none gets another's.
+// onStacks runs f on n new goroutines, one after the other, each one frame deeper. A stack
+// begins small, so it grows at every possible place in f. Growing copies a stack and leaves
+// the old one as it was. The goroutines all live until done, so that none reuses another's
+// stack.
 func onStacks(n int, f func()) (done func()) {
 	var started, ended sync.WaitGroup
 	end, turns := make(chan struct{}), make([]chan struct{}, n)
@@ -104,11 +106,11 @@ func descend(depth int, f func()) {
 	clear(frame[:])
 }
 
-// Commands in pieces, as text: nothing of them is left on a stack, wherever that grew, nor in
-// an array that another took the place of.
+// Commands that come in pieces, as text, leave nothing behind: neither on an outgrown stack,
+// wherever it grew, nor in an outgrown array.
 func TestLinesLeaveNothing(t *testing.T) {
-	// A signal has the kernel save the registers, which hold what was moved last, on the
-	// thread's signal stack. Go preempts by signals.
+	// Go preempts by signals. At a signal the kernel saves the registers on the thread's signal
+	// stack, and they hold the bytes that were moved last.
 	const quiet = "GODEBUG=asyncpreemptoff=1"
 	if !slices.Contains(os.Environ(), quiet) {
 		again := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
@@ -129,8 +131,8 @@ func TestLinesLeaveNothing(t *testing.T) {
 	}
 	pieces := func() {
 		c := &channel{to: &fakeCard{}}
-		// An odd number of digits, and few enough for a buffer on the stack: an error is
-		// made there, which takes more stack.
+		// An odd number of digits, few enough for a buffer on the stack, causes an error.
+		// Making the error takes more stack.
 		for data, n := secret, 61; len(data) > 0; n = 1 + len(data)/2 {
 			_, rest, joined, err := c.parse(data[:n])
 			if err != nil {
@@ -146,7 +148,7 @@ func TestLinesLeaveNothing(t *testing.T) {
 		clear(command.data)
 		c.setLine(nil, nil)
 	}
-	// Refused by the digits of another line, or for their number.
+	// Refused because of a wrong digit, in this line or another, or an odd number of digits.
 	refused := func() {
 		c := &channel{to: &fakeCard{}}
 		for _, tail := range []string{"\nzz", "z", "0\n"} {
@@ -170,7 +172,7 @@ func TestLinesLeaveNothing(t *testing.T) {
 	}
 }
 
-// seeing notes the commands that it is asked about: the bytes themselves.
+// seeing keeps the commands that it is asked about: the slices, not copies.
 type seeing struct {
 	fakeCard
 	seen [][]byte
@@ -181,8 +183,8 @@ func (s *seeing) check(command []byte) (int, error) {
 	return s.fakeCard.check(command)
 }
 
-// A write that is refused leaves none of its commands: not those before the bad one, nor
-// those behind the sixty-fourth.
+// A refused write leaves none of its commands in memory: neither those before the bad one nor
+// those after the sixty-fourth.
 func TestRefusedCommandsAreWiped(t *testing.T) {
 	for name, line := range map[string]string{"too many": "", "a bad one behind": "FF000000\n", "no hex behind": "zz\n"} {
 		card := &seeing{}
@@ -203,8 +205,8 @@ func TestRefusedCommandsAreWiped(t *testing.T) {
 	}
 }
 
-// A line of blanks and comments takes no memory while its command waits, and what it took is
-// wiped.
+// While its command waits, a line's blanks and comments take no memory. The memory that they
+// took before is wiped.
 func TestFitted(t *testing.T) {
 	for _, tt := range []struct{ length, room, most int }{{4, 1000, 72}, {4, 72, 72}, {4, 73, 72}, {100, 264, 264}, {100, 265, 264}} {
 		b := append(make([]byte, 0, tt.room), bytes.Repeat([]byte{7}, tt.length)...)

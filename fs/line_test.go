@@ -46,7 +46,7 @@ func TestPieces(t *testing.T) {
 		if len(answer) != 3*(7+65535+2) {
 			t.Errorf("%d characters", len(answer))
 		}
-		// A line without end is refused before it takes the memory.
+		// An endless line is refused before it exhausts the memory.
 		var errno syscall.Errno
 		for i := 0; errno == 0; i++ {
 			if errno = c.write(strings.Repeat("00", 65536)); i > 8 {
@@ -82,9 +82,9 @@ func TestInvalidLeavesNothing(t *testing.T) {
 }
 
 // "Several lines in one write are several commands, ... all are checked before
-// the first is sent": of a write that the kernel cut, the piece behind a refused
-// one is the rest of a line, and a program that writes the rest again must not
-// have it taken for a command.
+// the first is sent". When the kernel cut a write and the first piece was refused, the next
+// piece is the rest of a line. A program that writes this rest again must not have it taken
+// for a command.
 func TestRestOfRefusedLine(t *testing.T) {
 	write := open(t, &fakeCard{}, rdwr).write
 	if errno := write(strings.Repeat("00", piece/2-1) + "zz"); errno != syscall.EINVAL {
@@ -104,8 +104,8 @@ func TestRestOfRefusedLine(t *testing.T) {
 	}
 }
 
-// A line that is still coming is bounded, to the character; of one that is too long
-// nothing is a command up to its newline.
+// The length of an unfinished line is bounded, to the character. A line that is too long is
+// ignored up to its newline.
 func TestLongestLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, over := range []int{0, 1} {
@@ -139,7 +139,7 @@ func TestLongestLine(t *testing.T) {
 	})
 }
 
-// A line that was refused, and was not too long, is over: what comes then is another.
+// A refused line that was not too long has ended: what follows is another line.
 func TestLongestLineRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, over := range []int{0, 1} {
@@ -161,8 +161,9 @@ func TestLongestLineRefused(t *testing.T) {
 	})
 }
 
-// The kernel cuts a write at 128 KiB: what follows a refused piece of that size, without a
-// newline at its end, is the rest of its line; after any other it is a line of its own.
+// The kernel cuts a write at 128 KiB. After a refused piece of that size without a newline at
+// its end, the next write is the rest of its line. After any other refused piece it is a new
+// line.
 func TestRefusedPieces(t *testing.T) {
 	for _, tt := range []struct {
 		size int

@@ -9,7 +9,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// flock(2) on a file where it means nothing else is what it is anywhere.
+// flock(2) on a file that gives it no other meaning works as on any file system.
 func TestAdvisory(t *testing.T) {
 	var a advisory
 	const shared, exclusive = true, false
@@ -35,8 +35,8 @@ func TestAdvisory(t *testing.T) {
 	try("d", exclusive, nil)
 }
 
-// Whoever waits is woken by each of what can let it in: an unlock, a lock that becomes a
-// shared one, and a shared one given up by who wants more.
+// A waiter is woken by everything that can let it in: an unlock, an exclusive lock that
+// becomes shared, and a shared lock that its owner gave up to get an exclusive one.
 func TestAdvisoryWakes(t *testing.T) {
 	const shared, exclusive = true, false
 	for _, tt := range []struct {
@@ -63,7 +63,7 @@ func TestAdvisoryWakes(t *testing.T) {
 				}
 			}
 			granted := make(chan error, 3)
-			for _, owner := range []string{"x", "y", "z"} { // nobody's wake-up is another's
+			for _, owner := range []string{"x", "y", "z"} { // each waiter needs its own wake-up
 				go func() {
 					err := a.lock(bg, owner, tt.wants, true, nil)
 					granted <- err
@@ -95,7 +95,7 @@ func TestAdvisoryWaits(t *testing.T) {
 		a.lock(bg, "a", true, true, nil)
 		a.lock(bg, "b", true, true, nil)
 		done := make(chan string, 3)
-		// Both want theirs to be exclusive: one after the other gets it.
+		// Both want to turn theirs into an exclusive lock: they get it one after the other.
 		for _, owner := range []string{"a", "b"} {
 			go func() {
 				if err := a.lock(bg, owner, false, true, nil); err != nil {
@@ -125,8 +125,8 @@ func TestAdvisoryWaits(t *testing.T) {
 	})
 }
 
-// "When a reader leaves ... what was opened before answers ENODEV for ever", flock(2), too,
-// also where a signal comes at the same time.
+// "When a reader leaves ... what was opened before answers ENODEV for ever". This includes
+// flock(2), even when a signal comes at the same time.
 func TestAdvisoryOfAReaderThatLeft(t *testing.T) {
 	gone := make(chan struct{})
 	close(gone)

@@ -27,7 +27,7 @@ type desk struct {
 	log bytes.Buffer
 }
 
-// newDesk attaches a device of the sim driver, or of what a test has in its place.
+// newDesk attaches a device of the sim driver, or of the driver that a test uses instead.
 func newDesk(t *testing.T, attach string, instead ...reader.Driver) *desk {
 	drivers := append(instead, sim.New())[:1]
 	d := &desk{t: t}
@@ -45,7 +45,7 @@ func newDesk(t *testing.T, attach string, instead ...reader.Driver) *desk {
 	return d
 }
 
-// as is the context of a request by a user's process.
+// as is the context of a request by process pid of user uid.
 func as(uid, pid uint32) context.Context {
 	return fuse.NewContext(bg, &fuse.Caller{Owner: fuse.Owner{Uid: uid}, Pid: pid})
 }
@@ -111,8 +111,8 @@ func TestOpenFails(t *testing.T) {
 	})
 }
 
-// "Opening apdu only for reading waits for no card and powers none", and it is good for
-// flock(2) alone.
+// "Opening apdu only for reading waits for no card and powers none", and such an open serves
+// flock(2) only.
 func TestReadOnlyAPDU(t *testing.T) {
 	d := newDesk(t, "t1")
 	h := d.mustOpen(as(1000, self), "apdu", syscall.O_RDONLY).(*apduFile)
@@ -130,7 +130,7 @@ func TestReadOnlyAPDU(t *testing.T) {
 	if errno := h.Setlk(bg, 0, lock, fuse.FUSE_LK_FLOCK); errno != 0 {
 		t.Fatalf("flock: %v", errno)
 	}
-	// This process passes by another open; one of nobody knows whom does not.
+	// This process passes the lock by another open. An open of an unknown process does not.
 	mine := d.mustOpen(as(1000, self), "apdu", syscall.O_RDWR|syscall.O_NONBLOCK).(*apduFile)
 	theirs := d.mustOpen(as(1000, 0), "apdu", syscall.O_RDWR|syscall.O_NONBLOCK).(*apduFile)
 	if _, err := mine.exchange(bg, []byte{0, 0xA4, 0, 12, 2, 0x3F, 0}, 0, nil); err != nil {
@@ -195,8 +195,8 @@ func TestUnknownOpener(t *testing.T) {
 }
 
 // "fcntl(2) and lockf(3) locks say EOPNOTSUPP." "With LOCK_NB flock says EWOULDBLOCK."
-// "Waiting for the lock ends with EINTR." "LOCK_SH is taken as LOCK_EX." On every file
-// that flock(2) comes to.
+// "Waiting for the lock ends with EINTR." "LOCK_SH is taken as LOCK_EX." This holds for every
+// file that handles flock(2).
 func TestSetlk(t *testing.T) {
 	d := newDesk(t, "t1")
 	for _, name := range []string{"apdu", "control", "ctbcs", "power", "protocol", "status", "event"} {
@@ -206,7 +206,7 @@ func TestSetlk(t *testing.T) {
 				spec = &slotFiles[i]
 			}
 		}
-		f := &file{mount: d.mnt, slot: d.m.Slot(0), spec: spec} // one file: advisory locks are its
+		f := &file{mount: d.mnt, slot: d.m.Slot(0), spec: spec} // one file, because advisory locks belong to the file
 		type lockable interface {
 			Setlk(context.Context, uint64, *fuse.FileLock, uint32) syscall.Errno
 			Setlkw(context.Context, uint64, *fuse.FileLock, uint32) syscall.Errno
@@ -240,7 +240,8 @@ func TestSetlk(t *testing.T) {
 		do("another's LOCK_EX|LOCK_NB, and a signal", b.Setlk(ctx, 0, ex, flock), syscall.EINTR)
 		do("LOCK_UN of who has none", b.Setlk(bg, 0, un, flock), 0)
 		do("still held", b.Setlk(bg, 0, sh, flock), syscall.EWOULDBLOCK)
-		// A lock that is given up soon is waited for, as close(2) is before its RELEASE.
+		// LOCK_NB waits for a lock that is given up soon, because close(2) returns before its
+		// RELEASE arrives.
 		done := make(chan syscall.Errno)
 		go func() { done <- b.Setlkw(bg, 0, ex, flock) }()
 		do("LOCK_UN", a.Setlk(bg, 0, un, flock), 0)
@@ -314,8 +315,8 @@ func TestWhoMayEscape(t *testing.T) {
 	}
 }
 
-// What an open's flags mean to its channel: which calls it takes, whether they wait, and
-// whether offsets count; and whose room it takes.
+// An open's flags decide which calls its channel takes, whether they wait, and whether
+// offsets count. The opener decides whose room it uses.
 func TestFlagsOfAnOpen(t *testing.T) {
 	d := newDesk(t, "t1")
 	const command = "00A4000C023F00\n"
@@ -345,7 +346,7 @@ func TestFlagsOfAnOpen(t *testing.T) {
 	}
 	d.wantEmpty()
 
-	// Two opens' answers are their own, and a session goes with its open.
+	// Each open has its own answers, and a session ends with its open.
 	a := d.mustOpen(as(1000, self), "apdu", syscall.O_RDWR).(*apduFile)
 	b := d.mustOpen(as(1000, self), "apdu", syscall.O_RDWR|syscall.O_APPEND).(*apduFile)
 	if n := d.m.Slot(0).Info().Sessions; n != 2 {

@@ -20,7 +20,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// needMount skips where nobody may mount.
+// needMount skips the test where mounting is not possible.
 func needMount(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -46,9 +46,8 @@ func mustCardfsMounts(t *testing.T) int {
 	return n
 }
 
-// Whoever puts a symbolic link where the directory was, after it was looked at, does not
-// have root mount over what the link leads to; and the mount that had to be given up
-// stays nowhere.
+// A symbolic link that replaces the directory after it was looked up does not make root mount
+// over the link's target. The mount that is then given up does not stay anywhere.
 func TestMountPointIsLookedUpOnce(t *testing.T) {
 	needMount(t)
 	top, err := filepath.EvalSymlinks(t.TempDir())
@@ -83,7 +82,7 @@ func TestMountPointIsLookedUpOnce(t *testing.T) {
 			m.detach()
 			t.Error("mounted, though the directory is not there any more")
 		}
-		// Who follows the link, if only for a moment, is told that it leads nowhere.
+		// ENOENT means that the link was followed, if only for a moment: it leads nowhere.
 		if !exists && errors.Is(err, unix.ENOENT) {
 			t.Errorf("the link was followed: %v", err)
 		}
@@ -93,7 +92,7 @@ func TestMountPointIsLookedUpOnce(t *testing.T) {
 	}
 }
 
-// The mount of another cardfs, moved to where ours was to be, is not taken for ours.
+// Another cardfs's mount that was moved to our place is not taken for ours.
 func TestAnothersMountAtThePlace(t *testing.T) {
 	needMount(t)
 	top, err := filepath.EvalSymlinks(t.TempDir())
@@ -139,8 +138,8 @@ func TestAnothersMountAtThePlace(t *testing.T) {
 	}
 }
 
-// The kernel gives the number of a mount that ended to the next one, which is ours though a
-// mount with this number was there before.
+// The kernel reuses the number of a mount that ended. The new mount is ours although a mount
+// with its number was there before.
 func TestMountNumberUsedAgain(t *testing.T) {
 	needMount(t)
 	var all sync.WaitGroup
@@ -172,8 +171,8 @@ func TestMountNumberUsedAgain(t *testing.T) {
 	all.Wait()
 }
 
-// A mount is known by its number and its device, and detached wherever it is now; another
-// one at the same place is left alone.
+// A mount is identified by its number and its device, and detached wherever it is now.
+// Another mount at the same place is left alone.
 func TestDetachOnlyOurs(t *testing.T) {
 	needMount(t)
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -198,7 +197,7 @@ func TestDetachOnlyOurs(t *testing.T) {
 	os.Mkdir(one, 0o755)
 	os.Mkdir(two, 0o755)
 	_, first := connectAt(one)
-	// Somebody is in it, so that it stays connected and keeps its device's number.
+	// An open descriptor keeps the mount connected, so that it keeps its device number.
 	sitter, err := unix.Open(one, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -214,7 +213,7 @@ func TestDetachOnlyOurs(t *testing.T) {
 	if n := mustCardfsMounts(t); n != 1 {
 		t.Errorf("%d mounts are left; the successor's was wanted", n)
 	}
-	// Another number or another device is another mount.
+	// A different number or device means a different mount.
 	for _, other := range []mounted{{second.id + 1, second.major, second.minor}, {second.id, second.major, second.minor + 1}, {second.id, second.major + 1, second.minor}} {
 		if err := other.detach(); err != nil || mustCardfsMounts(t) != 1 {
 			t.Errorf("%+v for %+v: %v", other, second, err)
@@ -299,7 +298,7 @@ func TestWarnOfTimeouts(t *testing.T) {
 	}{
 		{nil, 0},
 		{map[string]string{"default_request_timeout": "0\n", "max_request_timeout": "0\n"}, 0},
-		{map[string]string{"max_request_timeout": "600\n"}, 1}, // of a kernel that has only this
+		{map[string]string{"max_request_timeout": "600\n"}, 1}, // a kernel that has only this one
 		{map[string]string{"default_request_timeout": "30\n", "max_request_timeout": "0\n"}, 1},
 		{map[string]string{"default_request_timeout": "0\n", "max_request_timeout": "600\n"}, 1},
 		{map[string]string{"default_request_timeout": "60\n", "max_request_timeout": "600\n"}, 2},
@@ -322,7 +321,7 @@ func TestWarnOfTimeouts(t *testing.T) {
 	}
 }
 
-// What stands in the way of a mount is an error, and nothing is mounted.
+// Whatever prevents a mount is an error, and nothing is mounted.
 func TestMountRefused(t *testing.T) {
 	needMount(t)
 	full := t.TempDir()
@@ -348,7 +347,7 @@ func TestMountRefused(t *testing.T) {
 	}
 }
 
-// Whoever mounts is warned.
+// Mounting logs the warning.
 func TestMountWarnsOfTimeouts(t *testing.T) {
 	needMount(t)
 	kernel := t.TempDir()
@@ -398,14 +397,14 @@ func (l *levels) taken() []string {
 	return slices.Clone(l.lines)
 }
 
-// refusing answers statfs(2) in a way that the kernel takes for no answer.
+// refusing answers statfs(2) with an error number that the kernel rejects.
 type refusing struct{ fuse.RawFileSystem }
 
 func (refusing) StatFs(<-chan struct{}, *fuse.InHeader, *fuse.StatfsOut) fuse.Status {
 	return 600 // linux/fs/fuse/dev.c, fuse_dev_do_write: "if (oh.error <= -512 || oh.error > 0)"
 }
 
-// Whose answer the kernel refuses gets EIO; he would wait for ever else.
+// A caller whose answer the kernel rejects gets EIO. Otherwise it would wait for ever.
 func TestRefusedAnswer(t *testing.T) {
 	needMount(t)
 	dir := t.TempDir()
@@ -426,7 +425,7 @@ func TestRefusedAnswer(t *testing.T) {
 	}
 	ended := make(chan struct{})
 	go func() { s.Serve(); close(ended) }()
-	// A process that waits for its own mount cannot even be killed; this ends the waiting.
+	// A process that waits for its own mount cannot even be killed. This ends the wait.
 	hung := time.AfterFunc(20*time.Second, func() { _ = unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH) })
 	defer hung.Stop()
 	for range 3 {

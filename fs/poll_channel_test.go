@@ -50,13 +50,13 @@ func TestChannelReady(t *testing.T) {
 			<-woken
 			want(in | out)
 			c0.read(2)
-			for got := ""; got != "\n"; { // the rest of an answer
+			for got := ""; got != "\n"; { // as long as a part of the answer is left
 				want(in | out)
 				got, _ = c0.read(1)
 			}
 			answer <- reader.ErrTimeout
 			<-woken
-			for c0.Ready() == out { // between the answers
+			for c0.Ready() == out { // until the next answer is there
 				<-woken
 			}
 			want(in | out)

@@ -10,7 +10,7 @@ import (
 	"github.com/cardfs/cardfs/fs/internal/fused"
 )
 
-// polledOpen is an open that is polled, and how often it was woken.
+// polledOpen returns an open that is polled, and the count of its wake-ups.
 func polledOpen(t *testing.T, r *room, uid uint32, flags uint32) (*client, *atomic.Int32, func()) {
 	t.Helper()
 	c := openIn(t, r, uid, &fakeCard{answer: shortAnswer}, flags)
@@ -20,7 +20,7 @@ func polledOpen(t *testing.T, r *room, uid uint32, flags uint32) (*client, *atom
 }
 
 // "Writable when a command would be taken": not while write(2) would say ENOBUFS because
-// the user's or the slot's room is full, and who waits is woken when there is room again.
+// the user's or the slot's room is full. A poller is woken when there is room again.
 func TestPollOutAndRoom(t *testing.T) {
 	const out = fused.Writable
 	for _, tt := range []struct {
@@ -65,14 +65,15 @@ func TestPollOutAndRoom(t *testing.T) {
 			give(1)
 			want("nobody waited", out, 0)
 
-			// With EPOLLET a write that was refused is all that is asked.
+			// With EPOLLET a refused write is the only question: no poll follows.
 			give(-2)
 			if errno := c.write("00A40000\n"); errno != syscall.ENOBUFS {
 				t.Errorf("write: %v", errno)
 			}
 			give(2)
 			want("after a write that was refused", out, 1)
-			// A long command has no room though a short one has: no wake-up without end.
+			// A long command has no room although a short one has. This must not cause endless
+			// wake-ups.
 			if errno := c.write("00D60000FF" + strings.Repeat("00", 255) + "\n"); errno != syscall.ENOBUFS {
 				t.Errorf("write of a long one: %v", errno)
 			}
@@ -89,7 +90,7 @@ func TestPollOutAndRoom(t *testing.T) {
 	}
 }
 
-// What one open reads makes room for another of the same user.
+// A read on one open makes room for another open of the same user.
 func TestPollOutOfAnotherOpen(t *testing.T) {
 	r := new(room)
 	full := openIn(t, r, 1000, &fakeCard{answer: shortAnswer}, rdwr)
@@ -116,7 +117,8 @@ func TestPollOutOfAnotherOpen(t *testing.T) {
 	}
 }
 
-// No wake-up is lost between the look and the waiting, whoever takes and gives meanwhile.
+// No wake-up is lost between the check and the wait, even if others take and give room
+// meanwhile.
 func TestPollOutLosesNoWake(t *testing.T) {
 	for range 300 {
 		r := new(room)
@@ -126,7 +128,7 @@ func TestPollOutLosesNoWake(t *testing.T) {
 		var saw uint32
 		all.Go(func() { saw = c.Ready() })
 		all.Go(func() { c.share.give(userRoom) })
-		all.Go(func() { // takes for a moment what is not there
+		all.Go(func() { // may take the room for a moment
 			if c.share.take(userRoom) {
 				c.share.give(userRoom)
 			}
@@ -140,7 +142,7 @@ func TestPollOutLosesNoWake(t *testing.T) {
 }
 
 // "Without [a newline] it counts when the answer is read": until then nothing is
-// outstanding, and poll(2) does not say that a read would give anything.
+// outstanding, and poll(2) does not report the file readable.
 func TestPollWithoutNewline(t *testing.T) {
 	c := open(t, &fakeCard{answer: shortAnswer}, rdwr)
 	c.mustWrite("00A40000")
