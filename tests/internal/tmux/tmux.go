@@ -51,7 +51,8 @@ func New(t testing.TB, width, height int, env []string, words ...string) *Pane {
 }
 
 func (p *Pane) run(args ...string) (string, error) {
-	cmd := exec.Command("tmux", args...)
+	// Under nohup(1) programs would inherit that SIGHUP is ignored.
+	cmd := exec.Command("env", append([]string{"--default-signal=HUP", "tmux"}, args...)...)
 	cmd.Env = append(os.Environ(), "TMUX_TMPDIR="+p.dir, "TMUX=", "TERM=xterm")
 	out, err := cmd.CombinedOutput()
 	return string(out), err
