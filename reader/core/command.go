@@ -18,7 +18,7 @@ func (m *Manager) Abort(number int) error {
 	return s.Abort()
 }
 
-// Attach makes a device a reader that nothing announces.
+// Attach makes a reader of a device that no bus announces.
 func (m *Manager) Attach(driver, address string, params map[string]string) error {
 	dev, err := m.Prepare(driver, address, params)
 	if err != nil {

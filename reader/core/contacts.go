@@ -8,7 +8,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// setCard takes what the reader says of its contacts. s.mu is held.
+// setCard records the card status that the reader reports. s.mu is held.
 func (s *Slot) setCard(now reader.Status) {
 	if s.phase != ready {
 		return
@@ -71,8 +71,8 @@ func (s *Slot) refresh() {
 	}
 }
 
-// monitor follows the contacts: by the reader's own notification, or by polling
-// where it has none. It also takes the power off an idle card.
+// monitor follows the contacts, by the reader's notifications or, without them, by polling.
+// It also powers an idle card off.
 func (s *Slot) monitor() {
 	var changes <-chan struct{}
 	var fixed bool
@@ -103,7 +103,7 @@ func (s *Slot) monitor() {
 	for {
 		select {
 		case _, open := <-changes:
-			if !open { // nil: it never will tell again
+			if !open { // nil: there will be no further notification
 				changes = nil
 				continue
 			}

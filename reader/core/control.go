@@ -36,7 +36,7 @@ const (
 
 // Control sends a command to the reader itself: code says which. The answer is
 // what SCardControl gives. Errors: ErrUnsupported for a code that this reader
-// does not have, ErrInvalid for data that do not fit it, and those of exchanges.
+// does not have, ErrInvalid for data that do not fit the code, and those of exchanges.
 func (slot *Slot) Control(ctx context.Context, code uint32, data []byte, by Caller) ([]byte, error) {
 	if err := slot.WaitReady(ctx, by.Wait); err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func (slot *Slot) Control(ctx context.Context, code uint32, data []byte, by Call
 }
 
 // features lists what the reader can do: tag, length 4, code big endian
-// (PC/SC part 10 §2.2); escape only for whom it is.
+// (PC/SC part 10 §2.2). Escape is listed only for a caller that may use it.
 func (slot *Slot) features(by Caller) []byte {
 	var list []byte
 	add := func(feature byte) {
@@ -134,7 +134,7 @@ func (s *Slot) cardLevel() reader.Level {
 	return s.level
 }
 
-// pinSupport is what the slot's PIN pad can do; nothing where it has none.
+// pinSupport is what the slot's PIN pad can do; nothing if it has no pad.
 func (s *Slot) pinSupport() (support reader.PINSupport) {
 	if pad := s.Features().PINPad; pad != nil {
 		var err error
@@ -230,9 +230,9 @@ func (s *Slot) ModifyPIN(ctx context.Context, m *reader.PINModify, by Caller) ([
 	return s.usePIN(ctx, by, m.APDU, func(l *link.Link) ([]byte, error) { return l.ModifyPIN(s.underWay, m) })
 }
 
-// usePIN runs a PIN command on the card that was there, and in its present state, when the
-// command was handed over. While it waits to be sent another card may come, which must not
-// get the PIN: then it says ErrStale.
+// usePIN runs a PIN command only on the card, and in the card's state, of the moment when the
+// command was handed over. Another card may come while the command waits. It must not get
+// the PIN, so usePIN returns ErrStale.
 func (slot *Slot) usePIN(ctx context.Context, by Caller, template []byte, enter func(*link.Link) ([]byte, error)) ([]byte, error) {
 	if len(template) < 4 {
 		return nil, fmt.Errorf("PIN command of %d bytes: %w", len(template), reader.ErrInvalid)

@@ -44,7 +44,7 @@ func (e Event) Append(dst []byte) []byte {
 // oldest are dropped.
 const feedLen = 1024
 
-// feedBytes is how many bytes of trace wait, too: a line may be of 200 kB.
+// feedBytes bounds the waiting bytes of trace as well: a line may have 200 kB.
 const feedBytes = 4 << 20
 
 // Feed is one follower of a stream: a bounded queue that never slows the
@@ -120,7 +120,7 @@ func (f *Feed[T]) Ready() (item, ended bool) {
 	return f.head < len(f.queue), f.err != nil
 }
 
-// told wakes who waits for the next item. f.mu is held.
+// told wakes whoever waits for the next item. f.mu is held.
 func (f *Feed[T]) told() {
 	select {
 	case f.wake <- struct{}{}:

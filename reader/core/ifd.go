@@ -13,7 +13,7 @@ import (
 )
 
 // ifd is one device from its announcement until it left or was detached. Its driver
-// opens it once, and again when the reader died although the device is still there:
+// opens it once, and again if the reader died while the device is still there:
 //
 //	         Open                 reader died, device still there
 //	announced ─────▶ serving ──────────────────────────────────────▶ reviving
@@ -39,8 +39,8 @@ type ifd struct {
 	slots   []*Slot
 	model   string
 	more    map[string]string
-	found   int // how many slots it says that it has
-	count   int // how many of them are served, while they are away too
+	found   int // number of slots that the device reports
+	count   int // number of them that are served, also while they are away
 }
 
 func (d *ifd) name() string { return d.dev.Name() }
@@ -60,8 +60,8 @@ func (d *ifd) Go(f func()) {
 	}()
 }
 
-// gone reports whether the device left or is being detached. What its link says counts
-// before anybody has noticed it.
+// gone reports whether the device left or is being detached. It asks the link, so that a
+// departure counts before anybody has reacted to it.
 func (d *ifd) gone() bool {
 	if closed(d.linkGone) {
 		d.leave()
@@ -72,7 +72,7 @@ func (d *ifd) gone() bool {
 // present reports whether the device is there, as far as its link and its reader say.
 // The manager's mu is held.
 func (d *ifd) present() bool {
-	d.opening.present() // where nothing else tells of a departure, the reader does
+	d.opening.present() // the reader may be the only one to report a departure
 	return !d.gone()
 }
 
@@ -86,21 +86,21 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// leave makes the ifd leave, and ends its opening; it only gives the signal.
+// leave signals the ifd and its opening to end. It does not wait for them.
 func (d *ifd) leave() { d.cancel(reader.ErrGone) }
 
 const (
-	// deathsMost is how often in a row a reader is revived; an opening of longOpening
-	// begins the count anew.
+	// deathsMost is how often in a row a reader is revived. An opening that lasted
+	// longOpening restarts the count.
 	deathsMost  = 3
 	longOpening = time.Minute
-	// deathPause is how long a dead reader's directories are away: mostly the device
-	// was unplugged, and the news of that is on its way.
+	// deathPause is how long a dead reader's directories are away. In most cases the
+	// device was unplugged, and its departure will be reported within this time.
 	deathPause = 100 * time.Millisecond
 )
 
-// revivalPause is how long after that the driver is called again, so that a device
-// has time to start anew: after the first death at once.
+// revivalPause is the further wait before the driver is called again. It gives the device
+// time to restart. After the first death there is none.
 func revivalPause(deaths int) time.Duration {
 	if deaths < 2 {
 		return 0
@@ -111,7 +111,7 @@ func revivalPause(deaths int) time.Duration {
 // run is the life of an ifd.
 func (d *ifd) run(o *opening, before *ifd) {
 	defer d.depart()
-	if before != nil && !d.await(before.closed) { // whoever had the device must let go first
+	if before != nil && !d.await(before.closed) { // the previous ifd must let go of the device first
 		return
 	}
 	for deaths := 0; ; {
@@ -121,7 +121,7 @@ func (d *ifd) run(o *opening, before *ifd) {
 		case d.gone():
 			return
 		case errors.Is(err, reader.ErrGone) && d.linkGone == nil:
-			return // nothing tells death from departure
+			return // without a link, death and departure look the same
 		}
 		var panicked *reader.PanicError
 		fatal := errors.As(err, &panicked) || !served && deaths == 0 && !errors.Is(err, reader.ErrGone)
@@ -180,8 +180,8 @@ func (u *ifd) pause(d time.Duration) bool {
 	}
 }
 
-// await waits for done and reports whether the device is still there. Where it left
-// meanwhile, its directories do not wait for done.
+// await waits for done and reports whether the device is still there. If it
+// left meanwhile, its directories go at once, before done.
 func (d *ifd) await(done <-chan struct{}) bool {
 	select {
 	case <-done:
@@ -193,8 +193,8 @@ func (d *ifd) await(done <-chan struct{}) bool {
 	}
 }
 
-// serve is one opening: the driver opens the device, and its slots are served until that is over.
-// served is false where it never began.
+// serve is one opening: the driver opens the device, and its slots are served until the
+// opening is over. served is false if serving never began.
 func (d *ifd) serve(o *opening) (served bool, err error) {
 	r, died, slots, err := d.open(o)
 	if err != nil {
@@ -265,7 +265,7 @@ func (d *ifd) close(o *opening, r reader.Reader) {
 		d.await(done)
 		return
 	}
-	// The panic may have left a lock of the driver's behind, for which Close waits for ever.
+	// The panic may have left a lock of the driver held; Close would wait for it for ever.
 	t := time.NewTimer(letGoLimit)
 	defer t.Stop()
 	gone := d.ctx.Done()
@@ -295,7 +295,7 @@ func (d *ifd) failed(err error) {
 	}
 }
 
-// noteError says in `status` why the reader is not ready yet.
+// noteError shows in `status` why the reader is not ready yet.
 func (d *ifd) noteError(err error) {
 	for _, s := range d.list() {
 		s.mu.Lock()
@@ -304,8 +304,9 @@ func (d *ifd) noteError(err error) {
 	}
 }
 
-// begin gives the slots those of the driver; a reader with more than were announced gets more
-// slots, one with fewer loses some. It is false if the device left meanwhile.
+// begin assigns the driver's slots to the ifd's. The ifd gets more slots if the reader has
+// more than were announced, and loses some if it has fewer. begin returns false if the device
+// left meanwhile.
 func (d *ifd) begin(o *opening, r reader.Reader, died <-chan struct{}, slots []reader.Slot) bool {
 	m := d.manager
 	model, more := d.identify(o, r)
@@ -330,8 +331,8 @@ func (d *ifd) begin(o *opening, r reader.Reader, died <-chan struct{}, slots []r
 	m.mu.Unlock()
 	m.tellLeft(surplus)
 	for i, s := range all {
-		// Apart, as a slot may take its time: its siblings work meanwhile, and
-		// the reader may leave.
+		// Each slot starts in a goroutine of its own: a slow one must not delay its
+		// siblings or the departure of the reader.
 		m.spawn(func() {
 			s.start(slots[i])
 			s.monitor()
@@ -358,8 +359,8 @@ func (d *ifd) identify(o *opening, r reader.Reader) (model string, more map[stri
 	return words.Printable(model, words.MaxValue), words.Tidy(more)
 }
 
-// renew begins another opening, with slots of the numbers that the device had before; nil if the
-// device left.
+// renew begins another opening, whose slots have the numbers that the device had before. It
+// returns nil if the device left.
 func (d *ifd) renew() *opening {
 	m := d.manager
 	m.mu.Lock()
@@ -386,7 +387,7 @@ func (d *ifd) list() []*Slot {
 	return slices.Clone(d.slots)
 }
 
-// dropSlots takes the directories away; who waits in them gets ErrGone at once.
+// dropSlots takes the directories away. Callers that wait in them get ErrGone at once.
 func (d *ifd) dropSlots() {
 	d.manager.mu.Lock()
 	slots := d.takeSlots()

@@ -10,7 +10,7 @@ import (
 	"github.com/cardfs/cardfs/reader/words"
 )
 
-// State is how a slot stands, in the word for it.
+// State is the state of a slot, in one word.
 type State string
 
 const (
@@ -22,7 +22,7 @@ const (
 	StateGone     State = "gone" // the reader left
 )
 
-// Info is what a slot is and how it stands, at one moment.
+// Info is a snapshot of a slot and its state.
 type Info struct {
 	Number   int
 	State    State
@@ -33,18 +33,18 @@ type Info struct {
 	ByID     string
 	Index    int   // of the slot in its reader
 	Siblings []int // numbers of all slots of the reader, by index
-	Found    int   // how many slots the reader says that it has,
-	Served   int   // and how many of them are served
+	Found    int   // number of slots that the reader reports
+	Served   int   // number of them that are served
 	ATR      []byte
 	Answer   *iso7816.ATR // ATR, taken apart; nil without power
 	Params   iso7816.Params
-	Chip     reader.Chip // of a synchronous card, where its reader tells
+	Chip     reader.Chip // of a synchronous card, if its reader reports it
 	Offered  []int       // protocols that the ATR offers, its first choice first
-	Fallback string      // what is in force in place of a rate that failed, in words
+	Fallback string      // what replaced a rate that failed, in words
 	Sessions int         // sessions with the card as it is now
 	Locked   bool        // somebody holds the transaction
-	// Waiting is how long ago the card, or the reader for it, first asked for more
-	// time for the exchange under way; 0: it did not.
+	// Waiting is the time since the card, or the reader on its behalf, first asked for
+	// more time for the exchange under way; 0: it did not ask.
 	Waiting time.Duration
 }
 
@@ -65,7 +65,7 @@ func (slot *Slot) Info() Info {
 	return i
 }
 
-// Brief is Info without what only a look at the device's other slots, or a driver, tells.
+// Brief is Info without what has to be looked up in the device's other slots or the driver.
 func (s *Slot) Brief() Info {
 	m := s.manager
 	m.mu.Lock()
@@ -116,7 +116,7 @@ func (i *Info) tell(s *Slot, t reader.Describer) {
 	}
 }
 
-// Historical are the historical bytes of the ATR (ISO/IEC 7816-3:2006 §8.2.4).
+// Historical returns the historical bytes of the ATR (ISO/IEC 7816-3:2006 §8.2.4).
 func (i Info) Historical() []byte {
 	if i.Answer == nil {
 		return nil
@@ -145,15 +145,15 @@ func (m *Manager) ByID() map[string]*Slot {
 	return maps.Clone(m.names)
 }
 
-// Named is the slot with that lasting name, nil if there is none.
+// Named returns the slot with a lasting name, or nil.
 func (m *Manager) Named(name string) *Slot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.names[name]
 }
 
-// Features are the optional interfaces of the slot, once its reader is ready; none before.
-// Who calls a method of one of them does so with the turn, or the method must not wait.
+// Features returns the optional interfaces of the slot. There are none before its reader is
+// ready. Their methods are called with the turn, except for those that never wait.
 func (s *Slot) Features() reader.Features {
 	s.mu.Lock()
 	defer s.mu.Unlock()

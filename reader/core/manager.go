@@ -2,17 +2,19 @@
 // and gives each of its slots a number, a Slot keeps the power and the protocol of its
 // card, a Session is one program's hold on a powered card.
 //
-// An ifd is a device from its announcement until it leaves. Its driver opens it, and
-// opens it again where the reader died while its device stayed; each opening has Slots
-// of its own. That the device left has one carrier for each of these: the ifd's context
-// ends with reader.Link.Gone or Detach, the opening's below it with the ifd's or with
-// reader.Reader.Gone, and a Slot's when its directory is taken away. A Slot's driver is called by one caller at a time, who has its turn. The
-// transmission protocols that the reader leaves to the host run in a link. What happens
-// is told to Feeds; a transaction is the exclusive right to a slot, and an epoch is the
-// time between two resets of a card, which ends the sessions that began in it.
+// An ifd is a device from its announcement until it leaves. Its driver opens it, and opens
+// it again if the reader died while its device stayed. Each opening has Slots of its own.
+// One context for each of these carries the departure of the device. The ifd's ends with
+// reader.Link.Gone or Detach. The opening's is derived from it, and also ends with
+// reader.Reader.Gone. A Slot's ends when its directory is taken away.
+//
+// One caller at a time calls a Slot's driver: the one that has the slot's turn. The
+// transmission protocols that the reader leaves to the host run in a link. Feeds report
+// what happens. A transaction is the exclusive right to a slot. An epoch is the time
+// between two resets of a card; its end ends the sessions that began in it.
 //
 // Lock order, the outer first: a slot's turn, Manager.mu, Slot.mu, the log of events, a
-// feed. Drivers are called, and OnLeave's function is, with no lock but the turn.
+// feed. Drivers and OnLeave's function are called with no lock but the turn.
 package core
 
 import (
@@ -34,13 +36,13 @@ import (
 type Options struct {
 	Drivers []reader.Driver
 	Log     *slog.Logger
-	// Poll is how often a slot is asked for its card whose reader does not
-	// tell by itself; 0 means 400 ms, which is pcscd's.
+	// Poll is the interval at which a slot is asked for its card if its reader sends
+	// no notification; 0 means 400 ms, as in pcscd.
 	Poll time.Duration
-	// IdleOff takes the power off a card that was not used for so long; 0: never.
+	// IdleOff is how long a card may stay unused before it is powered off; 0: for ever.
 	IdleOff time.Duration
-	// ExchangeLimit is how long one exchange may take in which the card or the
-	// reader keeps asking for time; 0 means an hour. Tokens make keys for 16 minutes.
+	// ExchangeLimit bounds an exchange in which the card or the reader keeps asking
+	// for time; 0 means an hour. Some tokens take 16 minutes to generate a key.
 	ExchangeLimit time.Duration
 	// Buses find devices. WatchBuses starts them; Close ends them.
 	Buses []reader.Bus

@@ -9,11 +9,11 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// opening is one opening of the device by its driver: its slots are of this opening and of no other.
+// opening is one opening of the device by its driver. Its slots belong to no other opening.
 type opening struct {
 	ifd *ifd
-	// ctx ends when the opening is over, and its cause says why: with the ifd's, when the
-	// device left; by lost, when the reader says that it is gone; by crash.
+	// ctx ends when the opening is over; its cause says why. It ends with the ifd's when
+	// the device left, by lost when the reader reports that it is gone, and by crash.
 	ctx context.Context
 	end context.CancelCauseFunc // the first reason counts
 
@@ -35,8 +35,8 @@ func (o *opening) dead() bool {
 	return died != nil && closed(*died)
 }
 
-// present reports whether o goes on. What the device's link and its reader say counts
-// before anybody has noticed it.
+// present reports whether o goes on. It asks the device's link and its reader, so that a
+// departure counts before anybody has reacted to it.
 func (o *opening) present() bool {
 	switch {
 	case closed(o.over()), o.ifd.gone():
@@ -48,9 +48,9 @@ func (o *opening) present() bool {
 	return true
 }
 
-// lost ends o when its reader says that it is gone. Where the device's link does not
-// tell death from departure the device counts as gone. A reader that failed before, and
-// was closed, says so too, and that means nothing.
+// lost ends o when its reader reports that it is gone. If the device's link cannot
+// distinguish death from departure, the device counts as gone. A reader that failed and was
+// closed also reports that it is gone; this has no effect.
 func (o *opening) lost(err error) {
 	o.end(err)
 	if o.ifd.linkGone == nil && !errors.Is(context.Cause(o.ctx), reader.ErrFailed) {
@@ -58,7 +58,7 @@ func (o *opening) lost(err error) {
 	}
 }
 
-// err is what those hear who come when o is over.
+// err is the error for callers that come after o is over.
 func (o *opening) err() error {
 	if why := context.Cause(o.ctx); errors.Is(why, reader.ErrFailed) {
 		return why
@@ -86,7 +86,7 @@ func (o *opening) crash(what string, v any) error {
 	return err
 }
 
-// reason is why r says that it is gone.
+// reason returns why r reports that it is gone.
 func (o *opening) reason(r reader.Reader) (err error) {
 	defer o.recovered("Err", &err)
 	if e, ok := r.(interface{ Err() error }); ok {

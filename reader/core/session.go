@@ -11,25 +11,24 @@ import (
 	"github.com/cardfs/cardfs/reader/link"
 )
 
-// Caller is who asks: one open of one file.
+// Caller identifies the origin of a request: one open of one file.
 type Caller struct {
 	// Owner is the identity of the open; any comparable value, usually a pointer.
 	Owner any
-	// Pass is where the core remembers which transactions of others admit this
-	// open; nil: none does.
+	// Pass remembers which transactions of others admit this open; nil: none does.
 	Pass *Pass
 	// Escape: it may send escape commands.
 	Escape bool
-	// At is when the command was handed over that is sent now: a command with a PIN, and
-	// a session, is only for a card that was there then. None: now.
+	// At is when the command was handed over. A command with a PIN, and a session, is only
+	// for a card that was there then. None: now.
 	At Moment
-	// Wait: the caller waits for what is not ready, for a card, for the
-	// transaction of another. Without, it gets ErrNotReady, ErrNoCard, ErrLocked.
+	// Wait: the caller waits for the reader, for a card, and for the end of another's
+	// transaction. Without it the caller gets ErrNotReady, ErrNoCard or ErrLocked.
 	Wait bool
 }
 
 // Session is a program's hold on a powered card from one open to its close. It
-// ends with the card's security state: from then on it says ErrStale.
+// ends with the card's security state; after that its methods return ErrStale.
 type Session struct {
 	slot   *Slot
 	caller Caller
@@ -37,9 +36,9 @@ type Session struct {
 	epoch  Moment // under the slot's mu: a reset by the holder of the transaction moves it
 }
 
-// Open waits for the reader to be ready, for a card, and for its power-up, which
-// it starts where nobody did. All who wait for one power-up share its outcome. A card that
-// was put in after by.At is another one: ErrStale.
+// Open waits for the reader to be ready, for a card, and for its power-up, which it starts
+// if nobody else did. All callers that wait for one power-up share its outcome. A card that
+// was inserted after by.At counts as another card: ErrStale.
 func (slot *Slot) Open(ctx context.Context, by Caller) (*Session, error) {
 	slot.Introduce(by)
 	for waited := false; ; {
@@ -103,8 +102,8 @@ func (s *Slot) noteWait(waited *bool) {
 	}
 }
 
-// powerOnDemand runs apart from who asked for it, so that one who gives up
-// does not take it from the others.
+// powerOnDemand runs apart from its callers, so that one that gives up does not end the
+// power-up for the others.
 func (s *Slot) powerOnDemand(a *attempt) {
 	err := s.inTurn(s.ctx, func() error {
 		s.mu.Lock()
@@ -146,10 +145,10 @@ func (s *Session) Slot() *Slot { return s.slot }
 // ATR is the card's answer to the reset that began the session.
 func (s *Session) ATR() []byte { return s.atr }
 
-// Transmit sends a C-APDU and appends the R-APDU to dst. It waits for its turn,
-// and while another holds the transaction; ctx ends that waiting with
-// ErrInterrupted, and nothing was sent. Once the command is under way it
-// goes to its end, whatever happens to ctx: it is never sent twice and its answer never lost.
+// Transmit sends a C-APDU and appends the R-APDU to dst. It waits for its turn, and for the
+// end of another's transaction. If ctx ends while it waits, it returns ErrInterrupted, and
+// nothing was sent. A command that is under way is completed whatever happens to ctx: it is
+// never sent twice, and its answer is never lost.
 func (s *Session) Transmit(ctx context.Context, capdu, dst []byte) ([]byte, error) {
 	return s.slot.use(ctx, s.caller, s, func(l *link.Link) ([]byte, error) {
 		return s.slot.transmit(l, capdu, dst)
@@ -168,7 +167,7 @@ func (s *Slot) transmit(l *link.Link, capdu, dst []byte) ([]byte, error) {
 	return answer, err
 }
 
-// logExchange logs what became of a command, and nothing of the command or its answer.
+// logExchange logs the outcome of a command, but no byte of the command or its answer.
 func (s *Slot) logExchange(what string, took time.Duration, err error) {
 	if !s.every.Enabled(context.Background(), slog.LevelDebug) {
 		return
@@ -237,8 +236,8 @@ func (s *Slot) work(do func(*link.Link) ([]byte, error)) (answer []byte, err err
 	return answer, err
 }
 
-// outcome is err, but where the reader left, the manager closed, or Abort came
-// meanwhile, it says so.
+// outcome returns err, or the reason why the command was cut short: the reader left, the
+// manager closed, or Abort was called.
 func (s *Slot) outcome(err error) error {
 	if err == nil || errors.Is(err, reader.ErrGone) {
 		return err
@@ -247,7 +246,7 @@ func (s *Slot) outcome(err error) error {
 		return err
 	}
 	if s.underWay.Err() != nil {
-		// What the driver says of its ctx, time-out or other, is no finding.
+		// The driver's error, a time-out or another, may only reflect the end of its ctx.
 		s.link.Abandon()
 		return fmt.Errorf("%w (%v)", context.Cause(s.underWay), err)
 	}
@@ -265,7 +264,7 @@ func (s *Slot) orGone(err error) error {
 	return err
 }
 
-// usable says why s, or without one the reader, cannot be used. slot.mu is held.
+// usable returns why s cannot be used, or the reader if s is nil. slot.mu is held.
 func (slot *Slot) usable(s *Session) error {
 	if err := slot.readyErr(); err != nil {
 		return err
@@ -281,7 +280,7 @@ func (slot *Slot) usable(s *Session) error {
 	return nil
 }
 
-// settle draws the consequences of an exchange. The caller holds the turn.
+// settle updates the slot after an exchange. The caller holds the turn.
 func (s *Slot) settle(err error) {
 	dead := s.link.Dead() || errors.Is(err, reader.ErrStale) // outcome may have seen it dead
 	if err == nil && !dead {
@@ -296,7 +295,7 @@ func (s *Slot) settle(err error) {
 	case s.manager.leaving.Err() != nil, closed(s.opening.over()):
 		return // quiesce takes the power off, or the reader is gone
 	case errors.Is(err, reader.ErrGone):
-		// Who comes next must hear that too, and not that the card was reset.
+		// The next caller must get this error too, and not that the card was reset.
 		s.opening.lost(err)
 		return
 	}

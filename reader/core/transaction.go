@@ -18,23 +18,22 @@ type transaction struct {
 	admit func(Caller) bool
 }
 
-// Pass is what the core remembers of one open: whether the transaction of another
-// admits it. That is found out once, when the open is made or, where the transaction
-// is younger, when it first matters. The zero value is ready.
+// Pass remembers for one open whether another's transaction admits it. The core finds this
+// out once: when the open is made or, if the transaction is younger, when it first matters. The zero value is ready.
 type Pass struct {
 	mu       sync.Mutex // a leaf
 	verdicts map[*Slot]verdict
 	left     atomic.Pointer[Queue]
 }
 
-// Queue is where commands wait for each other that opens left behind when they were
-// closed: all that one user left behind are one among those who wait for a slot's turn.
+// Queue serialises the commands that opens left behind when they were closed. All commands
+// that one user left behind count as one among the waiters for a slot's turn.
 type Queue chan struct{}
 
 // NewQueue returns an empty queue.
 func NewQueue() Queue { return make(Queue, 1) }
 
-// Leave says that the open was closed: what it still has to send waits in q.
+// Leave records that the open was closed. The commands that it still has to send wait in q.
 func (p *Pass) Leave(q Queue) { p.left.Store(&q) }
 
 // acquireAs is acquire for by.
@@ -86,7 +85,7 @@ func (p *Pass) keep(t *transaction, admitted bool) {
 	p.verdicts[t.slot] = verdict{t, admitted}
 }
 
-// admits reports whether by may use the slot. Where that is not known, judge finds
+// admits reports whether by may use the slot. If that is not known yet, judge finds
 // it out. A nil transaction admits everybody.
 func (t *transaction) admits(by Caller) (admitted, known bool) {
 	switch {
@@ -98,11 +97,11 @@ func (t *transaction) admits(by Caller) (admitted, known bool) {
 	return by.Pass.find(t)
 }
 
-// judge finds out whether t admits by. It takes its time, so the caller holds no lock.
+// judge finds out whether t admits by. This may take long, so the caller holds no lock.
 func (t *transaction) judge(by Caller) { by.Pass.keep(t, t.admit(by)) }
 
-// Introduce finds out, while the process that opens is there to be looked at, whether
-// a transaction that is held admits by.
+// Introduce finds out whether the present transaction admits by. It is called at open, while
+// the opening process is sure to exist.
 func (s *Slot) Introduce(by Caller) {
 	s.mu.Lock()
 	t := s.lock
@@ -123,8 +122,8 @@ func (s *Slot) admitted(by Caller) bool {
 // Lock makes by.Owner the holder of the slot's transaction: commands of others
 // wait until Unlock, resets by others fail. What the card is doing when Lock
 // returns ends before the holder's first command. Locking twice is locking once.
-// While another holds it, Lock waits, or says ErrLocked if by does not wait. admit
-// says who else passes; it is called with no lock held, once for each open.
+// While another holds it, Lock waits, or returns ErrLocked if by does not wait. admit
+// reports who else may pass; it is called with no lock held, once for each open.
 func (s *Slot) Lock(ctx context.Context, by Caller, admit func(Caller) bool) error {
 	for {
 		s.mu.Lock()
@@ -160,7 +159,7 @@ func (s *Slot) Unlock(owner any) {
 	}
 }
 
-// enter is acquire for by, of whom it is then known whether the transaction admits it.
+// enter is acquire for by. After it, whether the transaction admits by is known.
 func (s *Slot) enter(ctx context.Context, by Caller) error {
 	for {
 		if err := s.acquireAs(ctx, by); err != nil {
@@ -178,8 +177,8 @@ func (s *Slot) enter(ctx context.Context, by Caller) error {
 	}
 }
 
-// enterToReset is enter for who may reset the card: where it is the transaction's holder,
-// it is then known which sessions the transaction admits, as they survive.
+// enterToReset is enter for a caller that may reset the card. If it holds the transaction,
+// the sessions that the transaction admits survive the reset; after enterToReset they are known.
 func (slot *Slot) enterToReset(ctx context.Context, by Caller) error {
 	slot.Introduce(by)
 	var callers []Caller

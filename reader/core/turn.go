@@ -7,8 +7,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// acquire takes the turn. ctx ends only the waiting for it. Once the reader
-// left or failed, or the manager is closing, nobody gets it any more.
+// acquire takes the turn. ctx bounds only the wait for it. After the reader left or failed,
+// or while the manager is closing, nobody gets it.
 func (s *Slot) acquire(ctx context.Context) error {
 	if !s.tryAcquire() {
 		select {
@@ -33,7 +33,7 @@ func (s *Slot) tryAcquire() bool {
 	}
 }
 
-// acquired gives the turn back where nobody can use it any more.
+// acquired gives the turn back if the slot can no longer be used.
 func (s *Slot) acquired() error {
 	if err := s.over(); err != nil {
 		s.release()
@@ -44,8 +44,8 @@ func (s *Slot) acquired() error {
 
 func (s *Slot) release() { <-s.turn }
 
-// inTurn runs do with the turn, which is given back whatever happens in do: a panic
-// fails the reader.
+// inTurn runs do with the turn and always gives the turn back. A panic in do fails the
+// reader.
 func (s *Slot) inTurn(ctx context.Context, do func() error) (err error) {
 	if err := s.acquire(ctx); err != nil {
 		return err
@@ -53,14 +53,14 @@ func (s *Slot) inTurn(ctx context.Context, do func() error) (err error) {
 	return s.holding(do)
 }
 
-// holding is inTurn for who has the turn already.
+// holding is inTurn for a caller that has the turn already.
 func (s *Slot) holding(do func() error) (err error) {
 	defer s.release()
 	defer s.opening.recovered("slot", &err)
 	return do()
 }
 
-// over says why nobody can use the slot any more; nil while it can be used.
+// over returns why the slot can no longer be used, or nil while it can.
 func (s *Slot) over() error {
 	switch {
 	case s.manager.leaving.Err() != nil:
@@ -71,8 +71,8 @@ func (s *Slot) over() error {
 	return nil
 }
 
-// interrupted is what a caller hears whose ctx ended while it waited. That the reader
-// left comes first: select has no order.
+// interrupted is the error for a caller whose ctx ended while it waited. The departure of
+// the reader takes precedence, because select has no order.
 func (s *Slot) interrupted() error {
 	if err := s.over(); err != nil {
 		return err
@@ -107,7 +107,7 @@ func (s *Slot) begin() {
 }
 
 // Abort ends what is under way in the slot: its caller gets ErrAborted, and the card
-// is powered off. Where nothing is, it says ErrInvalid.
+// is powered off. If nothing is under way, it returns ErrInvalid.
 func (s *Slot) Abort() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

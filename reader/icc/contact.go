@@ -117,10 +117,10 @@ func (c *Contact) Card() Card {
 	return c.card
 }
 
-// Present tells whether a card is in the contacts.
+// Present reports whether a card is in the contacts.
 func (c *Contact) Present() bool { return c.Card() != nil }
 
-// Powered tells whether the card is activated, ATR or not.
+// Powered reports whether the card is activated, ATR or not.
 func (c *Contact) Powered() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -289,7 +289,7 @@ func (c *Contact) Hold(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// listening tells whether the card has power and hears what is sent.
+// listening reports whether the card has power and hears what is sent.
 func (c *Contact) listening() bool {
 	return c.powered && !c.muteATR && !c.faults.Mute
 }

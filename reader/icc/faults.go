@@ -58,7 +58,7 @@ type noise struct {
 	pcg      *rand.PCG
 }
 
-// hit tells whether the next message is damaged.
+// hit reports whether the next message is damaged.
 func (n *noise) hit() bool {
 	if n.pcg == nil {
 		return false

@@ -168,7 +168,7 @@ func (c *Contact) pps(req []byte) []byte {
 	return append(ans, pck)
 }
 
-// supports tells whether F and D lie between the default and TA1 (§9.2).
+// supports reports whether F and D lie between the default and TA1 (§9.2).
 func (p params) supports(fd byte) bool {
 	return fd == 0x11 || fd == p.ta1 || fd>>4 == p.ta1>>4 && di[fd&0x0F] > 0 && di[fd&0x0F] <= di[p.ta1&0x0F]
 }

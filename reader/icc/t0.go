@@ -27,7 +27,7 @@ const (
 	insEnvelope    = 0xC2
 )
 
-// incoming tells whether a command brings data along.
+// incoming reports whether a command brings data along.
 func incoming(card Card, cla, ins byte) bool {
 	switch ins {
 	case insGetResponse:

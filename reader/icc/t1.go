@@ -113,12 +113,12 @@ func (t *t1) receive(ctx context.Context, c *Contact, b []byte) []byte {
 	}
 }
 
-// busyWith tells whether a command is between its first and its last block.
+// busyWith reports whether a command is between its first and its last block.
 func (t *t1) busyWith() bool {
 	return t.collecting || t.computing || t.ask != 0 || t.chaining()
 }
 
-// chaining tells whether parts of the answer still have to follow the last I-block.
+// chaining reports whether parts of the answer still have to follow the last I-block.
 func (t *t1) chaining() bool { return t.part >= 0 && t.part < len(t.out) }
 
 // check finds what is wrong with a block as such: its error code, or 0.
