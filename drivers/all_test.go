@@ -13,7 +13,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// lines is a log that is read line by line.
+// lines is a log; each write is one line.
 type lines chan string
 
 func (l lines) Write(p []byte) (int, error) {

@@ -13,7 +13,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// "A new emulator is one line here": what the others make of the line can be relied on.
+// "A new emulator is one line here": each line satisfies what its users rely on.
 func TestAll(t *testing.T) {
 	names, served := map[string]bool{}, map[string]bool{}
 	log := slog.New(slog.DiscardHandler)
@@ -45,7 +45,7 @@ func TestAll(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for range 2 { // plugged in, and again
+			for range 2 { // plugged in, and replugged
 				port := device.Plug()
 				desc := port.Descriptors()
 				if v, p := uint16(desc[8])|uint16(desc[9])<<8, uint16(desc[10])|uint16(desc[11])<<8; v != e.ID.Vendor || p != e.ID.Product {

@@ -19,8 +19,8 @@ type described struct {
 	desc []byte
 }
 
-// fake answers transfers by the table: the first whose setup begins with the
-// key, in order; what happens is its answer or error.
+// fake answers transfers by the table: the first entry, in order, whose key begins the
+// setup. The value is its answer or an error.
 type fake struct {
 	usb.Conn
 	answers map[string]reply
@@ -35,7 +35,7 @@ type reply struct {
 	err  error
 }
 
-// honest is a token in order.
+// honest is a token that behaves.
 func honest() map[string]reply {
 	return map[string]reply{
 		identify: {data: unhex("0A 61 00 07 2D 2D C0 80 80 60")},
@@ -55,8 +55,8 @@ func run(ctx context.Context, s reader.Slot) (atr, rx []byte, err error) {
 	return
 }
 
-// What the token answers is believed only as far as it is plausible; errors say
-// which transfer, on which device, and how many bytes: never which.
+// The driver accepts only plausible answers of the token. Errors say which transfer, on
+// which device, and how many bytes, but never the bytes.
 func TestAnswers(t *testing.T) {
 	for _, x := range []struct {
 		name, transfer, answer string
@@ -111,8 +111,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// An iKey 2032's answers are believed as far as they are plausible, too: identities of
-// other firmware are, and the ATR has the length that the identity announces.
+// The same holds for an iKey 2032. Identities of other firmware are accepted, and the ATR
+// has the length that the identity announces.
 func TestAnswers2032(t *testing.T) {
 	const (
 		identity = "0D 63 00 06 2D 2D C0 80 80 60 80 01 19"
@@ -166,8 +166,8 @@ func TestAnswers2032(t *testing.T) {
 	}
 }
 
-// Every transfer may fail in every way; the error says which transfer and is
-// one that the core can tell apart.
+// Every transfer may fail in every way. The error names the transfer, and is one that the
+// core can distinguish.
 func TestTransferErrors(t *testing.T) {
 	transfers := []string{identify, sendReset, getReset, sendATR, getATR, sendPPS, getPPS, sendBlock, getBlock}
 	for _, transfer := range transfers {
@@ -197,7 +197,7 @@ func TestTransferErrors(t *testing.T) {
 				if x.r.err != nil && !strings.Contains(err.Error(), "request "+words[2]+": ") {
 					t.Errorf("%v does not name the transfer %s", err, transfer)
 				}
-				// The length of VERIFY tells the PIN's.
+				// The length of VERIFY would reveal the PIN's.
 				if transfer == sendBlock && strings.Contains(err.Error(), "byte") {
 					t.Errorf("%q tells the command's length", err)
 				}
@@ -217,7 +217,7 @@ func TestTransferErrors(t *testing.T) {
 	}
 }
 
-// A card that does not answer to reset is mute, whichever way the token shows it.
+// A card that does not answer to reset is mute, however the token reports it.
 func TestMute(t *testing.T) {
 	answers := honest()
 	answers[getATR] = reply{err: usb.ErrTimeout}
@@ -254,7 +254,7 @@ func TestNotUSB(t *testing.T) {
 	}
 }
 
-// No answer of a token makes the driver panic or believe bytes that did not come.
+// No answer of a token makes the driver panic or accept bytes that did not arrive.
 func FuzzAnswers(f *testing.F) {
 	a := honest()
 	f.Add(a[identify].data, a[getReset].data, a[getATR].data, a[getPPS].data, a[getBlock].data)

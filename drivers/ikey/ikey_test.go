@@ -29,7 +29,7 @@ func unhex(s string) []byte {
 	return b
 }
 
-// card answers the two commands of the sessions; it is its ATR.
+// card answers the two commands of the sessions. The string is its ATR.
 type card string
 
 const (
@@ -84,8 +84,8 @@ func open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {
 	return openAs(t, IKey3000, link)
 }
 
-// The sessions in testdata: the driver sends what its host sends, with the time-outs that
-// it gives, and takes what its device answers.
+// The sessions in testdata: the driver sends what the session's host sends, with the same
+// time-outs, and accepts what its device answers.
 func TestDriverPlaysSession(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.driver.Name(), func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestTokenPlaysSession(t *testing.T) {
 	}
 }
 
-// A block has the time that the protocol gives the card, or 10 s where that is nothing.
+// A block may take the time that the protocol gives the card, or 10 s if that is zero.
 func TestTimeouts(t *testing.T) {
 	for given, want := range map[time.Duration]time.Duration{3 * time.Second: 3 * time.Second, 1: 1, 0: 10 * time.Second, -1: 10 * time.Second} {
 		f := &fake{answers: honest()}
@@ -147,8 +147,8 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// What the core builds on: the token does the PPS, its card is always there, and the
-// IFSD is the vendor's, whose blocks the token is known to take.
+// What the core relies on: the token does the PPS, its card is always present, and the IFSD
+// is the vendor's, whose blocks the token is known to accept.
 func TestTraits(t *testing.T) {
 	_, s := open(t, &fake{answers: honest()})
 	want := reader.Traits{Level: reader.TPDU, AutoPPS: true, IFSD: 180, Slack: time.Second, Fixed: true}
@@ -157,7 +157,7 @@ func TestTraits(t *testing.T) {
 	}
 }
 
-// A reset that fails leaves no card with power: nothing is known of it any more.
+// A failed reset leaves the card unpowered: its state is unknown.
 func TestResetFails(t *testing.T) {
 	for _, transfer := range []string{identify, sendReset, getReset, sendATR, getATR, sendPPS, getPPS} {
 		f := &fake{answers: honest()}
@@ -191,8 +191,8 @@ func (f *fake) OpenUSB(context.Context, uint8) (usb.Conn, error) { return f, nil
 func (f *fake) Gone() <-chan struct{}                            { return f.gone }
 func (f *fake) Close() error                                     { return nil }
 
-// key names the transfers of a session: what is sent, and what is fetched by
-// how many bytes are asked for.
+// key identifies a transfer of a session: by its data if it sends, by its length if it
+// fetches.
 func (f *fake) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
 	f.waits, f.buffer = append(f.waits, timeout), data
 	if err := ctx.Err(); err != nil {
@@ -231,7 +231,7 @@ const (
 )
 
 // The longest T=1 block, NAD PCB LEN, 254 bytes of INF and an LRC (ISO/IEC 7816-3:2006
-// §11.3), is sent; and nothing of an answer stays in the driver.
+// §11.3), is sent. No byte of an answer stays in the driver.
 func TestBlocks(t *testing.T) {
 	f := &fake{answers: honest()}
 	_, s := open(t, f)
@@ -247,8 +247,8 @@ func TestBlocks(t *testing.T) {
 	}
 }
 
-// The token holds a fetch until its card has answered, and the host gives up
-// after the waiting time.
+// The token holds a fetch until its card has answered. The host gives up after the waiting
+// time.
 func TestSilentCard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newToken(t, emu.New3000, starcos)
@@ -263,7 +263,7 @@ func TestSilentCard(t *testing.T) {
 		if !errors.Is(err, reader.ErrTimeout) || time.Since(start) != 3*time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
-		// Slower than the host waits: its answer comes with the next fetch.
+		// The card is slower than the host's wait: its answer arrives with the next fetch.
 		e.Contact.SetFaults(icc.Faults{})
 		s.PowerOn(context.Background(), reader.Cold)
 		e.Contact.SetFaults(icc.Faults{Slow: 4 * time.Second})
@@ -282,7 +282,7 @@ func TestSilentCard(t *testing.T) {
 	})
 }
 
-// A token that is pulled, or whose port is reset, takes its card's power along.
+// When a token is pulled, or its port reset, its card loses power.
 func TestPowerLost(t *testing.T) {
 	for what, lose := range map[string]func(*usbtest.Port, usb.Conn){
 		"unplugged": func(p *usbtest.Port, _ usb.Conn) { p.Unplug() },
@@ -306,7 +306,7 @@ func TestPowerLost(t *testing.T) {
 	}
 }
 
-// What the tokens refuse, and what is known of them beyond the sessions.
+// Requests that the tokens refuse, and observed behaviour that the sessions do not show.
 func TestRequests(t *testing.T) {
 	for _, x := range []struct {
 		name         string

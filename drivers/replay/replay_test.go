@@ -54,8 +54,8 @@ func attach(t *testing.T, params map[string]string, lines ...string) *player {
 	return r.(*player)
 }
 
-// tells sends commands, and compares the answers: "COMMAND: ANSWER", or "COMMAND: !" for
-// an error, or "reset: ATR".
+// tells sends commands and compares the answers. A line is "COMMAND: ANSWER", "COMMAND: !"
+// for an error, or "reset: ATR".
 func (p *player) tells(t *testing.T, script ...string) {
 	t.Helper()
 	for _, line := range script {
@@ -87,13 +87,13 @@ func TestOrder(t *testing.T) {
 		"> 00 B0 00 00 01", "< 05 90 00")
 	p.tells(t, "reset: "+atr,
 		"00B0000001: 019000", "00B0000001: 039000", "00B0000001: 059000", "00B0000001: 019000",
-		"00B0000003: 0404049000", // passes over one
-		"00B0000001: 059000",     // so that this is the one behind
-		"00B0000002: 02029000",   // around
+		"00B0000003: 0404049000", // skips one pair
+		"00B0000001: 059000",     // so this is the pair behind it
+		"00B0000002: 02029000",   // continues at the beginning
 		"00B00000: 6F00",         // a command that was not recorded …
 		"00B0000001: 039000",     // … leaves the place
 		"00B0000003: 0404049000", //
-		"00B0000003: 0404049000") // the only one, once around
+		"00B0000003: 0404049000") // the only one, after one round
 }
 
 // "XX in a command matches any bytes, but at least one. XX in an answer is left out."
@@ -156,7 +156,7 @@ func TestUnknown(t *testing.T) {
 	}
 }
 
-// What attach refuses, with the words for the user.
+// What attach refuses, and the message for the user.
 func TestAttachRefuses(t *testing.T) {
 	good := file(t, "atr "+atr)
 	fifo := filepath.Join(t.TempDir(), "fifo")
@@ -197,7 +197,7 @@ func TestAttachRefuses(t *testing.T) {
 	}
 }
 
-// Files are closed, whatever was in them.
+// Files are closed, whatever they contained.
 func TestFilesAreClosed(t *testing.T) {
 	count := func() int {
 		list, err := os.ReadDir("/proc/self/fd")
@@ -216,7 +216,7 @@ func TestFilesAreClosed(t *testing.T) {
 	}
 }
 
-// What cannot be read at once is refused, and not waited for.
+// A file that would block is refused, not waited for.
 func TestDescriptor(t *testing.T) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
@@ -251,8 +251,8 @@ func TestDevice(t *testing.T) {
 	}
 }
 
-// A session is complete. Over T=0, where a status word of 61xx, or a warning without data,
-// has the core ask for more, nothing is asked; nor is a long command cut.
+// A session is complete. Over T=0 the core neither asks for more after 61xx or a warning
+// without data, nor splits a long command.
 func TestComplete(t *testing.T) {
 	const t0 = "3B 00"
 	p := attach(t, nil, "atr "+t0, "> 00 A4 00 00 02 3F 00 00", "< 61 10", "> 00 CA 00 01 02 3F 00 00", "< 62 83",
@@ -299,7 +299,8 @@ func TestProtocols(t *testing.T) {
 	}
 }
 
-// Without power there is no answer, and the place stays. What was cancelled did nothing.
+// Without power there is no answer, and the place stays. A cancelled command changes
+// nothing.
 func TestNoPower(t *testing.T) {
 	p := attach(t, nil, "atr "+atr, "> 00 84 00 00", "< 90 01", "> 00 84 00 00", "< 90 02")
 	x := reader.Transfer{Out: unhex("00840000")}
@@ -333,7 +334,7 @@ func TestSuite(t *testing.T) {
 	})
 }
 
-// spy keeps the reader, so that a test can have it leave.
+// spy keeps the reader, so that a test can make it leave.
 type spy struct {
 	Driver
 	opened reader.Reader
@@ -345,7 +346,7 @@ func (s *spy) Open(ctx context.Context, dev reader.Device) (reader.Reader, error
 	return r, err
 }
 
-// Whatever a session says, the core can use its reader.
+// Whatever a session contains, the core can use its reader.
 func FuzzUse(f *testing.F) {
 	f.Add(session("reader x", "atr "+atr, "> 00 A4 04 00 XX", "! timeout x", "> 00 A4 04 00 XX", "< XX 90 00"), readertest.AllOps)
 	f.Add(session("atr 3F", "atr 3B FF"), readertest.AllOps)

@@ -19,7 +19,7 @@ func session(lines ...string) string {
 	return Magic + "\n" + strings.Join(lines, "\n") + "\n"
 }
 
-// Each kind of line, as it is read and written.
+// Each kind of line, as it is parsed and printed.
 func TestLines(t *testing.T) {
 	for _, tt := range []struct {
 		text string
@@ -126,7 +126,7 @@ func (endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Memory is bounded: what is longer than a session may be is refused.
+// Memory is bounded: an input longer than the limit is refused.
 func TestEndless(t *testing.T) {
 	if testing.Short() {
 		t.Skip("64 MiB")
@@ -137,7 +137,8 @@ func TestEndless(t *testing.T) {
 	}
 }
 
-// "! WORD WORDS": the word comes from the error of the trace, and makes it again.
+// "! WORD WORDS": the trace prints an error as the word, and replay turns it back into that
+// error.
 func TestErrorWords(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
@@ -158,7 +159,7 @@ func TestErrorWords(t *testing.T) {
 	}
 }
 
-// What is read can be written, and read again.
+// A session that was parsed can be printed, and parsed again.
 func FuzzParse(f *testing.F) {
 	f.Add(session("reader  a\x01b", "0 reset cold", "0.1 atr 3B 00", "1 > 00A40000XX", "2. < XX9000", "! timeout \u00a0x", "lost 1"))
 	f.Add(session("> 00 A4 00 00", "< 90 00"))

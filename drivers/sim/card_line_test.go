@@ -10,7 +10,7 @@ import (
 	"github.com/cardfs/cardfs/reader/icc"
 )
 
-// The longest answers: 65,536 bytes, and the end of file before that.
+// The longest answers: 65,536 bytes, or fewer if the file ends before.
 func TestLongAnswers(t *testing.T) {
 	c := newCard(atrToken, false, "SIM")
 	if r := c.Process(unhex("80 EC 00 00 00 00 00")); len(r) != 65538 || r[65535] != 0xFF {
@@ -22,7 +22,7 @@ func TestLongAnswers(t *testing.T) {
 	}
 }
 
-// The time that a command takes is the card's to say, not to spend.
+// The card announces how long a command takes; it does not sleep.
 func TestBusy(t *testing.T) {
 	c := newCard(atrToken, false, "SIM")
 	start := time.Now()
@@ -36,7 +36,7 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-// Through the T=0 engine: 6Cxx and 61xx are the engine's, once each.
+// Through the T=0 engine, which handles 6Cxx and 61xx itself, once each.
 func TestT0Card(t *testing.T) {
 	c := new(icc.Contact)
 	c.Insert(newCard(atrT0, true, "SIM"))

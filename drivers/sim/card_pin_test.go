@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A PIN has 4 to 8 bytes, filled up with FF or not. One byte more or less is refused,
-// costs no try, and changes nothing.
+// A PIN has 4 to 8 bytes, padded with FF or not. One byte more or less is refused, costs no
+// try, and changes nothing.
 func TestPINLengths(t *testing.T) {
 	for n := range 11 {
 		for _, fill := range []int{0, pinMax} {
@@ -37,7 +37,7 @@ func TestPINLengths(t *testing.T) {
 	}
 }
 
-// 6983, whatever else is wrong, where no tries are left.
+// Without tries left the answer is 6983, whatever else is wrong.
 func TestBlocked(t *testing.T) {
 	for p1, data := range map[byte]string{0: "12345678", 1: "5678"} {
 		c := &card{pins: [2]pin{newPIN("1234")}}

@@ -430,7 +430,7 @@ func TestChallengesDiffer(t *testing.T) {
 	}
 }
 
-// Cards share their content until they write; then it is their own.
+// Cards share their content until one writes; it then gets a copy.
 func TestCopyOnWrite(t *testing.T) {
 	a, b := newCard(atrToken, false, "A"), newCard(atrToken, false, "B")
 	play(t, a, "> 00 D6 81 00 02 AA BB\n< 90 00\nreset\n> 00 B0 81 00 02\n< AA BB 90 00")
@@ -443,8 +443,8 @@ func TestCopyOnWrite(t *testing.T) {
 	}
 }
 
-// Any command: an answer with SW1 SW2, no more data than Le allows, and the
-// factory content stays as it is.
+// Any command gets an answer with SW1 SW2 and no more data than Le allows. The factory
+// content does not change.
 func FuzzCard(f *testing.F) {
 	for _, s := range []string{"00A40000023F0000", "00A4040C03F06361", "00B0850000", "00D681000101", "00B20104FF",
 		"00DC000308" + "4141414141414141", "00E2001808" + "4141414141414141", "002000010431323334",

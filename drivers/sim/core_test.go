@@ -75,8 +75,8 @@ func unhex(s string) []byte {
 	return b
 }
 
-// Every emulated reader with every card that its level carries, through the
-// core: the cards and the core's protocols were written apart.
+// Every emulated reader, with every card that its level carries, through the core. The cards
+// were written independently of the core's protocols.
 func TestThroughTheCore(t *testing.T) {
 	for _, m := range models {
 		for _, k := range cardKinds {
@@ -138,13 +138,13 @@ func TestThroughTheCore(t *testing.T) {
 	}
 }
 
-// The noise of the line is the protocol's to bear: an exchange may fail, after
-// three failures in a row, but no answer may be wrong, and no command may reach
-// the card twice. The noise is always the same, and so is how many fail.
+// The protocol must cope with noise on the line. An exchange may fail, after three failures
+// in a row; but no answer may be wrong, and no command may reach the card twice. The noise
+// is always the same, and so is the number of failures.
 func TestNoisy(t *testing.T) {
 	for _, x := range []struct {
 		name, part string
-		most       int // that fail, of 300
+		most       int // failed exchanges, of 300
 	}{
 		{"ikey3k", "1/10", 0}, {"ikey3k", "1/4", 46},
 		{"t1", "1/10", 6}, {"t1", "1/4", 23},
@@ -212,12 +212,12 @@ func BenchmarkExchange(b *testing.B) {
 	}
 }
 
-// A slow card takes its time and no more, whatever the level: S(WTX request) in
-// T=1, NULL in T=0 where the core sees them.
+// A slow card takes as long as it should, at any level: by S(WTX request) in T=1, by NULL in
+// T=0 where the core sees it.
 func TestSlow(t *testing.T) {
 	for _, m := range models {
 		if m.name == "iccd" || m.name == "iccd-a" {
-			continue // are polled for their answers
+			continue // polled for their answers
 		}
 		t.Run(m.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -247,8 +247,7 @@ func TestSlow(t *testing.T) {
 	}
 }
 
-// A card that asks for another IFSC in the middle of a command, and one that
-// aborts chains.
+// A card that asks for another IFSC during a command, and one that aborts chains.
 func TestCardsOwnRequests(t *testing.T) {
 	for _, name := range []string{"ikey3k", "t1", "char-t1"} {
 		t.Run(name, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// What the driver of an emulated reader has to say goes where the program's log goes.
+// Messages of an emulated reader's driver go to the program's log.
 func TestLog(t *testing.T) {
 	config := emu.TPDUReader()
 	config.Lie = func(d []byte) []byte { d[27] = 1; return d } // bNumDataRatesSupported; GET_DATA_RATES stalls

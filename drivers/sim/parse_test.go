@@ -4,7 +4,7 @@ import (
 	"testing"
 )
 
-// ISO/IEC 7816-3:2006 §12.1: the lengths of each case, and one byte more and less.
+// ISO/IEC 7816-3:2006 §12.1: the lengths of each case, with one byte more and one less.
 func TestParse(t *testing.T) {
 	for _, x := range []struct {
 		capdu    string

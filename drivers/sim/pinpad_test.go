@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// What keys takes, and that no error repeats what may be a PIN.
+// The words that keys accepts; no error repeats what may be a PIN.
 func TestKeyWords(t *testing.T) {
 	for _, x := range []struct{ words, keys, err string }{
 		{"1234", "1234\r", ""},
@@ -50,8 +50,8 @@ func pad(t *testing.T, f func(m *core.Manager, b *core.Slot, by core.Caller)) {
 	})
 }
 
-// The keypad gives digits until OK, or key codes; it waits 15 s for the first
-// key, if not told otherwise, and 5 s for each further one.
+// The keypad returns digits until OK, or key codes. It waits 15 s for the first key, unless
+// told otherwise, and 5 s for each further one.
 func TestInput(t *testing.T) {
 	for _, x := range []struct {
 		keys string
@@ -84,7 +84,7 @@ func TestInput(t *testing.T) {
 	}
 }
 
-// status shows what the display shows, as long as it does.
+// status shows the text of the display for as long as it is displayed.
 func TestDisplay(t *testing.T) {
 	pad(t, func(m *core.Manager, b *core.Slot, by core.Caller) {
 		shows := func(want string) {
@@ -121,8 +121,8 @@ func TestDisplay(t *testing.T) {
 	})
 }
 
-// N names the slot, plugged in or not; cards and what was written to them
-// outlive the device.
+// N names the slot, plugged in or not. Cards, and the data written to them, outlive the
+// device.
 func TestTwoSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{New()}})
@@ -157,7 +157,7 @@ func TestTwoSlots(t *testing.T) {
 	})
 }
 
-// As many keys as wait ahead may be pressed at once, and not one more; OK is a key.
+// One command may press as many keys as can wait, and not one more. OK is a key.
 func TestKeysAhead(t *testing.T) {
 	for n, want := range map[int]bool{keysAhead - 1: true, keysAhead: true, keysAhead + 1: false} {
 		for _, words := range [][]string{{strings.Repeat("1", n) + "-"}, {strings.Repeat("1", n-1)}, {strings.Repeat("1", n-2), "clear"}} {
@@ -169,8 +169,8 @@ func TestKeysAhead(t *testing.T) {
 	}
 }
 
-// The reader's own text is there while a PIN is asked for, and no longer; with
-// bNumberMessage 00 the host's text is left alone.
+// The reader's own text is displayed only while it asks for a PIN. With bNumberMessage 00
+// the host's text stays.
 func TestAsk(t *testing.T) {
 	s := new(padSlot)
 	shows := func(want string) {

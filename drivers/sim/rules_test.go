@@ -11,8 +11,8 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// ISO/IEC 7816-4:2013 §7.3.3: a record that is named by its number leaves the record
-// pointer alone; next, previous, first and last move it.
+// ISO/IEC 7816-4:2013 §7.3.3: naming a record by its number leaves the record pointer alone.
+// Next, previous, first and last move it.
 func TestRecordPointer(t *testing.T) {
 	const record = " 10 00 01 02 03 04 05 06 07 08 09 0A 0B 0C 0D 0E 0F\n< 90 00\n"
 	const start = `
@@ -41,7 +41,7 @@ func TestRecordPointer(t *testing.T) {
 	})
 }
 
-// "Length" is wrong where a command has data that it has no use for, were it one byte.
+// "Length" is wrong if a command has data that it does not use, even one byte.
 func TestDataThatIsNotWanted(t *testing.T) {
 	for _, command := range []string{
 		"00 B0 81 00 01 AA 04", "00 B2 01 F4 01 AA 00", "00 84 00 00 01 AA 08", "00 CA 01 01 01 AA 04", "80 EC 00 03 01 AA 00",
@@ -50,8 +50,8 @@ func TestDataThatIsNotWanted(t *testing.T) {
 	}
 }
 
-// "slow=DURATION: each command takes that much longer", in each slot, also where no card
-// is in at the start.
+// "slow=DURATION: each command takes that much longer", in each slot, even one without a
+// card at the start.
 func TestSlowWithoutCards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{New()}})
@@ -69,7 +69,7 @@ func TestSlowWithoutCards(t *testing.T) {
 	})
 }
 
-// While a PIN is asked for the display says so, and nothing of the PIN.
+// While a PIN is asked for, the display says so, and shows nothing of the PIN.
 func TestDisplayWhileAPINIsAskedFor(t *testing.T) {
 	pad(t, func(m *core.Manager, b *core.Slot, by core.Caller) {
 		open(t, m, 0)
@@ -117,7 +117,7 @@ func TestDisplayWhileAPINIsAskedFor(t *testing.T) {
 	})
 }
 
-// A reader that left has no display.
+// A reader that has left has no display.
 func TestDisplayOfAReaderThatLeft(t *testing.T) {
 	gone := make(chan struct{})
 	s := &padSlot{gone: gone}
@@ -130,7 +130,7 @@ func TestDisplayOfAReaderThatLeft(t *testing.T) {
 	}
 }
 
-// What the display shows of the keys that were pressed.
+// What the display shows of the pressed keys.
 func TestKeysOnTheDisplay(t *testing.T) {
 	for _, x := range []struct {
 		how  reader.Echo
@@ -145,7 +145,7 @@ func TestKeysOnTheDisplay(t *testing.T) {
 	}
 }
 
-// "80E6xxyy answers SW1 SW2 = xxyy (61..6F, 90..9F)", and no other.
+// "80E6xxyy answers SW1 SW2 = xxyy (61..6F, 90..9F)", and no others.
 func TestStatusWordsToOrder(t *testing.T) {
 	for sw1, known := range map[string]bool{"60": false, "61": true, "6F": true, "70": false, "8F": false, "90": true, "9F": true, "A0": false, "FF": false} {
 		want := "6A 86"

@@ -20,8 +20,8 @@ import (
 	"github.com/cardfs/cardfs/reader/readertest"
 )
 
-// Every emulated reader passes the suite, unplugged and silenced by the same
-// commands that ctl has.
+// Every emulated reader passes the suite. The suite unplugs and silences it by commands of
+// ctl.
 func TestSuite(t *testing.T) {
 	for _, m := range models {
 		t.Run(m.name, func(t *testing.T) {
@@ -68,7 +68,7 @@ func (h *host) count() int {
 	return len(h.heard)
 }
 
-// attach says what is wrong with its words.
+// An error of attach says which word is wrong.
 func TestAttach(t *testing.T) {
 	d := New()
 	for _, x := range []struct {
@@ -108,7 +108,7 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-// ctl's words, and what is said where they make no sense.
+// The commands of ctl, and the errors for wrong ones.
 func TestCommands(t *testing.T) {
 	type step struct{ device, words, err string }
 	for _, x := range []struct {
@@ -180,8 +180,8 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// A replugged reader is announced under the same identity, with a link of its own,
-// by which the core knows the one that was unplugged to be gone.
+// A replugged reader is announced under the same identity with a new link. By the link the
+// core knows that the unplugged reader is gone.
 func TestReplug(t *testing.T) {
 	d, h := New(), new(host)
 	dev, _ := d.Attach(reader.Device{Driver: "sim", Address: "t1"})
@@ -217,7 +217,7 @@ func TestReplug(t *testing.T) {
 		}
 	}
 	do("plug")
-	// Closed while plugged in, it can be opened again; its card is as it was.
+	// A reader that was closed while plugged in can be opened again, with its card unchanged.
 	for range 2 {
 		r, err := d.Open(context.Background(), h.heard[1])
 		if err != nil {
@@ -237,8 +237,8 @@ func TestReplug(t *testing.T) {
 	}
 }
 
-// Through the core, plug and unplug as fast as ctl takes them: the reader keeps
-// its number, and works in the end.
+// Through the core, plugged and unplugged as fast as ctl accepts it. The reader keeps its
+// number, and works in the end.
 func TestReplugStorm(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	d := New()
@@ -256,7 +256,7 @@ func TestReplugStorm(t *testing.T) {
 		}
 	}
 	for n := range 3 {
-		// The last plug may wait for the core to close the reader before.
+		// The last plug may have to wait until the core has closed the previous reader.
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("slot %d does not come back", n)
@@ -282,7 +282,7 @@ func TestReplugStorm(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
-// What was written survives unplugging; what a PIN granted does not.
+// Written data survives unplugging; access granted by a PIN does not.
 func TestStateAcrossReplug(t *testing.T) {
 	m, _ := manager(t)
 	ctl(t, m, "attach sim ikey3k")
@@ -372,8 +372,8 @@ func TestManyAreCheap(t *testing.T) {
 	}
 }
 
-// A slow card asks for time; one taken out or unplugged in the middle ends the
-// command, which was executed once at most.
+// A slow card asks for time. If it is removed or unplugged during a command, the command
+// ends, executed once at most.
 func TestSlowAndRemoved(t *testing.T) {
 	for _, x := range []struct {
 		device, command string
@@ -451,8 +451,8 @@ func TestDefault(t *testing.T) {
 	}
 }
 
-// reader.Transfer: a silent card has Wait, and not beyond Until; "the slot then says
-// ErrTimeout". A slow one has until then as well.
+// reader.Transfer: a silent card has Wait, but not beyond Until; "the slot then says
+// ErrTimeout". A slow card has until then as well.
 func TestUntil(t *testing.T) {
 	for _, x := range []struct{ wait, until, want time.Duration }{
 		{time.Minute, 2 * time.Second, 2 * time.Second},
@@ -462,7 +462,7 @@ func TestUntil(t *testing.T) {
 	} {
 		for _, f := range []icc.Faults{{Mute: true}, {Slow: time.Hour}} {
 			if f.Slow > 0 && x.until != 2*time.Second {
-				continue // to a T=0 card that computes, time is no matter
+				continue // a T=0 card that computes ignores the time
 			}
 			synctest.Test(t, func(t *testing.T) {
 				h := &plainHardware{level: reader.TPDU}

@@ -6,8 +6,9 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// "Withdraw makes a reader leave that was announced with what Prepare gave", wherever it is
-// now. "If it has left already, and another reader has its address by now, that one stays."
+// "Withdraw makes a reader leave that was announced with what Prepare gave", whatever its
+// state. "If it has left already, and another reader has its address by now, that one
+// stays."
 func TestWithdraw(t *testing.T) {
 	m, d := manager(t)
 	attach := func() reader.Device {

@@ -154,7 +154,7 @@ func TestUnixSocket(t *testing.T) {
 		t.Errorf("mode %v, want 0660 whatever the umask", m)
 	}
 
-	// Somebody else's file under the same name stays.
+	// Another program's file of the same name stays.
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-// The limits that are not given have their defaults.
+// Omitted limits have their defaults.
 func TestDefaults(t *testing.T) {
 	o, err := parseOptions("", nil)
 	if err != nil || o.cards != 16 || o.timeout != time.Minute || o.mode != 0o600 || o.network != "tcp" {
@@ -182,7 +182,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// The longest path that can be given can be listened at.
+// The port can listen at the longest path that is accepted.
 func TestLongestPath(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, strings.Repeat("x", 107-len(dir)-1))
@@ -191,8 +191,8 @@ func TestLongestPath(t *testing.T) {
 	until(t, p.Slots()[0], reader.Present)
 }
 
-// Whatever the umask, the file has the permissions that were asked for, and the umask
-// of the process stays.
+// The file has the requested permissions whatever the umask, and the process's umask does
+// not change.
 func TestMode(t *testing.T) {
 	old := unix.Umask(0o077)
 	defer unix.Umask(old)
@@ -212,7 +212,7 @@ func TestMode(t *testing.T) {
 	}
 }
 
-// No link is followed: neither to what is there, nor to what is not.
+// No link is followed, whether its target exists or not.
 func TestSocketLinks(t *testing.T) {
 	dir := t.TempDir()
 	path, file := filepath.Join(dir, "s"), filepath.Join(dir, "precious")
@@ -270,7 +270,7 @@ func TestStaleOfAnother(t *testing.T) {
 	attach(t, path, nil)
 }
 
-// A socket that datagrams go to is in use, too.
+// A datagram socket that is in use counts as in use, too.
 func TestDatagramSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -286,7 +286,7 @@ func TestDatagramSocket(t *testing.T) {
 	}
 }
 
-// What cannot be listened at says why.
+// The error says why the port cannot listen.
 func TestListenErrors(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := (Driver{}).Open(t.Context(), reader.Device{Address: filepath.Join(dir, "no/such/dir")}); !errors.Is(err, os.ErrNotExist) {

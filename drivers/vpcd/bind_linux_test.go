@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The socket file has its permissions from the beginning, and they are never changed by
-// name, which may be another file's by then: inotify(7) sees it made, and no change of
-// its metadata.
+// The socket file has its permissions from the beginning. They are never changed by name,
+// which may belong to another file by then: inotify(7) reports its creation, and no change
+// of its metadata.
 func TestPermissionsAreNotSetByName(t *testing.T) {
 	dir := t.TempDir()
 	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -33,7 +33,7 @@ func TestPermissionsAreNotSetByName(t *testing.T) {
 	if st, err := os.Lstat(o.address); err != nil || st.Mode() != os.ModeSocket|0o620 {
 		t.Errorf("%v, %v", st, err)
 	}
-	// What happened is in the queue before the calls that did it return.
+	// inotify queues an event before the call that caused it returns.
 	buf := make([]byte, 4096)
 	n, err := unix.Read(watch, buf)
 	if err != nil {

@@ -26,7 +26,7 @@ func unhex(s string) []byte {
 	return b
 }
 
-// host stands for the core: it opens what is announced.
+// host stands in for the core: it opens announced readers.
 type host struct {
 	t    testing.TB
 	seen chan reader.Device
@@ -52,7 +52,7 @@ func (h *host) open() (reader.Device, reader.Reader) {
 	return d, r
 }
 
-// await bounds every wait, so that a failure says which.
+// await bounds every wait, so that a failure names it.
 func await[T any](t testing.TB, ch <-chan T, what string) T {
 	t.Helper()
 	select {

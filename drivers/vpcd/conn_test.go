@@ -15,8 +15,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// A timer that fired while its answer came runs during the next exchange, and ends
-// nothing; the same at its own time does.
+// A timer that fires as its answer arrives runs during the next exchange, and must not end
+// it. A timer that fires in its own exchange does.
 func TestOldTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, nc := piped(t, time.Second)
@@ -42,7 +42,7 @@ func TestOldTimer(t *testing.T) {
 		if err := <-answer; err != nil {
 			t.Error(err)
 		}
-		// And at its time it ends.
+		// In its own exchange it ends the connection.
 		start := time.Now()
 		go func() { _ = play(nc, "> 00 04 00 00 00 02") }()
 		_, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 00 02")}, nil)
@@ -52,7 +52,7 @@ func TestOldTimer(t *testing.T) {
 	})
 }
 
-// A command that the socket takes in pieces arrives whole.
+// A command that the socket accepts in pieces arrives whole.
 func TestPartialWrite(t *testing.T) {
 	p, _ := attach(t, "unix:"+filepath.Join(t.TempDir(), "s"), nil)
 	s := p.Slots()[0]
@@ -73,7 +73,7 @@ func TestPartialWrite(t *testing.T) {
 	got := make(chan []byte, 1)
 	go func() {
 		_ = play(nc, "> 00 01 01; > 00 01 04; < 00 02 3B 00")
-		for c.unsent() { // so that the first write cannot take all
+		for c.unsent() { // so that the first write cannot accept all
 			time.Sleep(time.Millisecond)
 		}
 		m, _ := next(nc)
@@ -91,8 +91,7 @@ func TestPartialWrite(t *testing.T) {
 	}
 }
 
-// When the card that waited takes its place somebody is told, or nobody would look
-// again.
+// When a waiting card takes its place, the slot notifies; otherwise nobody would look again.
 func TestNextIsNotified(t *testing.T) {
 	s := newSlot(false)
 	var conns [2]net.Conn
@@ -127,7 +126,7 @@ func TestNextIsNotified(t *testing.T) {
 			t.Errorf("look %d: another is asked for: %v", i, got)
 		}
 	}
-	// A third has no place while the second is there, nor while one waits.
+	// A third card has no place while the second is there, nor while one waits.
 	here, there := net.Pipe()
 	defer there.Close()
 	third := newConn(here, time.Minute, slog.Default())
@@ -161,7 +160,7 @@ func TestNextLeaves(t *testing.T) {
 	until(t, s, reader.Present)
 }
 
-// The power that one card was given is not the next one's.
+// The power given to one card does not carry over to the next.
 func TestPowerOfAnother(t *testing.T) {
 	p, _ := attach(t, "127.0.0.1:0", nil)
 	s := p.Slots()[0]
@@ -173,7 +172,7 @@ func TestPowerOfAnother(t *testing.T) {
 	until(t, s, reader.Absent)
 	card(t, p)
 	until(t, s, reader.Present)
-	p.slot.setPowered(old, true) // its answer comes late
+	p.slot.setPowered(old, true) // the old card's answer arrives late
 	if st, _ := s.Status(t.Context()); st != reader.Present {
 		t.Errorf("state %d, want present without power", st)
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/cardfs/cardfs/reader/readertest"
 )
 
-// Messages come out as they went in, however the stream cuts them.
+// Messages are read as they were sent, however the stream splits them.
 func FuzzInbox(f *testing.F) {
 	f.Add([]byte("\x00\x02\x90\x00\x00\x00\x00\x01\x90"), byte(1))
 	f.Add([]byte("\xFF\xFF\x90\x00"), byte(3))
@@ -25,7 +25,7 @@ func FuzzInbox(f *testing.F) {
 		in := new(inbox)
 		rest := stream
 		for len(rest) > 0 {
-			// What the reference says of the stream from here on.
+			// What the reference says about the rest of the stream.
 			var want []byte
 			complete := len(rest) >= 2 && len(rest) >= 2+int(binary.BigEndian.Uint16(rest))
 			if complete {
@@ -60,8 +60,8 @@ func FuzzInbox(f *testing.F) {
 	})
 }
 
-// A hostile card: whatever it sends after a command, the exchange ends, an answer is
-// exactly the one message that came, and the error says what was wrong.
+// A hostile card: whatever it sends after a command, the exchange ends. An answer is exactly
+// the one message that arrived, and the error says what was wrong.
 func FuzzCard(f *testing.F) {
 	f.Add([]byte("\x00\x02\x90\x00"), true)
 	f.Add([]byte("\x00\x02\x90\x00"), false)
@@ -114,7 +114,7 @@ func hostile(t *testing.T, stream []byte, closes bool) {
 	if got, ok := bytes.CutPrefix(got, []byte("kept ")); !ok || !bytes.Equal(got, answer) {
 		t.Fatalf("answer of %d bytes, want %d", len(got), len(answer))
 	}
-	// No byte of it is the answer to the next command.
+	// No byte of it becomes the answer to the next command.
 	if len(stream) == header && want == reader.ErrProtocol || len(stream) == header+1 && want == reader.ErrProtocol && stream[1] == 1 {
 		want = nil // an answer without SW1 SW2 is whole: the connection stays
 	}
@@ -127,7 +127,7 @@ func hostile(t *testing.T, stream []byte, closes bool) {
 	}
 }
 
-// FuzzOptions: whatever `attach` is given, loopback stays the default.
+// FuzzOptions: whatever `attach` receives, loopback remains the default.
 func FuzzOptions(f *testing.F) {
 	for _, s := range []string{"", "4000", ":4000", "0.0.0.0:1", "[::1%lo]:1", "unix:/x", "localhost:1", "[::ffff:1.2.3.4]:1"} {
 		f.Add(s, "timeout", "1s")
@@ -147,8 +147,8 @@ func FuzzOptions(f *testing.F) {
 	})
 }
 
-// A hostile card in the core: it says one piece of its script after each message that it
-// gets, and then goes on listening. Each piece has its length in the first byte.
+// A hostile card in the core. It sends one piece of its script after each message that it
+// receives, and then only listens. The first byte of each piece is its length.
 func FuzzManager(f *testing.F) {
 	f.Add(unhex("07 00 05 3B 80 80 01 01  04 00 02 90 00  04 00 02 6C 02  06 00 04 11 22 90 00  04 00 02 90 00"), readertest.AllOps)
 	f.Add(unhex("04 00 02 3B 00  05 00 03 11 61 10  04 00 02 90 00  01 00  01 02  02 90 00"), readertest.AllOps)

@@ -13,7 +13,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// A guest may leave between its announcement and its Open.
+// A virtual card may leave between its announcement and its Open.
 func TestGuestGoneBeforeOpen(t *testing.T) {
 	p, h := attach(t, "127.0.0.1:0", nil)
 	card(t, p)
@@ -44,8 +44,8 @@ func TestTurnedAway(t *testing.T) {
 	}
 }
 
-// What a hostile card may do, and what it gets. The rule behind all of it:
-// nothing that was not asked for is ever an answer.
+// What a hostile card may do, and the outcome. The rule behind all of it: a message that
+// nobody asked for is never an answer.
 func TestHostile(t *testing.T) {
 	const poweredOn = "> 00 01 01; > 00 01 04; < 00 02 3B 00; "
 	for _, tc := range []struct {
@@ -91,7 +91,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// Bytes that nobody asked for end the connection, though idle.
+// Unrequested bytes end the connection, even an idle one.
 func TestUnsolicited(t *testing.T) {
 	p, _ := attach(t, "127.0.0.1:0", nil)
 	s := p.Slots()[0]
@@ -106,8 +106,8 @@ func TestUnsolicited(t *testing.T) {
 	}
 }
 
-// An exchange ends with its context; the answer that may still come ends the
-// connection rather than answer the next command.
+// An exchange ends with its context. An answer that arrives later ends the connection; it
+// must not answer the next command.
 func TestCancel(t *testing.T) {
 	p, _ := attach(t, "127.0.0.1:0", nil)
 	s := p.Slots()[0]
@@ -164,8 +164,8 @@ func TestCardThatDoesNotRead(t *testing.T) {
 			for stuck == nil {
 				stuck = c.tell(ctx, make([]byte, maxMessage)...)
 			}
-			// A message without an answer: whoever told it learns that the card is away,
-			// and why it is.
+			// After a message without an answer, its sender learns that the card is away, and
+			// why.
 			want := reader.ErrNoCard
 			if tc.want == context.Canceled {
 				want = tc.want

@@ -36,7 +36,7 @@ func piped(t *testing.T, timeout time.Duration) (*slot, net.Conn) {
 	return s, there
 }
 
-// pipes is a listener whose connections the test makes, and whose errors.
+// pipes is a listener whose connections and errors the test makes.
 type pipes struct {
 	conns chan net.Conn
 	errs  chan error
@@ -103,8 +103,8 @@ func logged(t *testing.T) *bytes.Buffer {
 	return &b
 }
 
-// "cards=N  how many cards there may be at once": the rest is closed at once, and a
-// place that is left is free again.
+// "cards=N  how many cards there may be at once": further ones are closed at once, and a
+// place that becomes free can be used again.
 func TestCards(t *testing.T) {
 	for _, cards := range []int{1, 3, 16} {
 		log := logged(t)
@@ -180,8 +180,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// A connection that never says anything is asked for its ATR after a minute, and closed
-// when it does not answer; one that answers is a card, and is not asked again.
+// A connection that never sends anything is asked for its ATR after a minute, and closed if
+// it does not answer. One that answers is a card, and is not asked again.
 func TestSilentConnection(t *testing.T) {
 	for _, answers := range []bool{false, true} {
 		for _, reads := range []bool{false, true} {
@@ -244,8 +244,8 @@ func TestSilentConnection(t *testing.T) {
 	}
 }
 
-// A card that is in use at that time is not asked in between, and whoever wants to ask
-// while it is asked waits.
+// A card that is in use at that time is not asked in between. A caller that wants to ask
+// while it is being asked waits.
 func TestAskedInBetween(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, nc := piped(t, 10*time.Minute)
@@ -289,7 +289,7 @@ func TestAskedInBetween(t *testing.T) {
 	})
 }
 
-// A message for which the socket has no room at all is not taken for sent: all arrive, in
+// A message for which the socket has no room at all does not count as sent. All arrive, in
 // their order.
 func TestNoRoom(t *testing.T) {
 	p, _ := attach(t, "unix:"+filepath.Join(t.TempDir(), "s"), nil)
@@ -329,8 +329,8 @@ func TestNoRoom(t *testing.T) {
 	}
 }
 
-// A card that was told something and said nothing so far is asked for its ATR all the
-// same: what has no answer proves nothing.
+// A card that was sent messages but never said anything is still asked for its ATR: messages
+// without answers prove nothing.
 func TestToldIsNotProven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, nc := piped(t, time.Minute)
@@ -358,8 +358,9 @@ func (c *conn) unsent() bool {
 	return n == 0
 }
 
-// accept(2): EMFILE and a connection that ended before it was taken pass; the pauses
-// grow to a second and begin anew. Other errors end the port, and all its cards.
+// accept(2): EMFILE, and a connection that ended before it was accepted, are temporary. The
+// pauses grow to a second, and start small after a success. Other errors end the port and
+// all its cards.
 func TestAccept(t *testing.T) {
 	_ = logged(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -46,8 +46,8 @@ func TestSuitePort(t *testing.T) {
 	})
 }
 
-// insert connects a card that answers, and returns when the slot has it or has
-// it waiting.
+// insert connects a card that answers. It returns when the slot has the card, or has it
+// waiting.
 func insert(t testing.TB, p *port) (remove func()) {
 	before := p.occupied()
 	remove = card(t, p)

@@ -34,8 +34,8 @@ func TestWire(t *testing.T) {
 		{"off", "> 00 01 00", ""},
 		{"off", "", ""},
 		{"00 84 00 00 08", "", "error " + reader.ErrMute.Error()},
-		{"warm", "> 00 01 01; > 00 01 04; < 00 02 3B 00", "3B 00"}, // a card without power is powered, not reset
-		// Answers that are none: the connection stays, as the framing is intact.
+		{"warm", "> 00 01 01; > 00 01 04; < 00 02 3B 00", "3B 00"}, // a card without power is powered up, not reset
+		// Answers that are invalid: the connection stays, as the framing is intact.
 		{"00 84 00 00 08", "> 00 05 00 84 00 00 08; < 00 00", "error " + reader.ErrProtocol.Error()},
 		{"00 84 00 00 08", "> 00 05 00 84 00 00 08; < 00 01 90", "error " + reader.ErrProtocol.Error()},
 		// A length in pieces, a payload in pieces.
@@ -43,7 +43,7 @@ func TestWire(t *testing.T) {
 		// Never sent: the card would take a single byte for a control message.
 		{"01", "", "error " + reader.ErrInvalid.Error()},
 		{"00 A4 00", "", "error " + reader.ErrInvalid.Error()},
-		// An ATR that is none.
+		// Invalid ATRs.
 		{"cold", "> 00 01 00; > 00 01 01; > 00 01 04; < 00 00", "error " + reader.ErrMute.Error()},
 		{"cold", "> 00 01 01; > 00 01 04; < 00 28" + strings.Repeat(" 3B", 40), "error " + reader.ErrMute.Error()},
 		{"cold", "> 00 01 01; > 00 01 04; < 00 21" + strings.Repeat(" 3B", 33), strings.TrimSpace(strings.Repeat(" 3B", 33))},
@@ -89,8 +89,8 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// "each connection is a card in a slot": its end is the removal, also in the
-// middle of an exchange.
+// "each connection is a card in a slot": the end of the connection is the card's removal,
+// even during an exchange.
 func TestInsertAndRemove(t *testing.T) {
 	p, _ := attach(t, "127.0.0.1:0", nil)
 	s := p.Slots()[0]
@@ -125,8 +125,8 @@ func TestInsertAndRemove(t *testing.T) {
 	until(t, s, reader.Absent)
 }
 
-// A card that is exchanged for another between two looks must be seen absent
-// once, with its power off, or nobody would notice.
+// A card that is replaced between two calls of Status must be seen absent once, without
+// power. Otherwise nobody would notice the change.
 func TestSwapIsSeen(t *testing.T) {
 	p, h := attach(t, "127.0.0.1:0", nil)
 	s := p.Slots()[0]
@@ -139,7 +139,7 @@ func TestSwapIsSeen(t *testing.T) {
 	_ = first.Close()
 	await(t, c.done, "end of the first connection") // the slot knows of it
 	second := dial(t, p)
-	third := dial(t, p) // the place is promised to the second
+	third := dial(t, p) // the place is reserved for the second
 	d, _ := h.open()
 	if want := p.opts.String() + "+2"; d.Address != want {
 		t.Errorf("announced as %s, want %s", d.Address, want)
@@ -153,8 +153,8 @@ func TestSwapIsSeen(t *testing.T) {
 	until(t, s, reader.Absent)
 }
 
-// "several at once": further cards are readers of their own that leave with
-// their connection, and the standing slot takes the next when it is free.
+// "several at once": further cards are readers of their own that leave with their
+// connection. The standing slot takes the next card when it is free.
 func TestSeveral(t *testing.T) {
 	p, h := attach(t, "127.0.0.1:0", map[string]string{"cards": "22"})
 	s := p.Slots()[0]
@@ -257,7 +257,7 @@ func TestSelectProtocol(t *testing.T) {
 	}
 }
 
-// Who is at the other end is said in the words that help to find it.
+// The peer is described in words that help to find it.
 func TestPeer(t *testing.T) {
 	for address, want := range map[string]string{
 		"127.0.0.1:0": "127.0.0.1:",
@@ -299,7 +299,7 @@ func TestNoDelay(t *testing.T) {
 	}
 }
 
-// The exchange path takes no memory.
+// The exchange path allocates no memory.
 func TestExchangeAllocates(t *testing.T) {
 	p, _ := attach(t, "unix:"+filepath.Join(t.TempDir(), "s"), nil)
 	s := p.Slots()[0]

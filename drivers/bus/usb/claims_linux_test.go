@@ -18,7 +18,7 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// A second claim names who has the interface.
+// A refused claim names the program that has the interface.
 func TestUSBClaimed(t *testing.T) { onEach(t, testUSBClaimed) }
 
 func testUSBClaimed(t *testing.T, open usb.Transport) {
@@ -48,7 +48,7 @@ func readFile(name string) string {
 	return string(b)
 }
 
-// A driver of the kernel's is taken off the interface, and gets it back.
+// A kernel driver is detached from the interface, and attached again on Close.
 func TestUSBKernelDriver(t *testing.T) { onEach(t, testUSBKernelDriver) }
 
 func testUSBKernelDriver(t *testing.T, open usb.Transport) {
@@ -85,9 +85,9 @@ func testUSBKernelDriver(t *testing.T, open usb.Transport) {
 	driver("usbhid")
 }
 
-// Only the interface that is claimed is taken from its driver of the kernel's, and it is
-// given back on Close. So it is after a program that was killed while it had it: the next
-// one's Close gives it back.
+// Only the claimed interface is detached from its kernel driver, and Close gives it back.
+// After a program that was killed while it had the interface, the next program's Close gives
+// it back.
 func TestUSBKernelDriverOfOne(t *testing.T) { onEach(t, testUSBKernelDriverOfOne) }
 
 func testUSBKernelDriverOfOne(t *testing.T, open usb.Transport) {
@@ -125,8 +125,8 @@ func testUSBKernelDriverOfOne(t *testing.T, open usb.Transport) {
 		}
 		t.Fatalf("interface %d: driver %q, want %q", iface, got, want)
 	}
-	const none = "." // of no link
-	// A driver that is taken off and comes back gives its device another number.
+	const none = "." // the target of no link
+	// A driver that is detached and attached again gives its device another number.
 	other := func() string {
 		names, _ := filepath.Glob(filepath.Join(dir, "*:1.1", "0003:*"))
 		return strings.Join(names, " ")
@@ -181,7 +181,7 @@ func testUSBKernelDriverOfOne(t *testing.T, open usb.Transport) {
 	}
 }
 
-// gousb takes an interface's number for its place; usbfs does not.
+// gousb takes an interface's number for its index; usbfs does not.
 func TestUSBOddInterfaceNumber(t *testing.T) { onEach(t, testUSBOddInterfaceNumber) }
 
 func testUSBOddInterfaceNumber(t *testing.T, open usb.Transport) {

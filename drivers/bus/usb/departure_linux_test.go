@@ -10,8 +10,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// The device leaves: transfers end with ErrGone, whatever status the kernel gives
-// them, and Gone is closed without any.
+// When the device leaves, transfers end with ErrGone, whatever status the kernel gives them.
+// Gone is closed even without a transfer.
 func TestDeviceLeaves(t *testing.T) {
 	for _, status := range []unix.Errno{unix.ESHUTDOWN, unix.ENOENT, unix.ECONNRESET, unix.EPROTO, unix.EILSEQ, unix.ETIME, unix.ENODEV} {
 		t.Run(status.Error(), func(t *testing.T) {
@@ -54,9 +54,9 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// Whatever comes to hear ENODEV first, the departure is told before Gone is closed: who
-// sees only Gone takes a reader for dead whose device is still there. A panic of the
-// reaper is no departure.
+// Departed is called before Gone is closed, whichever goroutine sees ENODEV first. An
+// observer that saw Gone first would think that the reader died and its device is still
+// there. A panic of the reaper is no departure.
 func TestDepartureIsToldFirst(t *testing.T) {
 	in := func(c *conn) { c.In(context.Background(), kIntrIn, make([]byte, 8), 0) }
 	for _, tt := range []struct {
@@ -109,8 +109,8 @@ func TestDepartureIsToldFirst(t *testing.T) {
 	}
 }
 
-// The system sleeps and wakes: the device is reset, the interface was taken from us, and
-// a driver of the kernel's may have it.
+// The system sleeps and wakes: the device is reset, we have lost the interface, and a kernel
+// driver may have it.
 func TestSleep(t *testing.T) {
 	impatient(t)
 	k := newKernel(t)
@@ -156,7 +156,7 @@ func TestSleep(t *testing.T) {
 	}
 }
 
-// Reset gives the interface back for the while, and claims it again.
+// Reset releases the interface for the reset, and claims it again.
 func TestReset(t *testing.T) {
 	k := newKernel(t)
 	c := k.open()
@@ -183,7 +183,7 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// Close ends what is under way with ErrGone, and is no departure.
+// Close ends pending transfers with ErrGone, and is no departure.
 func TestClose(t *testing.T) {
 	k := newKernel(t)
 	c := k.open()
@@ -224,7 +224,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// A closed connection takes no memory for the kernel any more: nothing would unpin it.
+// A closed connection no longer allocates memory from the kernel: nothing would unmap it.
 func TestTransferAfterClose(t *testing.T) {
 	k := newKernel(t)
 	c := k.open()

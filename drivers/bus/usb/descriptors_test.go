@@ -48,8 +48,9 @@ func TestParseDevice(t *testing.T) {
 	}
 }
 
-// The configuration is found by bConfigurationValue, and ends where wTotalLength says (USB 2.0
-// table 9-10). A descriptor that cannot be is an error, whichever configuration is asked for.
+// The configuration is found by bConfigurationValue, and ends where wTotalLength says (USB
+// 2.0 table 9-10). An impossible descriptor is an error, whichever configuration is asked
+// for.
 func TestActiveDescriptors(t *testing.T) {
 	config := func(value byte, total int, more ...byte) []byte {
 		return append([]byte{9, 2, byte(total), byte(total >> 8), 1, value, 0, 0x80, 50}, more...)
@@ -93,8 +94,8 @@ func TestActiveDescriptors(t *testing.T) {
 	}
 }
 
-// Tables 9-12 and 9-13: every field of an interface and of an endpoint, and what stands
-// between one interface and the next. wMaxPacketSize has the size in bits 10-0.
+// Tables 9-12 and 9-13: every field of an interface and of an endpoint, and descriptors of
+// other kinds between the interfaces. wMaxPacketSize has the size in bits 10-0.
 func TestInterfaceFields(t *testing.T) {
 	desc := slices.Concat(numbered, []byte{9, 2, 0, 0, 2, 1, 0, 0x80, 50},
 		[]byte{9, 4, 0x51, 0, 2, 0x53, 0x54, 0x55, 0x56},
@@ -137,8 +138,8 @@ func TestInterfaceFields(t *testing.T) {
 	}
 }
 
-// A device may have 32 interfaces, and the settings and endpoints of those beyond have no part in
-// the last that counts.
+// A device may have 32 interfaces. The settings and endpoints of further ones are not added
+// to the last one that counts.
 func TestMaxInterfaces(t *testing.T) {
 	desc := append(bytes.Clone(numbered), 9, 2, 0, 0, 0, 1, 0, 0x80, 50)
 	for n := range byte(MaxInterfaces) {

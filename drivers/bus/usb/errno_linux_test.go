@@ -12,8 +12,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Linux Documentation/driver-api/usb/error-codes.rst, for the answers of ioctls and for
-// the status of urbs. Nothing but ENODEV says that the device has left.
+// Linux Documentation/driver-api/usb/error-codes.rst lists the errors of ioctls and the
+// status of urbs. Only ENODEV means that the device has left.
 func TestErrno(t *testing.T) {
 	impatient(t)
 	for _, tt := range []struct {
@@ -74,7 +74,7 @@ func TestErrno(t *testing.T) {
 	}
 }
 
-// What open(2) answers on a device file.
+// What open(2) returns on a device file.
 func TestOpenErrno(t *testing.T) {
 	for errno, want := range map[unix.Errno]error{
 		unix.EACCES: reader.ErrNoPermission, unix.EPERM: reader.ErrNoPermission,
@@ -136,8 +136,8 @@ func TestStrings(t *testing.T) {
 	}
 }
 
-// What the watcher knows is not asked for again: strings, and which configuration is in
-// force.
+// The transport does not ask the device for what the watcher knows: strings, and the active
+// configuration.
 func TestPlace(t *testing.T) {
 	k := newKernel(t)
 	c, err := openDevice(Place{Name: "usb:test", Path: k.path, Config: 1, Strings: map[uint8]string{3: "S1"}}, 3)

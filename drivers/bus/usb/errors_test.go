@@ -8,7 +8,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// What programs are told of a transfer that failed: the kinds that the core tells apart.
+// The kinds of failed transfers that the core distinguishes, as programs see them.
 func TestErrorKinds(t *testing.T) {
 	for _, tt := range []struct{ err, kind error }{
 		{ErrTimeout, reader.ErrTimeout},
@@ -21,8 +21,8 @@ func TestErrorKinds(t *testing.T) {
 	}
 }
 
-// Errors "never carry bytes of a command": of a control transfer they have the kind and the
-// request. wValue and wIndex are the first bytes of an iKey's block.
+// Errors "never carry bytes of a command". That of a control transfer has the kind and the
+// request, but not wValue and wIndex: they are the first bytes of an iKey's block.
 func TestSetupInErrors(t *testing.T) {
 	for setup, want := range map[Setup]string{
 		{RequestType: 0x41, Request: 0x17, Value: 0x2031, Index: 0x3233}: "OUT 41 17",

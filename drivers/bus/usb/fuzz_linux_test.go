@@ -65,9 +65,9 @@ func TestInterfaces(t *testing.T) {
 	}
 }
 
-// Alternate setting 0 of the first descriptor of a number counts, and 32 interfaces
-// at most. Lengths that lie end the list, or hide what is behind them; what is in the
-// place of another descriptor's belongs to nobody.
+// Alternate setting 0 of the first descriptor of a number counts, and 32 interfaces at most.
+// A wrong length ends the list, or hides the descriptors behind it. Endpoints that belong to
+// no counted setting are left out.
 func TestInterfacesOfALyingDevice(t *testing.T) {
 	device := seedDevice[:18]
 	config := []byte{9, configDesc, 0, 0, 1, 1, 0, 0x80, 50}
@@ -135,7 +135,7 @@ func TestInterfacesOfALyingDevice(t *testing.T) {
 	}
 }
 
-// A device may send anything for descriptors.
+// A device may send anything as descriptors.
 func FuzzDescriptors(f *testing.F) {
 	f.Add(seedDevice, uint8(0))
 	f.Add(seedDevice, uint8(2))
@@ -171,8 +171,8 @@ func FuzzDescriptors(f *testing.F) {
 	})
 }
 
-// The holders of a device file are found in /proc; a process that holds it twice
-// is named once.
+// The holders of a device file are found in /proc. A process that holds it twice is named
+// once.
 func TestHolders(t *testing.T) {
 	proc := fakeProc(t, map[string][]string{
 		"100 pcscd":  {"/dev/null", "/dev/bus/usb/001/002"},
@@ -182,8 +182,8 @@ func TestHolders(t *testing.T) {
 	if got := holders(proc, "/dev/bus/usb/001/002"); !slices.Equal(got, []string{"pcscd (pid 100)", "scdaem (pid 200)"}) {
 		t.Errorf("%q", got)
 	}
-	// Our own file, that of the attempt, is no holder; the second one is, and whoever
-	// comes behind is found.
+	// Our own file, opened for the attempt, is no holder; a second one of ours is. A holder
+	// that comes after ours is found.
 	for n, want := range map[int][]string{1: nil, 2: {fmt.Sprintf("ourselves (pid %d)", os.Getpid())}} {
 		const device = "/dev/bus/usb/001/002"
 		proc := fakeProc(t, map[string][]string{

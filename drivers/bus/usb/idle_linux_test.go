@@ -18,8 +18,9 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// Unplugged in the middle of bulk transfers, a device on a real bus (here QEMU's
-// UHCI) answers nothing for a while before the hub tells: that is no other error.
+// A device on a real bus (here QEMU's UHCI) that is unplugged during bulk transfers does not
+// respond for a while before the hub reports it. That is reported as the departure, not as
+// another error.
 func TestUSBUnplugWhileBusy(t *testing.T) { onEach(t, testUSBUnplugWhileBusy) }
 
 func testUSBUnplugWhileBusy(t *testing.T, open usb.Transport) {
@@ -72,8 +73,8 @@ func TestSleepUSB(t *testing.T) {
 	if err := os.WriteFile("/sys/power/pm_test", []byte("devices"), 0); err != nil {
 		t.Skipf("the kernel cannot test suspend: %v", err)
 	}
-	// The machine's root is gone after sleep: whatever this process needs later
-	// must be in memory.
+	// The machine's root is gone after sleep: everything that this process needs later must
+	// be in memory.
 	for line := range strings.Lines(readFile("/proc/self/maps")) {
 		if i := strings.IndexByte(line, '/'); i >= 0 {
 			_ = readFile(strings.TrimSpace(line[i:]))
@@ -117,8 +118,7 @@ func TestSleepUSB(t *testing.T) {
 	}
 }
 
-// An open reader that nobody uses costs no wake-up: its pending transfer waits in
-// the kernel.
+// An open but unused reader costs no wake-up: its pending transfer waits in the kernel.
 func TestUSBIdle(t *testing.T) { onEach(t, testUSBIdle) }
 
 func testUSBIdle(t *testing.T, open usb.Transport) {
@@ -168,7 +168,7 @@ func testUSBIdle(t *testing.T, open usb.Transport) {
 	<-done
 }
 
-// switches counts how often a thread of this process went to sleep.
+// switches counts how often the threads of this process went to sleep.
 func switches(t *testing.T) (n int) {
 	tasks, err := filepath.Glob("/proc/self/task/*/status")
 	if err != nil {

@@ -25,15 +25,15 @@ type kernel struct {
 	mu      sync.Mutex
 	fd      int
 	calls   []string
-	errs    map[uintptr][]error // what ioctls answer next, by request; the last for ever
+	errs    map[uintptr][]error // what ioctls return next, by request; the last one for ever
 	flying  []*usbdevfsURB
 	ended   []*usbdevfsURB
 	change  chan struct{} // closed and replaced at each call
 	gone    bool
-	driver  string // that has the interface, ENODATA if none
+	driver  string // the driver that has the interface; ENODATA if none
 	onReset func()
 
-	departures atomic.Int32 // how often the connection told that the device has left
+	departures atomic.Int32 // how often the connection reported the departure
 }
 
 const (
@@ -163,7 +163,7 @@ func (k *kernel) end(u *usbdevfsURB, status int32, n int) bool {
 	return true
 }
 
-// buffer is what the kernel may read or write; a urb begins with the kernel's part.
+// buffer is the memory that the kernel may access; a urb begins with the kernel's part.
 func buffer(u *usbdevfsURB) []byte { return (*urb)(unsafe.Pointer(u)).buf[:u.bufferLength] }
 
 func (k *kernel) wake() {
@@ -192,7 +192,7 @@ func (k *kernel) finish(status unix.Errno, data string) {
 	k.end(u, -int32(status), n)
 }
 
-// unplug lets the device leave.
+// unplug makes the device leave.
 func (k *kernel) unplug(status unix.Errno) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -216,7 +216,7 @@ func (k *kernel) until(ready func() bool) {
 	}
 }
 
-// called gives the calls since the last time.
+// called returns the calls since it was last called.
 func (k *kernel) called() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -241,7 +241,7 @@ func await[T any](t *testing.T, c <-chan T, what string) (v T) {
 	return v
 }
 
-// taken tells how many urbs a connection holds, in flight and idle.
+// taken returns how many urbs a connection holds, in flight and idle.
 func taken(c *conn) (inFlight, idle int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

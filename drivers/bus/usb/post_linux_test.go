@@ -14,7 +14,7 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// A read that begins with a write ends as any read does.
+// A read that begins with a write ends like any other read.
 func TestUSBOutPost(t *testing.T) {
 	machine.NeedGuest(t)
 	open, err := transports.Find("usbfs")
@@ -34,7 +34,7 @@ func TestUSBOutPost(t *testing.T) {
 		return r
 	}
 	buf := make([]byte, 1024)
-	// The loop sends back what it gets.
+	// The loop device sends back what it receives.
 	for _, size := range []int{1, 63, 65, 271, 1023} {
 		n, r, err := c.OutPost(ctx, rig.BulkOut, pattern(size), rig.BulkIn, 1024, rig.Timeout)
 		if n != size || err != nil {
@@ -44,7 +44,7 @@ func TestUSBOutPost(t *testing.T) {
 			t.Fatalf("%d bytes back: %d, %v", size, n, err)
 		}
 	}
-	// Cancelled, it takes nothing of what comes later.
+	// A cancelled read takes nothing that arrives later.
 	l.Set(func() { l.Hold[rig.BulkIn] = true })
 	post().Cancel()
 	l.AwaitWaiting(t, 0)
@@ -67,7 +67,7 @@ func TestUSBOutPost(t *testing.T) {
 	if n, err := c.In(ctx, rig.BulkIn, buf, rig.Timeout); err != nil || string(buf[:n]) != "late" {
 		t.Errorf("%q, %v", buf[:n], err)
 	}
-	// A write that fails leaves no read behind.
+	// A failed write leaves no read behind.
 	for name, set := range map[string]func(){
 		"stall":    func() { l.Halted[rig.BulkOut] = true },
 		"time-out": func() { l.Hold[rig.BulkOut] = true },
@@ -87,7 +87,7 @@ func TestUSBOutPost(t *testing.T) {
 			t.Errorf("%02X, %02X: %v, %v", ep.out, ep.in, r, err)
 		}
 	}
-	// A stall of the endpoint that is read is the read's.
+	// A stall of the endpoint that is read ends the read.
 	l.Set(func() { l.Halted[rig.BulkIn] = true })
 	if n, err := post().Wait(ctx, buf, rig.Timeout); n != 0 || !errors.Is(err, usb.ErrStall) {
 		t.Errorf("%d, %v, want a stall", n, err)

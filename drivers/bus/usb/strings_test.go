@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// USB 2.0 §9.4.3: GET_DESCRIPTOR has the type in the high byte of wValue, the index in the low
-// one, and the language in wIndex. Only the bytes that were moved are the descriptor's, and none
-// of a transfer that failed.
+// USB 2.0 §9.4.3: GET_DESCRIPTOR has the type in the high byte of wValue, the index in the
+// low one, and the language in wIndex. Only the bytes that were moved belong to the
+// descriptor; a failed transfer has none.
 func TestStringTable(t *testing.T) {
 	type answer struct {
 		text string // from the start of the buffer

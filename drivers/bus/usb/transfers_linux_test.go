@@ -17,14 +17,14 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// impatient has a test not wait for a departure that does not come.
+// impatient makes a test not wait for a departure that does not come.
 func impatient(t *testing.T) {
 	old := unplugTime
 	unplugTime = time.Millisecond
 	t.Cleanup(func() { unplugTime = old })
 }
 
-// Setting up claims the interface; Close offers it to the drivers of the kernel.
+// Opening claims the interface. Close lets the kernel's drivers have it again.
 func TestSetUp(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -82,7 +82,7 @@ func TestSetUp(t *testing.T) {
 	k.open() // all were read
 }
 
-// Each kind of transfer: what the kernel is given, and what the caller gets.
+// Each kind of transfer: what the kernel receives, and what the caller gets.
 func TestTransfers(t *testing.T) {
 	k := newKernel(t)
 	c := k.open()
@@ -138,8 +138,8 @@ func TestTransfers(t *testing.T) {
 	if n, err := c.Control(t.Context(), Setup{0xC1, 1, 2, 3}, p, 0); n != 6 || err != nil || string(p[:n]) != "answer" {
 		t.Errorf("control in: %q, %v", p[:n], err)
 	}
-	// An error has no byte of a command: what stands in wValue and wIndex may be some, as
-	// those of an iKey 3000's block.
+	// An error contains no byte of a command. wValue and wIndex may be some: they are in an
+	// iKey 3000's block.
 	go k.finish(unix.EPIPE, "")
 	if _, err := c.Control(t.Context(), Setup{0xC1, 1, 0x3132, 0x3334}, p, 0); !errors.Is(err, ErrStall) ||
 		!strings.Contains(err.Error(), "control IN C1 01: ") || strings.Contains(err.Error(), "31") || strings.Contains(err.Error(), "33") {
@@ -178,7 +178,8 @@ func TestTransfers(t *testing.T) {
 
 func second(_ int, err error) error { return err }
 
-// A transfer ends with its context or its time, and what it moved until then counts.
+// A transfer ends with its context or its time-out, and returns what it had moved until
+// then.
 func TestTransferEnds(t *testing.T) {
 	k := newKernel(t)
 	c := k.open()
@@ -209,7 +210,7 @@ func TestTransferEnds(t *testing.T) {
 	if got := k.called(); got != "" {
 		t.Errorf("called %q with an ended context", got)
 	}
-	// It ended by itself before it was discarded: that counts.
+	// It ended by itself before it was discarded: its result counts.
 	ctx, cancel = context.WithCancel(t.Context())
 	defer cancel()
 	k.fail(ioDiscard, unix.EINVAL)
@@ -233,7 +234,7 @@ func TestTransferEnds(t *testing.T) {
 	}
 }
 
-// Transfers of several endpoints are under way at once; each gets its own.
+// Transfers on several endpoints run at once; each gets its own data.
 func TestTransfersAtOnce(t *testing.T) {
 	k := newKernel(t)
 	c := k.open()
@@ -265,7 +266,7 @@ func TestTransfersAtOnce(t *testing.T) {
 	}
 }
 
-// A device that does not answer on the bus is mostly being unplugged.
+// A device that does not respond on the bus is usually being unplugged.
 func TestNoAnswer(t *testing.T) {
 	old := unplugTime
 	unplugTime = time.Hour

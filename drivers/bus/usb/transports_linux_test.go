@@ -24,7 +24,7 @@ import (
 // The transport's tests need a kernel with USB.
 func TestInMachine(t *testing.T) { machine.RunSelf(t, "^TestUSB", machine.Config{}) }
 
-// Apart, as a machine that has slept has lost its root (Linux 6.1's 9p does not
+// A machine of its own: one that has slept has lost its root (Linux 6.1's 9p does not
 // survive), and no process can end in it.
 func TestInMachineThatSleeps(t *testing.T) {
 	if machine.Inside() {
@@ -119,7 +119,8 @@ func testUSBControl(t *testing.T, open usb.Transport) {
 			t.Fatalf("store %d bytes: %d, %v", size, n, err)
 		}
 		if size == 4096 && strings.HasSuffix(t.Name(), "/gousb") {
-			// libusb's limit. What goes out whole may come back cut, and that is said.
+			// libusb's limit. Data that was sent whole may come back truncated, which is
+			// reported.
 			if _, err := c.Control(ctx, usb.Setup{RequestType: 0xC0, Request: rig.ReqFetch}, make([]byte, size+10), rig.Timeout); !errors.Is(err, usb.ErrOverflow) {
 				t.Errorf("fetch up to %d bytes: %v, want ErrOverflow", size+10, err)
 			}
@@ -253,8 +254,8 @@ func testUSBStall(t *testing.T, open usb.Transport) {
 	}
 }
 
-// A transfer that timed out or was cancelled ends soon; what the device has to
-// say later goes to the next transfer.
+// A transfer that timed out or was cancelled ends soon. What the device sends later goes to
+// the next transfer.
 func TestUSBTimeoutAndCancel(t *testing.T) { onEach(t, testUSBTimeoutAndCancel) }
 
 func testUSBTimeoutAndCancel(t *testing.T, open usb.Transport) {

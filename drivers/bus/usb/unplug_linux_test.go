@@ -14,7 +14,7 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// Unplugging ends any transfer with ErrGone, and Gone without any.
+// Unplugging ends any transfer with ErrGone, and closes Gone even without one.
 func TestUSBUnplug(t *testing.T) { onEach(t, testUSBUnplug) }
 
 func testUSBUnplug(t *testing.T, open usb.Transport) {
@@ -78,7 +78,7 @@ func testUSBUnplug(t *testing.T, open usb.Transport) {
 	}
 }
 
-// Close ends what is under way, and is not mistaken for a departure.
+// Close ends pending transfers, and is not mistaken for a departure.
 func TestUSBClose(t *testing.T) { onEach(t, testUSBClose) }
 
 func testUSBClose(t *testing.T, open usb.Transport) {
@@ -149,8 +149,7 @@ func testUSBReset(t *testing.T, open usb.Transport) {
 	}
 }
 
-// A transfer that is submitted again and again meanwhile does not get into a
-// reset's way.
+// A transfer that is submitted again and again meanwhile does not prevent the reset.
 func TestUSBResetWhileBusy(t *testing.T) { onEach(t, testUSBResetWhileBusy) }
 
 func testUSBResetWhileBusy(t *testing.T, open usb.Transport) {

@@ -15,8 +15,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// What usbfs says of an interface's driver (Linux drivers/usb/core/devio.c, proc_getdriver:
-// ENODATA, which KernelDriver takes for none, where there is no driver).
+// The answers of usbfs about an interface's driver (Linux drivers/usb/core/devio.c,
+// proc_getdriver). ENODATA means that there is no driver; KernelDriver reports none.
 func TestFate(t *testing.T) {
 	for _, x := range []struct {
 		owner string
@@ -32,8 +32,8 @@ func TestFate(t *testing.T) {
 	}
 }
 
-// The device file is opened for reading and writing, which usbfs wants of who may know that
-// the device left; no program that is started inherits it.
+// The device file is opened for reading and writing, because usbfs reports a departure only
+// to such a descriptor. No child process inherits it.
 func TestBeside(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "device")
 	if err := unix.Mkfifo(name, 0o600); err != nil {
@@ -70,7 +70,7 @@ func TestBeside(t *testing.T) {
 	}
 }
 
-// What gousb panics over is an error that says what helps; nothing else is made one.
+// A panic of gousb becomes an error that says what helps. No other panic is caught.
 func TestGuarded(t *testing.T) {
 	at := usb.Place{Name: "usb:1-2"}
 	c, err := guarded(at, func() (*conn, error) { panic("odd descriptors") })
@@ -88,7 +88,7 @@ func TestGuarded(t *testing.T) {
 	}
 }
 
-// What does not begin has moved nothing.
+// A transfer that does not begin has moved nothing.
 func TestTransferThatDoesNotBegin(t *testing.T) {
 	c := withEndpoints()
 	c.alone(errClosed, true)

@@ -36,8 +36,8 @@ func TestControlTimeouts(t *testing.T) {
 	}
 }
 
-// A stall, a time-out and babble are what they are, whatever became of the interface; any
-// other error is looked into.
+// A stall, a time-out and babble are reported as such, whatever happened to the interface.
+// Any other error is examined further.
 func TestControlErrors(t *testing.T) {
 	for _, tt := range []struct {
 		err, want error
@@ -58,7 +58,7 @@ func TestControlErrors(t *testing.T) {
 	}
 }
 
-// Whatever was done, the connection can be had alone afterwards: for Reset and Close.
+// After any of these calls, Reset and Close can have the connection to themselves.
 func TestNothingIsHeld(t *testing.T) {
 	c := withEndpoints()
 	c.request = func(usb.Setup, []byte, time.Duration) (int, error) { return 0, nil }

@@ -46,7 +46,7 @@ func withEndpoints() *conn {
 		{Address: 0x84, Attributes: 1}, {Address: 0x04}, // isochronous, control
 		{Address: 0x81, Attributes: 2, MaxPacket: 64}, {Address: 0x8F, Attributes: 3, MaxPacket: 8},
 		{Address: 0x02, Attributes: 2, MaxPacket: 8}, {Address: 0x0E, Attributes: 0xFF, MaxPacket: 0},
-		{Address: 0x83, Attributes: 2}, {Address: 0x03, Attributes: 2}, // that gousb does not find
+		{Address: 0x83, Attributes: 2}, {Address: 0x03, Attributes: 2}, // gousb does not find these
 	}, func(number int) (reading, error) {
 		if number == 3 {
 			return nil, errNoSuch
@@ -108,7 +108,7 @@ func TestOut(t *testing.T) {
 	}
 }
 
-// In reads into the caller's buffer, as much as comes.
+// In reads into the caller's buffer, and returns as much as arrives.
 func TestIn(t *testing.T) {
 	c := withEndpoints()
 	e := c.in[0x81].(*madeEndpoint)
@@ -126,7 +126,8 @@ func TestIn(t *testing.T) {
 	}
 }
 
-// What the interface has not, or no transport moves, is refused before libusb is asked.
+// An endpoint that the interface lacks, or of a kind that no transport moves, is refused
+// before libusb is asked.
 func TestRefusedTransfers(t *testing.T) {
 	c := withEndpoints()
 	for _, ep := range []uint8{0x81, 0x01, 0x03, 0x04, 0x8F, 0x00} {

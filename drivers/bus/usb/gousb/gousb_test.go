@@ -21,8 +21,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// The field that libusb's handle is taken from is there in this version of gousb; a
-// Device without a handle is refused.
+// The field that holds libusb's handle exists in this version of gousb. A Device without a
+// handle is refused.
 func TestHandle(t *testing.T) {
 	f, ok := reflect.TypeFor[lib.Device]().FieldByName("handle")
 	if !ok || f.Type.Kind() != reflect.Pointer {
@@ -33,8 +33,8 @@ func TestHandle(t *testing.T) {
 	}
 }
 
-// libusb's errors (libusb.h, enum libusb_error) by package usb's names. Only NO_DEVICE
-// says that the device has left.
+// libusb's errors (libusb.h, enum libusb_error) as errors of package usb. Only NO_DEVICE
+// means that the device has left.
 func TestSortError(t *testing.T) {
 	other := errors.New("other")
 	for err, want := range map[error]error{
@@ -62,8 +62,8 @@ func TestOpenNothing(t *testing.T) {
 	t.Log(err)
 }
 
-// made is a connection without libusb: what became of the interface, and whether a driver
-// of the kernel's lets go of it, is the test's.
+// made is a connection without libusb. The test decides what happened to the interface, and
+// whether a kernel driver releases it.
 func made(f fate) *conn {
 	c := newConn(usb.Place{Name: "usb:test"}, 0)
 	c.ask = func() fate { return f }
@@ -71,7 +71,7 @@ func made(f fate) *conn {
 	return c
 }
 
-// How a transfer ended, by what libusb says and what became of the interface. "libusb
+// How a transfer ended, judged by libusb's status and the state of the interface. "libusb
 // reports a transfer that the kernel ended … as complete and short."
 func TestTransferEnds(t *testing.T) {
 	const in, out = 0x81, 0x02

@@ -20,8 +20,8 @@ import (
 // The watcher's tests need a kernel with USB.
 func TestInMachine(t *testing.T) { machine.RunSelf(t, "^TestUSB", machine.Config{}) }
 
-// What is there at start is announced before Watch returns, what comes later as
-// it comes; each leaves once.
+// Devices present at the start are announced before Watch returns, later ones as they
+// arrive. Each leaves once.
 func TestUSBHotplug(t *testing.T) {
 	machine.NeedGuest(t)
 	early := rig.NewLoop()
@@ -122,7 +122,8 @@ func TestUSBHotplugClass(t *testing.T) {
 	}
 }
 
-// Many at once, and gone at once, none is missed: more than the socket holds.
+// Many devices arrive and leave at once, more than the socket's buffer holds. None is
+// missed.
 func TestUSBHotplugStorm(t *testing.T) {
 	machine.NeedGuest(t)
 	_, h := rig.Watch(t, usb.Usbfs, rig.LoopDriver)
@@ -152,7 +153,7 @@ func TestUSBHotplugStorm(t *testing.T) {
 	}
 }
 
-// Where no uevents come, changes of /dev/bus/usb tell.
+// Without uevents, changes of /dev/bus/usb report the devices.
 func TestUSBHotplugWithoutUevents(t *testing.T) {
 	machine.NeedGuest(t)
 	h := rig.NewHost()
@@ -200,8 +201,7 @@ func TestUSBHotplugReset(t *testing.T) {
 	}
 }
 
-// A device that another program has is announced anew by a rescan, so that it
-// is tried again.
+// A rescan announces a device anew that another program had, so that it is tried again.
 func TestUSBHotplugRescan(t *testing.T) {
 	machine.NeedGuest(t)
 	l := rig.NewLoop()

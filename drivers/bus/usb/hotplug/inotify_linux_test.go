@@ -9,8 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where no uevents come, the device files tell: one that comes, goes, or changes its
-// permissions.
+// Without uevents the device files show arrivals, departures and changes of permissions.
 func TestInotify(t *testing.T) {
 	f := newTree(t)
 	f.plug(d1)
@@ -31,7 +30,7 @@ func TestInotify(t *testing.T) {
 	f.must(os.Chmod(n.path, 0o660))
 	await(t, changed, "wake-up")
 
-	// A bus that comes.
+	// A bus arrives.
 	f.must(os.Mkdir(filepath.Join(f.w.dev, "007"), 0o755))
 	d := device{name: "7-1", bus: 7, dev: 1}
 	f.plug(d)
@@ -41,7 +40,7 @@ func TestInotify(t *testing.T) {
 	f.stays(r, "the device of another bus left")
 }
 
-// A device file that sysfs cannot be found by has all of sysfs read.
+// A device file that has no link in sysfs causes a scan of all of sysfs.
 func TestNodeCame(t *testing.T) {
 	f := newTree(t)
 	f.start("inotify")
@@ -83,14 +82,14 @@ func TestCharDevice(t *testing.T) {
 	}
 }
 
-// When the directory goes, sysfs is polled until it is back.
+// When the directory disappears, sysfs is polled until it is back.
 func TestInotifyEnds(t *testing.T) {
 	f := newTree(t)
 	f.start("inotify")
 	f.must(os.RemoveAll(f.w.dev))
 	f.must(os.MkdirAll(filepath.Join(f.root, "elsewhere/003"), 0o755))
 	dir := f.w.dev
-	// Shown by sysfs alone.
+	// Only sysfs shows it.
 	f.must(os.MkdirAll(filepath.Join(dir, "003"), 0o755))
 	f.plug(d1)
 	r := f.next()
@@ -111,7 +110,7 @@ func TestInotifyFails(t *testing.T) {
 			t.Fatal("a directory that is not there is watched")
 		}
 	}
-	// It can be watched, and cannot be listed.
+	// It can be watched, but not listed.
 	old := readBuses
 	defer func() { readBuses = old }()
 	readBuses = func(string) ([]os.DirEntry, error) { return nil, unix.EMFILE }
@@ -128,7 +127,7 @@ func TestInotifyFails(t *testing.T) {
 
 func descriptors(t *testing.T) int {
 	t.Helper()
-	// What tests before closed may be closed by the runtime's poller a little later.
+	// The runtime's poller may close, a little later, what earlier tests closed.
 	least := 1 << 30
 	for range 50 {
 		all, err := os.ReadDir("/proc/self/fd")

@@ -18,8 +18,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// tree is a made-up /sys and /dev, laid out as the kernel does it, with a netlink
-// socket whose messages, senders and errors the test makes up too.
+// tree is a made-up /sys and /dev, laid out as the kernel does it. It has a netlink socket
+// whose messages, senders and errors the test makes up too.
 type tree struct {
 	*testing.T
 	root string
@@ -31,7 +31,7 @@ type tree struct {
 	all     []reader.Device
 	fail    error       // of Announce
 	places  []usb.Place // that the transport was asked to open
-	refuses error       // what it answers
+	refuses error       // what it returns
 	// netlink
 	queue  []*message
 	served *message
@@ -46,7 +46,7 @@ type message struct {
 	cred  *unix.Ucred
 	flags int
 	err   error
-	done  chan struct{} // closed when it was dealt with
+	done  chan struct{} // closed when the message was handled
 }
 
 type logText struct {
@@ -106,14 +106,14 @@ type openConn struct {
 
 func (openConn) Close() error { return nil }
 
-// refuseOpen has the transport answer err.
+// refuseOpen makes the transport return err.
 func (f *tree) refuseOpen(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.refuses = err
 }
 
-// start starts the watcher with the sources that are named.
+// start starts the watcher with the named sources.
 func (f *tree) start(sources ...string) *tree {
 	f.Helper()
 	f.w.deaf = !slices.Contains(sources, "uevents")
@@ -153,7 +153,7 @@ func (f *tree) next() reader.Device {
 	}
 }
 
-// none says that nothing is announced once everything has been looked at.
+// none checks that nothing is announced once everything has been looked at.
 func (f *tree) none(why string) {
 	f.Helper()
 	f.quiet()
@@ -164,7 +164,7 @@ func (f *tree) none(why string) {
 	}
 }
 
-// gone waits until a device left.
+// gone waits until a device has left.
 func (f *tree) gone(d reader.Device) {
 	f.Helper()
 	await(f.T, d.Link.(*node).gone, "departure of "+d.Address)
@@ -190,7 +190,7 @@ func await[T any](t *testing.T, c <-chan T, what string) (v T) {
 	return v
 }
 
-// heard waits until all messages were dealt with.
+// heard waits until all messages were handled.
 func (f *tree) heard() {
 	f.Helper()
 	f.mu.Lock()
@@ -206,7 +206,7 @@ func (f *tree) heard() {
 	}
 }
 
-// quiet waits until all messages were dealt with and no look is under way.
+// quiet waits until all messages were handled and no look is under way.
 func (f *tree) quiet() {
 	f.Helper()
 	f.heard()
@@ -230,7 +230,7 @@ func (f *tree) file(device, attr, text string) {
 	f.must(os.WriteFile(filepath.Join(f.root, "sys/devices", device, attr), []byte(text), 0o644))
 }
 
-// device is one that the tree shows.
+// device is a device that the tree shows.
 type device struct {
 	name     string // "3-1"
 	bus, dev int
@@ -265,30 +265,32 @@ func (f *tree) devfile(bus, dev int) string {
 	return filepath.Join(f.w.dev, fmt.Sprintf("%03d", bus), fmt.Sprintf("%03d", dev))
 }
 
-// unplug shows a device no more.
+// unplug removes a device from the tree.
 func (f *tree) unplug(d device) {
 	f.Helper()
 	_ = os.Remove(f.devfile(d.bus, d.dev))
 	f.hide(d)
 }
 
-// hide takes it from sysfs alone.
+// hide removes it from sysfs alone.
 func (f *tree) hide(d device) {
 	f.Helper()
 	f.must(os.Remove(filepath.Join(f.w.sys, d.name)))
 	f.must(os.Remove(filepath.Join(f.root, "sys/dev/char", charDevice(d.bus, d.dev))))
-	// Not removed: the file system might give its inode to the next one, as sysfs never does.
+	// Renamed, not removed: the file system might give its inode to the next one, which sysfs
+	// never does.
 	f.must(os.Rename(filepath.Join(f.root, "sys/devices", d.name), filepath.Join(f.TempDir(), "was")))
 }
 
-// stick makes an attribute that keeps its readers waiting, as the kernel does while
-// it has the device's lock; the function lets them go on.
+// stick makes an attribute whose readers block, as they do while the kernel holds the
+// device's lock. The returned function lets them go on.
 func (f *tree) stick(d device, attr string) (loose func(value string)) {
 	f.Helper()
 	name := filepath.Join(f.root, "sys/devices", d.name, attr)
 	_ = os.Remove(name)
 	f.must(unix.Mkfifo(name, 0o600))
-	// Open for reading too: a reader waits in read(2), and a writer does not wait.
+	// Opened for reading too: then a reader blocks in read(2), and open does not block the
+	// writer.
 	hold, err := os.OpenFile(name, os.O_RDWR, 0)
 	f.must(err)
 	once := sync.OnceFunc(func() { hold.Close() })
@@ -298,7 +300,7 @@ func (f *tree) stick(d device, attr string) (loose func(value string)) {
 	})
 	return func(value string) {
 		f.must(os.WriteFile(name+"-", []byte(value), 0o600))
-		f.must(os.Rename(name+"-", name)) // for those that come later
+		f.must(os.Rename(name+"-", name)) // for later readers
 		_, err := hold.WriteString(value)
 		f.must(err)
 		once()

@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// lifeDriver opens readers whose death the test decides.
+// lifeDriver opens readers that die when the test says so.
 type lifeDriver struct {
 	testDriver
 	mu    sync.Mutex
@@ -27,7 +27,7 @@ func (d *lifeDriver) Open(context.Context, reader.Device) (reader.Reader, error)
 	return r, nil
 }
 
-// newest is the reader that was opened last, and how many were.
+// newest returns the reader that was opened last, and how many were opened.
 func (d *lifeDriver) newest() (*lifeReader, int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -51,7 +51,7 @@ func (r *lifeReader) Exchange(_ context.Context, _ reader.Transfer, dst []byte) 
 	return dst, reader.ErrNoCard
 }
 
-// managed is a tree whose devices a real Manager takes.
+// managed is a tree with a real Manager on top.
 type managed struct {
 	*tree
 	m      *core.Manager
@@ -59,7 +59,7 @@ type managed struct {
 	events *core.Feed[core.Event]
 }
 
-// started is a bus that the test starts and ends by itself.
+// started is a bus that the test starts and ends itself.
 type started struct{ *Watcher }
 
 func (started) Watch(context.Context, reader.Host, []reader.Driver) error { return nil }
@@ -78,7 +78,8 @@ func newManaged(t *testing.T) *managed {
 	return f
 }
 
-// hear waits for as many events as are due, in any order: two readers have none.
+// hear waits for the due events, in any order: the order of two readers' events is not
+// defined.
 func (f *managed) hear(due string) {
 	f.Helper()
 	ctx, cancel := context.WithTimeout(f.Context(), 20*time.Second)
@@ -97,7 +98,7 @@ func (f *managed) hear(due string) {
 	}
 }
 
-// silent says that there is no event once everything has been looked at.
+// silent checks that there is no event once everything has been looked at.
 func (f *managed) silent(why string) {
 	f.Helper()
 	f.quiet()
@@ -106,7 +107,7 @@ func (f *managed) silent(why string) {
 	}
 }
 
-// is checks which device has number 0, by its lasting name.
+// is checks which device has number 0, by its by-id name.
 func (f *managed) is(name string) {
 	f.Helper()
 	b := f.m.Slot(0)
@@ -115,9 +116,9 @@ func (f *managed) is(name string) {
 	}
 }
 
-// A device keeps number and name while its reader dies and is opened again, is detached
-// and announced again by `rescan`, or is replaced by itself. When it leaves, it leaves
-// once, whoever says so first.
+// A device keeps its number and name while its reader dies and is opened again, while it is
+// detached and announced again by `rescan`, and when it is replaced by itself. When it
+// leaves, it leaves once, whichever source says so first.
 func TestManagerAndWatcher(t *testing.T) {
 	f := newManaged(t)
 	d := d1
@@ -128,7 +129,7 @@ func TestManagerAndWatcher(t *testing.T) {
 	name := f.m.Slot(0).Info().ByID
 	f.is(name)
 
-	// The reader dies. Another that comes meanwhile gets the next number.
+	// The reader dies. Another reader that arrives meanwhile gets the next number.
 	r, _ := f.d.newest()
 	close(r.gone)
 	f.hear("left")
@@ -141,7 +142,7 @@ func TestManagerAndWatcher(t *testing.T) {
 	}
 	f.silent("both are there")
 
-	// Detached: only `rescan` announces it again, and nothing else anew.
+	// Detached: only `rescan` announces it again, and it announces nothing else anew.
 	f.must(f.m.Detach(0))
 	f.hear("left")
 	f.say(d.event("change"), d.ifEvent("bind"))
@@ -153,8 +154,8 @@ func TestManagerAndWatcher(t *testing.T) {
 	f.m.Rescan()
 	f.silent("all are there")
 
-	// The open file says first that it left, while sysfs shows it for some time yet, and
-	// the reader dies with it.
+	// The open device file reports the departure first, while sysfs still shows the device,
+	// and the reader dies.
 	n := f.w.known[d.name]
 	r, opened := f.d.newest()
 	n.departed()
@@ -163,7 +164,7 @@ func TestManagerAndWatcher(t *testing.T) {
 	f.say(d.ifEvent("unbind"), d.event("unbind"))
 	f.w.scan(false, true)
 	f.silent("it is leaving")
-	// It did not leave after all, and somebody knows.
+	// It did not leave after all, and a rescan finds it.
 	f.m.Rescan()
 	f.hear("arrived ready")
 	f.is(name)
@@ -171,7 +172,7 @@ func TestManagerAndWatcher(t *testing.T) {
 		t.Errorf("opened %d times after it left", now-opened)
 	}
 
-	// It comes back in another port.
+	// It returns in another port.
 	f.say(d.event("remove"))
 	f.hear("left")
 	f.unplug(d)

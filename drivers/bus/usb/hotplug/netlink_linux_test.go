@@ -15,8 +15,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Messages are believed from the kernel, which alone has port 0, and from root in
-// udevd's group; never from another user, or without credentials.
+// Messages are accepted from the kernel, which alone has port 0, and from root in udevd's
+// group. Messages of other users, or without credentials, are ignored.
 func TestTrusted(t *testing.T) {
 	nl := func(groups, pid uint32) unix.Sockaddr { return &unix.SockaddrNetlink{Groups: groups, Pid: pid} }
 	cred := func(pid int32, uid uint32) []byte { return unix.UnixCredentials(&unix.Ucred{Pid: pid, Uid: uid}) }
@@ -50,8 +50,8 @@ func TestTrusted(t *testing.T) {
 	}
 }
 
-// The same on a real socket, in a network namespace of its own: only the kernel has
-// port 0 there, so that the messages are sent in udevd's group.
+// The same on a real socket, in a network namespace of its own. Only the kernel has port 0
+// there, so the messages are sent in udevd's group.
 func TestTrustedSocket(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can send uevents, and with credentials of others")
@@ -85,13 +85,13 @@ func TestTrustedSocket(t *testing.T) {
 	send(0, groupKernel, d1.event("remove")) // not port 0
 	f.plug(d2)
 	send(0, groupUdev, udevMessage(string(d2.event("add"))))
-	f.next() // all that came before was dealt with
+	f.next() // all earlier messages were handled
 	f.stays(r, "the departure was told by somebody else")
 	send(0, groupUdev, udevMessage(string(d1.event("remove"))))
 	f.gone(r)
 }
 
-// None of these is a message of the kernel on a USB device, and none does harm.
+// None of these is a kernel message about a USB device, and none does harm.
 func TestForeignMessages(t *testing.T) {
 	f := newTree(t)
 	f.plug(d1)
@@ -126,8 +126,8 @@ func TestForeignMessages(t *testing.T) {
 	f.gone(r) // udevd's may lack the numbers
 }
 
-// "After lost messages": sysfs is read, at once and when it shows no device any more
-// that was leaving meanwhile.
+// "After lost messages": sysfs is read at once, and again when it no longer shows a device
+// that was leaving at that time.
 func TestMessagesLost(t *testing.T) {
 	for name, lost := range map[string]message{
 		"ENOBUFS": {err: unix.ENOBUFS},
@@ -145,8 +145,8 @@ func TestMessagesLost(t *testing.T) {
 			f.send(&lost)
 			f.gone(r)
 			r = f.next()
-			// The departure was told, the arrival of the same number was not; sysfs shows
-			// no difference, and might show what is leaving.
+			// The departure was reported, but not the arrival of the next device with the same
+			// number. Sysfs shows no difference, and might still show the leaving device.
 			f.say(d2.event("remove"))
 			f.gone(r)
 			f.send(&message{err: unix.ENOBUFS})
@@ -155,7 +155,7 @@ func TestMessagesLost(t *testing.T) {
 				tick <- time.Time{}
 			}
 			r = f.next()
-			// Its departure is lost, and sysfs shows it once more.
+			// Its departure is lost, and sysfs still shows it once.
 			f.send(&message{err: unix.ENOBUFS})
 			f.stays(r, "it is there")
 			f.unplug(d2)
@@ -165,8 +165,8 @@ func TestMessagesLost(t *testing.T) {
 	}
 }
 
-// What the messages that were lost may have said is found without waiting for a device
-// that the kernel is busy with; what was refused is not tried again.
+// A scan that makes up for lost messages does not wait for a device that the kernel holds
+// busy. Refused devices are not tried again.
 func TestMessagesLostWhileStuck(t *testing.T) {
 	f := newTree(t)
 	f.w.after = func(time.Duration) <-chan time.Time { return nil }
@@ -194,7 +194,8 @@ func TestMessagesLostWhileStuck(t *testing.T) {
 	f.w.mu.Unlock()
 }
 
-// A source that fails is opened again; meanwhile sysfs is polled. It is said once.
+// A source that fails is opened again, and sysfs is polled meanwhile. The failure is logged
+// once.
 func TestUeventsEnd(t *testing.T) {
 	f := newTree(t)
 	f.start("uevents", "inotify")
@@ -204,7 +205,7 @@ func TestUeventsEnd(t *testing.T) {
 		f.mu.Unlock()
 		f.send(&message{err: unix.EBADF})
 		d := device{name: fmt.Sprintf("1-%d", i+1), bus: 1, dev: i + 2}
-		_ = os.RemoveAll(f.w.dev) // nor does inotify tell of it
+		_ = os.RemoveAll(f.w.dev) // inotify does not report it either
 		f.must(os.MkdirAll(filepath.Dir(f.devfile(1, 1)), 0o755))
 		f.plug(d)
 		r := f.next()

@@ -12,8 +12,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// A device is known to others by its bus and device number, written as in
-// /dev/bus/usb, and by the one of its interfaces that stands for the reader.
+// A device is known to other programs by its bus and device number, written as in
+// /dev/bus/usb, and by the interface that stands for the reader.
 func TestDescribe(t *testing.T) {
 	// interfaces of these classes, the second of each with an alternate setting
 	desc := func(classes ...byte) []byte {
@@ -45,8 +45,8 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// What happens while an attempt to open fails is not lost: it is tried again, and the
-// device is announced anew by what happens from then on alone.
+// An event during a failing attempt to open is not lost: the attempt is repeated. Afterwards
+// only later events announce the device anew.
 func TestChangedWhileFailing(t *testing.T) {
 	for _, err := range []error{errNotConfigured, reader.ErrNoPermission, reader.ErrClaimed} {
 		n := &node{changed: make(chan struct{}), waiting: 1}
@@ -69,7 +69,7 @@ func TestChangedWhileFailing(t *testing.T) {
 	}
 }
 
-// A transport is told where the device is and what sysfs says of it. What it answers
+// A transport receives the device's place and what sysfs says of it. The result of its open
 // decides whether the device is announced again.
 func TestOpenUSB(t *testing.T) {
 	f := newTree(t)
@@ -99,8 +99,8 @@ func TestOpenUSB(t *testing.T) {
 	if _, err := usb.Open(t.Context(), r, 0); err != nil || !n.ready() {
 		t.Fatalf("%v; failure %v", err, n.failure)
 	}
-	// The transport hears that the device left; there is no event yet, and sysfs still
-	// shows the device.
+	// The transport reports the departure; there is no event yet, and sysfs still shows the
+	// device.
 	at.Departed()
 	if f.gone(r); len(f.news) > 0 {
 		t.Error("announced anew")
@@ -112,10 +112,10 @@ func TestOpenUSB(t *testing.T) {
 	}
 	f.say(d.event("remove"))
 	f.quiet()
-	// "write rescan to ctl": after all it is there.
+	// "write rescan to ctl": the device is there after all.
 	f.w.Rescan()
 	r = f.next()
-	at.Departed() // of the device before
+	at.Departed() // of the device before it
 	f.stays(r, "another device's file")
 }
 

@@ -20,8 +20,8 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// A user outside the group is told the rule; when the rules are in place the
-// device is announced anew and opens.
+// A user outside the group is shown the rule. Once the rules are installed, the device is
+// announced anew and opens.
 func TestUSBHotplugPermission(t *testing.T) {
 	machine.NeedGuest(t)
 	if os.Getenv("CARDFS_UNPRIVILEGED") != "" {
@@ -75,7 +75,7 @@ func TestUSBHotplugPermission(t *testing.T) {
 		}
 	}
 	expect("opened")
-	// The next one is given to the group while it is being opened.
+	// The next device is given to the group during its open.
 	l2 := rig.NewLoop()
 	l2.Serial = "permission-2"
 	rig.Plug(t, l2)
@@ -113,8 +113,8 @@ func unprivileged(t *testing.T) {
 	}
 }
 
-// The rule for a class, which most readers have, gives them to the group too, and
-// leaves others alone.
+// The rule for a class, which covers most readers, gives them to the group too, and leaves
+// other devices alone.
 func TestUSBRuleByClass(t *testing.T) {
 	g := machine.NeedGuest(t)
 	group, err := user.LookupGroup(hotplug.Group)

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// One source is enough; sysfs is polled where there is none, and each that is missing is told.
+// One source is enough. Without any, sysfs is polled. Each missing source is logged.
 func TestSources(t *testing.T) {
 	for _, tt := range []struct {
 		what             string
@@ -50,8 +50,8 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// What is in the buffers of a recvmsg that failed, or was cut, is no message: it may be the one
-// before.
+// After a failed or truncated recvmsg, the buffer holds no message: its bytes may be those
+// of the previous one.
 func TestMessageOfAFailedCall(t *testing.T) {
 	f := newTree(t)
 	f.plug(d1)
@@ -66,8 +66,8 @@ func TestMessageOfAFailedCall(t *testing.T) {
 	f.gone(r)
 }
 
-// A device that is seen whole has been looked at as often as it takes, and so has one that
-// left: the next in its port has all its looks.
+// A device that was seen complete, or that left, needs no more looks. The next device in its
+// port gets all its looks.
 func TestLooksBeginAnew(t *testing.T) {
 	f := newTree(t).start("uevents")
 	early := func() (n int, there bool) {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What is wrong in sysfs is no device, and no harm.
+// An entry of sysfs that makes no sense is no device, and does no harm.
 func TestBadSysfs(t *testing.T) {
 	good := madeup(0x1209, 1, 0xFF)
 	for name, attrs := range map[string]map[string]string{
@@ -75,7 +75,7 @@ func TestIncomplete(t *testing.T) {
 	f.must(os.Rename(desc+"-", desc))
 	f.next()
 
-	// Until it was looked at often enough; another event begins anew.
+	// It has had all its looks; the next event starts them again.
 	f.plug(d2)
 	desc = filepath.Join(f.root, "sys/devices", d2.name, "descriptors")
 	f.must(os.Rename(desc, desc+"-"))
@@ -95,7 +95,7 @@ func TestIncomplete(t *testing.T) {
 	f.next()
 }
 
-// Sysfs that cannot be read is not the same as no devices.
+// An unreadable sysfs does not mean that all devices left.
 func TestUnreadable(t *testing.T) {
 	f := newTree(t)
 	f.plug(d1)
@@ -108,7 +108,7 @@ func TestUnreadable(t *testing.T) {
 	f.must(os.Remove(f.w.sys))
 	f.must(os.Rename(f.w.sys+"-", f.w.sys))
 
-	// Nor is an attribute that cannot be read now: EISDIR stands for EMFILE.
+	// Neither does an attribute that cannot be read now: EISDIR stands for EMFILE.
 	for _, attr := range []string{"devnum", "descriptors", "bConfigurationValue"} {
 		name := filepath.Join(f.root, "sys/devices", d1.name, attr)
 		f.must(os.Rename(name, name+"-"))

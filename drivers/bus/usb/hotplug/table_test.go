@@ -70,8 +70,8 @@ func TestMatch(t *testing.T) {
 	}
 }
 
-// Whatever a model is called, the rules stay rules: each line is empty, a comment, a
-// label, or one of ours.
+// Whatever a model's name contains, the output remains valid rules: each line is empty, a
+// comment, a label, or one of our rules.
 func TestRulesOfOddModels(t *testing.T) {
 	odd := "model\nRUN+=\"/bin/sh\"\r\x00\x7F\v RUN+=x"
 	text := UdevRules([]reader.Driver{testDriver{"odd", []reader.ID{
@@ -93,7 +93,7 @@ func TestRulesOfOddModels(t *testing.T) {
 			t.Errorf("line %q", line)
 		}
 	}
-	// In the order of the numbers, classes last.
+	// In the order of their numbers, classes last.
 	if got, want := strings.Join(order, "; "), `ATTR{idVendor}=="0001", ATTR{idProduct}=="ffff"; ATTR{idVendor}=="0abc", ATTR{idProduct}=="0001"; `+
 		`ATTR{idVendor}=="0abc", ATTR{idProduct}=="0002"; ENV{ID_USB_INTERFACES}=="*:0b????:*"`; got != want {
 		t.Errorf("rules\n%s, want\n%s", got, want)
@@ -103,8 +103,8 @@ func TestRulesOfOddModels(t *testing.T) {
 	}
 }
 
-// A message of udevd whose properties reach to its very end is whole, one byte more is
-// not; numbers that do not fit are none.
+// A message of udevd whose properties reach to its very end is complete; one byte more is
+// not. Numbers that do not fit are ignored.
 func TestUeventEdges(t *testing.T) {
 	props := "ACTION=add\x00DEVPATH=/x/1-1\x00BUSNUM=65536\x00DEVNUM=-1\x00"
 	m := udevMessage(props)

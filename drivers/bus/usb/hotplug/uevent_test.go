@@ -69,7 +69,7 @@ func FuzzParseUevent(f *testing.F) {
 	})
 }
 
-// A device may send anything for descriptors.
+// A device may send anything as descriptors.
 func FuzzMatch(f *testing.F) {
 	f.Add(madeup(0x1209, 1, 0x0B))
 	f.Add(append(madeup(0x1209, 1, 0x03), 9, 4, 1, 0, 0, 0x0B, 0, 0, 0))

@@ -22,8 +22,8 @@ var (
 	d2 = device{name: "3-2", bus: 3, dev: 6}
 )
 
-// "those that are there before it returns", in the order of their names, with what
-// sysfs says of each.
+// "those that are there before it returns", in the order of their names, each with its
+// attributes from sysfs.
 func TestWatchAtStart(t *testing.T) {
 	f := newTree(t)
 	var want []string
@@ -56,8 +56,8 @@ func TestWatchAtStart(t *testing.T) {
 	}
 }
 
-// Plug and replug, told by uevents: each device is announced once, and leaves when the
-// kernel says so, though sysfs shows it a little longer.
+// Devices are plugged and replugged, reported by uevents. Each is announced once, and leaves
+// when the kernel says so, though sysfs still shows it for a moment.
 func TestUeventPlug(t *testing.T) {
 	f := newTree(t).start("uevents")
 	for i := range 3 {
@@ -82,8 +82,8 @@ func TestUeventPlug(t *testing.T) {
 	}
 }
 
-// Two sources say what happens, and one may be behind the other: the "add" of a device
-// whose file has gone already announces nothing.
+// Two sources report events, and one may lag behind: an "add" of a device whose file is
+// already gone announces nothing.
 func TestLateAdd(t *testing.T) {
 	f := newTree(t).start("uevents")
 	f.plug(d1)
@@ -102,7 +102,7 @@ func TestLateAdd(t *testing.T) {
 	f.next()
 }
 
-// A number is given again, even to the next device in the same port.
+// A number is used again, even for the next device in the same port.
 func TestNumberReused(t *testing.T) {
 	f := newTree(t).start("uevents")
 	f.plug(d1)
@@ -115,7 +115,7 @@ func TestNumberReused(t *testing.T) {
 	f.say(d1.event("add"))
 	r = f.next()
 
-	// All messages of an exchange are lost but the first of the departure.
+	// All messages of a replacement are lost except the first of the departure.
 	f.say(d1.event("remove"))
 	f.gone(r)
 	f.unplug(d1)
@@ -130,7 +130,7 @@ func TestNumberReused(t *testing.T) {
 	f.gone(r)
 	r = f.next()
 
-	// The departure of the one before is told late, as udevd does it.
+	// udevd reports the previous device's departure late.
 	d := d1
 	d.dev++
 	f.unplug(d1)
@@ -143,7 +143,7 @@ func TestNumberReused(t *testing.T) {
 	f.none("nothing new")
 }
 
-// A device's number in sysfs changed, and one event says so.
+// A device's number in sysfs changed, and a single event reports it.
 func TestAnotherInThePort(t *testing.T) {
 	f := newTree(t).start("uevents")
 	f.plug(d1)
@@ -161,7 +161,7 @@ func TestAnotherInThePort(t *testing.T) {
 	}
 }
 
-// The removal of a device that was not announced yet counts too.
+// The removal of a device that was not yet announced counts too.
 func TestRemovedBeforeAnnounced(t *testing.T) {
 	f := newTree(t).start("uevents")
 	f.plug(d1)
@@ -184,7 +184,7 @@ func TestHub(t *testing.T) {
 	hub := device{name: "3-1", bus: 3, dev: 2, desc: madeup(0x1209, 1, 0x0B)}
 	hub.desc[4] = classHub
 	f.plug(hub)
-	f.stick(hub, "bConfigurationValue") // what a hub is busy with is its own affair
+	f.stick(hub, "bConfigurationValue") // a hub that the kernel holds busy holds up nothing else
 	var all []reader.Device
 	var kids []device
 	f.start("uevents")
@@ -242,7 +242,7 @@ func TestAuthorizedLater(t *testing.T) {
 			f.say(d.ifEvent("bind"))
 			f.stays(r, "it was announced anew")
 
-			// And it is taken back: the reader leaves until it is allowed again.
+			// The permission is withdrawn: the reader leaves until the device is allowed again.
 			f.file(d.name, "bConfigurationValue", "\n")
 			f.say(d.ifEvent("remove"))
 			f.gone(r)
@@ -257,7 +257,7 @@ func TestAuthorizedLater(t *testing.T) {
 	}
 }
 
-// Who waits in OpenUSB is woken by the configuration, and the reader stays.
+// A caller that waits in OpenUSB is woken by the configuration, and the reader stays.
 func TestConfiguredWhileOpening(t *testing.T) {
 	f := newTree(t)
 	d := d1
@@ -298,8 +298,8 @@ func TestOtherConfiguration(t *testing.T) {
 	}
 }
 
-// One device that the kernel is busy with hurts nobody else, and Close does not wait
-// for it.
+// A device that the kernel holds busy delays no other device, and Close does not wait for
+// it.
 func TestStuckDevice(t *testing.T) {
 	for _, attr := range []string{"bConfigurationValue", "serial", "descriptors", "devnum"} {
 		t.Run(attr, func(t *testing.T) {
@@ -326,7 +326,7 @@ func TestStuckDevice(t *testing.T) {
 			f.w.nodeChanged("003", "005")
 			f.w.nodeWent("003", "005")
 
-			// It is exchanged for another one, which is not kept waiting.
+			// Another device takes its place, and is not delayed.
 			f.must(os.Rename(filepath.Join(f.root, "sys/devices", d1.name), filepath.Join(t.TempDir(), "was")))
 			f.say(d1.event("remove"))
 			d := d1
@@ -344,8 +344,8 @@ func TestStuckDevice(t *testing.T) {
 	}
 }
 
-// OpenUSB of a device that the kernel is busy with ends with its context, or when the
-// device leaves.
+// OpenUSB of a device that the kernel holds busy ends with its context, or when the device
+// leaves.
 func TestStuckOpen(t *testing.T) {
 	f := newTree(t)
 	f.plug(d1)
@@ -369,8 +369,8 @@ func TestStuckOpen(t *testing.T) {
 	loose("1\n")
 }
 
-// A device that another program has, or that may not be opened, is announced anew by
-// a rescan; one that was opened, or that nobody tried, is left alone.
+// A rescan announces a device anew that another program has, or that may not be opened. It
+// leaves alone a device that was opened, or that nobody tried to open.
 func TestRescan(t *testing.T) {
 	for _, tt := range []struct {
 		err     error
@@ -412,7 +412,7 @@ func TestRescan(t *testing.T) {
 	}
 }
 
-// Without permission still, an event announces nothing.
+// Still without permission, an event announces nothing.
 func TestStillNoPermission(t *testing.T) {
 	f := newTree(t)
 	f.plug(d1)
@@ -427,7 +427,7 @@ func TestStillNoPermission(t *testing.T) {
 	f.next()
 }
 
-// What the host refuses is logged, and not announced again.
+// A device that the host refuses is logged, and not announced again.
 func TestRefused(t *testing.T) {
 	f := newTree(t)
 	f.fail = reader.ErrInvalid
@@ -442,7 +442,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// Devices that left in a scan, and those that a source told of, are forgotten.
+// Devices that left during a scan, and those that a source reported, are forgotten.
 func TestForgets(t *testing.T) {
 	f := newTree(t)
 	f.plug(d1)

@@ -94,7 +94,7 @@ func (k *kernel) unlink(seq, victim uint32) {
 	}
 }
 
-// expect reads an answer; in tells that data follows it.
+// expect reads an answer; in means that data follows it.
 func (k *kernel) expect(cmd, seq uint32, status syscall.Errno, n int, data []byte) {
 	k.t.Helper()
 	m := make([]byte, headerLen)
@@ -124,8 +124,8 @@ func TestOut(t *testing.T) {
 	}
 }
 
-// Linux Documentation/usb/usbip_protocol.rst: an unlinked transfer gets no answer
-// but the unlink's, ECONNRESET; one that was answered before gets 0.
+// Linux Documentation/usb/usbip_protocol.rst: the only answer to an unlinked transfer is the
+// unlink's, with ECONNRESET. If the transfer was answered before, the unlink's status is 0.
 func TestUnlink(t *testing.T) {
 	data := make(chan string)
 	d := &toy{in: func(ctx context.Context, p []byte) (int, error) {
@@ -140,20 +140,20 @@ func TestUnlink(t *testing.T) {
 	k.submit(1, true, 1, 0, "", 64, nil)
 	k.submit(2, true, 1, 0, "", 64, nil)
 	k.submit(3, true, 1, 0, "", 64, nil)
-	// Waiting behind another, it ends without the device.
+	// One that waits behind another ends without reaching the device.
 	k.unlink(4, 2)
 	k.expect(retUnlink, 4, syscall.ECONNRESET, 0, nil)
 	// Under way.
 	k.unlink(5, 1)
 	k.expect(retUnlink, 5, syscall.ECONNRESET, 0, nil)
-	// The one behind it goes on.
+	// The transfer behind it continues.
 	data <- "hello"
 	k.expect(retSubmit, 3, 0, 5, []byte("hello"))
 	k.unlink(6, 3)
 	k.expect(retUnlink, 6, 0, 0, nil)
 }
 
-// What the device gave up when it was unlinked is handed over, not lost.
+// Data that the device gave up at an unlink is delivered, not lost.
 func TestUnlinkTooLate(t *testing.T) {
 	d := &toy{in: func(ctx context.Context, p []byte) (int, error) {
 		<-ctx.Done()
@@ -194,7 +194,7 @@ func TestErrorsOfDevices(t *testing.T) {
 	}
 }
 
-// A device that is gone ends the connection: the kernel sees it unplugged.
+// A device that leaves ends the connection; the kernel sees an unplugging.
 func TestGone(t *testing.T) {
 	d := &toy{gone: make(chan struct{}), in: func(ctx context.Context, _ []byte) (int, error) {
 		<-ctx.Done()

@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// An endpoint that no descriptor has stalls, as on a bus, whatever is asked of it.
+// A transfer to an endpoint that no descriptor has stalls, as on a bus.
 func TestEndpointsThatAreNone(t *testing.T) {
 	m := newMirror()
 	p := m.Plug()
@@ -48,8 +48,8 @@ func TestZeroLengthPackets(t *testing.T) {
 	}
 }
 
-// USB 2.0 §5.8.3: a bulk transfer ends with a short packet. What the host has no room for
-// is the next transfer's where packets are full, else too much, and lost.
+// USB 2.0 §5.8.3: a bulk transfer ends with a short packet. Data beyond the host's buffer
+// goes to the next transfer if the packets are full; otherwise it is babble, and lost.
 func TestPartsOfATransfer(t *testing.T) {
 	m := newMirror()
 	p := m.Plug()
@@ -95,8 +95,8 @@ func TestPartsOfATransfer(t *testing.T) {
 	}
 }
 
-// A halted endpoint stalls at once, held or not, until the host clears the halt; what it
-// has for the host comes then. An error that is no stall halts nothing.
+// A halted endpoint stalls at once, held or not, until the host clears the halt. Data that
+// it has for the host arrives then. An error other than a stall halts nothing.
 func TestHalt(t *testing.T) {
 	m := newMirror()
 	p := m.Plug()
@@ -139,8 +139,8 @@ func TestHalt(t *testing.T) {
 	}
 }
 
-// A port's reset, and unplugging, take what is queued and end halts. A device that died
-// comes back by either, but for good.
+// A port reset and unplugging discard what is queued and end halts. Either revives a dead
+// device, unless it is dead for good.
 func TestWhatAResetTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMirror()
@@ -178,8 +178,8 @@ func TestWhatAResetTakes(t *testing.T) {
 	})
 }
 
-// The time of a transfer is the earlier of its own and its context's; it is what an
-// emulated card that takes its time looks at.
+// A transfer's deadline is the earlier of its own time-out and its context's. A slow
+// emulated card looks at it.
 func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct{}
@@ -221,7 +221,8 @@ func TestDeadline(t *testing.T) {
 	})
 }
 
-// Drop is Unplug from within, told once; what runs for the device has its context's end.
+// Drop is Unplug by the device itself, reported once. The context of the device's own work
+// ends.
 func TestDrop(t *testing.T) {
 	m := newMirror()
 	p := m.Plug()
@@ -251,7 +252,7 @@ func TestStringNumbers(t *testing.T) {
 	}
 }
 
-// What a device that died has queued stays where it is: "the device answers nothing".
+// What a dead device has queued stays there: "the device answers nothing".
 func TestDeadDeviceGivesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMirror()

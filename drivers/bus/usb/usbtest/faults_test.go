@@ -2,8 +2,8 @@ package usbtest
 
 import "testing"
 
-// Each transfer has the first fault that is for it; those for others, and those still to be
-// skipped, do not keep it from the next.
+// Each transfer gets the first fault that matches it. Faults for other transfers, and those
+// still to be skipped, do not block later ones.
 func TestFaultsInTurn(t *testing.T) {
 	d := New(Model{})
 	d.Inject(Fault{Kind: Noise, On: "IN 82"}, Fault{Kind: Silent, On: "IN 81", Skip: 1}, Fault{Kind: Stalled, On: "IN 81", Count: 2}, Fault{Kind: Short, On: "OUT 02", Count: -1})
@@ -23,7 +23,7 @@ func TestFaultsInTurn(t *testing.T) {
 	}
 }
 
-// An endpoint is a number and a direction: 16 each way, and none is another's.
+// An endpoint is a number and a direction: there are 16 each way, and no two share a fault.
 func TestEndpointsApart(t *testing.T) {
 	d := New(Model{})
 	seen := map[*endpoint]uint8{}

@@ -10,8 +10,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Once the device is unplugged everything ends with reader.ErrGone, and that is no departure from
-// the session.
+// Once the device is unplugged everything ends with reader.ErrGone. That does not deviate
+// from the session.
 func TestPlayerGone(t *testing.T) {
 	do := func(c usb.Conn) map[string]error {
 		all := map[string]error{"reset": c.Reset(ctx), "clear": c.ClearHalt(ctx, 0x81)}
@@ -42,7 +42,7 @@ func TestPlayerGone(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
-	// What the session shows of it is taken.
+	// The session's lines for these transfers are consumed.
 	p = NewPlayer(t, parse(t, "unplug\nIN 81 | gone\nOUT 02 | 01 gone"))
 	for range 2 {
 		for what, err := range do(p) {
@@ -51,7 +51,7 @@ func TestPlayerGone(t *testing.T) {
 			}
 		}
 	}
-	// A claim that is due is refused.
+	// Even a claim that is due is refused.
 	c2 := &complaints{TB: t}
 	p = NewPlayer(c2, parse(t, "unplug\nclaim 0"))
 	if _, err := p.OpenUSB(ctx, 0); !errors.Is(err, reader.ErrGone) {
@@ -63,7 +63,7 @@ func TestPlayerGone(t *testing.T) {
 	}
 }
 
-// A transfer that waits ends when the device leaves.
+// A waiting transfer ends when the device leaves.
 func TestPlayerLeavesMeanwhile(t *testing.T) {
 	for _, session := range []string{"reset\nunplug\nIN 81 | gone", "IN 81 held 1h | 01\nreset"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -126,8 +126,8 @@ func TestPlayerClaims(t *testing.T) {
 	}
 }
 
-// The session's standard requests are what Descriptors and String answer, in whatever order they
-// came, and none of a request that failed.
+// The session's standard requests supply Descriptors and String, in whatever order they
+// came. A failed request supplies nothing.
 func TestPlayerKnows(t *testing.T) {
 	const device = "IN 80 06 0100 0000 0012 | 12 01 00 02 00 00 00 40 09 12 01 00 00 01 01 02 00 01\n"
 	const config = "IN 80 06 0200 0000 0009 | 09 02 09 00 00 01 00 80 32\n"
@@ -146,7 +146,7 @@ func TestPlayerKnows(t *testing.T) {
 	}
 }
 
-// A claim has the endpoints of its interface, and no other.
+// A claim has the endpoints of its interface, and no others.
 func TestEndpointsOfClaims(t *testing.T) {
 	m := newMirror()
 	defer m.Unplug()

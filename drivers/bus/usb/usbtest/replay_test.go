@@ -42,7 +42,8 @@ func TestReplayTimeouts(t *testing.T) {
 	}
 }
 
-// Replay fails where the device does otherwise, or where nobody does the event, and sends no more.
+// Replay fails when the device deviates, or when nobody performs the event. It then sends no
+// more.
 func TestReplayComplains(t *testing.T) {
 	for text, want := range map[string]string{
 		"IN C0 02 0000 0000 0002 | 01 02\nreset": "line 1\ngot  IN C0 02 0000 0000 0002 | 01 03\nwant IN C0 02 0000 0000 0002 | 01 02",
@@ -63,8 +64,8 @@ func TestReplayComplains(t *testing.T) {
 	}
 }
 
-// The host asks for as much as the line says: an IN endpoint for any length where the line has
-// none, the default pipe for wLength.
+// The host asks for as much as the line says. Without a length in the line, it asks an IN
+// endpoint for any length and the default pipe for wLength.
 func TestReplayAsks(t *testing.T) {
 	m := newMirror()
 	defer m.Unplug()
@@ -82,7 +83,7 @@ func TestReplayAsks(t *testing.T) {
 	if len(got) != 3 || got[0] != 1<<16 || got[1] != 7 || got[2] != 9 {
 		t.Errorf("asked for %d", got)
 	}
-	// Nothing claimed: the first interface is, once, and given back at the end.
+	// A session without a claim claims the first interface, once, and releases it at the end.
 	claims := 0
 	for _, l := range log.Session() {
 		if l.Kind == Claim {
@@ -97,7 +98,7 @@ func TestReplayAsks(t *testing.T) {
 	}
 }
 
-// A player's transfer takes the time of its line, and no more than the host gives it.
+// A player's transfer takes the time of its line, but no longer than the host's time-out.
 func TestPlayerHolds(t *testing.T) {
 	for _, tt := range []struct {
 		line string
@@ -126,7 +127,7 @@ func TestPlayerHolds(t *testing.T) {
 			}
 		})
 	}
-	synctest.Test(t, func(t *testing.T) { // the host gives it up, and the session goes on
+	synctest.Test(t, func(t *testing.T) { // the host gives up, and the session continues
 		p := NewPlayer(t, parse(t, "IN 83 held 1m | 01\nreset"))
 		short, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
@@ -144,7 +145,7 @@ func TestPlayerHolds(t *testing.T) {
 			t.Errorf("%d, %v, %q: a time-out cannot come where the host gives none", n, err, c.list)
 		}
 	})
-	// An OUT transfer without a time waits a minute for the host's other transfer.
+	// An OUT transfer without a time waits up to a minute for the host's other transfer.
 	synctest.Test(t, func(t *testing.T) {
 		c := &complaints{TB: t}
 		p := NewPlayer(c, parse(t, "IN 83 | 01\nOUT 02 | 01"))
@@ -160,7 +161,7 @@ func TestPlayerHolds(t *testing.T) {
 			t.Errorf("complains twice: %q", c.list)
 		}
 	})
-	// A pause of the host's is as long as the line says, or longer.
+	// The host's pause lasts at least as long as the line says.
 	for pause, ok := range map[time.Duration]bool{0: false, time.Second - 1: false, time.Second: true, time.Minute: true} {
 		synctest.Test(t, func(t *testing.T) {
 			c := &complaints{TB: t}
@@ -174,7 +175,7 @@ func TestPlayerHolds(t *testing.T) {
 	}
 }
 
-// A full last packet with an empty one behind it is zlp; the size of a packet is the endpoint's.
+// A full last packet followed by an empty one is zlp. The packet size is the endpoint's.
 func TestPlayerZLP(t *testing.T) {
 	for _, tt := range []struct {
 		n   int

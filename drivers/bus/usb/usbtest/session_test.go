@@ -84,7 +84,7 @@ func parse(t *testing.T, text string) Session {
 	return s
 }
 
-// A session means the same after it was printed and read again.
+// A session means the same after it was printed and parsed again.
 func TestNotation(t *testing.T) {
 	for _, text := range []string{standardRequests, transfers} {
 		s := parse(t, text)
@@ -143,7 +143,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// The device does what its sessions say, and what it was seen to do is them again.
+// The device does what its sessions say, and recording it gives the same sessions.
 func TestReplay(t *testing.T) {
 	for _, text := range []string{standardRequests, transfers} {
 		synctest.Test(t, func(t *testing.T) {
@@ -174,8 +174,8 @@ type complaints struct {
 	cleanups []func()
 }
 
-// A session replayed for its own player passes: the host and the device of one
-// session fit.
+// A session replayed against its own player passes: the host and the device of one session
+// fit.
 func TestPlayer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := slices.DeleteFunc(parse(t, standardRequests), func(l Line) bool { return !l.standard() })
@@ -225,7 +225,7 @@ func TestPlayer(t *testing.T) {
 	})
 }
 
-// A host that leaves the session is told where.
+// A host that deviates from the session is shown where.
 func TestPlayerComplains(t *testing.T) {
 	const session = "claim 0\nIN 83 | 50 03\nOUT 02 5s | 65 00\n== next\nwait 1s\nOUT 41 01 0000 0000 0000\nIN 81 held 2s | 81"
 	for _, tt := range []struct {
@@ -244,7 +244,7 @@ func TestPlayerComplains(t *testing.T) {
 		{"gives another time", func(p *Player) { p.at = 2; p.Out(ctx, 2, []byte{0x65, 0}, false, time.Second) }, "OUT 02 1s"},
 		{"has no time for the device", func(p *Player) {
 			p.at = 1
-			p.Out(ctx, 2, []byte{0x65, 0}, false, 5*time.Second) // nobody fetches the interrupt
+			p.Out(ctx, 2, []byte{0x65, 0}, false, 5*time.Second) // nobody reads the interrupt
 		}, "and gives it up"},
 		{"does another transfer", func(p *Player) { p.at = 2; p.Control(ctx, usb.Setup{RequestType: 0x41}, nil, 0) }, "OUT 41 00"},
 		{"does not pause", func(p *Player) { p.at = 4; p.Control(ctx, usb.Setup{RequestType: 0x41, Request: 1}, nil, 0) }, "after 0s"},

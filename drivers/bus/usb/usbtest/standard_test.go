@@ -10,7 +10,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 )
 
-// Standard requests are answered from the descriptors (USB 2.0 §9.4), one that the device
+// Standard requests are answered from the descriptors (USB 2.0 §9.4). One that the device
 // does not know stalls.
 func TestStandardRequests(t *testing.T) {
 	descriptors := []byte{18, 1, 0, 2, 0, 0, 0, 64, 1, 0, 2, 0, 0, 1, 1, 0, 0, 2,

@@ -26,8 +26,8 @@ var (
 
 var ctx = context.Background()
 
-// mirror is a device that sends back what it is sent: endpoint 02 to 81, and
-// request 01 to request 02. Its interrupt endpoint 83 counts those of request 03.
+// mirror is a device that returns what it receives: endpoint 02 to 81, and request 01 to
+// request 02. Its interrupt endpoint 83 counts the requests 03.
 type mirror struct {
 	*Device
 	stored  []byte
@@ -107,8 +107,8 @@ func (c *complaints) end() {
 	}
 }
 
-// One device is plugged in and out as often as one likes; each time it has lost
-// what it knew, and nothing of the time before goes on.
+// One device can be plugged in and out any number of times. Each time it has lost its state,
+// and nothing from before continues.
 func TestPlugAndReplug(t *testing.T) {
 	m := newMirror()
 	before := m.Plug()
@@ -147,7 +147,7 @@ func TestPlugAndReplug(t *testing.T) {
 	}
 }
 
-// One claim an interface; Close ends its transfers, and the device stays.
+// An interface can be claimed once. Close ends its transfers, and the device stays.
 func TestClaim(t *testing.T) {
 	m := newMirror()
 	port := m.Plug()
@@ -235,7 +235,7 @@ func TestTransfersEnd(t *testing.T) {
 	})
 }
 
-// What the menu promises, on each kind of transfer.
+// What the list of faults promises, for each kind of transfer.
 func TestFaults(t *testing.T) {
 	const in, out, ctlIn, ctlOut = "IN 81", "OUT 02", "IN C0 02", "OUT 40 01"
 	for _, tt := range []struct {
@@ -350,8 +350,8 @@ func lineOf(on string) string {
 	return on
 }
 
-// A dead device answers nothing until its port is reset; one that is so for good
-// nothing at all.
+// A dead device answers nothing until its port is reset; a device that is dead for good
+// never does.
 func TestDie(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMirror()
@@ -387,7 +387,7 @@ func TestDie(t *testing.T) {
 	})
 }
 
-// Each fault of the menu has a name of its own.
+// Each fault of the list has a name of its own.
 func TestMenu(t *testing.T) {
 	seen := map[string]bool{}
 	for _, f := range Menu() {
