@@ -1,6 +1,6 @@
 // Package icc is the card's side of ISO/IEC 7816-3: what an emulated reader
-// finds in its contacts. It is the counterpart of package iso7816, written apart
-// from it so that an error in one is not hidden by the same error in the other.
+// finds in its contacts. It is the counterpart of package iso7816. The two share no
+// code, so that an error in one is not hidden by the same error in the other.
 package icc
 
 // Card is the application side of an emulated card. Calls never overlap.

@@ -46,7 +46,8 @@ type T0Card interface {
 //	absent --Insert--> present --Activate--> powered --PPS, first block--> in protocol
 //	   ^------Remove------'<----Deactivate-----'  (Remove from any state)
 //
-// An idle Contact holds no goroutine and no timer.
+// An idle Contact holds no goroutine and no timer. Its mu is the only lock of the package.
+// The card is called with mu held; the function of OnChange is called without it.
 type Contact struct {
 	mu       sync.Mutex
 	card     Card
@@ -194,9 +195,9 @@ func (c *Contact) BlockWait() time.Duration {
 // Contact was made: the witness that nothing is sent twice.
 func (c *Contact) APDUs() uint64 { return c.apdus.Load() }
 
-// PPS hands a PPS request to the card. The answer is nil where the card stays
+// PPS hands a PPS request to the card. The answer is nil if the card stays
 // silent: after the first byte of a protocol, in specific mode, or when the
-// request is damaged or asks for what the card has not (ISO/IEC 7816-3:2006 §9).
+// request is damaged or asks for what the card lacks (ISO/IEC 7816-3:2006 §9).
 func (c *Contact) PPS(req []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -300,7 +301,7 @@ func (c *Contact) changed() {
 	c.wakeAll()
 }
 
-// wakeAll has whoever waits look again.
+// wakeAll makes whoever waits look again.
 func (c *Contact) wakeAll() {
 	if c.wake != nil {
 		close(c.wake)
@@ -327,7 +328,7 @@ func (c *Contact) startProtocol() {
 	}
 }
 
-// process runs a command in the card's application and tells how long it takes.
+// process runs a command in the card's application and returns how long it takes.
 func (c *Contact) process(capdu []byte) ([]byte, time.Duration) {
 	c.apdus.Add(1)
 	rx := c.card.Process(capdu)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// clock is the card's clock where the reader says nothing else.
+// clockHz is the card's clock unless the reader sets another.
 const clockHz = 3579545
 
 // params is what a card's ATR and a PPS lay down.
@@ -23,8 +23,8 @@ type params struct {
 }
 
 // parseATR reads what the engine needs of an emulated card's own ATR
-// (ISO/IEC 7816-3:2006 §8.2). Its TCK is not looked at: an emulated card may
-// well send a wrong one.
+// (ISO/IEC 7816-3:2006 §8.2). It ignores TCK: an emulated card may send a
+// wrong one on purpose.
 func parseATR(atr []byte) (params, error) {
 	p := params{ta1: 0x11, fd: 0x11, wi: 10, ifsc: 32, bwi: 4, cwi: 13}
 	if len(atr) < 2 {

@@ -161,10 +161,10 @@ func (c *Command) Append(dst []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// Carries is nil if a carrier of whole C-APDUs takes capdu: one of short cases only,
-// or of extended ones, too. What is no C-APDU goes as it is if its length allows:
-// old commands with a Lc of 00, pseudo-APDUs with class FF. The error is
-// ErrUnsupported where another carrier could take it.
+// Carries returns nil if a carrier of whole C-APDUs takes capdu. A carrier takes short
+// cases only, or extended ones as well. Bytes that are no C-APDU go as they are if their
+// length allows: old commands with an Lc of 00, pseudo-APDUs with class FF. The error is
+// ErrUnsupported if another carrier could take capdu.
 func Carries(capdu []byte, extended bool) error {
 	cmd, err := ParseCommand(capdu)
 	if len(capdu) < 4 {
@@ -200,9 +200,9 @@ func chainClass(cla byte) byte {
 	return cla
 }
 
-// AppendResponse is append(dst, part...) for a part of a response. Where that takes another
-// array, it wipes what the old one has from base on: a response may be a secret, and what
-// is before is the caller's.
+// AppendResponse is append(dst, part...) for a part of a response. If that allocates another
+// array, it wipes the old one from base on, because a response may be a secret. The bytes
+// before base are the caller's.
 func AppendResponse(dst []byte, base int, part ...byte) []byte {
 	if len(part) <= cap(dst)-len(dst) {
 		return append(dst, part...)

@@ -8,7 +8,7 @@ import (
 // MaxATR is the length of the longest ATR, TS included (ISO/IEC 7816-3:2006 §8.2.1).
 const MaxATR = 33
 
-// ATRReason is what the standard has against an ATR.
+// ATRReason is how an ATR violates the standard.
 type ATRReason string
 
 // What makes an ATR unusable (ISO/IEC 7816-3:2006 §8.1, §8.2.1).
@@ -41,8 +41,8 @@ func atrError(r ATRReason, format string, args ...any) error {
 	return &ATRError{Reason: r, Detail: fmt.Sprintf(format, args...)}
 }
 
-// ATRDefect is something that the standard does not allow in an ATR, of a card
-// that is used in spite of it.
+// ATRDefect is a violation of the standard in the ATR of a card that is used
+// nevertheless.
 type ATRDefect struct {
 	Reason ATRReason
 	Detail string
@@ -82,9 +82,9 @@ type ATR struct {
 // ParseATR takes an answer to reset apart. b begins with TS, in direct
 // convention (an inverse card's TS is 3F). The error is an *ATRError.
 //
-// Of every forty kinds of card in the field one breaks the rules, and works with
-// other systems' readers. So only what cannot be an ATR at all is refused. What
-// could be decoded counts, defaults stand for the rest, and Defects says what is wrong.
+// One in forty kinds of card in the field breaks the rules, and works with other
+// systems' readers. So ParseATR refuses only what cannot be an ATR at all. It uses what
+// it can decode and defaults for the rest, and Defects lists the violations.
 func ParseATR(b []byte) (*ATR, error) {
 	switch {
 	case len(b) == 0:
@@ -268,8 +268,8 @@ func (a *ATR) Groups() []Group { return slices.Clone(a.groups) }
 // Historical are the historical bytes, without TCK.
 func (a *ATR) Historical() []byte { return slices.Clone(a.hist) }
 
-// Defects are what the standard does not allow but the card is used in spite of;
-// nil for most cards.
+// Defects are the violations of the standard in spite of which the card is used; nil
+// for most cards.
 func (a *ATR) Defects() []ATRDefect { return slices.Clone(a.defects) }
 
 // Protocols are the protocols offered, each once; the first is the one that
@@ -359,10 +359,10 @@ func (a *ATR) Params(t int) (Params, error) {
 }
 
 // Best are the parameters to ask for by PPS if protocol t is to be used: the F
-// and D that the card offers in TA1. Where the reader cannot use those, usable
-// (nil: everything is) says so, and the next slower D with the same F is tried,
-// then 11, which every reader can use. In specific mode nothing can be asked
-// for and Best is Params.
+// and D that the card offers in TA1. If usable reports that the reader cannot use
+// those (nil: it can use all), Best tries the next slower D with the same F, and at
+// last 11, which every reader can use. In specific mode nothing can be asked for, and
+// Best is Params.
 func (a *ATR) Best(t int, usable func(ta1 byte) bool) (Params, error) {
 	p, err := a.Params(t)
 	if _, _, specific := a.Specific(); err != nil || specific {

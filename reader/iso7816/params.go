@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// DefaultClockHz is the card's clock where the reader does not say: the 3.5795
+// DefaultClockHz is the card's clock if the reader does not report it: the 3.5795
 // MHz of most readers.
 const DefaultClockHz = 3_579_545
 

@@ -16,8 +16,8 @@ func (s *Secrecy) Next(capdu []byte) bool {
 	return bool(*s)
 }
 
-// MaskedCommand shows a secret command: CLA INS P1 P2 alone. Lc would tell a PIN's length. Bytes that are no command are not
-// shown at all.
+// MaskedCommand shows only CLA INS P1 P2 of a secret command. Lc would reveal the length of
+// a PIN. Bytes that are no command are not shown at all.
 func MaskedCommand(capdu []byte) string {
 	switch {
 	case malformed(capdu):

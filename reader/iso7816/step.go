@@ -2,10 +2,10 @@
 // APDUs.
 //
 // A card that gets power and a reset sends its ATR (answer to reset), which says what it
-// can do. ParseATR takes it apart, and ATR.Params and ATR.Best are the transmission
-// parameters that hold and that can be had: F and D make the rate, others the waiting
-// times and block sizes. A PPS (protocol and parameters selection) brings others than the
-// default into force; PPSRequest and CheckPPS are its two messages.
+// can do. ParseATR takes it apart. ATR.Params are the transmission parameters in force, and
+// ATR.Best are the best that a PPS can ask for: F and D set the rate, others the waiting
+// times and block sizes. A PPS (protocol and parameters selection) replaces the default
+// parameters; PPSRequest makes its request, and CheckPPS checks the response.
 //
 // From then on the host sends commands and the card answers, by one of two protocols.
 // T=0 exchanges characters: a header, a procedure byte by which the card asks for data,
@@ -27,7 +27,7 @@ import (
 	"time"
 )
 
-// The errors that callers tell apart with errors.Is.
+// The errors that callers distinguish with errors.Is.
 var (
 	// ErrTimeout: the card did not answer in the time the protocol allows.
 	ErrTimeout = errors.New("no answer in the time the protocol allows")

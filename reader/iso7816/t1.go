@@ -7,8 +7,8 @@ import (
 )
 
 // ErrInDoubt marks the end of an exchange that brought no answer although the
-// card had, or may have had, the whole command: whoever repeats it may have it
-// executed twice. It is wrapped beside ErrTimeout or ErrProtocol. An error
+// card had, or may have had, the whole command. If the caller repeats the command, the
+// card may execute it twice. It is wrapped beside ErrTimeout or ErrProtocol. An error
 // without it means that the command was not executed.
 var ErrInDoubt = errors.New("the card may have executed the command")
 

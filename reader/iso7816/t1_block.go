@@ -23,8 +23,8 @@ const (
 
 // block handles one whole block from the card.
 func (t *T1) block(b []byte) Step {
-	// The order decides about the error code: with a wrong length there is no
-	// telling where the EDC is.
+	// The order determines the error code: with a wrong length, the position of the
+	// EDC is unknown.
 	switch n := len(b); {
 	case n == 0:
 		return t.silence()
@@ -308,7 +308,7 @@ func (t *T1) mayRestart() bool {
 	return true
 }
 
-// cause is the error that callers tell the last failure by.
+// cause is the error by which callers distinguish the last failure.
 func (t *T1) cause() error {
 	if t.silent {
 		return ErrTimeout

@@ -12,7 +12,7 @@ type Timing struct {
 	Gap  time.Duration // between two characters of an answer: CharWait
 }
 
-// CharWait is the most that a card may let pass between two characters of an answer: the
+// CharWait is the longest time that a card may let pass between two characters of an answer: the
 // character waiting time of T=1, the work waiting time of T=0.
 func (p Params) CharWait(clockHz int) time.Duration {
 	if p.T == 0 {
@@ -45,15 +45,15 @@ func (a *ATR) Slowest(timing func(Params) Timing) (t Timing) {
 	return t
 }
 
-// Slower has of each time the longer one.
+// Slower takes the longer of each of the times.
 func (t Timing) Slower(u Timing) Timing {
 	return Timing{max(t.Char, u.Char), max(t.Wait, u.Wait), max(t.Gap, u.Gap)}
 }
 
 // Limit is how long an exchange of n characters takes at the most that a card has been
 // seen to do: characters at half the pace, the wait for the answer (wtx times, what S(WTX)
-// granted), and some gaps. That every single gap is as long as allowed, four minutes for
-// 256 bytes, no card does.
+// granted), and some gaps. No card makes every single gap as long as allowed, which would be
+// four minutes for 256 bytes.
 func (t Timing) Limit(n, wtx int) time.Duration {
 	sum := time.Duration(0)
 	for _, d := range [...]time.Duration{times(times(t.Char, 2), n), times(t.Wait, max(1, wtx)), times(t.Gap, 4)} {

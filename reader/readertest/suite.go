@@ -4,11 +4,11 @@
 // A driver's test gives Suite a function that makes a Fixture: an emulated device, plugged
 // in, with a card in each slot, and what a test may do to them. Suite opens the device
 // with the driver, exchanges commands through package link as the core does, takes cards
-// out, unplugs the device and cancels calls, and looks at what the driver says of it and
-// how soon. Goroutines that are left over fail a test.
+// out, unplugs the device and cancels calls, and checks what the driver reports and how
+// soon. Goroutines that are left over fail a test.
 //
-// Use is another way in, for fuzzers: it does with a reader what programs do, in an order
-// that the caller chooses.
+// Use is for fuzzers: it does what programs do with a reader, in an order that the caller
+// chooses.
 package readertest
 
 import (
@@ -36,7 +36,7 @@ type Fixture struct {
 	// Command is a C-APDU that the cards answer at once with Answer, as often
 	// as it is sent. Its data is not secret.
 	Command, Answer []byte
-	// Unplug has the device leave.
+	// Unplug makes the device leave.
 	Unplug func()
 	// Close releases what the device holds, after the Reader was closed; may be nil.
 	Close func()
@@ -48,13 +48,13 @@ type Slot struct {
 	Remove, Insert func()
 	// Fixed: the card cannot be taken out; there is no Remove and no Insert.
 	Fixed bool
-	// Silent has the card answer nothing any more, a reset included.
+	// Silent stops the card from answering anything, including a reset.
 	Silent func(on bool)
-	// NeverSilent says why there is no Silent. Tests that need it are left out.
+	// NeverSilent is the reason why Silent is missing. Tests that need it are skipped.
 	NeverSilent string
 }
 
-// check finds hooks that were forgotten, which would leave tests out.
+// check finds forgotten hooks, without which tests would be skipped.
 func (s *Slot) check() error {
 	switch {
 	case s.Fixed != (s.Remove == nil), s.Fixed != (s.Insert == nil):
@@ -79,7 +79,7 @@ func Contact(c *icc.Contact, fixed bool) Slot {
 // deadline is how long a call that must end may take. The suite's own tests change it.
 var deadline = 20 * time.Second
 
-// Suite runs all tests against devices that make builds.
+// Suite runs all tests, each against a device that make builds.
 func Suite(t *testing.T, make func(t *testing.T) *Fixture) {
 	for _, x := range []struct {
 		name  string
@@ -266,7 +266,7 @@ func (b *bench) connect(s reader.Slot, how reader.Reset) *connection {
 	return c
 }
 
-// removable leaves the test out where the first card is fixed.
+// removable skips the test if the first card is fixed.
 func (b *bench) removable(f *Fixture) {
 	b.Helper()
 	if f.Slots[0].Fixed {
@@ -274,7 +274,7 @@ func (b *bench) removable(f *Fixture) {
 	}
 }
 
-// silenceable leaves the test out where the first card cannot be made silent.
+// silenceable skips the test if the first card cannot be made silent.
 func (b *bench) silenceable(f *Fixture) {
 	b.Helper()
 	if why := f.Slots[0].NeverSilent; why != "" {

@@ -261,7 +261,7 @@ func testTimeout(t *testing.T, b *bench) {
 	b.check(f, b.connect(s, reader.Cold))
 }
 
-// A ctx that ended before the call: nothing is done.
+// A call whose ctx has already ended does nothing.
 func testCancelledBefore(t *testing.T, b *bench) {
 	f, r := b.device()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -17,9 +17,8 @@ var AllOps = []byte{11, 1, 2, 3, 6, 7, 19, 8, 20, 24, 9, 10, 2, 11, 1, 2, 31, 43
 // pinBlock is a PIN_VERIFY structure in order (PC/SC part 10, §2.5.2).
 var pinBlock, _ = hex.DecodeString(strings.ReplaceAll("1E 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 0D 00 00 00 00 20 00 01 08 20 FF FF FF FF FF FF FF", " ", ""))
 
-// Use does with a reader, through the core, what programs do: one thing for each of
-// ops. own is called for what may happen to the device itself, with a number whose meaning
-// is the caller's. Use runs in a synctest bubble, which fails the test if goroutines are
+// Use does through the core what programs do with a reader, one thing for each of ops. It
+// calls own for events of the device itself, with a number that own interprets. Use runs in a synctest bubble, which fails the test if goroutines are
 // left: whatever a device does, the core must end.
 func Use(t *testing.T, d reader.Driver, dev reader.Device, ops []byte, own func(m *core.Manager, n byte)) {
 	m := core.NewManager(core.Options{Drivers: []reader.Driver{d}, ExchangeLimit: time.Minute})
