@@ -47,14 +47,14 @@ func tasks(readers int) []task {
 // version is a cardfs with one reader and one with many, both at work.
 type version struct{ one, many *proc.Process }
 
-// sample is what one run of a task took.
+// sample is the result of one run of a task.
 type sample struct {
 	wall, fast float64 // for each exchange: the median, the fastest tenth
 	cpu        float64 // of the daemon
 }
 
-// against measures two versions of cardfs in turns and prints what the one takes of what
-// the other does.
+// against measures two versions of cardfs in turns, and prints the ratio of one to the
+// other.
 func against(ctx context.Context, o options) (err error) {
 	e := &env{options: o}
 	defer func() {
@@ -93,7 +93,7 @@ func against(ctx context.Context, o options) (err error) {
 	return compare(os.Stdout, e, todo, res, versions)
 }
 
-// version starts a version's mounts and has every card powered.
+// version starts a version's mounts and powers every card.
 func (e *env) version(ctx context.Context, name string) (v version, err error) {
 	sims := func(n int) (args []string) {
 		args = []string{"--usb=false"}
@@ -142,7 +142,7 @@ func (e *env) sample(ctx context.Context, t task, i int, v version) (s sample, e
 	s = sample{median(took), median(took[:(len(took)+9)/10]), after - before}
 	if t.times == 0 {
 		ms, _ := strconv.ParseFloat(milliseconds, 64)
-		s.cpu /= s.wall * ms / 1e3 // more or less: the clients' start and end are not counted
+		s.cpu /= s.wall * ms / 1e3 // approximately: the clients' start and end are not counted
 		s.wall = 1e9 / s.wall
 		s.fast = s.wall
 	} else {

@@ -11,8 +11,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// echoFile is the least that a go-fuse server can do for write+read: an open
-// remembers what was written to it, and reads give that back.
+// echoFile is the minimum that a go-fuse server can do for write+read: an open stores what
+// is written to it, and reads return that.
 type echoFile struct{ fs.Inode }
 
 type echoHandle struct{ last []byte }
@@ -61,8 +61,8 @@ func echo(dir string) error {
 	if os.Geteuid() != 0 {
 		return server.Unmount()
 	}
-	// Server.Unmount waits until the kernel has given the connection up, which it does not
-	// do while another mount namespace, made during the run, has a copy of the mount. The
+	// Server.Unmount waits until the kernel has given up the connection. The kernel keeps it
+	// while another mount namespace, made during the run, has a copy of the mount. The
 	// connection ends with this process.
 	return syscall.Unmount(dir, syscall.MNT_DETACH)
 }

@@ -21,8 +21,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The echo server ends with SIGTERM although another mount namespace, made while it ran,
-// still has its mount: a sandboxed service that starts during a run.
+// The echo server ends with SIGTERM although another mount namespace still has its mount:
+// that of a sandboxed service that started during the run.
 func TestEchoEnds(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for a mount namespace")

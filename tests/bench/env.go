@@ -28,7 +28,7 @@ type subject struct {
 	take func(context.Context) ([]float64, error)
 }
 
-// env is all that runs while it is measured.
+// env is everything that runs during the measurements.
 type env struct {
 	options
 	dir      string
@@ -118,8 +118,8 @@ func (e *env) filebench(mode string, count int, more ...string) func(context.Con
 	}
 }
 
-// mounts starts three cardfs and the echo server: one with one reader, one with
-// many, one with a port for a virtual card, so that none gains from another.
+// mounts starts three cardfs and the echo server. One cardfs has one reader, one has many,
+// and one has a port for a virtual card: then no measurement profits from another's set-up.
 func (e *env) mounts(ctx context.Context) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -168,8 +168,8 @@ func (e *env) mounts(ctx context.Context) error {
 	e.add(rateOne, perSecond, e.filebench("many", 250, e.path("many"), "1"))
 	e.add(rateMany, perSecond, e.filebench("many", 250, e.path("many"), n))
 
-	// Every card is powered once before memory is looked at; it is looked at
-	// before and after the rounds, and the worse counts.
+	// Every card is powered once before memory is measured. It is measured before and after
+	// the rounds, and the larger value counts.
 	for i := range e.readers {
 		if _, err := os.ReadFile(e.path(fmt.Sprintf("many/%d/atr", i))); err != nil {
 			return err
@@ -200,8 +200,8 @@ func (e *env) mounts(ctx context.Context) error {
 	return nil
 }
 
-// followers is the share of the time that a processor works for a client that follows
-// the events of many slots where nothing happens.
+// followers returns the share of a processor's time that serves a client which follows the
+// events of many idle slots.
 func (e *env) followers(ctx context.Context, daemon *proc.Process) ([]float64, error) {
 	cmd := exec.CommandContext(ctx, e.path("filebench"), "follow", strconv.Itoa(e.readers), e.path("many"))
 	stdin, err := cmd.StdinPipe()
@@ -277,7 +277,7 @@ func conf(name, library, device string) string {
 
 const libifdvpcd = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so"
 
-// pcscds starts what cardfs is compared with.
+// pcscds starts the pcscds that cardfs is compared with.
 func (e *env) pcscds(ctx context.Context) error {
 	null, err := e.pcscd(ctx, "null", conf("Null", e.path("nullifd.so"), "DEVICENAME null:0"))
 	if err != nil {
@@ -299,7 +299,7 @@ func (e *env) pcscds(ctx context.Context) error {
 	return nil
 }
 
-// library adds what goes through libifdcardfs, if it was built.
+// library adds the subjects that use libifdcardfs, if it was built.
 func (e *env) library(ctx context.Context) error {
 	if _, err := os.Stat(e.ifd); err != nil {
 		e.missing = "no " + filepath.Base(e.ifd)
@@ -308,7 +308,7 @@ func (e *env) library(ctx context.Context) error {
 	return e.throughLibrary(ctx)
 }
 
-// freePorts finds n TCP ports in a row that nobody uses at the moment.
+// freePorts finds n consecutive TCP ports that are unused at the moment.
 func freePorts(n int) (int, error) {
 	for range 100 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -333,7 +333,7 @@ func freePorts(n int) (int, error) {
 	return 0, errors.New("no free ports")
 }
 
-// waitCard follows a slot's events until a card is in.
+// waitCard follows a slot's events until a card is inserted.
 func waitCard(ctx context.Context, slot string) error {
 	f, err := os.Open(filepath.Join(slot, "event"))
 	if err != nil {

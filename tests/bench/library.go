@@ -17,7 +17,7 @@ import (
 	"github.com/cardfs/cardfs/tests/pcscd"
 )
 
-// idleReaders is as many as pcscd 1.9 takes.
+// idleReaders is the most that pcscd 1.9 accepts.
 const idleReaders = 16
 
 // throughLibrary measures pcscd with libifdcardfs.
@@ -130,7 +130,7 @@ func monotonic() int64 {
 	return t.Nano()
 }
 
-// playCard is what instantcard.c is, in this process.
+// playCard does what instantcard.c does, in this process.
 func playCard(nc net.Conn) {
 	in := bufio.NewReader(nc)
 	for {

@@ -34,7 +34,7 @@ type row struct {
 	what  string
 	a, b  string // ratio of a to b; without b, a's own value
 	bound float64
-	least bool // the bound is the least, not the most
+	least bool // the bound is a minimum, not a maximum
 }
 
 var rows = []row{

@@ -14,7 +14,7 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
-// start runs a server and waits until it has said ready; at once where ready is "".
+// start runs a server and waits until it has printed ready; it does not wait if ready is "".
 func start(ctx context.Context, ready string, name string, args ...string) (*proc.Process, error) {
 	p, err := proc.Start(exec.Command(name, args...), new(proc.Log))
 	if err != nil || ready == "" {
@@ -27,7 +27,7 @@ func start(ctx context.Context, ready string, name string, args ...string) (*pro
 	return p, nil
 }
 
-// stop ends a server. A client of a card may take SIGTERM as it likes.
+// stop ends a server. For a client of a card any exit status after SIGTERM is fine.
 func stop(p *proc.Process) error {
 	if err := p.Stop(); errors.Is(err, proc.ErrHangs) {
 		return err

@@ -25,11 +25,11 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// builtEnv tells the tests in the machine where things were built.
+// builtEnv tells the tests in the machine where the built files are.
 const builtEnv = "CARDFS_TEST_BUNDLE"
 
-// TestBundle builds everything as make does, and goes on in the machine. It is one test on
-// both sides, so that none of them can be left out by -run.
+// TestBundle builds everything as make does, then reruns itself in the machine. It is a
+// single test on both sides, so that -run cannot leave out one side.
 func TestBundle(t *testing.T) {
 	if machine.Inside() {
 		inMachine(t)
@@ -52,7 +52,7 @@ func TestBundle(t *testing.T) {
 	machine.RunSelf(t, "^TestBundle$", machine.Config{})
 }
 
-// card answers everything with 9000.
+// card answers every command with 9000.
 type card struct{}
 
 func (card) ATR() []byte {
@@ -61,12 +61,12 @@ func (card) ATR() []byte {
 func (card) Reset(bool)            {}
 func (card) Process([]byte) []byte { return []byte{0x90, 0x00} }
 
-// unplugged is when pcscd has forgotten all readers.
+// unplugged stands for the moment when pcscd has forgotten all readers.
 const unplugged = "unplugged"
 
 const atr = "3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1"
 
-// token is an iKey 3000; pcscd's name of it has the serial number.
+// token is an iKey 3000. pcscd's name for it contains the serial number.
 func token(t *testing.T, serial string) usbip.Device {
 	e := ikeyemu.New3000(serial)
 	if err := e.Contact.Insert(card{}); err != nil {
@@ -104,14 +104,14 @@ func unplug(t *testing.T, p *usbip.Port) {
 	}
 }
 
-// lab is a machine with cardfs and a pcscd that has nothing but the bundle.
+// lab is a machine with cardfs and a pcscd that has only the bundle.
 type lab struct {
 	t      *testing.T
 	cardfs *daemon.Daemon
 	pcscd  *pcscd.Server
 }
 
-// readers are pcscd's readers that have a card with our ATR.
+// readers returns pcscd's readers that have a card with our ATR.
 func (l *lab) readers() []string {
 	out, _ := l.pcscd.Command(l.t.Context(), "opensc-tool", "--list-readers").CombinedOutput()
 	var list []string
@@ -136,8 +136,8 @@ func (l *lab) none() bool {
 	return strings.Contains(string(out), "No smart card readers found")
 }
 
-// await waits until exactly these readers have their cards. It asks again and
-// again: each opensc-tool sees how things stand when it starts.
+// await waits until exactly these readers have their cards. It asks repeatedly, because an
+// opensc-tool shows only the state at its start.
 func (l *lab) await(what string, want ...string) {
 	l.t.Helper()
 	begin := time.Now()
@@ -156,8 +156,8 @@ func (l *lab) await(what string, want ...string) {
 	}
 }
 
-// autopsy says what cardfs and pcscd wait for. It ends cardfs: SIGQUIT has it
-// write all its goroutines to its log.
+// autopsy shows what cardfs and pcscd wait for. It ends cardfs: SIGQUIT makes it write all
+// its goroutines to its log.
 func (l *lab) autopsy() {
 	l.t.Helper()
 	status, _ := filepath.Glob("/mnt/cards/*/status")
@@ -172,8 +172,8 @@ func (l *lab) autopsy() {
 	}
 }
 
-// Readers come and go in pcscd's list with their devices, in any order of
-// cardfs, pcscd and plug; pcscd is never restarted.
+// Readers appear in pcscd's list and leave it with their devices, in any order of cardfs,
+// pcscd and plugging. pcscd is never restarted.
 func inMachine(t *testing.T) {
 	machine.NeedGuest(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -237,8 +237,8 @@ func inMachine(t *testing.T) {
 	}
 }
 
-// either waits until pcscd has started both readers and gives the names of
-// their slots: which is first, is the kernel's affair.
+// either waits until pcscd has started both readers, and returns the names of their slots.
+// The kernel decides which reader is first.
 func (l *lab) either(double, single string) []string {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)

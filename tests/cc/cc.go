@@ -1,5 +1,5 @@
-// Package cc builds the C programs that tests and benchmarks run: from where
-// they are needed, so that `go test` of a single package is enough.
+// Package cc builds the C programs that tests and benchmarks run. They are built on demand,
+// so that `go test` of a single package is enough.
 package cc
 
 import (
@@ -17,11 +17,11 @@ type Target struct {
 	Sources  []string // relative to the top of the tree
 	Include  []string // directories, likewise
 	Packages []string // of pkg-config
-	Flags    []string // more for the compiler, as -fsanitize=address
+	Flags    []string // additional ones for the compiler, such as -fsanitize=address
 	Shared   bool     // a library
 }
 
-// Flags are every target's.
+// Flags are the compiler's for every target.
 var Flags = []string{"-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"}
 
 // Root is the top of the source tree.
@@ -36,8 +36,8 @@ func IFDHandler() Target { return library("ifd") }
 // CTAPI is the library of CT-API (ctapi/clib/ctapi).
 func CTAPI() Target { return library("ctapi") }
 
-// library is a library of ctapi/clib, with the files that all of them share. Only
-// what its headers mark is visible, and a symbol that nothing defines is an error.
+// library returns a library of ctapi/clib, with the files that all of them share. Only
+// symbols that its headers mark are visible, and an undefined symbol is an error.
 func library(name string) Target {
 	t := Target{
 		Include: []string{"ctapi/clib/common"},

@@ -1,5 +1,5 @@
-// Package clib builds the C libraries of ctapi/clib with a mount that lies
-// inside (testdata/fake) and runs them under the sanitizers and valgrind.
+// Package clib builds the C libraries of ctapi/clib together with a fake mount that can
+// misbehave (testdata/fake), and runs them under the sanitizers and valgrind.
 package clib
 
 import (
@@ -21,7 +21,7 @@ const (
 	ifd     = "../../ctapi/clib/ifd"
 )
 
-// wrapped is what the libraries call and testdata/fake answers.
+// wrapped lists the functions that the libraries call and testdata/fake replaces.
 var wrapped = []string{
 	"open", "openat", "close", "fcntl", "read", "epoll_ctl", "epoll_wait", "write", "ioctl", "readlink",
 	"opendir", "readdir", "closedir", "malloc", "calloc", "pthread_create", "pthread_clockjoin_np",
@@ -29,7 +29,7 @@ var wrapped = []string{
 
 var warnings = []string{"-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wformat=2"}
 
-// soak asks for every fault at every call: an hour, with all sanitizers.
+// soak tests every fault at every call. It takes an hour, with all sanitizers.
 func soak() bool { return os.Getenv("CARDFS_SOAK") != "" }
 
 func tool(t *testing.T, name, pkg string) string {
@@ -59,9 +59,9 @@ func run(t *testing.T, env []string, name string, args ...string) string {
 	return out.String()
 }
 
-// build makes the test program whose sources are in that directory of testdata. How long the libraries wait is the
-// tests' to say (testdata/times.h): 30 ms for what comes soon, 60 ms for an answer
-// where they say nothing.
+// build makes the test program whose sources are in that directory of testdata. The tests
+// set how long the libraries wait (testdata/times.h): 30 ms for what comes soon, and 60 ms
+// for an answer, unless they set another time.
 func build(t *testing.T, name string, flags ...string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), name)
@@ -91,7 +91,7 @@ func build(t *testing.T, name string, flags ...string) string {
 	return program
 }
 
-// TestLibraries runs each program as it is meant to find each kind of mistake.
+// TestLibraries runs each program once for each kind of mistake that a tool can find.
 func TestLibraries(t *testing.T) {
 	stride := func(normal string) string {
 		if soak() {
@@ -104,7 +104,7 @@ func TestLibraries(t *testing.T) {
 			t.Run("plain", func(t *testing.T) {
 				t.Parallel()
 				p := build(t, program)
-				// Here the memory is all the program's own, and is searched for PINs.
+				// Here all memory is the program's own, and is searched for PINs.
 				t.Logf("%s", run(t, []string{stride("20"), "SCAN=1"}, p))
 			})
 			t.Run("address,undefined", func(t *testing.T) {
@@ -128,8 +128,8 @@ func TestLibraries(t *testing.T) {
 	}
 }
 
-// TestHeaders: the public headers stand alone, in C and C++, and what ifd.h
-// says of the IFD handler interface is what pcsc-lite's header says.
+// TestHeaders: the public headers compile on their own, in C and C++. ifd.h describes the
+// IFD handler interface as pcsc-lite's header does.
 func TestHeaders(t *testing.T) {
 	gcc := tool(t, "gcc", "gcc")
 	compile := func(t *testing.T, language, text string, flags ...string) {
@@ -163,8 +163,8 @@ func TestHeaders(t *testing.T) {
 	})
 }
 
-// TestBundle: Info.plist has each ID at the same place of three lists, and a
-// line that is no ID is an error that names it.
+// TestBundle: each ID is at the same place in the three lists of Info.plist. A line that is
+// no ID is an error that names it.
 func TestBundle(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ifd-cardfs.bundle")
 	library := filepath.Join(t.TempDir(), "libifdcardfs.so")

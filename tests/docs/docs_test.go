@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/debian"
 )
 
-// elsewhere are commands that are not run in the Debian, and why.
+// elsewhere lists commands that are not run in the Debian, with the reasons.
 var elsewhere = []struct{ prefix, why string }{
 	{"git clone", "the sources are what is tested"},
 	{"make test", "runs this test"},
@@ -30,8 +30,8 @@ var elsewhere = []struct{ prefix, why string }{
 	{"sudo udevadm control", "a udev of its own would act on this machine's devices"},
 }
 
-// run is the shell that runs a block: each command must succeed, a while at most. What runs
-// until it is interrupted is interrupted, and must then have ended as it should.
+// run is the shell function that runs a block. Each command must succeed within a limit. A
+// command that runs until it is interrupted is interrupted, and must then end as it should.
 const run = `set -u
 shopt -s expand_aliases
 alias sudo=
@@ -53,17 +53,17 @@ END OF BLOCK
 [ -z "$cmd" ] || { echo "FAILED, not a command: $cmd"; exit 1; }
 `
 
-// lasting are commands that run until they are interrupted, if nothing ends them.
+// lasting lists commands that run until they are interrupted, unless something ends them.
 var (
 	lasting = regexp.MustCompile(`^cardfs (watch|top|capture|record)\b[^\n|]*`)
 	ending  = regexp.MustCompile(`--(once|until|duration|help)\b| -- |&$| -b\b`)
 )
 
-// fstab is a line for /etc/fstab.
+// fstab matches a line for /etc/fstab.
 var fstab = regexp.MustCompile(`(?m)^cardfs (/\S+) fuse\.cardfs .*$`)
 
-// scripted makes a block what run runs: a mount serves on in the background, and what lasts is
-// interrupted.
+// scripted turns a block into commands for run: a mount continues in the background, and
+// lasting commands are interrupted.
 func scripted(text string) string {
 	var out strings.Builder
 	if line := fstab.FindStringSubmatch(text); line != nil {
@@ -93,7 +93,7 @@ func boot(t *testing.T) *debian.System {
 	s := debian.Boot(t, root)
 	for _, script := range []string{
 		"dpkg -i /packages/0.1+docs/*.deb && mkdir -p build && ln -s /packages/0.1+docs build/packages",
-		// what the documentation takes for granted: a machine that one can get into by ssh
+		// The documentation takes this for granted: a machine that can be reached by ssh.
 		`echo 127.0.0.1 localhost >/etc/hosts; mkdir -p .ssh && ssh-keygen -q -t ed25519 -N "" -f .ssh/id_ed25519 && cp .ssh/id_ed25519.pub .ssh/authorized_keys &&
 systemctl restart ssh && ssh-keyscan localhost >.ssh/known_hosts && rm -f /etc/reader.conf.d/libccidtwin`,
 	} {
@@ -104,7 +104,7 @@ systemctl restart ssh && ssh-keyscan localhost >.ssh/known_hosts && rm -f /etc/r
 	return s
 }
 
-// tidy ends what a block left.
+// tidy ends what a block left running.
 const tidy = `
 cd /root
 systemctl stop cardfs pcscd.socket pcscd 2>/dev/null
@@ -125,7 +125,7 @@ func (b block) try(t *testing.T, s *debian.System, before string) {
 	s.Run(tidy)
 }
 
-// simulated is what the help of the commands has around it.
+// simulated sets up what the examples in the commands' help assume.
 const simulated = `mkdir -p cards /mnt/cards; cardfs mount -b --usb=off --sim ikey3k cards; ln -s /usr/bin/true script; echo 00A4000C023F00 >script.apdu`
 
 func TestDocumentation(t *testing.T) {
@@ -176,7 +176,7 @@ func help(t *testing.T, s *debian.System) {
 	}
 }
 
-// The manual pages that are written by hand.
+// The manual pages that are not generated.
 func pages(t *testing.T, s *debian.System) {
 	all, err := filepath.Glob(filepath.Join(cc.Root(), "cmd/cardfs/install/man/*.md"))
 	if err != nil || len(all) == 0 {
@@ -202,13 +202,13 @@ func pages(t *testing.T, s *debian.System) {
 	if examples == 0 {
 		t.Error("no example of a configuration file in the pages")
 	}
-	// What the installed file has as comments may be taken out of them.
+	// The settings that are commented out in the installed file may be enabled.
 	if out, err := s.Run(`sed -E 's/^#(\[|[a-z])/\1/' /etc/cardfs.conf >example.conf && grep -c '^\[' example.conf && cardfs mount --check --config example.conf`); err != nil {
 		t.Errorf("/etc/cardfs.conf without its comments: %v\n%s", err, out)
 	}
 }
 
-// The README is read from the top, and what one block does is there in the next.
+// The README is read from the top, and the effects of one block remain for the next.
 func readme(t *testing.T, s *debian.System) {
 	text, err := os.ReadFile(filepath.Join(cc.Root(), "README.md"))
 	if err != nil {
@@ -218,7 +218,8 @@ func readme(t *testing.T, s *debian.System) {
 	if len(list) < 5 {
 		t.Errorf("only %d blocks of commands in the README", len(list))
 	}
-	// Before the README installs the packages there is what was built from the sources.
+	// Before the README installs the packages, only the programs built from the sources
+	// exist.
 	const before = `cp /usr/bin/cardfs /usr/local/bin/ && dpkg --purge libctapi-cardfs-dev libctapi-cardfs1 libifdcardfs cardfs 2>&1`
 	if out, err := s.Run(before); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -253,7 +254,7 @@ func readme(t *testing.T, s *debian.System) {
 	s.Run(tidy)
 }
 
-// session runs what follows "$ " and compares what it prints. … stands for anything.
+// session runs the commands after "$ " and compares their output. … stands for anything.
 func session(t *testing.T, s *debian.System, b block) {
 	t.Helper()
 	var script, want strings.Builder

@@ -6,24 +6,24 @@ import (
 	"testing"
 )
 
-// fault is a set-up that does not work.
+// fault is a broken set-up.
 type fault struct {
 	name string
-	// user wants to use the readers: bob, who is in group cardfs, if nobody is named.
+	// user wants to use the readers. The default is bob, who is in group cardfs.
 	user string
-	// breaks are commands of root's that break it.
+	// breaks are root's commands that break it.
 	breaks string
-	// session are commands at the start of the user's session, in which the mends are run as
-	// well: faults that are in the environment or in the groups of a login.
+	// session are commands at the start of the user's session. The mends are run in the same
+	// session, because some faults are in the environment or in the groups of a login.
 	session string
 	// login is how setpriv(1) gives the user's groups to that session.
 	login string
-	// check finds it, and says this.
+	// check is the check that finds the fault, and says this.
 	check, says string
-	// works is a command of the user's, or of root's behind "root:", that fails before the
-	// mend and succeeds after.
+	// works is a command of the user's, or of root's after "root:". It fails before the mend
+	// and succeeds after it.
 	works string
-	// also are checks that may find something as well; their mends are run, too.
+	// also are checks that may find something as well. Their mends are run, too.
 	also string
 }
 
@@ -34,7 +34,7 @@ const (
 	viaPCSC = `root:systemctl reset-failed pcscd.service pcscd.socket; systemctl restart pcscd.socket; timeout 20 opensc-tool --atr | grep -q 3b:b7:94`
 )
 
-// Commands that the shell of a lab has.
+// Commands available in the shell of a lab.
 const functions = `
 plug() { # PORT VENDOR PRODUCT CLASS NUMBER
 	local d=/sys/bus/usb/devices/$1
@@ -58,7 +58,7 @@ own() { # USER ARG…: a cardfs of the user's, at ~/cards
 
 const conf = "/etc/reader.conf.d/cardfs"
 
-// sandboxed is pcscd.service of pcsc-lite 2.4.0, as far as 1.9.9 can run by it.
+// sandboxed is pcscd.service of pcsc-lite 2.4.0, as far as pcscd 1.9.9 can run with it.
 const sandboxed = `useradd --system pcscd
 cat >/etc/systemd/system/pcscd.service <<'END'
 [Unit]
@@ -153,8 +153,8 @@ var setups = []fault{
 	{name: "CT-API library not known", breaks: `cd /usr/lib/*-linux-gnu; mv libctapi-cardfs.so.1 /tmp; ldconfig; mv /tmp/libctapi-cardfs.so.1 .`, check: "ctapi", says: "not in the cache of the dynamic linker", works: `/sbin/ldconfig -p | grep libctapi-cardfs.so.1`},
 }
 
-// "each found, each hint mends it when followed": the command is run as it stands, by the user
-// who asked doctor.
+// "each found, each hint mends it when followed": the user who asked doctor runs the command
+// exactly as it is printed.
 func TestMends(t *testing.T) {
 	root := furnished(t)
 	for _, f := range setups {
@@ -165,7 +165,7 @@ func TestMends(t *testing.T) {
 	}
 }
 
-// healthy is what all labs begin with: cardfs.service and pcscd's reader.conf.
+// healthy is the set-up that all labs begin with: cardfs.service and pcscd's reader.conf.
 const healthy = `systemctl start dbus.socket
 systemctl start cardfs || { systemctl status cardfs; journalctl -u cardfs; exit 1; }
 cardfs reader-conf >` + conf + ` 2>/dev/null`
@@ -253,8 +253,8 @@ func has(all []finding, f finding) bool {
 	return false
 }
 
-// session has a user type commands after a login: a shell reads them from its input, so that a
-// command may start another shell for the rest.
+// session makes a user type commands after a login. A shell reads them from its input, so
+// that a command may start another shell for the rest.
 func (l *lab) session(user, commands string) (string, int) {
 	l.Helper()
 	return l.as(user, "printf '%s\\n' "+quote(commands)+" | bash -l")

@@ -25,7 +25,7 @@ import (
 )
 
 // furnish makes a root that all labs begin with: cardfs's packages, users, and a repository
-// that has what apt-get is told to install. "$0" is the version of cardfs.
+// with the packages that apt-get is told to install. "$0" is the version of cardfs.
 const furnish = `
 useradd --create-home --shell /bin/bash alice
 dpkg -i /packages/$0/*.deb >/dev/null
@@ -57,7 +57,7 @@ apt-get -qq update
 rm -r /tmp/*
 `
 
-// boot makes the Debian at "$0" a lab at "$1": what is written there is gone with it. systemd
+// boot makes the Debian at "$0" a lab at "$1"; data written there is lost with it. systemd
 // is its process 1, and starts nothing by itself.
 const boot = `
 mount --make-rprivate /
@@ -119,7 +119,7 @@ func newLab(t *testing.T, root string) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(machine.Kill)
-	// The shell enters when process 1 has become systemd.
+	// The shell enters once process 1 has become systemd.
 	var inner string
 	for until := time.Now().Add(proc.Patience); ; time.Sleep(10 * time.Millisecond) {
 		pid := machine.Pid()
@@ -152,7 +152,8 @@ func newLab(t *testing.T, root string) *lab {
 
 const mark = "-- lab: that ended with "
 
-// sh runs commands as root, in one shell for all, and returns what they say and the exit code.
+// sh runs commands as root, in one shell for all, and returns their output and the exit
+// code.
 func (l *lab) sh(script string) (string, int) {
 	l.Helper()
 	late := time.AfterFunc(2*proc.Patience, l.end)
@@ -172,7 +173,7 @@ func (l *lab) sh(script string) (string, int) {
 	}
 }
 
-// must is sh for commands that succeed.
+// must is sh for commands that have to succeed.
 func (l *lab) must(script string) string {
 	l.Helper()
 	out, code := l.sh("(set -e\n" + script + "\n)")
@@ -182,7 +183,7 @@ func (l *lab) must(script string) string {
 	return out
 }
 
-// as runs commands in a new login of a user's.
+// as runs commands in a new login of a user.
 func (l *lab) as(user, script string) (string, int) {
 	l.Helper()
 	if user == "root" {
@@ -193,14 +194,14 @@ func (l *lab) as(user, script string) (string, int) {
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// finding is what `cardfs doctor --json` says.
+// finding is an entry of the output of `cardfs doctor --json`.
 type finding struct{ Check, State, Text, Mend string }
 
 func (f finding) String() string {
 	return fmt.Sprintf("%s %s: %s\n\tmend: %s", f.State, f.Check, f.Text, f.Mend)
 }
 
-// findings decodes what doctor has said, and holds it to its exit code.
+// findings decodes doctor's output, and checks that the exit code agrees.
 func (l *lab) findings(out string, code int) (all []finding) {
 	l.Helper()
 	i := strings.LastIndex("\n"+out, "\n[\n")
@@ -229,7 +230,7 @@ func (l *lab) doctor(user string) []finding {
 	return l.findings(out, code)
 }
 
-// faults are the findings that are not well.
+// faults returns the findings that are not well.
 func faults(all []finding) (bad []finding) {
 	for _, f := range all {
 		if f.State != "ok" {
@@ -239,7 +240,7 @@ func faults(all []finding) (bad []finding) {
 	return bad
 }
 
-// base is the Debian that all labs begin with, made when the first of them wants it.
+// base is the Debian that all labs begin with. The first lab makes it.
 var base struct {
 	sync.Mutex
 	dir, root string
@@ -259,13 +260,13 @@ func furnished(t *testing.T) string {
 	if base.root != "" {
 		return base.root
 	}
-	os.RemoveAll(base.dir) // of one that failed
+	os.RemoveAll(base.dir) // of an earlier attempt that failed
 	dir, err := os.MkdirTemp("", "cardfs-doctor-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	base.dir = dir
-	if err := os.Chmod(dir, 0o755); err != nil { // it is the root of other users as well
+	if err := os.Chmod(dir, 0o755); err != nil { // it is the root of other users, too
 		t.Fatal(err)
 	}
 	debian.Unpack(t, dir)

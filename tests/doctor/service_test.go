@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// cardfs.service under systemd: what systemctl reload does and says, to whoever is in the
-// middle of an exchange too.
+// cardfs.service under systemd: what systemctl reload does and says, also during an
+// exchange.
 func TestService(t *testing.T) {
 	l := newLab(t, furnished(t))
 	l.must(`systemctl start cardfs.service
@@ -14,7 +14,7 @@ cat /mnt/cards/0/atr
 stat -c %G:%a /mnt/cards/0/apdu | grep -x cardfs:660
 systemctl show --property=MainPID --value cardfs >/tmp/pid`)
 
-	// The exchange is with a card that takes its time; slot 0 has a verified PIN.
+	// The exchange is with a slow card; slot 0 has a verified PIN.
 	l.must(`cat >>/etc/cardfs.conf <<'END'
 [[attach]]
 driver = "sim"
@@ -48,7 +48,7 @@ grep -x '01 02 90 00' /tmp/slow
 [ "$(systemctl show --property=MainPID --value cardfs)" = "$(cat /tmp/pid)" ]
 tail -n 3 /etc/cardfs.conf | grep 't0'`)
 
-	// A file with an error changes nothing, and systemctl says that it was not done.
+	// A file with an error changes nothing, and systemctl reports that the reload failed.
 	out, code := l.sh(`cp /etc/cardfs.conf /tmp/conf
 echo nosuch = 1 >>/etc/cardfs.conf
 systemctl reload cardfs`)
@@ -63,7 +63,7 @@ while [ -e /mnt/cards/2 ]; do sleep 0.05; done
 [ -e /mnt/cards/1 ]
 [ "$(systemctl show --property=MainPID --value cardfs)" = "$(cat /tmp/pid)" ]`)
 
-	// With such a file the service does not begin, and is not tried again and again.
+	// With such a file the service does not start, and is not restarted again and again.
 	l.must(`echo nosuch = 1 >>/etc/cardfs.conf
 if systemctl restart cardfs; then exit 1; fi
 systemctl show --property=NRestarts,ExecMainStatus cardfs >/tmp/shown
@@ -78,7 +78,7 @@ systemctl stop cardfs
 [ ! -e /mnt/cards/0 ]`)
 }
 
-// A line of fstab is a mount unit of systemd's, which ends it as well.
+// A line of fstab becomes a mount unit of systemd, which also ends it.
 func TestFstab(t *testing.T) {
 	l := newLab(t, furnished(t))
 	l.must(`mkdir /mnt/other

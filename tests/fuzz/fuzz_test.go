@@ -1,6 +1,6 @@
-// Package fuzz feeds whole readers with what the fuzzer thinks of, through the
-// core: descriptors, answers, notifications. Nothing that a device says may end
-// the daemon, keep it from ending, or leave a goroutine behind.
+// Package fuzz feeds fuzzed descriptors, answers and notifications to whole readers, through
+// the core. Nothing that a device sends may end the daemon, keep it from ending, or leave a
+// goroutine behind.
 package fuzz
 
 import (
@@ -22,7 +22,7 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/hex"
 )
 
-// script is what a device says: pieces, each with its length in the first byte.
+// script is what a device sends: pieces, each with its length in the first byte.
 type script struct {
 	mu   sync.Mutex
 	data []byte
@@ -37,7 +37,7 @@ func (s *script) take(n int) []byte {
 	return b
 }
 
-// device is a USB device that answers by its scripts and then not at all.
+// device is a USB device that answers by its scripts, and then not at all.
 type device struct {
 	desc             []byte
 	answers, notices script
@@ -61,7 +61,7 @@ func (d *device) Close() error {
 	return nil
 }
 
-// silence is what a transfer without an answer comes to.
+// silence is the result of a transfer without an answer.
 func (d *device) silence(ctx context.Context, timeout time.Duration) error {
 	var over <-chan time.Time
 	if timeout > 0 {
@@ -145,9 +145,8 @@ func (d *device) Control(ctx context.Context, s usb.Setup, data []byte, timeout 
 	return copy(data, d.answers.take(int(kind[0]&0x7F))), nil
 }
 
-// patch puts pairs of place and byte into a copy of desc: most of a descriptor
-// has to be right for the rest to be looked at. With a first byte of FF the rest
-// is the descriptor.
+// patch puts pairs of place and byte into a copy of desc: most of a descriptor has to be
+// right before the rest is examined. If the first byte is FF, the rest is the descriptor.
 func patch(desc, how []byte) []byte {
 	if len(how) > 0 && how[0] == 0xFF {
 		return how[1:]
@@ -200,16 +199,16 @@ func FuzzIKey3000(f *testing.F) {
 	})
 }
 
-// What a person may do to a simulated reader, by the op that does it.
+// The things a person may do to a simulated reader, by the op that does them.
 var simCommands = []string{"unplug", "plug", "remove", "insert", "insert t0", "insert token", "mute", "slow 300ms", "slow 3h",
 	"noisy 1/2", "normal", "keys 1234", "keys cancel", "unplug"}
 
-// FuzzSim is every simulated reader in hands that do not rest.
+// FuzzSim exercises every simulated reader with random actions.
 func FuzzSim(f *testing.F) {
 	models := sim.Devices()
 	for model := range byte(len(models)) {
 		f.Add(model, readertest.AllOps)
-		// A command, and in its midst whatever may be.
+		// A command, and a random action during it.
 		for n := range byte(len(simCommands)) {
 			f.Add(model, []byte{1, 2, 12 * 7, 3, 12 * n, 2, 7, 6, 9, 12 * 1, 12 * 3, 12 * 10, 1, 2})
 		}

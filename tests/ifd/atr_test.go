@@ -20,7 +20,7 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/hex"
 )
 
-// list is the ATRs of real cards that Debian's pcsc-tools collects.
+// list has the ATRs of real cards that Debian's pcsc-tools collects.
 const list = "/usr/share/pcsc/smartcard_list.txt"
 
 // realATRs are the list's ATRs without wildcards, once each.
@@ -122,7 +122,8 @@ func TestATRsThroughPcscd(t *testing.T) {
 		}
 	}
 	t.Logf("%d cards, %d of them with an ATR that breaks the standard, in %v", tried, defective, time.Since(begin).Round(time.Second))
-	// pcscd looks at the ATR itself, and finds no protocol in some: no handler can help it.
+	// pcscd examines the ATR itself, and finds no protocol in some ATRs. No handler can help
+	// that.
 	t.Logf("%d that pcscd refuses", len(mismatched))
 	withLibifdvpcd(t, mismatched)
 	if defective < 50 {

@@ -83,20 +83,20 @@ func TestCTAPI(t *testing.T) {
 	} {
 		c.ct(step.want, step.do)
 	}
-	// CT_close took the power from what REQUEST ICC gave it to.
+	// CT_close removed the power that REQUEST ICC had given.
 	for _, slot := range []string{"0", "1"} {
 		if got := m.Read(slot + "/power"); got != "off\n" {
 			t.Errorf("power of slot %s: %q", slot, got)
 		}
 	}
 
-	// The card is changed; the reader leaves, and another takes its number.
+	// The card is exchanged; the reader leaves, and another gets its number.
 	c.ct("0", "init 1 2")
 	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
 	m.Ctl("sim 2 remove")
 	m.Ctl("sim 2 insert")
-	m.Await("2/status", "state present") // until then the exchange is with a card that left
-	// The new card has no power, and is not the one that was requested.
+	m.Await("2/status", "state present") // until then the exchange is with a card that has left
+	// The new card has no power, and was not requested.
 	c.ct("0 2 1 64A2", "data 1 0 00A4000C023F00")
 	c.ct("0 2 1 64A2", "data 1 0 00A4000C023F00")
 	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
@@ -111,7 +111,7 @@ func TestCTAPI(t *testing.T) {
 	c.ct("0 2 1 "+tokenATR+"9001", "data 1 1 2012010100")
 	c.ct("0 2 0 9000", "data 1 0 00A4000C023F00")
 	m.Ctl("sim 2 unplug\nsim 2 plug")
-	m.Await("2/status", "state present") // it is another reader: the old one's card had power
+	m.Await("2/status", "state present") // it is another reader; the old one's card had power
 	c.ct("-10 0 2 ", "data 1 0 00A4000C023F00")
 	c.ct("-10 1 2 ", "data 1 1 2013008000")
 	c.ct("0", "close 1")
@@ -126,8 +126,8 @@ func TestCTAPI(t *testing.T) {
 	c.ct("0", "close 1")
 }
 
-// TestCTAPICommands: every command of CT-BCS by a C program, on a reader with
-// keys and a display. sad is the card's where the card answered.
+// TestCTAPICommands: every command of CT-BCS, sent by a C program to a reader with keys and
+// a display. sad is the card's if the card answered.
 func TestCTAPICommands(t *testing.T) {
 	m := mount(t, "--sim", "pinpad")
 	c := newCT(t, m.Dir)
@@ -203,7 +203,7 @@ func TestCTAPISignals(t *testing.T) {
 		if total < 100 {
 			t.Errorf("%d signals in 10,000 exchanges: the test is of no use", total)
 		}
-		// One that takes its time: the time is the card's, not that of a thousand signals.
+		// A slow command: the card decides how long it takes, not a thousand signals.
 		m.Ctl("sim 0 remove")
 		m.Await("0/status", "state empty")
 		c.ct("0 2 1 6200", "data 1 1 201201010102")
@@ -215,7 +215,8 @@ func TestCTAPISignals(t *testing.T) {
 	}
 }
 
-// TestCTAPIFork: a child has nothing of its parent's, and its end takes nothing away.
+// TestCTAPIFork: a child inherits nothing of its parent's, and its end takes nothing from
+// the parent.
 func TestCTAPIFork(t *testing.T) {
 	m := mount(t, "--sim", "t1")
 	c := newCT(t, m.Dir)
@@ -232,7 +233,7 @@ func TestCTAPIFork(t *testing.T) {
 	}
 }
 
-// holdCard has a process that is no ancestor of others hold the transaction.
+// holdCard makes a process that is not an ancestor of the tested one hold the transaction.
 func holdCard(t *testing.T, m *daemon.Daemon) (unlock func()) {
 	t.Helper()
 	cmd := exec.Command("flock", m.Path("0/apdu"), "sh", "-c", "echo held; cat")
@@ -260,8 +261,8 @@ func holdCard(t *testing.T, m *daemon.Daemon) (unlock func()) {
 	return unlock
 }
 
-// TestCTAPITransaction: another holds the card. Nothing of it reaches the card, and
-// CT_close leaves the power alone; the holder's own CT-API passes.
+// TestCTAPITransaction: while another process holds the card, nothing reaches the card, and
+// CT_close leaves the power alone. The holder's own CT-API passes.
 func TestCTAPITransaction(t *testing.T) {
 	m := mount(t, "--sim", "t1")
 	c := newCT(t, m.Dir)
@@ -280,7 +281,7 @@ func TestCTAPITransaction(t *testing.T) {
 	if now := commands(t, m); now != count+1 {
 		t.Errorf("%d commands reached the card", now-count-1)
 	}
-	// This process's own lock lets its descendants' conversations with the terminal pass.
+	// This process's own lock lets its descendants' CT-API conversations pass.
 	fd, err := unix.Open(m.Path("0/apdu"), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -298,15 +299,15 @@ func TestCTAPITransaction(t *testing.T) {
 	}
 }
 
-// TestCTAPILevel: descriptors and memory are the same after 10,000 times
-// CT_init and CT_close.
+// TestCTAPILevel: after 10,000 rounds of CT_init and CT_close the process has as many
+// descriptors and as much memory as before.
 func TestCTAPILevel(t *testing.T) {
 	m := mount(t, "--sim", "apdu")
 	c := newCT(t, m.Dir)
 	c.want("ok", "many", "10000", "5", "0")
 }
 
-// ct is want with blanks for tabs; want has blanks inside the hex for the eye.
+// ct is want without regard to blanks, which separate groups of hex in the expected answers.
 func (c *pcsc) ct(want, do string) {
 	c.t.Helper()
 	got := c.say(strings.Fields(do)...)

@@ -17,7 +17,7 @@ import (
 	"github.com/cardfs/cardfs/tests/pcscd"
 )
 
-// What is built once for all tests.
+// Built once for all tests.
 var program, library, ctLibrary, client string
 
 func TestMain(m *testing.M) {
@@ -69,13 +69,13 @@ func mount(t *testing.T, args ...string) *daemon.Daemon {
 	return m
 }
 
-// conf is an entry of reader.conf. The device comes before what completes it,
-// and without quotes, which pcscd would take for a part of it.
+// conf returns an entry of reader.conf. The device comes before the settings that complete
+// it, and has no quotes: pcscd would take them as part of it.
 func conf(name, device string) string {
 	return fmt.Sprintf("DEVICENAME %s\nLIBPATH %s\nFRIENDLYNAME %q\n", device, library, name)
 }
 
-// servers is the pcscd of each test that has one.
+// servers holds the pcscd of each test that has one.
 var servers = map[*testing.T]*pcscd.Server{}
 
 func newPcscd(t *testing.T, readerConf string, opts ...pcscd.Option) *pcscd.Server {
@@ -127,7 +127,7 @@ func newClient(t *testing.T, s *pcscd.Server) *pcsc {
 	return &pcsc{t, in, bufio.NewReaderSize(out, 1<<18)}
 }
 
-// say gives a command and takes its answer.
+// say sends a command and returns its answer.
 func (c *pcsc) say(words ...string) string {
 	c.t.Helper()
 	c.tell(words...)
@@ -150,7 +150,7 @@ func (c *pcsc) answer() string {
 	return strings.TrimSpace(line)
 }
 
-// want is say with the answer that must come.
+// want is say with the expected answer.
 func (c *pcsc) want(want string, words ...string) {
 	c.t.Helper()
 	if got := c.say(words...); got != want {

@@ -24,8 +24,8 @@ const (
 	selectMF = "00A4000C023F00"
 )
 
-// up starts a mount with these simulated readers, and a pcscd that has all of
-// them as "R0 00 00", "R1 01 00" and so on.
+// up starts a mount with these simulated readers, and a pcscd that has all of them under the
+// names "R0 00 00", "R1 01 00" and so on.
 func up(t *testing.T, sims ...string) (*daemon.Daemon, *pcsc) {
 	t.Helper()
 	var args []string
@@ -49,8 +49,8 @@ func TestOpenSC(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1") {
 		t.Errorf("opensc-tool --atr: %v\n%s", err, out)
 	}
-	// pcsc_scan never ends by itself with -n and a reader; it is stopped when
-	// it has shown the card.
+	// pcsc_scan never ends by itself with -n and a reader. It is stopped after it has shown
+	// the card.
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	scan := s.Command(ctx, "pcsc_scan", "-n")
@@ -104,12 +104,12 @@ func TestExchange(t *testing.T) {
 		})
 	}
 	c.t = t
-	// A card that offers both, in the other protocol; one that does not.
+	// A card that offers both protocols, in the other one; and a card that does not.
 	c.want("ok T=1", "connect", name(3), "shared", "1")
 	c.want("ok 9000", "send", selectMF)
 	c.want("ok", "disconnect", "reset")
 	c.want("PROTO_MISMATCH", "connect", name(1), "shared", "1")
-	// Raw: the protocol in force carries it, and nobody negotiates.
+	// Raw: the active protocol carries it, and nothing is negotiated.
 	c.want("ok T=-", "connect", name(0), "shared", "raw")
 	c.want("ok 9000", "send", selectMF)
 	c.want("ok", "disconnect", "leave")
@@ -120,14 +120,14 @@ func TestReset(t *testing.T) {
 	b := newClientLike(a)
 	a.want("ok T=1", "connect", name(0), "shared")
 	b.want("ok T=1", "connect", name(0), "shared")
-	// PC/SC: a reset by one client is told to the other.
+	// PC/SC: a reset by one client is reported to the other.
 	b.want("ok", "reconnect", "reset")
 	a.want("RESET_CARD", "send", selectMF)
 	a.want("ok", "reconnect", "leave")
 	a.want("ok 9000", "send", selectMF)
 
-	// A reset on the mount: the command for the card as it was is not sent, and
-	// all clients have to reconnect.
+	// After a reset on the mount, a command meant for the card before it is not sent, and all
+	// clients have to reconnect.
 	count := commands(t, m)
 	m.Write("0/power", "reset")
 	a.want("NOT_TRANSACTED", "send", "0020000104"+"31323334")
@@ -149,7 +149,7 @@ func newClientLike(c *pcsc) *pcsc {
 	return newClient(c.t, servers[c.t])
 }
 
-// commands asks the card how many commands it had in its life.
+// commands asks the card how many commands it has received so far.
 func commands(t *testing.T, m *daemon.Daemon) int {
 	t.Helper()
 	f, err := os.OpenFile(m.Path("0/apdu"), os.O_RDWR, 0)
@@ -186,13 +186,13 @@ func TestComingAndGoing(t *testing.T) {
 		c.want("ok", "await", name(0), "present")
 		c.want("ok present 3B7794000053494D54309000", "state", name(0))
 		m.Ctl("sim 0 remove")
-		m.Ctl("sim 0 insert token") // as fast as can be
+		m.Ctl("sim 0 insert token") // as fast as possible
 		c.want("ok", "await", name(0), "present", tokenATR)
 	}
 }
 
-// TestAbsentAtStart: no daemon, no mount, no reader: pcscd has a reader without
-// a card, and later one with.
+// TestAbsentAtStart: without a daemon, a mount or a reader, pcscd has a reader without a
+// card, and later one with a card.
 func TestAbsentAtStart(t *testing.T) {
 	m := newMount(t, "--attach", "sim t1 card=none")
 	c := newClient(t, newPcscd(t, conf("R0", "cardfs:"+m.Dir+"/by-id/sim-t1_T1-1-slot0")+conf("R1", "cardfs:"+m.Dir+"/0")))
@@ -201,7 +201,7 @@ func TestAbsentAtStart(t *testing.T) {
 	m.Start()
 	c.want("ok empty", "state", "R0 00 00")
 	m.Ctl("sim 0 insert token")
-	// The numbered one; the other's name is not the reader's.
+	// R1 is named by its slot number. The by-id name of R0 is not this reader's.
 	c.want("ok", "await", "R1 01 00", "present")
 	c.want("ok T=1", "connect", "R1 01 00", "shared")
 	c.want("ok 9000", "send", selectMF)
@@ -209,15 +209,15 @@ func TestAbsentAtStart(t *testing.T) {
 
 var powerUpError = regexp.MustCompile(`(?i)error powering up card`)
 
-// TestReplug is the report that cardfs exists to close: a token under pcscd is
-// unplugged and replugged, after any time, and a client connects as early as it
-// can: every time it powers up and transmits.
+// TestReplug is the bug report that led to cardfs. A token under pcscd is unplugged, and
+// replugged after any time; a client connects as early as it can. Each time it must power up
+// and transmit.
 func TestReplug(t *testing.T) {
 	cycles := 100
 	if soak() {
 		cycles = 1000
 	}
-	starts := []string{"0s", "1ms", "20ms", "300ms"} // what the device takes to start
+	starts := []string{"0s", "1ms", "20ms", "300ms"} // how long the device takes to start
 	for _, start := range starts {
 		t.Run("start="+start, func(t *testing.T) { replug(t, start, cycles/len(starts)) })
 	}
@@ -247,7 +247,7 @@ func replug(t *testing.T, start string, cycles int) {
 			t.Fatalf("cycle %d", i)
 		}
 		if i%3 == 0 {
-			m.Ctl("sim 0 unplug\nsim 0 plug") // at once
+			m.Ctl("sim 0 unplug\nsim 0 plug") // immediately
 		} else {
 			m.Ctl("sim 0 unplug")
 			if i%3 == 1 {
@@ -323,8 +323,8 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
-// TestOthersOnTheMount: pcscd powers a card down that it does not use, 5 seconds
-// after it came. A script that has the card open keeps it.
+// TestOthersOnTheMount: pcscd powers down an unused card 5 seconds after its arrival. A
+// script that has the card open keeps it powered.
 func TestOthersOnTheMount(t *testing.T) {
 	m := mount(t, "--sim", "t1")
 	fd, err := unix.Open(m.Path("0/apdu"), unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -356,7 +356,7 @@ func TestOthersOnTheMount(t *testing.T) {
 	if got := exchange(); got != "90 00" {
 		t.Errorf("with pcscd idle: %s", got)
 	}
-	// A client of pcscd is given a card that was reset, as it should be.
+	// A client of pcscd is given a freshly reset card, as it should be.
 	c := newClient(t, s)
 	c.want("ok 9000", "work", name(0), selectMF)
 	if got := exchange(); got != unix.ESTALE.Error() {
@@ -364,9 +364,9 @@ func TestOthersOnTheMount(t *testing.T) {
 	}
 }
 
-// TestPowerDownBesideTransaction: pcscd powers down what it does not use, in the thread
-// that looks for cards. While another program holds the transaction it goes on seeing
-// them, and the card begins anew for the next client.
+// TestPowerDownBesideTransaction: pcscd powers down unused cards in the thread that looks
+// for cards. While another program holds the transaction, that thread continues to see
+// cards. The card is reset for the next client.
 func TestPowerDownBesideTransaction(t *testing.T) {
 	m := mount(t, "--sim", "t1")
 	s := newPcscd(t, conf("R0", "cardfs:"+m.Dir+"/0"), pcscd.Debug())

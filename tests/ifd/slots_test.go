@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestTwoSlots: one entry of reader.conf, two readers; each slot its own card,
-// removed and inserted alone.
+// TestTwoSlots: one entry of reader.conf makes two readers. Each slot has its own card,
+// which is removed and inserted independently.
 func TestTwoSlots(t *testing.T) {
 	m := mount(t, "--sim", "twoslot")
 	c := newClient(t, newPcscd(t, conf("R0", "cardfs:"+m.Dir+"/0")))
@@ -30,7 +30,7 @@ func TestTwoSlots(t *testing.T) {
 	m.Ctl("sim 1 insert")
 	second.want("ok 9000", "work", "R0 00 01", selectMF)
 	c.want("ok 9000", "send", selectMF)
-	// Both leave and come back.
+	// Both leave and return.
 	m.Ctl("sim 0 unplug")
 	c.want("ok", "await", "R0 00 00", "empty")
 	second.want("ok", "await", "R0 00 01", "empty")
@@ -39,8 +39,8 @@ func TestTwoSlots(t *testing.T) {
 	second.want("ok 9000", "work", "R0 00 01", selectMF)
 }
 
-// TestSecondSlotAlone: by the name of a later slot, a reader of one slot; and a
-// reader of two that is absent at the start, if its name says two.
+// TestSecondSlotAlone: the name of a later slot makes a reader of one slot. A reader that is
+// absent at the start has two slots if its name says so.
 func TestSecondSlotAlone(t *testing.T) {
 	m := newMount(t, "--sim", "twoslot")
 	c := newClient(t, newPcscd(t, conf("Two", "cardfs:slots=2:"+m.Dir+"/0")+conf("Second", "cardfs:"+m.Dir+"/1")))
@@ -52,7 +52,7 @@ func TestSecondSlotAlone(t *testing.T) {
 	}
 }
 
-// control codes as PC/SC part 10 has them on Linux: tag, length 4, code.
+// The control codes of PC/SC part 10 on Linux: tag, length 4, code.
 func features(t *testing.T, c *pcsc) map[string]string {
 	t.Helper()
 	list, ok := strings.CutPrefix(c.say("control", "42000D48"), "ok ")
@@ -107,7 +107,7 @@ func TestPINPad(t *testing.T) {
 	for _, step := range []struct{ keys, want string }{
 		{"1234 ok 4321 ok 4322", "ok 6402"}, // the two differ, and nothing is sent
 		{"1234 ok 4321 ok 4321", "ok 9000"},
-		{"1234 ok 5678 ok 5678", "ok 63C2"}, // the old one does not do any more
+		{"1234 ok 5678 ok 5678", "ok 63C2"}, // the old one is no longer accepted
 	} {
 		m.Ctl("sim 0 keys %s", step.keys)
 		if got := c.say("control", codes["07"], modify); got != step.want {
@@ -120,7 +120,7 @@ func TestPINPad(t *testing.T) {
 		t.Errorf("half a PIN_VERIFY: %s", got)
 	}
 
-	// A reader without keys says so; and to a reader one can speak without a card.
+	// A reader without a keypad says so. A reader can be addressed without a card.
 	c.want("ok T=1", "soon", name(1))
 	if codes := features(t, c); codes["06"] != "" || codes["07"] != "" {
 		t.Errorf("a PIN pad that is not there: %v", codes)
@@ -131,7 +131,7 @@ func TestPINPad(t *testing.T) {
 	features(t, c)
 }
 
-// TestAttributes: what SCardGetAttrib asks for.
+// TestAttributes: the attributes that SCardGetAttrib returns.
 func TestAttributes(t *testing.T) {
 	_, c := up(t, "ikey3k")
 	c.want("ok T=1", "soon", name(0))

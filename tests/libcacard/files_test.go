@@ -16,9 +16,8 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/daemon"
 )
 
-// The main job: a script that knows nothing but the mounted files reads the
-// certificates of another project's card, and openssl finds them equal to those
-// in the card's database.
+// The main job: a script that uses only the mounted files reads the certificates of another
+// project's card. openssl finds them equal to those in the card's database.
 func TestThroughFiles(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -93,10 +92,10 @@ func mountCardfs(t *testing.T, ctx context.Context, args ...string) (dir string)
 	return daemon.Start(t, program, daemon.MountPoint(t), args...).Dir
 }
 
-// follow reads a slot's events; the function waits for the next that is what.
+// follow reads a slot's events. The returned function waits for the next event of kind what.
 func follow(t *testing.T, ctx context.Context, slot string) (await func(what string)) {
 	t.Helper()
-	// cat: its wait ends with the context, and it blocks no thread of ours.
+	// cat: the context ends its wait, and it does not block a thread of ours.
 	cmd := exec.CommandContext(ctx, "cat", filepath.Join(slot, "event"))
 	out, err := cmd.StdoutPipe()
 	if err != nil {

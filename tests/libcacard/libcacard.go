@@ -21,7 +21,7 @@ import (
 // PIN is the card's, and the password of its database.
 const PIN = "77777777"
 
-// Certificates are the names in the database of the card's three, in the order
+// Certificates are the names of the card's three certificates in the database, in the order
 // of its applets A0 00 00 00 79 01 00, 01, 02.
 var Certificates = [...]string{"cert1", "cert2", "cert3"}
 
@@ -48,8 +48,8 @@ func New(ctx context.Context, dir string) (*Card, error) {
 	return c, nil
 }
 
-// Certificate is the DER form of a certificate in the database: what the card
-// must give out.
+// Certificate returns the DER form of a certificate in the database, which the card must
+// return.
 func (c *Card) Certificate(ctx context.Context, name string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "certutil", "-L", "-d", "sql:"+c.db, "-n", name, "-r")
 	out, err := cmd.Output()
@@ -59,16 +59,16 @@ func (c *Card) Certificate(ctx context.Context, name string) ([]byte, error) {
 	return out, nil
 }
 
-// Inserted is a card while it is in a reader.
+// Inserted is a card that is in a reader.
 type Inserted struct {
 	cmd    *exec.Cmd
 	stderr *strings.Builder
 	ended  chan error
 }
 
-// Insert connects the card to address, HOST:PORT or unix:/PATH, where somebody
-// must already listen, and returns when it is connected. wrap are words to put
-// in front of the command, as valgrind's.
+// Insert connects the card to address, HOST:PORT or unix:/PATH, where a reader must already
+// listen. It returns when the card is connected. wrap are words before the command, such as
+// valgrind's.
 func (c *Card) Insert(ctx context.Context, address string, wrap ...string) (*Inserted, error) {
 	words := append(wrap, c.program, c.db, address)
 	in := &Inserted{cmd: exec.Command(words[0], words[1:]...), stderr: new(strings.Builder), ended: make(chan error, 1)}
@@ -94,7 +94,7 @@ func (c *Card) Insert(ctx context.Context, address string, wrap ...string) (*Ins
 	return in, nil
 }
 
-// Remove takes the card out and waits until its program has ended well.
+// Remove removes the card and waits until its program has ended without error.
 func (in *Inserted) Remove() error {
 	_ = in.cmd.Process.Signal(syscall.SIGTERM)
 	select {

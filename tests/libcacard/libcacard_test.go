@@ -20,9 +20,9 @@ import (
 	"github.com/cardfs/cardfs/tests/pcscd"
 )
 
-// The card is what it says: Debian's own reader for virtual cards takes it,
-// OpenSC lists its objects and signs with it. (Slow: an exchange through
-// libifdvpcd takes 44 ms, as it leaves Nagle's algorithm on.)
+// The card is valid: Debian's own reader for virtual cards accepts it, and OpenSC lists its
+// objects and signs with it. (Slow: an exchange through libifdvpcd takes 44 ms, because it
+// leaves Nagle's algorithm on.)
 func TestUnderVsmartcard(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -112,7 +112,8 @@ func TestUnderDriver(t *testing.T) {
 	defer r.Close()
 	s := r.Slots()[0]
 	in, err := card.Insert(ctx, address, "valgrind", "--quiet", "--error-exitcode=99",
-		// What NSS holds until the process ends is "possibly lost", not ours.
+		// Memory that NSS holds until the process ends is "possibly lost", and not the card
+		// program's fault.
 		"--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite")
 	if err != nil {
 		t.Fatal(err)

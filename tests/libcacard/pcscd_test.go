@@ -14,10 +14,10 @@ import (
 	"github.com/cardfs/cardfs/tests/pcscd"
 )
 
-// A PC/SC program on another project's card, and nothing of the chain knows of
-// the next: OpenSC, pcscd, the IFD handler, the mount, the vpcd driver,
-// libcacard. The card signs, and openssl verifies by the certificate that was
-// read from the card itself. Pulled and put in again, it does so once more.
+// A PC/SC program uses another project's card through a chain whose links know nothing of
+// each other: OpenSC, pcscd, the IFD handler, the mount, the vpcd driver, libcacard. The
+// card signs, and openssl verifies with the certificate that was read from the card itself.
+// After the card was removed and inserted again, all this works once more.
 func TestUnderPcscd(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -68,7 +68,7 @@ func TestUnderPcscd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Not with --wait: that is for the next card, if one is there already.
+		// Not with --wait: if a card is already there, that waits for the next one.
 		for srv.Command(ctx, "opensc-tool", "--atr").Run() != nil && ctx.Err() == nil {
 		}
 		if atr := run("opensc-tool", "--atr"); strings.TrimSpace(atr) != "3b:7a:18:00:00:73:66:74:65:20:63:64:31:34:34" {

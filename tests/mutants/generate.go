@@ -16,8 +16,8 @@ import (
 	"strings"
 )
 
-// generate returns edits of the packages' files in random order, one of each
-// kind in turn: literals would crowd out what is rare.
+// generate returns edits of the packages' files in random order, one of each kind in turn:
+// otherwise literals would crowd out the rare kinds.
 func (r *runner) generate(ctx context.Context, packages []string, seed uint64, only, apart string) ([]mutant, error) {
 	match, err := regexp.Compile(only)
 	if err != nil {
@@ -93,7 +93,7 @@ func edits(file string, text []byte, found func(kind string, m mutant)) error {
 	}
 	add := func(kind string, from, to token.Pos, new string) {
 		a, b := set.Position(from).Offset, set.Position(to).Offset
-		// Whole lines, as a list has them.
+		// Whole lines, as in a list.
 		begin, end := 1+bytes.LastIndexByte(text[:a], '\n'), b+bytes.IndexByte(text[b:], '\n')
 		found(kind, mutant{
 			file: file, line: set.Position(from).Line, generated: true,
@@ -180,7 +180,7 @@ func logs(call *ast.CallExpr) bool {
 	return false
 }
 
-// isError guesses from its name whether an expression is an error.
+// isError guesses from an expression's name whether it is an error.
 func isError(e ast.Expr) bool {
 	switch e := e.(type) {
 	case *ast.Ident:

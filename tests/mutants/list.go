@@ -39,7 +39,7 @@ func (m mutant) String() string {
 	return b.String()
 }
 
-// apply returns text with m in it.
+// apply returns text with the edit m made.
 func (m mutant) apply(text []byte) ([]byte, error) {
 	var lines []string
 	for line := range strings.SplitSeq(m.old, "\n") {

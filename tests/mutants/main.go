@@ -40,10 +40,10 @@ import (
 	"time"
 )
 
-// fast are the packages whose tests run for every edit below them.
+// fast lists the packages whose tests run for every edit below them.
 const fast = "./fs/... ./reader/... ./ctapi ./drivers/... ./cmd/cardfs/... ./tests/clib"
 
-// emulators are devices for tests, and no part of the product.
+// emulators are devices for tests, and not part of the product.
 const emulators = "(^|/)emu/"
 
 func main() {
@@ -113,11 +113,11 @@ func main() {
 	}
 }
 
-// count is what became of a directory's mutants.
+// count is the outcome for a directory's mutants.
 type count struct{ killed, survived int }
 
-// all tries mutants until n of them were built, prints a line for each and a
-// table, and reports whether each did what its list says.
+// all tries mutants until n of them were built. It prints a line for each and a table, and
+// reports whether each behaved as its list says.
 func (r *runner) all(ctx context.Context, mutants []mutant, n int, w io.Writer) (bool, error) {
 	ok, counts := true, map[string]*count{}
 	for _, m := range mutants {

@@ -72,7 +72,7 @@ p/f.go
 	}
 }
 
-// Every edit changes the text, still parses, and says in a list what it does.
+// Every edit changes the text, still parses, and is described correctly in a list.
 func TestEdits(t *testing.T) {
 	kinds := map[string]int{}
 	err := edits("p/f.go", []byte(sample), func(kind string, m mutant) {
@@ -117,7 +117,7 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// The lists can be read, and name files that are there.
+// The lists can be parsed, and name existing files.
 func TestLists(t *testing.T) {
 	names, err := filepath.Glob("*.txt")
 	if err != nil || len(names) == 0 {

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// What became of a mutant.
+// The outcomes of a mutant.
 const (
 	killed   = "killed"
 	survived = "SURVIVED"
@@ -36,8 +36,8 @@ type runner struct {
 	top     string // of the source tree
 	module  string
 	scratch string                   // removed at the end
-	deps    map[string][]string      // by tested package: what its tests are built from
-	limits  map[string]time.Duration // by stage: what its slowest package may take
+	deps    map[string][]string      // by tested package: the packages that its tests are built from
+	limits  map[string]time.Duration // by stage: the time its slowest package may take
 	copied  bool                     // the tree, to scratch/tree, for edits of C
 	flaky   []string                 // tests that failed once, and not again
 }
@@ -76,8 +76,8 @@ func (r *runner) close() {
 	os.RemoveAll(r.scratch)
 }
 
-// stages returns the packages to test: first the edited one, whose tests see
-// most; then all others.
+// stages returns the packages to test: first the edited one, whose tests see most, then all
+// others.
 func (r *runner) stages(m mutant) [][]string {
 	if len(m.packages) > 0 {
 		return [][]string{m.packages}
@@ -144,8 +144,8 @@ func (r *runner) try(ctx context.Context, m mutant) (what, by string, err error)
 
 var took = regexp.MustCompile(`(?m)^ok\s+\S+\s+([0-9.]+s)`)
 
-// bound returns how long the tests of a package of the stage may take: several
-// times what they take without an edit. Tests that fail then say nothing.
+// bound returns how long the tests of a package of the stage may take: several times what
+// they take without an edit. A test that fails without an edit proves nothing.
 func (r *runner) bound(ctx context.Context, packages []string) (time.Duration, error) {
 	key := strings.Join(packages, " ")
 	if limit := r.limits[key]; limit > 0 {
@@ -236,7 +236,7 @@ func (r *runner) test(ctx context.Context, m mutant, dir, flags string) (what, b
 		if name == "" {
 			return killed, "by a hang ", nil
 		}
-		// A test that fails now and then says nothing.
+		// A test that fails now and then proves nothing.
 		if _, err := r.run(ctx, dir, flags, append(r.args(limit, packages), "-run", name)...); err == nil && ctx.Err() == nil {
 			fmt.Fprintf(os.Stderr, "flaky: %s\n", name)
 			r.flaky = append(r.flaky, name)
@@ -247,7 +247,7 @@ func (r *runner) test(ctx context.Context, m mutant, dir, flags string) (what, b
 	return survived, "", nil
 }
 
-// overlay writes what replaces a Go file, and returns the name of the list.
+// overlay writes the replacement of a Go file, and returns the name of the overlay list.
 func (r *runner) overlay(file string, text []byte) (string, error) {
 	name := filepath.Join(r.scratch, "file.go")
 	list, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(r.top, file): name}})
@@ -261,7 +261,7 @@ func (r *runner) overlay(file string, text []byte) (string, error) {
 	return overlay, os.WriteFile(overlay, list, 0o644)
 }
 
-// copy makes the scratch copy of what git knows.
+// copy makes the scratch copy of the files that git tracks.
 func (r *runner) copy() (string, error) {
 	tree := filepath.Join(r.scratch, "tree")
 	if r.copied {
@@ -309,7 +309,7 @@ func (r *runner) run(ctx context.Context, dir, flags string, args ...string) ([]
 	}
 	defer os.RemoveAll(tmp)
 	defer r.sweep(tmp)
-	// The tests end themselves after the limit; this is for what does not.
+	// The tests end themselves after the limit; this ends those that do not.
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", args...)
@@ -325,8 +325,8 @@ func (r *runner) run(ctx context.Context, dir, flags string, args ...string) ([]
 	return out, err
 }
 
-// sweep ends the processes that have their temporary directory in dir, and takes
-// away the mounts below it.
+// sweep ends the processes whose temporary directory is in dir, and unmounts the mounts
+// below it.
 func (r *runner) sweep(dir string) {
 	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, name := range environs {

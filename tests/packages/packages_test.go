@@ -14,7 +14,7 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/debian"
 )
 
-// contents lists what is in the root, but for what changes with any package.
+// contents lists what is in the root, except for files that any package changes.
 func contents(t *testing.T, root string) map[string]bool {
 	t.Helper()
 	list := map[string]bool{}
@@ -86,7 +86,7 @@ rm -r /tmp/* /etc/reader.conf.d/cardfs`)
 		}
 	})
 
-	// An upgrade leaves the daemon and whoever uses a reader alone.
+	// An upgrade does not disturb the daemon or the users of a reader.
 	t.Run("upgraded", func(t *testing.T) {
 		out := debian.Within(t, root, `mkdir -p /mnt/cards
 cardfs mount -b --sim ikey3k /mnt/cards
@@ -131,7 +131,7 @@ getent group cardfs || echo no group`)
 	})
 }
 
-// lintian finds no fault that is not explained.
+// lintian reports no fault without an explanation.
 func TestLintian(t *testing.T) {
 	defer debian.Lock(t)()
 	debian.Run(t, nil, "make", "--no-print-directory", "deb")

@@ -48,7 +48,7 @@ func Env(pairs ...string) Option {
 	return func(s *Server) { s.env = append(s.env, pairs...) }
 }
 
-// Debug has pcscd log at debug level, all APDUs included, instead of info.
+// Debug makes pcscd log at debug level, all APDUs included, instead of info.
 func Debug() Option {
 	return func(s *Server) { s.args = append(s.args, "--debug", "--apdu") }
 }
@@ -104,7 +104,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	return run.Await(ctx, ready)
 }
 
-// WaitLog waits until pcscd has logged text; what came before counts.
+// WaitLog waits until pcscd has logged text. Earlier text counts.
 func (s *Server) WaitLog(ctx context.Context, text string) error {
 	if s.run == nil {
 		return fmt.Errorf("pcscd does not run, and cannot say %q", text)
@@ -112,10 +112,10 @@ func (s *Server) WaitLog(ctx context.Context, text string) error {
 	return s.run.AwaitFrom(ctx, text, 0)
 }
 
-// Log is what pcscd has logged so far, through all restarts.
+// Log returns what pcscd has logged so far, through all restarts.
 func (s *Server) Log() string { return s.log.String() }
 
-// Pid is the running pcscd's, 0 if none runs.
+// Pid returns the process id of the running pcscd, 0 if none runs.
 func (s *Server) Pid() int {
 	if s.run == nil {
 		return 0
@@ -126,18 +126,18 @@ func (s *Server) Pid() int {
 // Alive reports whether pcscd runs.
 func (s *Server) Alive() bool { return s.run != nil && s.run.Alive() }
 
-// Env is what makes a client find this server.
+// Env returns the environment variable that makes a client find this server.
 func (s *Server) Env() []string { return []string{"PCSCLITE_CSOCK_NAME=" + s.socket} }
 
-// Command is a client of this server.
+// Command returns a command that runs as a client of this server.
 func (s *Server) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), s.Env()...)
 	return cmd
 }
 
-// Stop ends pcscd as SIGTERM does: at once, without IFDHCloseChannel. It is an
-// error if pcscd had ended by itself before.
+// Stop ends pcscd by SIGTERM: at once, without IFDHCloseChannel. It is an error if pcscd had
+// already ended by itself.
 func (s *Server) Stop() error { return s.end(syscall.SIGTERM, nil) }
 
 // Shutdown ends pcscd as SIGINT does: readers are closed first.
@@ -167,7 +167,7 @@ func (s *Server) Shutdown() error {
 // Kill ends pcscd with SIGKILL.
 func (s *Server) Kill() error { return s.end(syscall.SIGKILL, nil) }
 
-// end sends a signal, then does what more is to be done, and waits for the end.
+// end sends a signal, calls more, and waits for the end.
 func (s *Server) end(sig syscall.Signal, more func(*proc.Process)) error {
 	run := s.run
 	if run == nil {
@@ -181,7 +181,7 @@ func (s *Server) end(sig syscall.Signal, more func(*proc.Process)) error {
 	if more != nil {
 		more(run)
 	}
-	// The signal may be the status that it ends with.
+	// pcscd may end with the signal as its status.
 	if err := run.Wait(); errors.Is(err, proc.ErrHangs) {
 		return err
 	}

@@ -1,4 +1,4 @@
-// Package prompt has the prompt of `cardfs send -i` typed at in a terminal, by the real
+// Package prompt types at the prompt of `cardfs send -i` in a terminal, with the real
 // program.
 package prompt
 
@@ -19,7 +19,7 @@ var program string
 
 func TestMain(m *testing.M) { daemon.Main(m, &program) }
 
-// user is somebody at the prompt of slot 0, with a simulated card.
+// user is a person at the prompt of slot 0, which has a simulated card.
 type user struct {
 	*tmux.Pane
 	t     *testing.T
@@ -49,8 +49,8 @@ func (u *user) history() string {
 	return string(text)
 }
 
-// nowhere fails if what was typed secretly is on the screen, in what scrolled out of it, or
-// in the history.
+// nowhere fails if secretly typed text is on the screen, in its scrollback, or in the
+// history.
 func (u *user) nowhere(secrets ...string) {
 	u.t.Helper()
 	screen := u.Tmux("capture-pane", "-p", "-S", "-")
@@ -75,7 +75,7 @@ func TestSecrets(t *testing.T) {
 	u.types("tries 0x81")
 	u.Shows(`^cardfs 0> tries 0x81\n90 00$`)
 	u.nowhere("5678", "35 36 37 38", "35363738")
-	// typed where they do not belong
+	// typed where a PIN does not belong
 	u.types("00200001 04 31323339")
 	u.Shows(`^63 C2  wrong; 2 tries left$`)
 	u.types("set PIN 31323339")
@@ -90,7 +90,7 @@ func TestSecrets(t *testing.T) {
 	u.Shows(`^> 00 20 00 01 \[masked\]\n    VERIFY: reference data 1 of the card`)
 	u.Shows(`^    63C1: wrong; 1 try left\n`)
 	u.nowhere("8888", "38 38 38 38")
-	// ctrl-C takes nothing of it
+	// ctrl-C keeps none of it
 	u.types("verify 1")
 	u.Shows(`1 try left\n(.*\n)*PIN 1:$`)
 	u.Tmux("send-keys", "-l", "7777")
@@ -109,7 +109,7 @@ func TestSecrets(t *testing.T) {
 	}
 	// the next session
 	u.opens("--explain")
-	u.Keys("Up", "Up", "Up") // what was typed twice in a row comes once
+	u.Keys("Up", "Up", "Up") // a line typed twice in a row comes up once
 	u.Shows(`^cardfs 0> tries 0x81$`)
 	u.Keys("Enter")
 	u.Shows(`^    VERIFY: reference data 1 of the DF, asks for the tries left$`)
@@ -117,7 +117,7 @@ func TestSecrets(t *testing.T) {
 	u.Restored("ctrl-D", "0")
 }
 
-// Names are completed, lines edited; ctrl-C clears the line.
+// Names are completed, and lines edited. ctrl-C clears the line.
 func TestEditing(t *testing.T) {
 	u := start(t)
 	u.opens("--lock")
@@ -166,7 +166,7 @@ func TestEditing(t *testing.T) {
 	u.Restored("quit", "0")
 }
 
-// The card is pulled, or reset by others: one line of error, and the prompt goes on.
+// The card is removed, or reset by others: one line of error, and the prompt continues.
 func TestPulled(t *testing.T) {
 	u := start(t)
 	u.opens()
@@ -193,7 +193,7 @@ func TestPulled(t *testing.T) {
 	u.Restored("quit", "0")
 }
 
-// In a terminal in which no line can be edited PINs are not echoed either.
+// A terminal without line editing does not echo PINs either.
 func TestDumbTerminal(t *testing.T) {
 	u := start(t)
 	u.env = []string{"TERM=dumb"}
@@ -209,7 +209,7 @@ func TestDumbTerminal(t *testing.T) {
 	u.Restored("ctrl-D", "0")
 }
 
-// ctrl-C while the card works ends the program, and gives the terminal back.
+// ctrl-C while the card works ends the program, and restores the terminal.
 func TestInterruptedExchange(t *testing.T) {
 	u := start(t)
 	u.d.Ctl("attach sim t1 slow=1h")
@@ -218,7 +218,7 @@ func TestInterruptedExchange(t *testing.T) {
 	u.Shows(`^cardfs 1>$`)
 	u.types("select 3F00")
 	u.Shows(`^> 00 A4 00 00 02 3F 00 00$`) // from then on it waits for the card
-	// The key would reach the shell of the test as well.
+	// The key would also reach the shell of the test.
 	stty, err := exec.Command("stty", "-a", "-F", u.Tmux("display-message", "-p", "#{pane_tty}")).CombinedOutput()
 	if err != nil || strings.Contains(string(stty), "-isig") || !strings.Contains(string(stty), "intr = ^C;") {
 		t.Errorf("ctrl-C is no signal: %v\n%s", err, stty)
@@ -229,7 +229,7 @@ func TestInterruptedExchange(t *testing.T) {
 	u.Restored("ctrl-C", "130")
 }
 
-// A signal gives the terminal back as it was.
+// A signal restores the terminal.
 func TestSignal(t *testing.T) {
 	u := start(t)
 	u.opens()
@@ -239,7 +239,7 @@ func TestSignal(t *testing.T) {
 	u.Restored("SIGTERM", "143")
 }
 
-// A script's question at the terminal is not echoed either, and ctrl-C leaves its echo as it was.
+// A script's question at the terminal is not echoed either, and ctrl-C restores the echo.
 func TestScriptAsks(t *testing.T) {
 	u := start(t)
 	script := filepath.Join(t.TempDir(), "pin.apdu")

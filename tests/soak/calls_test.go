@@ -45,8 +45,8 @@ func ioctl(fd int, command []byte) ([]byte, error) {
 	return bytes.Clone(buf[4 : 4+n]), nil
 }
 
-// text writes a command as hex and reads its answer; an interrupted read is
-// repeated. handed reports whether the write took the command.
+// text writes a command as hex and reads its answer; an interrupted read is repeated. handed
+// reports whether the write accepted the command.
 func text(fd int, command []byte) (answer []byte, handed bool, err error) {
 	if _, err := syscall.Write(fd, fmt.Appendf(nil, "%X\n", command)); err != nil {
 		return nil, false, err
@@ -73,7 +73,7 @@ func echoed(answer, data []byte) bool {
 	return bytes.Equal(answer, append(bytes.Clone(data), 0x90, 0x00))
 }
 
-// counter reads how many commands the card had.
+// counter reads how many commands the card has received.
 var counter = []byte{0x00, 0xCA, 0x01, 0x01, 4}
 
 func counted(answer []byte) (int, bool) {

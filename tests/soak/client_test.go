@@ -23,12 +23,12 @@ type process struct {
 	out   *json.Decoder
 }
 
-// report is what a client tells, at its end or on the way.
+// report is a client's report, at its end or earlier.
 type report struct {
 	Begun  int            // commands about to be given
 	Done   int            // exchanges with the right answer
 	Counts map[string]int // how opens and calls ended
-	Wrong  []string       // what must not be
+	Wrong  []string       // violations
 	Uses   map[int]*use   // what was done with each slot
 }
 
@@ -44,8 +44,8 @@ func run(t testing.TB, role string, args ...any) *process {
 		words = append(words, fmt.Sprint(a))
 	}
 	p := &process{t: t, cmd: exec.Command(self, words...)}
-	// Go's runtime interrupts the calls of its own threads, to preempt a goroutine. Here only
-	// the tests interrupt.
+	// Go's runtime interrupts the calls of its own threads to preempt a goroutine. Here only
+	// the tests may interrupt.
 	p.cmd.Env = append(os.Environ(), roleEnv+"="+role, "GODEBUG=asyncpreemptoff=1")
 	p.cmd.Stderr = os.Stderr
 	stdout, err := p.cmd.StdoutPipe()
@@ -63,10 +63,10 @@ func run(t testing.TB, role string, args ...any) *process {
 	return p
 }
 
-// next waits for a report.
+// next waits for the next report.
 func (p *process) next() (report, error) { return p.within(proc.Patience) }
 
-// long waits for the report of a client that ends by itself, and has much to do.
+// long waits longer, for a client that ends by itself and has much to do.
 func (p *process) long() report {
 	p.t.Helper()
 	r, err := p.within(20 * proc.Patience)
@@ -106,7 +106,7 @@ func (p *process) end() report {
 	return r
 }
 
-// kill ends the client by SIGKILL; it returns when it is gone.
+// kill ends the client by SIGKILL. It returns when the client has ended.
 func (p *process) kill() error {
 	p.cmd.Process.Kill()
 	gone := make(chan struct{})

@@ -23,15 +23,15 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
-// "Too early is impossible": readers come and go under clients that open at
-// random moments. Each open gives the right answer, ENOENT, ENODEV or EINTR; none
-// hangs; what the daemon holds is back where it began.
+// "Too early is impossible": readers come and go under clients that open at random moments.
+// Each open gives the right answer, ENOENT, ENODEV or EINTR; none hangs. At the end the
+// daemon holds no more than at the beginning.
 func TestCycles(t *testing.T) {
 	dir := daemon.MountPoint(t)
 	d := daemon.Start(t, program, dir, "--sim", "ikey3k", "--sim", "t0", "--attach", "sim ikey3k start=15ms")
 	pid := d.Pid()
 	n := soak(t, 300)
-	cycle(t, d.TryCtl, dir, n/10) // what the daemon grows to by being used
+	cycle(t, d.TryCtl, dir, n/10) // the daemon grows to its working size
 	before := measure(t, pid)
 	cycle(t, d.TryCtl, dir, n)
 	daemon.Eventually(t, "the daemon has no more descriptors open than before", func() bool {
@@ -48,8 +48,8 @@ func TestCycles(t *testing.T) {
 	t.Logf("SIGTERM to the end: %v", d.Stop())
 }
 
-// The same with the server in this process, whose goroutines and heap can be
-// counted, and clients in others.
+// The same with the server in this process, whose goroutines and heap can be counted, and
+// the clients in other processes.
 func TestCyclesInProcess(t *testing.T) {
 	dir := daemon.MountPoint(t)
 	begin := runtime.NumGoroutine()
@@ -75,7 +75,7 @@ func TestCyclesInProcess(t *testing.T) {
 	cycle(t, do, dir, n/10)
 	goroutines, held, open := runtime.NumGoroutine(), heap(), measure(t, os.Getpid())
 	cycle(t, do, dir, n)
-	// There are some readers of /dev/fuse more or fewer.
+	// The number of readers of /dev/fuse varies.
 	daemon.Eventually(t, "no more goroutines than before", func() bool { return runtime.NumGoroutine() <= goroutines+4 })
 	daemon.Eventually(t, "no more descriptors than before", func() bool { return measure(t, os.Getpid()).Descriptors <= open.Descriptors })
 	after := heap()
@@ -121,7 +121,7 @@ func cycle(t *testing.T, ctl func(string) error, dir string, n int) {
 						t.Errorf("cycle %d: %v", i, err)
 						return
 					}
-					// At once, soon, or after the clients got something done.
+					// At once, soon, or after the clients made progress.
 					time.Sleep([]time.Duration{0, 1, 5, 20}[rnd.IntN(4)] * time.Duration(rnd.IntN(1000)) * time.Microsecond)
 				}
 			}
@@ -145,8 +145,7 @@ func cycle(t *testing.T, ctl func(string) error, dir string, n int) {
 	}
 }
 
-// What was opened in a reader's directory stays dead when another reader has its
-// number.
+// A file opened in a reader's directory stays dead when another reader takes the number.
 func TestOldDirectoryStaysDead(t *testing.T) {
 	dir := daemon.MountPoint(t)
 	d := daemon.Start(t, program, dir, "--sim", "ikey3k")

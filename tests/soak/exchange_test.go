@@ -11,7 +11,7 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
-// commandsHad asks the card in slot 0 how many commands it had, that one included.
+// commandsHad asks the card in slot 0 how many commands it has received, including this one.
 func commandsHad(t *testing.T, dir string) int {
 	t.Helper()
 	type answer struct {
@@ -103,7 +103,7 @@ func TestInterrupts(t *testing.T) {
 	dir := daemon.MountPoint(t)
 	d := daemon.Start(t, program, dir, "--sim", "ikey3k")
 	n := soak(t, 2000)
-	// A card that takes a while makes the others wait for their turn.
+	// A slow card makes the others wait for their turn.
 	d.Ctl("sim 0 slow 500us")
 	before := commandsHad(t, dir)
 	r := run(t, "interrupted", dir+"/0/apdu", n).long()
@@ -137,7 +137,7 @@ func TestKilledClients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// All that it tells until it dies.
+		// All its reports until it dies.
 		told := make(chan report, 1)
 		go func() {
 			last := begun
@@ -161,8 +161,8 @@ func TestKilledClients(t *testing.T) {
 		}
 		now := commandsHad(t, dir)
 		longest = max(longest, time.Since(begin))
-		// The last one begun may not have been sent, or may be on its way still:
-		// it was done before ours, as this card does one after the other.
+		// The last command may not have been sent, or may still be under way. The card handles
+		// one command after the other, so it was finished before ours.
 		got := now - had - 1
 		if most := last.Begun; got > most || got < most-1-spare(how) {
 			t.Errorf("round %d, %s: %d commands were begun, %d done, the card had %d", i, how, last.Begun, last.Done, got)
@@ -177,8 +177,8 @@ func TestKilledClients(t *testing.T) {
 	d.Stop()
 }
 
-// spare is how many commands less than begun may have reached the card: what a
-// client told it begins and never could.
+// spare is how many more of the begun commands may not have reached the card: the client
+// announced one that it could never send.
 func spare(how string) int {
 	if how == "wait for a transaction" {
 		return 1

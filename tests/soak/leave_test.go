@@ -24,7 +24,7 @@ func TestTermWithAThousandOpens(t *testing.T) {
 		daemon.Eventually(t, "all opens wait", func() bool { return proc.InCall(c.cmd.Process.Pid, unix.SYS_OPENAT) == each })
 	}
 	g := measure(t, d.Pid())
-	// They hold up nobody.
+	// They delay nobody.
 	if commandsHad(t, dir2(t, dir)) == 0 {
 		t.Error("the third reader does not count")
 	}
@@ -64,7 +64,7 @@ func TestKilledDaemon(t *testing.T) {
 		d := daemon.Start(t, program, dir, "--attach", "sim t1 card=none", "--attach", "sim ikey3k")
 		waiting := run(t, "blocked", dir+"/0/atr", 20)
 		daemon.Eventually(t, "all opens wait", func() bool { return proc.InCall(waiting.cmd.Process.Pid, unix.SYS_OPENAT) == 20 })
-		// This process sits in the tree, with a file open, and stays.
+		// This process has its working directory in the tree, and a file open, and stays.
 		cwd, err := syscall.Open(dir+"/1", syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)

@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// soak is how many cycles or exchanges a test does: few, or what CARDFS_SOAK says.
+// soak is the number of cycles or exchanges of a test: few, or the value of CARDFS_SOAK.
 func soak(t *testing.T, few int) int {
 	if s := os.Getenv("CARDFS_SOAK"); s != "" {
 		n, err := strconv.Atoi(s)
@@ -56,7 +56,7 @@ func soak(t *testing.T, few int) int {
 	return few
 }
 
-// measure looks at what a process holds.
+// measure returns what a process holds.
 func measure(t testing.TB, pid int) proc.Usage {
 	t.Helper()
 	u, err := proc.UsageOf(pid)

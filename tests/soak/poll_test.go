@@ -13,8 +13,8 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/daemon"
 )
 
-// Who waits for events in poll(2) or epoll(7), with and without EPOLLET, is woken for each,
-// and for nothing else.
+// A process that waits for events in poll(2) or epoll(7), with and without EPOLLET, is woken
+// for each event, and only then.
 func TestPollCycles(t *testing.T) {
 	dir := daemon.MountPoint(t)
 	d := daemon.Start(t, program, dir, "--sim", "t1")
@@ -27,7 +27,7 @@ func TestPollCycles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := drain(fd); err != nil { // how things stand
+		if _, err := drain(fd); err != nil { // the present state
 			t.Fatal(err)
 		}
 		next, err := wait(fd)

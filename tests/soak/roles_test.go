@@ -15,14 +15,14 @@ import (
 	"time"
 )
 
-// client is the whole of a client process.
+// client is the main function of a client process.
 func client(role string, args []string) int {
 	var stop atomic.Bool
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		stop.Store(true)
 	}()
-	// SIGUSR1 is caught, and does nothing but interrupt.
+	// SIGUSR1 is caught, and does nothing but interrupt calls.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
 	var y tally
 	switch role {
@@ -54,7 +54,7 @@ func atoi(s string) (n int) {
 	return n
 }
 
-// tally collects what a client's goroutines see.
+// tally collects what a client's goroutines observe.
 type tally struct {
 	mu sync.Mutex
 	report
@@ -83,19 +83,19 @@ func (y *tally) done() {
 	y.mu.Unlock()
 }
 
-// random is as random as the process; two clients are never alike.
+// random is seeded by the process, so that no two clients are alike.
 func random(n int) *rand.Rand { return rand.New(rand.NewPCG(uint64(os.Getpid()), uint64(n))) }
 
-// slots of the opener: what the reader with that number must answer.
+// slots has, for the opener, the answer of the reader with that number.
 var slots = []struct{ atr string }{
 	{"3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1\n"}, // ikey3k
 	{"3B 77 94 00 00 53 49 4D 54 30 90 00\n"},             // t0
 	{"3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1\n"}, // ikey3k, starts slowly
 }
 
-// removable is the slot whose card is taken out and put in too: an exchange
-// then may also say that there is no card, or that it is not the same any more;
-// or that the answer makes no sense, where it was out and in during the exchange.
+// removable is the slot whose card is removed and inserted too. An exchange may then also
+// report that there is no card, or that it has changed. Its answer may be invalid if the
+// card was out and in again during the exchange.
 const removable = 1
 
 func exchangeErrors(n int) []syscall.Errno {
@@ -149,7 +149,7 @@ func openers(y *tally, stop *atomic.Bool, dir string) {
 	wg.Wait()
 }
 
-// ended notes how an open or a later call ended; it reports whether it went well.
+// ended records the outcome of an open or a later call, and reports success.
 func (y *tally) ended(what string, n int, err error, allowed ...syscall.Errno) bool {
 	if err == nil {
 		return true
@@ -204,7 +204,7 @@ func openAPDU(y *tally, rnd *rand.Rand, dir string, n int, serial string) {
 	y.count("exchanges right")
 }
 
-// exchanger does n exchanges, each with its own data; how is ioctl or text.
+// exchanger does n exchanges, each with its own data. how is ioctl or text.
 func exchanger(y *tally, path string, n int, how string) {
 	fd, err := rawOpen(path, syscall.O_RDWR)
 	if !y.ended("open", 0, err) {
@@ -227,7 +227,7 @@ func exchanger(y *tally, path string, n int, how string) {
 	}
 }
 
-// sequence takes the transaction n times; in it the card counts only our commands.
+// sequence takes the transaction n times. Within it the card counts only our commands.
 func sequence(y *tally, path string, n int) {
 	fd, err := rawOpen(path, syscall.O_RDWR)
 	if !y.ended("open", 0, err) {
@@ -255,9 +255,8 @@ func sequence(y *tally, path string, n int) {
 	}
 }
 
-// interrupted does exchanges under a storm of signals. Done counts those that
-// the card must have had: an ioctl that gave an answer, a write that took the
-// command.
+// interrupted exchanges under a storm of signals. Done counts the commands that the card
+// must have received: an ioctl that returned an answer, a write that accepted the command.
 func interrupted(y *tally, path string, n int) {
 	var wg sync.WaitGroup
 	for g := range 4 {
@@ -295,10 +294,10 @@ func interrupted(y *tally, path string, n int) {
 	wg.Wait()
 }
 
-// busy is a command that takes the card 20 ms.
+// busy is a command that takes 20 ms.
 var busy = []byte{0x80, 0xE8, 0x00, 0x02}
 
-// victim says what it begins, and does it until it is killed.
+// victim announces each action, and acts until it is killed.
 func victim(y *tally, dir, how string) {
 	out := json.NewEncoder(os.Stdout)
 	fd, err := rawOpen(dir+"/0/apdu", syscall.O_RDWR)
@@ -327,7 +326,7 @@ func victim(y *tally, dir, how string) {
 				_, err = ioctl(fd, busy)
 			}
 		case "wait for a lock":
-			// Another open of ours holds it.
+			// Another open of this process holds it.
 			holder, _ := rawOpen(dir+"/0/apdu", syscall.O_RDWR)
 			syscall.Flock(holder, syscall.LOCK_EX)
 			y.Begun--
@@ -350,11 +349,11 @@ func victim(y *tally, dir, how string) {
 	}
 }
 
-// blocked opens a file that cannot be opened now n times at once.
+// blocked opens a file n times at once that cannot be opened now.
 func blocked(y *tally, path string, n int) {
 	flags := syscall.O_RDONLY
 	if filepath.Base(path) == "apdu" {
-		flags = syscall.O_RDWR // for reading only it waits for no card
+		flags = syscall.O_RDWR // a read-only open waits for no card
 	}
 	var wg sync.WaitGroup
 	for range n {

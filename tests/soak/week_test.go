@@ -28,7 +28,7 @@ const (
 	doomed = 9 // only clients that are killed use them
 )
 
-// weekDevices are what the readers are, ten of each in turn.
+// weekDevices are the kinds of the readers, ten of each in turn.
 var weekDevices = []string{"ikey3k", "t0", "t1", "apdu", "ccid", "ccid-ext", "pinpad", "iccd", "char-t1", "ccid-short"}
 
 func weekDevice(n int) string { return weekDevices[n/10%len(weekDevices)] }
@@ -70,7 +70,7 @@ func TestWeek(t *testing.T) {
 	for day := range weekDays {
 		w.day(length/weekDays, uint64(day))
 		w.midnight()
-		// Descriptors of what was closed are released a moment later.
+		// Descriptors of closed files are released a moment later.
 		daemon.Eventually(t, "no more descriptors than at first", func() bool {
 			return day == 0 || measure(t, d.Pid()).Descriptors <= held[0].Descriptors
 		})
@@ -79,7 +79,7 @@ func TestWeek(t *testing.T) {
 	}
 	t.Logf("%d clients killed, %d times unplugged, %d cards taken out, %d logs moved away, %d cut short, %d configurations; clients: %v",
 		w.killed, w.unplugged.Load(), w.removed.Load(), log.moved, log.cut, w.reloads, w.met)
-	// The first day is what the daemon grows to by being used.
+	// During the first day the daemon grows to its working size.
 	first, last := held[1], held[weekDays-1]
 	if last.RSS > first.RSS+first.RSS/10+16<<10 {
 		t.Errorf("the daemon grew from %d to %d KiB", first.RSS, last.RSS)
@@ -106,7 +106,7 @@ func TestWeek(t *testing.T) {
 	}
 }
 
-// attachWeek attaches all readers and powers their cards.
+// attachWeek attaches all readers and powers up their cards.
 func attachWeek(t *testing.T, d *daemon.Daemon) {
 	t.Helper()
 	ctl := openCtl(t, d)
@@ -156,7 +156,7 @@ func stats(t *testing.T, d *daemon.Daemon, slot int) map[string]int {
 	return m
 }
 
-// week is what the test itself knows of the daemon.
+// week is the test's own knowledge of the daemon.
 type week struct {
 	t   *testing.T
 	d   *daemon.Daemon
@@ -177,7 +177,7 @@ type week struct {
 	attached, detached int
 }
 
-// day has everything happen at once for a while.
+// day makes everything happen at once for a while.
 func (w *week) day(length time.Duration, seed uint64) {
 	w.t.Helper()
 	var clients []*process
@@ -221,7 +221,7 @@ func (w *week) day(length time.Duration, seed uint64) {
 	}
 }
 
-// move unplugs readers and takes cards out; each is back in the end.
+// move unplugs readers and removes cards. Each is back at the end.
 func (w *week) move(ctl *os.File, rnd *rand.Rand, part int, end time.Time) {
 	for time.Now().Before(end) {
 		n := (rnd.IntN(weekReaders/40)*4+part)*10 + moving
@@ -241,7 +241,7 @@ func (w *week) move(ctl *os.File, rnd *rand.Rand, part int, end time.Time) {
 	}
 }
 
-// reload gives the configuration so many readers.
+// reload makes the configuration have that many readers.
 func (w *week) reload(n int) {
 	w.moves.Lock()
 	defer w.moves.Unlock()
@@ -320,7 +320,7 @@ func (w *week) midnight() {
 	w.log.cutShort(w.t)
 }
 
-// usable checks that each reader works, whoever was killed on it.
+// usable checks that each reader works, whatever clients were killed on it.
 func (w *week) usable() {
 	w.t.Helper()
 	data := []byte("still alive")
@@ -368,7 +368,7 @@ func (l *rotated) move(t *testing.T) {
 		}
 	}
 	l.check(t, old)
-	// Nobody has the old one open any more.
+	// Nobody has the old file open any more.
 	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", l.daemon.Pid()))
 	for _, fd := range fds {
 		if target, _ := os.Readlink(fd); target == old {
@@ -378,7 +378,7 @@ func (l *rotated) move(t *testing.T) {
 	l.moved++
 }
 
-// cutShort is copytruncate.
+// cutShort truncates the log as logrotate's copytruncate does.
 func (l *rotated) cutShort(t *testing.T) {
 	t.Helper()
 	l.check(t, l.name)
@@ -388,7 +388,7 @@ func (l *rotated) cutShort(t *testing.T) {
 	l.cut++
 }
 
-// check checks that a log has whole lines only.
+// check checks that a log has complete lines only.
 func (l *rotated) check(t *testing.T, name string) {
 	t.Helper()
 	text, err := os.ReadFile(name)

@@ -40,7 +40,7 @@ func (u *use) error(name string, n int) {
 	u.Errors[name] += n
 }
 
-// stats is u as `stats` has it.
+// stats returns u in the form of `stats`.
 func (u *use) stats() map[string]int {
 	m := map[string]int{
 		"exchanges": u.Exchanges, "bytes-to-card": u.Sent, "bytes-from-card": u.Got,
@@ -63,7 +63,7 @@ type user struct {
 	uses map[int]*use
 }
 
-// weekly is a client of TestWeek: eight goroutines do this and that with readers at random.
+// weekly is a client of TestWeek: eight goroutines do random things with random readers.
 func weekly(y *tally, stop *atomic.Bool, dir string) {
 	y.Uses = make(map[int]*use)
 	var wg sync.WaitGroup
@@ -94,8 +94,8 @@ func weekly(y *tally, stop *atomic.Bool, dir string) {
 	wg.Wait()
 }
 
-// doomedClient is killed in the middle of this: exchanges, transactions, opens of readers
-// that come and go.
+// doomedClient is killed during these: exchanges, transactions, opens of readers that come
+// and go.
 func doomedClient(y *tally, dir string) {
 	json.NewEncoder(os.Stdout).Encode(y.report)
 	for g := range 8 {
@@ -118,14 +118,14 @@ func (u *user) pick(slot int) {
 	}
 }
 
-// something is one thing that a client may do.
+// something does one thing that a client may do.
 func (u *user) something() {
 	things := []func(){u.text, u.text, u.ioctl, u.ioctl, u.binary, u.transaction, u.reset, u.nonsense, u.look, u.events}
 	things[u.rnd.IntN(len(things))]()
 }
 
-// ok counts how a call ended; it reports whether it went well. What may happen to a reader
-// that stays is its reset by another; one that moves may be gone or without its card.
+// ok counts how a call ended, and reports success. A reader that stays may be reset by
+// another client; one that moves may be gone or without its card.
 func (u *user) ok(what string, err error, allowed ...syscall.Errno) bool {
 	if err == nil {
 		return true
@@ -144,7 +144,7 @@ func (u *user) ok(what string, err error, allowed ...syscall.Errno) bool {
 	return false
 }
 
-// open opens a file of the slot. waits: its opens are those that `stats` counts.
+// open opens a file of the slot. With waits, `stats` counts the open.
 func (u *user) open(file string, flags int, waits bool, allowed ...syscall.Errno) (fd int, ok bool) {
 	fd, err := rawOpen(fmt.Sprintf("%s/%d/%s", u.dir, u.slot, file), flags)
 	if waits {
@@ -153,7 +153,7 @@ func (u *user) open(file string, flags int, waits bool, allowed ...syscall.Errno
 	return fd, u.ok("open "+file, err, allowed...)
 }
 
-// exchanged counts and checks an exchange of data; it reports whether another may follow.
+// exchanged counts and checks an exchange of data, and reports whether another may follow.
 func (u *user) exchanged(how string, data, answer []byte, err error) bool {
 	if !u.ok(how, err) {
 		return false
@@ -229,13 +229,13 @@ func (u *user) binary() {
 	}
 }
 
-// transaction has the card for itself: no other command comes between its own.
+// transaction has the card to itself: no other command comes between its own.
 func (u *user) transaction() {
 	fd, ok := u.open("apdu", syscall.O_RDWR, true)
 	if !ok {
 		return
 	}
-	defer syscall.Close(fd) // which ends it, too
+	defer syscall.Close(fd) // which also ends the transaction
 	if err := syscall.Flock(fd, syscall.LOCK_EX); !u.ok("flock", err) {
 		return
 	}
@@ -260,7 +260,7 @@ func (u *user) transaction() {
 	}
 }
 
-// reset takes the security state of all who have the card open.
+// reset resets the security state of everyone who has the card open.
 func (u *user) reset() {
 	if u.rnd.IntN(4) > 0 {
 		return
@@ -276,7 +276,7 @@ func (u *user) reset() {
 	}
 }
 
-// nonsense is refused, and nothing of it is sent.
+// nonsense is refused, and no byte of it is sent.
 func (u *user) nonsense() {
 	fd, ok := u.open("apdu", syscall.O_RDWR|syscall.O_NONBLOCK, true, syscall.EAGAIN)
 	if !ok {
@@ -307,7 +307,7 @@ func (u *user) look() {
 	}
 }
 
-// events follows a slot for a moment: how it stands comes at once.
+// events follows a slot for a moment. The present state comes at once.
 func (u *user) events() {
 	fd, ok := u.open("event", syscall.O_RDONLY|syscall.O_NONBLOCK, false)
 	if !ok {
@@ -329,7 +329,7 @@ func (u *user) events() {
 	}
 }
 
-// follower reads the events of all slots, each of which has its number.
+// follower reads the events of all slots. Each event names its slot.
 func follower(y *tally, stop *atomic.Bool, dir string) {
 	fd, err := rawOpen(dir+"/event", syscall.O_RDONLY|syscall.O_NONBLOCK)
 	if !y.ended("open event", -1, err) {

@@ -1,5 +1,5 @@
-// Package tools tries the files of a mount with the tools and languages that people use
-// on files, and compares what each prints.
+// Package tools tries the files of a mount with the tools and languages that people use on
+// files, and checks the output of each.
 package tools
 
 import (
@@ -139,7 +139,7 @@ func TestTools(t *testing.T) {
 			t.Run(tt.name, func(t *testing.T) { tt.run(t) })
 		}
 	}
-	for _, tt := range following() { // which take their time
+	for _, tt := range following() { // these take a while
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			tt.run(t)
@@ -195,11 +195,12 @@ func reading() (list []tool) {
 		}
 	}
 	return append(list, []tool{
-		// These cannot be right: they believe the size of a stream, and read nothing.
+		// These cannot work: they trust the size of a stream, and read nothing.
 		{"busybox tail -c of an exchange", bash, `{ echo '` + one + `' >&3; busybox tail -c 6 <&3; } 3<>$D/1/apdu; true`, "(90 00\\n)?", 0},
 		{"uutils wc -c of an exchange", bash, `{ echo '` + one + `' >&3; ` + uutils + `wc -c <&3; } 3<>$D/1/apdu`, "[0-9]+\n", 0},
 		{"ls -l tells the length", bash, `set -- $(ls -ln $D/0/atr); echo $5`, "48\n", 0},
-		// Looked at before its open powers the card, it must not seem empty.
+		// Although stat comes before the open that powers the card, the file must not seem
+		// empty.
 		{"busybox cat powers the card", bash, `n=$(cardfs attach --mount $D sim t1) && stat -c %s $D/$n/atr && busybox cat $D/$n/atr && stat -c %s $D/$n/atr; cardfs detach --mount $D $n`, "4096\n" + line + "48\n", 0},
 		{"stat and cat agree", bash, `for f in status atr power protocol stats; do [ $(stat -c %s $D/0/$f) = $(cat $D/0/$f | wc -c) ] || echo $f; done; [ $(stat -c %s $D/ctl) = $(cat $D/ctl | wc -c) ] || echo ctl`, "", 0},
 		{"tar", bash, `tar cf - -C $D/0 status atr | tar xOf - | cmp - <(cat $D/0/status $D/0/atr) && echo same`, "same\n", 0},
@@ -222,7 +223,7 @@ func reading() (list []tool) {
 	}...)
 }
 
-// exchanging: each command has its own answer, whoever reads and seeks.
+// exchanging: each command gets its own answer, whichever tool reads and seeks.
 func exchanging() []tool {
 	list := []tool{
 		{"bash read", bash, `exec 3<>$D/1/apdu; printf '` + one + `\n` + two + `\n` + three + `\n' >&3; for i in 1 2 3; do read -r l <&3; echo "$l"; done`, answers, 0},
@@ -263,7 +264,7 @@ asyncio.run(main())`, answers, 0},
 		{"socat", bash, `printf '` + one + `\n` + two + `\n' | socat -t 5 - OPEN:$D/1/apdu,rdwr`, "01 01 90 00\n02 02 90 00\n", 0},
 		{"socat with a pause first", bash, `(sleep 0.3; echo '` + one + `'; sleep 0.3; echo '` + two + `') | socat -t 5 - OPEN:$D/1/apdu,rdwr`, "01 01 90 00\n02 02 90 00\n", 0},
 		{"dd", bash, `exec 3<>$D/1/apdu; echo '` + one + `' | dd status=none >&3; dd status=none bs=100 count=1 <&3`, "01 01 90 00\n", 0},
-		// This cannot be right: awk opens the file anew for reading, which is another channel.
+		// This cannot work: awk opens the file again for reading, and that is another channel.
 		{"awk opens twice: no answer", bash, `awk 'BEGIN { f = ENVIRON["D"] "/1/apdu"; print "` + one + `" >f; close(f); getline l <f; print "[" l "]" }'`, `\[\]\n`, 0},
 	}
 	for shell, by := range map[string][]string{"bash": bash, "dash": dash, "zsh": zsh, "busybox sh": ash} {
@@ -286,7 +287,7 @@ for c in "` + one + `","` + two + `","` + three + `":
     print(l if isinstance(l,str) else l.decode(),end="")`
 }
 
-// following: the event streams begin with how things stand, and do not end.
+// following: the event streams begin with the present state, and do not end.
 func following() []tool {
 	const first = `1 0 arrived [^\n]*\n`
 	return []tool{
@@ -295,7 +296,7 @@ func following() []tool {
 		{"busybox cat event", bash, `timeout 5 busybox cat $D/event | head -n 1`, first, 0},
 		{"uutils cat event", bash, `timeout 5 ` + uutils + `cat $D/event | head -n 1`, first, 0},
 		{"pv event", bash, `timeout 5 pv -q $D/event | head -n 1`, first, 0},
-		// It fills a buffer of 64 KiB first, and so waits where it used to end with nothing.
+		// It fills a buffer of 64 KiB first, so it waits where it used to end without output.
 		{"shutil.copyfile(event)", python, `import shutil,os,signal
 def enough(*a): raise TimeoutError
 signal.signal(signal.SIGALRM,enough); signal.setitimer(signal.ITIMER_REAL,1)
@@ -323,7 +324,7 @@ except BlockingIOError: print("EAGAIN")`, "EAGAIN\n", 0},
 	}
 }
 
-// refused: what makes no sense has one errno, as procfs gives it.
+// refused: each kind of nonsense has one errno, as in procfs.
 func refused() (list []tool) {
 	for _, script := range []string{
 		"rm -f $D/0/atr", "rm -f $D/event", "rmdir $D/0", "chmod 777 $D/0/atr", "chmod 777 $D/0", "mkdir $D/new", "mkdir $D/0/new",

@@ -1,4 +1,4 @@
-// Package top has the live screen of `cardfs top` drawn in a terminal, by the real program.
+// Package top draws the live screen of `cardfs top` in a terminal, with the real program.
 package top
 
 import (
@@ -25,7 +25,7 @@ var program string
 
 func TestMain(m *testing.M) { daemon.Main(m, &program) }
 
-// start starts a daemon with so many simulated readers.
+// start starts a daemon with that many simulated readers.
 func start(t *testing.T, readers int) *daemon.Daemon {
 	t.Helper()
 	d := daemon.Start(t, program, daemon.MountPoint(t), "--usb=off")
@@ -57,7 +57,7 @@ func await(t *testing.T, log *proc.Log, event string, from int) {
 	}
 }
 
-// exchange sends a command to a slot so often a second, until the test ends.
+// exchange sends a command to a slot that many times a second, until the test ends.
 func exchange(t *testing.T, d *daemon.Daemon, slot, often int) {
 	t.Helper()
 	f, err := os.OpenFile(d.Path(fmt.Sprint(slot, "/apdu")), os.O_RDWR, 0)
@@ -137,7 +137,7 @@ func TestThousand(t *testing.T) {
 	p.Keys("y")
 	p.Shows(`^slot 3: this reader or card cannot do that$`)
 
-	// What happens to a slot is shown without waiting for its turn.
+	// An event of a slot is shown at once, not when the slot's turn comes.
 	d.Ctl("sim 7 remove")
 	p.Shows(`^    7 empty`)
 	d.Ctl("detach 5")
@@ -156,7 +156,7 @@ func TestThousand(t *testing.T) {
 	p.Keys("g")
 	p.Shows(`^    0 present`)
 
-	// Rates, and the order by them; the plot has bars.
+	// Rates, and sorting by them; the plot has bars.
 	for slot := 500; slot < 508; slot++ {
 		exchange(t, d, slot, 50)
 	}
@@ -227,7 +227,7 @@ func TestRestores(t *testing.T) {
 		p.Restored(name, "0")
 	}
 
-	// The terminal is lost: it ends.
+	// The terminal is lost: the program ends.
 	p := tmux.New(t, 80, 24, nil, program, "top", "-m", d.Dir)
 	p.Shows(`^    1 present`)
 	pid := p.Child()
@@ -246,7 +246,7 @@ func TestRestores(t *testing.T) {
 	}
 }
 
-// ctrl-Z gives the terminal back to the shell, and fg takes it again.
+// ctrl-Z gives the terminal back to the shell, and fg returns to the program.
 func TestSuspend(t *testing.T) {
 	d := start(t, 1)
 	p := tmux.New(t, 80, 24, nil, "bash", "--norc", "-i")

@@ -17,9 +17,9 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// A reader and a card that nobody here wrote, QEMU's usb-ccid with libcacard's
-// CAC: its certificates and a signature through the mounted files; then the same
-// card through pcscd and the IFD handler, while the daemon has the device.
+// A reader and a card that other projects wrote, QEMU's usb-ccid with libcacard's CAC: its
+// certificates and a signature through the mounted files. Then the same card through pcscd
+// and the IFD handler, while the daemon has the device.
 func TestGuestCard(t *testing.T) {
 	g := machine.NeedGuest(t)
 	d := mount(t, nil)
@@ -47,7 +47,7 @@ func TestGuestCard(t *testing.T) {
 	throughPcscd(t, d, text)
 }
 
-// sign has the card sign by its first key: RSA with PKCS #1 v1.5 and SHA-256.
+// sign makes the card sign with its first key: RSA with PKCS #1 v1.5 and SHA-256.
 //
 // GSC-IS 2.1 (NISTIR 6887), virtual machine card edge, PRIVATE SIGN/DECRYPT: 80 42
 // with P1 80 for a part of the block and 00 for the last.
@@ -100,7 +100,7 @@ func publicKey(t *testing.T) *rsa.PublicKey {
 	return cert.PublicKey.(*rsa.PublicKey)
 }
 
-// verify asks openssl.
+// verify lets openssl verify the signature.
 func verify(t *testing.T, how string, text, sig []byte) {
 	t.Helper()
 	dir := t.TempDir()
@@ -116,8 +116,8 @@ func verify(t *testing.T, how string, text, sig []byte) {
 	t.Logf("%s, %d bytes of signature: openssl says %s", how, len(sig), strings.TrimSpace(out))
 }
 
-// throughPcscd uses OpenSC. The bundle of libccid is out of the way: what answers
-// is the IFD handler.
+// throughPcscd uses OpenSC. libccid's bundle is moved away, so that only the IFD handler can
+// answer.
 func throughPcscd(t *testing.T, d *mounted, text []byte) {
 	const bundles = "/usr/lib/pcsc/drivers"
 	run(t, nil, "mount", "-t", "tmpfs", "none", bundles)

@@ -14,8 +14,8 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// Two want the same reader: the second says who has it, and gets it once the
-// first has let go and it is told to look again.
+// Two programs want the same reader. The second one reports who has it, and gets it after
+// the first has released it and the second was told to rescan.
 func TestGuestClaims(t *testing.T) {
 	g := machine.NeedGuest(t)
 	plug(t, g, "r1")
@@ -30,7 +30,7 @@ func TestGuestClaims(t *testing.T) {
 	second.Ctl("rescan")
 	second.works()
 
-	// pcscd with libccid comes second: it gets nothing, and disturbs nothing.
+	// pcscd with libccid comes second. It gets nothing, and disturbs nothing.
 	srv := startPcscd(t)
 	wait(t, srv, "LIBUSB_ERROR_BUSY")
 	second.works()
@@ -64,7 +64,7 @@ func startPcscd(t testing.TB) *pcscd.Server {
 	}
 	t.Cleanup(func() {
 		_ = srv.Close()
-		if t.Failed() && os.Getenv("CARDFS_BENCH") == "" { // a bound that is missed is not its fault
+		if t.Failed() && os.Getenv("CARDFS_BENCH") == "" { // a missed bound is not pcscd's fault
 			t.Logf("pcscd said:\n%s", tail(srv.Log(), 4000))
 		}
 	})
@@ -80,7 +80,7 @@ func wait(t testing.TB, srv *pcscd.Server, text string) {
 	}
 }
 
-// works has the card answer.
+// works checks that the card answers.
 func (d *mounted) works() {
 	d.t.Helper()
 	got := ""
@@ -99,7 +99,7 @@ func (d *mounted) works() {
 	}
 }
 
-// refused wants the slot to have failed and its status to name who has it.
+// refused waits until the slot has failed and its status names the program that has it.
 func (d *mounted) refused(who string) {
 	d.t.Helper()
 	daemon.Eventually(d.t, "the slot has failed", func() bool { return d.status("0", "state") == "failed" })

@@ -26,7 +26,7 @@ import (
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
-// thing is what a cycle plugs in and takes out again.
+// thing is what a cycle plugs in and unplugs.
 type thing struct {
 	name            string
 	plug, unplug    func() error
@@ -37,9 +37,9 @@ type thing struct {
 	first  []float64 // from plugging in to the first answer, in ns
 }
 
-// "Too early is impossible": readers come and go by QMP under clients that open
-// at random moments. Each open gives the right answer, ENOENT or ENODEV; none
-// hangs; what the daemon holds is back where it began.
+// "Too early is impossible": readers come and go by QMP under clients that open at random
+// moments. Each open gives the right answer, ENOENT or ENODEV; none hangs. At the end the
+// daemon holds no more than at the beginning.
 func TestGuestCyclesQMP(t *testing.T) {
 	g := machine.NeedGuest(t)
 	ctx := t.Context()
@@ -51,7 +51,7 @@ func TestGuestCyclesQMP(t *testing.T) {
 	}})
 }
 
-// The same by vhci_hcd with every emulator that there is, on both transports.
+// The same by vhci_hcd with every emulator, on both transports.
 func TestGuestCyclesVHCI(t *testing.T) {
 	machine.NeedGuest(t)
 	var b strings.Builder
@@ -71,7 +71,8 @@ func TestGuestCyclesVHCI(t *testing.T) {
 	t.Logf("\n%s", b.String())
 }
 
-// emulated makes one of each emulator, with its cards. Each card tells its own serial number.
+// emulated makes one of each emulator, with its cards. Each card returns its own serial
+// number.
 func emulated(t *testing.T) (things []*thing) {
 	t.Helper()
 	const command = "00CA005A 00"
@@ -103,7 +104,7 @@ func emulated(t *testing.T) (things []*thing) {
 // cycles plugs and unplugs n times, while clients open.
 func cycles(t *testing.T, n int, things []*thing) {
 	d := mount(t, nil)
-	cycle(t, d, max(3, n/10, len(things)), things) // what the daemon grows to by being used
+	cycle(t, d, max(3, n/10, len(things)), things) // the daemon grows to its working size
 	before := measure(t, d.Pid())
 	begin := time.Now()
 	cycle(t, d, n, things)
@@ -139,7 +140,8 @@ func cycle(t *testing.T, d *mounted, n int, things []*thing) {
 		if err := x.plug(); err != nil {
 			t.Fatalf("cycle %d, %s: plug: %v", i, x.name, err)
 		}
-		// Every other time until it has been of use; else at once, or soon.
+		// Every other time it waits until the reader has answered; otherwise it unplugs at
+		// once, or soon.
 		if i/len(things)%2 == 0 {
 			c.answered(t, x)
 			x.first = append(x.first, float64(time.Since(begin)))
@@ -166,7 +168,7 @@ func cycle(t *testing.T, d *mounted, n int, things []*thing) {
 	}
 }
 
-// slots lists the numbers of the slots that there are.
+// slots lists the numbers of the existing slots.
 func (d *mounted) slots() (list []string) {
 	d.t.Helper()
 	entries, err := os.ReadDir(d.Dir)
@@ -181,7 +183,7 @@ func (d *mounted) slots() (list []string) {
 	return list
 }
 
-// clients count what their opens come to.
+// clients count the outcomes of their opens.
 type clients struct {
 	things []*thing
 	now    atomic.Int64 // the cycle under way
@@ -201,7 +203,7 @@ func (c *clients) String() string {
 	return strings.Join(words, ", ")
 }
 
-// answered waits until x has answered a client.
+// answered waits until a client has an answer of x.
 func (c *clients) answered(t *testing.T, x *thing) {
 	t.Helper()
 	late := time.After(proc.Patience)
@@ -266,8 +268,8 @@ func (c *clients) judge(what string, err error, begin int64, right func(*thing) 
 		c.count(what + " " + errors.Unwrap(wrapped(err)).Error())
 		return nil
 	case errors.Is(err, syscall.ENOMEDIUM), errors.Is(err, syscall.ESTALE):
-		// QMP puts the card in after the reader, and a reset of the last
-		// moment may take the card's session away.
+		// QMP inserts the card after the reader, and a reset at that moment may end the card's
+		// session.
 		c.count(what + " " + err.Error())
 		return nil
 	case err != nil:
@@ -284,7 +286,7 @@ func (c *clients) judge(what string, err error, begin int64, right func(*thing) 
 	return nil
 }
 
-// wrapped is err in something that can be unwrapped.
+// wrapped wraps err in an error that can be unwrapped.
 func wrapped(err error) error {
 	if errors.Unwrap(err) != nil {
 		return err
@@ -292,7 +294,7 @@ func wrapped(err error) error {
 	return fmt.Errorf("%w", err)
 }
 
-// measure looks at what a process holds.
+// measure returns what a process holds.
 func measure(t testing.TB, pid int) proc.Usage {
 	t.Helper()
 	u, err := proc.UsageOf(pid)

@@ -40,8 +40,7 @@ const datakeyATR = "3B FF 11 00 00 81 31 FE 4D 80 25 A0 00 00 00 56 57 44 4B 33 
 func (datakey) ATR() []byte { return hex.Bytes(datakeyATR) }
 
 // The emulated iKeys as USB devices: ATR, APDUs, unplugging and replugging through the
-// mounted files. What crosses the wire is what OpenCT 0.6.20 was observed to send, byte
-// for byte.
+// mounted files. The bytes on the wire are those that OpenCT 0.6.20 was observed to send.
 func TestGuestIKey(t *testing.T) {
 	machine.NeedGuest(t)
 	for _, x := range []struct {
@@ -95,7 +94,7 @@ func guestIKey(t *testing.T, token *ikeyemu.Token, atr string, session usbtest.S
 			t.Logf("status:\n%s\ntransfers:\n%v", d.text("0/status"), log.Session())
 			t.Logf("by-id: %s", strings.TrimSpace(run(t, nil, "ls", d.Path("by-id"))))
 			before := len(log.Session())
-			// A block that the card sends damaged: the host asks for it again.
+			// The card sends a damaged block, and the host asks for it again.
 			token.Contact.SetFaults(icc.Faults{Every: 3, Seed: 1})
 			for range 4 {
 				if got, err := c.send("00840000 08"); err != nil || got != "11 12 13 14 15 16 17 18 90 00" {
@@ -116,8 +115,8 @@ func guestIKey(t *testing.T, token *ikeyemu.Token, atr string, session usbtest.S
 	}
 }
 
-// wireSession is the transfers of a session of drivers/ikey up to the second command. What
-// comes after it only shows the forms of the other blocks.
+// wireSession returns the transfers of a session of drivers/ikey up to the second command.
+// The rest of the session only shows the forms of the other blocks.
 func wireSession(t *testing.T, file string) (session usbtest.Session) {
 	t.Helper()
 	all, err := usbtest.Load(onHost(filepath.Join(cc.Root(), "drivers/ikey/testdata", file)))
@@ -129,7 +128,7 @@ func wireSession(t *testing.T, file string) (session usbtest.Session) {
 			return session
 		}
 		if l.Kind == usbtest.Transfer {
-			l.Timeout = 0 // the host keeps the time, not the bus
+			l.Timeout = 0 // the host enforces the time, not the bus
 			session = append(session, l)
 		}
 	}
@@ -138,7 +137,7 @@ func wireSession(t *testing.T, file string) (session usbtest.Session) {
 }
 
 // compare checks that the session's transfers are in log in their order. Between power-up
-// and commands the host may agree on an IFSD, and it may do so more than once.
+// and commands the host may negotiate an IFSD, even more than once.
 func compare(t *testing.T, log, session usbtest.Session) {
 	t.Helper()
 	i, transfers, extra := 0, 0, 0

@@ -42,13 +42,13 @@ const (
 // subject is one of the two that are compared, while it has the device.
 type subject interface {
 	pid() int
-	// exchanges gives the times of n.
+	// exchanges returns the times of n exchanges.
 	exchanges(n int) []float64
-	// firstAnswer returns when a command was answered by a reader that is about to
-	// be plugged in; armed is called when the client waits for it.
+	// firstAnswer returns when a reader that is about to be plugged in has answered a
+	// command. armed is called when the client waits for it.
 	firstAnswer(armed func())
-	// noticed returns when an unplugging has reached those who wait and those who
-	// ask anew; armed is called when the client waits for it.
+	// noticed returns when waiting and newly asking programs know of an unplugging. armed is
+	// called when the client waits for it.
 	noticed(armed func())
 	stop()
 }
@@ -160,7 +160,7 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// times are what the clients of tests/bench/c print.
+// times returns what the clients of tests/bench/c print.
 func times(t testing.TB, out string) (ns []float64) {
 	t.Helper()
 	for line := range strings.Lines(out) {
@@ -175,7 +175,7 @@ func times(t testing.TB, out string) (ns []float64) {
 
 var selectHex = strings.ReplaceAll(selectPKI, " ", "")
 
-// files is cardfs, by its files.
+// files is cardfs, used through its files.
 type files struct {
 	t    *testing.T
 	d    *mounted
@@ -200,7 +200,7 @@ func (f *files) firstAnswer(armed func()) {
 	for {
 		got, err := exchange(f.d.Path(w[1]+"/apdu"), selectPKI)
 		if errors.Is(err, syscall.ENOMEDIUM) {
-			continue // powered, and the card was put in a moment later
+			continue // powered before the card was inserted, which happens a moment later
 		}
 		if err != nil || got != "61 0D" {
 			f.t.Fatalf("first answer: %s, %v", got, err)
@@ -209,8 +209,8 @@ func (f *files) firstAnswer(armed func()) {
 	}
 }
 
-// noticed waits for a blocked read of the slot's events, and for a new command
-// on what was open.
+// noticed waits until a blocked read of the slot's events returns, and a new command on the
+// open file fails.
 func (f *files) noticed(armed func()) {
 	f.t.Helper()
 	c, err := openChannel(f.d.Path("0/apdu"))
@@ -253,7 +253,7 @@ func (f *files) noticed(armed func()) {
 // libccid is pcscd with libccid.
 type libccid struct {
 	t    *testing.T
-	name *string // of the reader, once it is known
+	name *string // of the reader, once known
 	srv  *pcscd.Server
 	cmd  *exec.Cmd
 	in   io.WriteCloser
@@ -318,14 +318,14 @@ func (l *libccid) firstAnswer(armed func()) {
 		armed = func() {}
 	}
 	armed()
-	// The client tries again at once, where it need not wait for pcscd to tell.
+	// The client tries again at once, unless it has to wait for a change that pcscd reports.
 	if got := l.say("work", *l.name, selectHex); got != "ok 610D" {
 		l.t.Fatalf("first answer: %s\n%s", got, tail(l.srv.Log(), 2000))
 	}
 }
 
-// noticed waits until pcscd tells a client that waits in SCardGetStatusChange,
-// which is asked the whole time, so that a client that asks anew knows too.
+// noticed waits until pcscd notifies a client in SCardGetStatusChange. pcscd is in that call
+// the whole time, so a client that asks anew knows too.
 func (l *libccid) noticed(armed func()) {
 	l.t.Helper()
 	if list := l.say("list"); !strings.HasPrefix(list, "ok ") || list == "ok" {
@@ -340,7 +340,7 @@ func (l *libccid) noticed(armed func()) {
 		l.t.Fatal(err)
 	}
 	in := bufio.NewScanner(out)
-	in.Scan() // as it is
+	in.Scan() // the present state
 	armed()
 	for in.Scan() && !strings.HasPrefix(in.Text(), "0 ") {
 	}
@@ -348,12 +348,12 @@ func (l *libccid) noticed(armed func()) {
 	_ = watch.Wait()
 }
 
-// idleness counts, with a card in that nobody uses, the transfers that usbmon
-// sees, root hubs aside, and the context switches of all threads.
+// idleness counts, with an unused card inserted, the transfers that usbmon sees, except
+// those of root hubs, and the context switches of all threads.
 func idleness(t testing.TB, pid int) (transfers, switches float64) {
 	t.Helper()
-	// What has just ended may leave something to do: Go's scheduler and
-	// collector take a few seconds to come to rest.
+	// Earlier work may leave some behind: Go's scheduler and collector take a few seconds to
+	// come to rest.
 	time.Sleep(idleTime)
 	mon, err := os.OpenFile("/sys/kernel/debug/usb/usbmon/0u", os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -382,7 +382,7 @@ func idleness(t testing.TB, pid int) (transfers, switches float64) {
 	return transfers, switches
 }
 
-// contextSwitches gives, by thread, how often it has waited.
+// contextSwitches returns, by thread, how often it has waited.
 func contextSwitches(t testing.TB, pid int) map[string]float64 {
 	t.Helper()
 	m := map[string]float64{}
@@ -402,8 +402,8 @@ func contextSwitches(t testing.TB, pid int) map[string]float64 {
 	return m
 }
 
-// deviceAdded listens for the kernel's word of a new USB device; what it returns
-// tells when that came.
+// deviceAdded listens for the kernel's uevent of a new USB device. The returned function
+// returns the time of its arrival.
 func deviceAdded(t testing.TB) func() time.Time {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_RAW|syscall.SOCK_CLOEXEC, syscall.NETLINK_KOBJECT_UEVENT)

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	if machine.Inside() {
 		os.Exit(m.Run())
 	}
-	// For a user of the machine who is not root, too.
+	// A user of the machine who is not root can read it, too.
 	dir, err := os.MkdirTemp("", "cardfs-usb-")
 	if err == nil {
 		err = errors.Join(os.Chmod(dir, 0o755), build(context.Background(), dir), os.Setenv(envBuilt, dir))
@@ -92,10 +92,10 @@ func build(ctx context.Context, dir string) error {
 // applets A0 00 00 00 79 01 00, 01, 02.
 var certificates = [...]string{"cert1", "cert2", "cert3"}
 
-// onHost is where the machine sees a file of the host.
+// onHost is the path in the machine of a file of the host.
 func onHost(name string) string { return "/run/host" + name }
 
-// built is a file that TestMain made.
+// built returns the path of a file that TestMain made.
 func built(name string) string { return onHost(filepath.Join(os.Getenv(envBuilt), name)) }
 
 // TestInMachine runs every TestGuest in one machine, or those that CARDFS_VM_RUN
@@ -107,15 +107,15 @@ func TestInMachine(t *testing.T) {
 // envTransport is the transport of USB that mount takes; "": the default.
 const envTransport = "CARDFS_TEST_TRANSPORT"
 
-// The readers, the card and cycles of plugging again, on libusb. TestGuestCyclesVHCI is on
-// both transports by itself.
+// The readers, the card and the plugging cycles again, on libusb. TestGuestCyclesVHCI itself
+// runs on both transports.
 func TestGousbInMachine(t *testing.T) {
 	machine.RunSelf(t, "^TestGuest(Card|IKey|CyclesQMP)$", machine.Config{
 		Timeout: 15 * time.Minute, Env: append(os.Environ(), envTransport+"=gousb"),
 	})
 }
 
-// soak is how many cycles a test does: few, or what CARDFS_SOAK says.
+// soak is the number of cycles of a test: few, or the value of CARDFS_SOAK.
 func soak(t *testing.T, few int) int {
 	s := os.Getenv("CARDFS_SOAK")
 	if s == "" {
@@ -125,18 +125,18 @@ func soak(t *testing.T, few int) int {
 	if err != nil || n <= 0 {
 		t.Fatalf("CARDFS_SOAK=%s: a number is wanted", s)
 	}
-	// Of tests/soak's cycles a minute holds thousands, of these a dozen or two.
+	// A minute holds thousands of the cycles of tests/soak, but only a dozen or two of these.
 	return min(n, 100)
 }
 
-// mounted is the program with what these tests ask of it beside.
+// mounted is the program, with what else these tests need.
 type mounted struct {
 	*daemon.Daemon
 	t testing.TB
 }
 
-// mount starts the program at a directory of its own. as, if not nil, is who
-// runs it.
+// mount starts the program at a directory of its own. as, if not nil, is the user who runs
+// it.
 func mount(t testing.TB, as *syscall.Credential, args ...string) *mounted {
 	t.Helper()
 	if transport := os.Getenv(envTransport); transport != "" {
@@ -158,11 +158,11 @@ func (d *mounted) text(name string) string {
 	return strings.TrimSpace(d.Read(name))
 }
 
-// follow gives the events of all slots; next waits for the next that is what,
-// and returns its words: number, slot, what, key=value.
+// follow reads the events of all slots. next waits for the next event of kind what, and
+// returns its words: number, slot, what, key=value.
 func (d *mounted) follow() (next func(what string) []string) {
 	d.t.Helper()
-	// cat: killed, it ends, and it blocks no thread of ours.
+	// cat can be killed, and does not block a thread of ours.
 	cmd := exec.Command("cat", d.Path("event"))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -192,7 +192,7 @@ func (d *mounted) follow() (next func(what string) []string) {
 	}
 }
 
-// status gives the value of a line of a slot's status.
+// status returns the value of a line of a slot's status.
 func (d *mounted) status(slot, key string) string {
 	d.t.Helper()
 	for line := range strings.Lines(d.text(slot + "/status")) {
@@ -295,7 +295,7 @@ const (
 	selectPKI = "00A40400 07 A0000000790100" // answered 61 0D
 )
 
-// plug plugs in QEMU's reader with the card; it is taken out after the test.
+// plug plugs in QEMU's reader with the card. It is unplugged after the test.
 func plug(t testing.TB, g *machine.Guest, id string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), proc.Patience)
@@ -306,7 +306,7 @@ func plug(t testing.TB, g *machine.Guest, id string) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), proc.Patience)
 		defer cancel()
-		_ = machine.Unplug(ctx, g, id) // where it is still there
+		_ = machine.Unplug(ctx, g, id) // if it is still there
 	})
 }
 
@@ -319,5 +319,5 @@ func unplug(t testing.TB, g *machine.Guest, id string) {
 	}
 }
 
-// isGone tells whether err is what a reader that left answers.
+// isGone reports whether err is what a reader that has left returns.
 func isGone(err error) bool { return errors.Is(err, syscall.ENODEV) }

@@ -27,15 +27,15 @@ func TestGuestUsers(t *testing.T) {
 	alice := &syscall.Credential{Uid: 4001, Gid: 4001, Groups: []uint32{group}}
 	bob := &syscall.Credential{Uid: 4002, Gid: 4002}
 
-	// Without rules nobody but root may.
+	// Without rules only root may.
 	plug(t, g, "r1")
 	a := mount(t, alice)
 	rule := a.refusedByPermission(alice)
 	b := mount(t, bob)
 	b.refusedByPermission(bob)
 
-	// The rule that status names is put where it says, and does help; nobody
-	// has to restart anything.
+	// The rule that status names, installed where status says, does help. Nothing has to be
+	// restarted.
 	install(t, rule+"\n")
 	a.answers(alice)
 	b.refusedByPermission(bob)
@@ -47,8 +47,7 @@ func TestGuestUsers(t *testing.T) {
 	run(t, nil, "udevadm", "control", "--reload")
 	unplug(t, g, "r1")
 
-	// All the rules, and a reader that comes after them. QEMU's is known by its
-	// class.
+	// All the rules, and a reader that arrives later. QEMU's is matched by its class.
 	install(t, rules)
 	defer os.Remove(rulesFile)
 	a, b = mount(t, alice), mount(t, bob)
@@ -106,7 +105,7 @@ func install(t *testing.T, rules string) {
 	run(t, nil, "udevadm", "trigger", "--subsystem-match=usb", "--settle")
 }
 
-// groupID is the number of the group that the rules name.
+// groupID returns the number of the group that the rules name.
 func groupID(t *testing.T, rules string) uint32 {
 	t.Helper()
 	m := regexp.MustCompile(`GROUP="(\w+)"`).FindStringSubmatch(rules)
@@ -139,6 +138,6 @@ func addUsers(t *testing.T) {
 	}
 	run(t, nil, "mount", "--bind", name, "/etc/passwd")
 	t.Cleanup(func() { _ = exec.Command("umount", "/etc/passwd").Run() })
-	// The machine's udevd has had events of USB devices only.
+	// The machine's udevd has received events of USB devices only.
 	run(t, nil, "udevadm", "trigger", "--sysname-match=fuse", "--settle")
 }

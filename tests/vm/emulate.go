@@ -34,7 +34,7 @@ func kinds() map[string]emulators.Emulator {
 	return m
 }
 
-// levels are further names, by those of `attach sim`.
+// levels are additional names, those of `attach sim`.
 var levels = map[string]string{
 	"ccid": "ccid-tpdu", "ccid-char": "ccid-character", "ccid-ext": "ccid-extended",
 	"twoslot": "ccid-two-slots", "pinpad": "ccid-pinpad", "iccd": "iccd-b",
@@ -42,7 +42,7 @@ var levels = map[string]string{
 
 func kindNames() []string { return slices.Sorted(maps.Keys(kinds())) }
 
-// plug plugs a device with its cards into the kernel.
+// plug plugs a device with its cards into the kernel's virtual bus.
 func plug(e emulators.Emulator, serial string) (*usbip.Port, error) {
 	d := e.New(serial)
 	for i, c := range d.Contacts() {
@@ -57,8 +57,8 @@ func plug(e emulators.Emulator, serial string) (*usbip.Port, error) {
 	return usbip.Plug(d.Plug(), usbip.Full)
 }
 
-// emulate plugs in devices of the given kinds, tells ready (the name of a file)
-// when all are, and serves them until ctx ends.
+// emulate plugs in devices of the given kinds, creates the file ready when all are plugged
+// in, and serves them until ctx ends.
 func emulate(ctx context.Context, ready string, names []string) error {
 	if len(names) == 0 {
 		return errors.New("emulate: no kind given")

@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	fl.BoolVar(&c.XHCI, "xhci", false, "an xHCI controller too")
 	verbose := fl.Bool("v", false, "show the kernel's console and what is started")
 	if err := fl.Parse(args); err != nil {
-		return 2, nil // flag has said why
+		return 2, nil // flag has printed why
 	}
 	args = fl.Args()
 	level := slog.LevelInfo
@@ -122,7 +122,7 @@ func boot(ctx context.Context, c machine.Config) (int, error) {
 	return code, nil
 }
 
-// shellScript says what is there and becomes an interactive shell.
+// shellScript prints what is there and becomes an interactive shell.
 const shellScript = `export PS1='vm:\w# '
 echo 'A machine with USB; the root of the host is read-only. "vm plug ccid r1", "vm unplug r1", "vm emulate ikey3k &", "vm help"; ctrl-D ends it.'
 for d in /sys/bus/usb/devices/*-*; do

@@ -22,8 +22,8 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
-// Main is the TestMain of a package whose tests run the program: it builds it once, at a path
-// that it puts into program.
+// Main is the TestMain of a package whose tests run the program. It builds the program once,
+// and stores its path in program.
 func Main(m *testing.M, program *string) {
 	dir, err := os.MkdirTemp("", "cardfs-test")
 	if err == nil {
@@ -39,7 +39,7 @@ func Main(m *testing.M, program *string) {
 	os.Exit(code)
 }
 
-// Build builds the program as a release has it.
+// Build builds the program as for a release.
 func Build(ctx context.Context, program string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/cardfs")
 	cmd.Dir = cc.Root()
@@ -55,14 +55,14 @@ func Command(program, dir string, args ...string) *exec.Cmd {
 	return exec.Command(program, append(append([]string{"mount"}, args...), dir)...)
 }
 
-// Ready is what the daemon says when its files are there.
+// Ready is the daemon's message that its files are there.
 const Ready = "mounted at"
 
 // Daemon is a `cardfs mount`, which may be started more than once.
 type Daemon struct {
 	Dir string // the mount point
 	Log proc.Log
-	// Credential is who runs it; nil: who runs the test.
+	// Credential is the user who runs it; nil: the user of the test.
 	Credential *syscall.Credential
 
 	t       testing.TB
@@ -71,8 +71,8 @@ type Daemon struct {
 	run     *proc.Process // nil: it does not run
 }
 
-// New prepares a daemon that is not started yet. After the test it is ended,
-// the mount point is free, and a test that failed shows the daemon's log.
+// New prepares a daemon that is not started yet. After the test the daemon is ended and the
+// mount point is free. If the test failed, the daemon's log is shown.
 func New(t testing.TB, program, dir string, args ...string) *Daemon {
 	t.Helper()
 	d := &Daemon{Dir: dir, t: t, program: program, args: args}
@@ -100,7 +100,7 @@ func Start(t testing.TB, program, dir string, args ...string) *Daemon {
 	return d
 }
 
-// Start mounts; it returns when the files are there.
+// Start mounts. It returns when the files are there.
 func (d *Daemon) Start() {
 	d.t.Helper()
 	cmd := Command(d.program, d.Dir, d.args...)
@@ -115,7 +115,7 @@ func (d *Daemon) Start() {
 	}
 }
 
-// Running reports whether the daemon was started and not ended.
+// Running reports whether the daemon was started and has not been ended.
 func (d *Daemon) Running() bool { return d.run != nil }
 
 // Pid returns the number of the running process.
@@ -144,8 +144,8 @@ func (d *Daemon) Kill() {
 	d.run = nil
 }
 
-// Quit ends the daemon by SIGQUIT, which leaves a dead mount, and returns what the runtime
-// said of each goroutine.
+// Quit ends the daemon by SIGQUIT, which leaves a dead mount, and returns the runtime's
+// stack trace of each goroutine.
 func (d *Daemon) Quit() string {
 	d.t.Helper()
 	from := d.Log.Len()
@@ -157,8 +157,8 @@ func (d *Daemon) Quit() string {
 	return d.Log.String()[from:]
 }
 
-// show is what a person would look at. It is another process: reading from a
-// hung mount would hang the test.
+// show returns what a person would look at. Another process reads it: reading from a hung
+// mount would hang the test.
 func (d *Daemon) show() string {
 	out, _ := exec.Command("timeout", "5", "sh", "-c", `cd "$1" && ls && head -n 20 */status && timeout 0.3 cat event`, "sh", d.Dir).CombinedOutput()
 	return string(out)
@@ -177,7 +177,7 @@ func (d *Daemon) Read(name string) string {
 	return string(text)
 }
 
-// Write writes a text to a file.
+// Write writes text to a file.
 func (d *Daemon) Write(name, text string) {
 	d.t.Helper()
 	if err := os.WriteFile(d.Path(name), []byte(text), 0); err != nil {
@@ -201,11 +201,11 @@ func (d *Daemon) TryCtl(line string) error {
 	return nil
 }
 
-// Await waits until a text file, which may not be there yet, says something.
-// It looks when the test begins to wait and after each event of the mount.
+// Await waits until a text file contains a text. The file need not exist yet. Await looks
+// when it begins to wait and after each event of the mount.
 func (d *Daemon) Await(name, text string) {
 	d.t.Helper()
-	// cat: killed, it ends, and it blocks no thread of ours.
+	// cat can be killed, and does not block a thread of ours.
 	cat := exec.Command("cat", d.Path("event"))
 	var events proc.Log
 	follow, err := proc.Start(cat, &events)
@@ -216,8 +216,8 @@ func (d *Daemon) Await(name, text string) {
 	ctx, cancel := context.WithTimeout(d.t.Context(), proc.Patience)
 	defer cancel()
 	for from := 0; ; {
-		// The events begin with the present state of each slot, so that a change
-		// between the first look and the open is not missed.
+		// The events begin with the present state of each slot. So a change between the first
+		// look and the open is not missed.
 		said, readErr := os.ReadFile(d.Path(name))
 		if bytes.Contains(said, []byte(text)) {
 			return
@@ -229,7 +229,7 @@ func (d *Daemon) Await(name, text string) {
 	}
 }
 
-// Mounted reports whether anything is mounted at dir.
+// Mounted reports whether a file system is mounted at dir.
 func Mounted(t testing.TB, dir string) bool {
 	t.Helper()
 	table, err := os.ReadFile("/proc/self/mountinfo")
@@ -239,7 +239,7 @@ func Mounted(t testing.TB, dir string) bool {
 	return strings.Contains(string(table), " "+dir+" ")
 }
 
-// MountPoint returns an empty directory that is gone after the test.
+// MountPoint returns an empty directory that is removed after the test.
 func MountPoint(t testing.TB) string {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil {
@@ -256,7 +256,7 @@ func MountPoint(t testing.TB) string {
 	return dir
 }
 
-// Eventually waits for a state that comes without an event.
+// Eventually waits for a state that no event announces.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(proc.Patience); !ok(); time.Sleep(10 * time.Millisecond) {

@@ -12,14 +12,14 @@ import (
 	"github.com/cardfs/cardfs/tests/cc"
 )
 
-// System is a root in which systemd runs as process 1, in namespaces of its own: services,
-// users and mounts are as on a machine, but for the devices and the kernel.
+// System is a root in which systemd runs as process 1, in namespaces of its own. Services,
+// users and mounts are as on a machine; devices and the kernel are the host's.
 type System struct {
 	root string
-	init int // the id of its process 1 here
+	init int // the host's id of its process 1
 }
 
-// Boot starts systemd in the root and waits until it is up. It ends with the test.
+// Boot starts systemd in the root and waits until it is up. The system ends with the test.
 func Boot(t testing.TB, root string) *System {
 	t.Helper()
 	const enter = `mount --make-rprivate /
@@ -54,7 +54,7 @@ exec env -i container=cardfs PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . /lib/sy
 			children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
 			fmt.Sscan(string(children), &s.init)
 		}
-		// Not yet systemd, or one that does not yet listen: there is nothing to wait at.
+		// systemd is not running yet, or not yet listening, and there is no event to wait for.
 		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", s.init)); string(comm) == "systemd\n" {
 			state, _ := s.command("systemctl is-system-running --wait").CombinedOutput()
 			if state := strings.TrimSpace(string(state)); state == "running" || state == "degraded" {
@@ -79,12 +79,12 @@ func (s *System) command(script string) *exec.Cmd {
 	return cmd
 }
 
-// Run runs a script in it, as root in /root, and returns what it says.
+// Run runs a script in the system, as root in /root, and returns its output.
 func (s *System) Run(script string) (string, error) {
 	cmd := s.command(script)
 	timer := time.AfterFunc(5*time.Minute, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	defer timer.Stop()
-	cmd.WaitDelay = time.Second // what goes on in the background may hold the pipe
+	cmd.WaitDelay = time.Second // background processes may hold the pipe
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

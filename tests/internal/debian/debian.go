@@ -1,4 +1,4 @@
-// Package debian gives tests a Debian of their own, in a directory, which has nothing but what
+// Package debian gives a test its own Debian, in a directory, which contains only what
 // cardfs's packages need.
 package debian
 
@@ -17,12 +17,13 @@ import (
 	"github.com/cardfs/cardfs/tests/cc"
 )
 
-// What a Debian 12 has before: what the packages depend on, since the test asks no
-// repository for it then, and programs that use the readers or that the documentation names.
+// Packages installed in a Debian 12 beforehand: the dependencies of cardfs's packages, since
+// the test uses no repository at that point, and programs that use the readers or that the
+// documentation names.
 const suite, before = "bookworm", "ca-certificates,fuse3,libusb-1.0-0,pcscd,opensc,systemd,init-system-helpers,gcc,libc6-dev,pkg-config,procps," +
 	"dbus,sudo,python3,jq,mawk,bubblewrap,sshfs,openssh-server,openssh-client,nodejs,curl"
 
-// unused is how long a Debian that no test has asked for is kept.
+// unused is how long a Debian is kept that no test asks for.
 const unused = 7 * 24 * time.Hour
 
 // Fresh unpacks a Debian into a directory. It is made once, and kept for later runs.
@@ -33,7 +34,7 @@ func Fresh(t testing.TB) string {
 	return root
 }
 
-// Unpack is Fresh for a directory that is there.
+// Unpack is Fresh for a directory that exists.
 func Unpack(t testing.TB, root string) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -55,7 +56,7 @@ func Unpack(t testing.TB, root string) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	// Two versions of the tests may have different packages, and be run in turns.
+	// Two versions of the tests may need different packages, and be run in turns.
 	sum := sha256.Sum256([]byte(before))
 	tar := filepath.Join(cache, fmt.Sprintf("%s-%x.tar", suite, sum[:4]))
 	if _, err := os.Stat(tar); err != nil {
@@ -78,7 +79,7 @@ func Unpack(t testing.TB, root string) {
 	Run(t, nil, "tar", "-C", root, "--exclude=./dev/*", "-xf", tar)
 }
 
-// Run runs a program, which must succeed, and returns what it says.
+// Run runs a program, which must succeed, and returns its output.
 func Run(t testing.TB, env []string, name string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
@@ -108,7 +109,8 @@ exec chroot "$0" /bin/bash -euc "$1"`
 		"unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", enter, root, script)
 }
 
-// Lock keeps other tests from build/packages, which is one for all, until what it returns is called.
+// Lock keeps other tests from build/packages, which all share, until the returned function
+// is called.
 func Lock(t testing.TB) (unlock func()) {
 	t.Helper()
 	dir := filepath.Join(cc.Root(), "build")

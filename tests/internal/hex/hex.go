@@ -1,5 +1,5 @@
-// Package hex converts between bytes and the hex that cardfs's files, logs and
-// tests have: with or without spaces, in either case.
+// Package hex converts between bytes and hex as cardfs's files, logs and tests write it:
+// with or without spaces, in either case.
 package hex
 
 import (
@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Decode returns the bytes of s. White space does not count.
+// Decode returns the bytes of s. White space is ignored.
 func Decode(s string) ([]byte, error) {
 	return hex.DecodeString(strings.Join(strings.Fields(s), ""))
 }
@@ -22,5 +22,5 @@ func Bytes(s string) []byte {
 	return b
 }
 
-// Spaced returns b as cardfs's files have it: "90 00".
+// Spaced returns b in the form that cardfs's files use: "90 00".
 func Spaced(b []byte) string { return fmt.Sprintf("% X", b) }

@@ -43,11 +43,10 @@ func (l *Log) Tail(n int) string {
 	return s[max(0, len(s)-n):]
 }
 
-// Wait waits until text stands in the log after its first from bytes.
+// Wait waits until text appears in the log after its first from bytes.
 func (l *Log) Wait(ctx context.Context, text string, from int) error {
 	for {
-		// Whether it is too late is asked before the look at the log: what came
-		// before that counts.
+		// The time is checked before the log: text that arrived before the end counts.
 		late := ctx.Err() != nil
 		l.mu.Lock()
 		found := bytes.Contains(l.text.Bytes()[from:], []byte(text))

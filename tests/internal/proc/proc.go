@@ -1,5 +1,5 @@
-// Package proc runs servers in the background for tests and benchmarks, and
-// looks at what a process uses.
+// Package proc runs servers in the background for tests and benchmarks, and measures what a
+// process uses.
 package proc
 
 import (
@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// Patience is how long anything may take that should take no time. The machine
-// may be busy.
+// Patience bounds the wait for things that should take no time. The machine may be busy.
 const Patience = time.Minute
 
 // Process is a program that runs in the background.
@@ -21,19 +20,19 @@ type Process struct {
 	Cmd *exec.Cmd
 	Log *Log
 
-	from  int // where its own part of the log begins
+	from  int // where this process's part of the log begins
 	ended chan struct{}
 	err   error // of Cmd.Wait; set before ended is closed
 }
 
-// ErrEnded is why nothing more is said: the process has ended.
+// ErrEnded means that no more output will come: the process has ended.
 var ErrEnded = errors.New("the process ended")
 
-// ErrHangs is of a process that had to be killed.
+// ErrHangs means that a process had to be killed.
 var ErrHangs = errors.New("the process does not end")
 
-// Start starts cmd. What it writes goes to log, which may have text of an
-// earlier process. A SIGINT for the test is not for it; it dies with the test.
+// Start starts cmd. Its output is appended to log, which may hold text of an earlier
+// process. A SIGINT for the test does not reach it; it dies with the test.
 func Start(cmd *exec.Cmd, log *Log) (*Process, error) {
 	p := &Process{Cmd: cmd, Log: log, from: log.Len(), ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = log, log
@@ -71,13 +70,13 @@ func (p *Process) Alive() bool {
 	}
 }
 
-// Await waits until the process has said text, at most for Patience. The error
-// has the log.
+// Await waits until the process has printed text, but not longer than Patience. The error
+// contains the log.
 func (p *Process) Await(ctx context.Context, text string) error {
 	return p.AwaitFrom(ctx, text, p.from)
 }
 
-// AwaitFrom is Await of a text after the first from bytes of the log.
+// AwaitFrom is Await for a text after the first from bytes of the log.
 func (p *Process) AwaitFrom(ctx context.Context, text string, from int) error {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
@@ -97,8 +96,8 @@ func (p *Process) AwaitFrom(ctx context.Context, text string, from int) error {
 	return nil
 }
 
-// Wait waits for the end of the process, at most for Patience, and returns how
-// it ended. A process that does not end is killed.
+// Wait waits for the end of the process, but not longer than Patience, and returns how it
+// ended. A process that does not end is killed.
 func (p *Process) Wait() error {
 	late := time.NewTimer(Patience)
 	defer late.Stop()
@@ -115,8 +114,7 @@ func (p *Process) Wait() error {
 	return nil
 }
 
-// Stop ends the process by SIGTERM. It is an error if it ends with another
-// status than 0.
+// Stop ends the process by SIGTERM. An exit status other than 0 is an error.
 func (p *Process) Stop() error {
 	_ = p.Cmd.Process.Signal(syscall.SIGTERM)
 	return p.Wait()

@@ -36,14 +36,14 @@ func TestProcess(t *testing.T) {
 		t.Errorf("after its end: alive %v, log %q", p.Alive(), &log)
 	}
 
-	// A text is found even where it is the last.
+	// A text at the very end is found, too.
 	for range 20 {
 		if err := sh(t, new(Log), "echo last words").Await(t.Context(), "last words"); err != nil {
 			t.Error(err)
 		}
 	}
 
-	// What an earlier process said is not the next one's.
+	// Output of an earlier process does not count for the next.
 	p = sh(t, &log, "echo bad luck; exit 3")
 	if err := p.Await(t.Context(), "ready"); err == nil || !strings.Contains(err.Error(), "bad luck") {
 		t.Errorf("the end of a process that was never ready: %v", err)

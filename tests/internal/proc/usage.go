@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// Usage is what a process holds.
+// Usage is what a process holds open and uses.
 type Usage struct {
 	Descriptors int
-	Kinds       map[string]int // descriptors by what they are open for
+	Kinds       map[string]int // descriptors by the kind of the open file
 	Threads     int
 	RSS         int // KiB
 }
@@ -21,7 +21,7 @@ func (u Usage) String() string {
 	return fmt.Sprintf("%d descriptors %v, %d threads, %d KiB", u.Descriptors, u.Kinds, u.Threads, u.RSS)
 }
 
-// UsageOf looks at a process.
+// UsageOf measures a process.
 func UsageOf(pid int) (Usage, error) {
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {
@@ -40,7 +40,7 @@ func UsageOf(pid int) (Usage, error) {
 	return u, err
 }
 
-// RSS returns how much memory of a process is resident, in KiB.
+// RSS returns the resident memory of a process, in KiB.
 func RSS(pid int) (int, error) { return number(pid, "VmRSS") }
 
 // number returns a number of /proc/PID/status.
@@ -80,8 +80,8 @@ func OnCPU(pid int) (time.Duration, error) {
 	return sum, nil
 }
 
-// Calls counts the threads of a process by the number of the system call that
-// they are in; "running" is a key too.
+// Calls counts the threads of a process by the number of the system call they are in. A
+// running thread counts as "running".
 func Calls(pid int) map[string]int {
 	count := make(map[string]int)
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
@@ -99,8 +99,8 @@ func Calls(pid int) map[string]int {
 // InCall counts the threads of a process that are in a system call.
 func InCall(pid int, nr uintptr) int { return Calls(pid)[fmt.Sprint(nr)] }
 
-// Threads says where each thread of a process is: its name, the system call and
-// its arguments, and, for root, the kernel's stack.
+// Threads describes each thread of a process: its name, the system call and its arguments,
+// and, for root, the kernel's stack.
 func Threads(pid int) string {
 	var b strings.Builder
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))

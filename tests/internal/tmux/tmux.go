@@ -1,4 +1,4 @@
-// Package tmux has a terminal for tests of programs that draw on one.
+// Package tmux provides a terminal for tests of programs that draw on one.
 package tmux
 
 import (
@@ -15,13 +15,13 @@ import (
 	"github.com/cardfs/cardfs/tests/internal/daemon"
 )
 
-// Pane is a terminal of tmux, in which a shell runs a program and then waits.
+// Pane is a terminal of tmux. A shell in it runs a program and then waits.
 type Pane struct {
 	t   testing.TB
 	dir string
 }
 
-// New runs a program in a terminal of that size. What stty(1) says before and after is
+// New runs a program in a terminal of that size. The output of stty(1) before and after is
 // in the files before and after, the exit code in the file code.
 func New(t testing.TB, width, height int, env []string, words ...string) *Pane {
 	t.Helper()
@@ -58,19 +58,19 @@ func (p *Pane) run(args ...string) (string, error) {
 	return string(out), err
 }
 
-// Tmux runs a command of tmux, and returns what it says.
+// Tmux runs a command of tmux, and returns its output.
 func (p *Pane) Tmux(args ...string) string {
 	out, _ := p.run(args...)
 	return strings.TrimRight(out, "\n")
 }
 
-// Screen is what the terminal shows.
+// Screen returns the contents of the terminal.
 func (p *Pane) Screen() string { return p.Tmux("capture-pane", "-p") }
 
-// Keys presses keys, as tmux calls them.
+// Keys presses keys, named as tmux names them.
 func (p *Pane) Keys(keys ...string) { p.Tmux(append([]string{"send-keys"}, keys...)...) }
 
-// Shows waits until the screen shows what the pattern says.
+// Shows waits until the screen matches the pattern.
 func (p *Pane) Shows(pattern string) string {
 	p.t.Helper()
 	re := regexp.MustCompile("(?m)" + pattern)
@@ -82,7 +82,7 @@ func (p *Pane) Shows(pattern string) string {
 	return screen
 }
 
-// Restored waits for the program's end, and checks that the terminal is as it was.
+// Restored waits for the end of the program, and checks that the terminal is as it was.
 func (p *Pane) Restored(what, code string) {
 	p.t.Helper()
 	p.Shows("^ended$")

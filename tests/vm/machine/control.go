@@ -73,7 +73,7 @@ func serveControl(ctx context.Context, conn net.Conn, x Executor) {
 	}
 }
 
-// Guest is the machine as seen from the inside.
+// Guest is the machine as its guest sees it.
 type Guest struct {
 	port   string
 	lastID atomic.Int64
@@ -82,7 +82,7 @@ type Guest struct {
 // ErrOutside: the process does not run in a machine.
 var ErrOutside = errors.New("this runs only in the virtual machine: go run ./tests/vm exec -- COMMAND")
 
-// Dial finds the way to the host. It fails with ErrOutside where there is none.
+// Dial connects to the host. Outside a machine it fails with ErrOutside.
 func Dial() (*Guest, error) {
 	names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
 	for _, n := range names {
@@ -95,8 +95,8 @@ func Dial() (*Guest, error) {
 	return nil, ErrOutside
 }
 
-// Execute asks the host to run a QMP command. One process at a time has the
-// port; others wait for their turn.
+// Execute asks the host to run a QMP command. Only one process at a time has the port;
+// others wait for their turn.
 func (g *Guest) Execute(ctx context.Context, command string, args any) (json.RawMessage, error) {
 	req := request{ID: g.lastID.Add(1), Execute: command}
 	if args != nil {
@@ -125,7 +125,7 @@ func (g *Guest) Execute(ctx context.Context, command string, args any) (json.Raw
 	for sc.Scan() {
 		var resp response
 		if err := json.Unmarshal(sc.Bytes(), &resp); err != nil || resp.ID != req.ID {
-			continue // the answer to someone who did not wait for it
+			continue // the answer to a process that no longer waits for it
 		}
 		if resp.Error != "" {
 			return nil, errors.New(resp.Error)

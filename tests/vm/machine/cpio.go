@@ -61,7 +61,7 @@ func (c *cpio) link(name, target string) {
 	c.entry(name, modeLink|0o777, []byte(target))
 }
 
-// copy takes a file or symbolic link over from a tar archive.
+// copy copies a file or symbolic link from a tar archive.
 func (c *cpio) copy(name string, h *tar.Header, r io.Reader) error {
 	switch h.Typeflag {
 	case tar.TypeReg:

@@ -20,8 +20,8 @@ type Executor interface {
 // Props are the properties of one QEMU device; "driver" and "id" among them.
 type Props map[string]string
 
-// Kind gives the QEMU devices that make one thing to plug in, outermost first.
-// cards is the host's path of the card database.
+// Kind returns the QEMU devices that make one thing to plug in, outermost first. cards is
+// the host's path of the card database.
 type Kind func(id, cards string) []Props
 
 // Kinds are the things that QEMU itself can emulate.
@@ -59,8 +59,8 @@ func cardProps(reader, card, cards string) Props {
 // uhciCount UHCI controllers have two ports each.
 const uhciCount = 3
 
-// portMap gives USB devices the ports of the UHCI controllers. Left to itself,
-// QEMU puts a hub on a controller's last port, and slows what is behind it.
+// portMap assigns USB devices to ports of the UHCI controllers. Left to itself, QEMU puts a
+// hub on a controller's last port, which slows the devices behind it.
 type portMap struct {
 	mu    sync.Mutex
 	owner [uhciCount * 2]string
@@ -74,7 +74,7 @@ func (m *portMap) place(p Props) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if slices.Contains(m.owner[:], p["id"]) {
-		return false, nil // QEMU refuses it
+		return false, nil // QEMU will refuse it
 	}
 	i := slices.Index(m.owner[:], "")
 	if i < 0 {
@@ -85,7 +85,7 @@ func (m *portMap) place(p Props) (bool, error) {
 	return true, nil
 }
 
-// free takes a device's port back.
+// free frees a device's port.
 func (m *portMap) free(id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -117,7 +117,7 @@ func PlugReader(ctx context.Context, x Executor, id string) error {
 	return Plug(ctx, x, "ccid-empty", id)
 }
 
-// Unplug takes a device out: a thing with all that is in it, or a card.
+// Unplug unplugs a device: a thing with everything in it, or a card.
 func Unplug(ctx context.Context, x Executor, id string) error {
 	_, err := x.Execute(ctx, "device_del", Props{"id": id})
 	return err
@@ -133,7 +133,7 @@ func InsertCard(ctx context.Context, x Executor, reader, card string) error {
 	return err
 }
 
-// cardsFor is the host's path of the card database, on either side.
+// cardsFor returns the host's path of the card database, on either side.
 func cardsFor(ctx context.Context, x Executor) (string, error) {
 	if _, ok := x.(*Guest); ok {
 		return os.Getenv(envCards), nil

@@ -23,8 +23,8 @@ import (
 // no USB.)
 const kernelMeta = "linux-image-amd64"
 
-// Image is what a machine boots: everything in it was taken out of Debian
-// packages without installing them.
+// Image is what a machine boots. All its files come from Debian packages that were unpacked
+// without installing them.
 type Image struct {
 	Dir     string // where it is cached
 	Release string // kernel release, "6.1.0-56-amd64"
@@ -32,7 +32,7 @@ type Image struct {
 	Initrd  string // modules, busybox and udev; each machine adds its /init
 }
 
-// imageName changes with what Fetch puts into an image.
+// imageName changes with the files that Fetch puts into an image.
 const imageName = "image-2"
 
 // CacheDir is where images and card databases are kept: $CARDFS_VM_CACHE, or
@@ -49,9 +49,9 @@ func CacheDir() (string, error) {
 	return d, os.MkdirAll(d, 0o755)
 }
 
-// Fetch returns the cached image and makes it first where there is none, or
-// where fresh is set: it asks apt for the current kernel (70 MB), udev and
-// busybox and unpacks the parts that a machine needs.
+// Fetch returns the cached image. It makes the image first if there is none, or if fresh is
+// set: it asks apt for the current kernel (70 MB), udev and busybox, and unpacks the parts
+// that a machine needs.
 func Fetch(ctx context.Context, fresh bool, log *slog.Logger) (*Image, error) {
 	cache, err := CacheDir()
 	if err != nil {
@@ -105,7 +105,7 @@ func readImage(dir string) (*Image, error) {
 	}, nil
 }
 
-// removeOld deletes images of other editions of this package.
+// removeOld deletes images of other versions of this package.
 func removeOld(cache, keep string) {
 	all, _ := filepath.Glob(filepath.Join(cache, "image-*"))
 	for _, d := range all {
@@ -203,8 +203,8 @@ func build(ctx context.Context, cache, work string, log *slog.Logger) error {
 	return os.WriteFile(filepath.Join(work, "release"), []byte(release+"\n"), 0o644)
 }
 
-// aptDepends lists the packages with the given prefix that pkg depends on,
-// running `apt-get update` once where apt does not know pkg.
+// aptDepends lists the packages with the given prefix that pkg depends on. If apt does not
+// know pkg, it runs `apt-get update` once.
 func aptDepends(ctx context.Context, pkg, prefix string) ([]string, error) {
 	for try := 0; ; try++ {
 		out, err := run(ctx, "", "apt-cache", "depends", "--important", "-o", "APT::Cache::ShowOnlyFirstOr=true", pkg)
@@ -237,7 +237,7 @@ func aptDownload(ctx context.Context, dir string, pkgs []string) (map[string]str
 	}
 	args := append([]string{"-q", "-o", "APT::Sandbox::User=root", "download"}, pkgs...)
 	if _, err := run(ctx, dir, "apt-get", args...); err != nil {
-		// The lists may name a version that the archive has replaced since.
+		// The lists may name a version that the archive has since replaced.
 		if _, uerr := run(ctx, "", "apt-get", "update", "-qq"); uerr != nil {
 			return nil, errors.Join(err, uerr)
 		}

@@ -11,11 +11,11 @@ import (
 	"strings"
 )
 
-// hidden are the host's directories that the guest has its own of.
+// hidden are the host's directories that the guest replaces by its own.
 var hidden = []string{"/tmp", "/run", "/var"}
 
-// jobScript is what the guest's shell runs: set up what the command finds
-// around it, then become the command.
+// jobScript is what the guest's shell runs: it sets up the command's environment, then
+// becomes the command.
 func jobScript(c Config, cards string) ([]byte, error) {
 	if len(c.Command) == 0 {
 		return nil, errors.New("no command to run in the machine")
@@ -39,8 +39,8 @@ func jobScript(c Config, cards string) ([]byte, error) {
 	}
 
 	var b bytes.Buffer
-	// The command, its directory or this program may lie in a directory that the
-	// guest has its own of: they are shown at their place.
+	// The command, its directory or this program may lie in a directory that the guest
+	// replaces by its own. They are mounted at their places.
 	if isHidden(dir) {
 		fmt.Fprintf(&b, "mkdir -p %[1]s && mount --bind /run/host%[1]s %[1]s\n", quote(dir))
 	}

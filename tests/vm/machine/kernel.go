@@ -48,9 +48,9 @@ func unpackKernel(ctx context.Context, bz []byte) ([]byte, error) {
 	return out, nil
 }
 
-// decompress runs the program for what the data's magic says. The kernel's
-// build appends the unpacked size to some formats, which the programs may
-// report as garbage after all data came out.
+// decompress runs the program that fits the data's magic. The kernel's build appends the
+// unpacked size to some formats; the program may report it as garbage after it has output
+// all data.
 func decompress(ctx context.Context, p []byte) ([]byte, error) {
 	var args []string
 	switch {
@@ -82,7 +82,7 @@ type module struct {
 	deps []string
 }
 
-// moduleSet holds the modules of a kernel package, packed as they came.
+// moduleSet holds the modules of a kernel package, still compressed.
 type moduleSet struct {
 	packed  map[string][]byte
 	builtin map[string]bool // from the package's modules.builtin
@@ -99,7 +99,7 @@ var moduleDirs = []string{
 	"/fs/", "/net/9p/", "/lib/", "/crypto/",
 }
 
-// offer shows a file of the kernel package to the set, which keeps what it may need.
+// offer offers a file of the kernel package to the set, which keeps it if it may need it.
 
 func (s *moduleSet) offer(file string, r io.Reader) error {
 	if path.Base(file) == "modules.builtin" {
@@ -130,8 +130,8 @@ func moduleName(file string) string {
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// resolve lists the named modules and what they depend on, each after its
-// dependencies. What is built into the kernel is left out.
+// resolve lists the named modules and their dependencies, each after its own dependencies.
+// Modules that are built into the kernel are left out.
 func (s *moduleSet) resolve(names []string) ([]module, error) {
 	var order []module
 	seen := map[string]bool{}
@@ -172,8 +172,8 @@ func (s *moduleSet) resolve(names []string) ([]module, error) {
 	return order, nil
 }
 
-// moduleDeps reads the depends= entry of a module's .modinfo section, as a
-// package that is not installed has no modules.dep.
+// moduleDeps reads the depends= entry of a module's .modinfo section: a package that is not
+// installed has no modules.dep.
 func moduleDeps(ko []byte) ([]string, error) {
 	f, err := elf.NewFile(bytes.NewReader(ko))
 	if err != nil {

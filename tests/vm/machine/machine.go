@@ -38,7 +38,7 @@ import (
 //go:embed init.sh
 var initScript []byte
 
-// Config says what machine to start and what to run in it.
+// Config says which machine to start and what to run in it.
 type Config struct {
 	// Command runs as root in the directory Dir with the environment Env.
 	Command []string
@@ -60,7 +60,7 @@ type Config struct {
 	Log     *slog.Logger
 }
 
-// Machine is a running one.
+// Machine is a running machine.
 type Machine struct {
 	cmd   *exec.Cmd
 	dir   string
@@ -71,7 +71,7 @@ type Machine struct {
 	console lockedBuffer
 	drained sync.WaitGroup // copies of the guest's output
 	stop    context.CancelFunc
-	ended   chan struct{} // QEMU ended
+	ended   chan struct{} // closed when QEMU has ended
 	closers []io.Closer
 	once    sync.Once
 }
@@ -80,7 +80,7 @@ type Machine struct {
 var ErrNoQEMU = errors.New("qemu-system-x86_64 is not installed: apt-get install --no-install-recommends qemu-system-x86")
 
 // Start boots a machine. It returns when the machine runs, some two seconds before its
-// command does. ctx ends the machine.
+// command does. The machine ends with ctx.
 func Start(ctx context.Context, c Config) (*Machine, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -93,8 +93,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A socket's path has room for 107 bytes, which rules the test's own
-	// temporary directory out.
+	// A socket's path has room for 107 bytes, too few for the test's own temporary directory.
 	dir, err := os.MkdirTemp("", "vm")
 	if err != nil {
 		return nil, err
@@ -154,7 +153,7 @@ func (m *Machine) start(ctx context.Context, qemu string, img *Image, c Config) 
 		args = append(args, "-device", "qemu-xhci,id=xhci0")
 	}
 
-	// QEMU connects to these as it starts.
+	// QEMU connects to these sockets as it starts.
 	qmpSock, err := m.listen("qmp")
 	if err != nil {
 		return err
@@ -210,7 +209,7 @@ func (m *Machine) start(ctx context.Context, qemu string, img *Image, c Config) 
 		m.cmd.Wait()
 		close(m.ended)
 		for _, c := range m.closers {
-			c.Close() // whoever still waits for QEMU to connect
+			c.Close() // release whoever still waits for QEMU to connect
 		}
 	}()
 	fail := func(err error) error {
@@ -338,8 +337,8 @@ func (m *Machine) Execute(ctx context.Context, command string, args any) (json.R
 	return ret, err
 }
 
-// Wait waits for the command to end, switches the machine off and returns the
-// command's exit code. All its output has been written then.
+// Wait waits for the command to end, switches the machine off and returns the command's exit
+// code. By then all its output has been written.
 func (m *Machine) Wait() (int, error) {
 	defer m.Close()
 	var word string
@@ -367,7 +366,7 @@ func (m *Machine) Wait() (int, error) {
 	return code, nil
 }
 
-// Console is what the kernel and the machine's set-up have printed so far.
+// Console returns what the kernel and the machine's set-up have printed so far.
 func (m *Machine) Console() string { return m.console.String() }
 
 // Close ends the machine at once.

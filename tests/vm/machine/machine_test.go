@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// The machine runs a command of the host and hands on its output, apart, and
-// its exit code.
+// The machine runs a command of the host, and returns its two outputs separately and its
+// exit code.
 func TestRunsACommand(t *testing.T) {
 	if Inside() {
 		t.Skip("this is the machine already")
@@ -43,7 +43,7 @@ func TestRunsACommand(t *testing.T) {
 	}
 }
 
-// A context that ends takes the machine with it.
+// A context that ends also ends the machine.
 func TestContextEndsTheMachine(t *testing.T) {
 	if Inside() {
 		t.Skip("this is the machine already")
@@ -69,11 +69,11 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// Devices come and go by a word from the inside.
+// A command inside the machine plugs devices in and out.
 func TestGuest(t *testing.T) { RunSelf(t, "^TestInGuest", Config{Devices: []string{"keyboard"}}) }
 
-// Outside, a test of the guest that is asked for by its name does not seem to pass, nor one
-// of the host where the environment says that this is the machine.
+// Outside, a guest test that is asked for by its name must not seem to pass. Neither must a
+// host test if the environment says that this is the machine.
 func TestNothingPassesOutside(t *testing.T) {
 	if Inside() {
 		t.Skip("this is the machine")

@@ -36,7 +36,7 @@ type qmpReply struct {
 	err *QMPError
 }
 
-// newQMP takes over conn, on which QEMU's greeting is the next to come.
+// newQMP takes over conn, from which QEMU's greeting has not been read yet.
 func newQMP(conn net.Conn) (*qmp, error) {
 	q := &qmp{
 		conn:    conn,
@@ -61,7 +61,7 @@ func (q *qmp) read() {
 			Data   struct{ Device string }
 		}
 		if err := json.Unmarshal(sc.Bytes(), &m); err != nil {
-			continue // nothing that a command waits for
+			continue // no answer that a command waits for
 		}
 		q.mu.Lock()
 		switch {

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// RunSelf runs those tests of the calling test binary that match pattern in a
-// machine, as one test of the host: their output is logged, their failure is
-// its failure. The tests begin with NeedGuest.
+// RunSelf reruns the tests of the calling test binary that match pattern in a machine, as
+// one test of the host. Their output is logged, and their failure is its failure. The tests
+// begin with NeedGuest.
 func RunSelf(t *testing.T, pattern string, c Config) {
 	t.Helper()
 	if Inside() {
@@ -52,8 +52,8 @@ func RunSelf(t *testing.T, pattern string, c Config) {
 	}
 }
 
-// NeedGuest skips a test that was not started by RunSelf or `vm exec`. One that was asked
-// for by its name fails: it would seem to have passed.
+// NeedGuest skips a test that was not started by RunSelf or `vm exec`. If the test was asked
+// for by its name it fails instead: a skipped test would seem to have passed.
 func NeedGuest(t *testing.T) *Guest {
 	t.Helper()
 	if !Inside() {
