@@ -19,7 +19,7 @@ static inline int64_t now(void)
 	return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
-/* Reads hex without blanks; the number of bytes, or -1. */
+/* Reads hex without blanks. Returns the number of bytes, or -1. */
 static inline int unhex(const char *s, uint8_t *out, size_t room)
 {
 	size_t n = strlen(s) / 2;

@@ -85,7 +85,7 @@ static int open_or_die(const char *name, int flags)
 	return fd;
 }
 
-/* As cat(1): fstat, then read until the end. */
+/* As cat(1) does: fstat, then read until the end. */
 static void cat(const char *name)
 {
 	char buf[131072];
@@ -115,7 +115,7 @@ static atomic_int stop;
 static pthread_barrier_t start;
 
 struct client {
-	_Alignas(64) pthread_t thread; /* none shares a cache line with its neighbour */
+	_Alignas(64) pthread_t thread; /* no two threads share a cache line */
 	int fd;
 	atomic_long done;
 };

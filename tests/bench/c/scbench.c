@@ -22,7 +22,8 @@ static void check(LONG rv, const char *what)
 	exit(1);
 }
 
-/* The name of the first reader that contains part; with_card: once one is in. */
+/* The name of the first reader that contains part. with_card: wait until it has a
+ * card. */
 static char *find(SCARDCONTEXT ctx, const char *part, int with_card)
 {
 	int64_t deadline = now() + INT64_C(20000000000);

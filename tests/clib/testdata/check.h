@@ -30,7 +30,7 @@ static const char *check_test; /* what runs, for the message */
 		}                                                             \
 	} while (0)
 
-void *__real_malloc(size_t); /* the one that always has some */
+void *__real_malloc(size_t); /* the real one, which does not run out of memory on purpose */
 
 /* sized makes a buffer of exactly n bytes, so that the sanitizers see the
  * first byte beyond it. */

@@ -36,9 +36,9 @@ static void hostile_run(void (*scenario)(void), void (*recovered)(void), struct 
 	hostile_runs++;
 }
 
-/* hostile runs the scenario with every fault. In the middle of it lies the
- * whole of a program's life; recovered has to find that it works again, and to
- * close everything. stride takes only every so many of the runs. */
+/* hostile runs the scenario with every fault. Each run contains the whole of a
+ * program's life. recovered must then find that everything works again, and close
+ * it. With a stride of n only every nth run is done. */
 static void hostile(void (*scenario)(void), void (*recovered)(void), int stride)
 {
 	int calls, others, n = 0;
@@ -78,7 +78,7 @@ static void hostile(void (*scenario)(void), void (*recovered)(void), int stride)
 		}
 	}
 
-	/* No memory, no thread. */
+	/* Memory and threads run out. */
 	check_test = "starved";
 	for (int at = 1;; at++) {
 		int had;

@@ -46,8 +46,8 @@ int __real_open(const char *, int, ...);
 ssize_t __real_read(int, void *, size_t);
 int __real_close(int);
 
-/* pins_in_memory counts the copies in all that is writable. Only where SCAN is set:
- * the sanitizers and valgrind have memory of their own, and terabytes of it. */
+/* pins_in_memory counts the copies in all writable memory. It does so only if SCAN
+ * is set: the sanitizers and valgrind have terabytes of memory of their own. */
 static int pins_in_memory(void)
 {
 	enum { CHUNK = 1 << 16 };
@@ -69,7 +69,7 @@ static int pins_in_memory(void)
 		for (unsigned long at = from; at < to; at += CHUNK - 8) {
 			ssize_t n;
 
-			/* Not itself. */
+			/* Not its own buffer. */
 			if (at < (unsigned long)buf + CHUNK && (unsigned long)buf < at + CHUNK)
 				explicit_bzero(buf, CHUNK);
 			n = pread(mem, buf, to - at < CHUNK ? to - at : CHUNK, (off_t)at);
@@ -97,8 +97,8 @@ static inline void check_scan(void)
 	CHECK(pins_in_memory() == 0, "the scan's own");
 }
 
-/* in_child runs what a child checks; it dies by a signal, so that nothing looks for
- * leaks in it: the parent's memory is not its own to free. */
+/* in_child runs a check in a child. The child dies by a signal, so that nobody
+ * looks for leaks in it: the parent's memory is not the child's to free. */
 static inline void in_child(void (*check)(void))
 {
 	int status;
@@ -106,7 +106,7 @@ static inline void in_child(void (*check)(void))
 
 	CHECK(pid >= 0, "fork");
 	if (pid == 0) {
-		alarm(120); /* whoever hangs dies of that */
+		alarm(120); /* a child that hangs dies of this */
 		check();
 		kill(getpid(), SIGKILL);
 	}

@@ -49,7 +49,7 @@ static void count(int sig)
 }
 
 /* Signals come only while the library is called: this program's own calls are not
- * made for them. */
+ * prepared for them. */
 static void alarms(int how)
 {
 	sigset_t set;

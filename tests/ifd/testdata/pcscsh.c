@@ -70,7 +70,7 @@ static LONG establish(void)
 	return context != 0 ? SCARD_S_SUCCESS : SCardEstablishContext(SCARD_SCOPE_SYSTEM, NULL, NULL, &context);
 }
 
-/* lost forgets a context that a restarted pcscd does not know. */
+/* lost discards a context that a restarted pcscd does not know. */
 static LONG lost(LONG rv)
 {
 	if (rv == SCARD_E_NO_SERVICE || rv == SCARD_E_INVALID_HANDLE || rv == SCARD_F_COMM_ERROR || rv == SCARD_E_SERVICE_STOPPED) {
@@ -171,7 +171,7 @@ static bool again(LONG rv)
 	       rv == SCARD_E_INVALID_HANDLE;
 }
 
-/* connect_soon takes the first chance. */
+/* connect_soon connects as soon as possible. */
 static LONG connect_soon(const char *name, double until)
 {
 	LONG rv = connect_to(name, "shared", "any");
@@ -254,7 +254,7 @@ int main(void)
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	while (fgets(line, sizeof line, stdin) != NULL) {
-		/* Words are parted by tabs, as names of readers have blanks. */
+		/* Words are separated by tabs, because names of readers contain blanks. */
 		char *w[5] = {"", "", "", "", ""};
 		int n = 0;
 		LONG rv = SCARD_S_SUCCESS;

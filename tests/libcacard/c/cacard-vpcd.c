@@ -88,7 +88,7 @@ static int connect_tcp(const char *address)
 	return fd;
 }
 
-/* Reads n bytes: 1, or 0 where the reader has left or a signal says stop. */
+/* Reads n bytes. Returns 1, or 0 if the reader has left or a signal said stop. */
 static int read_all(int fd, uint8_t *p, size_t n)
 {
 	while (n > 0 && !stopping) {
@@ -103,7 +103,7 @@ static int read_all(int fd, uint8_t *p, size_t n)
 	return !stopping;
 }
 
-/* Sends the message that stands behind room for its header, in one write. */
+/* Sends the message, which follows room for its header, in one write. */
 static int send_message(int fd, uint8_t *message, size_t n)
 {
 	uint8_t *p = message;

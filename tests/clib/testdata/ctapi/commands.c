@@ -120,7 +120,7 @@ void test_unplugged(void)
 	EQUAL(init(1, 0), OK);
 	sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
 	EQUAL(closes(1), OK);
-	EQUAL(strcmp(fake_power(0), "close"), 0); /* of the second alone */
+	EQUAL(strcmp(fake_power(0), "close"), 0); /* of the second slot alone */
 	end();
 }
 
@@ -141,7 +141,7 @@ void test_lengths(void)
 		EQUAL(r->code, OK);
 		EQUAL(r->n, n + 2);
 		CHECK(memcmp(r->data, big, n) == 0, "%u", n);
-		r = exchange(1, CT_ICC1, big, n, n + 1); /* one too small */
+		r = exchange(1, CT_ICC1, big, n, n + 1); /* one byte too small */
 		EQUAL(r->code, ERR_MEMORY);
 		EQUAL(fake_count(0, big, n), 2);
 	}
@@ -149,16 +149,17 @@ void test_lengths(void)
 	/* SW1 SW2 alone fill the least buffer. */
 	EQUAL(exchange(1, CT_ICC1, select_mf, 7, 2)->n, 2);
 	EQUAL(exchange(1, CT_CT, reset_ct, 4, 2)->n, 2);
-	/* The longest answer does not fit any buffer here; the next is its own. */
+	/* The longest answer does not fit any buffer here. The next command gets its own
+	 * answer. */
 	EQUAL(exchange(1, CT_ICC1, "\x80\xEF\x00\x00\x00", 5, 65535)->code, ERR_MEMORY);
 	sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
-	/* One longer there is not. */
+	/* A longer answer does not exist. */
 	EQUAL(exchange(1, CT_ICC1, "\x80\xEF\x01\x00\x00", 5, 65535)->code, ERR_HTSI);
 	EQUAL(exchange(1, CT_ICC1, select_mf, 7, 258)->code, ERR_HTSI);
 	EQUAL(closes(1), OK);
 	end();
 
-	/* Without SW1 SW2, of the card and of the terminal. */
+	/* Answers without SW1 SW2, from the card and from the terminal. */
 	for (unsigned dad = CT_ICC1; dad <= CT_CT; dad++)
 		for (unsigned char n = 0; n < 2; n++) {
 			unsigned char bare[] = {0x80, 0xE1, n, 0x00, 0x00};

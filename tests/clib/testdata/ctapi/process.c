@@ -25,15 +25,15 @@ void test_interrupted(void)
 		if (at == 3) /* the read of the terminal's answer, after the write */
 			fake_fault((struct fault){.shape = ERRNO, .error = EINTR, .at = 2, .times = 1000});
 		sw(1, CT_CT, reset_ct, 4, 0x9000, CT_CT);
-		if (at == 4) /* the ioctl: not sent until it says otherwise */
+		if (at == 4) /* the ioctl: not sent unless the fault says otherwise */
 			fake_fault((struct fault){.shape = ERRNO, .error = EINTR, .at = 1, .times = 1000});
 		sw(1, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
-		/* A long one goes by write and read: interrupts between two reads. */
+		/* A long command goes by write and read, with interrupts between two reads. */
 		for (unsigned i = 5; i < sizeof big; i++)
 			big[i] = (unsigned char)(i * 7);
 		fake_fault((struct fault){.shape = ERRNO, .error = EINTR, .at = at, .times = at == 1 ? 0 : 1000});
 		r = exchange(1, CT_ICC1, big, sizeof big, 65535);
-		if (at == 1) { /* the write: whether it was sent is not known */
+		if (at == 1) { /* the write: nobody knows whether it was sent */
 			EQUAL(r->code, ERR_HTSI);
 			EQUAL(exchange(1, CT_ICC1, select_mf, 7, 258)->code, ERR_HTSI);
 		} else {
@@ -48,8 +48,8 @@ void test_interrupted(void)
 	}
 }
 
-/* What was given up closes the channel: the next command never reads the answer
- * before it. */
+/* An exchange that was given up closes the channel: the next command never reads
+ * the answer to the one before. */
 void test_given_up(void)
 {
 	static const int errors[] = {EINTR, EAGAIN};
@@ -120,7 +120,7 @@ static void child(void)
 	EQUAL(exchange(1, CT_ICC1, select_mf, 7, 258)->code, ERR_CT);
 	EQUAL(closes(1), ERR_CT);
 	EQUAL(strcmp(fake_power(0), ""), 0);
-	/* It may open its own. */
+	/* The child may open its own. */
 	EQUAL(init(2, 0), OK);
 	sw(2, CT_ICC1, select_mf, 7, 0x9000, CT_ICC1);
 	in_child(child_again);

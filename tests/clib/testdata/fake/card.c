@@ -55,8 +55,8 @@ static size_t card(uint8_t *to, const uint8_t *c, size_t n)
 	return want + 2;
 }
 
-/* addressed answers what CT_data sends, by the reader's own rules: a card that is
- * not there has the terminal's 64A1. */
+/* addressed answers what CT_data sends, by the reader's own rules. For a missing
+ * card the terminal answers 64A1. */
 static int addressed(struct file *f, const uint8_t *c, size_t n)
 {
 	struct slot *s = &slot[f->slot];

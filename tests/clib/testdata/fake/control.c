@@ -40,10 +40,10 @@ void leave(void)
 	pthread_mutex_unlock(&mu);
 }
 
-/* A fork finds the lock free, as the kernel's would be. */
+/* A forked child finds the lock free, as the kernel's would be. */
 static void in_child(void)
 {
-	/* Its waiters are the parent's; a broadcast would wait for them to leave. */
+	/* The waiters are the parent's; a broadcast would wait for them to leave. */
 	changed = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 	leave();
 }
@@ -363,7 +363,7 @@ int fake_allocations(void)
 
 /* ---- faults -------------------------------------------------------------------- */
 
-/* struck tells what happens to the call after so many; mu is held. */
+/* struck returns what happens to the call after that many; mu is held. */
 enum shape struck(int ahead)
 {
 	int n = (own ? calls : calls_of_others) + ahead;
@@ -375,7 +375,7 @@ enum shape struck(int ahead)
 	return NONE;
 }
 
-/* strike tells what happens to this call. */
+/* strike returns what happens to this call. */
 enum shape strike(void)
 {
 	if (own)
@@ -422,8 +422,9 @@ int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*f)(void
 	return starved() ? EAGAIN : __real_pthread_create(t, a, f, arg);
 }
 
-/* ThreadSanitizer knows pthread_join(3) alone. To it a thread that was waited for in
- * another way still runs, and its number, which the next may have, is in use. */
+/* ThreadSanitizer knows only pthread_join(3). It takes a thread that was waited for
+ * in another way for still running, and its number, which the next thread may get,
+ * for in use. */
 int __wrap_pthread_clockjoin_np(pthread_t t, void **result, clockid_t clock, const struct timespec *until)
 {
 #ifdef __SANITIZE_THREAD__

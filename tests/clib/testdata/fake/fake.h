@@ -26,7 +26,7 @@ void fake_arrive(int slot, int siblings, bool starting);
 void fake_ready(int slot); /* the driver is done */
 void fake_fail(int slot);  /* the driver gives up */
 void fake_leave(int slot);
-void fake_gone(int slot); /* its status says so, and no event has come yet */
+void fake_gone(int slot); /* its status says so, but no event has come yet */
 void fake_usb(int slot, unsigned bus, unsigned device, int interface);
 void fake_insert(int slot);
 void fake_remove(int slot);
@@ -34,15 +34,15 @@ void fake_swap(int slot);  /* remove and insert, before anybody looks */
 void fake_foreign_reset(int slot);
 void fake_foreign_lock(int slot, bool held);
 void fake_sessions(int slot, int others);
-/* fake_remove_unseen takes the card out, and no event tells of it. */
+/* fake_remove_unseen takes the card out without an event. */
 void fake_remove_unseen(int slot);
-/* fake_atr makes the atr files say text, which lasts until fake_reset. */
+/* fake_atr sets the text of the atr files until fake_reset. */
 void fake_atr(const char *text);
-/* fake_protocols makes the protocol file say text. */
+/* fake_protocols sets the text of the protocol file. */
 void fake_protocols(int slot, const char *text);
-/* fake_piece sends what is not a whole line. */
+/* fake_piece sends a part of a line. */
 void fake_piece(const char *text);
-/* fake_line sends a line of its own to who follows the events of /fake. */
+/* fake_line sends a whole line to those who follow the events of /fake. */
 void fake_line(const char *line);
 
 /* The card answers with SW 9000, and 80EE data with the data; 80ED data with
@@ -53,7 +53,7 @@ int fake_count(int slot, const uint8_t *command, size_t n); /* this one */
 /* words written to power, and "close" for the end of CT-API; blank-separated */
 const char *fake_power(int slot);
 int fake_open_files(void);
-/* fake_on_close has the next close of a file on the mount call f first. */
+/* fake_on_close makes the next close of a file on the mount call f first. */
 void fake_on_close(void (*f)(void));
 /* fake_forget_answers wipes the daemon's copies, which a test would find here. */
 void fake_forget_answers(void);
@@ -80,15 +80,16 @@ struct fault {
 };
 
 void fake_fault(struct fault f);
-int fake_calls(void);         /* the test's own so far */
+int fake_calls(void);         /* the calls of the test's own thread so far */
 int fake_calls_of_others(void);
 
-/* fake_starve lets the nth allocation or thread creation from now on fail; 0: none. */
+/* fake_starve makes the nth allocation or thread creation from now on fail; 0:
+ * none. */
 void fake_starve(int n);
 int fake_allocations(void);
 
-/* fake_followed waits until somebody follows the events, and all who do have read what
- * there is and done what is to be done. */
+/* fake_followed waits until somebody follows the events, and all followers have
+ * read the pending events and acted on them. */
 void fake_followed(void);
 
 #endif

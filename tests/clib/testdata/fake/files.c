@@ -89,7 +89,7 @@ int __wrap_fcntl(int fd, int command, long arg)
 
 static int waiting; /* threads in wait_event */
 
-/* unread reports whether a follower has something to read, or is at it. */
+/* unread reports whether a follower has something to read, or is reading it. */
 static bool unread(void)
 {
 	int followers = 0;
@@ -117,8 +117,8 @@ static void wait_over(void *arg)
 	unlock_mu(arg);
 }
 
-/* wait_event is where the event thread waits, and may be cancelled. A fault of its next
- * call ends the waiting, too. */
+/* wait_event is where the event thread waits, and where it may be cancelled. A
+ * fault of its next call also ends the wait. */
 static void wait_event(struct file *f)
 {
 	pthread_cleanup_push(wait_over, NULL);
@@ -130,7 +130,7 @@ static void wait_event(struct file *f)
 	pthread_cleanup_pop(0);
 }
 
-/* The file that an epoll descriptor tells of: the event thread has one of each. */
+/* The file that an epoll descriptor watches: the event thread has one of each. */
 static int watched[FIRST];
 
 int __wrap_epoll_ctl(int ep, int op, int fd, struct epoll_event *e)
@@ -177,7 +177,7 @@ ssize_t __wrap_read(int fd, void *buf, size_t n)
 		return refuse(EBADF);
 	shape = strike();
 	if (shape == ERRNO && f->pending && fault.error != EINTR && fault.error != EAGAIN) {
-		/* An error in the place of the answer. EBUSY: nothing was sent. */
+		/* An error in place of the answer. EBUSY: nothing was sent. */
 		if (fault.error == EBUSY && f->logged != NULL)
 			free(f->logged->log[--f->logged->commands].bytes);
 		f->pending = false;
@@ -189,7 +189,7 @@ ssize_t __wrap_read(int fd, void *buf, size_t n)
 	if (error != 0)
 		return refuse(error);
 	if (is(f, "event") && shape == NONE && f->ntext == 0 && f->pos >= mount[f->mount].nevents)
-		return refuse(EAGAIN); /* it is to be waited for in epoll_wait(2) */
+		return refuse(EAGAIN); /* the library has to wait in epoll_wait(2) */
 	if (shape == EMPTY) {
 		leave();
 		return 0;
@@ -337,7 +337,7 @@ int __wrap_ioctl(int fd, unsigned long request, void *arg)
 		x->length = 0;
 		break;
 	case LONG:
-		x->length = (uint32_t)room + 1; /* and nothing to read */
+		x->length = (uint32_t)room + 1; /* and there is nothing to read */
 		break;
 	case GARBAGE:
 		memset(arg, 0xA5, size);

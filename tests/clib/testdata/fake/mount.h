@@ -45,10 +45,10 @@ struct file {
 	uint8_t *answer;
 	size_t nanswer;
 	bool pending;
-	struct slot *logged; /* where the command is that the answer is to; NULL: nowhere */
+	struct slot *logged; /* the command whose answer comes next; NULL: none */
 };
 
-/* Everything below is guarded by mu, but for own and the allocations. */
+/* Everything below is guarded by mu, except own and the allocations. */
 extern pthread_mutex_t mu;
 extern pthread_cond_t changed;
 extern struct mount {
@@ -69,12 +69,13 @@ void enter(void);
 void leave(void);
 /* event adds an event of a slot to its mount. */
 void event(int n, const char *what);
-/* struck says what happens to the call after so many, strike to this one. */
+/* struck returns what happens to the call after that many, strike what happens to
+ * this one. */
 enum shape struck(int ahead);
 enum shape strike(void);
 /* broken ends the test: the library broke a rule of the mount. */
 void broken(const char *rule, const struct file *f);
-/* refuse is the end of a call that fails: it gives up mu and sets errno. */
+/* refuse ends a call that fails: it unlocks mu and sets errno. */
 int refuse(int error);
 bool starved(void);
 
@@ -85,7 +86,8 @@ bool is(const struct file *f, const char *kind);
 bool ours(int at, const char *path);
 
 /* card.c */
-/* answer answers one command into f->answer, power obeys a word; 0 or an errno. */
+/* answer answers one command into f->answer; power obeys a word. Both return 0 or
+ * an errno. */
 int answer(struct file *f, const uint8_t *c, size_t n);
 int power(struct file *f, const char *text, size_t n);
 

@@ -10,7 +10,7 @@
 
 #include "mount.h"
 
-/* fill_text is what a text file says at its open. */
+/* fill_text sets the text that a text file has at its open. */
 static void fill_text(struct file *f)
 {
 	struct slot *s = f->slot >= 0 ? &slot[f->slot] : NULL;
@@ -58,7 +58,8 @@ static bool known(const char *kind)
 	return false;
 }
 
-/* below returns what path has below the root of a mount, NULL: nothing. */
+/* below returns the part of path below the root of a mount; NULL: path is not on a
+ * mount. */
 static const char *below(const char *path, int m)
 {
 	size_t n = strlen(mount[m].root);
@@ -103,7 +104,7 @@ static bool find_path(int at, const char *path, struct file *f)
 	return true;
 }
 
-/* openable tells with which error an open fails; it powers the card. */
+/* openable returns the error with which an open fails, or 0. It powers the card. */
 static int openable(struct file *f)
 {
 	struct slot *s;
@@ -137,9 +138,9 @@ static int openable(struct file *f)
 	return 0;
 }
 
-/* check_flags knows the rules of opening: no program that is started inherits a
- * descriptor, and where an open may wait without a limit it must not wait. That may
- * only an open of the terminal, and of control where the reader does not start. */
+/* check_flags checks the rules of opening. No child program may inherit a
+ * descriptor. An open that may wait without a limit must not wait; only an open of
+ * the terminal, or of control if the reader is not starting, may. */
 static void check_flags(const struct file *f, int flags)
 {
 	if (!(flags & O_CLOEXEC))
@@ -176,7 +177,7 @@ static int fake_open(int at, const char *path, int flags)
 	if (f.slot >= 0)
 		f.epoch = slot[f.slot].epoch;
 	if (is(&f, "event"))
-		f.pos = mount[f.mount].nevents; /* the present state comes first, then what is new */
+		f.pos = mount[f.mount].nevents; /* the present state comes first, then the new events */
 	fill_text(&f);
 	file[i] = f;
 	leave();

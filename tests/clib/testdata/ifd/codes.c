@@ -56,7 +56,7 @@ void test_codes(void)
 		n = sizeof atr;
 		CHECK(IFDHPowerICC(0, IFD_RESET, atr, &n) == table[i].power, "power, errno %d", e);
 		EQUAL(n, 0);
-		/* Without a session there is no ATR any more. */
+		/* Without a session there is no ATR. */
 		n = sizeof atr;
 		EQUAL(IFDHGetCapabilities(0, TAG_IFD_ATR, &n, atr), IFD_SUCCESS);
 		EQUAL(n, 0);

@@ -138,7 +138,7 @@ void test_lost_events(void)
 	pcscd_start(&p, 0, "cardfs:/fake/0");
 	settled(&p, 1, 0);
 	fake_followed();
-	fake_swap(0); /* all events before it have been read, then */
+	fake_swap(0); /* all earlier events have been read, then */
 	settled(&p, 2, 1);
 	fake_remove_unseen(0);
 	EQUAL(transmit(0, select_mf, sizeof select_mf, rx, &n), IFD_COMMUNICATION_ERROR);
@@ -147,7 +147,7 @@ void test_lost_events(void)
 	end();
 }
 
-/* The reader that comes back may arrive before the old one left. */
+/* The returning reader may arrive before the old one has left. */
 void test_two_at_once(void)
 {
 	struct pcscd p;
@@ -196,7 +196,7 @@ void test_close_waits(void)
 	pthread_mutex_unlock(&s->io);
 	CHECK(s->apdu >= 0, "the session ended before its command");
 	fake_on_close(other_slot);
-	alarm(60); /* it would hang */
+	alarm(60); /* a deadlock would hang */
 	cf_put(s);
 	alarm(0);
 	EQUAL(IFDHCloseChannel(0x10000), IFD_SUCCESS);
@@ -220,7 +220,7 @@ void test_told(void)
 	swap_card();
 	for (int i = 0; i < 3; i++)
 		EQUAL(IFDHICCPresence(0), IFD_ICC_NOT_PRESENT);
-	poll(0, 1); /* it returns as there is news */
+	poll(0, 1); /* it returns as soon as there is news */
 	EQUAL(IFDHICCPresence(0), IFD_ICC_NOT_PRESENT);
 	poll(0, 1);
 	EQUAL(IFDHICCPresence(0), IFD_ICC_PRESENT);
@@ -228,8 +228,8 @@ void test_told(void)
 	end();
 }
 
-/* An exchange is told that the card or the reader is gone, and the event file
- * never tells of it: the slot must not stay empty for ever. */
+/* An exchange reports that the card or the reader is gone, but the event file never
+ * does. The slot must not stay empty for ever. */
 void test_false_alarm(void)
 {
 	static const int errors[] = {ENODEV, ENOMEDIUM, ENOTCONN};
@@ -268,7 +268,7 @@ void test_foreign_reset(void)
 	settled(&p, 1, 0);
 	works(0);
 	fake_foreign_reset(0);
-	/* The client's command was for a card in another state: not sent. */
+	/* The client's command was meant for a card in another state, and is not sent. */
 	EQUAL(transmit(0, verify, sizeof verify, rx, &n), IFD_COMMUNICATION_ERROR);
 	EQUAL(n, 0);
 	EQUAL(fake_count(0, verify, sizeof verify), 0);

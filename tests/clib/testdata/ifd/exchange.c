@@ -90,7 +90,7 @@ void test_lock(void)
 	EQUAL(fake_commands(0), 0);
 	n = sizeof rx;
 	EQUAL(IFDHPowerICC(0, IFD_RESET, rx, &n), IFD_ERROR_POWER_ACTION);
-	/* The power-down is in the thread that looks for cards: it does not wait. */
+	/* The power-down runs in the thread that looks for cards, so it does not wait. */
 	test_soon_ms = PATIENT_MS;
 	before = cf_now();
 	EQUAL(IFDHPowerICC(0, IFD_POWER_DOWN, NULL, NULL), IFD_SUCCESS);
@@ -98,7 +98,8 @@ void test_lock(void)
 	fake_foreign_lock(0, false);
 	up(0);
 	works(0);
-	/* What could not be powered off is reset before it is used again; once. */
+	/* A card that could not be powered off is reset before it is used again, but
+	 * only once. */
 	CHECK(strstr(fake_power(0), "release cold") != NULL, "%s", fake_power(0));
 	up(0);
 	EQUAL(IFDHPowerICC(0, IFD_POWER_DOWN, NULL, NULL), IFD_SUCCESS);
@@ -109,7 +110,7 @@ void test_lock(void)
 	end();
 }
 
-/* EBUSY and EAGAIN pass: nothing was done, and it is tried again. */
+/* EBUSY and EAGAIN are temporary: nothing was done, and it is tried again. */
 void test_passing(void)
 {
 	static const int errors[] = {EBUSY, EAGAIN};
@@ -224,7 +225,7 @@ void test_given_up(void)
 		EQUAL(n, 0);
 		fake_fault((struct fault){NONE});
 		n = 65548;
-		if (i != 2) { /* EIO in the answer's place is the command's, and all is well */
+		if (i != 2) { /* if i is 2, the EIO stands for the answer, and the channel stays intact */
 			EQUAL(transmit(0, select_mf, sizeof select_mf, rx, &n), IFD_COMMUNICATION_ERROR);
 			EQUAL(fake_count(0, select_mf, sizeof select_mf), 0);
 			n = 33;
@@ -239,7 +240,7 @@ void test_given_up(void)
 	free(rx);
 }
 
-/* A file without an end ends, too. */
+/* Reading a file without an end ends, too. */
 void test_endless(void)
 {
 	UCHAR *big = sized(17000), *rx = sized(65548);

@@ -55,7 +55,7 @@ static inline void *event_thread(void *arg)
 			DWORD n = sizeof atr;
 
 			p->present = true;
-			/* A power-up is refused where the slot is empty by now. */
+			/* A power-up is refused if the slot has become empty. */
 			rv = IFDHICCPresence(p->lun);
 			if (rv == IFD_ICC_PRESENT)
 				rv = IFDHPowerICC(p->lun, IFD_POWER_UP, atr, &n);
@@ -83,7 +83,7 @@ static inline RESPONSECODE create(DWORD lun, const char *name)
 	return IFDHCreateChannelByName(lun, device);
 }
 
-/* What pcscd's event thread waits in. */
+/* The function that pcscd's event thread waits in. */
 static inline poll_function *polling(DWORD lun)
 {
 	poll_function *poll = NULL;
@@ -94,7 +94,8 @@ static inline poll_function *polling(DWORD lun)
 	return poll;
 }
 
-/* The card in the fake's slot 0, which is the handler's, is exchanged, and the handler has heard. */
+/* Exchanges the card in the fake's slot 0, which is the handler's. The handler has
+ * then read the events. */
 static inline void swap_card(void)
 {
 	struct cf_slot *s = cf_get(0);

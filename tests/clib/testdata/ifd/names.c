@@ -100,7 +100,7 @@ void test_names(void)
 		if (n > 255)
 			EQUAL(IFDHCreateChannelByName(0, name), IFD_COMMUNICATION_ERROR);
 	}
-	/* The longest mount point that there is room for, and one more. */
+	/* The longest mount point that fits, and a longer one. */
 	for (int n = 2046; n <= 2049; n++) {
 		sprintf(name, "cardfs:/%0*d/0", n - 1, 0);
 		for (int i = 100; i < n - 1; i += 100)
@@ -114,7 +114,7 @@ void test_names(void)
 	EQUAL(IFDHCloseChannel(0), IFD_SUCCESS);
 	free(name);
 
-	/* By the directory, its lasting name, the channel number, the USB device. */
+	/* By the directory, the by-id name, the channel number, the USB device. */
 	fake_arrive(2, 2, false);
 	fake_usb(2, 3, 12, 0);
 	fake_usb(3, 3, 12, 0);
@@ -125,12 +125,12 @@ void test_names(void)
 	EQUAL(IFDHCreateChannel(0x30000, 2), IFD_SUCCESS);
 	/* The second slot of one reader. */
 	EQUAL(create(0x20001, "usb:04b9/1300:libudev:0:/dev/bus/usb/003/012"), IFD_SUCCESS);
-	/* A later slot by its own name is a reader of one slot. */
+	/* A later slot under its own name is a reader with one slot. */
 	EQUAL(create(0x40000, "cardfs:/fake/3"), IFD_SUCCESS);
 	/* Another interface of a device that the mount has. */
 	EQUAL(create(0x50000, "usb:04b9/1300:libudev:1:/dev/bus/usb/003/012"), IFD_NO_SUCH_DEVICE);
 	EQUAL(IFDHICCPresence(0x50000), IFD_ICC_NOT_PRESENT);
-	/* One that the mount does not have yet, and a number of slots told. */
+	/* A device that the mount does not have yet, with a given number of slots. */
 	EQUAL(create(0x50000, "usb:04b9/1300:libudev:0:/dev/bus/usb/003/013"), IFD_SUCCESS);
 	EQUAL(create(0x60000, "cardfs:slots=2:/fake/0"), IFD_SUCCESS);
 	for (DWORD i = 0; i < 4; i++) {
@@ -159,7 +159,8 @@ void test_names(void)
 	end();
 }
 
-/* A USB device is one bus, one address and one interface; the slot is its first. */
+/* A USB device is one bus, one address and one interface. The slot is its first
+ * one. */
 void test_usb_names(void)
 {
 	struct cf_name name;
@@ -180,7 +181,7 @@ void test_usb_names(void)
 	works(0);
 	EQUAL(fake_commands(2), 1);
 	EQUAL(IFDHCloseChannel(0), IFD_SUCCESS);
-	/* Nobody waits where the mount has the answer, or where there is none. */
+	/* No call waits if the mount knows the answer, or if there is none. */
 	test_soon_ms = PATIENT_MS;
 	before = cf_now();
 	EQUAL(create(0, "usb:04b9/1300:libudev:1:/dev/bus/usb/003/012"), IFD_NO_SUCH_DEVICE);

@@ -91,7 +91,7 @@ void test_states(void)
 	end();
 }
 
-/* A daemon may end in the middle of a line, or by an end of file. */
+/* A daemon may end in the middle of a line, or with an end of file. */
 void test_broken_stream(void)
 {
 	struct pcscd p;
@@ -146,7 +146,7 @@ void test_signals(void)
 	pthread_sigmask(SIG_BLOCK, NULL, &after);
 	EQUAL(sigismember(&after, SIGUSR2), 0);
 	fake_followed();
-	/* No thread but this one may take it, and this one does not. */
+	/* Only this thread may take the signal, and it does not. */
 	pthread_sigmask(SIG_BLOCK, &one, NULL);
 	kill(getpid(), SIGUSR2);
 	sigpending(&pending);
@@ -156,7 +156,7 @@ void test_signals(void)
 	end();
 }
 
-/* TAG_IFD_DEVICE_REMOVED: the slots of that reader are away for ever. */
+/* TAG_IFD_DEVICE_REMOVED: the slots of that reader are gone for good. */
 void test_unplugged(void)
 {
 	static const UCHAR yes = 1, no = 0;
@@ -178,7 +178,7 @@ void test_unplugged(void)
 	EQUAL(IFDHICCPresence(0x20000), IFD_ICC_NOT_PRESENT);
 	EQUAL(IFDHICCPresence(0x20001), IFD_ICC_NOT_PRESENT);
 	EQUAL(IFDHPowerICC(0x20000, IFD_POWER_UP, NULL, NULL), IFD_ICC_NOT_PRESENT);
-	EQUAL(IFDHICCPresence(0x30000), IFD_ICC_PRESENT); /* another reader of pcscd's */
+	EQUAL(IFDHICCPresence(0x30000), IFD_ICC_PRESENT); /* another of pcscd's readers */
 	EQUAL(IFDHCloseChannel(0x20000), IFD_SUCCESS);
 	EQUAL(IFDHCloseChannel(0x20001), IFD_SUCCESS);
 	EQUAL(IFDHCloseChannel(0x30000), IFD_SUCCESS);
@@ -209,14 +209,14 @@ void test_look_of_another(void)
 	await_state(0, CF_CARD);
 	pthread_create(&client, NULL, look, &lun);
 	pthread_join(client, NULL);
-	poll(0, PATIENT_MS); /* there is news: it does not wait */
+	poll(0, PATIENT_MS); /* there is news, so it does not wait */
 	CHECK(cf_now() - before < PATIENT_MS / 2, "it waited");
 	EQUAL(IFDHICCPresence(0), IFD_ICC_PRESENT);
 	EQUAL(IFDHCloseChannel(0), IFD_SUCCESS);
 	end();
 }
 
-/* A card that was exchanged before the first poll is absent once, too. */
+/* A card that was exchanged before the first poll is also absent once. */
 void test_swap_before_poll(void)
 {
 	poll_function *poll;
@@ -243,7 +243,7 @@ static void *poll_long(void *slot)
 	return NULL;
 }
 
-/* pcscd's event thread waits in the poll: a stop wakes it, and so does the end. */
+/* pcscd's event thread waits in the poll. A stop wakes it, and so does the end. */
 void test_poll_ends(void)
 {
 	for (int i = 0; i < 2; i++) {
@@ -257,7 +257,7 @@ void test_poll_ends(void)
 		fake_followed();
 		s = cf_get(0);
 		pthread_create(&thread, NULL, poll_long, s);
-		while (!polled) { /* when the lock is free again, it waits */
+		while (!polled) { /* once the lock is free again, the thread waits */
 			pthread_mutex_lock(&cf_slots_lock);
 			polled = s->polled;
 			pthread_mutex_unlock(&cf_slots_lock);
@@ -276,7 +276,7 @@ void test_poll_ends(void)
 	}
 }
 
-/* What no event tells of wakes the poll, too. */
+/* Changes without an event wake the poll, too. */
 void test_broken_answer(void)
 {
 	static const UCHAR bare[] = {0x80, 0xE1, 0x00, 0x00, 0x00};

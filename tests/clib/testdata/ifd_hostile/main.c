@@ -26,7 +26,7 @@ static void legal(RESPONSECODE rv)
 {
 	CHECK(rv == IFD_SUCCESS || (rv >= IFD_ERROR_TAG && rv <= IFD_ERROR_INSUFFICIENT_BUFFER),
 	      "%ld", rv);
-	/* That would make pcscd rescan and drop the reader. */
+	/* This would make pcscd rescan and drop the reader. */
 	CHECK(rv != IFD_NO_SUCH_DEVICE, "617");
 }
 
@@ -40,13 +40,13 @@ static void transmit(const UCHAR *tx, DWORD ntx, DWORD room)
 	memcpy(exact, tx, ntx);
 	rv = IFDHTransmitToICC(0, send, exact, ntx, rx, &n, &got);
 	legal(rv);
-	/* pcscd would mark the slot empty, whatever was put in meanwhile. */
+	/* pcscd would mark the slot empty, even if a card was inserted meanwhile. */
 	CHECK(rv != IFD_ICC_NOT_PRESENT, "616");
 	CHECK(n <= room, "%lu of %lu", n, room);
 	CHECK(rv == IFD_SUCCESS ? n >= 2 : n == 0, "%ld with %lu", rv, n);
 	free(exact);
 	free(rx);
-	/* The card has it once at most, whatever was told of it. */
+	/* The card receives it at most once, whatever the handler reported. */
 	CHECK(fake_count(0, tx, ntx) <= 1, "sent %d times", fake_count(0, tx, ntx));
 	if (rv == IFD_SUCCESS)
 		EQUAL(fake_count(0, tx, ntx), 1);
@@ -85,7 +85,7 @@ static void scenario(void)
 	fake_usb(0, 3, 12, 0);
 	fake_insert(0);
 
-	/* No memory is the one thing for which a reader may not be had. */
+	/* Only a lack of memory may keep a reader from being opened. */
 	IFDHCreateChannelByName(0, device);
 	IFDHCreateChannelByName(0x10001, by_id);
 	if (IFDHGetCapabilities(0, TAG_IFD_POLLING_THREAD_WITH_TIMEOUT, &n, (PUCHAR)&poll) != 0)
