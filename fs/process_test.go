@@ -53,7 +53,8 @@ func known(t *testing.T, pid int) process {
 	return p
 }
 
-// Who opened is known by any of its threads; where /proc cannot tell, it is not known.
+// Any thread's id leads to the process that opened. Where /proc gives no answer, the process
+// is unknown.
 func TestProcessOf(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -63,7 +64,7 @@ func TestProcessOf(t *testing.T) {
 	if p, err := o.processOf(uint32(unix.Gettid())); err != nil || p != me {
 		t.Errorf("by its thread: %+v, %v; want %+v", p, err, me)
 	}
-	// A thread that is not the first.
+	// A thread other than the first.
 	tids := make(chan int)
 	let := make(chan bool)
 	for range 2 {
@@ -88,7 +89,7 @@ func TestProcessOf(t *testing.T) {
 	}
 }
 
-// drop lets go of all.
+// drop forgets all processes.
 func (o *openers) drop() {
 	o.forget()
 	o.forget()
@@ -116,8 +117,8 @@ func isPidfd(fd, pid int) bool {
 	return err == nil && strings.Contains(string(text)+"\n", fmt.Sprintf("\nPid:\t%d\n", pid))
 }
 
-// A process that opened a moment ago is not looked up again while it lives; its id
-// afterwards is another's.
+// A process that opened a moment ago is not looked up again while it lives. Once it ended, its
+// id may belong to another.
 func TestOpeners(t *testing.T) {
 	var o openers
 	t.Cleanup(o.drop)
@@ -130,7 +131,7 @@ func TestOpeners(t *testing.T) {
 			t.Errorf("while it lives: %+v, %v", p, err)
 		}
 	}
-	// Another thread's id is no process's.
+	// Another process's id is looked up anew.
 	if p, err := o.processOf(uint32(shell)); err != nil || p != known(t, shell) {
 		t.Errorf("another: %+v, %v", p, err)
 	}
@@ -152,7 +153,7 @@ func TestOpeners(t *testing.T) {
 	if n := len(o.kept); n != 1 || o.kept[0].process != known(t, shell) {
 		t.Errorf("kept: %+v", o.kept)
 	}
-	if isPidfd(fd, -1) { // as one of a process that is no more calls itself
+	if isPidfd(fd, -1) { // -1: what a pidfd shows once its process was reaped
 		t.Error("the descriptor of the one that ended is open")
 	}
 
@@ -163,7 +164,7 @@ func TestOpeners(t *testing.T) {
 	o.kept = nil
 }
 
-// Only a few are kept, and their descriptors are closed.
+// Only a few are kept. The descriptors of the others are closed.
 func TestOpenersAreFew(t *testing.T) {
 	var o openers
 	t.Cleanup(o.drop)
@@ -182,7 +183,7 @@ func TestOpenersAreFew(t *testing.T) {
 		t.Errorf("kept: %v", o.pids())
 	}
 	for i, fd := range fds {
-		// The first three have made room. (What took their numbers since may be any.)
+		// The first three were dropped. (Their descriptors' numbers may be in use again.)
 		if kept := i >= 3; kept && !isPidfd(fd, me) {
 			t.Errorf("descriptor %d is closed", i)
 		}
@@ -213,7 +214,7 @@ func TestOpenersAreFew(t *testing.T) {
 	}
 }
 
-// Nobody opens anything, and none is kept for long.
+// When nobody opens anything, no process is kept for long.
 func TestOpenersAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var o openers
@@ -240,7 +241,7 @@ func TestOpenersAreForgotten(t *testing.T) {
 	})
 }
 
-// A command may call itself anything.
+// A command's name may hold any characters.
 func TestParseStat(t *testing.T) {
 	rest := " 7 3 3 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 %d 100 1"
 	for _, name := range []string{"sh", "a b", "a) Z 9 (b", ")", "(", ""} {
@@ -299,7 +300,7 @@ func TestAncestors(t *testing.T) {
 	}
 }
 
-// made is a process table of a test: at each look, what comes next.
+// made is a process table made for a test: each look at a process returns its next state.
 type made struct {
 	t     *testing.T
 	looks map[int][]procStat
@@ -319,8 +320,8 @@ func (m *made) stat(pid int) (procStat, error) {
 	return s[0], nil
 }
 
-// "Identity = process id and start time": while the line is walked a parent may end, its
-// children get another, and another process may get its id.
+// "Identity = process id and start time": while the ancestors are walked a parent may end, its
+// children get another parent, and another process may get its id.
 func TestAncestorsChange(t *testing.T) {
 	const opener, parent, child, reaper = 10, 20, 30, 1
 	at := func(pid, start, of int) procStat {
@@ -373,7 +374,7 @@ func TestAncestorsChange(t *testing.T) {
 	}
 }
 
-// A descriptor is known by its inode and by how it was opened, whatever its path says.
+// A descriptor is recognised by its inode and by how it was opened. Its path does not count.
 func TestHeldBy(t *testing.T) {
 	dir := t.TempDir()
 	names := []string{filepath.Join(dir, "a"), filepath.Join(dir, "b")}
@@ -414,8 +415,8 @@ func TestHeldBy(t *testing.T) {
 	}
 }
 
-// A file below /proc that cannot be read is an error that names it, never an empty text:
-// who cannot be looked at is nobody.
+// A file below /proc that cannot be read is an error that names it, never an empty text: a
+// process that cannot be read is not admitted.
 func TestReadProc(t *testing.T) {
 	if text, err := readProc("/proc/self/stat"); err != nil || len(text) == 0 {
 		t.Errorf("%q, %v", text, err)
@@ -431,7 +432,7 @@ func TestReadProc(t *testing.T) {
 	if _, err := processID(1 << 30); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("nobody's id: %v", err)
 	}
-	// Nothing is left open, however often: the lowest free descriptor stays the same.
+	// No descriptor is left open: the lowest free one stays the same.
 	lowest := func() int {
 		fd, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {

@@ -21,8 +21,8 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// A number that no slot has is no file; while the mount is leaving it says what who came a
-// moment earlier hears, ENODEV. A number has one spelling.
+// A number without a slot is no file. While the mount is leaving, the lookup says ENODEV, as
+// it would have said a moment earlier. A number has only one spelling.
 func TestLookupOfNoSlot(t *testing.T) {
 	d := newDesk(t, "t1")
 	ctx, leave := context.WithCancel(bg)
@@ -45,7 +45,7 @@ func TestLookupOfNoSlot(t *testing.T) {
 	}
 }
 
-// Errors say what to do.
+// Errors tell the user what to do.
 func TestExplainDevice(t *testing.T) {
 	for _, c := range []struct {
 		errno syscall.Errno
@@ -67,8 +67,8 @@ func TestExplainDevice(t *testing.T) {
 	}
 }
 
-// fusermount3 sends one descriptor (libfuse, util/fusermount.c, send_fd). Anything else
-// is no mount, and no descriptor is left open.
+// fusermount3 sends one descriptor (libfuse, util/fusermount.c, send_fd). Anything else is
+// refused, and no descriptor is left open.
 func TestReceiveFD(t *testing.T) {
 	for n := range 3 {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -99,8 +99,8 @@ func TestReceiveFD(t *testing.T) {
 	}
 }
 
-// Whoever queues commands has to send them where nobody does: once, and only where there
-// is something.
+// A caller that queues commands must also send them if nobody else is sending. submit reports
+// this once, and only when something is queued.
 func TestSubmit(t *testing.T) {
 	c := open(t, &fakeCard{}, rdwr)
 	for _, step := range []struct {
@@ -120,8 +120,8 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
-// "A command is a control code of four bytes, big endian, and its data." What is shorter
-// is refused, with no byte of it in the words.
+// "A command is a control code of four bytes, big endian, and its data." A shorter one is
+// refused, and the error holds none of its bytes.
 func TestControlCode(t *testing.T) {
 	d := newDesk(t, "t1")
 	h := d.mustOpen(as(1000, self), "control", syscall.O_RDWR).(*controlFile)
@@ -139,7 +139,7 @@ func TestControlCode(t *testing.T) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 	}
-	// A code that nobody knows is no success, and says nothing of the data.
+	// An unknown code fails, and the error shows none of the data.
 	answer, err := h.exchange(bg, []byte{0x42, 0, 0xFF, 0xFF, 0xA5, 0xA5}, 0, []byte{7})
 	if !errors.Is(err, reader.ErrUnsupported) || !bytes.Equal(answer, []byte{7}) || strings.Contains(err.Error(), "A5") {
 		t.Errorf("% X, %v", answer, err)
@@ -151,8 +151,8 @@ func TestControlCode(t *testing.T) {
 	}
 }
 
-// Waits like open(2): EAGAIN with O_NONBLOCK where the reader is not ready, and the open
-// that failed holds nothing.
+// control waits like open(2): it says EAGAIN with O_NONBLOCK while the reader is not ready. An
+// open that failed holds nothing.
 func TestControlOfAReaderThatLeft(t *testing.T) {
 	d := newDesk(t, "pinpad")
 	h := d.mustOpen(as(1000, self), "control", syscall.O_RDWR).(*controlFile)
@@ -173,8 +173,8 @@ func TestControlOfAReaderThatLeft(t *testing.T) {
 	h.Release(bg)
 }
 
-// Opens that ask for a card's power are their process's, and wait or not as their flags
-// say; one that does not wait hears ENOMEDIUM where there is no card.
+// An open that asks for a card's power belongs to its process, and its flags decide whether it
+// waits. One that does not wait gets ENOMEDIUM if there is no card.
 func TestOpenersOfTextFiles(t *testing.T) {
 	d := newDesk(t, "t1")
 	for _, name := range []string{"atr", "power", "protocol"} {
@@ -188,8 +188,8 @@ func TestOpenersOfTextFiles(t *testing.T) {
 	}
 }
 
-// An error that a program got is in the log, for whoever looks why, but not what is no
-// error of the slot's or what the program wished.
+// The log holds the errors that programs got, so that the reason can be found. It does not
+// hold outcomes that are no error of the slot or that the program asked for.
 func TestRefusalsAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
@@ -220,10 +220,10 @@ func TestRefusalsAreLogged(t *testing.T) {
 			t.Errorf("%v: %q, want %s", e, got, want)
 		}
 	}
-	(&file{spec: &specCtl}).Failed("write", syscall.EINVAL) // of no slot
+	(&file{spec: &specCtl}).Failed("write", syscall.EINVAL) // a file without a slot
 }
 
-// "What was opened before answers ENODEV for ever", and nothing of a write was done.
+// "What was opened before answers ENODEV for ever", and no part of a write is done.
 func TestTextFileOfAReaderThatLeft(t *testing.T) {
 	d := newDesk(t, "t1")
 	slot := d.m.Slot(0)
@@ -248,7 +248,7 @@ func TestTextFileOfAReaderThatLeft(t *testing.T) {
 	<-slot.Done()
 }
 
-// A relative name means nothing where the working directory is gone.
+// A relative name has no meaning when the working directory is gone.
 func TestPlaceWithoutWorkingDirectory(t *testing.T) {
 	dir := t.TempDir() + "/here"
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -273,8 +273,8 @@ func TestShortestCommand(t *testing.T) {
 	}
 }
 
-// What each file is, by the table of the contract: which may be written, which may be
-// locked, and of which opens the waiting is counted.
+// The contract's table says of each file whether it may be written, whether it may be locked,
+// and whether the waiting of its opens is counted.
 func TestKindsOfFiles(t *testing.T) {
 	var writes, locks, waits, texts, private []string
 	for _, s := range slotFiles {
@@ -301,8 +301,7 @@ func TestKindsOfFiles(t *testing.T) {
 	}
 }
 
-// A command for whose answer there is no room is answered all the same: whoever waits or
-// polls is woken.
+// A command whose answer has no room is still answered: waiting reads and pollers are woken.
 func TestErrNoRoomWakes(t *testing.T) {
 	c, wakes, stop := polledOpen(t, new(room), 1000, rdwr)
 	defer stop()
@@ -315,7 +314,7 @@ func TestErrNoRoomWakes(t *testing.T) {
 	c.changed = changed
 	c.mu.Unlock()
 	c.Send()
-	if !closed(changed) || wakes.Load() != 2 { // for the answer, and that nothing is under way
+	if !closed(changed) || wakes.Load() != 2 { // once for the answer, once because nothing is under way
 		t.Errorf("woken %d times, the reader: %v", wakes.Load(), closed(changed))
 	}
 	if _, errno := c.read(100); errno != syscall.ENOBUFS || len(c.card.sent) != 0 {

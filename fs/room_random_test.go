@@ -13,7 +13,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// "Bytes are given back in every path": anything may happen, in any order.
+// "Bytes are given back in every path": operations come at random, in any order.
 func TestRoomIsGivenBack(t *testing.T) {
 	for seed := range uint64(10) {
 		synctest.Test(t, func(t *testing.T) {

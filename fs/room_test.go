@@ -14,7 +14,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// wantEmpty says that all was given back.
+// wantEmpty fails the test unless all room was given back.
 func wantEmpty(t *testing.T, r *room) {
 	t.Helper()
 	r.mu.Lock()
@@ -60,7 +60,7 @@ func TestShares(t *testing.T) {
 	if !last.take(1) || last.take(1) {
 		t.Error("the last byte")
 	}
-	// What can be done without takes at most half.
+	// Dispensable bytes take at most half.
 	for _, other := range all {
 		other.give(userRoom)
 	}
@@ -76,8 +76,8 @@ func TestShares(t *testing.T) {
 	wantEmpty(t, r)
 }
 
-// "A channel holds at most ... 1 MiB of commands and answers": to the byte, for commands,
-// for the room of answers to come, for answers, and for a line that is still coming.
+// "A channel holds at most ... 1 MiB of commands and answers": the limit is exact to the byte
+// for commands, for the room of outstanding answers, for answers, and for an unfinished line.
 func TestChannelRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
@@ -131,8 +131,8 @@ func TestChannelRoom(t *testing.T) {
 	})
 }
 
-// "The answer stays until it was delivered." One that is longer than its command let expect
-// has no room of its own: it may exceed what there is, but nothing is sent behind it then.
+// "The answer stays until it was delivered." An answer longer than its command announced has
+// no room reserved. It may exceed the limit, but then nothing is sent after it.
 func TestAnswersLongerThanExpected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		card := &fakeCard{answer: 2}
@@ -168,7 +168,7 @@ func TestAnswersLongerThanExpected(t *testing.T) {
 			c.read(1 << 17)
 		}
 		card.sent = nil
-		// By ioctl, where they do not fit.
+		// The same by ioctl, when the answers do not fit its buffer.
 		card.do = func(_ context.Context, command, dst []byte) ([]byte, error) {
 			return append(dst, make([]byte, 65538)...), nil
 		}
@@ -185,7 +185,7 @@ func TestAnswersLongerThanExpected(t *testing.T) {
 		if done != 16 || c.held != 16*65538 || len(card.sent) != 16 {
 			t.Errorf("%d answers wait, %d bytes; %d commands were sent", done, c.held, len(card.sent))
 		}
-		// One that says how long it will be is not sent.
+		// A command that announces such a long answer is not sent.
 		card.answer = 65538
 		sent := len(card.sent)
 		in, out := ioctlBuffers("00A40000", 8)
@@ -197,8 +197,8 @@ func TestAnswersLongerThanExpected(t *testing.T) {
 	})
 }
 
-// "So that nobody ... locks others out by commands left behind": one user's do not count
-// to another.
+// "So that nobody ... locks others out by commands left behind": one user's commands do not
+// count against another user.
 func TestOneUserFillsTheSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
@@ -219,7 +219,7 @@ func TestOneUserFillsTheSlot(t *testing.T) {
 		if errno != syscall.ENOBUFS || opens < 100 || r.used.Load() > userRoom+leftBehind {
 			t.Errorf("%d opens, then %v, with %d bytes", opens, errno, r.used.Load())
 		}
-		// A single command each: what an open itself costs counts.
+		// A single command each: the cost of the open itself counts.
 		opens, errno = 0, 0
 		for errno == 0 {
 			c := openIn(t, r, 1001, card, rdwr)
@@ -289,7 +289,7 @@ func TestMemoryBehindALock(t *testing.T) {
 		if taken < 40 {
 			t.Errorf("only %d commands were taken", taken)
 		}
-		// Half-read answers, and what a read keeps to be stepped back into.
+		// Half-read answers, and the bytes that a read keeps for a seek back.
 		for _, c := range opens {
 			c.read(piece)
 		}
@@ -303,8 +303,8 @@ func TestMemoryBehindALock(t *testing.T) {
 	})
 }
 
-// What a long read keeps is given up where the room is needed, and a write is never
-// refused because of it.
+// The bytes that a long read keeps are given up when the room is needed. They never cause a
+// write to be refused.
 func TestKeptReadsDoNotRefuseWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := new(room)
@@ -329,7 +329,7 @@ func TestKeptReadsDoNotRefuseWrites(t *testing.T) {
 		if n := r.used.Load(); n == 0 || n > userRoom/2 {
 			t.Errorf("%d bytes are kept", n)
 		}
-		// A short one gives back what a long one kept.
+		// A short read gives back the room that a long one kept.
 		kept := r.used.Load()
 		card.answer = 2
 		card.do = nil
@@ -352,7 +352,7 @@ func TestKeptReadsDoNotRefuseWrites(t *testing.T) {
 	})
 }
 
-// Half of a long answer at a time, in whatever pieces: the same bytes.
+// A long answer that is read in pieces of any size gives the same bytes.
 func TestLongAnswersInPieces(t *testing.T) {
 	for _, binary := range []bool{false, true} {
 		for _, size := range []int{1, 2, 3, 4, 5, 100, 4096, 4097, piece} {
@@ -398,7 +398,7 @@ func TestLongAnswersInPieces(t *testing.T) {
 	}
 }
 
-// An ENOBUFS is an errno of a read, too: it takes the place of an answer.
+// A read may also say ENOBUFS: it takes the place of an answer.
 func TestErrNoRoom(t *testing.T) {
 	if got := toErrno(fmt.Errorf("slot 0: %w", errNoRoom)); got != syscall.ENOBUFS {
 		t.Error(got)
@@ -408,7 +408,8 @@ func TestErrNoRoom(t *testing.T) {
 	}
 }
 
-// An ioctl whose answer fits needs no room; one whose answer may have to wait needs it all.
+// An ioctl whose answer fits its buffer needs no room. One whose answer may have to wait needs
+// room for all of it.
 func TestIoctlNeedsRoomForWhatDoesNotFit(t *testing.T) {
 	for _, tt := range []struct {
 		free, size int
@@ -426,7 +427,7 @@ func TestIoctlNeedsRoomForWhatDoesNotFit(t *testing.T) {
 	}
 }
 
-// "1 MiB": and not a byte more.
+// "1 MiB", and not a byte more.
 func TestChannelRoomToTheByte(t *testing.T) {
 	c := open(t, &fakeCard{}, rdwr)
 	if !c.take(channelRoom) || c.take(1) {
@@ -437,7 +438,7 @@ func TestChannelRoomToTheByte(t *testing.T) {
 	wantEmpty(t, c.room)
 }
 
-// What an open left behind takes less room with every command that was sent.
+// The commands that a closed open left behind take less room each time one is sent.
 func TestLeftBehindIsGivenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		card, step := stepped()

@@ -8,8 +8,8 @@ import (
 )
 
 // "apdu, control and ctbcs have read permission only where they have write permission:
-// whoever can open them may lock." The others have what --mode gives; `trace` is the
-// owner's, and so is writing to `ctl`.
+// whoever can open them may lock." The other files have the permissions of --mode. Only the
+// owner may read `trace` or write `ctl`.
 func TestModes(t *testing.T) {
 	for mode, want := range map[uint32]map[string]uint32{
 		0o600: {"apdu": 0o600, "control": 0o600, "ctbcs": 0o600, "power": 0o600, "protocol": 0o600, "status": 0o400, "trace": 0o400, "ctl": 0o600},
@@ -33,9 +33,9 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// "Text files show their true length; attributes of text files are not cached." The others
-// show 4096 for ever, and the kernel keeps what does not change. A name is kept for long:
-// the kernel is told when it goes.
+// "Text files show their true length; attributes of text files are not cached." The other
+// files always show 4096, and the kernel caches attributes that do not change. It caches names
+// for a long time, because it is notified when one goes.
 func TestLengths(t *testing.T) {
 	d := newDesk(t, "t1")
 	specs := append([]spec{specCtl, specRootEvent}, slotFiles...)

@@ -24,7 +24,7 @@ func unhex(s string) []byte {
 	return b
 }
 
-// parse is an ATR, taken apart.
+// parse parses an ATR.
 func parse(t *testing.T, hex string) *iso7816.ATR {
 	a, err := iso7816.ParseATR(unhex(hex))
 	if err != nil {
@@ -33,7 +33,7 @@ func parse(t *testing.T, hex string) *iso7816.ATR {
 	return a
 }
 
-// "key value lines, one per line, state first": what is not known has no line.
+// "key value lines, one per line, state first": an unknown value has no line.
 func TestStatus(t *testing.T) {
 	fixed := iso7816.DefaultParams(1)
 	chip := reader.Chip{Size: 256}
@@ -72,8 +72,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// Whatever a device calls itself, a line is a line, and nothing reaches the terminal as a
-// command: "bidi, zero-width and format characters" are in no value, and each has an end.
+// A device's names cannot add a line or send a command to the terminal: "bidi, zero-width and
+// format characters" are in no value, and the length of each is bounded.
 func TestWhatDevicesSay(t *testing.T) {
 	evil := "a\u202eb\u200bc\u2066d\ufefee\u2028f\u2029g\ue000h\U000f0000i\u00adj\x1b[2J\xed\xa0\x80\U000e0041k\u0600l\u0085m\u00a0n\nstate gone"
 	bad := func(s string) bool {

@@ -6,14 +6,14 @@ import (
 	"testing"
 )
 
-// The rules of a stream that bears lseek(2): "READ at the position: go on. Below
+// The rules of a stream that tolerates lseek(2): "READ at the position: go on. Below
 // it by no more than the last READ gave: put those bytes back. Above it: return
 // 0, take nothing. Else go on."
 func TestStreamSeek(t *testing.T) {
 	type read struct {
 		off  int64
 		n    int
-		want string // "EOF": the seek says no
+		want string // "EOF": the seek is refused
 	}
 	for _, tt := range []struct {
 		name  string
@@ -44,8 +44,8 @@ func TestStreamSeek(t *testing.T) {
 	}
 }
 
-// "A WRITE gives bytes back only from behind the first byte of the last read": what comes
-// next on the open after reads and writes at these offsets, from "abcdefghij".
+// "A WRITE gives bytes back only from behind the first byte of the last read". Each case reads
+// and writes at these offsets of one open; its stream holds "abcdefghij".
 func TestStreamWrite(t *testing.T) {
 	type step struct {
 		off  int64
@@ -89,8 +89,8 @@ func TestStreamWrite(t *testing.T) {
 	}
 }
 
-// Whatever is read ahead and put back, a reader that knows what it has not used
-// sees every byte once, and the stream forgets what was read long ago.
+// A reader that reads ahead and seeks back to its first unused byte sees every byte once. The
+// stream forgets the bytes that were read long ago.
 func TestStreamReadAhead(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	var s stream

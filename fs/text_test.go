@@ -40,8 +40,8 @@ func TestHex(t *testing.T) {
 	}
 }
 
-// What appendHex writes, parseHex reads as it was; what parseHex reads from any
-// line comes to the same when written and read again.
+// parseHex reads what appendHex writes. Whatever parseHex accepts stays the same when it is
+// written and read again.
 func FuzzHex(f *testing.F) {
 	for _, s := range []string{"00A40004023F00", "", "# comment", "3b b7 94", "0", "zz", "00 # \xff", "0\t0\r"} {
 		f.Add([]byte(s))
@@ -72,7 +72,7 @@ func FuzzHex(f *testing.F) {
 	})
 }
 
-// The words say which character it is, so that a long line can be mended.
+// The error says which character is wrong, so that a long line can be corrected.
 func TestHexErrors(t *testing.T) {
 	for line, want := range map[string]string{"zz": "character 1 ", "00 a4 x": "character 7 ", "00A": "an odd number of hex digits"} {
 		if _, err := parseHex(nil, []byte(line)); err == nil || !strings.HasPrefix(err.Error(), want) {

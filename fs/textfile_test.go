@@ -19,15 +19,16 @@ func (t *textFile) text(size int, off int64) (string, syscall.Errno) {
 	return string(p), 0
 }
 
-// "After a write that failed the same open reads `error REASON`." Where a line fails after
-// others were done, the write is as long as these, and writing the rest says why.
+// "After a write that failed the same open reads `error REASON`." When a line fails after
+// others were done, write(2) returns the length of those, and writing the rest gives the
+// error.
 func TestTextFileWrites(t *testing.T) {
 	d := newDesk(t, "t1")
 	for _, tt := range []struct {
 		write string
 		n     uint32
 		errno syscall.Errno
-		reads string // its beginning
+		reads string // how it begins
 	}{
 		{"on", 2, 0, "on\n"},
 		{"off\n", 4, 0, "off\n"},
@@ -68,7 +69,7 @@ func TestTextFileWrites(t *testing.T) {
 		if !strings.HasPrefix(pieces, got) {
 			t.Errorf("%q: in pieces %q, at once %q", tt.write, pieces, got)
 		}
-		// A write that succeeds ends the error, and no other open has it.
+		// A successful write clears the error, and no other open sees it.
 		if s, _ := other.text(100, 0); strings.Contains(s, "error") {
 			t.Errorf("%q: another open reads %q", tt.write, s)
 		}
@@ -89,9 +90,9 @@ func TestTextFileWrites(t *testing.T) {
 	}
 }
 
-// "No byte of a command or an answer is in status, an error or the log": not where a command
-// was written to the wrong file either. And what an open keeps of an error is bounded,
-// however long the line was.
+// "No byte of a command or an answer is in status, an error or the log", even if a command was
+// written to the wrong file. The error that an open keeps is bounded, however long the line
+// was.
 func TestReasonsShowNoCommand(t *testing.T) {
 	d := newDesk(t, "t1")
 	ctl := &file{mount: d.mnt, spec: &specCtl}
@@ -133,7 +134,7 @@ func TestReasonsShowNoCommand(t *testing.T) {
 			h.Release(bg)
 		}
 	}
-	// Names stay.
+	// Names are kept in the error.
 	h := open["ctl"]()
 	h.Write(bg, []byte("attach nosuch 127.0.0.1:35963\n"), 0)
 	if got, _ := h.text(1000, 0); !strings.Contains(got, `no driver "nosuch"; there are `) {
@@ -141,7 +142,7 @@ func TestReasonsShowNoCommand(t *testing.T) {
 	}
 }
 
-// "A write to `protocol`": the words, and what it reads.
+// "A write to `protocol`": the words that it takes, and what the file then reads.
 func TestProtocolFile(t *testing.T) {
 	d := newDesk(t, "t1")
 	h := d.mustOpen(as(1000, self), "protocol", syscall.O_RDWR).(*textFile)
@@ -221,12 +222,12 @@ func TestControlIsNotInterruptedOnceSent(t *testing.T) {
 		n, errno := h.Ioctl(ctx, exchangeRequest(100), 0, in, out)
 		done <- result{n, errno}
 	}()
-	// What goes to the reader is traced when nothing ends it any more.
+	// A command to the reader is traced once it can no longer be interrupted.
 	if line, _, err := trace.Next(bg); err != nil || !strings.Contains(line, "> PIN pad: 00 20 00 01") {
 		t.Errorf("trace: %q, %v", line, err)
 	}
 	cancel()
-	// Another, which waits for it, is interrupted at once.
+	// Another command that waits behind it is interrupted at once.
 	in2, out2 := ioctlBuffers(verify, 100)
 	if _, errno := h.Ioctl(ctx, exchangeRequest(100), 0, in2, out2); errno != syscall.EINTR {
 		t.Errorf("an ioctl that waits: %v", errno)

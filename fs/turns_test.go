@@ -14,8 +14,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// What was written reaches the card even if the open is closed before the answer. onIdle
-// comes once, when nothing is under way any more.
+// Written commands reach the card even if the open is closed before the answer. onIdle is
+// called once, when nothing is under way any more.
 func TestLeftBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
@@ -101,8 +101,8 @@ func TestInterruptsLoseNothing(t *testing.T) {
 	})
 }
 
-// A panic below costs the one who asked EIO, whichever way he asked, and neither the
-// next command nor anybody else.
+// After a panic in a lower layer the caller gets EIO, by read or by ioctl. The next command
+// and other callers are not affected.
 func TestPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, &fakeCard{do: func(_ context.Context, command, dst []byte) ([]byte, error) {
@@ -133,7 +133,7 @@ func TestPanic(t *testing.T) {
 	})
 }
 
-// stepped is a card that answers when it is let.
+// stepped is a card that answers once per receive from step.
 func stepped() (card *fakeCard, step chan struct{}) {
 	step = make(chan struct{})
 	return &fakeCard{do: func(_ context.Context, command, dst []byte) ([]byte, error) {
@@ -142,8 +142,8 @@ func stepped() (card *fakeCard, step chan struct{}) {
 	}}, step
 }
 
-// Two threads that share an open take turns, by read and write, by ioctl, and by both:
-// whoever waits is woken.
+// Two threads that share an open take turns, by read and write, by ioctl, and by both. A
+// thread that waits is woken.
 func TestTurnsOnOneOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		card, step := stepped()
@@ -168,7 +168,7 @@ func TestTurnsOnOneOpen(t *testing.T) {
 				t.Errorf("no %s in %v", want, got)
 			}
 		}
-		// A read that waits for another's ioctl finds nothing for itself, and ends.
+		// A read that waits for another thread's ioctl gets nothing, and ends.
 		go exchange("00B00000")
 		synctest.Wait()
 		go func() {
@@ -187,7 +187,7 @@ func TestTurnsOnOneOpen(t *testing.T) {
 		if a, b := <-results, <-results; a != `"" errno 0` && b != `"" errno 0` {
 			t.Errorf("%s, %s", a, b)
 		}
-		// What is written during an ioctl is sent after it, whoever waits.
+		// Commands written during an ioctl are sent after it.
 		go exchange("00C00000")
 		synctest.Wait()
 		c.mustWrite("00D00000\n")
@@ -207,8 +207,8 @@ func TestTurnsOnOneOpen(t *testing.T) {
 	})
 }
 
-// "ENODEV: the reader is gone": nothing is taken any more, what was answered before can
-// still be read, and then every read says so.
+// "ENODEV: the reader is gone": no more commands are taken. Earlier answers can still be read;
+// then every read says ENODEV.
 func TestReaderLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gone := make(chan struct{})
@@ -235,8 +235,8 @@ func TestReaderLeft(t *testing.T) {
 	})
 }
 
-// "The answer stays until it was delivered, so an interrupted read can be repeated": by
-// whichever read comes next.
+// "The answer stays until it was delivered, so an interrupted read can be repeated". The next
+// read gets it, whoever makes it.
 func TestAnswerAfterInterruptedRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		card, step := stepped()
@@ -257,7 +257,7 @@ func TestAnswerAfterInterruptedRead(t *testing.T) {
 		}
 		step <- struct{}{}
 		synctest.Wait()
-		// An interrupt that comes when the answer is there does not lose it either.
+		// An interrupt that comes after the answer does not lose it either.
 		ctx, cancel := context.WithCancel(bg)
 		cancel()
 		s, errno := c.readAt(ctx, 100, c.off)
@@ -272,8 +272,8 @@ func TestAnswerAfterInterruptedRead(t *testing.T) {
 	})
 }
 
-// A caller killed in an ioctl is gone, and its open with it, before the card answered: the
-// late answer is dropped, and nothing of it stays.
+// A caller is killed in an ioctl, and its open closed, before the card answers. The late
+// answer is dropped, and nothing of it stays.
 func TestClosedDuringIoctl(t *testing.T) {
 	for _, room := range []int{8, 64} {
 		synctest.Test(t, func(t *testing.T) {
@@ -303,7 +303,7 @@ func TestClosedDuringIoctl(t *testing.T) {
 	}
 }
 
-// That the reader left is told before that a signal came: EINTR would have the program
+// When the reader left and a signal came, the caller gets ENODEV: EINTR would make the program
 // try again.
 func TestGoneBeforeInterrupted(t *testing.T) {
 	for name, call := range map[string]func(ctx context.Context, c *client) syscall.Errno{
@@ -341,7 +341,7 @@ func TestGoneBeforeInterrupted(t *testing.T) {
 	}
 }
 
-// A change is seen before an interrupt: an answer that is there is given.
+// An answer takes precedence over an interrupt.
 func TestAnswerBeforeInterrupted(t *testing.T) {
 	for range 50 {
 		synctest.Test(t, func(t *testing.T) {
@@ -370,8 +370,7 @@ func TestAnswerBeforeInterrupted(t *testing.T) {
 	}
 }
 
-// A panic of what stands behind the file, also at the end of it all, is logged, and leaves
-// nothing locked.
+// A panic in the exchange or in onIdle is logged and leaves nothing locked.
 func TestPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		panics := 0

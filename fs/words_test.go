@@ -74,10 +74,11 @@ func TestLockLines(t *testing.T) {
 		if got := <-done; got != "ok\nerrno 0" {
 			t.Errorf("read %q", got)
 		}
-		third.mustWrite("unlock\nunlock\n") // it has none any more
+		third.mustWrite("unlock\nunlock\n") // it no longer has the lock
 		third.wantRead("ok\nok\n")
 
-		// Closing gives up waiting, and what was written behind is left behind.
+		// Closing gives up the wait. The command written after the lock line is left behind, and
+		// still sent.
 		third.mustWrite("lock\n")
 		synctest.Wait()
 		fourth := openLocking(t, &a, rdwr)
@@ -106,7 +107,7 @@ func TestLockLines(t *testing.T) {
 	})
 }
 
-// A read that waits for the lock ends with a signal, and its answer is had later.
+// A signal ends a read that waits for the lock. A later read gets the answer.
 func TestLockLineInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a advisory
@@ -155,7 +156,7 @@ func TestErrorLines(t *testing.T) {
 			t.Errorf("half a command: %q, %v", s, errno)
 		}
 		c.off += 100
-		// In short reads, too.
+		// The same in short reads.
 		c.mustWrite("00B00000\n")
 		synctest.Wait()
 		got := ""
@@ -169,7 +170,7 @@ func TestErrorLines(t *testing.T) {
 		if got != stale {
 			t.Errorf("read %q", got)
 		}
-		// In binary an answer is bytes, and an error an errno.
+		// In binary mode an answer is bytes and an error is an errno.
 		c.Ioctl(bg, fused.IoctlBinary, 0, nil, nil)
 		c.mustWrite("\x00\xb0\x00\x00")
 		if _, errno := c.read(100); errno != syscall.ESTALE {
@@ -180,7 +181,7 @@ func TestErrorLines(t *testing.T) {
 	})
 }
 
-// What is a word, and what is not: in one piece, in pieces, and where there are no locks.
+// Which lines are words: written in one piece, in pieces, and on files without locks.
 func TestWords(t *testing.T) {
 	for _, tt := range []struct {
 		line string

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exchangeNode is a file below a root; its opens are of handle.
+// exchangeNode is a file below a root; each open returns handle.
 type exchangeNode struct {
 	fs.Inode
 	server *Server
@@ -45,7 +45,7 @@ type nobody struct{}
 
 func (nobody) Failed(string, syscall.Errno) {}
 
-// recorder is an exchange file that tells what it was asked.
+// recorder is an exchange file that records its calls.
 type recorder struct {
 	mu    sync.Mutex
 	calls []string
@@ -109,12 +109,12 @@ func (r *recorder) Ioctl(ctx context.Context, cmd uint32, arg uint64, input, out
 	return int32(uint8(arg >> 8)), 0
 }
 
-// startExchange is a server of one exchange file that is open; without direct go-fuse
-// answers all.
+// startExchange starts a server with one exchange file and opens it. Without direct, go-fuse
+// answers every request.
 func startExchange(t testing.TB, handle fs.FileHandle, direct bool) (k *kernel, node, fh uint64) {
 	t.Helper()
 	quiet := golog.New(io.Discard, "", 0)
-	golog.SetOutput(io.Discard) // where go-fuse says what it thinks of some requests
+	golog.SetOutput(io.Discard) // go-fuse complains here about some requests
 	t.Cleanup(func() { golog.SetOutput(os.Stderr) })
 	root := &exchangeNode{handle: handle}
 	tree := fs.NewNodeFS(root, &fs.Options{Logger: quiet})
@@ -137,7 +137,7 @@ func startExchange(t testing.TB, handle fs.FileHandle, direct bool) (k *kernel, 
 	return k, node, (*fuse.OpenOut)(unsafe.Pointer(&opened[0])).Fh
 }
 
-// exchangePair is the two of which each request gets the same answer.
+// exchangePair is two servers, with and without direct, that must answer each request alike.
 type exchangePair struct {
 	t        testing.TB
 	k        [2]*kernel
@@ -159,7 +159,7 @@ func startPair(t testing.TB) *exchangePair {
 	return p
 }
 
-// ask gives both a request; its unique number is set.
+// ask sends a request to both and sets its unique number.
 func (p *exchangePair) ask(request []byte) (answer []byte, calls []string) {
 	p.t.Helper()
 	h := (*fuse.InHeader)(unsafe.Pointer(&request[0]))
@@ -189,14 +189,14 @@ func (p *exchangePair) ask(request []byte) (answer []byte, calls []string) {
 
 func cut(b []byte) []byte { return b[:min(len(b), 100)] }
 
-// requestOf is a request as bytes, for an open file.
+// requestOf encodes a request for the open file.
 func (p *exchangePair) requestOf(opcode uint32, h *fuse.InHeader, request, data []byte) []byte {
 	h.Opcode, h.NodeId, h.Pid, h.Length = opcode, p.node, uint32(os.Getpid()), uint32(len(request)+len(data))
 	return append(bytes.Clone(request), data...)
 }
 
-// "Whatever go-fuse checks is checked": a request has the same answer from both, and has
-// the same done, with everything that may be wrong with it.
+// "Whatever go-fuse checks is checked": both answer each request alike and do the same,
+// whatever is wrong with it.
 func TestDirect(t *testing.T) {
 	p := startPair(t)
 	var requests [][]byte
@@ -209,7 +209,7 @@ func TestDirect(t *testing.T) {
 		}
 	}
 	for n := range 8 {
-		for _, size := range []int{n, 0, 1 << 20} { // what it says need not be so
+		for _, size := range []int{n, 0, 1 << 20} { // the size in the request may be wrong
 			r := fuse.WriteIn{Fh: p.fh, Offset: uint64(n), Size: uint32(size), Flags: uint32(n) << 11 & syscall.O_NONBLOCK}
 			requests = append(requests, p.requestOf(opWrite, &r.InHeader, bytesOf(&r), bytes.Repeat([]byte{0xA5}, n)))
 		}
@@ -237,7 +237,7 @@ func TestDirect(t *testing.T) {
 	if answered < len(requests)/3 {
 		t.Errorf("%d of %d requests came to the file", answered, len(requests))
 	}
-	// What is not for an open file, and more than the structure tells.
+	// Requests without an open file, and requests longer than their structure says.
 	for i, r := range requests {
 		if i%16 != 0 {
 			continue
@@ -255,14 +255,14 @@ func TestDirect(t *testing.T) {
 			func(h *fuse.InHeader, _ *fuse.ReadIn) { h.Opcode = opFlush },
 		} {
 			changed := bytes.Clone(r)
-			head := (*fuse.ReadIn)(unsafe.Pointer(&changed[0])) // all three have the handle there
+			head := (*fuse.ReadIn)(unsafe.Pointer(&changed[0])) // all three have the handle at the same place
 			change(&head.InHeader, head)
 			p.ask(changed)
 		}
 	}
 }
 
-// A request without its end does nothing, and nothing looks for the end.
+// A truncated request does nothing, and is not read beyond its end.
 func TestDirectShort(t *testing.T) {
 	p := startPair(t)
 	read := fuse.ReadIn{Fh: p.fh, Size: 10, ReadFlags: readLockOwner}
@@ -309,7 +309,7 @@ func FuzzDirect(f *testing.F) {
 	})
 }
 
-// waitingFile's ioctl waits as the slot's user may.
+// waitingFile's ioctl waits, and an interrupt ends the wait.
 type waitingFile struct {
 	recorder
 	begun chan context.Context
@@ -333,8 +333,8 @@ func (k *kernel) ioctlOn(node, fh uint64, cmd uint32) uint64 {
 	return k.send(opIoctl, &r.InHeader, bytesOf(&r), nil)
 }
 
-// An interrupt ends the waiting of its request and of no other, neither before it nor
-// after; and one that comes late finds nothing.
+// An interrupt ends the wait of its own request, and of no earlier or later one. One that
+// comes late finds nothing.
 func TestDirectInterrupt(t *testing.T) {
 	w := &waitingFile{begun: make(chan context.Context)}
 	k, node, fh := startExchange(t, w, true)
@@ -391,17 +391,17 @@ func TestDirectKilled(t *testing.T) {
 		return unique
 	}
 	dies, lives := ask(child.Process.Pid), ask(os.Getpid())
-	k.want(k.ioctlOn(node, fh, 0), 0) // nobody has got EINTR
+	k.want(k.ioctlOn(node, fh, 0), 0) // nobody got EINTR so far
 	child.Process.Kill()
 	child.Wait()
 	k.want(dies, syscall.EINTR)
 	b.card <- struct{}{}
 	b.card <- struct{}{}
 	k.want(lives, 0)
-	k.want(k.ioctlOn(node, fh, 0), 0) // and not what came too late
+	k.want(k.ioctlOn(node, fh, 0), 0) // and not the late answer
 }
 
-// A mount that goes ends what waits in it.
+// The end of a mount ends the requests that wait in it.
 func TestDirectEnd(t *testing.T) {
 	w := &waitingFile{begun: make(chan context.Context)}
 	k, node, fh := startExchange(t, w, true)
@@ -412,7 +412,7 @@ func TestDirectEnd(t *testing.T) {
 	k.close()
 }
 
-// A panic is one request's, and its worker serves the next.
+// A panic fails one request, and its worker serves the next.
 func TestDirectPanic(t *testing.T) {
 	k, node, fh := startExchange(t, &recorder{}, true)
 	r := fuse.IoctlIn{Fh: fh, Arg: 3, OutSize: 100}
@@ -427,7 +427,7 @@ func TestDirectPanic(t *testing.T) {
 	}
 }
 
-// secretive leaves in the room of a command that fails what the card had answered.
+// secretive fails a command and leaves the card's answer in its buffer.
 type secretive struct{ recorder }
 
 func (s *secretive) Ioctl(_ context.Context, _ uint32, arg uint64, _, output []byte) (int32, syscall.Errno) {
@@ -440,12 +440,12 @@ func (s *secretive) Ioctl(_ context.Context, _ uint32, arg uint64, _, output []b
 	return 0, syscall.EPROTO
 }
 
-// What failed leaves nothing for who asks next, whoever answers.
+// A request that failed leaves nothing in the answer to the next one, with direct and without.
 func TestNothingIsLeftBehind(t *testing.T) {
 	for _, direct := range []bool{true, false} {
 		k, node, fh := startExchange(t, &secretive{}, direct)
 		for _, room := range []uint32{100, 3000, 16000} {
-			for range 4 { // whichever worker it is
+			for range 4 { // to reach the same worker again
 				r := fuse.IoctlIn{Fh: fh, Arg: 1, OutSize: room}
 				r.NodeId = node
 				k.want(k.send(opIoctl, &r.InHeader, bytesOf(&r), nil), syscall.EPROTO)
@@ -459,7 +459,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	}
 }
 
-// fineCard says 90 00.
+// fineCard answers 90 00.
 type fineCard struct{ recorder }
 
 func (*fineCard) Ioctl(_ context.Context, _ uint32, _ uint64, input, output []byte) (int32, syscall.Errno) {
@@ -468,7 +468,7 @@ func (*fineCard) Ioctl(_ context.Context, _ uint32, _ uint64, input, output []by
 	return 2, 0
 }
 
-// An exchange makes no garbage.
+// An exchange allocates nothing.
 func TestDirectGarbage(t *testing.T) {
 	k, node, fh := startExchange(t, &fineCard{}, true)
 	r := fuse.IoctlIn{Fh: fh, Cmd: exchangeRequest(100), InSize: 100, OutSize: 100}

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The numbers of cardfs.h: programs are built with them.
+// The numbers of cardfs.h, which programs are compiled with.
 func TestIoctlNumbers(t *testing.T) {
 	if IoctlExchange != 0xC000CF01 || IoctlBinary != 0xCF02 || IoctlCTAPI != 0xCF03 {
 		t.Errorf("%#x, %#x, %#x", uint32(IoctlExchange), IoctlBinary, IoctlCTAPI)
@@ -54,8 +54,8 @@ func TestExchangeIn(t *testing.T) {
 	}
 }
 
-// An answer that does not fit is told by its length alone, and what it leaves of the
-// buffer holds nothing of what was there.
+// Of an answer that does not fit only the length is returned. The rest of the buffer holds
+// none of its old bytes.
 func TestExchangeOut(t *testing.T) {
 	for n, want := range map[int]string{
 		0:     "\x00\x00\x00\x00\x00\x00\x00",
@@ -71,7 +71,7 @@ func TestExchangeOut(t *testing.T) {
 	}
 }
 
-// Of what is no exchange all the room is copied back, as the kernel expects.
+// For any other ioctl the whole buffer is copied back, as the kernel expects.
 func TestCopiedBack(t *testing.T) {
 	for _, c := range []struct {
 		cmd               uint32

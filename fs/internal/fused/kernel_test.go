@@ -48,7 +48,7 @@ func (c *counter) count() int {
 	return len(c.lines)
 }
 
-// answers are what the file system of these tests does.
+// answers is the file system of these tests: functions that answer requests.
 type answers struct {
 	fuse.RawFileSystem
 	open  func(cancel <-chan struct{}) fuse.Status
@@ -119,7 +119,7 @@ func startServerWith(t testing.TB, a fuse.RawFileSystem, o *fuse.MountOptions, l
 	return k
 }
 
-// newKernel has a server that does not serve yet.
+// newKernel makes a server that does not serve yet.
 func newKernel(t testing.TB, a fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) *kernel {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -139,7 +139,7 @@ func newKernel(t testing.TB, a fuse.RawFileSystem, o *fuse.MountOptions, log *sl
 	return k
 }
 
-// serve has the server begin.
+// serve starts the server.
 func (k *kernel) serve() {
 	go func() {
 		k.server.Serve()
@@ -148,7 +148,7 @@ func (k *kernel) serve() {
 	k.t.Cleanup(k.close)
 }
 
-// close is what the server sees when its mount goes.
+// close ends the mount, as the server sees it.
 func (k *kernel) close() {
 	if k.fd >= 0 {
 		unix.Close(k.fd)
@@ -211,7 +211,7 @@ func (k *kernel) want(unique uint64, errno syscall.Errno) []byte {
 	return data
 }
 
-// untilInterrupted is a handler that waits.
+// untilInterrupted returns a handler that waits for its interrupt.
 func untilInterrupted(begun chan<- struct{}) func(<-chan struct{}) fuse.Status {
 	return func(cancel <-chan struct{}) fuse.Status {
 		begun <- struct{}{}

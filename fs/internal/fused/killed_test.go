@@ -82,7 +82,7 @@ func TestServeKilled(t *testing.T) {
 		return unique
 	}
 	dies, lives, unknown := ask(child.Process.Pid), ask(os.Getpid()), ask(0)
-	k.want(k.open(), 0) // nobody has got EINTR
+	k.want(k.open(), 0) // nobody got EINTR so far
 	child.Process.Kill()
 	child.Wait()
 	k.want(dies, syscall.EINTR)
@@ -98,10 +98,10 @@ func TestServeKilled(t *testing.T) {
 			t.Errorf("answer to %d: %v, % X", unique, errno, data)
 		}
 	}
-	k.want(k.open(), 0) // and not what came too late
+	k.want(k.open(), 0) // and not the late answer
 }
 
-// One who is interrupted is watched as well as many, and so is the next after him.
+// A single interrupted caller is watched as well as many are, and so is the next one.
 func TestServeKilledAlone(t *testing.T) {
 	card, begun := make(chan struct{}), make(chan struct{})
 	k := startServer(t, &answers{ioctl: func(<-chan struct{}, []byte, []byte) fuse.Status {

@@ -11,8 +11,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// A PIN is in no log, not even where every request is logged: no byte of what a program
-// writes or reads is, whatever shape go-fuse gives it.
+// No log holds a PIN, even when every request is logged. It holds no byte that a program
+// writes or reads, in any form that go-fuse prints.
 func TestLogHasNoPIN(t *testing.T) {
 	const pin = "\x00 1234\"\\5"
 	var out safeBuffer

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fakeFile is a handle with something to wait for.
+// fakeFile is a handle that can be polled.
 type fakeFile struct {
 	bits     atomic.Uint32
 	nonblock atomic.Int32 // how often it was set, negative: the last was false
@@ -103,7 +103,7 @@ func (k *kernel) poll(fh, kh uint64, flags uint32, errno syscall.Errno) uint32 {
 	return *(*uint32)(unsafe.Pointer(&data[0]))
 }
 
-// notified takes a NOTIFY_POLL: no unique, error 1, body kh.
+// notified receives a NOTIFY_POLL: unique is 0, error 1, and the body kh.
 func (k *kernel) notified(kh uint64) {
 	k.t.Helper()
 	buf := make([]byte, 100)
@@ -117,7 +117,7 @@ func (k *kernel) notified(kh uint64) {
 	}
 }
 
-// quiet reports that nothing but the next answer comes.
+// quiet fails the test if anything but the next answer comes.
 func (k *kernel) quiet() {
 	k.t.Helper()
 	r := fuse.ReadIn{Fh: 99, ReadFlags: readLockOwner, Size: 1}
@@ -142,7 +142,7 @@ func TestPoll(t *testing.T) {
 		t.Errorf("nothing is ready: %#x", bits)
 	}
 	f.happen(unix.POLLIN)
-	k.quiet() // nobody asked to be told
+	k.quiet() // nobody asked for a notification
 	if bits := k.poll(1, 7, 0, 0); bits != unix.POLLIN {
 		t.Errorf("ready: %#x", bits)
 	}
@@ -156,11 +156,11 @@ func TestPoll(t *testing.T) {
 		f.happen(unix.POLLIN)
 		k.notified(7)
 		f.happen(unix.POLLIN)
-		k.quiet() // who was told asks again
+		k.quiet() // a notified poller must ask again
 		g.happen(unix.POLLHUP)
 		k.notified(8)
 	}
-	// A read that finds nothing is as good as asking: epoll with EPOLLET asks no more.
+	// A read that finds nothing counts as a POLL: epoll with EPOLLET does not poll again.
 	k.read(1, readLockOwner, 0, 0)
 	f.happen(unix.POLLIN)
 	k.notified(7)
@@ -183,7 +183,7 @@ func TestPoll(t *testing.T) {
 	}
 }
 
-// What has nothing to wait for is always ready; a POLL that is cut says so.
+// A file that cannot be polled is always ready. A truncated POLL is an error.
 func TestPollOthers(t *testing.T) {
 	k, _ := startPoll(t, struct{}{})
 	if bits := k.poll(1, 7, schedule, 0); bits != unix.POLLIN|0x40|unix.POLLOUT|0x100 {

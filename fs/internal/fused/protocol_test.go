@@ -9,8 +9,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// What the server takes for granted of go-fuse's ProtocolServer, which "is not subject to
-// API stability". Where this fails after an update, look at serve.go.
+// The server relies on these properties of go-fuse's ProtocolServer, which "is not subject to
+// API stability". If this fails after an update, look at serve.go.
 func TestProtocolServer(t *testing.T) {
 	begun, end := make(chan struct{}), make(chan struct{})
 	var panics []any
@@ -55,7 +55,7 @@ func TestProtocolServer(t *testing.T) {
 		return syscall.Errno(-r.Status), out[headerSize:n]
 	}
 
-	// INIT may be given to a second one, as the first has it.
+	// A second ProtocolServer may be given the INIT that the first one got.
 	init := fuse.InitIn{Major: 7, Minor: 38, Flags: fuse.CAP_FLOCK_LOCKS}
 	if errno, answer := ask(opInit, &init.InHeader, bytesOf(&init), nil); errno != 0 || len(answer) == 0 {
 		t.Errorf("INIT: %v, %d bytes", errno, len(answer))
@@ -67,13 +67,13 @@ func TestProtocolServer(t *testing.T) {
 	if errno != 0 || len(answer) != 16+100 || !bytes.HasPrefix(answer[16:], []byte("answer")) {
 		t.Errorf("IOCTL: %v, %d bytes", errno, len(answer))
 	}
-	// A panic in the file system comes to the handler.
+	// A panic in the file system reaches the handler.
 	ioctl = fuse.IoctlIn{}
 	if errno, _ := ask(opIoctl, &ioctl.InHeader, bytesOf(&ioctl), nil); errno != syscall.EIO || len(panics) != 1 {
 		t.Errorf("a panic: %v, %d seen", errno, len(panics))
 	}
 
-	// READ brings what the file system API does not show.
+	// READ carries fields that the file system API does not show.
 	read := fuse.ReadIn{Size: 10, ReadFlags: 2, Flags: syscall.O_NONBLOCK | syscall.O_RDWR}
 	errno, answer = ask(opRead, &read.InHeader, bytesOf(&read), nil)
 	if errno != 0 || string(answer) != "read" || len(reads) != 1 || reads[0].ReadFlags != 2 || reads[0].Flags != read.Flags {
@@ -86,7 +86,7 @@ func TestProtocolServer(t *testing.T) {
 		t.Errorf("FORGET is answered: %v", errno)
 	}
 
-	// INTERRUPT has one only where it found nothing.
+	// INTERRUPT has an answer only if it found no request.
 	interrupt := fuse.InterruptIn{Unique: 1 << 40}
 	if errno, answer := ask(opInterrupt, &interrupt.InHeader, bytesOf(&interrupt), nil); errno != syscall.EAGAIN || answer == nil {
 		t.Errorf("INTERRUPT of nothing: %v", errno)
@@ -108,7 +108,7 @@ func TestProtocolServer(t *testing.T) {
 		t.Errorf("who was interrupted has an answer of %d bytes", n)
 	}
 
-	// The file that it shows to everybody. Where it is gone, isHack can go as well.
+	// The extra file that go-fuse shows. Once go-fuse drops it, isHack can go as well.
 	lookup := fuse.InHeader{NodeId: fuse.FUSE_ROOT_ID}
 	errno, answer = ask(1, &lookup, bytesOf(&lookup), []byte(hackName+"\x00"))
 	if errno != 0 || (*fuse.EntryOut)(unsafe.Pointer(&answer[0])).NodeId != hackNode {
@@ -116,7 +116,7 @@ func TestProtocolServer(t *testing.T) {
 	}
 }
 
-// protocolFS keeps what comes with a READ.
+// protocolFS keeps the fields of a READ.
 type protocolFS struct {
 	answers
 	reads *[]fuse.ReadIn

@@ -41,8 +41,8 @@ func TestServeIoctl(t *testing.T) {
 	}
 }
 
-// Of an exchange only what the answer fills is copied back; where it does not fit, the
-// length (cardfs.h).
+// After an exchange only the part of the buffer that the answer fills is copied back; if the
+// answer does not fit, only its length (cardfs.h).
 func TestServeExchangeCopiesTheAnswer(t *testing.T) {
 	var n atomic.Int32
 	k := startServer(t, &answers{exchange: func() int { return int(n.Load()) }})
@@ -59,8 +59,8 @@ func TestServeExchangeCopiesTheAnswer(t *testing.T) {
 	}
 }
 
-// A panic costs the one who asked EIO, not everybody the mount, and who makes one happen
-// over and over does not fill the log.
+// After a panic the caller gets EIO, and the mount lives on. A caller who causes panics over
+// and over does not fill the log.
 func TestServePanic(t *testing.T) {
 	k := startServer(t, &answers{
 		exchange: func() int { panic("a driver's") },
@@ -84,7 +84,7 @@ func TestServePanic(t *testing.T) {
 	}
 }
 
-// The file that go-fuse has for itself is there for nobody, by no name and no number.
+// go-fuse's own extra file cannot be reached, neither by name nor by node number.
 func TestServeNoHack(t *testing.T) {
 	k := startServer(t, &answers{})
 	name := []byte(".go-fuse-epoll-hack\x00")
@@ -110,7 +110,8 @@ func TestServeNoHack(t *testing.T) {
 	}
 }
 
-// Whatever comes as a request, one that has an answer gets one, and the server goes on.
+// Any bytes may come as a request. Each request that expects an answer gets one, and the
+// server goes on.
 func TestServeAnything(t *testing.T) {
 	k := startServer(t, &answers{
 		open:  func(<-chan struct{}) fuse.Status { return fuse.OK },
@@ -140,7 +141,8 @@ func TestServeAnything(t *testing.T) {
 	k.want(k.open(), 0)
 }
 
-// An INIT that go-fuse refuses is no mount: it would answer nothing, or in another version.
+// An INIT that go-fuse refuses is an error: go-fuse would answer nothing, or in another
+// version.
 func TestServeInit(t *testing.T) {
 	k := startServer(t, &answers{})
 	for _, c := range []struct {
@@ -155,7 +157,7 @@ func TestServeInit(t *testing.T) {
 	}
 }
 
-// A mount whose /dev/fuse cannot be read any more is given up, without spinning.
+// A mount whose /dev/fuse can no longer be read is given up without a busy loop.
 func TestServeReadErrors(t *testing.T) {
 	k := startServer(t, &answers{})
 	k.close()
@@ -178,7 +180,7 @@ func TestServeReadErrors(t *testing.T) {
 	unix.Close(fd)
 }
 
-// What is longer than a worker's own room arrives whole, and leaves whole.
+// Requests and answers longer than a worker's own buffer pass whole.
 func TestServeLong(t *testing.T) {
 	long := bytes.Repeat([]byte("0123456789abcdef"), MaxWrite/16)
 	arrived := make(chan []byte, 1)
@@ -200,8 +202,8 @@ func TestServeLong(t *testing.T) {
 	}
 }
 
-// There is room for the answers whose size the request tells (linux/uapi/linux/fuse.h:
-// fuse_getxattr_in), and none is given to who asks for more than any request may.
+// There is room for the answers whose size the request gives (linux/uapi/linux/fuse.h:
+// fuse_getxattr_in). A request for more than the maximum gets none.
 func TestServeRoom(t *testing.T) {
 	k := startServer(t, &answers{read: func(dest []byte) []byte { return dest }})
 	for _, size := range []uint32{1, 3000, 4096, 5000, 65536} {
@@ -218,8 +220,8 @@ func TestServeRoom(t *testing.T) {
 	}
 }
 
-// An interrupt that comes when its request has its answer, or a second one, ends no other:
-// the worker that had it serves the next by then.
+// An interrupt that comes after its request was answered, or a second one, must not end
+// another request: the worker may already serve the next.
 func TestServeLateInterrupt(t *testing.T) {
 	begun := make(chan struct{})
 	k := startServer(t, &answers{
@@ -260,12 +262,12 @@ func TestServeInterrupt(t *testing.T) {
 		k.interrupt(unique)
 		k.want(unique, syscall.EINTR)
 	}
-	// One for a request that nobody knows is to be asked again.
+	// An interrupt of an unknown request gets EAGAIN: the kernel sends it again.
 	k.interrupt(k.unique - 2)
 	k.want(k.unique, syscall.EAGAIN)
 }
 
-// However many wait, the next is read.
+// The next request is read however many wait.
 func TestServeReadsOn(t *testing.T) {
 	const n = 300
 	begun := make(chan struct{})
@@ -280,7 +282,7 @@ func TestServeReadsOn(t *testing.T) {
 	k.want(k.ioctl(nil, 0), 0)
 }
 
-// A mount that goes ends what waits in it, and then the server.
+// The end of a mount ends the requests that wait in it, and then the server.
 func TestServeEnd(t *testing.T) {
 	begun := make(chan struct{})
 	wait := untilInterrupted(begun)
@@ -304,7 +306,7 @@ func TestServeEnd(t *testing.T) {
 	}
 }
 
-// Leaving waits for the answers under way, and not for those who have a file open.
+// Leaving waits for the outstanding answers, but not for open files to be closed.
 func TestServeDrain(t *testing.T) {
 	begun := make(chan struct{})
 	k := startServer(t, &answers{open: untilInterrupted(begun)})
@@ -331,13 +333,13 @@ func TestServeDrain(t *testing.T) {
 	<-drained
 }
 
-// sending is an open with commands to send.
+// sending is an open that has commands to send.
 type sending func()
 
 func (s sending) Send() { s() }
 
-// A write(2) does not wait for the card: its answer comes first. And however slow one
-// card is, the commands of the others are sent.
+// A write(2) does not wait for the card: it is answered first. A slow card does not hold up
+// the commands of others.
 func TestServeSendsAfterAnswer(t *testing.T) {
 	const n = 20
 	var k *kernel
@@ -356,20 +358,20 @@ func TestServeSendsAfterAnswer(t *testing.T) {
 		k.want(k.send(opWrite, &w.InHeader, bytesOf(&w), []byte("x")), 0)
 	}
 	for range n {
-		<-begun // while all the others wait for their card
+		<-begun // while the others all wait for their cards
 	}
 	close(answered)
 	all.Wait()
 }
 
-// A read of /dev/fuse that a signal interrupts has brought nothing and is no error. Signals
-// come all the time: the Go runtime sends SIGURG to a thread that it wants to have back.
+// A read of /dev/fuse that a signal interrupts returned nothing and is not an error. Signals
+// come all the time: the Go runtime preempts threads by SIGURG.
 func TestServeReadInterrupted(t *testing.T) {
 	k := newKernel(t, &answers{ioctl: func(_ <-chan struct{}, in, out []byte) fuse.Status { copy(out, in); return fuse.OK }},
 		&fuse.MountOptions{MaxWrite: MaxWrite}, slog.New(slog.DiscardHandler))
 	log := &counter{Handler: slog.DiscardHandler}
 	k.server.log = slog.New(log)
-	// Only so is a read of a socket not taken up again by the kernel (signal(7)).
+	// With a timeout set, the kernel does not restart an interrupted read of a socket (signal(7)).
 	if err := unix.SetsockoptTimeval(k.server.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 3600}); err != nil {
 		t.Fatal(err)
 	}
@@ -392,7 +394,7 @@ func TestServeReadInterrupted(t *testing.T) {
 	}
 }
 
-// Two loops may both see that something was handed over, and one of them take it.
+// Two loops may both see that something was queued, and one of them takes it.
 func TestServeSendsNothing(t *testing.T) {
 	k := startServer(t, &answers{open: func(<-chan struct{}) fuse.Status { return fuse.OK }})
 	sent := ""
@@ -414,7 +416,7 @@ func TestServeSendsNothing(t *testing.T) {
 	k.server.mu.Unlock()
 }
 
-// What comes when the server has ended goes nowhere: its descriptor may be another file's.
+// Once the server has ended nothing is written: its descriptor may belong to another file.
 func TestServeEnded(t *testing.T) {
 	k := startServer(t, &answers{})
 	k.close()

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rooms are the buffers that a server has.
+// rooms are the buffers of a server.
 type rooms struct {
 	mu  sync.Mutex
 	all [][]byte
@@ -26,7 +26,7 @@ func (r *rooms) add(b []byte) {
 	r.all = append(r.all, b)
 }
 
-// watch has s make its buffers where they can be seen. It does not serve yet.
+// watch makes s record the buffers that it allocates. s must not serve yet.
 func (r *rooms) watch(s *Server) {
 	s.idle.New = func() any {
 		w := newWorker()
@@ -41,8 +41,8 @@ func (r *rooms) watch(s *Server) {
 	}
 }
 
-// A command may be a PIN, an answer a key: once it has its answer nothing of a WRITE, a
-// READ or an IOCTL is left in the server's memory, whoever answered it.
+// A command may hold a PIN, and an answer a key. Once a WRITE, a READ or an IOCTL is answered,
+// nothing of it is left in the server's memory, whether the server or go-fuse answered it.
 func TestServerKeepsNothing(t *testing.T) {
 	for _, size := range []int{1, 8, 100, 3000, 4000, 4096, 5000, 16000, 100_000} {
 		for _, op := range []uint32{opWrite, opIoctl, opRead} {
@@ -86,8 +86,8 @@ func TestServerKeepsNothing(t *testing.T) {
 	}
 }
 
-// Whose answer cannot be written gets EIO, in the place of waiting for ever, and the next
-// is served.
+// A caller whose answer cannot be written gets EIO instead of waiting for ever, and the next
+// request is served.
 func TestAnswerThatCannotBeWritten(t *testing.T) {
 	k := newKernel(t, &answers{read: func(dest []byte) []byte { return dest }},
 		&fuse.MountOptions{MaxWrite: MaxWrite}, slog.New(slog.DiscardHandler))
@@ -113,14 +113,14 @@ func TestAnswerThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// What is no /dev/fuse is no mount.
+// A descriptor of anything but /dev/fuse is refused.
 func TestNewRefused(t *testing.T) {
 	quiet := &fuse.MountOptions{MaxWrite: MaxWrite, Logger: log.New(io.Discard, "", 0)}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, fd := range []int{1 << 30, null} { // which closes what it gets
+	for _, fd := range []int{1 << 30, null} { // New closes the descriptor
 		if s, err := New(fd, fuse.NewDefaultRawFileSystem(), quiet, slog.New(slog.DiscardHandler)); err == nil || s != nil {
 			t.Errorf("descriptor %d: %v, %v", fd, s, err)
 		}
@@ -130,7 +130,7 @@ func TestNewRefused(t *testing.T) {
 	}
 }
 
-// The most that a request may ask for is given, and not a byte more.
+// A request may ask for the maximum, and not for a byte more.
 func TestRoomToTheByte(t *testing.T) {
 	k := startServer(t, &answers{read: func(dest []byte) []byte { return dest }})
 	for size, errno := range map[uint32]syscall.Errno{largeSize - 512: 0, largeSize - 511: syscall.EIO} {
