@@ -22,7 +22,7 @@ func (s *fakeSlot) asked() int {
 	return n
 }
 
-// A card is idle once it was not used for as long as IdleOff says, and not a look later.
+// A card is idle as soon as it was not used for IdleOff, and not only at the next poll.
 func TestIdleOffIsDue(t *testing.T) {
 	bubble(t, Options{IdleOff: 8 * time.Second}, func(t *testing.T, r *rig) {
 		_, b := r.plug(reader.Device{}, newFakeSlot(t))
@@ -40,8 +40,8 @@ func TestIdleOffIsDue(t *testing.T) {
 	})
 }
 
-// A reader that ends its notifications never tells again; that is no news of the card,
-// and the power is taken off an idle card all the same.
+// A reader that ends its notifications sends no more. This says nothing of the card, and an
+// idle card still loses its power.
 func TestNotificationsEnd(t *testing.T) {
 	bubble(t, Options{IdleOff: time.Minute}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)

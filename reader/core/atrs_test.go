@@ -74,8 +74,8 @@ func TestDefectiveATR(t *testing.T) {
 	}
 }
 
-// Every ATR without wildcards that Debian's pcsc-tools list is that of a card which
-// works somewhere: with each of them a simulated card at TPDU level answers a SELECT.
+// Every ATR without wildcards in the list of Debian's pcsc-tools belongs to a card that works
+// somewhere. With each of them a simulated card at TPDU level answers a SELECT.
 func TestEveryATR(t *testing.T) {
 	const list = "/usr/share/pcsc/smartcard_list.txt"
 	f, err := os.Open(list)
@@ -83,7 +83,7 @@ func TestEveryATR(t *testing.T) {
 		t.Fatalf("%v\nThis test needs the list of Debian's pcsc-tools: apt-get install pcsc-tools", err)
 	}
 	defer f.Close()
-	// "T=14 and others by no one": these have nothing else.
+	// "T=14 and others by no one": these cards have no other protocol.
 	refused := []string{
 		"3B 88 8E FE 53 2A 03 1E 04 92 80 00 41 32 36 01 11 E4",
 		"3B 9F 21 0E 49 52 44 45 54 4F 20 41 43 53 03 83 95 00 80 55",

@@ -10,7 +10,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// A reader's slots have a cap, which `status` tells; numbers are the lowest free ones.
+// The number of a reader's slots is capped, and `status` says so. Slots get the lowest free
+// numbers.
 func TestSlotsCapped(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		var slots []*fakeSlot
@@ -40,7 +41,7 @@ func TestSlotsCapped(t *testing.T) {
 	})
 }
 
-// Ten thousand slots: what they cost is linear, none of it under a lock for long.
+// Ten thousand slots have a linear cost, and no lock is held for long.
 func TestManySlots(t *testing.T) {
 	hold := make(chan struct{})
 	d := &fakeDriver{name: "fake"}
@@ -79,7 +80,7 @@ func TestManySlots(t *testing.T) {
 	}
 }
 
-// What is remembered of readers that left is bounded; those that are there stay.
+// The memory of readers that left is bounded. Readers that are present are not forgotten.
 func TestMemoryIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, Options{})
@@ -105,7 +106,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		if first || !newest || !present {
 			t.Errorf("the first is remembered: %v, the newest: %v, the one that is there: %v", first, newest, present)
 		}
-		// Whoever is forgotten gets the lowest free number.
+		// A forgotten reader gets the lowest free number.
 		b := r.plugReader(reader.Device{Serial: "0"}, newFakeReader(newFakeSlot(t)))
 		if b.Number() != 1 {
 			t.Errorf("number %d", b.Number())
@@ -113,7 +114,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	})
 }
 
-// The same for numbers: the devices of those that are free, the oldest first.
+// The same for numbers: the last devices of free numbers are forgotten, the oldest first.
 func TestLastDevicesAreBounded(t *testing.T) {
 	m := NewManager(Options{Drivers: []reader.Driver{&commandDriver{}}})
 	defer m.Close(context.Background())
@@ -139,7 +140,7 @@ func TestLastDevicesAreBounded(t *testing.T) {
 	}
 }
 
-// A reader that comes makes room for what is remembered of its number.
+// An arriving reader makes room for the memory of its number.
 func TestNewNumbersMakeRoom(t *testing.T) {
 	m := NewManager(Options{Drivers: []reader.Driver{&commandDriver{}}})
 	defer m.Close(context.Background())

@@ -10,8 +10,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// A card that an exchange did not find was taken out, whatever the reader says of its
-// contacts then: the session is over, and a card that is there is another one.
+// If an exchange finds no card, the card was removed, whatever the reader then reports of its
+// contacts. The session is over, and a card that is there is a new one.
 func TestExchangeFindsNoCard(t *testing.T) {
 	bg := context.Background()
 	for _, tt := range []struct {
@@ -61,7 +61,7 @@ func TestExchangeFindsNoCard(t *testing.T) {
 	}
 }
 
-// A power-up that finds no card says so before the reader does.
+// A power-up that finds no card reports this before the reader's notification does.
 func TestPowerUpFindsNoCard(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -80,8 +80,7 @@ func TestPowerUpFindsNoCard(t *testing.T) {
 	})
 }
 
-// A command that failed has used the card, too: it is not idle from the moment on at
-// which it was opened.
+// A failed command has used the card, too: the idle time starts after it, not at the open.
 func TestIdleOffCountsFromWhatFailed(t *testing.T) {
 	bubble(t, Options{IdleOff: 10 * time.Second}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -120,8 +119,8 @@ func (s *chipSlot) Chip() reader.Chip {
 	return reader.Chip{Bus: reader.TwoWire, Size: 256}
 }
 
-// Only a memory card that has power is asked what chip it has: `status` shows none for
-// the card that comes next in the slot.
+// Only a powered memory card is asked for its chip. `status` shows no chip for the next card in
+// the slot.
 func TestChipOfWhatIsNone(t *testing.T) {
 	bg := context.Background()
 	bubble(t, Options{}, func(t *testing.T, r *rig) {

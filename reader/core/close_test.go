@@ -106,7 +106,7 @@ func TestCloseCutsOff(t *testing.T) {
 	})
 }
 
-// A driver that never lets go of its device does not keep the daemon.
+// A driver that never releases its device does not keep the daemon from ending.
 func TestCloseOfADriverThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
@@ -127,7 +127,7 @@ func TestCloseOfADriverThatHangs(t *testing.T) {
 	})
 }
 
-// Nothing goes to a card once Close took its power off.
+// No command goes to a card after Close switched its power off.
 func TestNothingIsPoweredDuringClose(t *testing.T) {
 	bg := context.Background()
 	synctest.Test(t, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestNothingIsPoweredDuringClose(t *testing.T) {
 	})
 }
 
-// Attach and detach a reader many times: nothing stays.
+// Attaching and detaching a reader many times leaves nothing behind.
 func TestNothingPilesUp(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		var left int

@@ -64,7 +64,7 @@ func (b *fakeBus) Watch(ctx context.Context, host reader.Host, drivers []reader.
 	return nil
 }
 
-// Rescan asks the buses that are watched, and Close closes them.
+// Rescan rescans the watched buses, and Close closes them.
 func TestBuses(t *testing.T) {
 	bus, broken := &fakeBus{}, &fakeBus{broken: true}
 	m := NewManager(Options{Buses: []reader.Bus{broken, bus}})
@@ -83,7 +83,7 @@ func TestBuses(t *testing.T) {
 	}
 }
 
-// What ctl does in words, a program does by calls.
+// Every command of ctl has a function that programs can call.
 func TestCalls(t *testing.T) {
 	d := &commandDriver{}
 	m := NewManager(Options{Drivers: []reader.Driver{d, &fakeDriver{name: "fake"}}})

@@ -68,8 +68,8 @@ const (
 	atrT0 = "3B 00"
 )
 
-// PIN_VERIFY and PIN_MODIFY as programs send them, at every level: what the card
-// gets is the PIN at its place, once.
+// PIN_VERIFY and PIN_MODIFY as programs send them, at every level: the card gets the PIN
+// once, at its place.
 func TestPINDirect(t *testing.T) {
 	tpdu := emu.TPDUReader()
 	tpdu.PINPad = true
@@ -155,7 +155,7 @@ func TestPINDirect(t *testing.T) {
 					send("00A4000C00", "9000")
 					want := strings.ReplaceAll(x.card, " ", "")
 					if want != "" && level.name == "TPDU, T=0" {
-						want += "00" // the emulated T=0 card cannot know that no Le was meant
+						want += "00" // the emulated T=0 card cannot know that Le was absent
 					}
 					var seen []string
 					for _, c := range card.seen {
@@ -178,8 +178,7 @@ func TestPINDirect(t *testing.T) {
 	}
 }
 
-// GET_FEATURE_REQUEST tells what each simulated reader can do, and each feature
-// answers.
+// GET_FEATURE_REQUEST lists the features of each simulated reader, and each feature answers.
 func TestFeatures(t *testing.T) {
 	const tlv, esc, pin = 0x12, 0x13, "06 07 0A"
 	want := map[string]string{
@@ -250,8 +249,8 @@ func TestFeatures(t *testing.T) {
 	}
 }
 
-// What ends an entry that waits for its keys: the reader leaving, at once; the
-// daemon leaving, when its grace is over.
+// A PIN entry that waits for keys ends at once when the reader leaves. When the daemon leaves,
+// it ends after the grace period.
 func TestEntryEnds(t *testing.T) {
 	verify := unhex("3C 00 82 08 00 08 04 02 FF 09 04 00 00 00 00 0D000000 0020000108 FFFFFFFFFFFFFFFF")
 	entries := map[string]func(b *core.Slot, by core.Caller) error{

@@ -13,8 +13,8 @@ import (
 )
 
 // "A waiting open ends at once with ENODEV when the reader leaves, EINTR on a caught
-// signal": where both have happened, the reader left. select has no order, so this is
-// tried often.
+// signal": if both happened, ENODEV wins. select chooses at random, so the test tries this
+// many times.
 func TestGoneBeforeInterrupted(t *testing.T) {
 	bg := context.Background()
 	for _, tt := range []struct {
@@ -75,7 +75,7 @@ func TestGoneBeforeInterrupted(t *testing.T) {
 	}
 }
 
-// The same where both have happened before it is waited.
+// The same if both happened before the wait begins.
 func TestGoneBeforeInterruptedAtOnce(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		_, b := r.plug(reader.Device{}, newFakeSlot(t))
@@ -93,7 +93,7 @@ func TestGoneBeforeInterruptedAtOnce(t *testing.T) {
 			wantErr(t, "wait", b.wait(ctx, make(chan struct{})), reader.ErrGone)
 		}
 	})
-	// What the caller waits for comes before the interruption.
+	// The event that the caller waits for takes precedence over the interruption.
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		_, b := r.plug(reader.Device{}, newFakeSlot(t))
 		ctx, cancel := context.WithCancel(context.Background())
@@ -108,7 +108,7 @@ func TestGoneBeforeInterruptedAtOnce(t *testing.T) {
 	})
 }
 
-// A caller that is interrupted while it waits hears just that.
+// A caller that is interrupted while it waits gets ErrInterrupted.
 func TestInterrupted(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -123,8 +123,8 @@ func TestInterrupted(t *testing.T) {
 	})
 }
 
-// "The owner ends it with ctl: abort N": the caller hears so at once, the card is
-// powered off, its sessions are stale, and the slot works on.
+// "The owner ends it with ctl: abort N": the caller gets an error at once, the card is
+// powered off, its sessions become stale, and the slot goes on working.
 func TestAbort(t *testing.T) {
 	bg := context.Background()
 	for _, level := range []reader.Level{reader.ExtendedAPDU, reader.TPDU} {
@@ -183,7 +183,7 @@ func TestAbort(t *testing.T) {
 	}
 }
 
-// A power-up can be ended, too.
+// A power-up can be aborted, too.
 func TestAbortPowerUp(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)

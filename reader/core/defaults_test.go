@@ -11,8 +11,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// By-id names keep what udev keeps in names, each letter and digit up to the last; a run
-// of anything else is one underscore.
+// By-id names keep the characters that udev keeps, which include all ASCII letters and digits.
+// A run of anything else becomes one underscore.
 func TestTame(t *testing.T) {
 	for s, want := range map[string]string{
 		"0123456789":                 "0123456789",
@@ -33,7 +33,7 @@ func TestTame(t *testing.T) {
 	}
 }
 
-// versioned is a reader that tells the version of its firmware.
+// versioned is a reader that reports its firmware version.
 type versioned struct {
 	*fakeReader
 	version string
@@ -43,8 +43,8 @@ func (v versioned) Identify() (string, map[string]string) {
 	return "", map[string]string{"version": v.version}
 }
 
-// sFirmwareID (PC/SC part 10 §2.6.14, tag 08) is what the reader says, up to 64 bytes. What
-// a reader does not tell, firmware, vendor, or the size of a display, has no tag.
+// sFirmwareID (PC/SC part 10 §2.6.14, tag 08) is the version that the reader reports, up to 64
+// bytes. Firmware, vendor or display size that the reader does not report have no tag.
 func TestTLVOfFirmware(t *testing.T) {
 	const rest = "09 01 00 0A 04 00 00 01 00"
 	for _, version := range []string{"", "1", strings.Repeat("v", 63), strings.Repeat("v", 64), strings.Repeat("v", 65)} {
@@ -66,8 +66,7 @@ func TestTLVOfFirmware(t *testing.T) {
 	}
 }
 
-// A device that nobody can drive, or whose link fails, is refused, and leaves nothing
-// behind.
+// A device without a driver or with a failing link is refused, and leaves nothing behind.
 func TestAnnounceRefuses(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		err := r.Announce(reader.Device{Driver: "none", Address: "a"})
@@ -86,7 +85,7 @@ type badLink struct{}
 
 func (badLink) Gone() <-chan struct{} { panic("a fault") }
 
-// A line of the log has no word for what nobody said.
+// A log line leaves out attributes that are unknown.
 func TestLogOfNoModel(t *testing.T) {
 	var log strings.Builder
 	bubble(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, r *rig) {
@@ -99,8 +98,8 @@ func TestLogOfNoModel(t *testing.T) {
 	}
 }
 
-// A PIN pad that can do one of the two has that feature and the properties of a pad, and
-// the other feature not (PC/SC part 10 §2.3).
+// A PIN pad that supports only verify or only modify has that feature and the properties of a
+// pad, but not the other feature (PC/SC part 10 §2.3).
 func TestFeaturesOfHalfAPad(t *testing.T) {
 	const properties, tlv, escape = "0A 04 42 33 00 0A", "12 04 42 33 00 12", "13 04 42 33 00 13"
 	for first, support := range map[string]reader.PINSupport{

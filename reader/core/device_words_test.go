@@ -13,8 +13,8 @@ import (
 	"github.com/cardfs/cardfs/reader/words"
 )
 
-// By-id names have 200 bytes at most, the same each time, and differ where the
-// devices do.
+// By-id names have at most 200 bytes. They are the same each time, and differ for different
+// devices.
 func TestLongNames(t *testing.T) {
 	long := strings.Repeat("x", 5000)
 	seen := make(map[string]bool)
@@ -41,7 +41,7 @@ func TestLongNames(t *testing.T) {
 }
 
 // "Bidi, zero-width and format characters (Cf, Zl, Zp, Co, Cs)" are in no name, status
-// value, event or log line; what devices say has an end.
+// value, event or log line. The length of a device's texts is bounded.
 func TestWhatDevicesSay(t *testing.T) {
 	evil := "a\u202eb\u200bc\u2066d\ufefee\u2028f\u2029g\ue000h\U000f0000i\u00adj\x1b[2J\xed\xa0\x80\U000e0041k\u0600l\u0085m\u00a0n"
 	const most = words.MaxWords * 2
@@ -103,7 +103,7 @@ func TestWhatDevicesSay(t *testing.T) {
 	}
 }
 
-// saysMore is a reader that has a lot to say of itself.
+// saysMore is a reader with long texts about itself.
 type saysMore struct {
 	*fakeReader
 	model string

@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// lines reads what a feed has at the moment.
+// lines reads the lines that a feed has at the moment.
 func lines(f *Feed[Event]) string {
 	var out []byte
 	for {
@@ -60,7 +60,7 @@ func TestEventsOfALife(t *testing.T) {
 	})
 }
 
-// What happened to a slot decides what a follower who comes now is told first.
+// A slot's history decides which events a new follower gets first.
 func TestSnapshots(t *testing.T) {
 	bg := context.Background()
 	for _, tt := range []struct {
@@ -267,7 +267,7 @@ func TestSlowFollower(t *testing.T) {
 	}
 }
 
-// A trace that nobody reads does not keep long lines without end.
+// A trace that nobody reads keeps a bounded number of long lines.
 func TestSlowFollowerOfLongLines(t *testing.T) {
 	s := source[string]{weigh: func(l string) int { return len(l) }}
 	f := s.add(nil)
@@ -298,7 +298,7 @@ func TestSlowFollowerOfLongLines(t *testing.T) {
 	}
 }
 
-// A follower that waits ends with its context, and nothing is lost by that.
+// The wait of a follower ends with its context, and nothing is lost.
 func TestFollowerInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s source[int]

@@ -22,8 +22,8 @@ import (
 // whose calls do what the test says. All waiting is on channels, so that in a
 // synctest bubble "everybody waits" can be seen, and time is the bubble's.
 
-// Of package link: how often a card is activated that does not answer as it should, and
-// how often one power-up may reset it in all.
+// Limits of package link: how often it activates a card that does not answer properly, and how
+// many resets one power-up may take in all.
 const (
 	attempts  = 3
 	maxResets = 16
@@ -91,9 +91,9 @@ func (r *fakeReader) Close() error {
 	return nil
 }
 
-// fakeSlot is a slot with a card that answers each C-APDU with itself and 9000,
-// unless the hooks say otherwise. It fails the test when two calls overlap: a
-// Slot's methods are called one at a time.
+// fakeSlot is a slot with a card that echoes each C-APDU and appends 9000, unless the hooks do
+// something else. It fails the test when two calls overlap: a Slot's methods are called one
+// at a time.
 type fakeSlot struct {
 	t       testing.TB
 	gone    <-chan struct{}
@@ -241,7 +241,7 @@ func (s *fakeSlot) card(now reader.Status) {
 	}
 }
 
-// calls lists what was called, but for what monitoring brings.
+// calls lists the calls, except those of the monitor.
 func (s *fakeSlot) calls() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -277,8 +277,8 @@ func newRig(t testing.TB, o Options) *rig {
 	return &rig{t: t, Manager: NewManager(o), driver: d}
 }
 
-// bubble runs f in a synctest bubble with a manager that is closed after it;
-// the bubble sees to it that no goroutine is left.
+// bubble runs f in a synctest bubble with a manager, and then closes the manager. The bubble
+// makes sure that no goroutine is left.
 func bubble(t *testing.T, o Options, f func(t *testing.T, r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -333,7 +333,7 @@ func (r *rig) announce(dev reader.Device) *Slot {
 	return nil
 }
 
-// outcome is what a call in a goroutine came to.
+// outcome is the result of a call in a goroutine.
 type outcome[T any] struct {
 	done  chan struct{}
 	value T
@@ -371,10 +371,10 @@ func asyncTransmit(s *Session, ctx context.Context, capdu string) *outcome[[]byt
 	return async(func() ([]byte, error) { return s.Transmit(ctx, hexb(capdu), nil) })
 }
 
-// someone is a caller that waits; each is another.
+// someone returns a new caller that waits.
 func someone() Caller { return Caller{Owner: new(int), Wait: true, Pass: new(Pass), Escape: true} }
 
-// hasty is a caller that does not wait.
+// hasty returns a new caller that does not wait.
 func hasty() Caller { return Caller{Owner: new(int), Pass: new(Pass)} }
 
 func mustOpen(t testing.TB, b *Slot, by Caller) *Session {

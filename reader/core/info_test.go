@@ -9,14 +9,14 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// where is a Link that says where the device is.
+// where is a Link that reports the device's location.
 type where map[string]string
 
 func (w where) Gone() <-chan struct{} { return nil }
 
 func (w where) Describe() map[string]string { return w }
 
-// slowDriver never gets ready.
+// slowDriver's readers never become ready.
 type slowDriver struct{}
 
 func (slowDriver) Name() string     { return "slow" }
@@ -26,8 +26,8 @@ func (slowDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader, e
 	return nil, ctx.Err()
 }
 
-// Where a device is stands in status from its announcement on: who heard of it
-// from elsewhere, as pcscd's hotplug does, finds its directory before it is ready.
+// status shows a device's location from its announcement on. A program that learned of the
+// device elsewhere, such as pcscd's hotplug, finds its directory before it is ready.
 func TestLinkTells(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewManager(Options{Drivers: []reader.Driver{slowDriver{}}})
@@ -43,8 +43,8 @@ func TestLinkTells(t *testing.T) {
 	})
 }
 
-// Whatever a device calls itself, a line is a line, a word a word, and nothing
-// reaches the terminal as a command.
+// A device's names cannot add a line or a word, and no byte of them reaches the terminal as a
+// command.
 func TestDeviceNamesItself(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		all := r.Follow()

@@ -11,9 +11,9 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// wire makes the slot's Exchange follow a script: "> FF 01 FE" is what must be
-// sent, the line after it what comes back: "< FF 01 FE", "< timeout", "< gone".
-// "+2" behind the bytes sent: so many characters are to be received.
+// wire makes the slot's Exchange follow a script. "> FF 01 FE" must be sent, and the next line
+// is the answer: "< FF 01 FE", "< timeout", "< gone". "+2" after the sent bytes is the number
+// of characters to receive.
 func wire(t testing.TB, script string) func(context.Context, reader.Transfer, []byte) ([]byte, error) {
 	var steps []string
 	for _, l := range strings.Split(strings.TrimSpace(script), "\n") {
@@ -45,7 +45,7 @@ func wire(t testing.TB, script string) func(context.Context, reader.Transfer, []
 	}
 }
 
-// paramSlot must be told the parameters; rateSlot cannot do every rate.
+// paramSlot needs SetParams; rateSlot does not support every rate.
 type paramSlot struct {
 	*fakeSlot
 	told []string
@@ -70,7 +70,7 @@ func (s rateSlot) Supports(ta1 byte) bool { return ta1 == s.only }
 // S(IFS request) for 254 bytes, and its response.
 const ifs = "\n> 00 C1 01 FE 3E\n< 00 E1 01 FE 1E"
 
-// What is agreed on with the card at power-up (ISO/IEC 7816-3:2006 §6.3.1, §9).
+// The agreement with the card at power-up (ISO/IEC 7816-3:2006 §6.3.1, §9).
 func TestNegotiation(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -271,8 +271,7 @@ func TestSelectProtocol(t *testing.T) {
 	})
 }
 
-// A card that answered the first reset with nothing, and then refuses the PPS,
-// is still brought up.
+// A card that does not answer the first reset, and then refuses the PPS, is still powered up.
 func TestMuteThenRefused(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -293,8 +292,8 @@ func TestMuteThenRefused(t *testing.T) {
 	})
 }
 
-// When the protocol breaks down, the card loses its power and the session is
-// stale: only a new open may reset the card. What was sent is not sent again.
+// When the protocol breaks down, the card loses its power and the session becomes stale: only a
+// new open may reset the card. The command is not sent again.
 func TestDeadProtocol(t *testing.T) {
 	bg := context.Background()
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
@@ -328,7 +327,7 @@ func TestDeadProtocol(t *testing.T) {
 	})
 }
 
-// What the reader's level cannot carry, or an answer that is none.
+// Commands that the reader's level cannot carry, and answers that are no R-APDU.
 func TestLevels(t *testing.T) {
 	bg := context.Background()
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
@@ -360,9 +359,9 @@ func TestLevels(t *testing.T) {
 	})
 }
 
-// "ESTALE: the card was reset, changed or powered off since this open": also when the
-// first to notice is a command, whose reader says that the card has no power. The
-// card saw nothing of it: it is no fault of the slot, and nothing is tried again.
+// "ESTALE: the card was reset, changed or powered off since this open". A command may be the
+// first to notice, when the reader says that the card has no power. The card did not see the
+// command: this is no fault of the slot, and nothing is tried again.
 func TestCommandFindsTheCardWithoutPower(t *testing.T) {
 	for _, level := range []reader.Level{reader.TPDU, reader.ExtendedAPDU} {
 		bubble(t, Options{}, func(t *testing.T, r *rig) {

@@ -14,7 +14,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Many slots that come and go, each with a limit of its own, have one together.
+// Slots have a log limit each, and one limit for all together, even if they come and go.
 func TestLimitLogOfAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
@@ -25,14 +25,14 @@ func TestLimitLogOfAll(t *testing.T) {
 			fake.unplug()
 			synctest.Wait()
 		}
-		// For each message as many as at once, and one for each pause that went by.
+		// Each message is logged for one burst, and once for each pause since.
 		if n := strings.Count(out.String(), "msg=arrived"); n < logBurstOfAll || n > logBurstOfAll+100 {
 			t.Errorf("%d arrivals of 300 are logged", n)
 		}
 	})
 }
 
-// Words of an error may tell the length of a command, and that of VERIFY the PIN's.
+// The text of an error may reveal the length of a command, and that of VERIFY the PIN's.
 func TestLogOfSecretCommand(t *testing.T) {
 	for command, told := range map[string]bool{"00 B0 00 00 08": true, "00 20 00 01 04 31 32 33 34": false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -57,8 +57,8 @@ func TestLogOfSecretCommand(t *testing.T) {
 }
 
 // "No byte of a command or an answer is in `status`, an error or the log", and the length of
-// VERIFY tells the PIN's: whatever a driver says of it, `status` and `trace` have no number of
-// it, nor of what fetches its answer.
+// VERIFY reveals the PIN's. `status` and `trace` show no number of a driver's error about a
+// VERIFY or about the command that fetches its answer.
 func TestErrorOfSecretCommand(t *testing.T) {
 	const (
 		said      = "fake: took 5 of %d bytes, len=%[1]d (0x%02[1]X), T=1 block 3: %w"
@@ -123,7 +123,7 @@ func transmit(s *Session, command string) error {
 	return err
 }
 
-// failingPad is a slot whose PIN pad says err.
+// failingPad is a slot whose PIN pad fails with err.
 type failingPad struct {
 	*fakeSlot
 	err error
@@ -139,8 +139,8 @@ func (p *failingPad) ModifyPIN(context.Context, *reader.PINModify, []byte) ([]by
 	return nil, p.err
 }
 
-// Each line about a reader says which, by the name that errors have, and each about a slot
-// has its number too: arrivals, failures and departures are where an operator looks.
+// Each line about a reader names it as errors do, and each line about a slot has the slot's
+// number, too. Operators look at arrivals, failures and departures.
 func TestLogNamesTheReader(t *testing.T) {
 	var log strings.Builder
 	bubble(t, Options{Log: newTextLog(&log), Drivers: []reader.Driver{linkDriver{}}}, func(t *testing.T, r *rig) {

@@ -107,7 +107,7 @@ func TestNothingWorksAfterDeparture(t *testing.T) {
 	})
 }
 
-// namesItself takes its time to say what it is.
+// namesItself is slow to identify itself.
 type namesItself struct {
 	*fakeReader
 	hold chan struct{}
@@ -118,7 +118,7 @@ func (n namesItself) Identify() (string, map[string]string) {
 	return "Slow", map[string]string{"version": "1"}
 }
 
-// A reader that is slow to say what it is holds up nobody.
+// A reader that is slow to identify itself does not hold up others.
 func TestSlowIdentify(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		hold := make(chan struct{})
@@ -138,7 +138,7 @@ func TestSlowIdentify(t *testing.T) {
 	})
 }
 
-// What the departure cut off says that the reader is gone, and not how.
+// A call that the departure cut off reports that the reader is gone, and not the driver's error.
 func TestPowerOffCutOff(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -155,8 +155,8 @@ func TestPowerOffCutOff(t *testing.T) {
 	})
 }
 
-// "The directory appears as soon as the device is announced": a slow Open holds
-// up nobody, and its departure ends it and who waits.
+// "The directory appears as soon as the device is announced": a slow Open does not hold up
+// others. The departure of the device ends the Open and its waiters.
 func TestSlowOpen(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		ended := make(chan error, 1)
@@ -186,7 +186,7 @@ func TestSlowOpen(t *testing.T) {
 	})
 }
 
-// A driver that finishes opening after the device left: the reader is closed.
+// If a driver finishes Open after the device left, the reader is closed.
 func TestOpenFinishesAfterDeparture(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		fake, finish := newFakeReader(newFakeSlot(t)), make(chan struct{})
@@ -235,7 +235,7 @@ func TestFailingOpen(t *testing.T) {
 	})
 }
 
-// A driver that finds the device gone, or no slot in it.
+// A driver's Open may find that the device is gone or has no slot.
 func TestOpenFindsNothing(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		r.driver.open = func(context.Context, reader.Device) (reader.Reader, error) {
@@ -259,8 +259,8 @@ func TestOpenFindsNothing(t *testing.T) {
 	})
 }
 
-// Unplugged and plugged in again at once: the new reader is there at once, opens
-// of it wait until the old one let go, and the driver never has both.
+// A device is unplugged and plugged in again at once. The new reader is there at once, its
+// opens wait until the old one is closed, and the driver never has both.
 func TestReplugAtOnce(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		first, letGo := newFakeReader(newFakeSlot(t)), make(chan struct{})
@@ -291,8 +291,8 @@ func TestReplugAtOnce(t *testing.T) {
 	})
 }
 
-// "A reader that comes back takes its old number again": also where the manager
-// had no time yet to see it leave; and its events tell in order what happened.
+// "A reader that comes back takes its old number again", even if the manager has not yet seen
+// it leave. The events are in the order in which things happened.
 func TestReplugUnseen(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		first := newFakeReader(newFakeSlot(t))
@@ -325,7 +325,7 @@ func TestReplugUnseen(t *testing.T) {
 	})
 }
 
-// The same again, and the second leaves before the first let go.
+// The same, but the second leaves before the first is closed.
 func TestReplugAndLeaveWhileClosing(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		first, letGo := newFakeReader(newFakeSlot(t)), make(chan struct{})
@@ -376,8 +376,8 @@ func TestClones(t *testing.T) {
 	})
 }
 
-// A reader may have more slots than were announced, or fewer; its slots are
-// apart from each other.
+// A reader may have more or fewer slots than were announced. Its slots are independent of each
+// other.
 func TestMultiSlot(t *testing.T) {
 	bg := context.Background()
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
@@ -431,8 +431,8 @@ func TestFirstStatusHangs(t *testing.T) {
 	})
 }
 
-// The methods of a Slot are called one at a time (the fake sees to it): Traits
-// too, while the first clients come.
+// The methods of a Slot are called one at a time, which the fake checks. This includes Traits
+// while the first clients come.
 func TestClientsComeWithTheReader(t *testing.T) {
 	bubble(t, Options{IdleOff: time.Hour}, func(t *testing.T, r *rig) {
 		for i := range 50 {

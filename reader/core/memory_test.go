@@ -22,8 +22,8 @@ func (s *memorySlot) Traits() reader.Traits { return reader.Traits{Level: reader
 func (s *memorySlot) Chip() reader.Chip     { return s.chip }
 
 // "A synchronous card has no protocol": `status` shows its four bytes, whatever the first
-// is, and what it is; commands, PIN commands and protocols are refused in words, and
-// nothing of them goes to the slot.
+// is, and its chip. Commands, PIN commands and protocols are refused with an explanation, and
+// nothing of them reaches the slot.
 func TestSynchronousCard(t *testing.T) {
 	for _, tt := range []struct {
 		atr  string

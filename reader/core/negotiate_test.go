@@ -12,8 +12,8 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// rateCard is a slot with a card that speaks whatever its ATR says, at the rates
-// that the test lets through. It knows T=0 at TPDU level and T=1 in blocks.
+// rateCard is a slot with a card that follows its ATR. It speaks T=0 at TPDU level and T=1 in
+// blocks, at the rates that the test lets through.
 type rateCard struct {
 	*fakeSlot
 	t0, ta1  int // protocol and TA1 in force at the card; -1: no PPS was made
@@ -24,7 +24,7 @@ type rateCard struct {
 	noPPS    bool   // the card does not answer a PPS
 	warm     []byte // ATR after a warm reset; nil: the same
 	has      []int  // the reader's protocols; nil: all
-	damage   int    // so many exchanges from now come to nothing, whatever the rate
+	damage   int    // this many of the next exchanges fail, at any rate
 	resets   []string
 	asked    []string // what the card was asked for by PPS, the reader by SetParams
 	commands [][]byte
@@ -117,10 +117,10 @@ func (c *rateCard) block(dst []byte, pcb byte, inf ...byte) []byte {
 	return append(append(dst, b...), byte(crc>>8), byte(crc))
 }
 
-// autoCard is a rateCard whose reader makes the PPS.
+// autoCard is a rateCard whose reader does the PPS itself.
 type autoCard struct{ *rateCard }
 
-func (c autoCard) SetParams() {} // hides the other
+func (c autoCard) SetParams() {} // hides rateCard's
 
 func (c autoCard) SelectProtocol(_ context.Context, p iso7816.Params) (iso7816.Params, error) {
 	c.asked = append(c.asked, fmt.Sprintf("select T=%d %02X", p.T, p.TA1))
@@ -212,7 +212,7 @@ func TestProtocolsInCommon(t *testing.T) {
 			})
 		})
 	}
-	// Before any power-up the reader's protocols are known, too.
+	// The reader's protocols are known even before the first power-up.
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		c := newRateCard(t, both)
 		c.has = []int{0}
@@ -240,7 +240,7 @@ func TestProtocolsInCommon(t *testing.T) {
 	})
 }
 
-// ownWay is an autoCard whose reader takes T=1 whatever it is asked for.
+// ownWay is an autoCard whose reader chooses T=1 whatever it is asked for.
 type ownWay struct{ autoCard }
 
 func (c ownWay) SelectProtocol(ctx context.Context, p iso7816.Params) (iso7816.Params, error) {
@@ -251,8 +251,8 @@ func (c ownWay) SelectProtocol(ctx context.Context, p iso7816.Params) (iso7816.P
 	return c.p, nil
 }
 
-// "write T=0/T=1 negotiates": a reader that chose the other protocol by itself makes it
-// EOPNOTSUPP, "the card untouched", and `protocol` says what is in force.
+// "write T=0/T=1 negotiates": if the reader chose the other protocol by itself, the write says
+// EOPNOTSUPP, "the card untouched", and `protocol` shows the protocol in force.
 func TestReaderThatChoosesByItself(t *testing.T) {
 	bg := context.Background()
 	plug := func(t *testing.T, r *rig) (*rateCard, *Slot) {
@@ -275,8 +275,8 @@ func TestReaderThatChoosesByItself(t *testing.T) {
 		}
 		wantAnswer(t, s, "00 A4 00 00", "90 00")
 	})
-	// Before the card had power nobody knows: the reader is asked, and the card has no
-	// power after that, as before.
+	// Before the first power-up the choice is unknown. The reader is asked, and afterwards the
+	// card is without power again.
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		c, b := plug(t, r)
 		if err := b.WaitReady(bg, true); err != nil {
@@ -290,11 +290,11 @@ func TestReaderThatChoosesByItself(t *testing.T) {
 			t.Errorf("T=1: %v", err)
 		}
 		wantAnswer(t, mustOpen(t, b, someone()), "00 A4 00 00", "90 00")
-		// And T=1 was asked for, so that T=0 was not refused yet.
+		// The reader was asked for T=1, so it has not refused T=0 yet.
 		wantErr(t, "T=0", b.SelectProtocol(bg, 0, someone()), reader.ErrUnsupported)
 		wantAnswer(t, mustOpen(t, b, someone()), "00 A4 00 00", "90 00")
 	})
-	// A reader that does as it is told is asked.
+	// A reader that obeys is asked.
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		c := newRateCard(t, "3B 80 80 01 01")
 		c.traits.AutoPPS = true
@@ -353,7 +353,7 @@ func TestThreeAttempts(t *testing.T) {
 			})
 		})
 	}
-	// A warm reset that brings nothing is followed by cold ones.
+	// After a warm reset without a result cold ones follow.
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		c := newRateCard(t, "3B 00")
 		power := c.power

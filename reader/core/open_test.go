@@ -47,7 +47,7 @@ func TestPowerOnDemandIsShared(t *testing.T) {
 	})
 }
 
-// All who wait for one power-up share its failure; the next open tries again.
+// All opens that wait for one power-up share its failure. The next open tries again.
 func TestFailedPowerUpIsSharedThenRetried(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -79,7 +79,7 @@ func TestFailedPowerUpIsSharedThenRetried(t *testing.T) {
 	})
 }
 
-// One who gives up does not take the power-up from the others.
+// A waiter that gives up does not end the power-up for the others.
 func TestWaiterGivesUp(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -136,7 +136,7 @@ func TestNonblockingOpens(t *testing.T) {
 	})
 }
 
-// A waiting open goes on through starting, empty, present.
+// A waiting open goes on waiting through the states starting, empty and present.
 func TestOpenWaitsThroughAllOfIt(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -167,7 +167,7 @@ func TestOpenWaitsThroughAllOfIt(t *testing.T) {
 	})
 }
 
-// A card that is taken out during its power-up is waited for again.
+// If the card is removed during its power-up, the open waits for a card again.
 func TestRemovalWhilePowering(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -219,7 +219,7 @@ func TestPolledSlot(t *testing.T) {
 	})
 }
 
-// A reader that cannot tell its state any more is asked on; the log has it once.
+// A reader that can no longer report its state is still polled. The log has the failure once.
 func TestPolledSlotFails(t *testing.T) {
 	var log bytes.Buffer
 	bubble(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, r *rig) {
@@ -241,7 +241,7 @@ func TestPolledSlotFails(t *testing.T) {
 	})
 }
 
-// A token cannot be taken out: nobody asks it for its state again.
+// A token cannot be removed, so its state is not polled.
 func TestFixedIsNotPolled(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -296,7 +296,7 @@ func TestIdleOff(t *testing.T) {
 	})
 }
 
-// An exchange that takes longer than the idle time is no idleness.
+// A card is not idle during an exchange that takes longer than the idle time.
 func TestIdleOffDuringExchange(t *testing.T) {
 	bubble(t, Options{IdleOff: time.Second}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -311,7 +311,7 @@ func TestIdleOffDuringExchange(t *testing.T) {
 	})
 }
 
-// A power-up is bounded, whatever the card does.
+// A power-up takes a bounded time, whatever the card does.
 func TestPowerUpTimesOut(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)

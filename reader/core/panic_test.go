@@ -14,8 +14,8 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// bomb is a driver's slot, reader and driver with every optional interface; the method
-// that is named panics.
+// bomb is a slot, reader and driver with every optional interface. The method that where
+// names panics.
 type bomb struct {
 	*fakeSlot
 	where string
@@ -112,9 +112,9 @@ func (b *bomb) Command(context.Context, reader.Device, []string) error {
 }
 func (b *bomb) Usage() []string { b.at("Usage"); return []string{"bomb N tick"} }
 
-// "No driver's panic takes anything but its reader": whatever call of the core it comes
-// from, the call returns with an error, the turn is given back, the reader says failed
-// and why, is closed, and others are undisturbed.
+// "No driver's panic takes anything but its reader". Whichever call of the core panics, it
+// returns an error and the turn is given back. The reader reports failed with the reason and
+// is closed. Other readers are not affected.
 func TestPanics(t *testing.T) {
 	bg := context.Background()
 	verify := &reader.PINVerify{PINFormat: reader.PINFormat{APDU: hexb("00 20 00 01 08 FF FF FF FF FF FF FF FF")}}
@@ -197,8 +197,8 @@ func TestPanics(t *testing.T) {
 				}
 				synctest.Wait()
 				for _, b := range []*Slot{r.Slot(1), r.Slot(2)} {
-					// Who waits for the turn hears first that the reader failed, so that only
-					// the turn itself shows who has it.
+					// A caller that waits for the turn learns first that the reader failed, so only
+					// the turn itself shows whether somebody has it.
 					if len(b.turn) != 0 {
 						t.Error("the turn was not given back")
 					}
@@ -220,7 +220,7 @@ func TestPanics(t *testing.T) {
 					t.Errorf("the log does not say where:\n%s", log.String())
 				}
 				wantAnswer(t, session, "00 01 00 00", "00 01 00 00 90 00")
-				// It is as it was once the fault is gone.
+				// Once the fault is gone the reader works as before.
 				d.where, d.gone = "", make(chan struct{})
 				r.Rescan()
 				synctest.Wait()
@@ -230,8 +230,8 @@ func TestPanics(t *testing.T) {
 	}
 }
 
-// A driver that panics in its Attach, its Command or its Usage, or while it closes,
-// makes an error of the call, and that is all.
+// If a driver panics in its Attach, Command, Usage or Close, the call returns an error, and
+// nothing else happens.
 func TestPanicsOfNoReader(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		d := &bomb{fakeSlot: newFakeSlot(t), gone: make(chan struct{})}
@@ -266,7 +266,7 @@ func TestPanicsOfNoReader(t *testing.T) {
 	})
 }
 
-// A sibling's command that is under way when the reader fails says so.
+// A command in another slot that is under way when the reader fails reports the failure.
 func TestPanicBesideACommand(t *testing.T) {
 	bg := context.Background()
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
@@ -288,7 +288,7 @@ func TestPanicBesideACommand(t *testing.T) {
 		if i.State != "failed" || !strings.Contains(i.Err.Error(), "boom") {
 			t.Errorf("%+v", i)
 		}
-		// Nobody knows of a card any more.
+		// No trace of a card is left.
 		if i.ATR != nil || i.Sessions != 0 || b.hasCard() {
 			t.Errorf("a failed slot with a card: %+v", i)
 		}
@@ -305,9 +305,9 @@ func TestPanicBesideACommand(t *testing.T) {
 	})
 }
 
-// A panic that leaves a lock of the driver's locked, so that its Close never ends: the
-// slot says failed, leaves at once when it is unplugged, and the next reader of the same
-// name is opened all the same.
+// A panic may leave a lock of the driver locked, so that Close never ends. The slot still
+// reports failed and leaves at once when it is unplugged, and the next reader of the same
+// name is opened.
 func TestPanicAndNoClose(t *testing.T) {
 	bg := context.Background()
 	for _, how := range []string{"rescan", "replug"} {
@@ -348,8 +348,8 @@ func TestPanicAndNoClose(t *testing.T) {
 	}
 }
 
-// A reader that failed is closed, and its slots then say that they are gone: it has
-// failed all the same.
+// A failed reader is closed, and its slots then report that they are gone. Its state stays
+// failed.
 func TestGoneAfterPanic(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		one, two := newFakeSlot(t), newFakeSlot(t)

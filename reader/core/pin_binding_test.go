@@ -8,8 +8,9 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// "A card changed in between": a PIN command runs on the card that was there when it
-// was given, whatever it waited for; else it says so, and nobody is asked for a PIN.
+// "A card changed in between": a PIN command runs only on the card that was there when the
+// command was given, whatever it waited for. Otherwise it fails, and nobody is asked for a
+// PIN.
 func TestPINIsForOneCard(t *testing.T) {
 	bg := context.Background()
 	const template = "00 20 00 01 04 FF FF FF FF"
@@ -58,8 +59,8 @@ func TestPINIsForOneCard(t *testing.T) {
 				if n := pad.count("verify"); n != 0 {
 					t.Errorf("a PIN was asked for: %q", pad.calls())
 				}
-				// Handed over before, and sent now: to no card but that of then, whatever
-				// power the new one has.
+				// The command was handed over before and is sent now. It must go to no other
+				// card, whether the new one has power or not.
 				if b.Info().State == "present" {
 					mustOpen(t, b, someone())
 					tt.want = reader.ErrStale
@@ -76,14 +77,14 @@ func TestPINIsForOneCard(t *testing.T) {
 	}
 }
 
-// setSeen is what the reader's own news of its contacts does.
+// setSeen has the effect of a notification from the reader.
 func (b *Slot) setSeen(now reader.Status) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.setCard(now)
 }
 
-// The reader leaves while the card's answer to a PIN is waited for: the loop ends.
+// If the reader leaves while the core waits for the card's answer to a PIN, the loop ends.
 func TestPINReaderLeaves(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		pad := newPadSlot(t, "> 00 C1 01 FE\n< 00 E1 01 FE\npin 00 00 04 | 00 20 00 01\n< 00 C3 01 03\n")

@@ -131,8 +131,8 @@ func pinModifyBytes(apdu string) []byte {
 }
 
 // At TPDU level the reader completes one I-block of the core's T=1 (PC/SC part 10
-// §2.5: bTeoPrologue). Sequence numbers go on as if the core had sent it, and
-// what it would have to repeat it does not: the template has no PIN in it.
+// §2.5: bTeoPrologue). Sequence numbers go on as if the core had sent the block. The core never
+// repeats it, because the template holds no PIN.
 func TestPINOverT1(t *testing.T) {
 	const (
 		template = "00 20 00 01 04 FF FF FF FF"
@@ -205,8 +205,7 @@ func TestPINCardLeaves(t *testing.T) {
 	})
 }
 
-// A command that does not fit one block cannot be given away; nothing is lost by
-// trying.
+// A command that does not fit one block cannot be left to the reader. The attempt does no harm.
 func TestPINTooLong(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		pad := newPadSlot(t, "> 00 C1 01 FE\n< 00 E1 01 FE\n> 00 00 04 00 A4 00 00\n< 00 00 02 90 00")
@@ -247,7 +246,7 @@ func TestPINWithoutPrologue(t *testing.T) {
 					{codeModify, pinModifyBytes("00 24 00 01 08 FF FF FF FF FF FF FF FF"), "63 C1"},
 					{codeVerify, pinVerifyBytes("00 20 00 01"), "64 01"},
 				} {
-					// What the program puts into bTeoPrologue is not the core's.
+					// The core ignores the program's bTeoPrologue.
 					c.data[12] = 0x77
 					got, err := b.Control(context.Background(), c.code, c.data, someone())
 					if fmt.Sprintf("% X", got) != c.want || err != nil {
@@ -286,8 +285,7 @@ func TestParsePIN(t *testing.T) {
 	}
 }
 
-// The card has no power: the program is told that there is no card, and the card
-// stays what it is.
+// If the card has no power, the program gets "no card", and the card's state does not change.
 func TestPINUnpowered(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		pad := newPadSlot(t, "")
@@ -308,7 +306,7 @@ func TestPINUnpowered(t *testing.T) {
 	})
 }
 
-// A PIN command waits for another's transaction, or says that it may not.
+// A PIN command waits for another's transaction, or fails if it may not wait.
 func TestPINTransaction(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		pad := newPadSlot(t, "pin 00 00 00 | 00 20 00 01\n<= 90 00")
@@ -334,7 +332,7 @@ func TestPINTransaction(t *testing.T) {
 	})
 }
 
-// What a reader with a PIN pad says of itself.
+// The properties that a reader with a PIN pad reports.
 func TestPINProperties(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		pad := newPadSlot(t, "")
@@ -382,7 +380,7 @@ func TestPINProperties(t *testing.T) {
 	}
 }
 
-// No structure is too strange to be refused, and what is accepted is what came.
+// Malformed structures are refused, and an accepted one is parsed as it was sent.
 func FuzzParsePIN(f *testing.F) {
 	f.Add(pinVerifyBytes("00 20 00 01 04 FF FF FF FF"))
 	f.Add(pinModifyBytes("00 24 00 01 08 FF FF FF FF FF FF FF FF"))

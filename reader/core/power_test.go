@@ -108,14 +108,14 @@ func TestRelease(t *testing.T) {
 				if n := slot.count("power off"); n != tt.off {
 					t.Errorf("%d times powered off, want %d: %q", n, tt.off, slot.calls())
 				}
-				time.Sleep(2 * time.Hour) // what is under way ends
+				time.Sleep(2 * time.Hour) // longer than anything under way
 			})
 		})
 	}
 }
 
-// An open that comes while the power is taken off, by whatever, waits for that
-// and powers the card up again: its session is not stale from the start.
+// An open that comes during a power-off of any origin waits for its end and powers the card up
+// again. Its session is not stale from the start.
 func TestOpenDuringPowerOff(t *testing.T) {
 	bg := context.Background()
 	for _, tt := range []struct {
@@ -154,7 +154,7 @@ func TestOpenDuringPowerOff(t *testing.T) {
 	}
 }
 
-// An idle power-off counts the opens, too: a card that was just opened is in use.
+// An open counts for the idle time, too: a card that was just opened is in use.
 func TestIdleOffCountsFromTheOpen(t *testing.T) {
 	bubble(t, Options{IdleOff: time.Hour}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)

@@ -117,7 +117,7 @@ func TestRateFallback(t *testing.T) {
 					if resets != tt.resets || asked != tt.asked {
 						t.Errorf("resets %s, asked %s", resets, asked)
 					}
-					// Nothing is known of its rates: it begins from above.
+					// Nothing is known of its rates: it begins with the fastest.
 					c.deaf, c.deny, c.asked = nil, nil, nil
 					mustOpen(t, b, someone())
 					if len(c.asked) == 0 || c.asked[0] != strings.Split(tt.asked, ", ")[0] {
@@ -160,8 +160,8 @@ func TestRateFallback(t *testing.T) {
 	}
 }
 
-// "What worked is remembered for that card": also after a power-up at which nothing
-// came at any rate, as from a card that is not quite in.
+// "What worked is remembered for that card", even after a power-up in which no rate worked,
+// for instance because the card was not fully inserted.
 func TestRateRemembered(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		c := newRateCard(t, "3B 90 96 01 07")
@@ -178,8 +178,8 @@ func TestRateRemembered(t *testing.T) {
 	})
 }
 
-// A card may take so long to answer, by its BWI, that one activation has not the time
-// for three attempts of S(IFS request). That the rate is wrong is found out then, too.
+// By its BWI a card may take so long to answer that one activation has no time for three
+// attempts of S(IFS request). The wrong rate is detected nevertheless.
 func TestRateFallbackOfASlowCard(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		c := newRateCard(t, "3B 90 96 81 21 95 A3") // BWI 9: 51 s
@@ -202,7 +202,7 @@ func TestRateFallbackOfASlowCard(t *testing.T) {
 		if took := time.Since(start); took != link.PowerLimit || b.Info().Params.TA1 != 0x99 {
 			t.Errorf("%v, %s", took, b.Info().Params)
 		}
-		// Where there is no slower rate it is the card.
+		// If there is no slower rate, the card is at fault.
 		c.deaf = []byte{0x99, 0x95, 0x98, 0x94, 0x93, 0x92, 0x11}
 		wantErr(t, "reset", b.Power(context.Background(), ResetCold, someone()), reader.ErrTimeout)
 		if took := time.Since(start); took > 8*link.PowerLimit {
@@ -266,7 +266,7 @@ func TestFallbackAfterACommand(t *testing.T) {
 					_, err = s.Transmit(bg, hexb("00 A4 00 00"), nil)
 					wantErr(t, "the next", err, reader.ErrStale)
 				}
-				// What worked is not doubted any more: a command that fails later has
+				// A rate that worked is no longer doubted: a command that fails later has
 				// another reason.
 				if f := b.Info().Fallback; f != "F=372 D=1 instead of F=512 D=8" {
 					t.Errorf("fallback %q", f)
@@ -282,7 +282,7 @@ func TestFallbackAfterACommand(t *testing.T) {
 			})
 		})
 	}
-	// A rate at which something came is not given up.
+	// A rate at which anything was received is kept.
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		c := newRateCard(t, "3B 10 94")
 		b := r.plugSlot(c, c.fakeSlot)
@@ -297,7 +297,7 @@ func TestFallbackAfterACommand(t *testing.T) {
 			t.Errorf("asked %q, fallback %q", c.asked, b.Info().Fallback)
 		}
 	})
-	// Nor is the rate to blame where nothing comes at 372/1 either.
+	// Nor is the rate to blame if nothing comes at 372/1 either.
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		c := newRateCard(t, "3B 10 92")
 		c.deaf = []byte{0x92, 0x11}
@@ -314,8 +314,8 @@ func TestFallbackAfterACommand(t *testing.T) {
 	})
 }
 
-// Where there is no other way there is no other reset: a reader that makes the PPS and
-// cannot be told a rate, and a card that lost its power over refused parameters.
+// Without an alternative there is no further reset: if the reader does the PPS and takes no
+// rate from the core, and if the card lost its power because parameters were refused.
 func TestNoOtherRate(t *testing.T) {
 	for name, prepare := range map[string]func(*rateCard){
 		"automatic PPS": func(c *rateCard) { c.traits.AutoPPS, c.deaf = true, []byte{0x11} },
@@ -340,8 +340,8 @@ func TestNoOtherRate(t *testing.T) {
 	}
 }
 
-// The same where the reader takes the power from a card at a rate that cannot be: once
-// that may be anybody's reset of the port, for which the rate is not given up.
+// A reader may take the power from a card at a rate that does not work. The first time this
+// may be somebody's reset of the port, and the rate is kept.
 func TestPowerLostOverARate(t *testing.T) {
 	for _, auto := range []bool{false, true} {
 		for _, where := range []string{"set", "exchange"} {
@@ -375,7 +375,7 @@ func TestPowerLostOverARate(t *testing.T) {
 	}
 }
 
-// losingCard loses its power so often at the rate at.
+// losingCard loses its power at the rate at, a given number of times.
 type losingCard struct {
 	*rateCard
 	at    byte
@@ -391,10 +391,10 @@ func (c *losingCard) SetParams(ctx context.Context, p iso7816.Params) error {
 	return c.rateCard.SetParams(ctx, p)
 }
 
-// losingAuto is a losingCard whose reader makes the PPS.
+// losingAuto is a losingCard whose reader does the PPS itself.
 type losingAuto struct{ *losingCard }
 
-func (c losingAuto) SetParams() {} // hides the other
+func (c losingAuto) SetParams() {} // hides rateCard's
 
 func (c losingAuto) SelectProtocol(ctx context.Context, p iso7816.Params) (iso7816.Params, error) {
 	if c.inSet && p.TA1 == c.at && c.times > 0 {

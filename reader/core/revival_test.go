@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// linked is a device's link that tells when the device leaves, and opens its reader.
+// linked is a device's link. It reports when the device leaves, and opens its reader.
 type linked struct {
 	gone chan struct{}
 	open func(context.Context, reader.Device) (reader.Reader, error)
@@ -20,7 +20,7 @@ type linked struct {
 
 func (l *linked) Gone() <-chan struct{} { return l.gone }
 
-// linkDriver opens devices by their linked.
+// linkDriver opens a device through its linked.
 type linkDriver struct{}
 
 func (linkDriver) Name() string     { return "linked" }
@@ -80,7 +80,7 @@ func TestRevival(t *testing.T) {
 		if r.Slot(0) != nil || !old.Gone() {
 			t.Error("the dead reader's directory is there")
 		}
-		// Nobody gets the number meanwhile.
+		// No other reader gets the number meanwhile.
 		_, other := r.plug(reader.Device{Address: "other"}, newFakeSlot(t))
 		if other.Number() != 1 {
 			t.Errorf("another reader took number %d", other.Number())
@@ -127,8 +127,8 @@ func TestRevivalAfterExchange(t *testing.T) {
 	})
 }
 
-// "Gives up as failed with the reason after a few deaths in a short time": whether the
-// reader dies after its start or does not start any more. `rescan` tries again.
+// "Gives up as failed with the reason after a few deaths in a short time": this holds for a
+// reader that dies after its start and for one that no longer starts. `rescan` tries again.
 func TestRevivalGivesUp(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -224,7 +224,8 @@ func TestRevivalCounts(t *testing.T) {
 	})
 }
 
-// An unplugged device is mostly noticed by its reader first: it leaves once.
+// The reader is usually the first to notice that its device was unplugged. It leaves only
+// once.
 func TestUnplugIsNoDeath(t *testing.T) {
 	bubble(t, Options{Drivers: []reader.Driver{linkDriver{}}}, func(t *testing.T, r *rig) {
 		var fake *fakeReader
@@ -245,7 +246,7 @@ func TestUnplugIsNoDeath(t *testing.T) {
 	})
 }
 
-// Plugged in anew while the core waits to revive: the new one takes over at once.
+// A device that is plugged in again while the core waits to revive takes over at once.
 func TestReplugDuringRevival(t *testing.T) {
 	bubble(t, Options{Drivers: []reader.Driver{linkDriver{}}}, func(t *testing.T, r *rig) {
 		make1 := func(n int) (*fakeReader, error) {
@@ -274,7 +275,7 @@ func TestReplugDuringRevival(t *testing.T) {
 	})
 }
 
-// A reader that leaves while it is dead gives its number free: "a new reader takes the
+// A reader that leaves while it is dead frees its number: "a new reader takes the
 // lowest free number".
 func TestNumberOfADeadReaderThatLeft(t *testing.T) {
 	bubble(t, Options{Drivers: []reader.Driver{linkDriver{}}}, func(t *testing.T, r *rig) {

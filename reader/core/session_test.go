@@ -100,7 +100,7 @@ func TestWhatMakesASessionStale(t *testing.T) {
 	}
 }
 
-// Warm means warm: only a powered card can be reset so.
+// Only a powered card can have a warm reset.
 func TestResets(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -118,7 +118,7 @@ func TestResets(t *testing.T) {
 	})
 }
 
-// The removal of a card while a command is with it ends the command.
+// Removing a card ends the command that it works on.
 func TestRemovalWhileExchanging(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -143,8 +143,8 @@ func TestRemovalWhileExchanging(t *testing.T) {
 	})
 }
 
-// The reader leaves in the middle of anything: every call ends with ErrGone, and
-// nothing works ever after.
+// When the reader leaves in the middle of any call, the call ends with ErrGone, and so do all
+// later ones.
 func TestReaderLeavesInTheMiddle(t *testing.T) {
 	bg := context.Background()
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
@@ -208,8 +208,8 @@ func TestReaderLeavesInTheMiddle(t *testing.T) {
 	})
 }
 
-// Between the exchange that first hears that the reader is gone and its
-// departure, others hear the same, and not that their session is stale.
+// Between the exchange that first finds the reader gone and the reader's departure, other calls
+// get ErrGone, and not ErrStale.
 func TestGoneIsNotStale(t *testing.T) {
 	bg := context.Background()
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
@@ -227,8 +227,8 @@ func TestGoneIsNotStale(t *testing.T) {
 	})
 }
 
-// A detach ends the exchange under way, and its caller hears that the reader is
-// gone even where the driver only says that its context ended.
+// A detach ends the exchange under way. Its caller gets ErrGone even if the driver only says
+// that its context ended.
 func TestDetachWhileExchanging(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -298,8 +298,7 @@ func TestInterruptAtAnyMoment(t *testing.T) {
 	})
 }
 
-// An exchange that the driver cannot end by itself keeps nobody from seeing the
-// slot's state.
+// An exchange that hangs in the driver does not keep others from seeing the slot's state.
 func TestInfoNeverWaits(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)

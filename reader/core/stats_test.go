@@ -14,7 +14,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// counters reads what Stats renders: "counters, key value lines".
+// counters parses the text that Stats renders: "counters, key value lines".
 func counters(t testing.TB, b *Slot) map[string]int {
 	t.Helper()
 	now := make(map[string]int)
@@ -35,7 +35,7 @@ func counters(t testing.TB, b *Slot) map[string]int {
 	return now
 }
 
-// wantCounts compares the counters with want, in which what is 0 is left out.
+// wantCounts compares the counters with want, which leaves out those that are 0.
 func wantCounts(t testing.TB, b *Slot, want map[string]int) {
 	t.Helper()
 	got := counters(t, b)
@@ -47,8 +47,8 @@ func wantCounts(t testing.TB, b *Slot, want map[string]int) {
 	}
 }
 
-// "exchanges, errors by errno, bytes, resets, waiting times": each thing is counted once,
-// as what it is, and its time in the class to which it belongs.
+// "exchanges, errors by errno, bytes, resets, waiting times": each event is counted once, by
+// its kind, and its time in the class to which it belongs.
 func TestStats(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -59,7 +59,7 @@ func TestStats(t *testing.T) {
 		s := mustOpen(t, b, someone())
 		want["power-ups"], want["opens-waited"] = 1, 2
 		wantCounts(t, b, want)
-		mustOpen(t, b, someone()).Close() // which finds it powered
+		mustOpen(t, b, someone()).Close() // the open finds the card powered
 		wantCounts(t, b, want)
 
 		// Exchanges of 0, 100 µs, 101 µs, 1 ms and so on to 100 s and beyond.
@@ -97,7 +97,7 @@ func TestStats(t *testing.T) {
 		}
 		wantCounts(t, b, want)
 
-		// Nor is one that found the card without power.
+		// Nor is a command that found the card without power.
 		slot.set(func(f *fakeSlot) {
 			f.exchange = func(context.Context, reader.Transfer, []byte) ([]byte, error) { return nil, errUnpowered }
 		})
@@ -105,7 +105,7 @@ func TestStats(t *testing.T) {
 		wantErr(t, "unpowered", err, reader.ErrNoCard)
 		wantCounts(t, b, want)
 
-		// An exchange that fails is one; it has no answer.
+		// An exchange that fails is counted; it has no answer.
 		slot.set(func(f *fakeSlot) {
 			f.exchange = func(context.Context, reader.Transfer, []byte) ([]byte, error) { return nil, reader.ErrProtocol }
 		})
@@ -121,7 +121,7 @@ func TestStats(t *testing.T) {
 		b.CountError(syscall.EIO)
 		b.CountError(syscall.EIO)
 		b.CountError(syscall.ESTALE)
-		b.CountError(5000) // there is none
+		b.CountError(5000) // no such errno
 		want["errors"], want["error-5"], want["error-116"], want[fmt.Sprint("error-", maxErrno)] = 4, 2, 1, 1
 		wantCounts(t, b, want)
 		b.CountOpen(2 * time.Second)
@@ -130,7 +130,7 @@ func TestStats(t *testing.T) {
 	})
 }
 
-// Resets are those that somebody asked for and got, by their kind.
+// Resets are counted by kind, and only those that somebody asked for and got.
 func TestStatsOfResets(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -138,7 +138,7 @@ func TestStatsOfResets(t *testing.T) {
 		do := func(a Action, by Caller) { b.Power(t.Context(), a, by) }
 		me, other := someone(), someone()
 		do(PowerUp, me)
-		do(PowerUp, me) // it is
+		do(PowerUp, me) // already powered
 		want := map[string]int{"insertions": 1, "power-ups": 1, "opens-waited": 1}
 		wantCounts(t, b, want)
 		do(ResetWarm, me)
@@ -170,8 +170,8 @@ func TestStatsOfResets(t *testing.T) {
 	})
 }
 
-// Time spent waiting is that for the turn and that for another's transaction, also where
-// the waiting came to nothing. Who finds the slot free has not waited.
+// Waiting time is the time spent waiting for the turn or for another's transaction, even if
+// the wait failed. A caller that finds the slot free has not waited.
 func TestStatsOfWaiting(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -232,7 +232,7 @@ func TestStatsOfControl(t *testing.T) {
 			want["control"]++
 			wantCounts(t, b, want)
 		}
-		b.Control(t.Context(), CtlEscape, nil, by) // the reader has none, but is asked
+		b.Control(t.Context(), CtlEscape, nil, by) // the reader supports no escape, but is asked
 		want["control"]++
 		wantCounts(t, b, want)
 		by.Escape = false
@@ -242,8 +242,8 @@ func TestStatsOfControl(t *testing.T) {
 	})
 }
 
-// A VERIFY's length tells the PIN's, and counters are for everybody who may read: of what
-// may be secret the header and SW1 SW2 count.
+// The length of a VERIFY reveals the PIN's, and everybody who may read sees the counters. Of
+// commands that may be secret only the header and SW1 SW2 count.
 func TestStatsTellNoLength(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -257,7 +257,7 @@ func TestStatsTellNoLength(t *testing.T) {
 			{"00 20 00 01 04 31 32 33 34", "90 00", 4, 2},
 			{"00 20 00 01 08 31 32 33 34 35 36 37 38", "90 00", 4, 2},
 			{"00 2A 80 86 03 00 01 02 00", "AA BB CC DD 90 00", 4, 2}, // DECIPHER
-			{"00 C0 00 00 00", "AA BB CC 90 00", 4, 2},                // what belongs to it
+			{"00 C0 00 00 00", "AA BB CC 90 00", 4, 2},                // fetches its answer
 			{"00 B0 00 00 03", "AA BB CC 90 00", 5, 5},
 		} {
 			slot.set(func(f *fakeSlot) {
@@ -275,7 +275,7 @@ func TestStatsTellNoLength(t *testing.T) {
 	})
 }
 
-// Only the answer counts as such, not what the caller's buffer had before.
+// Only the answer's bytes are counted, not those that the caller's buffer held before.
 func TestStatsOfAppended(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -290,8 +290,8 @@ func TestStatsOfAppended(t *testing.T) {
 	})
 }
 
-// "stats wakes with POLLPRI|POLLERR after a change": each change wakes, whatever it is,
-// and after stop none does.
+// "stats wakes with POLLPRI|POLLERR after a change": every kind of change wakes, and none
+// does after stop.
 func TestStatsWake(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)

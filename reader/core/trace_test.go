@@ -22,8 +22,8 @@ func traceLines(f *Feed[string]) string {
 	}
 }
 
-// echoT1 answers T=1: an I-block that ends a chain with 90 00, one that goes on
-// with the R-block that asks for more.
+// echoT1 answers T=1 blocks: the last I-block of a chain with 90 00, the others with the
+// R-block that asks for the next.
 func echoT1() func(context.Context, reader.Transfer, []byte) ([]byte, error) {
 	ns := byte(0)
 	return func(_ context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
@@ -88,8 +88,8 @@ func TestTraceMasks(t *testing.T) {
 	}
 }
 
-// A trace that begins while a VERIFY is under way sees no PIN either, and one
-// that ended in the middle leaves nothing behind.
+// A trace that begins while a VERIFY is under way shows no PIN either. A trace that ended in
+// the middle leaves nothing behind.
 func TestTraceBeginsInTheMiddle(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		slot := newFakeSlot(t)
@@ -120,7 +120,7 @@ func TestTraceBeginsInTheMiddle(t *testing.T) {
 	})
 }
 
-// What is no C-APDU may be a PIN typed into the wrong place.
+// Bytes that are no C-APDU may be a PIN typed into the wrong place.
 func TestTraceOfMalformed(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
 		_, b := r.plug(reader.Device{}, newFakeSlot(t))

@@ -63,7 +63,7 @@ func TestTransactionKeepsOthersOut(t *testing.T) {
 }
 
 // "A reset that the holder asks for leaves the holder's own opens valid; all others say
-// ESTALE." The transaction goes on. Whoever it admits is the holder.
+// ESTALE." The transaction goes on. Callers that it admits count as the holder.
 func TestHolderResets(t *testing.T) {
 	bg := context.Background()
 	for _, tt := range []struct {
@@ -125,7 +125,7 @@ func TestHolderResets(t *testing.T) {
 					if n, want := b.Info().Sessions, map[bool]int{true: 3}[tt.keeps]; n != want {
 						t.Errorf("%d sessions, want %d", n, want)
 					}
-					// Without the transaction a reset is everybody's.
+					// Without the transaction a reset makes all sessions stale.
 					b.Unlock(holder.Owner)
 					if err := b.Power(bg, ResetWarm, holder); err != nil {
 						t.Fatal(err)
@@ -268,8 +268,8 @@ func TestTransactionsDoNotInterleave(t *testing.T) {
 	})
 }
 
-// Whom a transaction admits is found out with no lock held, once for each open: a
-// slow look at the process table holds up nobody.
+// The admission of a caller is decided once per open, with no lock held: a slow look at the
+// process table does not hold up others.
 func TestJudgedOnce(t *testing.T) {
 	bg := context.Background()
 	bubble(t, Options{}, func(t *testing.T, r *rig) {
@@ -287,7 +287,7 @@ func TestJudgedOnce(t *testing.T) {
 		if err := b.Lock(bg, holder, admit); err != nil {
 			t.Fatal(err)
 		}
-		for range 2 { // locking twice asks nobody twice
+		for range 2 { // locking again does not ask again
 			if err := b.Lock(bg, holder, admit); err != nil {
 				t.Fatal(err)
 			}
@@ -305,7 +305,7 @@ func TestJudgedOnce(t *testing.T) {
 		if err := b.Power(bg, PowerUp, holder); err != nil {
 			t.Error(err)
 		}
-		// The one passes, the other does not, and that is final.
+		// One passes, the other does not, and the decisions are final.
 		look <- true
 		look <- true
 		if _, err := command.get(); err != nil {
@@ -326,7 +326,7 @@ func TestJudgedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 3 {
-			// Locking twice is locking once: nobody is asked again.
+			// Locking again changes nothing: the decisions stay.
 			if err := b.Lock(bg, holder, admit); err != nil {
 				t.Fatal(err)
 			}
@@ -348,8 +348,8 @@ func TestJudgedOnce(t *testing.T) {
 	})
 }
 
-// "A waiting open ends at once with ENODEV when the reader leaves", never as if a signal
-// had come: also while another command has the turn for which the power-up waits.
+// "A waiting open ends at once with ENODEV when the reader leaves", and never with EINTR, even
+// while another command has the turn for which the power-up waits.
 func TestOpenWaitsForTurnAndReaderLeaves(t *testing.T) {
 	bg := context.Background()
 	for range 50 { // Go chooses at random among what is ready
@@ -378,8 +378,8 @@ func TestOpenWaitsForTurnAndReaderLeaves(t *testing.T) {
 	}
 }
 
-// Whom a transaction admits is decided once: where two of one open are looked at at the
-// same time and the process table changed in between, the first verdict counts.
+// Admission is decided once per open. If two commands of one open are judged at the same time
+// and the process table changes in between, the first verdict counts.
 func TestFirstVerdictCounts(t *testing.T) {
 	for _, first := range []bool{true, false} {
 		bg := context.Background()

@@ -12,11 +12,11 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// slowCard asks for time for as long as a command takes.
+// slowCard keeps asking for more time until its command is done.
 type slowCard struct {
 	*fakeSlot
 	takes time.Duration // for each command
-	every time.Duration // asks for time so often
+	every time.Duration // the interval between its requests for time
 }
 
 // answer is Exchange of a card that speaks T=1 in blocks or T=0 in characters.
@@ -128,8 +128,8 @@ func sw2(f func(context.Context, reader.Transfer, []byte) ([]byte, error)) func(
 	}
 }
 
-// What a driver gets for a reader that itself asks for time: when the limit is over,
-// and whom to tell; and at every level the waiting time with the reader's slack.
+// For a reader that itself asks for time, the driver gets the end of the limit and a function
+// to call. At every level it gets the waiting time with the reader's slack.
 func TestWaitingOfTheReader(t *testing.T) {
 	const slack = 3 * time.Second
 	for _, tt := range []struct {
@@ -239,7 +239,7 @@ func TestWaitingWakes(t *testing.T) {
 	})
 }
 
-// The power is taken off once.
+// The power is switched off only once.
 func TestPowerOffOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, Options{})
