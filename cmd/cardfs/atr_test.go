@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// FuzzATRText: whatever is typed after `cardfs atr` is bytes or an error, and bytes
-// are the same however they are written.
+// FuzzATRText checks that any text after `cardfs atr` gives bytes or an error, and that the
+// bytes do not depend on how they are written.
 func FuzzATRText(f *testing.F) {
 	for _, s := range []string{"3B 00", "3b:b7:94", "3B,B7", "0x3B 0xB7", "3B#00", "0x", "::", "0x0x3B", "\u00a03B"} {
 		f.Add(s)

@@ -15,7 +15,7 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 )
 
-// cardfs runs a command in this process. What it is to use is a tree, not a mount.
+// cardfs runs a command in this process. The command must use a tree of files, not a mount.
 func cardfs(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -142,7 +142,7 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// A disk that is full is no success.
+// Output to a full disk is an error.
 func TestOutputFails(t *testing.T) {
 	m := "--mount=" + readers(t).Dir
 	for _, args := range []string{
@@ -156,8 +156,8 @@ func TestOutputFails(t *testing.T) {
 	}
 }
 
-// Without arguments, or with -, each line of standard input is an ATR; what is refused
-// does not end it.
+// Without arguments, or with -, each line of standard input is an ATR. A refused line does not
+// end the command.
 func TestATRLines(t *testing.T) {
 	for _, x := range []struct {
 		stdin  string
@@ -190,14 +190,14 @@ func TestATRLines(t *testing.T) {
 	}
 }
 
-// Completions are slots with what they are, drivers that find no device by themselves,
-// mounts, events; and never an error.
+// Completions are slots with descriptions, drivers that find no device by themselves, mounts,
+// and events. They are never an error.
 func TestComplete(t *testing.T) {
 	m := "--mount=" + readers(t).Dir
 	slots := "0\tA B, powered\n1\tA B, empty\n2\tC, failed\n"
 	for _, x := range []struct {
 		args  []string
-		words string // in the beginning
+		words string // the output begins with this
 		not   string
 	}{
 		{args: []string{"send", m, ""}, words: slots + ":4\n"},
@@ -265,7 +265,7 @@ func TestComplete(t *testing.T) {
 	}
 }
 
-// reader-conf says what keeps pcscd from using its lines, and does not list what the
+// reader-conf reports what keeps pcscd from using its lines. It does not list readers that the
 // bundle beside the library finds.
 func TestReaderConfCommand(t *testing.T) {
 	c := tree(t, map[string]string{

@@ -17,7 +17,7 @@ import (
 	"github.com/cardfs/cardfs/fs"
 )
 
-// settledConf is what a configuration file makes of flags that were not given.
+// settledConf returns the options after a configuration file has set the flags not given.
 func settledConf(t *testing.T, text string, given ...string) (*mountOptions, *settings, *faults) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "conf")
@@ -35,8 +35,8 @@ func settledConf(t *testing.T, text string, given ...string) (*mountOptions, *se
 	return &o, s, bad
 }
 
-// "[mount]: the flags of cardfs mount. A flag without a value is true." What it says is
-// what the flag says on a command line.
+// "[mount]: the flags of cardfs mount. A flag without a value is true." A value means the same
+// as on a command line.
 func TestConfMount(t *testing.T) {
 	plain := func() mountOptions {
 		return mountOptions{mode: "0600", usb: transports.Default, exchangeLimit: time.Hour}
@@ -103,7 +103,8 @@ func TestConfMount(t *testing.T) {
 	}
 }
 
-// "A flag on the command line counts, whatever the file says", and is what is wrong, if it is.
+// "A flag on the command line counts, whatever the file says", and an error in it names the
+// flag.
 func TestConfGiven(t *testing.T) {
 	o, _, bad := settledConf(t, "[mount]\nmode = \"999\"\nverbose = 2\nallow-other = true\n", "--mode=0640", "-v")
 	if !bad.none() || o.mode != "0640" || o.verbose != 1 || !o.allowOther {
@@ -117,8 +118,8 @@ func TestConfGiven(t *testing.T) {
 	}
 }
 
-// [[reader]] gives its group and mode, and -1 and 0 for what it leaves out; [[quirk]] its
-// IDs and settings.
+// [[reader]] gives group and mode, which are -1 and 0 if left out. [[quirk]] gives IDs and
+// settings.
 func TestConfTables(t *testing.T) {
 	_, s, bad := settledConf(t, `[[reader]]
 by-id = "a*"
@@ -138,7 +139,7 @@ ifsd = 32
 	}
 }
 
-// A mode that lets nobody in would be taken for none.
+// A mode of 0 would be taken for a missing one, so it is refused.
 func TestConfNobody(t *testing.T) {
 	_, _, bad := settledConf(t, "[[reader]]\nby-id = \"a\"\nmode = \"0000\"\n")
 	if len(bad.file) != 1 || bad.file[0].Error() == "" || !strings.Contains(bad.file[0].Error(), "conf:1: [[reader]] mode 0000: the bits of somebody") {
@@ -146,8 +147,8 @@ func TestConfNobody(t *testing.T) {
 	}
 }
 
-// What of [mount] holds for the whole life of a mount is named when it changes: not what a
-// flag has overruled.
+// Changed settings of [mount] that cannot change during the life of a mount are named, except
+// those that a flag overrides.
 func TestConfFixed(t *testing.T) {
 	file := func(text string) *settings {
 		f, err := config.Parse("f", []byte("[mount]\n"+text))
@@ -169,7 +170,7 @@ func TestConfFixed(t *testing.T) {
 	}
 }
 
-// A file that is not there is an error of it, not of a flag.
+// The error for a missing file names the file, not a flag.
 func TestConfMissing(t *testing.T) {
 	o := mountOptions{config: filepath.Join(t.TempDir(), "conf")}
 	_, bad := o.settle(new(cobra.Command), nil)

@@ -10,8 +10,8 @@ import (
 	"github.com/cardfs/cardfs/tests/cc"
 )
 
-// deps runs .ci/deps for the sets build and test on a system where only some
-// programs are: those given, as shell scripts, and the shell's own.
+// deps runs .ci/deps for the sets build and test on a system that has only the given programs,
+// as shell scripts, and the shell's own.
 func deps(t *testing.T, programs map[string]string) (string, error) {
 	t.Helper()
 	dir := t.TempDir()
@@ -26,8 +26,8 @@ func deps(t *testing.T, programs map[string]string) (string, error) {
 	return string(out), err
 }
 
-// What make build and make test need is installed once, and then neither root
-// nor a network is needed; who cannot install is told what is missing.
+// The needs of make build and make test are installed once. After that neither root nor a
+// network is needed. A user who cannot install is told what is missing.
 func TestDeps(t *testing.T) {
 	const installed, missing = `echo installed`, `[ "$4" = pcscd ] || echo installed`
 	const user, root, goThere = "echo 1000", "echo 0", "exit 0"

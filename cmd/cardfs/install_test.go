@@ -32,7 +32,7 @@ func sh(t *testing.T, command string, env ...string) string {
 	return string(out)
 }
 
-// files lists the files below dir, and their modes.
+// files lists the files below dir with their modes.
 func files(t *testing.T, dir string) map[string]fs.FileMode {
 	t.Helper()
 	list := map[string]fs.FileMode{}
@@ -50,8 +50,8 @@ func files(t *testing.T, dir string) map[string]fs.FileMode {
 	return list
 }
 
-// make install puts each thing where programs look for it, readable by all
-// whatever the umask; make uninstall removes it.
+// make install puts each file where programs look for it, readable by all whatever the umask.
+// make uninstall removes them.
 func TestInstall(t *testing.T) {
 	root := t.TempDir()
 	const conf = "/etc/cardfs.conf"
@@ -112,7 +112,7 @@ func TestInstall(t *testing.T) {
 		}
 	})
 
-	// The C libraries show their interface and nothing else, and need only libc.
+	// The C libraries export only their interface, and need only libc.
 	t.Run("symbols", func(t *testing.T) {
 		for path, prefix := range map[string]string{
 			ifdLibrary: "IFDH",
@@ -174,7 +174,7 @@ func TestInstall(t *testing.T) {
 		}
 	})
 
-	// The configuration file has what the service needs, and examples that are right.
+	// The configuration file has the service's settings, and its examples are valid.
 	t.Run("conf", func(t *testing.T) {
 		sh(t, `sed -E 's/"cardfs"/"root"/' $ROOT/etc/cardfs.conf >$DIR/plain
 			sed -E 's/^#(\[|[a-z-]+ = )/\1/' $DIR/plain >$DIR/all
@@ -206,12 +206,12 @@ func TestInstall(t *testing.T) {
 		sh(t, `bash -euc '. $ROOT/usr/share/bash-completion/completions/cardfs; complete -p cardfs'
 			grep -q '#compdef cardfs' $ROOT/usr/share/zsh/site-functions/_cardfs
 			grep -q 'complete -c cardfs' $ROOT/usr/share/fish/vendor_completions.d/cardfs.fish`, "ROOT="+root)
-		// fish looks for it there also where no desktop has set XDG_DATA_DIRS.
+		// fish looks there even if no desktop has set XDG_DATA_DIRS.
 		sh(t, `dir=$(make -n install PREFIX=/usr/local DESTDIR=/root-of-nothing | sed -n 's|.*/root-of-nothing\(.*\)/cardfs.fish$|\1|p')
 			env -i HOME=$ROOT PATH=$PATH fish -c 'string join \n -- $fish_complete_path' | grep -qx "$dir"`, "ROOT="+root)
 	})
 
-	// What somebody changed stays, also when it is installed again, and is told.
+	// Files that somebody changed stay, even after another installation, and are reported.
 	changed := map[string]string{
 		conf: "# mine\n", "/etc/default/cardfs": "CARDFS_ARGS=--verbose\n",
 		"/etc/fstab":                  "/dev/sda1 / ext4 defaults 0 1\ncardfs /mnt/cards fuse.cardfs _netdev 0 0\n",
@@ -249,7 +249,7 @@ func TestInstall(t *testing.T) {
 		t.Errorf("told: %q, want %q", told, want)
 	}
 
-	// Else nothing is left.
+	// Nothing else is left.
 	for name := range changed {
 		os.Remove(root + name)
 	}
@@ -262,7 +262,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// make uninstall says what of the running system it leaves: the service, mounts, the group.
+// make uninstall reports what it leaves on the running system: the service, mounts, the group.
 func TestLeft(t *testing.T) {
 	dir := t.TempDir()
 	program := func(name, text string) {

@@ -9,8 +9,7 @@ import (
 	"testing"
 )
 
-// A slot that leaves between two looks is left out of the list; an error of
-// another kind is one.
+// A slot that leaves between two looks is left out of the list. Any other error is reported.
 func TestList(t *testing.T) {
 	c := tree(t, map[string]string{
 		"ctl": "", "event": "", "by-id/x": "",

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Whoever logs never waits for who reads the log: a pipe that nobody reads takes 64 KiB, and
-// the rest is lost, with a word about it where the log goes on.
+// Logging never waits for the log's reader. A pipe that nobody reads takes 64 KiB, and the
+// rest is lost. The log says so where it goes on.
 func TestSpoolNeverWaits(t *testing.T) {
 	r, w := io.Pipe() // takes nothing
 	s := newSpooled(w)
@@ -53,8 +53,8 @@ func TestSpoolNeverWaits(t *testing.T) {
 	}
 }
 
-// A log file is appended to, is not for everybody to read, and has what its level lets
-// through, also what is written last.
+// A log file is appended to, and not readable by everybody. It has all lines that its level
+// lets through, including the last.
 func TestLogFile(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
 	for _, x := range []struct {
@@ -83,8 +83,8 @@ func TestLogFile(t *testing.T) {
 	}
 }
 
-// Without --log the log is on stderr; in the background there it is in syslog, and without
-// a syslog that is said.
+// Without --log the log goes to stderr. In the background it goes to syslog, and a missing
+// syslog is reported.
 func TestLogElsewhere(t *testing.T) {
 	var text bytes.Buffer
 	stderr := newSpooled(&text)
@@ -98,7 +98,7 @@ func TestLogElsewhere(t *testing.T) {
 		t.Errorf("%q", &text)
 	}
 	if _, err := os.Stat("/dev/log"); err == nil {
-		return // this machine has a syslog, which is not to be troubled
+		return // this machine has a syslog, which the test must not write to
 	}
 	text.Reset()
 	t.Setenv(backgroundEnv, "1")
@@ -112,7 +112,7 @@ func TestLogElsewhere(t *testing.T) {
 	}
 }
 
-// flush waits until all is written, but not for ever: for a second where nobody reads.
+// flush waits until all is written, but at most a second if nobody reads.
 func TestFlush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
@@ -124,7 +124,7 @@ func TestFlush(t *testing.T) {
 		if d := time.Since(begin); d != time.Second {
 			t.Errorf("waited %v", d)
 		}
-		for range spoolSize { // nor where no more fits
+		for range spoolSize { // nor when the spool is full
 			fmt.Fprint(s, "more\n")
 		}
 		begin = time.Now()
@@ -190,8 +190,8 @@ func TestSyslog(t *testing.T) {
 	}
 }
 
-// sd_notify(3): a datagram to $NOTIFY_SOCKET. Nobody who asked for none is troubled, and a
-// service manager that is not there is no error of the mount.
+// sd_notify(3): a datagram to $NOTIFY_SOCKET. Without the variable nothing is sent, and a
+// missing service manager does not make the mount fail.
 func TestNotify(t *testing.T) {
 	var text bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&text, nil))

@@ -165,7 +165,7 @@ func TestMemoryHasNoPIN(t *testing.T) {
 			}
 		}
 	}
-	// That it would be found.
+	// Make sure that a PIN in memory would be found.
 	const kept = "KeptOnPurpose"
 	if err := os.WriteFile(filepath.Join(mnt, "ctl"), []byte("attach vpcd unix:/nonexistent/"+kept+"\n"), 0); err != nil {
 		t.Fatal(err)
@@ -180,7 +180,7 @@ func ioctl(f *os.File, request uint, p []byte) syscall.Errno {
 	return errno
 }
 
-// playCard answers as vpcd's protocol has it, and every command with 63 C2.
+// playCard speaks vpcd's protocol and answers every command with 63 C2.
 func playCard(c net.Conn) {
 	var head [2]byte
 	for {
@@ -202,7 +202,7 @@ func playCard(c net.Conn) {
 	}
 }
 
-// findInMemory says where a process has b, or its hex, in memory that it can write to.
+// findInMemory returns where a process has b, or its hex, in its writable memory.
 func findInMemory(t *testing.T, pid int, b []byte) (where []string) {
 	t.Helper()
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))

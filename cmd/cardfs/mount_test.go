@@ -65,8 +65,8 @@ func TestLookupGroup(t *testing.T) {
 	}
 }
 
-// --usb names a transport, or off. What it took when it was a flag of yes and no keeps
-// its meaning.
+// --usb takes a transport or off. The values from the time when it was a boolean flag keep
+// their meaning.
 func TestUSBFlag(t *testing.T) {
 	same := func(a, b usb.Transport) bool { return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer() }
 	for args, want := range map[string]usb.Transport{

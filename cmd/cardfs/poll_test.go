@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// goFile is a program that uses a file as Go programs do: os.Open has Go's runtime poll
-// what may be polled.
+// goFile is a program that uses a file as Go programs do: after os.Open Go's runtime polls
+// files that can be polled.
 //
 //	gofile deadline FILE   a read that nothing comes for ends at its deadline, one after
 //	                       that brings what comes, and Close ends a third

@@ -74,8 +74,8 @@ func service(t *testing.T, args ...string) (dir string, process *os.Process) {
 	return dir, cmd.Process
 }
 
-// What reader-conf prints is taken by the real pcscd: every slot of every
-// reader is listed by the name that the file gives, through restarts too.
+// The real pcscd accepts the output of reader-conf: it lists every slot of every reader by the
+// name in the file, even after restarts.
 func TestReaderConfInPcscd(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -126,8 +126,8 @@ func TestReaderConfInPcscd(t *testing.T) {
 	}
 }
 
-// A name holds what stands between quotes on a line, in ASCII, is at most 121
-// characters long (MAX_READERNAME 128 less " 00 00" and NUL), and there once.
+// A name holds only ASCII that may stand between quotes on one line. It is at most 121
+// characters long (MAX_READERNAME 128 less " 00 00" and NUL), and unique.
 func TestFriendlyNames(t *testing.T) {
 	long := strings.Repeat("x", 200)
 	given := map[string]bool{}
@@ -150,7 +150,7 @@ func TestFriendlyNames(t *testing.T) {
 	}
 }
 
-// fakeDriver has IDs and nothing else.
+// fakeDriver is a driver that has only IDs.
 type fakeDriver struct {
 	reader.Driver
 	name string
@@ -160,8 +160,8 @@ type fakeDriver struct {
 func (d fakeDriver) Name() string     { return d.name }
 func (d fakeDriver) IDs() []reader.ID { return d.ids }
 
-// pcscd's bundles match by ID pairs alone, so that classes are not listed; a
-// pair is listed once, for the driver that has it.
+// pcscd's bundles match by ID pairs only, so classes are not listed. A pair is listed once, for
+// the driver that has it.
 func TestBundleIDs(t *testing.T) {
 	got := bundleIDs([]reader.Driver{
 		fakeDriver{name: "one", ids: []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "B"}, {Class: 0x0B, Model: "CCID"}}},
@@ -172,7 +172,7 @@ func TestBundleIDs(t *testing.T) {
 	}
 }
 
-// reader-conf leaves out what the bundle finds, and only that.
+// reader-conf leaves out the readers that the bundle finds, and no others.
 func TestInBundle(t *testing.T) {
 	for _, tt := range []struct {
 		bus, id string
@@ -190,7 +190,7 @@ func TestInBundle(t *testing.T) {
 	}
 }
 
-// The bundle and the udev rules tell of the same readers.
+// The bundle and the udev rules list the same readers.
 func TestIDsHaveRules(t *testing.T) {
 	rules := hotplug.UdevRules(drivers.All(drivers.Env{}))
 	for _, b := range bundleIDs(drivers.All(drivers.Env{})) {
@@ -201,8 +201,8 @@ func TestIDsHaveRules(t *testing.T) {
 	}
 }
 
-// pcscd's own limits: a name of 121 characters and a device of 254 fit, one more
-// does not; names are made unlike each other.
+// pcscd's own limits: a name of 121 characters and a device of 254 fit, one more does not.
+// Names are made unique.
 func TestReaderConfLimits(t *testing.T) {
 	given := map[string]bool{}
 	long := strings.Repeat("x", 200)
@@ -242,8 +242,9 @@ func TestReaderConfLimits(t *testing.T) {
 	}
 }
 
-// An entry a reader, though each slot has a status; what the bundle finds is left
-// out; a reader that starts is waited for, and has an entry if it fails.
+// Each reader has one entry, although each of its slots has a status. Readers that the bundle
+// finds are left out. reader-conf waits for a reader that is starting, and lists it even if it
+// fails.
 func TestReaderConfEntries(t *testing.T) {
 	c := tree(t, map[string]string{
 		"ctl":      "",

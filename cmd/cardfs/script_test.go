@@ -69,8 +69,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("CARDFS_MOUNT", filepath.Join(env.WorkDir, "cards"))
 			procs := &processes{byName: make(map[string]*process)}
 			env.Values[processesKey{}] = procs
-			// testscript kills the program that a script waits for, and then waits
-			// for whoever has its output: what that program has started.
+			// testscript kills the program that a script waits for. Then it waits for the
+			// processes that still hold its output: those that the program started.
 			hung := time.AfterFunc(time.Until(end), func() { endDescendants(env.WorkDir) })
 			env.Defer(func() { hung.Stop(); procs.end(env.T().(testing.TB), env.WorkDir) })
 			return nil
@@ -88,8 +88,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// deadline leaves time to end what a script that hangs has started: after -timeout
-// nothing is cleaned up any more.
+// deadline leaves time to end the processes of a script that hangs: after -timeout there is
+// no clean-up.
 func deadline(t *testing.T) time.Time {
 	limit := time.Now().Add(8 * time.Minute)
 	if d, ok := t.Deadline(); ok && d.Add(-waitLimit).Before(limit) {
@@ -164,8 +164,8 @@ func lookPath(ts *testscript.TestScript, program string) string {
 	return ""
 }
 
-// end ends what a script left running, the clients first. A daemon that does
-// not end with 0 failed: a data race makes it 66.
+// end ends the processes that a script left running, the clients first. A daemon whose exit
+// code is not 0 failed: a data race makes it 66.
 func (p *processes) end(t testing.TB, work string) {
 	for daemons := range 2 {
 		for name, p := range p.byName {
@@ -187,7 +187,7 @@ func (p *processes) end(t testing.TB, work string) {
 		}
 	}
 	endDescendants(work)
-	// What a killed daemon left.
+	// Mounts that a killed daemon left.
 	mounts, _ := os.ReadFile("/proc/self/mounts")
 	for line := range strings.Lines(string(mounts)) {
 		if dir := strings.Fields(line)[1]; strings.HasPrefix(dir, work+"/") {
@@ -196,8 +196,8 @@ func (p *processes) end(t testing.TB, work string) {
 	}
 }
 
-// endDescendants kills what a script's programs left running, in whatever mount
-// namespace: all have WORK of their script in the environment.
+// endDescendants kills the processes that a script's programs left running, in any mount
+// namespace. All of them have their script's WORK in the environment.
 func endDescendants(work string) {
 	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, path := range environs {
@@ -209,8 +209,8 @@ func endDescendants(work string) {
 	}
 }
 
-// await waits until ok, which it asks again whenever file has changed. It gives up when p,
-// which may be nil, has ended.
+// await calls ok again after each change of file, until it returns true. It gives up when p
+// has ended. p may be nil.
 func await(ts *testscript.TestScript, p *process, what, file string, ok func() bool) {
 	c, err := watch(file)
 	ts.Check(err)
@@ -242,8 +242,8 @@ type changes struct {
 	poll unix.PollFd
 }
 
-// watch follows a file. inotify(7) sees what programs do. In a mount it does not see what
-// readers do: status and its kind wake with POLLPRI, and the rest comes with an event.
+// watch follows a file. inotify(7) sees changes by programs. In a mount it does not see changes
+// by readers: files such as status wake with POLLPRI, and other changes come with an event.
 func watch(name string) (c changes, err error) {
 	dir := filepath.Dir(name)
 	wakes := int16(unix.POLLIN)
@@ -262,9 +262,9 @@ func watch(name string) (c changes, err error) {
 	return c, err
 }
 
-// drain reads what woke, so that the next poll waits for more.
+// drain consumes the wake-up, so that the next poll waits for another.
 func (c changes) drain() {
-	if c.poll.Events == unix.POLLPRI { // a read from the beginning has the file anew
+	if c.poll.Events == unix.POLLPRI { // a read from the beginning gets the file as it is now
 		_, _ = unix.Seek(c.fd, 0, io.SeekStart)
 	}
 	for buf := make([]byte, 1<<16); ; {
@@ -297,7 +297,7 @@ func daemon(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// start NAME PROGRAM ARG… runs a client meanwhile; its output is in NAME.out
+// start NAME PROGRAM ARG… runs a client in the background. Its output is in NAME.out
 // and NAME.err.
 func start(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
@@ -355,7 +355,7 @@ func blocked(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	p := get(ts, args[0])
 	call := strconv.Itoa(calls[args[1]]) + " "
-	// No descriptor tells of a thread that begins to wait.
+	// No descriptor becomes ready when a thread begins to wait.
 	for end := time.Now().Add(waitLimit); !waits(p.cmd.Process.Pid, call); time.Sleep(2 * time.Millisecond) {
 		select {
 		case <-p.done:

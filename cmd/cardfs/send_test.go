@@ -70,7 +70,7 @@ func TestSendOK(t *testing.T) {
 func TestCheckCommands(t *testing.T) {
 	for _, x := range []struct {
 		args  []string
-		words string // "": in order
+		words string // "": no error
 	}{
 		{[]string{"00A40000"}, ""},
 		{[]string{"-"}, ""},
@@ -98,8 +98,8 @@ func TestCheckCommands(t *testing.T) {
 	}
 }
 
-// A line is sent when the one before was answered; one that is no command is not
-// sent, and no byte of it is shown.
+// A line is sent after the one before was answered. A line that is no command is not sent, and
+// no byte of it is shown.
 func TestSendLines(t *testing.T) {
 	for _, x := range []struct {
 		in, sent string
@@ -129,8 +129,8 @@ func TestSendLines(t *testing.T) {
 	}
 }
 
-// With --json an exchange is one line, and every key is there: what is masked is so by the
-// rules of trace.
+// With --json each exchange is one line that has every key. Secrets are masked by the rules of
+// trace.
 func TestSendJSON(t *testing.T) {
 	var out bytes.Buffer
 	card := &fakeCard{answers: reader1("6F 04 84 02 3C 3E 90 00\n63 C2\nAA BB 90 00\n")}
@@ -154,7 +154,7 @@ func TestSendJSON(t *testing.T) {
 	}
 }
 
-// With --explain the command is printed before it is sent: it may take long.
+// With --explain the command is printed before it is sent, because its answer may take long.
 func TestSendExplain(t *testing.T) {
 	var out bytes.Buffer
 	card := &fakeCard{answers: reader1("")}

@@ -64,8 +64,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// Every error names its line, and all are found at once but those after which nothing can
-// be read.
+// Every error names its line. All errors are found at once, unless one makes the rest
+// unreadable.
 func TestParseErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"[mount":                                       "f:1: expected ']' to close table name",
@@ -158,7 +158,7 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// Whatever a file has: no panic, and what is taken has lines of the file.
+// No file causes a panic, and accepted entries have line numbers of the file.
 func FuzzParse(f *testing.F) {
 	f.Add(good)
 	f.Add("[mount]\na.b = [1, {c = 2}]\n[[x.y]]")

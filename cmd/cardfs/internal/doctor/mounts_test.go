@@ -17,7 +17,7 @@ func TestMountsUsable(t *testing.T) {
 	w.finds("mounts", `ok /mnt/cards is mounted by root, and ann may use it; slots: 2`)
 }
 
-// What is mounted over is not there any more; nor is a slot that was bound alone a mount.
+// A mount that is hidden below another is not listed, nor is a single slot that was bound.
 func TestMountsListed(t *testing.T) {
 	w := newWorld(t)
 	w.account("root", 0)
@@ -66,8 +66,8 @@ func TestMountsBroken(t *testing.T) {
 		> sudo systemctl restart cardfs.service`)
 }
 
-// A mount that this user may not enter is not well where commands look for it, and else
-// somebody's own business.
+// A mount that this user may not enter is a fault where commands look for it. Elsewhere it is
+// another user's own matter.
 func TestMountsForbidden(t *testing.T) {
 	w := newWorld(t)
 	w.group("scard", 77)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// ids are what the bundle of this cardfs has.
+// ids returns the IDs in the bundle of this cardfs.
 func (w *world) ids() []string {
 	e := &exam{Host: &w.Host}
 	return sortedKeys(e.bundleIDs())
@@ -28,7 +28,7 @@ func TestPcscd(t *testing.T) {
 	w.finds("pcscd", "ok pcscd of unknown version runs as pid 50")
 }
 
-// pcscd says where it was built to look.
+// pcscd prints the directories that it was built to search.
 func TestPcscdElsewhere(t *testing.T) {
 	w := newWorld(t)
 	w.programs("pcscd --version: pcsc-lite version 2.4.1\nusbdropdir=/opt/drivers serialconfigdir=/opt/reader.conf.d")
@@ -111,7 +111,7 @@ func TestLibccid(t *testing.T) {
 	w.finds("libccid", none)
 }
 
-// pcscd may have a reader by another bundle than libccid's.
+// pcscd may hold a reader through another bundle than libccid's.
 func TestHolderPcscd(t *testing.T) {
 	w := newWorld(t)
 	w.pcscd()

@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// "pcscd takes an entry as complete with FRIENDLYNAME, LIBPATH and one of the other two": what
-// comes then is the next one's, but a line that follows at once was meant for this one. pcscd
-// 1.9.9 starts a reader for each of these.
+// "pcscd takes an entry as complete with FRIENDLYNAME, LIBPATH and one of the other two". Later
+// lines belong to the next entry, although a line that follows at once was meant for this one.
+// pcscd 1.9.9 starts a reader for each of these entries.
 func TestParseEntries(t *testing.T) {
 	for text, want := range map[string]string{
 		"# CHANNELID 1\n\nDEVICENAME\tcardfs:/c/0 # x\nFRIENDLYNAME \"a # b\"\nLIBPATH  /l.so\n":                        `3-5 "a # b" cardfs:/c/0 /l.so`,
@@ -53,7 +53,7 @@ func TestEntryDevice(t *testing.T) {
 
 const library = "/usr/lib/pcsc/drivers/serial/libifdcardfs.so"
 
-// confWorld has a mount with a reader and pcscd with the handler.
+// confWorld makes a world that has a mount with a reader, and pcscd with the handler.
 func confWorld(t *testing.T) *world {
 	w := newWorld(t)
 	w.pcscd()
@@ -113,8 +113,8 @@ func TestReaderConf(t *testing.T) {
 	}
 }
 
-// pcscd leaves out what begins with a dot; where a file has entries of others as well, it is
-// not made anew.
+// pcscd ignores files that begin with a dot. A file that also has entries of others is not
+// generated anew.
 func TestReaderConfFiles(t *testing.T) {
 	w := confWorld(t)
 	w.file("/etc/reader.conf.d/.hidden", "LIBPATH /none.so\nFRIENDLYNAME \"x\"\nCHANNELID 1\n")

@@ -98,7 +98,7 @@ func TestSandboxPrivateMount(t *testing.T) {
 	w.finds("sandbox", closed)
 }
 
-// The group is the one of the mount that is there.
+// The group is that of the existing mount.
 func TestSandboxGroup(t *testing.T) {
 	w := newWorld(t)
 	w.pcscd()

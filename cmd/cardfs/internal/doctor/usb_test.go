@@ -109,7 +109,7 @@ func TestHolders(t *testing.T) {
 		"wrong "+name+"x?y (pid 33) has it; end it, or have it let go of the reader\n> sudo kill 33")
 }
 
-// scdaemon is told by its own user's hands, for links in a home lead anywhere.
+// scdaemon's configuration is changed as its own user: links in a home may lead anywhere.
 func TestHolderScdaemon(t *testing.T) {
 	w := newWorld(t)
 	w.usb("1-2", "04b9", "1300", "ff")
@@ -142,7 +142,7 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// A driver may name an ID of zeroes, which is none.
+// An ID of zeroes that a driver names counts as none.
 func TestBundleIDs(t *testing.T) {
 	w := newWorld(t)
 	w.Drivers = []reader.Driver{ids{{Vendor: 0, Product: 0}, {Class: 0x0B, Vendor: 5}, {Vendor: 1}, {Product: 2}, {Vendor: 0xAB, Product: 0xCD}}}
@@ -152,7 +152,7 @@ func TestBundleIDs(t *testing.T) {
 	}
 }
 
-// ids is a driver that has nothing else.
+// ids is a driver that has only IDs.
 type ids []reader.ID
 
 func (i ids) Name() string     { return "ids" }

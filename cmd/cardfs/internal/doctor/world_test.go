@@ -12,7 +12,7 @@ import (
 	"github.com/cardfs/cardfs/drivers"
 )
 
-// world is a machine that the test makes up.
+// world is a machine made up by a test.
 type world struct {
 	*testing.T
 	Host
@@ -23,7 +23,7 @@ type world struct {
 // stranger is a number that no user of a real machine has.
 const stranger = 54321
 
-// newWorld is a machine with nothing on it, looked at by a user who is not root.
+// newWorld makes a machine with nothing on it. The user is not root.
 func newWorld(t *testing.T) *world {
 	w := &world{T: t, env: map[string]string{}, says: map[string]string{}}
 	w.Host = Host{
@@ -68,7 +68,7 @@ func (w *world) dir(name string) {
 	w.must(os.MkdirAll(w.path(name), 0o755))
 }
 
-// programs are there; command and output of one are a line "command: output".
+// programs installs programs. A line "command: output" gives the output of one.
 func (w *world) programs(lines ...string) {
 	w.Helper()
 	for _, l := range lines {
@@ -80,7 +80,7 @@ func (w *world) programs(lines ...string) {
 	}
 }
 
-// packaged says that cardfs came as a package of Debian's, with these others.
+// packages says that cardfs was installed as a Debian package, with these others.
 func (w *world) packages(names ...string) {
 	w.programs("apt-get", "dpkg-query")
 	for _, name := range names {
@@ -88,7 +88,7 @@ func (w *world) packages(names ...string) {
 	}
 }
 
-// users have a group, or this user is in it as well.
+// group makes a group with these members.
 func (w *world) group(name string, gid int, members ...string) {
 	w.programs(fmt.Sprintf("getent group %s: %s:x:%d:", name, name, gid), fmt.Sprintf("getent group %d: %s:x:%d:", gid, name, gid), "id")
 	for _, m := range members {
@@ -101,14 +101,14 @@ func (w *world) account(name string, uid int) {
 	w.programs(fmt.Sprintf("getent passwd %d: %s:x:%d:%d::/home/%s:/bin/sh", uid, name, uid, uid, name))
 }
 
-// systemd runs, and says this of a unit.
+// systemd makes systemd run and report these properties of a unit.
 func (w *world) systemd(unit, properties string) {
 	w.dir("/run/systemd/system")
 	w.programs("systemctl")
 	w.says["systemctl show "+unit] = strings.ReplaceAll(properties, " ", "\n")
 }
 
-// mount has a cardfs at a directory, which has slots with these status files.
+// mount mounts a cardfs at a directory, with slots that have these status files.
 func (w *world) mount(dir, options string, slots ...string) {
 	w.Helper()
 	w.file(dir+"/ctl", "")
@@ -139,7 +139,7 @@ func (w *world) usb(port, vendor, product string, classes ...string) (dir string
 	return dir
 }
 
-// process runs, and has files open.
+// process adds a process that has these files open.
 func (w *world) process(pid int, name string, open ...string) {
 	w.Helper()
 	w.file(fmt.Sprintf("/proc/%d/comm", pid), name+"\n")
@@ -148,14 +148,14 @@ func (w *world) process(pid int, name string, open ...string) {
 	}
 }
 
-// pcscd is installed, as Debian has it.
+// pcscd installs pcscd as Debian does.
 func (w *world) pcscd() {
 	w.programs("pcscd --version: pcsc-lite version 1.9.9.\nEnabled features: Linux libudev usbdropdir=/usr/lib/pcsc/drivers ipcdir=/run/pcscd configdir=/etc/reader.conf.d")
 }
 
 const drops = "/usr/lib/pcsc/drivers/"
 
-// handler is installed, with a bundle that has these IDs.
+// handler installs the handler, with a bundle that has these IDs.
 func (w *world) handler(ids ...string) {
 	w.file(drops+"serial/libifdcardfs.so", "ELF IFDHCreateChannel")
 	w.file(drops+"ifd-cardfs.bundle/Contents/Linux/libifdcardfs.so", "ELF IFDHCreateChannel")
@@ -173,8 +173,8 @@ func plist(ids ...string) string {
 		"</array>\n<key>ifdProductID</key>\n<array>\n" + products.String() + "</array>\n</dict>\n"
 }
 
-// says holds what a check finds: lines "state text", each followed by a line "> mend" if it has
-// one.
+// finds compares the findings of a check with want: lines "state text", each followed by a line
+// "> mend" if there is a remedy.
 func (w *world) finds(check, want string) {
 	w.Helper()
 	var got strings.Builder

@@ -86,7 +86,7 @@ func (f *fakeMount) set(s survey.Slot) {
 	f.slots[s.Number] = s
 }
 
-// fakeTerminal has the last screen as text.
+// fakeTerminal keeps the last screen as text.
 type fakeTerminal struct {
 	in     chan any
 	mu     sync.Mutex
@@ -107,7 +107,7 @@ func (t *fakeTerminal) sync() {
 	t.syncs++
 }
 
-// shown is the last screen, and how often one was drawn and drawn anew.
+// shown returns the last screen, and how often a screen was drawn and redrawn from scratch.
 func (t *fakeTerminal) shown() (text string, draws, syncs int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -177,7 +177,7 @@ func (s *scene) shows(want string) {
 	}
 }
 
-// result is how the loop ended; it must have.
+// result returns the result of the loop, which must have ended.
 func (s *scene) result() error {
 	s.t.Helper()
 	select {
@@ -189,8 +189,8 @@ func (s *scene) result() error {
 	}
 }
 
-// What happens is shown at once, and not only at the next interval; a screen on which
-// nothing changes is looked at but once an interval.
+// Events are shown at once, and not only at the next interval. Without events there is one look
+// per interval.
 func TestEvents(t *testing.T) {
 	run(t, newFakeMount(slot(0, "state empty")), func(s *scene) {
 		time.Sleep(200 * time.Millisecond)
@@ -233,7 +233,8 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-// A storm of events is drawn and looked at some times a second, whatever there are.
+// A storm of events causes only a few looks and screens a second, however many events there
+// are.
 func TestStorm(t *testing.T) {
 	run(t, newFakeMount(many(10)...), func(s *scene) {
 		time.Sleep(200 * time.Millisecond)
@@ -250,7 +251,7 @@ func TestStorm(t *testing.T) {
 	})
 }
 
-// However it ends, it ends: a key, a signal, the mount, a look that fails, a lost terminal.
+// The loop ends after a key, a signal, the end of the mount, a failed look, or a lost terminal.
 func TestEnds(t *testing.T) {
 	for name, end := range map[string]func(*scene){
 		"q":          func(s *scene) { s.screen.in <- "q" },
@@ -289,7 +290,7 @@ func TestEnds(t *testing.T) {
 	})
 }
 
-// A panic beside the loop is the loop's, whose caller restores the terminal.
+// A panic in another goroutine is raised again in the loop, whose caller restores the terminal.
 func TestPanic(t *testing.T) {
 	run(t, newFakeMount(slot(13, "state present")), func(s *scene) {
 		time.Sleep(time.Second)
@@ -368,8 +369,8 @@ func TestTrace(t *testing.T) {
 	})
 }
 
-// A trace that is left before it was open, or while a read waits, is closed, and nothing of it
-// comes into the next one.
+// A trace that is left before it was open, or while a read waits, is closed. None of its lines
+// appear in the next one.
 func TestTraceTooLate(t *testing.T) {
 	files := newFakeMount(slot(0, "state powered", "reader A"), slot(1, "state powered", "reader B"))
 	run(t, files, func(s *scene) {
@@ -442,7 +443,7 @@ type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, unix.ENOSPC }
 
-// Print shows the rates of the interval before, as often as it is asked to.
+// Print shows the rates of the last interval, the requested number of times.
 func TestPrint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeMount(slot(0, "state powered", "atr 3B 01", "protocol T=1", "exchanges=5"), slot(1, "state empty", "reader B"))
@@ -486,7 +487,8 @@ N  STATE    READER  CARD      SESSIONS  EXCH/S  TIME  ERRORS
 	})
 }
 
-// The terminal shows the lines, has the keys, and what was longer before is wiped.
+// The terminal shows the lines and delivers the keys. The rest of a longer earlier line is
+// cleared.
 func TestScreenOfTcell(t *testing.T) {
 	sim := tcell.NewSimulationScreen("UTF-8")
 	if err := sim.Init(); err != nil {
@@ -524,7 +526,7 @@ func TestScreenOfTcell(t *testing.T) {
 		{tcell.KeyRune, 'j', "j"}, {tcell.KeyRune, 'ö', "ö"}, {tcell.KeyUp, 0, "up"}, {tcell.KeyPgDn, 0, "pgdn"}, {tcell.KeyEnter, 0, "enter"},
 		{tcell.KeyEscape, 0, "esc"}, {tcell.KeyBackspace2, 0, "backspace"}, {tcell.KeyCtrlC, 0, "ctrl-c"}, {tcell.KeyCtrlZ, 0, "ctrl-z"},
 	} {
-		sim.InjectKey(tcell.KeyF12, 0, 0) // which means nothing, as alt-q
+		sim.InjectKey(tcell.KeyF12, 0, 0) // F12 has no meaning, nor has alt-q
 		sim.InjectKey(tcell.KeyRune, 'q', tcell.ModAlt)
 		sim.InjectKey(tt.key, tt.r, 0)
 		k, ok := <-s.keys()

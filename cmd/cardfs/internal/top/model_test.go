@@ -14,10 +14,10 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/survey"
 )
 
-// begin is when the tests begin; their looks are a second apart.
+// begin is the time of the tests' first look. Further looks are a second apart.
 var begin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// slot is a slot with those lines of status and stats: "key value", and "key=N" for stats.
+// slot returns a slot with the given lines: "key value" of status, and "key=N" of stats.
 func slot(n int, lines ...string) survey.Slot {
 	s := survey.Slot{Number: n, ID: survey.ID{Inode: uint64(n + 1)}, Status: map[string]string{"reader": "Reader"}, Stats: map[string]int64{}}
 	for _, l := range lines {
@@ -44,7 +44,7 @@ func testModel(slots ...survey.Slot) *model {
 	return m
 }
 
-// many are n empty slots.
+// many returns n empty slots.
 func many(n int) (list []survey.Slot) {
 	for i := range n {
 		list = append(list, slot(i, "state empty", fmt.Sprintf("reader Reader %d", i)))
@@ -52,7 +52,7 @@ func many(n int) (list []survey.Slot) {
 	return list
 }
 
-// screenText is what is shown, without blanks at the ends of lines.
+// screenText returns the screen's text, without blanks at the ends of lines.
 func screenText(m *model) string {
 	var out strings.Builder
 	for _, l := range m.view(false) {
@@ -114,7 +114,7 @@ func TestScreen(t *testing.T) {
 	wantScreen(t, m, "2: no answer from the reader\n")
 }
 
-// looks are how pieces of a screen's line are drawn, by their text.
+// looks maps the text of each piece of a screen's line to the way it is drawn.
 func looks(l line) map[string]look {
 	all := make(map[string]look)
 	for _, p := range l.pieces {
@@ -123,7 +123,7 @@ func looks(l line) map[string]look {
 	return all
 }
 
-// Titles and the chosen row are in reverse; what is wrong, and errors that are new, stand out.
+// Titles and the chosen row are in reverse. Faults and new errors stand out.
 func TestLooks(t *testing.T) {
 	m := testModel(slot(0, "state powered", "errors=7"), slot(1, "state failed", "error broken", "errors=1"), slot(2, "state starting"), slot(3, "state empty"))
 	m.looked([]int{0, 1}, false, []survey.Slot{slot(0, "state powered", "errors=9"), slot(1, "state failed", "error broken", "errors=1")}, begin.Add(time.Second))
@@ -170,7 +170,7 @@ func TestLooks(t *testing.T) {
 	}
 }
 
-// Without UTF-8 there is nothing but ASCII.
+// Without UTF-8 the screen has only ASCII.
 func TestASCII(t *testing.T) {
 	m := testModel(slot(0, "state powered", "reader "+strings.Repeat("long ", 10), "exchanges=0"))
 	m.looked([]int{0}, false, []survey.Slot{slot(0, "state powered", "reader "+strings.Repeat("long ", 10), "exchanges=2", "exchange-us=84")}, begin.Add(time.Second))
@@ -192,7 +192,7 @@ func TestBegin(t *testing.T) {
 	wantScreen(t, m, "no reader; attach one")
 }
 
-// Works in 80x24, and in any other size: no line is longer, none is too many.
+// The screen fits into 80x24 and any other size, in width and height.
 func TestSizes(t *testing.T) {
 	m := testModel(many(100)...)
 	long := strings.Repeat("读卡器 ", 30)
@@ -241,7 +241,7 @@ func TestFit(t *testing.T) {
 	}
 }
 
-// A rate is that of the time since the look before, of the same reader.
+// A rate is that since the previous look at the same reader.
 func TestRates(t *testing.T) {
 	m := testModel(slot(0, "state powered", "exchanges=100", "exchange-us=5000", "errors=2"))
 	look := func(after time.Duration, s survey.Slot) *row {
@@ -334,7 +334,7 @@ func TestChoosing(t *testing.T) {
 		press(m, s.key)
 		at(s.key, s.selected, s.top)
 	}
-	// The chosen row stays chosen, whatever happens to those above.
+	// The chosen row stays chosen, whatever happens to the rows above.
 	press(m, "G", "k")
 	for i := range 50 {
 		m.event(i, true, false)
@@ -443,7 +443,7 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// Confirm before reset, power off and eject: they disturb others.
+// Reset, power off and eject need a confirmation, because they disturb others.
 func TestActions(t *testing.T) {
 	slots := []survey.Slot{
 		slot(0, "state powered", "sessions 1", "reader A"), slot(1, "state present"), slot(2, "state empty"), slot(3, "state starting"),
@@ -499,7 +499,7 @@ func TestActions(t *testing.T) {
 		}
 	}
 
-	// The reader that the question was about left, and perhaps another has its number.
+	// The reader in question left, and perhaps another has its number.
 	for _, comes := range []bool{false, true} {
 		m := testModel(slots...)
 		press(m, "r")
@@ -540,8 +540,8 @@ func TestOtherKeys(t *testing.T) {
 	}
 }
 
-// What is looked at: rows in sight at each interval, the others in turn; those that events
-// tell of at once; all where events were lost. Rows that are not found have left.
+// Visible rows are read at each interval, and the others in turn. Rows with an event are read
+// at once, and all rows if events were lost. A row that is not found has left.
 func TestWanted(t *testing.T) {
 	m := testModel(many(1000)...)
 	if got, all := m.wanted(false); len(got) != 0 || all {
@@ -579,7 +579,7 @@ func TestWanted(t *testing.T) {
 		t.Errorf("%d rows", len(m.rows))
 	}
 
-	// A look that began before an event does not bring back who left.
+	// A look that began before an event does not bring back a reader that left.
 	m.event(5, true, false)
 	m.looked([]int{5}, false, []survey.Slot{slot(5, "state empty")}, begin)
 	if got, _ := m.wanted(false); !slices.Equal(got, []int{5}) {

@@ -15,7 +15,7 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 )
 
-// panicEnv has the test binary show a mount whose power file panics.
+// panicEnv makes the test binary show a mount whose power file panics.
 const panicEnv = "CARDFS_TEST_TOP_PANICS"
 
 func TestMain(m *testing.M) {
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// newPTY is a terminal: its far end, and the end that programs have.
+// newPTY opens a terminal and returns its far end and the end for programs.
 func newPTY(t *testing.T) (far, near *os.File) {
 	t.Helper()
 	far, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
@@ -58,8 +58,8 @@ func newPTY(t *testing.T) (far, near *os.File) {
 	return far, near
 }
 
-// "restores the terminal at every exit", a panic of whatever goroutine included; and what the
-// panic says is on the screen that stays.
+// "restores the terminal at every exit", including a panic in any goroutine. The panic's message
+// is on the screen that stays.
 func TestPanicRestores(t *testing.T) {
 	far, near := newPTY(t)
 	before, err := unix.IoctlGetTermios(int(near.Fd()), unix.TCGETS)
@@ -90,7 +90,7 @@ func TestPanicRestores(t *testing.T) {
 			}
 		}
 		said <- all.String()
-		// Who writes to a terminal that nobody reads waits.
+		// A write to a terminal blocks if nobody reads it.
 		for {
 			if _, err := far.Read(buf); err != nil {
 				return
