@@ -15,8 +15,8 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// acting is the sim driver, whose slots tell when something is done that a card, a
-// reader or a card holder can notice.
+// acting is the sim driver with slots that report each act that a card, a reader or a card
+// holder can notice.
 type acting struct {
 	*sim.Driver
 	act func(what string)
@@ -129,7 +129,7 @@ func TestInterruptedActs(t *testing.T) {
 					t.Fatal(err)
 				}
 				synctest.Wait()
-				// A session that is no more: what it sends takes its turn and comes to nothing.
+				// A stale session: its command takes its turn and fails.
 				stale, err := m.Slot(0).Open(context.Background(), core.Caller{Owner: "another"})
 				if err != nil {
 					t.Fatal(err)
@@ -195,8 +195,8 @@ func TestInterruptedActs(t *testing.T) {
 	}
 }
 
-// RESET CT and CT_close take the power off all the program's cards, also where the signal
-// comes after the first, and another program has the second card just then.
+// RESET CT and CT_close switch off all the program's cards, even if the signal comes after the
+// first card and another program is using the second one at that moment.
 func TestInterruptedBetweenCards(t *testing.T) {
 	for _, command := range []string{"01 02 20 11 00 00", "01 02"} {
 		synctest.Test(t, func(t *testing.T) {

@@ -18,7 +18,7 @@ const (
 	t0ATR     = "3B 77 94 00 00 53 49 4D 54 30 90 00"
 )
 
-// What is no command of the terminal's: classes, instructions, forms.
+// Classes, instructions and forms that are no command of the terminal.
 func TestForm(t *testing.T) {
 	play(t, "t1", `
 		# the classes are 20, 80 and 00: 6E00
@@ -295,7 +295,7 @@ func TestRequestICC(t *testing.T) {
 	`)
 }
 
-// Who waits for a card can be interrupted.
+// The wait for a card can be interrupted.
 func TestRequestInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})
@@ -370,7 +370,7 @@ func TestGetStatus(t *testing.T) {
 	`)
 }
 
-// What the reader's leaving does to a conversation.
+// The effect of the reader's departure on a conversation.
 func TestGone(t *testing.T) {
 	play(t, "t1", `
 		> 20 12 01 00
@@ -387,7 +387,7 @@ func TestGone(t *testing.T) {
 	`)
 }
 
-// The daemon's leaving ends the wait for a card.
+// The end of the daemon ends the wait for a card.
 func TestRequestClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})

@@ -12,8 +12,8 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// The answer comes with dad and sad changed over: dad is who asked, 2 the host or 5
-// the remote host, sad who answered, 1 the terminal, 0 and 2 to 14 the cards.
+// The answer has dad and sad swapped. dad is the sender of the command: 2 the host or 5 the
+// remote host. sad is the one that answered: 1 the terminal, 0 and 2 to 14 the cards.
 func TestAddresses(t *testing.T) {
 	play(t, "twoslot", `
 		@ 01 02 20 13 00 80 00
@@ -59,8 +59,8 @@ func TestCheckData(t *testing.T) {
 	}
 }
 
-// A card's life: used without more ado, ejected, activated, used. The terminal has
-// 64A1 for no card, 64A2 for one that is not active.
+// A card's life: used at once, ejected, activated, used again. The terminal answers 64A1 for
+// no card, and 64A2 for a card that is not active.
 func TestCardLife(t *testing.T) {
 	play(t, "twoslot", `
 		ctl sim 0 remove
@@ -131,7 +131,7 @@ func TestCardLife(t *testing.T) {
 	`)
 }
 
-// EJECT ICC of an empty slot, too, wants an activation after it.
+// After EJECT ICC of an empty slot an activation is needed, too.
 func TestEjectEmpty(t *testing.T) {
 	play(t, "t1 card=none", `
 		@ 01 02 20 15 01 00
@@ -148,7 +148,7 @@ func TestEjectEmpty(t *testing.T) {
 	`)
 }
 
-// DEACTIVATE ICC, too, of a card that only others used.
+// DEACTIVATE ICC also works on a card that only other programs used.
 func TestDeactivateOthers(t *testing.T) {
 	play(t, "t1", `
 		power on
@@ -232,7 +232,7 @@ func TestCardLost(t *testing.T) {
 	`)
 }
 
-// A protocol that is set anew resets the card for this program, which goes on.
+// Setting a protocol resets the card for this program, which goes on.
 func TestCardProtocol(t *testing.T) {
 	play(t, "t1 card=dual", `
 		@ 01 02 20 12 01 00
@@ -257,7 +257,7 @@ func TestCardProtocol(t *testing.T) {
 	`)
 }
 
-// A preference that the card refused is forgotten, the one before it is not.
+// A preference that the card refused is forgotten; the one before it stays.
 func TestPreferenceKept(t *testing.T) {
 	play(t, "t1", `
 		> 80 60 01 00 03 22 01 02
@@ -311,7 +311,7 @@ func TestPINUnit(t *testing.T) {
 	`)
 }
 
-// CT_close powers the cards off that RESET CT or REQUEST ICC activated, unless another
+// CT_close switches off the cards that RESET CT or REQUEST ICC activated, unless another
 // program holds them.
 func TestEnd(t *testing.T) {
 	play(t, "twoslot", `
@@ -422,7 +422,7 @@ func TestCardLocked(t *testing.T) {
 	})
 }
 
-// Close leaves the cards their power, and no session behind.
+// Close does not switch off the cards, and leaves no session behind.
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})

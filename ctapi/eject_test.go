@@ -117,7 +117,7 @@ func (echo) ATR() []byte           { return unhex("3B 80 81 31 FE 45 8B") }
 func (echo) Reset(bool)            {}
 func (echo) Process([]byte) []byte { return []byte{0x90, 0x00} }
 
-// A reader that can throws the card out, whether or not EJECT ICC waits for that.
+// A reader that can eject the card does so, whether or not EJECT ICC waits for its removal.
 func TestEjectMotor(t *testing.T) {
 	for command, want := range map[string]string{"20 15 01 00": "90 00", "20 15 01 04 01 05": "90 00", "20 15 01 00 01 05": "90 01"} {
 		synctest.Test(t, func(t *testing.T) {

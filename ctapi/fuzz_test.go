@@ -10,8 +10,8 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// Whatever is sent, the terminal answers with a status word and lives on. A
-// message is several commands, each behind its length.
+// The terminal answers anything with a status word and goes on working. A message is several
+// commands, each preceded by its length.
 func FuzzExchange(f *testing.F) {
 	for _, s := range []string{
 		"04 20110000", "05 2011010100", "04 20120100", "06 201201010105", "05 2013004600", "05 2013008000", "05 2013008100",
@@ -61,7 +61,7 @@ func FuzzExchange(f *testing.F) {
 	})
 }
 
-// Object 52 becomes something that the reader takes, or a status word.
+// Object 52 becomes a command that the reader accepts, or a status word.
 func FuzzPINCommand(f *testing.F) {
 	f.Add(unhex("02 06 00 20 00 01"), false)
 	f.Add(unhex("01 06 0E 00 24 00 01 10 20202020202020202020202020202020"), true)

@@ -145,7 +145,7 @@ func TestPINCommandLimits(t *testing.T) {
 	}
 }
 
-// The card echo answers with the data field that reaches it.
+// The card echo answers with the data field that it receives.
 func TestPerformVerification(t *testing.T) {
 	play(t, "pinpad card=echo", `
 		> 20 12 01 00

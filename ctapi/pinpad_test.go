@@ -16,8 +16,8 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-// askedDriver is the sim driver with slots that note what they are asked to do at the
-// keypad, and answer as the test says.
+// askedDriver is the sim driver with slots that record the requests for the keypad and answer
+// as the test says.
 type askedDriver struct {
 	*sim.Driver
 	slot *askedSlot
@@ -105,7 +105,7 @@ func (d threeDriver) Open(ctx context.Context, dev reader.Device) (reader.Reader
 	return a, nil
 }
 
-// The slots are 0, 2, 3, …; only of two is the second 3, too.
+// The slots are 0, 2, 3, …; if there are only two, 3 also means the second.
 func TestUnitsOfThree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{threeDriver{sim.New()}}})
@@ -126,7 +126,7 @@ func TestUnitsOfThree(t *testing.T) {
 	})
 }
 
-// What a reader's PIN pad says, as a status word.
+// The results of a reader's PIN pad as status words.
 func TestPINErrors(t *testing.T) {
 	for _, tt := range []struct {
 		answer string
@@ -171,7 +171,7 @@ func TestPINErrors(t *testing.T) {
 	}
 }
 
-// What the reader's PIN pad is asked for, in the terms of PC/SC part 10 §2.5.2.
+// The request to the reader's PIN pad, in the terms of PC/SC part 10 §2.5.2.
 func TestPINFormat(t *testing.T) {
 	for _, tt := range []struct{ command, want string }{
 		// time, format string, block, length, digits, condition, messages, indexes, language
@@ -269,7 +269,7 @@ func TestFormat2Blocks(t *testing.T) {
 	}
 }
 
-// A PIN is only for a card that was there when the command was handed over, also where the
+// A PIN goes only to the card that was there when the command was handed over, even if the
 // program has no session with it.
 func TestPINForThatCard(t *testing.T) {
 	for _, exchanged := range []bool{false, true} {
@@ -315,7 +315,7 @@ func TestPINForThatCard(t *testing.T) {
 	}
 }
 
-// What INPUT asks for.
+// The request that INPUT makes.
 func TestInputAsked(t *testing.T) {
 	for _, tt := range []struct {
 		command string
@@ -369,7 +369,7 @@ func TestObjectLengths(t *testing.T) {
 	}
 }
 
-// When the time is over the slot is looked at once more: an event may be on its way.
+// After the time-out the slot is checked once more: an event may still be on its way.
 func TestLastLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{sim.New()}})

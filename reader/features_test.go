@@ -25,8 +25,8 @@ type wrapper struct {
 
 func (w *wrapper) Unwrap() reader.Slot { return w.Slot }
 
-// "A wrapper shows what it wraps by Unwrap", whatever the depth; its own comes first, and
-// what nobody has is nil.
+// "A wrapper shows what it wraps by Unwrap", at any depth. The wrapper's own methods come
+// first, and an interface that nobody has is nil.
 func TestFeatures(t *testing.T) {
 	in := ejects{}
 	own := shows{}

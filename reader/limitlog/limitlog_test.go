@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// What a device can say as often as it likes is logged ten times, then every ten
-// seconds with how often it was left out; nothing else is held back by it.
+// A message that a device can cause any number of times is logged ten times. After that it is
+// logged every ten seconds with the number of omissions. Other messages are not held back.
 func TestLimitLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer

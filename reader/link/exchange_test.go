@@ -13,7 +13,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Cards that are activated without a word more.
+// Cards that need nothing but an activation.
 const (
 	cardT0 = "cold\n< 3B 00\n"
 	cardT1 = "cold\n< 3B 80 01 81\n" // with IFSD 32
@@ -273,8 +273,7 @@ func TestExchangeLimit(t *testing.T) {
 	}
 }
 
-// The exchange that brings a card back into step after the limit has as long as an
-// activation.
+// The exchange that resynchronises a card after the limit may take as long as an activation.
 func TestAfterTheLimit(t *testing.T) {
 	play(t, cardT1+"> 00 00 05 00 84 00 00 02 83\n< 10m 00 C3 01 FF 3D\n> 00 C0 00 C0\n! gone", "", func(t *testing.T, s *script, l *Link) {
 		s.IFSD, s.Slack = 32, time.Second
@@ -381,7 +380,7 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-// An answer that outgrows the receive buffer leaves nothing in either.
+// An answer that outgrows the receive buffer leaves nothing in the old or the new one.
 func TestLongAnswerIsWiped(t *testing.T) {
 	long := strings.Repeat("31 32 ", 400)
 	play(t, cardT0+"> 00 B0 00 00 00 03 20\n< "+long+"90 00\n> 00 84 00 00 02\n< 31 32 90 00", "", func(t *testing.T, s *script, l *Link) {

@@ -173,7 +173,7 @@ func TestPINNeedsOneBlock(t *testing.T) {
 	})
 }
 
-// What the PIN pad cannot do is refused before it is asked.
+// Requests that the PIN pad does not support are refused before it is asked.
 func TestPINUnsupported(t *testing.T) {
 	play(t, cardT1, "pin", func(t *testing.T, s *script, l *Link) {
 		s.IFSD = 32
@@ -195,7 +195,7 @@ func TestPINUnsupported(t *testing.T) {
 	})
 }
 
-// ctx ends the entry, and what becomes of the card nobody knows.
+// ctx ends the entry. The state of the card is then unknown.
 func TestPINEntryEnds(t *testing.T) {
 	play(t, cardT1+"verify 00 00 0D\n< 30s 64 00", "pin", func(t *testing.T, s *script, l *Link) {
 		s.IFSD, s.pad = 32, reader.PINSupport{Verify: true}

@@ -390,7 +390,7 @@ func TestPowerUpEnds(t *testing.T) {
 	})
 }
 
-// The caller's end is the end of a power-up, at once; its own limit is a time-out.
+// The end of the caller's context ends a power-up at once. Its own limit gives a time-out.
 func TestPowerUpIsEnded(t *testing.T) {
 	play(t, "cold\n< 1m 3B 00\n", "", func(t *testing.T, s *script, l *Link) {
 		began := time.Now()
@@ -408,7 +408,7 @@ func TestPowerUpIsEnded(t *testing.T) {
 	})
 }
 
-// The rates of a card that cannot be read any more after its warm reset are not kept.
+// The rates of a card that cannot be read after its warm reset are not kept.
 func TestNothingIsKeptOfAMute(t *testing.T) {
 	play(t, "cold\n< 3B 90 13 11 01 93\nset T=1 TA1=13\n! protocol\nwarm\n< 00\ncold\n< 00\ncold\n< 00", "set", func(t *testing.T, s *script, l *Link) {
 		if err := l.PowerUp(t.Context(), reader.Cold, -1); !errors.Is(err, reader.ErrProtocol) || len(l.known) != 0 {

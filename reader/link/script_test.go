@@ -227,7 +227,7 @@ func unhex(t *testing.T, text string) []byte {
 	return b
 }
 
-// lines is a trace that somebody reads.
+// lines is a trace with a reader.
 type lines []string
 
 func (l *lines) On() bool                          { return true }
@@ -266,7 +266,7 @@ func play(t *testing.T, text, features string, f func(t *testing.T, s *script, l
 	})
 }
 
-// powerUp activates the card, of which nothing is the test's matter.
+// powerUp activates the card, for tests of something else.
 func powerUp(t *testing.T, l *Link) {
 	t.Helper()
 	if err := l.PowerUp(t.Context(), reader.Cold, -1); err != nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// Over T=0 a command is never repeated; the rate at which nothing came is left at the
-// next reset, and something that came proves a rate.
+// Over T=0 a command is never repeated. A rate at which nothing came is dropped at the next
+// reset. A rate at which anything came is proven.
 func TestSilentRate(t *testing.T) {
 	play(t, `cold
 		< 3B 10 12
@@ -52,8 +52,8 @@ func TestSilentRate(t *testing.T) {
 	})
 }
 
-// A card that says nothing at any rate has something else; what is known of its rates
-// without a proof is dropped.
+// A card that is silent at every rate has another fault. Findings about its rates without
+// proof are dropped.
 func TestSilentAtEveryRate(t *testing.T) {
 	play(t, `cold
 		< 3B 10 12
@@ -88,7 +88,7 @@ func TestSilentAtEveryRate(t *testing.T) {
 	})
 }
 
-// A reader that takes APDUs hides the rates: silence says nothing of them.
+// A reader that takes APDUs hides the rates: its silence proves nothing about them.
 func TestSilentReader(t *testing.T) {
 	play(t, "cold\n< 3B 10 12\nselect T=0 TA1=12\n> 00 84 00 00 02\n< --\noff\ncold\n< 3B 10 12\nselect T=0 TA1=12", "select", func(t *testing.T, s *script, l *Link) {
 		s.Level, s.AutoPPS = reader.ShortAPDU, true

@@ -9,8 +9,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// A block is shown as one, without its LEN, only where it is as long as that says: else
-// what stands at the place of NAD and PCB may be anything.
+// Bytes are shown as a block, without LEN, only if their length matches LEN. Otherwise the
+// bytes at the place of NAD and PCB may be anything.
 func TestWholeBlock(t *testing.T) {
 	for _, crc := range []bool{false, true} {
 		l := &Link{}
@@ -71,8 +71,8 @@ func TestPINWithoutPad(t *testing.T) {
 	}
 }
 
-// What a trace shows of commands and answers at each level; of secret ones the header, P3
-// and LEN excepted, and SW1 SW2.
+// A trace's form of commands and answers at each level. Of secret ones it shows only the header
+// without P3 and LEN, and SW1 SW2.
 func TestTrace(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
