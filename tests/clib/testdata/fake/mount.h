@@ -45,7 +45,7 @@ struct file {
 	uint8_t *answer;
 	size_t nanswer;
 	bool pending;
-	struct slot *logged; /* the command whose answer comes next; NULL: none */
+	struct slot *logged; /* the slot that has the command of the answer in its log; NULL: none */
 };
 
 /* Everything below is guarded by mu, except own and the allocations. */
