@@ -17,7 +17,7 @@ import (
 	"testing/iotest"
 )
 
-// list is the list that this text is.
+// list makes a List of a text.
 func list(t *testing.T, text string) *List {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "list")
@@ -109,7 +109,7 @@ func TestName(t *testing.T) {
 			}
 		}
 	}
-	// What the caller does to an answer changes no other.
+	// A caller that changes its result does not change later ones.
 	l.Name(bytesOf(t, "3B 00"))[0] = "changed"
 	if got := l.Name(bytesOf(t, "3B 00")); got[0] != "One (Bank)" {
 		t.Error(got)
@@ -176,7 +176,7 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// What is too long, too much or fails in the middle is passed over; the rest counts.
+// Entries that are too long, too many or cut off by an error are skipped; the rest counts.
 func TestGarbage(t *testing.T) {
 	long := strings.Repeat("x", maxLine)
 	i := parse(strings.NewReader("3B 00\n\t" + long + "\n\tshort\n\t" + strings.Repeat("é", 300) + "\n3B 02\n\t" + long[:maxName] + "\n" + long + long + "\n3B 01\n\tlast\n"))

@@ -11,8 +11,8 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 )
 
-// A command is written once, whatever comes of it; after an error the next one has an open
-// of its own.
+// A command is written only once, whatever its result. After an error the next command uses a
+// new open.
 func TestChannelError(t *testing.T) {
 	for answer, words := range map[string]string{
 		"":          "end of file in place of an answer",
@@ -42,7 +42,8 @@ func TestChannelError(t *testing.T) {
 	}
 }
 
-// Who does not hold the transaction begins anew after a reset; its holder keeps its open.
+// Without the transaction a channel begins anew after a reset. The holder of the transaction
+// keeps its open.
 func TestChannelReset(t *testing.T) {
 	m := &Mount{Dir: clienttest.Tree(t, map[string]string{"ctl": "", "0/status": "state powered\n", "0/apdu": "", "0/power": ""})}
 	c := &Channel{Slot: m.Slot(0), Stderr: io.Discard, Wait: Forever}

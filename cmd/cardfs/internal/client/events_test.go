@@ -56,7 +56,7 @@ func TestFollowing(t *testing.T) {
 	}
 }
 
-// How things stand is all that is there now; a line that is none is an error.
+// The snapshot is all events that are there now. A malformed line is an error.
 func TestSnapshot(t *testing.T) {
 	c := tree(t, map[string]string{"event": "7 0 arrived driver=sim device=t1-1\n8 0 ready\n"})
 	got, err := c.Snapshot()

@@ -47,7 +47,7 @@ func TestOpenRemote(t *testing.T) {
 			f.Close()
 		}
 	}
-	// An open that waits all the same, as the card left after the look.
+	// An open that waits nevertheless, because the card left after the look.
 	c := tree(t, map[string]string{"ctl": "", "0/status": "state powered\n"})
 	if err := unix.Mkfifo(c.Path("0/apdu"), 0o600); err != nil {
 		t.Fatal(err)

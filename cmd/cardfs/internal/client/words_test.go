@@ -98,7 +98,7 @@ func TestNeedsCard(t *testing.T) {
 		if got := c.Slot(1).waitingFor(name); got != "reader 1 to start" {
 			t.Errorf("%s: %q", name, got)
 		}
-		// Behind sshfs status is what tells.
+		// Behind sshfs only status shows the state.
 		if err := c.Slot(0).await(io.Discard, name, nil, Forever); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

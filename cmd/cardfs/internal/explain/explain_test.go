@@ -118,7 +118,7 @@ func TestMasked(t *testing.T) {
 	}
 }
 
-// After a reset of the card GET RESPONSE fetches nothing of a command before it.
+// After a reset GET RESPONSE does not fetch the answer of an earlier command.
 func TestReset(t *testing.T) {
 	var e Explainer
 	e.Command(unhex(t, "002A808601AA"), false)
@@ -128,7 +128,7 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// A tree is not made of what a secret command brought.
+// The answer to a secret command is not decoded into a tree.
 func TestMaskedTree(t *testing.T) {
 	var e Explainer
 	if w := e.Command(unhex(t, "00DB3FFF05 5C035FC105"), false); w.Tree != nil {

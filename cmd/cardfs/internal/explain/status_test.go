@@ -9,7 +9,7 @@ import (
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// What SW1 SW2 says depends on the command that it follows.
+// The meaning of SW1 SW2 depends on the command.
 func TestStatus(t *testing.T) {
 	const read, verify, ask, gsm, desfire, status = "00B0000000", "0020000101AA", "00200001", "A0B0000000", "9060000000", "80F2400000"
 	for _, x := range []struct {

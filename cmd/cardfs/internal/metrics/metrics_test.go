@@ -48,7 +48,7 @@ open-us-le-100 4
 open-us-le-1000000 5
 `
 
-// put makes a slot's directory as a mount would show it, another one each time.
+// put makes a slot's directory as a mount would show it. Each call makes a new one.
 func put(t *testing.T, dir string, n int, status, stats string) {
 	t.Helper()
 	fresh, err := os.MkdirTemp(dir, "new")
@@ -96,7 +96,7 @@ func values(t *testing.T, text string) map[string]string {
 	return got
 }
 
-// Each line of stats is a metric in base units, and what status says a gauge.
+// Each line of stats is a metric in base units. The values of status are gauges.
 func TestValues(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, 4, status, stats)
@@ -236,7 +236,7 @@ cardfs_wait_seconds_total{by_id="",driver="",reader=%[1]q,slot="0"} %[2]d
 	slot("a", 1)
 	look("the first one again", "a", 26)
 
-	// Where directories tell nothing (sshfs), a counter that went back does.
+	// If the directories show nothing (sshfs), a counter that went back shows the change.
 	in := filepath.Join(dir, "0/stats")
 	if err := os.WriteFile(in, []byte("exchanges 0\nerror-EIO 2\nwait-us 1000000\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -321,7 +321,7 @@ func TestServe(t *testing.T) {
 		t.Error(err)
 	}
 
-	// A port that is lost under the server is an error, and says which.
+	// Losing the port is an error that names the port.
 	l, err = net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

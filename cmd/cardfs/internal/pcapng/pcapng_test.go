@@ -129,7 +129,7 @@ func TestLongComment(t *testing.T) {
 	}
 }
 
-// chunks keeps what each Write had.
+// chunks keeps the data of each Write.
 type chunks struct {
 	list [][]byte
 	err  error
@@ -277,7 +277,7 @@ func TestLongNote(t *testing.T) {
 	}
 }
 
-// Wireshark's own program reads what is written here. The file has all kinds of packets.
+// Wireshark's own program reads a file with all kinds of packets.
 func TestWireshark(t *testing.T) {
 	if _, err := exec.LookPath("tshark"); err != nil {
 		t.Fatal("tshark is missing: apt-get install tshark")

@@ -123,8 +123,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// What fails is said in a line, and the prompt goes on; ctrl-D ends it, as an error of the
-// terminal does.
+// A failure is reported in one line, and the prompt goes on. ctrl-D or an error of the terminal
+// ends it.
 func TestFailures(t *testing.T) {
 	lines := []string{"00A40000", ".reset", ".lock", ".atr", "echo x"}
 	s, err := run(t, "", lines, nil, exit.Status{Code: exit.None, Err: errors.New("no card in slot 0")})
@@ -148,7 +148,7 @@ func TestAskInterrupted(t *testing.T) {
 	}
 }
 
-// A history that cannot be written is said once, and the prompt goes on.
+// A history that cannot be written is reported once, and the prompt goes on.
 func TestNoHistory(t *testing.T) {
 	s, err := run(t, filepath.Join(t.TempDir(), "none", "history"), []string{"tries 1", "tries 2"}, nil, nil)
 	if err != nil || len(s.did) != 2 || strings.Count(s.err.String(), "the history is not kept") != 1 || len(s.kept) != 2 {

@@ -11,7 +11,7 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/hextext"
 )
 
-// host notes what lines ask for, and answers from lists.
+// host records the requests of lines, and answers from lists.
 type host struct {
 	t       testing.TB
 	did     []string
@@ -67,7 +67,7 @@ func play(t *testing.T, h *host, text string) (string, error) {
 	return strings.Join(h.did, "\n"), err
 }
 
-// What lines make of themselves.
+// The commands and other requests that lines result in.
 func TestLines(t *testing.T) {
 	long := strings.Repeat("AB", 256)
 	for text, want := range map[string]string{
@@ -376,7 +376,7 @@ func TestHostError(t *testing.T) {
 	}
 }
 
-// OK refuses what is neither 9000 nor 61xx, where nothing else is expected.
+// OK refuses any status but 9000 and 61xx, unless the line expects something else.
 func TestOK(t *testing.T) {
 	for _, x := range []struct {
 		line, answer string
@@ -432,7 +432,7 @@ func TestDo(t *testing.T) {
 	}
 }
 
-// Whatever is typed: no panic, and what is in order is a command.
+// No input causes a panic, and a valid line is a command.
 func FuzzLine(f *testing.F) {
 	for _, line := range []string{
 		"00A40400 (A000000004) 00 = 9000 | 61xx -> X", "set A (5C (5FC105))", `00D60000 ("x# ${A}")`, "select 3F00/5000", "verify 1 fill=FF",

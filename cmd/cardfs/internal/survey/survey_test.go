@@ -61,7 +61,7 @@ func TestAll(t *testing.T) {
 	}
 }
 
-// A reader that left between the two looks is left out; any other error is told.
+// A reader that left between the two looks is left out. Any other error is reported.
 func TestLeft(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, 1, "state empty\n", "exchanges 1\n")
@@ -126,7 +126,7 @@ func TestHasCard(t *testing.T) {
 	}
 }
 
-// Who looks every second leaves no descriptor open, whatever it finds.
+// Repeated surveys leave no descriptor open, whatever they find.
 func TestDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, 0, "state empty\n", "exchanges 0\n")

@@ -73,7 +73,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// No name of a command is taken for bytes.
+// The name of a command is never taken for bytes.
 func TestNames(t *testing.T) {
 	for cla := range 256 {
 		for ins := range 256 {
@@ -269,7 +269,7 @@ func TestCapture(t *testing.T) {
 	}
 }
 
-// chunks keeps what each Write had, and fails after some.
+// chunks keeps the data of each Write, and fails after some.
 type chunks struct {
 	list []string
 	left int
@@ -430,7 +430,7 @@ func TestLoopEnds(t *testing.T) {
 	}
 }
 
-// descriptors counts what is open.
+// descriptors counts the open descriptors.
 func descriptors(t *testing.T) int {
 	t.Helper()
 	list, err := os.ReadDir("/proc/self/fd")
@@ -440,7 +440,7 @@ func descriptors(t *testing.T) int {
 	return len(list)
 }
 
-// One file's silence holds up no other, and nothing stays open.
+// A silent file does not hold up others, and no descriptor stays open.
 func TestLoopOneIsSilent(t *testing.T) {
 	one, _ := slot(t)
 	two, toTwo := slot(t)
@@ -465,7 +465,7 @@ func TestLoopOneIsSilent(t *testing.T) {
 	}
 }
 
-// Arrivals are told, other events are not; what is no event is an error.
+// Arrivals are reported and other events are not. A line that is no event is an error.
 func TestArrivals(t *testing.T) {
 	m := &client.Mount{Dir: t.TempDir()}
 	if err := new(Loop).Arrivals(m, nil); !errors.Is(err, os.ErrNotExist) {
