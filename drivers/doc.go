@@ -9,7 +9,7 @@
 //
 // Package reader has the interfaces. The first question is what one transfer to the device
 // carries: single characters, a TPDU, a short or an extended APDU. That is its reader.Level.
-// What the device leaves undone below an APDU, package reader/link does.
+// Package reader/link does what the device leaves undone below an APDU.
 //
 // The folder of an iKey, drivers/ikey, has what every folder has:
 //
@@ -29,8 +29,8 @@
 //     drivers/bus/usb/usbtest. Say in its first lines where it is from. Bytes that nobody
 //     knows are ??.
 //
-//  2. frame.go. Functions that make requests and take answers apart. Cite document and
-//     section; say of a byte that was only observed where it was. Lengths that the device
+//  2. frame.go. Functions that make requests and parse answers. Cite document and section;
+//     if a byte was only observed, say where. Lengths that the device
 //     announces are checked against what came.
 //
 //  3. driver.go. For a USB token with a fixed card, package drivers/token has the reader, the
@@ -57,8 +57,8 @@
 //     make readers of it, help and completion show it, the suite runs with it, and the
 //     virtual machine has it on its USB: go run ./tests/vm shell NAME.
 //
-//  8. README.md. A line in the table of the drivers, which says by what the driver was shown
-//     to work, and by what not.
+//  8. README.md. A line in the table of the drivers, which says what has shown the driver to
+//     work, and what has not been tried.
 //
 // # What a driver promises
 //

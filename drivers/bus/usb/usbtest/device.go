@@ -9,17 +9,17 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 )
 
-// Model is what one kind of device does. Functions that are nil do nothing, and
-// transfers that nobody serves stall. None is called with a lock held.
+// Model is one kind of device. Functions that are nil do nothing, and transfers that no
+// function serves stall. None is called with a lock held.
 type Model struct {
 	// Descriptors are the device descriptor followed by the configuration
 	// descriptors, as usb.Conn has them.
 	Descriptors []byte
-	// Strings are the string descriptors from number 1 on. An empty string is one
-	// that the device does not have.
+	// Strings are the string descriptors from number 1 on. An empty string stands for a
+	// descriptor that the device does not have.
 	Strings []string
 
-	// Control serves a control transfer that is no standard request. In a
+	// Control serves a control transfer other than a standard request. In a
 	// transfer to the host it fills data, which is wLength long; in one to the
 	// device data is the data stage. It returns the bytes moved. An error is
 	// usb.ErrStall, ErrNAK, or one that the host is to see. ctx ends when the host
@@ -35,7 +35,7 @@ type Model struct {
 	// asked again.
 	In func(ep uint8) ([]byte, bool)
 
-	// Configured is called when a host takes the device up: it selects a
+	// Configured is called when a host begins to use the device: it selects a
 	// configuration, or claims an interface in this process.
 	Configured func()
 	// Reset is called when the host resets the port, before what was sent and not fetched
@@ -125,15 +125,15 @@ func (d *Device) Plug() *Port {
 	return p
 }
 
-// Unplug has the device leave: every transfer ends with reader.ErrGone. It
-// returns when nothing runs any more that Go started.
+// Unplug unplugs the device: every transfer ends with reader.ErrGone. It returns when all
+// functions started by Go have returned.
 func (d *Device) Unplug() {
 	d.plugging.Lock()
 	defer d.plugging.Unlock()
 	d.unplug()
 }
 
-// Drop has the device leave from within its own work, for which Unplug waits.
+// Drop unplugs the device from within its own functions, for which Unplug would wait.
 func (d *Device) Drop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -222,8 +222,8 @@ func (d *Device) Halt(ep uint8) {
 	d.wakeAll()
 }
 
-// Hold has the transfers of an endpoint wait until it is called with false.
-// Endpoint 0 are the control transfers that are no standard requests.
+// Hold makes the transfers of an endpoint wait until it is called with false. Endpoint 0
+// stands for all control transfers but the standard requests.
 func (d *Device) Hold(ep uint8, hold bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -231,16 +231,16 @@ func (d *Device) Hold(ep uint8, hold bool) {
 	d.wakeAll()
 }
 
-// Wake has Model.In asked again.
+// Wake makes waiting transfers call Model.In again.
 func (d *Device) Wake() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.wakeAll()
 }
 
-// Die has the device answer nothing until its port is reset, or for good. It answers the
-// standard requests, as hung firmware mostly does: without them the kernel would try for
-// minutes to reset it, and then say that it left.
+// Die makes the device stop answering until its port is reset, or for good. It still answers
+// the standard requests, as hung firmware mostly does: otherwise the kernel would try for
+// minutes to reset it and then report it as unplugged.
 func (d *Device) Die(forGood bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -253,8 +253,8 @@ func (d *Device) wakeAll() {
 	d.wake = make(chan struct{})
 }
 
-// Observe has f called for each line of the session from now on. f must not call
-// the device, and keeps nothing of the line's Data.
+// Observe makes the device call f for each line of the session from now on. f must not
+// call the device, and must not keep the line's Data.
 func (d *Device) Observe(f func(Line)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -271,7 +271,7 @@ func (d *Device) note(l Line) {
 // Descriptors are the device descriptor and the configurations behind it.
 func (d *Device) Descriptors() []byte { return slices.Clone(d.model.Descriptors) }
 
-// String is string descriptor i.
+// String returns string descriptor i.
 func (d *Device) String(i uint8) string {
 	if i == 0 || int(i) > len(d.model.Strings) {
 		return ""

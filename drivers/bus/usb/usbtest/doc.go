@@ -4,10 +4,10 @@
 // # Devices
 //
 // A [Device] is what every USB device has in common: it answers the standard
-// requests of USB 2.0 chapter 9 from its descriptors, queues what it has for the
-// host, halts endpoints, and is plugged in and out as often as one likes. What
-// one kind of device does is its [Model]: descriptors, strings, and a few
-// functions. A token that knows control transfers alone needs one of them:
+// requests of USB 2.0 chapter 9 from its descriptors, queues data for the host, halts
+// endpoints, and can be plugged in and unplugged repeatedly. The rest is its [Model]:
+// descriptors, strings, and a few functions. A token that has only control transfers
+// needs one function:
 //
 //	token := usbtest.New(usbtest.Model{
 //		Descriptors: descriptors,
@@ -22,18 +22,18 @@
 // from usbip.Plug. Both see the same device.
 //
 // A device that needs time for an answer blocks in Control, until its context
-// ends. A device that has none returns [ErrNAK], and the transfer waits until
+// ends. A device without an answer returns [ErrNAK], and the transfer waits until
 // the host gives up, as it would on a bus.
 //
-// [Device.Inject] makes transfers go wrong: see [Fault]. A test that runs a whole
-// session once for each transfer in it and each fault of the [Menu] has had the
-// device fail in every way at every place.
+// [Device.Inject] makes transfers fail: see [Fault]. A test that runs a whole session once
+// for each of its transfers and each fault of the [Menu] covers every failure at every
+// place.
 //
 // # Sessions
 //
 // A session is the transfers between a host and one device, in plain text. There
 // is one transfer a line: its direction as the host sees it, where it goes, and
-// behind a bar the bytes that were moved. Everything behind # explains.
+// behind a bar the bytes that were moved. A comment begins with #.
 //
 //	OUT 41 16 2005 0000 0000             # control: bmRequestType bRequest wValue wIndex wLength
 //	IN  C1 01 0000 0000 0004 | FF 11 11 FF
@@ -41,8 +41,8 @@
 //	IN  81 | 81 00 00 00 00  00 00 01 00 00   # endpoint 81
 //	       | 3B 00                            # more of the same transfer
 //
-// Numbers are hexadecimal, two digits a byte and four digits a word. Bytes that
-// no source knows are ??: any byte is right there, and a player sends 00. The
+// Numbers are hexadecimal, two digits a byte and four digits a word. Unknown bytes are
+// ??: they match any byte, and a player sends 00. The
 // data stage of a control transfer to the host may be shorter than wLength. An
 // endpoint's address may be followed by the length that the host asked for, as a
 // word, and by zlp where a zero-length packet follows a full last packet.
@@ -50,8 +50,8 @@
 //	IN  81 0047 | 52 36 00 00 ?? ??
 //	OUT 02 zlp  | …
 //
-// In front of the bar may stand a duration, which is the time that the host gave
-// the transfer, and held with a duration, for which the device did not answer:
+// Before the bar there may be a duration, the host's time-out for the transfer, and held
+// with a duration, during which the device did not answer:
 //
 //	IN  C1 01 0000 0000 00FF 20s held 1.5s | 00 00 02 90 00 92
 //
@@ -89,5 +89,5 @@
 //
 // Device.plugging, then the locks of the model, whose functions may call the device, then
 // Device.mu. A model's function is called with neither of the device's locks held, but for
-// Unplugged, which is called with plugging.
+// Unplugged, which is called with plugging held.
 package usbtest

@@ -20,7 +20,7 @@ const (
 	Silent
 	// Unplugged: the device leaves.
 	Unplugged
-	// Dead: the device answers nothing any more until its port is reset, as after Die.
+	// Dead: the device stops answering until its port is reset, as after Die.
 	Dead
 	// Noise: the transfer fails with usb.ErrBus.
 	Noise
@@ -29,7 +29,7 @@ const (
 	// Long: N bytes more come to the host, at least one. More than it asked for
 	// are usb.ErrOverflow.
 	Long
-	// Garbage: other bytes come to the host, as many.
+	// Garbage: the host gets other bytes, of the same number.
 	Garbage
 	// Late: the transfer ends after Delay. A host that gave it up before has lost
 	// what was moved.
@@ -41,7 +41,7 @@ var faultNames = [...]string{Stalled: "stalled", Silent: "silent", Unplugged: "u
 
 func (k FaultKind) String() string { return faultNames[k] }
 
-// Phase is where in a transfer a fault of the first five kinds is.
+// Phase is the point in a transfer at which a fault of the first five kinds happens.
 type Phase int
 
 const (
@@ -50,8 +50,8 @@ const (
 	// During: half of the bytes were moved. A device does nothing with half of
 	// what it is sent.
 	During
-	// After: the device has done what it was asked, and the host does not learn
-	// it. What came to the host is lost.
+	// After: the device has done what it was asked, but the host is not told. Data for the
+	// host is lost.
 	After
 )
 
@@ -63,12 +63,12 @@ type Fault struct {
 	When  Phase
 	N     int           // bytes, for Short and Long
 	Delay time.Duration // for Late
-	// On is how the lines of the transfers begin, in the notation of a session
-	// with one space between its words, that the fault befalls: "OUT 41 17",
-	// "IN 81". Empty means every transfer but the standard requests.
+	// On selects the transfers that fail: their lines, in the notation of a session with
+	// one space between words, begin with it, as in "OUT 41 17" or "IN 81". Empty selects
+	// every transfer but the standard requests.
 	On string
-	// Skip is how many such transfers pass before. Count is how many the fault
-	// befalls; 0 means one, and -1 every one.
+	// Skip is the number of such transfers that pass before. Count is the number that
+	// fail; 0 means one, and -1 all.
 	Skip, Count int
 }
 
@@ -97,7 +97,7 @@ func Menu() []Fault {
 		Fault{Kind: Garbage}, Fault{Kind: Late, Delay: time.Second}, Fault{Kind: Late, Delay: time.Hour})
 }
 
-// Inject adds faults to come. Each befalls transfers that begin after it.
+// Inject adds faults. They apply to transfers that begin afterwards.
 func (d *Device) Inject(faults ...Fault) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -117,7 +117,7 @@ func (d *Device) Heal() {
 	d.wakeAll()
 }
 
-// befalls takes the fault that befalls a transfer, if one does.
+// befalls returns the fault that applies to a transfer, if any, and counts it.
 func (d *Device) befalls(l Line) *Fault {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -130,8 +130,8 @@ func (d *Device) befalls(l Line) *Fault {
 	}, func(f *Fault) (skip, count *int) { return &f.Skip, &f.Count })
 }
 
-// Due takes the first of the faults that befalls something and is not to be skipped; nil:
-// there is none. counts gives the fault's Skip and Count, which go down.
+// Due returns the first fault that applies now, or nil. counts returns pointers to the Skip
+// and Count of a fault, which Due decrements.
 func Due[F any](faults *[]*F, befalls func(*F) bool, counts func(*F) (skip, count *int)) *F {
 	for i, f := range *faults {
 		if !befalls(f) {
@@ -152,7 +152,7 @@ func Due[F any](faults *[]*F, befalls func(*F) bool, counts func(*F) (skip, coun
 	return nil
 }
 
-// spoil does a transfer as its fault has it.
+// spoil carries out a transfer with its fault.
 func (d *Device) spoil(w *wait, l Line, data []byte, do func([]byte) (int, error)) (n int, err error) {
 	f := w.fault
 	if err := w.Err(); err != nil {
@@ -201,7 +201,7 @@ func (d *Device) spoil(w *wait, l Line, data []byte, do func([]byte) (int, error
 	return n, d.fail(w, l, f.Kind)
 }
 
-// fail is how the transfer of l ends by a fault.
+// fail returns how the transfer of l ends because of a fault.
 func (d *Device) fail(w *wait, l Line, kind FaultKind) error {
 	switch kind {
 	case Stalled:

@@ -22,12 +22,12 @@ type T interface {
 
 // Player is the device of a session, for a driver under test: it expects what the
 // session's host sends, in its order, and answers as the session's device did.
-// A transfer on an IN endpoint waits until its line comes. A transfer that does
-// not come fails the test when the player ends; one that is not due fails it at
-// once, and fails with usb.ErrBus.
+// A transfer on an IN endpoint waits until its line is due. A missing transfer fails the
+// test when the player ends. A transfer that is not due fails the test at once, and
+// returns usb.ErrBus.
 //
-// The session's standard requests are not expected of the driver: they are what
-// Descriptors and String answer.
+// The driver need not send the session's standard requests: Descriptors and String return
+// their answers.
 type Player struct {
 	t           T
 	descriptors []byte
@@ -81,7 +81,7 @@ func NewPlayer(t T, s Session) *Player {
 	return p
 }
 
-// Describe gives the player the descriptors of a device whose session has none.
+// Describe gives the player the descriptors, for a session that has none.
 func (p *Player) Describe(descriptors []byte) *Player {
 	p.descriptors = descriptors
 	return p
@@ -98,8 +98,8 @@ func (p *Player) end() {
 	}
 }
 
-// Step says that the session must have come to the step of that name, and goes
-// on behind it.
+// Step fails the test unless the session has reached the step of that name, and continues
+// after it.
 func (p *Player) Step(name string) {
 	p.t.Helper()
 	p.mu.Lock()
@@ -112,7 +112,7 @@ func (p *Player) Step(name string) {
 	p.next()
 }
 
-// due is the line that is due, in words. p.mu is held.
+// due describes the line that is due. p.mu is held.
 func (p *Player) due() string {
 	if p.at == len(p.lines) {
 		return "its end"
@@ -129,7 +129,7 @@ func (p *Player) next() {
 	p.wake = make(chan struct{})
 }
 
-// skip passes over what neither side of the bus does, and unplugs. p.mu is held.
+// skip passes over lines that no transfer belongs to, and carries out an unplug. p.mu is held.
 func (p *Player) skip() {
 	for ; p.at < len(p.lines); p.at++ {
 		switch p.lines[p.at].Kind {
@@ -165,7 +165,7 @@ func (p *Player) pause(got *Line) {
 	p.at++
 }
 
-// take waits until the line comes that got is to be, takes it, and moves its bytes.
+// take waits until the line of got is due, moves its bytes, and goes on to the next.
 func (p *Player) take(ctx context.Context, got *Line, data []byte) (int, error) {
 	if !got.In {
 		got.Data = data

@@ -10,11 +10,11 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// Port is where a device is plugged in. It ends when the device is unplugged, and
-// the next Plug gives another.
+// Port is the place where a device is plugged in. It ends when the device is unplugged; the
+// next Plug returns another.
 //
-// It is a usb.Opener for drivers in this process, and it has the transfers as a
-// bus does them for a kernel, by way of usbip.Plug: those are bound to no claim.
+// It is a usb.Opener for drivers in this process. For a kernel, through usbip.Plug, it has
+// transfers without a claim, as on a bus.
 type Port struct {
 	d       *Device
 	ctx     context.Context // ends when the device is unplugged
@@ -25,7 +25,7 @@ type Port struct {
 
 var _ usb.Opener = (*Port)(nil)
 
-// Device is what is plugged in.
+// Device returns the device that is plugged in.
 func (p *Port) Device() *Device { return p.d }
 
 // Gone is closed when the device is unplugged.
@@ -46,7 +46,7 @@ func (p *Port) Unplug() {
 // Descriptors are the device's.
 func (p *Port) Descriptors() []byte { return p.d.Descriptors() }
 
-// String is string descriptor i.
+// String returns string descriptor i.
 func (p *Port) String(i uint8) string { return p.d.String(i) }
 
 // Control does a control transfer.
@@ -169,7 +169,7 @@ type conn struct {
 	cancel    context.CancelFunc
 }
 
-// wait is what ends a transfer of the claim.
+// wait returns what can end a transfer of the claim.
 func (c *conn) wait(ctx context.Context, timeout time.Duration) *wait {
 	return &wait{Context: ctx, port: c.p, claim: c.ctx, timeout: timeout}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// LineKind is what a line of a session stands for.
+// LineKind is the kind of a session's line.
 type LineKind int
 
 const (
@@ -203,7 +203,7 @@ func isHex(word string) bool {
 	return strings.Trim(word, "0123456789ABCDEF") == ""
 }
 
-// parseBytes reads what stands behind a bar.
+// parseBytes reads the part behind a bar.
 func (l *Line) parseBytes(text string) error {
 	for word := range strings.FieldsSeq(text) {
 		if l.Err != nil {
@@ -234,7 +234,7 @@ func (l *Line) parseBytes(text string) error {
 	return nil
 }
 
-// check reports what is impossible in a line as a whole.
+// check returns an error if the parts of a line contradict each other.
 func (l *Line) check() error {
 	switch {
 	case l.Kind != Transfer:
@@ -258,7 +258,7 @@ func (l *Line) address() string {
 	return fmt.Sprintf("%s %02X", dir, l.Endpoint)
 }
 
-// String is the line in the notation, without what l leaves open.
+// String returns the line in the notation, without what l leaves open.
 func (l Line) String() string {
 	switch l.Kind {
 	case Claim:
@@ -317,7 +317,7 @@ func failure(err error) string {
 	return "failed"
 }
 
-// String is the session as text.
+// String returns the session as text.
 func (s Session) String() string {
 	var b strings.Builder
 	for _, l := range s {
@@ -326,8 +326,7 @@ func (s Session) String() string {
 	return b.String()
 }
 
-// Same reports whether got is what the line says. What the line leaves open is
-// right whatever it is.
+// Same reports whether got matches the line. What the line leaves open matches anything.
 func (l *Line) Same(got *Line) bool {
 	if l.Kind != got.Kind || l.In != got.In || l.Control != got.Control || l.Setup != got.Setup ||
 		l.Endpoint != got.Endpoint || l.Name != got.Name || len(l.Data) != len(got.Data) {
@@ -347,8 +346,8 @@ func (l *Line) Same(got *Line) bool {
 	return true
 }
 
-// Diff describes the first difference of got from the session; "" is none.
-// Steps and events count on neither side, and pauses not either: a bus shows none.
+// Diff describes the first difference between got and the session, or returns "". Steps,
+// events and pauses do not count on either side: they are not visible on a bus.
 func (s Session) Diff(got Session) string {
 	s, got = s.bus(), got.bus()
 	for i := range max(len(s), len(got)) {
@@ -364,14 +363,14 @@ func (s Session) Diff(got Session) string {
 	return ""
 }
 
-// bus is what a bus shows of a session.
+// bus returns the lines of a session that are visible on a bus.
 func (s Session) bus() Session {
 	return slices.DeleteFunc(slices.Clone(s), func(l Line) bool {
 		return l.Kind == Wait || l.Kind == Event || l.Kind == Step
 	})
 }
 
-// Log writes a session down. It is for Device.Observe.
+// Log records a session. It is for Device.Observe.
 type Log struct {
 	mu    sync.Mutex
 	lines Session
@@ -385,8 +384,8 @@ func (r *Log) Add(l Line) {
 	r.lines = append(r.lines, l)
 }
 
-// Session is what was written down so far. Standard requests are left out: drivers
-// do not send them, and every kernel sends others.
+// Session returns what was recorded so far, without standard requests: drivers do not
+// send them, and each kernel sends different ones.
 func (r *Log) Session() Session {
 	r.mu.Lock()
 	defer r.mu.Unlock()

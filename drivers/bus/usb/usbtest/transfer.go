@@ -11,8 +11,8 @@ import (
 )
 
 // wait is what ends a transfer: the host's context, its time-out, the end of its
-// claim, or unplugging. It is the context that Model.Control gets. Nothing is set
-// up before somebody waits, for most transfers are answered at once.
+// claim, or unplugging. It is the context that Model.Control gets. Nothing is set up until
+// something waits, because most transfers are answered at once.
 //
 // One goroutine uses it.
 type wait struct {
@@ -45,7 +45,7 @@ func (w *wait) Deadline() (time.Time, bool) {
 	return w.end, true
 }
 
-// Err is context.Context: what the transfer ended with, as the host sees it.
+// Err is context.Context: the error with which the transfer ended for the host.
 func (w *wait) Err() error {
 	if err := w.Context.Err(); err != nil {
 		return err
@@ -84,7 +84,7 @@ func (w *wait) Done() <-chan struct{} {
 // Value is context.Context.
 func (w *wait) Value(key any) any { return w.Context.Value(key) }
 
-// stop gives back what waiting set up.
+// stop releases what waiting has set up.
 func (w *wait) stop() {
 	if w.cancel != nil {
 		w.cancel()
@@ -94,8 +94,7 @@ func (w *wait) stop() {
 	}
 }
 
-// until waits for wake, which may be nil, and returns what ended the transfer
-// before.
+// until waits for wake, which may be nil. It returns an error if the transfer ended before.
 func (w *wait) until(wake <-chan struct{}) error {
 	select {
 	case <-wake:
@@ -203,7 +202,7 @@ func (d *Device) noteIn(w *wait, ep uint8, p []byte, asked int, err error) {
 	}
 }
 
-// next is the IN transfer that is due, if one is.
+// next returns the IN transfer that is due, if any.
 func (e *endpoint) next(p []byte) (n int, err error, ok bool) {
 	switch {
 	case e.packet == 0, e.halted:

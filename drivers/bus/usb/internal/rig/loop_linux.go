@@ -31,7 +31,7 @@ const (
 	ReqHang  = 4 // answers when released
 )
 
-// Loop is a USB device that gives back what it was sent, and fails as told.
+// Loop is a USB device that returns what it was sent, and fails on request.
 type Loop struct {
 	Mu     sync.Mutex
 	stored []byte
@@ -112,7 +112,7 @@ func (l *Loop) AwaitWaiting(t *testing.T, n int) {
 	}
 }
 
-// wait runs ready, under the lock, after each change until it tells that it is.
+// wait calls ready, under the lock, after each change until it returns true.
 func (l *Loop) wait(ctx context.Context, ready func() bool) error {
 	l.Set(func() { l.waits++ })
 	defer l.Set(func() { l.waits-- })
@@ -236,7 +236,7 @@ func Plug(t *testing.T, l *Loop) *usbip.Port {
 	return port
 }
 
-// listed tells whether sysfs has a device with that serial number.
+// listed reports whether sysfs has a device with that serial number.
 func listed(serial string) bool {
 	files, _ := filepath.Glob("/sys/bus/usb/devices/*/serial")
 	return slices.ContainsFunc(files, func(f string) bool {
