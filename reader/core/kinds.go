@@ -7,8 +7,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// errUnpowered: there may be a card, but it has no power. Programs are told
-// ErrNoCard; the core draws no conclusion from it.
+// errUnpowered means that there may be a card, but without power. Programs get ErrNoCard;
+// the core draws no conclusion from it.
 var errUnpowered = fmt.Errorf("the card is not powered: %w", reader.ErrNoCard)
 
 // kinds are the errors that say all that a log may have of an exchange.
@@ -17,7 +17,7 @@ var kinds = []error{
 	reader.ErrNoPermission, reader.ErrClaimed, reader.ErrFailed, reader.ErrTimeout, reader.ErrProtocol, reader.ErrMute, reader.ErrCancelled,
 }
 
-// kind is what sort of error err is, in words that carry neither bytes nor lengths.
+// kind describes the kind of err in words, without bytes or lengths.
 func kind(err error) string {
 	for _, k := range kinds {
 		if errors.Is(err, k) {

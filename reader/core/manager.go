@@ -39,7 +39,7 @@ type Options struct {
 	// Poll is the interval at which a slot is asked for its card if its reader sends
 	// no notification; 0 means 400 ms, as in pcscd.
 	Poll time.Duration
-	// IdleOff is how long a card may stay unused before it is powered off; 0: for ever.
+	// IdleOff is the time after which an unused card is powered off; 0: never.
 	IdleOff time.Duration
 	// ExchangeLimit bounds an exchange in which the card or the reader keeps asking
 	// for time; 0 means an hour. Some tokens take 16 minutes to generate a key.
@@ -48,8 +48,8 @@ type Options struct {
 	Buses []reader.Bus
 }
 
-// Manager knows every reader there is. It alone gives numbers, lets readers
-// arrive and leave, and tells whoever shows them as files.
+// Manager owns all readers. It assigns numbers, lets readers arrive and leave, and informs
+// the file system of both.
 type Manager struct {
 	options Options
 	log     *slog.Logger
@@ -226,7 +226,7 @@ func (m *Manager) Announce(dev reader.Device) error {
 	return nil
 }
 
-// isThere refuses a device that is there already. The manager's mu is held.
+// isThere returns an error for a device that is there already. m.mu is held.
 func (d *ifd) isThere() error {
 	at := ""
 	if len(d.slots) > 0 {
@@ -261,8 +261,8 @@ func (m *Manager) tellLeft(slots []*Slot) {
 	}
 }
 
-// Detach makes the reader that has slot number leave: its directories and names
-// are free when Detach returns. It does not wait for the device.
+// Detach removes the reader with that slot: its directories and names are free when Detach
+// returns. It does not wait for the device.
 func (m *Manager) Detach(number int) error {
 	s := m.Slot(number)
 	if s == nil {
@@ -277,7 +277,7 @@ func (m *Manager) detach(d *ifd) error {
 	return m.detached(d.dev)
 }
 
-// detached tells a device that a person detached it.
+// detached informs a device that a user detached it.
 func (m *Manager) detached(dev reader.Device) error {
 	if l, ok := dev.Link.(reader.Detacher); ok {
 		return reader.Guard(m.log, dev.Name()+": Detached", l.Detached)
@@ -285,8 +285,8 @@ func (m *Manager) detached(dev reader.Device) error {
 	return nil
 }
 
-// WatchBuses has the buses announce what is there, and what comes from now on. A bus that
-// cannot is left out: the other readers are of use without.
+// WatchBuses makes the buses announce all present and future devices. A bus that fails is
+// left out, because the other readers work without it.
 func (m *Manager) WatchBuses() {
 	for _, bus := range m.options.Buses {
 		if err := bus.Watch(m.leaving, m, m.options.Drivers); err != nil {
@@ -299,14 +299,14 @@ func (m *Manager) WatchBuses() {
 	}
 }
 
-// buses are those that are watched.
+// buses returns the watched buses.
 func (m *Manager) buses() []reader.Bus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.watched)
 }
 
-// Rescan looks for devices that no event announced, and opens those again that failed.
+// Rescan looks for devices that no event announced, and reopens those that failed.
 func (m *Manager) Rescan() {
 	for _, bus := range m.buses() {
 		bus.Rescan()

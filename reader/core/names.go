@@ -9,15 +9,15 @@ import (
 	"github.com/cardfs/cardfs/reader/words"
 )
 
-// ByID is the slot's name that survives replugging and reboot.
+// ByID returns the name of the slot that survives replugging and reboot.
 func (s *Slot) ByID() string {
 	s.manager.mu.Lock()
 	defer s.manager.mu.Unlock()
 	return s.name
 }
 
-// lastingName is a slot's name that survives replugging and reboot, in udev's
-// style: bus, model, serial number or port, and the slot in the reader.
+// lastingName makes the name of a slot that survives replugging and reboot, in udev's style:
+// bus, model, serial number or port, and the slot in the reader.
 func lastingName(dev reader.Device, index int) string {
 	where, bus := dev.Serial, dev.Bus
 	if where == "" {
@@ -44,8 +44,8 @@ func lastingName(dev reader.Device, index int) string {
 	return name + slot
 }
 
-// tame keeps what udev keeps in names: letters, digits and "#+-.:=@_"; a run of
-// anything else becomes one underscore.
+// tame keeps the characters that udev keeps in names: letters, digits and "#+-.:=@_". A run
+// of others becomes one underscore.
 func tame(s string) string {
 	var out strings.Builder
 	for _, r := range strings.TrimSpace(s) {

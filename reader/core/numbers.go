@@ -8,15 +8,15 @@ import (
 )
 
 const (
-	// maxSlots is how many slots of one reader are served. CCID counts a reader's
-	// slots in one byte (1.1 §5.1, bMaxSlotIndex).
+	// maxSlots is the greatest number of slots of a reader. CCID counts them in one byte
+	// (1.1 §5.1, bMaxSlotIndex).
 	maxSlots = 256
-	// memoryMost is how many readers that are not there are remembered, with their
+	// memoryMost is the greatest number of absent readers that are remembered, for their
 	// numbers and for the commands of their drivers.
 	memoryMost = 1024
 )
 
-// home is what is kept of an identity.
+// home is what the manager remembers of an identity.
 type home struct {
 	numbers []int  // by slot
 	used    uint64 // when a number was taken last, in the count of slots
@@ -28,7 +28,7 @@ type lastDevice struct {
 	used uint64
 }
 
-// hold keeps the numbers and names of d's slots for d while they are away. m.mu is held.
+// hold reserves the numbers and names of d's slots while they are away. m.mu is held.
 func (m *Manager) hold(d *ifd) {
 	for _, s := range d.slots {
 		m.heldNumbers[s.number], m.heldNames[s.name] = d, d
@@ -56,8 +56,8 @@ func (m *Manager) free(number int, d *ifd) bool {
 	return m.slots[number] == nil && (holder == nil || holder == d)
 }
 
-// number is the number that slot index of d had before if that is free, else the
-// lowest free one. m.mu is held.
+// number returns the number that slot index of d had before, if it is free, or else the
+// lowest free number. m.mu is held.
 func (m *Manager) number(d *ifd, index int) int {
 	kept := m.homes[d.id].numbers
 	if index < len(kept) && m.free(kept[index], d) {
@@ -74,7 +74,7 @@ func (m *Manager) number(d *ifd, index int) int {
 	return n
 }
 
-// addSlot gives d one more slot. m.mu is held.
+// addSlot adds a slot to d. m.mu is held.
 func (m *Manager) addSlot(d *ifd) {
 	index := len(d.slots)
 	number := m.number(d, index)
@@ -110,8 +110,8 @@ func (m *Manager) addSlot(d *ifd) {
 	s.mu.Unlock()
 }
 
-// forgetHomes makes room for one more identity: of those that are not there, the one
-// that came longest ago is forgotten. m.mu is held.
+// forgetHomes makes room for one more identity. It forgets the absent one that came longest
+// ago. m.mu is held.
 func (m *Manager) forgetHomes() {
 	if len(m.homes) < memoryMost+len(m.ifds) {
 		return
@@ -125,7 +125,7 @@ func (m *Manager) forgetHomes() {
 	delete(m.homes, oldest)
 }
 
-// forgetLast is forgetHomes for the devices that numbers had.
+// forgetLast does the same as forgetHomes for the devices of numbers.
 func (m *Manager) forgetLast() {
 	if len(m.last) < memoryMost+len(m.slots) {
 		return

@@ -16,7 +16,7 @@ func (s *Slot) stamp() {
 	}
 }
 
-// powerOffIdle takes the power off a card that nobody used for so long.
+// powerOffIdle powers off a card that was unused for Options.IdleOff.
 func (s *Slot) powerOffIdle(after time.Duration) {
 	due := func() error {
 		if s.lock != nil || time.Since(s.used) < after {
@@ -32,8 +32,8 @@ func (s *Slot) powerOffIdle(after time.Duration) {
 	}
 }
 
-// unused is nil where by may take the power off and takes it from nobody. A
-// power-up under way is somebody's open. s.mu is held.
+// unused returns nil if by may power off the card and nobody else uses it. A power-up under
+// way belongs to somebody's open. s.mu is held.
 func (s *Slot) unused(by Caller) error {
 	switch {
 	case !s.admitted(by):
@@ -44,10 +44,9 @@ func (s *Slot) unused(by Caller) error {
 	return nil
 }
 
-// powerOffIf deactivates the card unless allowed, which is called with s.mu held,
-// says why not; nil allows it. That, and that the card has no power any more, is one
-// step: an open that comes meanwhile waits for the turn and powers the card up again.
-// The caller holds the turn.
+// powerOffIf deactivates the card unless allowed, which is called with s.mu held, returns an
+// error. The check and the change of state are one step: an open that comes meanwhile waits
+// for the turn and powers the card up again. The caller holds the turn.
 func (s *Slot) powerOffIf(ctx context.Context, allowed func() error) error {
 	s.mu.Lock()
 	if s.card == reader.Powered && allowed != nil {
@@ -68,9 +67,9 @@ func (s *Slot) powerOffIf(ctx context.Context, allowed func() error) error {
 	return err
 }
 
-// powerUp activates the card, or resets one that is powered, and sets its
-// protocol up: want is 0 or 1, or -1 for the card's first offer. The caller
-// holds the turn. by is who asked for a reset.
+// powerUp activates the card, or resets a powered one, and sets up its protocol: want is 0
+// or 1, or -1 for the card's first offer. by is the caller who asked for a reset. The caller
+// holds the turn.
 func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
 	s.mu.Lock()
 	if s.manager.leaving.Err() != nil {
@@ -139,7 +138,7 @@ func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
 	return nil
 }
 
-// Action is what a program may ask of a card's power.
+// Action is a change of a card's power that a program can request.
 type Action int
 
 const (
@@ -148,12 +147,12 @@ const (
 	ResetWarm
 	ResetCold
 	Eject
-	Release // deactivate, if that takes the card from nobody
+	Release // deactivate, unless somebody has the card open
 )
 
-// Power does a, and returns when the card did it. by may not be the one whose
-// transaction another holds: ErrLocked, which Release says, too, where anybody
-// has the card open. ctx ends only the waiting for the turn.
+// Power carries out a and returns when the card did it. It returns ErrLocked while somebody
+// other than by holds the transaction, and for Release also while anybody has the card
+// open. ctx ends only the wait for the turn.
 func (s *Slot) Power(ctx context.Context, a Action, by Caller) error {
 	if err := s.WaitReady(ctx, by.Wait); err != nil {
 		return err
@@ -178,7 +177,7 @@ func (s *Slot) Power(ctx context.Context, a Action, by Caller) error {
 	return s.holding(func() error { return s.power(a, by) })
 }
 
-// power is Power with the turn.
+// power is Power for a caller that holds the turn.
 func (s *Slot) power(a Action, by Caller) error {
 	s.mu.Lock()
 	err, card, admitted := s.readyErr(), s.card, s.admitted(by)
@@ -193,7 +192,7 @@ func (s *Slot) power(a Action, by Caller) error {
 	case (a == PowerDown || a == Release) && card != reader.Powered:
 		return nil
 	case card == reader.Absent:
-		// The reader may not have told us of the card yet.
+		// The reader may not have reported the card yet.
 		if s.refresh(); !s.hasCard() {
 			return reader.ErrNoCard
 		}
@@ -230,7 +229,7 @@ func (s *Slot) power(a Action, by Caller) error {
 	return reader.ErrInvalid
 }
 
-// reset is powerUp for who asks for a reset.
+// reset is powerUp for an explicit request.
 func (s *Slot) reset(how reader.Reset, by Caller) error {
 	err := s.powerUp(how, -1, by)
 	if err == nil {
@@ -245,8 +244,8 @@ func (s *Slot) hasCard() bool {
 	return s.card != reader.Absent
 }
 
-// SelectProtocol makes T=t the protocol. Where that is not what is in force,
-// the card is reset and negotiated with anew, so that earlier sessions go stale.
+// SelectProtocol makes T=t the protocol. If another one is in force, the card is reset and
+// the protocol negotiated again, and earlier sessions go stale.
 func (s *Slot) SelectProtocol(ctx context.Context, t int, by Caller) error {
 	if err := s.enterToReset(ctx, by); err != nil {
 		return err
@@ -254,7 +253,7 @@ func (s *Slot) SelectProtocol(ctx context.Context, t int, by Caller) error {
 	return s.holding(func() error { return s.selectProtocol(t, by) })
 }
 
-// selectProtocol is SelectProtocol with the turn.
+// selectProtocol is SelectProtocol for a caller that holds the turn.
 func (s *Slot) selectProtocol(t int, by Caller) error {
 	s.mu.Lock()
 	err, card, admitted := s.readyErr(), s.card, s.admitted(by)

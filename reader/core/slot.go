@@ -26,10 +26,9 @@ import (
 //	  failed                                              card's state is a  ▼
 //	any state ── the reader left ──▶ gone                 new epoch        reset
 //
-// The driver's Slot belongs to whoever holds the slot's turn. A goroutine of its
-// own for each slot would be the other way to have one owner; handing a command
-// to it and waking its caller again costs an eighth of a FUSE round trip, so the
-// caller that has the turn runs its exchange itself.
+// The driver's Slot belongs to the holder of the slot's turn, who runs its exchange itself.
+// The alternative is a goroutine for each slot. Handing a command to it and waking the caller
+// again would cost an eighth of a FUSE round trip.
 type Slot struct {
 	manager *Manager
 	ifd     *ifd
@@ -54,7 +53,7 @@ type Slot struct {
 	events source[Event]
 	trace  trace
 
-	waiting atomic.Int64 // since when the card has asked for more time, in Unix nanoseconds; 0: it did not
+	waiting atomic.Int64 // when the card began to ask for more time, in Unix nanoseconds; 0: it did not ask
 
 	mu       sync.Mutex
 	phase    phase
@@ -67,16 +66,16 @@ type Slot struct {
 	raising  bool                    // the card is being powered up or reset
 	cut      context.CancelCauseFunc // ends what is under way: underWay
 	atr      []byte                  // nil unless powered
-	answer   *iso7816.ATR            // atr, taken apart
+	answer   *iso7816.ATR            // atr, parsed
 	params   iso7816.Params
-	fallback string       // what is in force in place of a rate that failed, in words
+	fallback string       // what replaced a rate that failed, in words
 	chip     reader.Chip  // of a synchronous card
 	level    reader.Level // of the slot, as it was when the card was powered
 	lastErr  error
 	failure  error // why the phase is failed
 	lock     *transaction
 	watchers map[*func()]struct{}
-	changes  atomic.Uint64 // how many events there were
+	changes  atomic.Uint64 // number of events so far
 	used     time.Time     // end of the last exchange, for IdleOff
 }
 
@@ -110,36 +109,37 @@ func newSlot(m *Manager, d *ifd, number, index int) *Slot {
 	return s
 }
 
-// Siblings are all slots of the same reader, by their place in it.
+// Siblings returns all slots of the same reader, by index.
 func (s *Slot) Siblings() []*Slot { return s.ifd.list() }
 
-// Number is the name of the slot's directory.
+// Number returns the number that names the slot's directory.
 func (s *Slot) Number() int { return s.number }
 
-// Serial is different for every slot that there ever was, from 1 on.
+// Serial returns a number, from 1 on, that no other slot of the Manager ever had.
 func (s *Slot) Serial() uint64 { return s.serial }
 
-// Since is when the device was announced.
+// Since returns the time at which the device was announced.
 func (s *Slot) Since() time.Time { return s.since }
 
 // Done is closed when the reader left.
 func (s *Slot) Done() <-chan struct{} { return s.ctx.Done() }
 
-// Log is the log for what a program does with the slot. Who writes to it cannot flood it.
+// Log returns the log for actions of programs on the slot. It is limited, so that they cannot
+// flood it.
 func (s *Slot) Log() *slog.Logger { return s.log }
 
 // Gone reports whether the reader left; a nil Slot never does.
 func (s *Slot) Gone() bool { return s != nil && s.ctx.Err() != nil }
 
-// touch tells everybody who waits that something changed. s.mu is held.
+// touch wakes all waiting goroutines after a change. s.mu is held.
 func (s *Slot) touch() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 	s.tell()
 }
 
-// WaitReady waits until the driver initialised the reader. With wait false
-// it says ErrNotReady instead.
+// WaitReady waits until the driver has initialised the reader. If wait is false it returns
+// ErrNotReady instead of waiting.
 func (s *Slot) WaitReady(ctx context.Context, wait bool) error {
 	for waited := false; ; {
 		s.mu.Lock()
@@ -161,17 +161,18 @@ func (s *Slot) newEpoch() {
 	clear(s.sessions)
 }
 
-// Moment is a point in the order of all that changed a card's state. The zero value is
+// Moment is a point in the order of all changes of cards' states. The zero value means
 // none.
 type Moment uint64
 
-// Now is the moment behind all that changed a card's state so far.
+// Now returns the moment after all changes so far.
 func (s *Slot) Now() Moment { return Moment(s.manager.moments.Load() + 1) }
 
-// before reports whether what began then was there at m; where m is none, it was.
+// before reports whether a state that began then was in force at m. It is true for the zero
+// m.
 func (began Moment) before(m Moment) bool { return m == 0 || began < m }
 
-// readyErr is nil once commands to the reader make sense. s.mu is held.
+// readyErr returns nil once the reader can be given commands. s.mu is held.
 func (s *Slot) readyErr() error {
 	switch s.phase {
 	case starting:
@@ -184,7 +185,7 @@ func (s *Slot) readyErr() error {
 	return nil
 }
 
-// start gives the slot that of the driver once the driver has opened the reader.
+// start connects the slot to the driver's slot, once the driver has opened the reader.
 func (slot *Slot) start(s reader.Slot) {
 	var status reader.Status
 	var failure error
@@ -216,7 +217,7 @@ func (slot *Slot) start(s reader.Slot) {
 	slot.touch()
 }
 
-// fail makes the slot one that works no more, with an error that stays.
+// fail puts the slot out of order for good, with this error.
 func (s *Slot) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -240,7 +241,7 @@ func (s *Slot) isFailed() bool {
 	return s.phase == failed
 }
 
-// leave makes the slot gone for ever.
+// leave makes the slot gone for good.
 func (s *Slot) leave() {
 	s.mu.Lock()
 	if s.phase != gone {
@@ -255,7 +256,7 @@ func (s *Slot) leave() {
 	s.cancel()
 }
 
-// publish tells of an event, the log too. s.mu is held.
+// publish reports an event to the feeds and the log. s.mu is held.
 func (s *Slot) publish(what What, pairs ...string) {
 	s.stats.event(what, pairs)
 	level := slog.LevelInfo
@@ -286,7 +287,7 @@ func (s *Slot) noteError(err error) {
 	}
 }
 
-// keepError is noteError for what the log has already. s.mu is held.
+// keepError is noteError for an error that is already in the log. s.mu is held.
 func (s *Slot) keepError(err error) {
 	s.lastErr = err
 	s.tell()

@@ -10,9 +10,9 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// stats are what a slot has counted since its directory is there; `stats` shows them.
-// Whoever counts pays an atomic addition: there is no lock, and nobody is woken unless
-// somebody polls the file.
+// stats has the counters of a slot since its directory exists; the file stats shows them.
+// Counting costs an atomic addition: it takes no lock, and wakes nobody unless somebody
+// polls the file.
 type stats struct {
 	exchanges histogram // commands that the card saw
 	opens     histogram // that wait for a reader or a card, failed ones included
@@ -34,16 +34,16 @@ type stats struct {
 	watchers map[*func()]struct{}
 }
 
-// countedEvents are the events that are counted, and as what.
+// countedEvents maps the counted events to their keys.
 var countedEvents = [...]struct {
 	what What
 	key  string
 }{{Inserted, "insertions"}, {Removed, "removals"}, {PowerSet, "power-ups"}}
 
-// maxErrno is above all numbers that Linux has; those above count as it.
+// maxErrno is greater than all error numbers of Linux. Greater numbers are counted as it.
 const maxErrno = 160
 
-// limits are the upper ends of a histogram's classes; a last one has no end.
+// limits are the upper bounds of a histogram's classes. The last class has no bound.
 var limits = [...]time.Duration{
 	100 * time.Microsecond, time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond,
 	time.Second, 10 * time.Second, 100 * time.Second,
@@ -63,7 +63,7 @@ func (h *histogram) add(d time.Duration) {
 	h.total.Add(int64(d))
 }
 
-// counts are the classes, each with those below it; the last is all.
+// counts returns the cumulative counts of the classes; the last is the total.
 func (h *histogram) counts() (up [len(limits) + 1]int64) {
 	var n int64
 	for i := range h.classes {
@@ -73,8 +73,8 @@ func (h *histogram) counts() (up [len(limits) + 1]int64) {
 	return up
 }
 
-// exchanged counts a command that the card saw, and its answer. Of what may be secret the header and SW1 SW2 count alone:
-// the length of VERIFY tells the PIN's.
+// exchanged counts a command that the card saw, and its answer. If they may be secret only
+// the header and SW1 SW2 count: the length of VERIFY would reveal the PIN's.
 func (s *stats) exchanged(took time.Duration, sent, got int, secret bool) {
 	if secret {
 		sent, got = min(sent, 4), min(got, 2)
@@ -90,7 +90,7 @@ func (s *stats) count(n *atomic.Int64) {
 	s.tell()
 }
 
-// waited counts the time since began.
+// waited counts a wait that began then.
 func (s *stats) waited(began time.Time) {
 	s.waits.Add(1)
 	s.waitTime.Add(int64(time.Since(began)))
@@ -105,7 +105,7 @@ func (s *stats) event(what What, pairs []string) {
 	}
 }
 
-// tell wakes who polls.
+// tell wakes the pollers.
 func (s *stats) tell() {
 	if s.watching.Load() == 0 {
 		return
@@ -117,7 +117,7 @@ func (s *stats) tell() {
 	}
 }
 
-// WatchStats is Watch for what Stats tells.
+// WatchStats is Watch for Stats.
 func (slot *Slot) WatchStats(wake func()) (stop func()) {
 	s, key := &slot.stats, &wake
 	s.mu.Lock()
@@ -137,7 +137,7 @@ func (slot *Slot) WatchStats(wake func()) (stop func()) {
 	}
 }
 
-// CountOpen counts an open that took so long, whatever came of it.
+// CountOpen counts an open of that duration, whatever its result.
 func (s *Slot) CountOpen(took time.Duration) {
 	s.stats.opens.add(took)
 	s.stats.tell()

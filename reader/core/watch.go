@@ -2,15 +2,15 @@ package core
 
 import "context"
 
-// AfterLeft has f called, in a goroutine of its own, once the reader left.
+// AfterLeft makes f run, in a goroutine of its own, once the reader has left.
 func (s *Slot) AfterLeft(f func()) (stop func()) {
 	cancel := context.AfterFunc(s.ctx, f)
 	return func() { cancel() }
 }
 
-// Watch has wake called whenever what Info tells may have changed, and when the reader
-// left, until stop is called. It is called with locks held: it must not wait, and not use
-// the Slot.
+// Watch makes the slot call wake whenever its Info may have changed and when the reader
+// leaves, until stop is called. wake runs with locks held: it must not block or use the
+// Slot.
 func (s *Slot) Watch(wake func()) (stop func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,7 +32,7 @@ func (s *Slot) Watch(wake func()) (stop func()) {
 // before, and this is not.
 func (s *Slot) Changes() uint64 { return s.changes.Load() }
 
-// tell calls who watches. s.mu is held.
+// tell calls the watchers. s.mu is held.
 func (s *Slot) tell() {
 	for wake := range s.watchers {
 		(*wake)()

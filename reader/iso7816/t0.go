@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// T0Mode is in which pieces T=0 travels to the card.
+// T0Mode is the unit in which T=0 travels to the card.
 type T0Mode int
 
 const (
@@ -15,21 +15,21 @@ const (
 	T0TPDU T0Mode = iota
 	// T0Character: single characters; the machine handles procedure bytes.
 	T0Character
-	// T0APDU: the carrier takes a whole C-APDU of a short case (4 bytes for
-	// case 1, Le included in case 4), but leaves 61xx and 6Cxx to us. What is no
-	// C-APDU goes to it as it is.
+	// T0APDU: the carrier takes a whole C-APDU of a short case (4 bytes for case 1, Le
+	// included in case 4), but leaves 61xx and 6Cxx to us. Other bytes are passed to it
+	// unchanged.
 	T0APDU
 )
 
-// T0Config is what a T0 needs to know about card and reader.
+// T0Config describes the card and the reader to a T0.
 type T0Config struct {
 	Params  Params // as agreed with the card
 	ClockHz int    // the card's clock; 0 means DefaultClockHz
 	Mode    T0Mode
 	// Extended: in mode T0APDU, the carrier takes extended C-APDUs, too.
 	Extended bool
-	// Plain: every status word is passed up, and nothing sent that was not in the
-	// command: neither GET RESPONSE nor a corrected Le.
+	// Plain: every status word is passed up, and only the command is sent: no GET RESPONSE
+	// and no corrected Le.
 	Plain bool
 }
 
@@ -56,9 +56,9 @@ const (
 // that nobody wrote, answered with an error that hides the 90 00. After a
 // warning there is one (see warns), which cannot hide it.
 //
-// T=0 has no way back into step: after silence or a procedure byte that means
-// nothing the machine is Dead and the card must be reset. A late answer can
-// therefore not be taken for that of the next command.
+// T=0 cannot resynchronise: after silence or an invalid procedure byte the machine is Dead
+// and the card must be reset. So a late answer cannot be taken for the answer to the next
+// command.
 //
 //	        header sent         ACK, data in
 //	idle ----------> procedure --------------> data
@@ -71,7 +71,7 @@ type T0 struct {
 	cfg  T0Config
 	wwt  time.Duration
 	dead bool
-	// heard: something came that the protocol allows.
+	// heard: the card sent something that the protocol allows.
 	heard bool
 
 	state t0State
@@ -89,7 +89,7 @@ type T0 struct {
 	got       int    // data received
 	want      int    // data characters wanted by the last step
 	sw1       byte
-	acked     bool // the card acknowledged that there are no data
+	acked     bool // the card acknowledged a header without data
 	corrected bool // it is the repetition that 6Cxx asked for
 	env       int  // capdu[:env] went out by ENVELOPE
 
@@ -193,8 +193,8 @@ func (t *T0) getResponse(n int) Step {
 	return t.tpdu(t0GetResponse, t.class, insGetResponse, 0, 0, nil, n)
 }
 
-// responseClass is CLA for GET RESPONSE after a command of class cla, and the one
-// to try if the card does not know that: the same if there is none.
+// responseClass returns CLA for GET RESPONSE after a command of class cla, and the class to
+// try if the card refuses it. Both are the same if there is no other choice.
 //
 //	00-7F  the command's, without chaining and secure messaging (ISO/IEC
 //	       7816-4:2013 §5.4.1): GET RESPONSE continues the transfer, not the chain
@@ -202,7 +202,7 @@ func (t *T0) getResponse(n int) Step {
 //	       §7.3.1, GlobalPlatform 2.3.1 §11.1.5)
 //	other  the command's; A0 of GSM 11.11 among them
 //
-// The other choice is the command's own class where that is not the first, else 00.
+// The other choice is the command's own class, or 00 if that is the first choice.
 func responseClass(cla byte) (first, other byte) {
 	switch {
 	case cla < 0x40:
@@ -218,7 +218,7 @@ func responseClass(cla byte) (first, other byte) {
 }
 
 // warns reports whether a case 4 command that the card answered with sw1 sw2 alone
-// gets a GET RESPONSE: such a card may have data, which it does not announce
+// gets a GET RESPONSE: such a card may have data that it does not announce
 // (EMV Book 1 §9.3.1.1, ETSI TS 102 221 §7.3.1.1.4). Not so where ISO/IEC
 // 7816-4:2013 gives the status word another meaning: 6202 to 6280 (§8.6.1, a query
 // by the card), 63Cx (§5.6, a counter), 6300 to a verification.
@@ -353,7 +353,7 @@ func (t *T0) wait() Step {
 	return Step{Want: 1, Wait: t.wwt, Extended: true}
 }
 
-// Expire gives the card up.
+// Expire ends the exchange because the card did not answer before the exchange limit.
 func (t *T0) Expire() Step {
 	if t.state == t0Idle {
 		return t.idle()
@@ -389,7 +389,7 @@ func (t *T0) take(data []byte) {
 	t.dst = AppendResponse(t.dst, t.base, data...)
 }
 
-// left is how much of Ne is missing.
+// left returns the number of bytes of Ne that are missing.
 func (t *T0) left() int { return t.cmd.Ne - (len(t.dst) - t.base) }
 
 // answer takes the whole answer to a TPDU, or to a short APDU.
@@ -420,8 +420,8 @@ func (t *T0) status(sw1, sw2 byte) Step {
 	case t.cfg.Plain:
 	case left <= 0: // nothing expected (cases 1 and 3), or all there
 	case sw1 == 0x6C && receiving && t.got == 0 && !t.corrected:
-		// The card did nothing but tell the right length. A second 6Cxx in a
-		// row is passed up: such a card would go on for ever.
+		// The card only reported the right length. A second 6Cxx in a row is passed up:
+		// such a card would never stop.
 		n := le(int(sw2), 256)
 		t.corrected = true
 		return t.tpdu(t.kind, t.hdr[0], t.hdr[1], t.hdr[2], t.hdr[3], nil, n)
