@@ -94,8 +94,11 @@ func detachDead(before map[int]*mountinfo.Info) {
 			continue
 		}
 		if p, err := openPlace(i.Mountpoint); err == nil {
-			if p.dead() {
-				_ = mounted{id, i.Major, i.Minor}.detach()
+			// By now another mount may be there. While p is open, the kernel gives the numbers
+			// of the one that is there to no other.
+			m := mounted{id, i.Major, i.Minor}
+			if now, err := mountOf(p.fd); err == nil && m.is(now) && p.dead() {
+				_ = m.detach()
 			}
 			p.close()
 		}
