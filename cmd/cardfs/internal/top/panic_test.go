@@ -102,7 +102,7 @@ func TestPanicRestores(t *testing.T) {
 		t.Errorf("%v, want the exit code of a panic", err)
 	}
 	const leave = "\x1b[?1049l" // xterm's: back to the first screen
-	left, why := strings.Index(text, leave), strings.Index(text, "thirteen")
+	left, why := strings.Index(text, leave), strings.Index(text, "out of luck")
 	if left < 0 || why < left {
 		t.Errorf("the screen was left at %d, the panic said at %d:\n%q", left, why, text)
 	}
