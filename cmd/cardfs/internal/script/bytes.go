@@ -1,6 +1,7 @@
 package script
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -52,11 +53,12 @@ const maxGroups = 16
 func (s *scanner) parts(depth int) (list []part, err error) {
 	var digits []rune
 	flush := func() error {
-		if len(digits)%2 != 0 {
+		literal, err := hex.DecodeString(string(digits))
+		if err != nil { // they are digits, as was seen
 			return s.errorf("an odd number of hex digits before it")
 		}
-		if len(digits) > 0 {
-			list = append(list, part{literal: hexBytes(digits)})
+		if len(literal) > 0 {
+			list = append(list, part{literal: literal})
 		}
 		digits = nil
 		return nil
@@ -159,14 +161,6 @@ func isName(s string) bool {
 
 func nibble(r rune) byte {
 	return byte(strings.IndexRune("0123456789abcdef", r|0x20)) & 0x0F
-}
-
-// hexBytes takes an even number of hex digits.
-func hexBytes(digits []rune) (b []byte) {
-	for i := 0; i+1 < len(digits); i += 2 {
-		b = append(b, nibble(digits[i])<<4|nibble(digits[i+1]))
-	}
-	return b
 }
 
 var errTooLong = errors.New("longer than a command can be")
