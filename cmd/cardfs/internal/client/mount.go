@@ -11,7 +11,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/survey"
 )
 
 // Default is where cardfs is looked for when nothing else says where.
@@ -167,18 +167,8 @@ func (c *Mount) Path(name ...string) string {
 
 // Numbers lists the slots that are there.
 func (c *Mount) Numbers() ([]int, error) {
-	entries, err := os.ReadDir(c.Dir)
-	if err != nil {
-		return nil, c.Explain(err)
-	}
-	var list []int
-	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Name()); err == nil && e.IsDir() {
-			list = append(list, n)
-		}
-	}
-	slices.Sort(list)
-	return list, nil
+	list, err := survey.Numbers(c.Dir)
+	return list, c.Explain(err)
 }
 
 // Explain puts err, from a file of the mount itself, into words for the user.
