@@ -1,42 +1,13 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
-	"github.com/cardfs/cardfs/reader"
 )
-
-// bundleID is a line of `cardfs ids`.
-type bundleID struct {
-	ID     string `json:"usb_id"` // vendor and product, "04b9:1300"
-	Name   string `json:"reader"` // model
-	Driver string `json:"driver"`
-}
-
-// bundleIDs lists the USB devices that drivers serve by their ID, without
-// repetition, in order. The first driver that names an ID has it.
-func bundleIDs(all []reader.Driver) []bundleID {
-	var list []bundleID
-	for _, d := range all {
-		for _, id := range d.IDs() {
-			if id.Class != 0 || id.Vendor == 0 && id.Product == 0 {
-				continue
-			}
-			pair := fmt.Sprintf("%04x:%04x", id.Vendor, id.Product)
-			if !slices.ContainsFunc(list, func(b bundleID) bool { return b.ID == pair }) {
-				list = append(list, bundleID{pair, cmp.Or(id.Model, d.Name()), d.Name()})
-			}
-		}
-	}
-	slices.SortFunc(list, func(a, b bundleID) int { return cmp.Compare(a.ID, b.ID) })
-	return list
-}
 
 func newIDs() *cobra.Command {
 	cmd := &cobra.Command{
@@ -54,7 +25,7 @@ these readers, is made from it. Readers known only by their USB interface class
 	}
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		list := bundleIDs(drivers.All(drivers.Env{}))
+		list := hotplug.KnownIDs(drivers.All(drivers.Env{}))
 		if *asJSON {
 			return printJSON(cmd.OutOrStdout(), list)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/doctor"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/explain"
+	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 )
 
 // `cardfs help json` lists the keys of every object, below its heading, and no others.
@@ -31,7 +32,7 @@ func TestHelpJSON(t *testing.T) {
 		"An event, in watch":               eventJSON{Time: "now"},
 		"An exchange, in send":             exchangeJSON{TLV: []explain.Node{}},
 		"An ATR, in atr":                   atrJSON{},
-		"A kind of USB reader, in ids":     bundleID{},
+		"A kind of USB reader, in ids":     hotplug.Known{},
 		"A finding, in doctor":             doctor.Finding{},
 		"The build, in version":            versionJSON{},
 	} {

@@ -13,6 +13,7 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
 	"github.com/cardfs/cardfs/drivers"
+	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 )
 
 // What pcscd takes in a reader.conf file (pcsc-lite 1.9.9 to 2.5.1,
@@ -208,7 +209,7 @@ func inBundle(s client.Info) bool {
 	if s.Status["bus"] != "usb" {
 		return false
 	}
-	return slices.ContainsFunc(bundleIDs(drivers.All(drivers.Env{})), func(id bundleID) bool { return id.ID == s.Status["usb-id"] })
+	return slices.ContainsFunc(hotplug.KnownIDs(drivers.All(drivers.Env{})), func(id hotplug.Known) bool { return id.ID == s.Status["usb-id"] })
 }
 
 func bare(s string) bool { return s != "" && strings.Trim(s, bareChars) == "" }

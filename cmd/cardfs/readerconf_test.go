@@ -17,7 +17,6 @@ import (
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
-	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/tests/cc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 )
@@ -150,28 +149,6 @@ func TestFriendlyNames(t *testing.T) {
 	}
 }
 
-// fakeDriver is a driver that has only IDs.
-type fakeDriver struct {
-	reader.Driver
-	name string
-	ids  []reader.ID
-}
-
-func (d fakeDriver) Name() string     { return d.name }
-func (d fakeDriver) IDs() []reader.ID { return d.ids }
-
-// pcscd's bundles match by ID pairs only, so classes are not listed. A pair is listed once, for
-// the driver that has it.
-func TestBundleIDs(t *testing.T) {
-	got := bundleIDs([]reader.Driver{
-		fakeDriver{name: "one", ids: []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "B"}, {Class: 0x0B, Model: "CCID"}}},
-		fakeDriver{name: "two", ids: []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "C"}, {Vendor: 0x1234, Product: 1}, {}, {Vendor: 0x1235}, {Product: 2}}},
-	})
-	if want := []bundleID{{"0000:0002", "two", "two"}, {"1234:0001", "two", "two"}, {"1234:abcd", "B", "one"}, {"1235:0000", "two", "two"}}; !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
-	}
-}
-
 // reader-conf leaves out the readers that the bundle finds, and no others.
 func TestInBundle(t *testing.T) {
 	for _, tt := range []struct {
@@ -193,7 +170,7 @@ func TestInBundle(t *testing.T) {
 // The bundle and the udev rules list the same readers.
 func TestIDsHaveRules(t *testing.T) {
 	rules := hotplug.UdevRules(drivers.All(drivers.Env{}))
-	for _, b := range bundleIDs(drivers.All(drivers.Env{})) {
+	for _, b := range hotplug.KnownIDs(drivers.All(drivers.Env{})) {
 		vendor, product, _ := strings.Cut(b.ID, ":")
 		if want := fmt.Sprintf(`ATTR{idVendor}=="%s", ATTR{idProduct}=="%s"`, vendor, product); !strings.Contains(rules, want) {
 			t.Errorf("no rule for %s %s", b.ID, b.Name)

@@ -47,7 +47,7 @@ func FindMount(dir string) (*Mount, error) {
 		}
 	}
 	c := &Mount{Dir: dir}
-	err := c.enter()
+	err := c.Enter()
 	switch {
 	case err == nil:
 		return c, nil
@@ -59,8 +59,8 @@ func FindMount(dir string) (*Mount, error) {
 	return nil, c.Explain(err)
 }
 
-// enter returns nil if the mount is there, alive, and open to this user.
-func (c *Mount) enter() error {
+// Enter returns nil if the mount is there, alive, and open to this user.
+func (c *Mount) Enter() error {
 	// The kernel may answer stat(2) from memory after the server's death.
 	var alive unix.Statfs_t
 	if err := unix.Statfs(c.Dir, &alive); err != nil {
@@ -72,9 +72,10 @@ func (c *Mount) enter() error {
 
 // Mounted is a cardfs in the mount table.
 type Mounted struct {
-	Dir string
-	UID string // of the user who mounted it
-	Err error  // why it cannot be used
+	Dir        string
+	UID        string // of the user who mounted it
+	AllowOther bool   // others than that user may be let in
+	Err        error  // why it cannot be used
 }
 
 // Mounts lists the cardfs Mounts of this mount namespace, but no slots that were bound
@@ -84,22 +85,27 @@ func Mounts() ([]Mounted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
-	list := reachable(slices.DeleteFunc(infos, func(i *mountinfo.Info) bool { return i.Root != "/" }))
+	list := Reachable(infos)
 	for i := range list {
-		list[i].Err = (&Mount{Dir: list[i].Dir}).enter()
+		list[i].Err = (&Mount{Dir: list[i].Dir}).Enter()
 	}
 	return list, nil
 }
 
-// reachable are the mounts that their paths lead to. The mount table is in the order of
-// mounting; one that is mounted over is hidden by the later one.
-func reachable(infos []*mountinfo.Info) (list []Mounted) {
+// Reachable returns those of these lines of a mount table that are whole mounts of a cardfs
+// and that their paths lead to. The table is in the order of mounting: a mount is hidden by
+// a later one at the same path.
+func Reachable(infos []*mountinfo.Info) (list []Mounted) {
 	for _, i := range infos {
+		if i.Root != "/" {
+			continue // a slot that was bound alone
+		}
 		m := Mounted{Dir: i.Mountpoint}
 		for option := range strings.SplitSeq(i.VFSOptions, ",") {
 			if uid, ok := strings.CutPrefix(option, "user_id="); ok {
 				m.UID = uid
 			}
+			m.AllowOther = m.AllowOther || option == "allow_other"
 		}
 		if at := slices.IndexFunc(list, func(m Mounted) bool { return m.Dir == i.Mountpoint }); at >= 0 {
 			list[at] = m

@@ -71,16 +71,16 @@ func TestExplain(t *testing.T) {
 	clienttest.WantError(t, "one reader", tree(t, map[string]string{"4/status": ""}).Slot(0).Explain(syscall.ENOENT), 3, "there is 4")
 }
 
-// full is a disk without space.
-// A mount over another hides it, and is its own user's.
+// A mount over another hides it, and is its own user's. A slot that was bound alone is no mount.
 func TestReachable(t *testing.T) {
 	at := func(dir, options string) *mountinfo.Info {
-		return &mountinfo.Info{Mountpoint: dir, VFSOptions: options}
+		return &mountinfo.Info{Root: "/", Mountpoint: dir, VFSOptions: options}
 	}
-	got := reachable([]*mountinfo.Info{
-		at("/a", "rw,user_id=1,group_id=2"), at("/b", "rw,user_id=2"), at("/a", "rw,user_id=3"), at("/c", "rw"), at("/b", "user_id=2"), at("/d", "ro,user_id=0"),
+	got := Reachable([]*mountinfo.Info{
+		{Root: "/0", Mountpoint: "/a/card", VFSOptions: "user_id=1"},
+		at("/a", "rw,user_id=1,group_id=2"), at("/b", "rw,user_id=2"), at("/a", "rw,user_id=3"), at("/c", "rw"), at("/b", "user_id=2"), at("/d", "ro,user_id=0,allow_other"),
 	})
-	if want := []Mounted{{Dir: "/a", UID: "3"}, {Dir: "/b", UID: "2"}, {Dir: "/c"}, {Dir: "/d", UID: "0"}}; !slices.Equal(got, want) {
+	if want := []Mounted{{Dir: "/a", UID: "3"}, {Dir: "/b", UID: "2"}, {Dir: "/c"}, {Dir: "/d", UID: "0", AllowOther: true}}; !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
+	"github.com/cardfs/cardfs/cmd/cardfs/internal/survey"
 )
 
 // mount is a cardfs in the mount table, and what a client sees of it.
@@ -23,11 +24,11 @@ type mount struct {
 	dir        string
 	uid        int // of the user who mounted it
 	allowOther bool
-	survey
+	answer
 }
 
-// survey is what the files of a mount say.
-type survey struct {
+// answer is what the files of a mount say.
+type answer struct {
 	err   error // why it cannot be used; errHangs if nobody answers
 	gid   int   // of its files, -1 if not known
 	slots []slot
@@ -36,7 +37,7 @@ type survey struct {
 // slot is what a slot's status file says.
 type slot struct {
 	number int
-	status map[string]string
+	status client.Status
 }
 
 var errHangs = errors.New("it does not answer")
@@ -51,32 +52,22 @@ func (e *exam) findMounts() []mount {
 	defer table.Close()
 	infos, _ := mountinfo.GetMountsFromReader(table, mountinfo.FSTypeFilter("fuse.cardfs"))
 	var list []mount
-	for _, i := range infos {
-		if i.Root != "/" {
-			continue
-		}
-		m := mount{dir: i.Mountpoint}
-		for option := range strings.SplitSeq(i.VFSOptions, ",") {
-			if uid, ok := strings.CutPrefix(option, "user_id="); ok {
-				m.uid, _ = strconv.Atoi(uid)
-			}
-			m.allowOther = m.allowOther || option == "allow_other"
-		}
-		list = slices.DeleteFunc(list, func(o mount) bool { return o.dir == m.dir })
-		list = append(list, m)
+	for _, m := range client.Reachable(infos) {
+		uid, _ := strconv.Atoi(m.UID)
+		list = append(list, mount{dir: m.Dir, uid: uid, allowOther: m.AllowOther})
 	}
 	// They are asked at the same time: each may hang.
-	answers := make([]chan survey, len(list))
+	answers := make([]chan answer, len(list))
 	for i, m := range list {
-		answers[i] = make(chan survey, 1)
+		answers[i] = make(chan answer, 1)
 		go func() { answers[i] <- lookInto(e.path(m.dir)) }()
 	}
 	late := time.After(mountTime)
 	for i := range list {
 		select {
-		case list[i].survey = <-answers[i]:
+		case list[i].answer = <-answers[i]:
 		case <-late:
-			list[i].survey = survey{err: errHangs, gid: -1}
+			list[i].answer = answer{err: errHangs, gid: -1}
 			late = time.After(0)
 		}
 	}
@@ -84,40 +75,26 @@ func (e *exam) findMounts() []mount {
 }
 
 // lookInto reads what the files of a mount say.
-func lookInto(dir string) survey {
-	s := survey{gid: -1}
-	// The kernel may answer stat(2) from memory after the server's death.
-	var alive unix.Statfs_t
-	if s.err = unix.Statfs(dir, &alive); s.err != nil {
-		return s
-	}
+func lookInto(dir string) answer {
+	m := &client.Mount{Dir: dir}
+	s := answer{gid: -1, err: m.Enter()}
 	var st unix.Stat_t
-	if s.err = unix.Stat(dir, &st); s.err != nil {
+	if unix.Stat(dir, &st) == nil {
+		s.gid = int(st.Gid)
+	}
+	if s.err != nil {
 		return s
 	}
-	s.gid = int(st.Gid)
-	if _, s.err = os.Lstat(filepath.Join(dir, "ctl")); s.err != nil {
-		return s
-	}
-	entries, err := os.ReadDir(dir)
+	numbers, err := survey.Numbers(dir)
 	if err != nil {
 		s.err = err
 		return s
 	}
-	for _, entry := range entries {
-		n, err := strconv.Atoi(entry.Name())
-		if err != nil || !entry.IsDir() {
-			continue
-		}
-		text, err := os.ReadFile(filepath.Join(dir, entry.Name(), "status"))
+	for _, n := range numbers {
+		status, err := m.Slot(n).Status()
 		if errors.Is(err, os.ErrPermission) {
 			s.err = err
 			return s
-		}
-		status := map[string]string{}
-		for line := range strings.Lines(string(text)) {
-			key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-			status[key] = value
 		}
 		s.slots = append(s.slots, slot{n, status})
 	}
@@ -209,14 +186,14 @@ func (e *exam) choice(usable []string) {
 func (e *exam) slots() {
 	for _, m := range e.mounts {
 		for _, s := range m.slots {
-			if s.status["state"] != "failed" {
+			if s.status.Value("state") != "failed" {
 				continue
 			}
 			mend := fmt.Sprintf("cardfs detach --mount %s %d", quote(m.dir), s.number)
-			if s.status["bus"] == "usb" { // it is announced anew
+			if s.status.Value("bus") == "usb" { // it is announced anew
 				mend = fmt.Sprintf("echo rescan | %s", e.write(filepath.Join(m.dir, "ctl")))
 			}
-			e.wrong(mend, "%s/%d: %s failed: %s", m.dir, s.number, s.status["driver"], s.status["error"])
+			e.wrong(mend, "%s/%d: %s failed: %s", m.dir, s.number, s.status.Value("driver"), s.status.Value("error"))
 		}
 	}
 }

@@ -76,12 +76,12 @@ func TestMountsForbidden(t *testing.T) {
 		env  string
 		want Finding
 	}{
-		{mount{dir: "/home/bob/c", survey: survey{gid: -1}}, "", Finding{State: Warn, Text: "/home/bob/c belongs to bob, who lets nobody else in: that takes mount --allow-other, and --group or --mode"}},
-		{mount{dir: "/home/bob/c", survey: survey{gid: -1}}, "/home/bob/c", Finding{State: Wrong, Text: "/home/bob/c belongs to bob, who lets nobody else in: that takes mount --allow-other, and --group or --mode"}},
-		{mount{dir: "/mnt/cards", survey: survey{gid: 77}, allowOther: true}, "", Finding{State: Wrong, Text: "/mnt/cards is for group scard, and ann is not in it; it takes effect at the next login",
+		{mount{dir: "/home/bob/c", answer: answer{gid: -1}}, "", Finding{State: Warn, Text: "/home/bob/c belongs to bob, who lets nobody else in: that takes mount --allow-other, and --group or --mode"}},
+		{mount{dir: "/home/bob/c", answer: answer{gid: -1}}, "/home/bob/c", Finding{State: Wrong, Text: "/home/bob/c belongs to bob, who lets nobody else in: that takes mount --allow-other, and --group or --mode"}},
+		{mount{dir: "/mnt/cards", answer: answer{gid: 77}, allowOther: true}, "", Finding{State: Wrong, Text: "/mnt/cards is for group scard, and ann is not in it; it takes effect at the next login",
 			Mend: "sudo usermod --append --groups scard ann"}},
-		{mount{dir: "/mnt/cards", survey: survey{gid: stranger}, allowOther: true}, "", Finding{State: Wrong, Text: "/mnt/cards belongs to bob, whose --mode lets ann not in"}},
-		{mount{dir: "/srv/c", survey: survey{gid: 0}, allowOther: true}, "", Finding{State: Warn, Text: "/srv/c belongs to bob, whose --mode lets ann not in"}},
+		{mount{dir: "/mnt/cards", answer: answer{gid: stranger}, allowOther: true}, "", Finding{State: Wrong, Text: "/mnt/cards belongs to bob, whose --mode lets ann not in"}},
+		{mount{dir: "/srv/c", answer: answer{gid: 0}, allowOther: true}, "", Finding{State: Warn, Text: "/srv/c belongs to bob, whose --mode lets ann not in"}},
 	} {
 		w.env["CARDFS_MOUNT"] = c.env
 		e := &exam{Host: &w.Host, ctx: t.Context()}
@@ -92,7 +92,7 @@ func TestMountsForbidden(t *testing.T) {
 	}
 	w.group("scard", 77, "ann")
 	e := &exam{Host: &w.Host, ctx: t.Context()}
-	e.forbidden(mount{dir: "/srv/c", survey: survey{gid: 77}, allowOther: true}, "bob")
+	e.forbidden(mount{dir: "/srv/c", answer: answer{gid: 77}, allowOther: true}, "bob")
 	if f := e.Findings[0]; f.Mend != "newgrp scard" || f.State != Warn {
 		t.Errorf("%+v", f)
 	}

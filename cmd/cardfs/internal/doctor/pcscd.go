@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
 )
 
 // pcscd is how pcscd was built and what its USB drivers are.
@@ -192,9 +194,9 @@ func (e *exam) bundle() {
 	}
 	has := plistIDs(plist)
 	var lacks []string
-	for _, id := range sortedKeys(e.bundleIDs()) {
-		if !has[id] {
-			lacks = append(lacks, id)
+	for _, known := range hotplug.KnownIDs(e.Drivers) {
+		if !has[known.ID] {
+			lacks = append(lacks, known.ID)
 		}
 	}
 	lib := ""

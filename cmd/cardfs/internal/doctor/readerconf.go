@@ -301,8 +301,8 @@ func (e *exam) start(dir string) string {
 func (e *exam) bundled(m mount, path string) bool {
 	has := plistIDs(e.read(filepath.Join(e.pcscd.drops, ourBundle, infoPlist)))
 	for _, s := range m.slots {
-		if (s.status["by-id"] == filepath.Base(path) || fmt.Sprint(s.number) == filepath.Base(path)) &&
-			s.status["bus"] == "usb" && has[s.status["usb-id"]] {
+		if (s.status.Value("by-id") == filepath.Base(path) || fmt.Sprint(s.number) == filepath.Base(path)) &&
+			s.status.Value("bus") == "usb" && has[s.status.Value("usb-id")] {
 			return true
 		}
 	}

@@ -66,7 +66,7 @@ func TestSandboxOfTheRunning(t *testing.T) {
 	e := &exam{Host: &w.Host, ctx: t.Context()}
 	e.look()
 	e.pcscd.running = &process{pid: 50, uid: 110, name: "pcscd"}
-	e.mounts = []mount{{dir: "/mnt/cards", uid: 0, allowOther: true, survey: survey{gid: 900}}}
+	e.mounts = []mount{{dir: "/mnt/cards", uid: 0, allowOther: true, answer: answer{gid: 900}}}
 	for groups, want := range map[string]string{
 		"Gid:\t7\t7\t7\t7\nGroups:\t5 900 \n":    "[]",
 		"Gid:\t900\t900\t900\t900\nGroups:\t5\n": "[]",
@@ -107,7 +107,7 @@ func TestSandboxGroup(t *testing.T) {
 	w.file("/lib/systemd/system/pcscd.service", "[Service]\nUser=pcscd\nSupplementaryGroups=cardfs\n")
 	e := &exam{Host: &w.Host, ctx: t.Context()}
 	e.look()
-	e.mounts = []mount{{dir: "/mnt/cards", allowOther: true, survey: survey{gid: 77}}, {dir: "/srv/c", allowOther: true, survey: survey{gid: 78}}}
+	e.mounts = []mount{{dir: "/mnt/cards", allowOther: true, answer: answer{gid: 77}}, {dir: "/srv/c", allowOther: true, answer: answer{gid: 78}}}
 	e.sandbox()
 	if f := e.Findings; len(f) != 1 || f[0].State != Wrong || !strings.HasSuffix(f[0].Text, ": it runs as pcscd, who is not in group scard") ||
 		!strings.Contains(f[0].Mend, " [Service] SupplementaryGroups=scard |") {
@@ -130,7 +130,7 @@ func TestSandboxOtherMounts(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	e.Findings = nil
-	e.mounts = []mount{{dir: "/mnt/cards", uid: 0}, {dir: "/mnt/cards", uid: stranger, survey: survey{err: syscall.ENOTCONN}}}
+	e.mounts = []mount{{dir: "/mnt/cards", uid: 0}, {dir: "/mnt/cards", uid: stranger, answer: answer{err: syscall.ENOTCONN}}}
 	e.mayEnter("root", false)
 	if f := e.Findings; len(f) != 0 {
 		t.Errorf("%+v", f)

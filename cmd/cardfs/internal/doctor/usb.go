@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,9 +38,11 @@ func (e *exam) findDevices() (list []device) {
 			continue
 		}
 		d := device{port: entry.Name(), id: vendor + ":" + e.read(dir+"/idProduct"), bound: map[string]string{}}
-		classes := map[string]bool{}
+		var classes []uint8
 		for _, file := range e.glob(filepath.Join(dir, entry.Name()+":*")) {
-			classes[e.read(file+"/bInterfaceClass")] = true
+			if class, err := strconv.ParseUint(e.read(file+"/bInterfaceClass"), 16, 8); err == nil {
+				classes = append(classes, uint8(class))
+			}
 			if to, err := os.Readlink(e.path(file + "/driver")); err == nil {
 				d.bound[filepath.Base(file)] = filepath.Base(to)
 			}
@@ -58,37 +61,17 @@ func (e *exam) findDevices() (list []device) {
 	return list
 }
 
-// serves finds the driver of a device as cardfs does: by its IDs, else by the class of one of
-// its interfaces.
-func (e *exam) serves(d *device, classes map[string]bool) bool {
-	for _, byClass := range []bool{false, true} {
-		for _, driver := range e.Drivers {
-			for _, id := range driver.IDs() {
-				if id.Class == 0 && !byClass && fmt.Sprintf("%04x:%04x", id.Vendor, id.Product) == d.id ||
-					id.Class != 0 && byClass && classes[fmt.Sprintf("%02x", id.Class)] {
-					d.driver, d.name = driver.Name(), id.Model
-					if d.name == "" {
-						d.name = driver.Name()
-					}
-					return true
-				}
-			}
-		}
+// serves finds the driver of a device as cardfs does.
+func (e *exam) serves(d *device, classes []uint8) bool {
+	var vendor, product uint16
+	if _, err := fmt.Sscanf(d.id, "%x:%x", &vendor, &product); err != nil {
+		return false
 	}
-	return false
-}
-
-// bundleIDs are the IDs that the bundle has to have.
-func (e *exam) bundleIDs() map[string]bool {
-	ids := map[string]bool{}
-	for _, driver := range e.Drivers {
-		for _, id := range driver.IDs() {
-			if id.Class == 0 && (id.Vendor != 0 || id.Product != 0) {
-				ids[fmt.Sprintf("%04x:%04x", id.Vendor, id.Product)] = true
-			}
-		}
+	driver, id, ok := hotplug.Find(e.Drivers, vendor, product, classes)
+	if ok {
+		d.driver, d.name = driver.Name(), cmp.Or(id.Model, driver.Name())
 	}
-	return ids
+	return ok
 }
 
 // rulesDirs are where udev looks, the first wins (udev(7)).
@@ -137,7 +120,7 @@ func (e *exam) opens(d device) bool {
 func (e *exam) served(d device) bool {
 	for _, m := range e.mounts {
 		for _, s := range m.slots {
-			if s.status["usb"] != "" && "/dev/bus/usb/"+s.status["usb"] == d.node && s.status["state"] != "failed" {
+			if s.status.Value("usb") != "" && "/dev/bus/usb/"+s.status.Value("usb") == d.node && s.status.Value("state") != "failed" {
 				return true
 			}
 		}

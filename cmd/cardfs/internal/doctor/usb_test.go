@@ -1,13 +1,11 @@
 package doctor
 
 import (
-	"context"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/hotplug"
-	"github.com/cardfs/cardfs/reader"
 )
 
 func TestUdevRules(t *testing.T) {
@@ -140,23 +138,4 @@ func TestDevices(t *testing.T) {
 	if s := strings.Join(got, ", "); s != "ikey3k /dev/bus/usb/001/002, ccid /dev/bus/usb/002/007" {
 		t.Error(s)
 	}
-}
-
-// An ID of zeroes that a driver names counts as none.
-func TestBundleIDs(t *testing.T) {
-	w := newWorld(t)
-	w.Drivers = []reader.Driver{ids{{Vendor: 0, Product: 0}, {Class: 0x0B, Vendor: 5}, {Vendor: 1}, {Product: 2}, {Vendor: 0xAB, Product: 0xCD}}}
-	e := &exam{Host: &w.Host}
-	if got := strings.Join(sortedKeys(e.bundleIDs()), " "); got != "0000:0002 0001:0000 00ab:00cd" {
-		t.Error(got)
-	}
-}
-
-// ids is a driver that has only IDs.
-type ids []reader.ID
-
-func (i ids) Name() string     { return "ids" }
-func (i ids) IDs() []reader.ID { return i }
-func (i ids) Open(context.Context, reader.Device) (reader.Reader, error) {
-	return nil, reader.ErrUnsupported
 }

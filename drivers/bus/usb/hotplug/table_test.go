@@ -133,3 +133,15 @@ func TestUeventEdges(t *testing.T) {
 		}
 	}
 }
+
+// pcscd's bundles match by ID pairs only, so classes are not listed. A pair is listed once, for
+// the driver that has it.
+func TestKnownIDs(t *testing.T) {
+	got := KnownIDs([]reader.Driver{
+		testDriver{"one", []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "B"}, {Class: 0x0B, Model: "CCID"}}},
+		testDriver{"two", []reader.ID{{Vendor: 0x1234, Product: 0xABCD, Model: "C"}, {Vendor: 0x1234, Product: 1}, {}, {Vendor: 0x1235}, {Product: 2}}},
+	})
+	if want := []Known{{"0000:0002", "two", "two"}, {"1234:0001", "two", "two"}, {"1234:abcd", "B", "one"}, {"1235:0000", "two", "two"}}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
