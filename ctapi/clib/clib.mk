@@ -10,14 +10,15 @@ CLIB_CC = $(CC) -std=c11 -fPIC -fvisibility=hidden -Wall -Wextra -Werror -U_FORT
 	-I$(CLIB)/common $(CLIB_CFLAGS) -shared -pthread -Wl,-z,defs,-z,relro,-z,now,--as-needed
 IFD_SOURCES := $(wildcard $(CLIB)/ifd/*.c $(CLIB)/common/*.c)
 CTAPI_SOURCES := $(wildcard $(CLIB)/ctapi/*.c $(CLIB)/common/*.c)
-CLIB_HEADERS := $(wildcard $(CLIB)/*/*.h)
+# What each library is made anew for. This file is part of it: it has the flags.
+CLIB_COMMON := $(wildcard $(CLIB)/*/*.h) $(CLIB)/clib.mk
 
 # nodelete: the event thread may outlive a dlclose by a moment.
-build/libifdcardfs.so: $(IFD_SOURCES) $(CLIB_HEADERS)
+build/libifdcardfs.so: $(IFD_SOURCES) $(CLIB_COMMON)
 	@mkdir -p build
 	$(CLIB_CC) -Wl,-z,nodelete,-soname,$(@F) -o $@ $(IFD_SOURCES)
 
-build/libctapi-cardfs.so: $(CTAPI_SOURCES) $(CLIB_HEADERS)
+build/libctapi-cardfs.so: $(CTAPI_SOURCES) $(CLIB_COMMON)
 	@mkdir -p build
 	$(CLIB_CC) -Wl,-soname,$(@F).1 -o $@ $(CTAPI_SOURCES)
 
