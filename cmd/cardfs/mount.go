@@ -149,9 +149,12 @@ func (o *mountOptions) addFlags(cmd *cobra.Command) {
 func (o *mountOptions) run(ctx context.Context, dir string, s *settings, realStderr io.Writer) error {
 	stderr := newSpooled(realStderr)
 	defer stderr.flush()
-	configName, err := filepath.Abs(o.config) // the daemon does not stay in this directory
-	if err != nil {
-		return err
+	configName := o.config
+	if configName != "" {
+		var err error
+		if configName, err = filepath.Abs(configName); err != nil { // the daemon does not stay in this directory
+			return fmt.Errorf("--config %s: %w", o.config, err)
+		}
 	}
 	tune()
 	level := slog.LevelInfo
