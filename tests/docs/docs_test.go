@@ -90,7 +90,7 @@ lines:
 func boot(t *testing.T) *debian.System {
 	root := debian.Fresh(t)
 	debian.Packages(t, root, "0.1+docs")
-	s := debian.Boot(t, root)
+	s := debian.Boot(t, root, debian.Options{})
 	for _, script := range []string{
 		"dpkg -i /packages/0.1+docs/*.deb && mkdir -p build && ln -s /packages/0.1+docs build/packages",
 		// The documentation takes this for granted: a machine that can be reached by ssh.

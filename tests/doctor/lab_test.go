@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -57,49 +56,18 @@ apt-get -qq update
 rm -r /tmp/*
 `
 
-// boot makes the Debian at "$0" a lab at "$1"; data written there is lost with it. systemd
-// is its process 1, and starts nothing by itself.
-const boot = `
-mount --make-rprivate /
-mount -t tmpfs lab "$1"
-mkdir "$1/upper" "$1/work" "$1/root"
-mount -t overlay -o lowerdir="$0",upperdir="$1/upper",workdir="$1/work" lab "$1/root"
-cd "$1/root"
-mount -t proc proc proc
-mount -t sysfs sysfs sys
+// setup makes up the USB bus, and settings of the kernel that would otherwise be those of every
+// other program.
+const setup = `
 mount -t tmpfs bus sys/bus
-mkdir -p sys/bus/usb/devices
-mount -t tmpfs dev dev
-mount -t tmpfs run run
-case $(stat --file-system --format=%T /sys/fs/cgroup) in
-cgroup2fs) mount -t cgroup2 cgroup2 sys/fs/cgroup ;;
-*)
-	mount -t tmpfs cgroup sys/fs/cgroup
-	mkdir sys/fs/cgroup/systemd sys/fs/cgroup/unified
-	mount -t cgroup2 cgroup2 sys/fs/cgroup/unified || rmdir sys/fs/cgroup/unified
-	mount -t cgroup -o none,name=systemd,xattr cgroup sys/fs/cgroup/systemd
-	;;
-esac
-for n in null zero full random urandom tty; do touch dev/$n; mount --bind /dev/$n dev/$n; done
-mknod --mode=666 dev/fuse c 10 229
-mkdir -p dev/bus/usb/001
-ln -s /proc/self/fd dev/fd
-touch dev/console
-# The kernel's own settings are every other program's as well.
+mkdir -p sys/bus/usb/devices dev/bus/usb/001
 mount -t tmpfs fuse proc/sys/fs/fuse
 echo 0 >proc/sys/fs/fuse/default_request_timeout
 echo 0 >proc/sys/fs/fuse/max_request_timeout
 printf '[Unit]\nDefaultDependencies=no\n' >etc/systemd/system/lab.target
-mkdir old
-pivot_root . old
-umount --lazy old
-rmdir old
-exec env --ignore-environment container=lab /lib/systemd/systemd --unit=lab.target --log-target=null --show-status=0
 `
 
-const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-// lab is a Debian that runs.
+// lab is a Debian that runs. Its systemd starts nothing by itself.
 type lab struct {
 	*testing.T
 	end    func() // ends all that runs in it
@@ -111,29 +79,8 @@ type lab struct {
 // newLab starts a Debian.
 func newLab(t *testing.T, root string) *lab {
 	t.Helper()
-	var log proc.Log
-	cmd := exec.Command("unshare", "--mount", "--pid", "--cgroup", "--ipc", "--uts", "--fork", "--kill-child", "sh", "-euc", boot, root, t.TempDir())
-	cmd.Env = append(os.Environ(), path)
-	machine, err := proc.Start(cmd, &log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(machine.Kill)
-	// The shell enters once process 1 has become systemd.
-	var inner string
-	for until := time.Now().Add(proc.Patience); ; time.Sleep(10 * time.Millisecond) {
-		pid := machine.Pid()
-		child, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-		inner = strings.TrimSpace(string(child))
-		if name, _ := os.ReadFile("/proc/" + inner + "/comm"); inner != "" && string(name) == "systemd\n" {
-			break
-		}
-		if time.Now().After(until) || !machine.Alive() {
-			t.Fatalf("systemd does not start in the lab: %s", log.String())
-		}
-	}
-	shell := exec.Command("nsenter", "--target", inner, "--mount", "--pid", "--ipc", "--uts", "--root", "--wdns=/", "bash")
-	shell.Env = []string{path, "HOME=/root", "LC_ALL=C.UTF-8"}
+	s := debian.Boot(t, root, debian.Options{Setup: setup, Target: "lab.target"})
+	shell := s.Command("bash")
 	in, err := shell.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -145,9 +92,7 @@ func newLab(t *testing.T, root string) *lab {
 	}
 	go func() { w.CloseWithError(fmt.Errorf("the shell has ended: %v", shell.Wait())) }()
 	t.Cleanup(func() { in.Close(); shell.Process.Kill() })
-	l := &lab{t, machine.Kill, "--init-groups", in, bufio.NewReader(r)}
-	l.must("until [ -S /run/systemd/private ] && systemctl is-active --quiet lab.target; do sleep 0.05; done")
-	return l
+	return &lab{t, s.Kill, "--init-groups", in, bufio.NewReader(r)}
 }
 
 const mark = "-- lab: that ended with "

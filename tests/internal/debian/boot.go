@@ -10,81 +10,115 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
-// System is a root in which systemd runs as process 1, in namespaces of its own. Services,
-// users and mounts are as on a machine; devices and the kernel are the host's.
-type System struct {
-	root string
-	init int // the host's id of its process 1
-}
-
-// Boot starts systemd in the root and waits until it is up. The system ends with the test.
-func Boot(t testing.TB, root string) *System {
-	t.Helper()
-	const enter = `mount --make-rprivate /
-mount --bind "$0" "$0"
-cd "$0"
+// enter makes a machine of the root "$0": what is written to it is kept in "$1" and lost with
+// it. "$2" is the set-up of Options, run where the new root is the working directory. The rest
+// is for systemd.
+const enter = `
+mount --make-rprivate /
+mount -t tmpfs machine "$1"
+mkdir "$1/upper" "$1/work" "$1/root"
+mount -t overlay -o lowerdir="$0",upperdir="$1/upper",workdir="$1/work" machine "$1/root"
+cd "$1/root"
 mount -t proc proc proc
 mount -t sysfs sysfs sys
-mount -t cgroup2 cgroup2 sys/fs/cgroup
+case $(stat --file-system --format=%T /sys/fs/cgroup) in
+cgroup2fs) mount -t cgroup2 cgroup2 sys/fs/cgroup ;;
+*)
+	mount -t tmpfs cgroup sys/fs/cgroup
+	mkdir sys/fs/cgroup/systemd sys/fs/cgroup/unified
+	mount -t cgroup2 cgroup2 sys/fs/cgroup/unified || rmdir sys/fs/cgroup/unified
+	mount -t cgroup -o none,name=systemd,xattr cgroup sys/fs/cgroup/systemd
+	;;
+esac
 mount -t tmpfs dev dev
-mkdir dev/pts dev/shm
-mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
-mount -t tmpfs shm dev/shm
-ln -s pts/ptmx dev/ptmx
-ln -s /proc/self/fd dev/fd
-for n in null zero full random urandom fuse tty; do touch dev/$n; mount --bind /dev/$n dev/$n; done
 mount -t tmpfs run run
-exec env -i container=cardfs PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . /lib/systemd/systemd --log-target=journal`
-	cmd := exec.Command("unshare", "--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup", "--fork", "--kill-child", "sh", "-euc", enter, root)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill() // and by --kill-child its process 1, and all of them
-		cmd.Wait()
-	})
-	s := &System{root: root}
-	deadline := time.Now().Add(2 * time.Minute)
-	for {
-		if s.init == 0 {
-			children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
-			fmt.Sscan(string(children), &s.init)
-		}
-		// systemd is not running yet, or not yet listening, and there is no event to wait for.
-		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", s.init)); string(comm) == "systemd\n" {
-			state, _ := s.command("systemctl is-system-running --wait").CombinedOutput()
-			if state := strings.TrimSpace(string(state)); state == "running" || state == "degraded" {
-				return s
-			}
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("systemd is not up after two minutes: %s", out.String())
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+for n in null zero full random urandom tty; do touch dev/$n; mount --bind /dev/$n dev/$n; done
+mknod --mode=666 dev/fuse c 10 229
+ln -s /proc/self/fd dev/fd
+touch dev/console
+eval "$2"
+shift 2
+mkdir old
+pivot_root . old
+umount --lazy old
+rmdir old
+exec env --ignore-environment container=test /lib/systemd/systemd --log-target=null --show-status=0 "$@"
+`
+
+// environment is that of programs in a System.
+var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "USER=root",
+	"LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "SYSTEMD_PAGER=", "TERM=dumb"}
+
+// Options of Boot.
+type Options struct {
+	Setup  string // commands that change the machine before systemd starts
+	Target string // the unit that systemd starts; "": the usual one
 }
 
-func (s *System) command(script string) *exec.Cmd {
-	cmd := exec.Command("nsenter", "--target", fmt.Sprint(s.init), "--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup",
-		"--root", "--wd",
-		"/bin/bash", "-uc", "cd /root\n"+script)
+// System is a Debian in which systemd runs as process 1, in namespaces of its own. Services,
+// users, mounts and the network are as on a machine; the kernel is the host's.
+type System struct {
+	machine *proc.Process
+	init    string // the id of its process 1, here
+}
+
+// Boot starts a System whose files are those of root at first, and waits until it is up. It
+// ends with the test. Nothing is written to root.
+func Boot(t testing.TB, root string, o Options) *System {
+	t.Helper()
+	var log proc.Log
+	args := []string{"--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup", "--fork", "--kill-child", "sh", "-euc", enter, root, t.TempDir(), o.Setup}
+	if o.Target != "" {
+		args = append(args, "--unit="+o.Target)
+	}
+	cmd := exec.Command("unshare", args...)
+	cmd.Env = append(os.Environ(), environment[0])
+	machine, err := proc.Start(cmd, &log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(machine.Kill)
+	s := &System{machine: machine}
+	// Only in the end process 1 is systemd, and there is nothing to wait at.
+	for until := time.Now().Add(proc.Patience); ; time.Sleep(10 * time.Millisecond) {
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", machine.Pid()))
+		s.init = strings.TrimSpace(string(children))
+		if name, _ := os.ReadFile("/proc/" + s.init + "/comm"); s.init != "" && string(name) == "systemd\n" {
+			break
+		}
+		if time.Now().After(until) || !machine.Alive() {
+			t.Fatalf("systemd does not start: %s", log.String())
+		}
+	}
+	out, _ := s.Run("until [ -S /run/systemd/private ]; do sleep 0.05; done; systemctl is-system-running --wait")
+	if state := strings.TrimSpace(out); state != "running" && state != "degraded" {
+		t.Fatalf("systemd is not up, but %q", state)
+	}
+	return s
+}
+
+// Kill ends the System and all that runs in it.
+func (s *System) Kill() { s.machine.Kill() }
+
+// Command is a program that runs in it as root, in /root.
+func (s *System) Command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command("nsenter", append([]string{"--target", s.init, "--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup",
+		"--root", "--wdns=/root", name}, args...)...)
 	cmd.Dir = cc.Root()
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "USER=root",
-		"LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "SYSTEMD_PAGER=", "TERM=dumb"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Env = environment
 	return cmd
 }
 
-// Run runs a script in the system, as root in /root, and returns its output.
+// Run runs a script in it, as root in /root, and returns what it says.
 func (s *System) Run(script string) (string, error) {
-	cmd := s.command(script)
+	cmd := s.Command("/bin/bash", "-uc", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	timer := time.AfterFunc(5*time.Minute, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	defer timer.Stop()
-	cmd.WaitDelay = time.Second // background processes may hold the pipe
+	cmd.WaitDelay = time.Second // what goes on in the background may hold the pipe
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
