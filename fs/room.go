@@ -99,8 +99,11 @@ func (s *share) fits(n int64) bool {
 // await reports whether there is room for a short command. Where there is none, wake is
 // called once there is, from any goroutine and with any lock held; nil: nobody waits.
 func (s *share) await(c *channel, wake func()) bool {
-	if s.fits(shortCommand) || wake == nil {
-		return s.fits(shortCommand)
+	if s.fits(shortCommand) {
+		return true
+	}
+	if wake == nil {
+		return false
 	}
 	r := s.room
 	r.mu.Lock()
