@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -199,12 +200,13 @@ func witness(t *testing.T, srv *pcscd.Server, e *device, protocol string, exchan
 	defer cmd.Wait()
 	defer in.Close()
 	l := &libccid{t, in, bufio.NewReaderSize(out, 1<<18)}
+	// pcscd 1.9.9 lists a reader before it has put the numbers of reader and slot behind the
+	// name, and by the shorter name nobody can connect.
+	whole := regexp.MustCompile(` [[:xdigit:]]{2} [[:xdigit:]]{2}$`)
 	name := ""
-	for end := time.Now().Add(20 * time.Second); name == ""; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !whole.MatchString(name); time.Sleep(20 * time.Millisecond) {
 		list := l.say("list")
-		if rest, ok := strings.CutPrefix(list, "ok "); ok && rest != "" {
-			name, _, _ = strings.Cut(rest, "|")
-		}
+		name, _, _ = strings.Cut(strings.TrimPrefix(list, "ok "), "|")
 		if time.Now().After(end) {
 			t.Fatalf("no reader: %s", list)
 		}
