@@ -297,6 +297,7 @@ func (r *rig) plug(dev reader.Device, slots ...*fakeSlot) (*fakeReader, *Slot) {
 	r.t.Helper()
 	fake := newFakeReader(slots...)
 	b := r.plugReader(dev, fake)
+	synctest.Wait() // so that it is not by chance whether WaitReady waits, which is counted
 	if err := b.WaitReady(context.Background(), true); err != nil {
 		r.t.Fatalf("plug: %v", err)
 	}

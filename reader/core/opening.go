@@ -39,7 +39,10 @@ func (o *opening) dead() bool {
 // departure counts before anybody has reacted to it.
 func (o *opening) present() bool {
 	switch {
-	case closed(o.over()), o.ifd.gone():
+	case closed(o.over()):
+		o.left() // the goroutine that ended it may not have come to that
+		return false
+	case o.ifd.gone():
 		return false
 	case o.dead():
 		o.lost(reader.ErrGone)
@@ -48,11 +51,16 @@ func (o *opening) present() bool {
 	return true
 }
 
-// lost ends o when its reader reports that it is gone. If the device's link cannot
-// distinguish death from departure, the device counts as gone. A reader that failed and was
-// closed also reports that it is gone; this has no effect.
+// lost ends o when its reader reports that it is gone. A reader that failed and was closed
+// also reports that it is gone; this has no effect.
 func (o *opening) lost(err error) {
 	o.end(err)
+	o.left()
+}
+
+// left makes the device count as gone if o is over, unless it failed, and if the device's link
+// cannot distinguish death from departure.
+func (o *opening) left() {
 	if o.ifd.linkGone == nil && !errors.Is(context.Cause(o.ctx), reader.ErrFailed) {
 		o.ifd.leave()
 	}

@@ -107,6 +107,7 @@ func (r *rig) plugPad(s *padSlot, on bool) *Slot {
 	fake := newFakeReader(s.fakeSlot)
 	fake.slots = []reader.Slot{s}
 	b := r.plugReader(reader.Device{ID: reader.ID{Vendor: 0x076B, Product: 0x3821}}, fake)
+	synctest.Wait()
 	if err := b.WaitReady(context.Background(), true); err != nil {
 		r.t.Fatal(err)
 	}
