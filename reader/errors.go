@@ -27,6 +27,10 @@ var (
 	ErrTimeout = iso7816.ErrTimeout
 	// ErrProtocol: the answer breaks the protocol.
 	ErrProtocol = iso7816.ErrProtocol
+	// ErrTransfer: a transfer between host and device failed: the device stalled, was reset,
+	// or only noise came. Its card is not the reason. Package usb's errors are such errors,
+	// except for time-outs, which may be the card's.
+	ErrTransfer = errors.New("the transfer failed")
 	// ErrUnsupported: this reader or card cannot do that.
 	ErrUnsupported = iso7816.ErrUnsupported
 	// ErrInvalid: the caller's command is malformed; nothing was sent.
@@ -44,6 +48,10 @@ var (
 	// ErrNoPermission: the device is there but may not be opened, or the caller may
 	// not do what it asks for.
 	ErrNoPermission = errors.New("no permission")
+	// ErrReadOnly: the card never lets these bytes be written.
+	ErrReadOnly = errors.New("these bytes cannot be written")
+	// ErrNoSpace: the address is behind the end of the card.
+	ErrNoSpace = errors.New("behind the end of the card")
 	// ErrClaimed: another program has the device.
 	ErrClaimed = errors.New("the device is in use by another program")
 )

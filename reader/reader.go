@@ -15,6 +15,10 @@ package reader
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/cardfs/cardfs/reader/iso7816"
@@ -66,6 +70,21 @@ type Device struct {
 // "ccid usb:3-1.2". Log lines have it as the attribute "reader".
 func (d Device) Name() string {
 	return words.Printable(d.Driver+" "+d.Address, words.MaxValue)
+}
+
+// OnlyParams returns ErrInvalid if `attach` named a parameter that is not among keys.
+func (d Device) OnlyParams(keys ...string) error {
+	for _, key := range slices.Sorted(maps.Keys(d.Params)) {
+		if slices.Contains(keys, key) {
+			continue
+		}
+		known := "none"
+		if len(keys) > 0 {
+			known = strings.Join(keys, ", ")
+		}
+		return fmt.Errorf("%s: no parameter %s; there is %s: %w", d.Driver, words.Printable(key, words.MaxValue), known, ErrInvalid)
+	}
+	return nil
 }
 
 // Link is the way to a device that is there. What it can do belongs to the transport: a
@@ -190,6 +209,12 @@ type Traits struct {
 	// AutoPPS: the reader negotiated parameters by itself or cannot do it at
 	// all; the core sends no PPS and assumes the ATR's first protocol.
 	AutoPPS bool
+	// AlwaysPPS: the core sends a PPS even if it asks for what holds anyway. It does not in
+	// specific mode, nor once the card refused one that it can do without.
+	AlwaysPPS bool
+	// AutoT0: at an APDU level, the reader does all of T=0: nobody else follows 61xx and
+	// 6Cxx.
+	AutoT0 bool
 	// AutoIFSD: the reader announced its IFSD to the card by itself.
 	AutoIFSD bool
 	// IFSD is the largest T=1 information field that the reader can receive;
@@ -318,6 +343,21 @@ type Describer interface {
 // device is announced: its identity, its model, how many slots it has.
 type Attacher interface {
 	Attach(dev Device) (Device, error)
+}
+
+// Prober is a Driver that can find out whether one of its readers is on a serial port,
+// for `cardfs probe`. Nothing does so unasked.
+type Prober interface {
+	// Probe looks for a reader at dev.Link. Its questions are harmless to whatever else may
+	// be there: see package drivers, "Probing". Errors: ErrTimeout, ErrMute or ErrProtocol
+	// where there is no such reader, and those of the port.
+	Probe(ctx context.Context, dev Device) (Found, error)
+}
+
+// Found is a reader that a Prober found.
+type Found struct {
+	Model  string            // "Gemplus GemPC410"
+	Params map[string]string // key=value pairs that `attach` needs for it
 }
 
 // SlotCounter is a Driver that can tell the number of slots from what a device says of itself

@@ -100,7 +100,13 @@ func (m *Manager) CommandDriver(driver string, number int, command []string) err
 	if !known || dev.Driver != driver {
 		return fmt.Errorf("slot %d is not and was not driver %s's: %w", number, driver, reader.ErrInvalid)
 	}
-	return m.commandDriver(c, dev.Device, command)
+	if err := m.commandDriver(c, dev.Device, command); err != nil {
+		return err
+	}
+	if s := m.Slot(number); s != nil {
+		s.catchUp()
+	}
+	return nil
 }
 
 func (m *Manager) commandDriver(c reader.Commander, dev reader.Device, words []string) (err error) {

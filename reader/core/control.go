@@ -41,6 +41,9 @@ func (slot *Slot) Control(ctx context.Context, code uint32, data []byte, by Call
 	if err := slot.WaitReady(ctx, by.Wait); err != nil {
 		return nil, err
 	}
+	if err := slot.barred(by); err != nil {
+		return nil, err
+	}
 	switch code {
 	case CtlGetFeatures, ctlGetFeaturesWindows:
 		slot.stats.count(&slot.stats.control)

@@ -182,7 +182,8 @@ func TestPINDirect(t *testing.T) {
 func TestFeatures(t *testing.T) {
 	const tlv, esc, pin = 0x12, 0x13, "06 07 0A"
 	want := map[string]string{
-		"ccid": "12 13", "ccid-char": "12 13", "ccid-short": "12 13", "ccid-ext": "12 13", "twoslot": "12 13", "pinpad": pin + " 12 13",
+		"ccid": "12 13", "ccid-char": "12 13", "ccid-short": "12 13", "ccid-ext": "12 13", "twoslot": "12 13", "acr39": "12 13", "ccid-serial": "12 13", "cm4040": "12 13", "pinpad": pin + " 12 13",
+		"kaan": "06 0A 12", "cyberjack": "06 0A 12", // they cannot change a PIN
 	}
 	for _, model := range sim.Devices() {
 		t.Run(model, func(t *testing.T) {
@@ -225,8 +226,12 @@ func TestFeatures(t *testing.T) {
 					t.Errorf("PIN properties % X, %v", p, err)
 				}
 				for _, code := range []uint32{core.CtlEscape, ctlCCIDEsc} {
-					// The emulator's escape is an echo.
+					// The emulator's escape is an echo, but for the serial reader's, which has other
+					// commands there.
 					answer, err := ask(code, []byte{1, 2, 3})
+					if model == "ccid-serial" && err == nil {
+						continue
+					}
 					if has(esc) && (err != nil || !bytes.Equal(answer, []byte{1, 2, 3})) || !has(esc) && !errors.Is(err, reader.ErrUnsupported) {
 						t.Errorf("escape % X, %v", answer, err)
 					}

@@ -380,6 +380,9 @@ func hasty() Caller { return Caller{Owner: new(int), Pass: new(Pass)} }
 
 func mustOpen(t testing.TB, b *Slot, by Caller) *Session {
 	t.Helper()
+	if b == nil {
+		t.Fatal("open: no such slot")
+	}
 	s, err := b.Open(context.Background(), by)
 	if err != nil {
 		t.Fatalf("open: %v", err)

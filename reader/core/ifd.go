@@ -13,7 +13,8 @@ import (
 )
 
 // ifd is one device from its announcement until it left or was detached. Its driver
-// opens it once, and again if the reader died while the device is still there:
+// opens it once, or a few times if it seems to need time, and again if the reader died while
+// the device is still there:
 //
 //	         Open                 reader died, device still there
 //	announced ─────▶ serving ──────────────────────────────────────▶ reviving
@@ -37,6 +38,7 @@ type ifd struct {
 	// The rest is under the manager's mu.
 	opening *opening
 	slots   []*Slot
+	pcsc    int // what tells the reader from others in PC/SC
 	model   string
 	more    map[string]string
 	found   int // number of slots that the device reports
@@ -114,6 +116,7 @@ func (d *ifd) run(o *opening, before *ifd) {
 	if before != nil && !d.await(before.closed) { // the previous ifd must let go of the device first
 		return
 	}
+	patience := newPatience() // with a device that was not opened yet
 	for deaths := 0; ; {
 		began := time.Now()
 		served, err := d.serve(o)
@@ -124,7 +127,19 @@ func (d *ifd) run(o *opening, before *ifd) {
 			return // without a link, death and departure look the same
 		}
 		var panicked *reader.PanicError
-		fatal := errors.As(err, &panicked) || !served && deaths == 0 && !errors.Is(err, reader.ErrGone)
+		fatal := errors.As(err, &panicked)
+		if !fatal && !served && deaths == 0 && !errors.Is(err, reader.ErrGone) {
+			pause, ok := patience.next()
+			if once := patience.tries == 1; (ok || once) && unsettled(err) { // the first may have waited long
+				d.log.Info("the reader does not start and is tried again", "in", pause, "error", words.Printable(err.Error(), words.MaxWords))
+				d.noteError(err)
+				if !d.pause(pause) {
+					return
+				}
+				continue
+			}
+			fatal = true
+		}
 		if !fatal {
 			if served && time.Since(began) >= longOpening {
 				deaths = 0
@@ -154,7 +169,7 @@ func (d *ifd) run(o *opening, before *ifd) {
 			if o = d.renew(); o == nil {
 				return
 			}
-			deaths = 0
+			deaths, patience = 0, newPatience()
 			continue
 		}
 		d.noteError(err)
@@ -320,6 +335,11 @@ func (d *ifd) begin(o *opening, r reader.Reader, died <-chan struct{}, slots []r
 	if d.more = more; model != "" {
 		d.model = model
 	}
+	for i, s := range d.slots {
+		s.mu.Lock()
+		s.pcsc = pcscName(d.dev.Driver, d.model, d.pcsc, i)
+		s.mu.Unlock()
+	}
 	for len(d.slots) < len(slots) {
 		m.addSlot(d)
 	}
@@ -391,6 +411,7 @@ func (d *ifd) list() []*Slot {
 func (d *ifd) dropSlots() {
 	d.manager.mu.Lock()
 	slots := d.takeSlots()
+	d.manager.freePCSC(d)
 	d.manager.mu.Unlock()
 	d.manager.tellLeft(slots)
 }

@@ -38,11 +38,21 @@ type Info struct {
 	ATR      []byte
 	Answer   *iso7816.ATR // ATR, taken apart; nil without power
 	Params   iso7816.Params
-	Chip     reader.Chip // of a synchronous card, if its reader reports it
+	Chip     reader.Chip // of a memory card, if its reader reads it
+	PSC      PSC         // of the same
 	Offered  []int       // protocols that the ATR offers, its first choice first
 	Fallback string      // what replaced a rate that failed, in words
 	Sessions int         // sessions with the card as it is now
 	Locked   bool        // somebody holds the transaction
+	// PCSC is the slot's name for PC/SC programs.
+	PCSC string
+	// Connections is the number of PC/SC connections.
+	Connections int
+	// Exclusive: one of them is exclusive. Process is whose it is, nil if that is not known.
+	Exclusive bool
+	Process   any
+	// CardChanges is how often a card was put in or taken out since the reader arrived.
+	CardChanges uint64
 	// Waiting is the time since the card, or the reader on its behalf, first asked for
 	// more time for the exchange under way; 0: it did not ask.
 	Waiting time.Duration
@@ -74,6 +84,10 @@ func (s *Slot) Brief() Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.Err, i.Locked = s.lastErr, s.lock != nil
+	i.PCSC, i.Connections, i.CardChanges = s.pcsc, len(s.connections), s.swaps
+	if t := s.exclusive.Load(); t != nil {
+		i.Exclusive, i.Process = true, t.process
+	}
 	switch {
 	case s.phase == starting:
 		i.State = StateStarting
@@ -89,7 +103,7 @@ func (s *Slot) Brief() Info {
 		i.State = StatePowered
 		i.ATR, i.Params, i.Fallback = s.atr, s.params, s.fallback
 		i.Answer, i.Offered = s.answer, s.answer.Protocols()
-		i.Chip = s.chip
+		i.Chip, i.PSC = s.memory.chip, s.memory.psc
 		i.Sessions = len(s.sessions)
 		if since := s.waiting.Load(); since != 0 {
 			i.Waiting = max(1, time.Since(time.Unix(0, since)))

@@ -77,6 +77,9 @@ type Manager struct {
 	onLeave func(*Slot)
 	watched []reader.Bus
 
+	pcsc       map[int]*ifd // readers by their numbers in PC/SC
+	lowestPCSC int          // no number below it is free
+
 	heldNumbers map[int]*ifd // of readers that are being revived
 	heldNames   map[string]*ifd
 }
@@ -92,7 +95,7 @@ func NewManager(o Options) *Manager {
 	m := &Manager{
 		options: o, log: o.Log, limited: limitlog.WithBurst(o.Log, logBurstOfAll),
 		ifds: make(map[string]*ifd), slots: make(map[int]*Slot), names: make(map[string]*Slot),
-		homes: make(map[string]home), last: make(map[int]lastDevice),
+		homes: make(map[string]home), last: make(map[int]lastDevice), pcsc: make(map[int]*ifd),
 		heldNumbers: make(map[int]*ifd), heldNames: make(map[string]*ifd),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -203,11 +206,13 @@ func (m *Manager) Announce(dev reader.Device) error {
 	before := m.ifds[id] // may still be closing its device
 	if before != nil {
 		m.unhold(before)
+		m.freePCSC(before)
 		if slots := before.takeSlots(); len(slots) > 0 {
 			m.spawn(func() { m.tellLeft(slots) })
 		}
 	}
 	m.ifds[id] = d
+	m.takePCSC(d)
 	d.count = d.allow(max(1, dev.Slots))
 	for range d.count {
 		m.addSlot(d)

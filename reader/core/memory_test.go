@@ -14,28 +14,23 @@ import (
 // memorySlot is a slot with a synchronous card in it.
 type memorySlot struct {
 	*fakeSlot
-	reader.Memory // none of its methods but Chip
-	chip          reader.Chip
 }
 
 func (s *memorySlot) Traits() reader.Traits { return reader.Traits{Level: reader.Synchronous} }
-func (s *memorySlot) Chip() reader.Chip     { return s.chip }
 
 // "A synchronous card has no protocol": `status` shows its four bytes, whatever the first
-// is, and its chip. Commands, PIN commands and protocols are refused with an explanation, and
+// is. A reader that does not read it refuses commands and protocols with an explanation, and
 // nothing of them reaches the slot.
 func TestSynchronousCard(t *testing.T) {
 	for _, tt := range []struct {
-		atr  string
-		chip reader.Chip
-		ok   bool
+		atr string
+		ok  bool
 	}{
-		{"A2 13 10 91", reader.Chip{Bus: reader.TwoWire, Size: 256, PSC: 3}, true},
-		{"92 23 10 91", reader.Chip{Bus: reader.ThreeWire, Size: 1024}, true},
-		{"3B 13 10 91", reader.Chip{}, true}, // no TS: any byte may be the first
-		{"A2 13 10", reader.Chip{}, false},
-		{"A2 13 10 91 00", reader.Chip{}, false},
-		{"", reader.Chip{}, false},
+		{"A2 13 10 91", true},
+		{"3B 13 10 91", true}, // no TS: any byte may be the first
+		{"A2 13 10", false},
+		{"A2 13 10 91 00", false},
+		{"", false},
 	} {
 		bubble(t, Options{}, func(t *testing.T, r *rig) {
 			slot := newFakeSlot(t)
@@ -47,7 +42,7 @@ func TestSynchronousCard(t *testing.T) {
 				}
 			})
 			fake := newFakeReader(slot)
-			fake.slots = []reader.Slot{&memorySlot{fakeSlot: slot, chip: tt.chip}}
+			fake.slots = []reader.Slot{&memorySlot{slot}}
 			b := r.plugReader(reader.Device{}, fake)
 			s, err := b.Open(context.Background(), someone())
 			if !tt.ok {
@@ -63,7 +58,7 @@ func TestSynchronousCard(t *testing.T) {
 			if i.State != "powered" || !i.Synchronous() || i.Protocol() != "memory" || i.Params.T != iso7816.NoProtocol || len(i.Offered) != 0 || !slices.Equal(i.ATR, hexb(tt.atr)) {
 				t.Errorf("%+v", i)
 			}
-			if i.Err != nil || len(i.Answer.Defects()) != 0 || i.Chip.Size != tt.chip.Size {
+			if i.Err != nil || len(i.Answer.Defects()) != 0 || i.Chip.Size != 0 {
 				t.Errorf("error %v, defects %v, chip %v", i.Err, i.Answer.Defects(), i.Chip)
 			}
 			if err := transmit(s, "00B0 0000 04"); !errors.Is(err, reader.ErrUnsupported) || !strings.Contains(err.Error(), "memory card") {
@@ -79,4 +74,26 @@ func TestSynchronousCard(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A reset of a memory card is a cold one: less does not end the verification of its PSC.
+func TestSynchronousReset(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, r *rig) {
+		slot := newFakeSlot(t)
+		var resets []reader.Reset
+		slot.power = func(_ context.Context, how reader.Reset) ([]byte, error) {
+			resets = append(resets, how)
+			return hexb("A2 13 10 91"), nil
+		}
+		fake := newFakeReader(slot)
+		fake.slots = []reader.Slot{&memorySlot{slot}}
+		b := r.plugReader(reader.Device{}, fake)
+		mustOpen(t, b, someone())
+		if err := b.Power(context.Background(), ResetWarm, someone()); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(resets, []reader.Reset{reader.Cold, reader.Cold}) {
+			t.Errorf("%v", resets)
+		}
+	})
 }

@@ -44,6 +44,25 @@ func lastingName(dev reader.Device, index int) string {
 	return name + slot
 }
 
+// maxPCSC is the greatest length of a reader's name in PC/SC (MAX_READERNAME, with its NUL 128).
+const maxPCSC = 127
+
+// pcscName is the name of a slot for PC/SC programs, as pcscd forms it: the reader's name, a
+// number that tells the reader from others, and the slot in it.
+func pcscName(driver, model string, number, index int) string {
+	name := strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, model))
+	if name == "" {
+		name = driver
+	}
+	tail := fmt.Sprintf(" %02X %02X", number, index)
+	return strings.TrimRight(name[:min(len(name), maxPCSC-len(tail))], " ") + tail
+}
+
 // tame keeps the characters that udev keeps in names: letters, digits and "#+-.:=@_". A run
 // of others becomes one underscore.
 func tame(s string) string {

@@ -19,6 +19,7 @@ const (
 // home is what the manager remembers of an identity.
 type home struct {
 	numbers []int  // by slot
+	pcsc    int    // of the reader
 	used    uint64 // when a number was taken last, in the count of slots
 }
 
@@ -74,6 +75,29 @@ func (m *Manager) number(d *ifd, index int) int {
 	return n
 }
 
+// takePCSC gives d, which has no slots yet, the number that tells it from other readers in
+// PC/SC: the one it had before, if it is free, or else the lowest that no other reader has.
+// m.mu is held.
+func (m *Manager) takePCSC(d *ifd) {
+	if h, known := m.homes[d.id]; known && m.pcsc[h.pcsc] == nil {
+		d.pcsc = h.pcsc
+	} else {
+		for m.pcsc[m.lowestPCSC] != nil {
+			m.lowestPCSC++
+		}
+		d.pcsc = m.lowestPCSC
+	}
+	m.pcsc[d.pcsc] = d
+}
+
+// freePCSC ends takePCSC. m.mu is held.
+func (m *Manager) freePCSC(d *ifd) {
+	if m.pcsc[d.pcsc] == d {
+		delete(m.pcsc, d.pcsc)
+		m.lowestPCSC = min(m.lowestPCSC, d.pcsc)
+	}
+}
+
 // addSlot adds a slot to d. m.mu is held.
 func (m *Manager) addSlot(d *ifd) {
 	index := len(d.slots)
@@ -83,7 +107,7 @@ func (m *Manager) addSlot(d *ifd) {
 	if !known {
 		m.forgetHomes()
 	}
-	if h.used = m.serial; index < len(h.numbers) {
+	if h.used, h.pcsc = m.serial, d.pcsc; index < len(h.numbers) {
 		h.numbers[index] = number
 	} else {
 		h.numbers = append(h.numbers, number)
@@ -106,6 +130,7 @@ func (m *Manager) addSlot(d *ifd) {
 	}
 	m.last[number] = lastDevice{last, m.serial}
 	s.mu.Lock()
+	s.pcsc = pcscName(d.dev.Driver, d.model, d.pcsc, index)
 	s.publish(Arrived, "driver", d.dev.Driver, "device", d.dev.Address, "reader", d.model)
 	s.mu.Unlock()
 }

@@ -246,8 +246,8 @@ func TestPanicsOfNoReader(t *testing.T) {
 		d.where = "Command"
 		wantErr(t, "command", r.CommandDriver("bomb", 0, []string{"tick"}), reader.ErrFailed)
 		d.where = "Usage"
-		if usage := r.Usage(d); len(usage) != 0 || r.Slot(0).Brief().State != StatePresent {
-			t.Errorf("usage %q, state %s", usage, r.Slot(0).Brief().State)
+		if usage, b := r.Usage(d), r.Slot(0); len(usage) != 0 || b == nil || b.Brief().State != StatePresent {
+			t.Errorf("usage %q, numbers %q", usage, r.numbers())
 		}
 		d.where = "Close"
 		if err := r.Detach(0); err != nil {
@@ -361,7 +361,7 @@ func TestGoneAfterPanic(t *testing.T) {
 		_, err := mustOpen(t, b, someone()).Transmit(context.Background(), hexb("00 01 00 00"), nil)
 		wantErr(t, "transmit", err, reader.ErrFailed)
 		synctest.Wait()
-		if r.Slot(0) != b || b.Info().State != "failed" || r.Slot(1).Info().State != "failed" {
+		if other := r.Slot(1); r.Slot(0) != b || b.Info().State != "failed" || other == nil || other.Info().State != "failed" {
 			t.Errorf("numbers %q", r.numbers())
 		}
 	})

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/link"
+	"github.com/cardfs/cardfs/reader/words"
 )
 
 // stamp notes that the card was just used. s.mu is held.
@@ -19,7 +22,7 @@ func (s *Slot) stamp() {
 // powerOffIdle powers off a card that was unused for Options.IdleOff.
 func (s *Slot) powerOffIdle(after time.Duration) {
 	due := func() error {
-		if s.lock != nil || time.Since(s.used) < after {
+		if s.held() || time.Since(s.used) < after {
 			return reader.ErrLocked
 		}
 		return nil
@@ -68,9 +71,9 @@ func (s *Slot) powerOffIf(ctx context.Context, allowed func() error) error {
 }
 
 // powerUp activates the card, or resets a powered one, and sets up its protocol: want is 0
-// or 1, or -1 for the card's first offer. by is the caller who asked for a reset. The caller
-// holds the turn.
-func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
+// or 1, or -1 for the card's first offer. by is the caller who asked for a reset. ctx ends
+// only the pauses between two tries. The caller holds the turn.
+func (s *Slot) powerUp(ctx context.Context, how reader.Reset, want int, by Caller) error {
 	s.mu.Lock()
 	if s.manager.leaving.Err() != nil {
 		s.mu.Unlock()
@@ -80,16 +83,12 @@ func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
 	s.begin()
 	s.raising = true
 	s.mu.Unlock()
-	if was != reader.Powered {
+	if was != reader.Powered || s.level == reader.Synchronous { // whose PSC only power takes back
 		how = reader.Cold
 	}
-	err := s.link.PowerUp(s.underWay, how, want)
+	err := s.raise(ctx, how, want)
 	if err != nil {
 		s.link.PowerOff(s.ctx)
-	}
-	var chip reader.Chip
-	if memory := s.link.Features.Memory; memory != nil && err == nil && s.link.Traits().Level == reader.Synchronous {
-		chip = memory.Chip()
 	}
 	s.answered()
 	s.under.Store(false)
@@ -123,7 +122,9 @@ func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
 	answer, params := s.link.ATR(), s.link.Params()
 	atr := answer.Bytes()
 	s.card, s.atr, s.answer, s.params, s.fallback, s.lastErr = reader.Powered, atr, answer, params, s.link.Fallback(), nil
-	s.level, s.chip = s.link.Traits().Level, chip
+	s.level = s.link.Traits().Level
+	s.offered = offered(s.link)
+	s.setMemory(s.link.Card())
 	s.renewEpoch(by, before)
 	if s.fallback != "" {
 		s.stats.count(&s.stats.fallbacks)
@@ -136,6 +137,63 @@ func (s *Slot) powerUp(how reader.Reset, want int, by Caller) error {
 	}
 	s.touch()
 	return nil
+}
+
+// offered is the set of protocols that the card and the reader of l both have.
+func offered(l *link.Link) (set uint32) {
+	if l.ATR().Synchronous() {
+		return protocolBit(iso7816.NoProtocol)
+	}
+	for _, t := range l.ATR().Protocols() {
+		if l.Speaks(t) {
+			set |= protocolBit(t)
+		}
+	}
+	return set
+}
+
+// raise is Link.PowerUp with patience. The holder of the transaction keeps it, and the
+// sessions, however often it is tried.
+func (s *Slot) raise(ctx context.Context, how reader.Reset, want int) error {
+	patience := newPatience()
+	for {
+		err := s.link.PowerUp(s.underWay, how, want)
+		if err == nil {
+			s.inVain = time.Time{}
+			return nil
+		}
+		if time.Since(s.inVain) < patienceAgain || want >= 0 || !needsTime(err, s.link.Slot.Traits().Fixed) {
+			return err
+		}
+		pause, ok := patience.next()
+		if !ok {
+			s.inVain = time.Now()
+			return err
+		}
+		s.log.Info("power-up failed and is tried again", "in", pause, "error", words.Printable(err.Error(), words.MaxWords))
+		s.mu.Lock()
+		s.keepError(err)
+		s.mu.Unlock()
+		if !s.pause(ctx, pause) {
+			return err
+		}
+		how = reader.Cold
+	}
+}
+
+// pause waits for d. It returns false as soon as there is no reason to wait any longer: what is
+// under way was ended, by a departure too, or the driver panicked, or ctx ended.
+func (s *Slot) pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return s.over() == nil
+	case <-s.underWay.Done():
+	case <-s.opening.over():
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // Action is a change of a card's power that a program can request.
@@ -152,7 +210,7 @@ const (
 
 // Power carries out a and returns when the card did it. It returns ErrLocked while somebody
 // other than by holds the transaction, and for Release also while anybody has the card
-// open. ctx ends only the wait for the turn.
+// open. ctx ends only the wait for the turn, and for a device that needs time.
 func (s *Slot) Power(ctx context.Context, a Action, by Caller) error {
 	if err := s.WaitReady(ctx, by.Wait); err != nil {
 		return err
@@ -174,11 +232,11 @@ func (s *Slot) Power(ctx context.Context, a Action, by Caller) error {
 	if err := enter(ctx, by); err != nil {
 		return err
 	}
-	return s.holding(func() error { return s.power(a, by) })
+	return s.holding(func() error { return s.power(ctx, a, by) })
 }
 
 // power is Power for a caller that holds the turn.
-func (s *Slot) power(a Action, by Caller) error {
+func (s *Slot) power(ctx context.Context, a Action, by Caller) error {
 	s.mu.Lock()
 	err, card, admitted := s.readyErr(), s.card, s.admitted(by)
 	s.mu.Unlock()
@@ -205,11 +263,11 @@ func (s *Slot) power(a Action, by Caller) error {
 	}
 	switch a {
 	case PowerUp:
-		return s.powerUp(reader.Cold, -1, by)
+		return s.powerUp(ctx, reader.Cold, -1, by)
 	case ResetCold:
-		return s.reset(reader.Cold, by)
+		return s.reset(ctx, reader.Cold, by)
 	case ResetWarm:
-		return s.reset(reader.Warm, by)
+		return s.reset(ctx, reader.Warm, by)
 	case PowerDown:
 		return s.orGone(s.powerOffIf(s.ctx, admits))
 	case Release:
@@ -230,8 +288,8 @@ func (s *Slot) power(a Action, by Caller) error {
 }
 
 // reset is powerUp for an explicit request.
-func (s *Slot) reset(how reader.Reset, by Caller) error {
-	err := s.powerUp(how, -1, by)
+func (s *Slot) reset(ctx context.Context, how reader.Reset, by Caller) error {
+	err := s.powerUp(ctx, how, -1, by)
 	if err == nil {
 		s.stats.count(&s.stats.resets[how])
 	}
@@ -250,11 +308,11 @@ func (s *Slot) SelectProtocol(ctx context.Context, t int, by Caller) error {
 	if err := s.enterToReset(ctx, by); err != nil {
 		return err
 	}
-	return s.holding(func() error { return s.selectProtocol(t, by) })
+	return s.holding(func() error { return s.selectProtocol(ctx, t, by) })
 }
 
 // selectProtocol is SelectProtocol for a caller that holds the turn.
-func (s *Slot) selectProtocol(t int, by Caller) error {
+func (s *Slot) selectProtocol(ctx context.Context, t int, by Caller) error {
 	s.mu.Lock()
 	err, card, admitted := s.readyErr(), s.card, s.admitted(by)
 	inForce := s.params.T
@@ -275,5 +333,5 @@ func (s *Slot) selectProtocol(t int, by Caller) error {
 			return err
 		}
 	}
-	return s.powerUp(reader.Warm, t, by)
+	return s.powerUp(ctx, reader.Warm, t, by)
 }

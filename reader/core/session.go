@@ -15,6 +15,8 @@ import (
 type Caller struct {
 	// Owner is the identity of the open; any comparable value, usually a pointer.
 	Owner any
+	// Process is the identity of the process that made it, any comparable value; nil: not known.
+	Process any
 	// Pass remembers which transactions of others admit this open; nil: none does.
 	Pass *Pass
 	// Escape: it may send escape commands.
@@ -45,6 +47,7 @@ func (slot *Slot) Open(ctx context.Context, by Caller) (*Session, error) {
 		if err := slot.over(); err != nil {
 			return nil, err
 		}
+		barred := slot.barred(by)
 		slot.mu.Lock()
 		if err := slot.readyErr(); err != nil && !(by.Wait && errors.Is(err, reader.ErrNotReady)) {
 			slot.mu.Unlock()
@@ -66,19 +69,25 @@ func (slot *Slot) Open(ctx context.Context, by Caller) (*Session, error) {
 			slot.mu.Unlock()
 			return s, nil
 		case slot.card == reader.Present:
+			if barred != nil {
+				slot.mu.Unlock()
+				return nil, barred
+			}
 			a := slot.powering
 			if a == nil {
 				a = &attempt{done: make(chan struct{})}
 				slot.powering = a
-				slot.manager.spawn(func() { slot.powerOnDemand(a) })
+				slot.manager.spawn(func() { slot.powerOnDemand(a, by) })
 			}
 			slot.mu.Unlock()
 			slot.noteWait(&waited)
 			if err := slot.wait(ctx, a.done); err != nil {
 				return nil, err
 			}
-			// A card that was taken out meanwhile is waited for again.
-			if a.err != nil && !(by.Wait && errors.Is(a.err, reader.ErrNoCard)) {
+			switch {
+			case errors.Is(a.err, errExclusive): // another opened first, who may not
+			case by.Wait && errors.Is(a.err, reader.ErrNoCard): // taken out meanwhile; wait for the next
+			case a.err != nil:
 				return nil, a.err
 			}
 			continue
@@ -103,15 +112,18 @@ func (s *Slot) noteWait(waited *bool) {
 }
 
 // powerOnDemand runs apart from its callers, so that one that gives up does not end the
-// power-up for the others.
-func (s *Slot) powerOnDemand(a *attempt) {
+// power-up for the others. by is the first of them.
+func (s *Slot) powerOnDemand(a *attempt, by Caller) {
 	err := s.inTurn(s.ctx, func() error {
 		s.mu.Lock()
 		card := s.card
 		s.mu.Unlock()
 		switch card {
 		case reader.Present:
-			return s.powerUp(reader.Cold, -1, Caller{})
+			if err := s.barred(by); err != nil {
+				return err // the connection is younger than the attempt
+			}
+			return s.powerUp(s.ctx, reader.Cold, -1, Caller{})
 		case reader.Absent:
 			return reader.ErrNoCard
 		}
@@ -129,6 +141,7 @@ func (s *Session) Close() {
 	s.slot.mu.Lock()
 	defer s.slot.mu.Unlock()
 	delete(s.slot.sessions, s)
+	s.slot.endVerification(s.caller)
 	s.slot.tell()
 }
 
@@ -151,7 +164,11 @@ func (s *Session) ATR() []byte { return s.atr }
 // never sent twice, and its answer is never lost.
 func (s *Session) Transmit(ctx context.Context, capdu, dst []byte) ([]byte, error) {
 	return s.slot.use(ctx, s.caller, s, func(l *link.Link) ([]byte, error) {
-		return s.slot.transmit(l, capdu, dst)
+		answer, err := s.slot.transmit(l, capdu, dst)
+		if c := l.Card(); c != nil {
+			s.slot.noteVerification(c, s.caller)
+		}
+		return answer, err
 	})
 }
 
@@ -184,25 +201,29 @@ func unheard(err error) bool {
 	return errors.Is(err, reader.ErrInvalid) || errors.Is(err, reader.ErrUnsupported) || errors.Is(err, reader.ErrNoCard) || errors.Is(err, reader.ErrStale)
 }
 
-// use runs do with the turn, for a caller that the transaction admits and, if s is
+// use runs do with the turn, for a caller that the transactions admit and, if s is
 // not nil, while the card is still what it was when the session began.
 func (slot *Slot) use(ctx context.Context, by Caller, s *Session, do func(*link.Link) ([]byte, error)) ([]byte, error) {
 	for {
+		if err := slot.barred(by); err != nil {
+			return nil, err
+		}
 		if err := slot.acquireAs(ctx, by); err != nil {
 			return nil, err
 		}
 		slot.mu.Lock()
 		err := slot.usable(s)
-		t := slot.lock
-		if admitted, known := t.admits(by); err == nil && !admitted {
-			changed := slot.changed
+		if t, known := slot.against(by); err == nil && t != nil {
+			changed, ending := slot.changed, t.ending
 			slot.mu.Unlock()
 			slot.release()
-			if !known {
+			switch {
+			case !known:
 				t.judge(by)
 				continue
-			}
-			if !by.Wait {
+			case t.connection:
+				return nil, errExclusive
+			case !by.Wait && !ending: // the end of a reset is waited for as the turn is
 				return nil, reader.ErrLocked
 			}
 			began := time.Now()
@@ -219,6 +240,9 @@ func (slot *Slot) use(ctx context.Context, by Caller, s *Session, do func(*link.
 			return nil, err
 		}
 		slot.begin()
+		if slot.memory.expired {
+			do = relocked(slot, do)
+		}
 		slot.mu.Unlock()
 		return slot.work(do)
 	}

@@ -44,7 +44,9 @@ type Slot struct {
 	ctx    context.Context // ends with leave
 	cancel context.CancelFunc
 	turn   chan struct{} // holds a token while somebody uses link
+	looks  chan struct{} // see look
 	link   *link.Link    // owned by the holder of the turn; nil before the reader is ready
+	inVain time.Time     // when further tries of a power-up were given up; as link
 
 	underWay context.Context // ends what is under way, see begin; the holder of the turn uses it
 	under    atomic.Bool     // something that Abort may end is under way
@@ -55,28 +57,34 @@ type Slot struct {
 
 	waiting atomic.Int64 // when the card began to ask for more time, in Unix nanoseconds; 0: it did not ask
 
-	mu       sync.Mutex
-	phase    phase
-	card     reader.Status
-	epoch    Moment                // at which the card's security state began
-	inserted Moment                // at which the card was put in
-	sessions map[*Session]struct{} // open, of this epoch
-	changed  chan struct{}         // closed and replaced at every change of the fields above and lock
-	powering *attempt
-	raising  bool                    // the card is being powered up or reset
-	cut      context.CancelCauseFunc // ends what is under way: underWay
-	atr      []byte                  // nil unless powered
-	answer   *iso7816.ATR            // atr, parsed
-	params   iso7816.Params
-	fallback string       // what replaced a rate that failed, in words
-	chip     reader.Chip  // of a synchronous card
-	level    reader.Level // of the slot, as it was when the card was powered
-	lastErr  error
-	failure  error // why the phase is failed
-	lock     *transaction
-	watchers map[*func()]struct{}
-	changes  atomic.Uint64 // number of events so far
-	used     time.Time     // end of the last exchange, for IdleOff
+	mu          sync.Mutex
+	phase       phase
+	card        reader.Status
+	epoch       Moment                // at which the card's security state began
+	inserted    Moment                // at which the card was put in
+	unknown     bool                  // the reader could not be asked for the card
+	sessions    map[*Session]struct{} // open, of this epoch
+	changed     chan struct{}         // closed and replaced at every change of the fields above and lock
+	powering    *attempt
+	raising     bool                    // the card is being powered up or reset
+	cut         context.CancelCauseFunc // ends what is under way: underWay
+	atr         []byte                  // nil unless powered
+	answer      *iso7816.ATR            // atr, parsed
+	params      iso7816.Params
+	fallback    string // what replaced a rate that failed, in words
+	memory      memoryCard
+	level       reader.Level // of the slot, as it was when the card was powered
+	lastErr     error
+	failure     error // why the phase is failed
+	lock        *transaction
+	offered     uint32 // protocols that the card, while powered, and the reader both have: ProtocolT0 …
+	pcsc        string // the reader's name for PC/SC
+	swaps       uint64 // how often a card was put in or taken out
+	connections map[*Connection]struct{}
+	exclusive   atomic.Pointer[transaction] // of one of them; changed under mu
+	watchers    map[*func()]struct{}
+	changes     atomic.Uint64 // number of events so far
+	used        time.Time     // end of the last exchange, for IdleOff
 }
 
 type phase int
@@ -102,6 +110,7 @@ func newSlot(m *Manager, d *ifd, number, index int) *Slot {
 		log:     limitlog.New(d.log).With("slot", number),
 		every:   m.log.With("reader", d.name(), "slot", number),
 		turn:    make(chan struct{}, 1),
+		looks:   make(chan struct{}, 1),
 		changed: make(chan struct{}),
 	}
 	s.trace.weigh = func(line string) int { return len(line) }
@@ -210,10 +219,11 @@ func (slot *Slot) start(s reader.Slot) {
 	}
 	slot.phase, slot.lastErr = ready, nil
 	slot.publish(Ready)
-	if failure != nil {
+	if slot.unknown = failure != nil; failure != nil {
 		slot.noteError(fmt.Errorf("first status: %w", failure))
 	}
 	slot.setCard(status)
+	slot.swaps = 0 // as pcscd counts: not the card that was there before
 	slot.touch()
 }
 
@@ -225,6 +235,7 @@ func (s *Slot) fail(err error) {
 		return
 	}
 	if s.card != reader.Absent {
+		s.swaps++
 		s.publish(Removed)
 	}
 	s.card, s.atr = reader.Absent, nil
@@ -247,6 +258,7 @@ func (s *Slot) leave() {
 	if s.phase != gone {
 		s.phase = gone
 		s.card, s.atr, s.lock = reader.Absent, nil, nil
+		s.disconnectAll()
 		s.newEpoch()
 		s.publish(Left)
 		s.touch()

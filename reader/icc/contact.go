@@ -33,6 +33,14 @@ type T0Card interface {
 	Incoming(cla, ins byte) bool
 }
 
+// WholeCard is a Card that keeps the rest of an answer for GET RESPONSE itself when a short Le
+// has no room for it (ISO/IEC 7816-4:2013 §5.3.4). In T=0 GET RESPONSE belongs to the
+// transmission protocol, so its engine asks for the whole answer.
+type WholeCard interface {
+	// Whole is Process without regard to Le.
+	Whole(capdu []byte) []byte
+}
+
 // Contact is one card position of an emulated reader: the card in it, its
 // power, and its end of the transmission protocol. An emulator uses the method
 // of the level that its reader works at: Chars, TPDU or APDU. In all of them a
@@ -53,6 +61,7 @@ type Contact struct {
 	card     Card
 	powered  bool
 	muteATR  bool // this activation stayed without an ATR
+	clocked  bool // a memory card that was reset as one
 	fresh    bool // powered, and nothing was received since the ATR
 	p        params
 	t1       *t1
@@ -142,8 +151,11 @@ func (c *Contact) Activate(ctx context.Context, warm bool) ([]byte, error) {
 	}
 	warm = warm && c.powered
 	c.changed()
-	c.powered, c.fresh, c.muteATR = true, true, true
+	c.powered, c.fresh, c.muteATR, c.clocked = true, true, true, false
 	if c.faults.Mute {
+		return nil, ErrMute
+	}
+	if _, synchronous := c.card.(*Memory); synchronous {
 		return nil, ErrMute
 	}
 	c.card.Reset(warm)
@@ -177,6 +189,16 @@ func (c *Contact) Protocol() int {
 		return -1
 	}
 	return c.p.t
+}
+
+// Rate is F and D in force, as TA1 codes them; 11 without power.
+func (c *Contact) Rate() byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.powered || c.muteATR {
+		return 0x11
+	}
+	return c.p.fd
 }
 
 // BlockWait is how long the card may take to begin its answer at the default
@@ -243,6 +265,11 @@ func (c *Contact) TPDU(ctx context.Context, tx []byte) []byte {
 	return c.t0.tpdu(ctx, c, tx)
 }
 
+// Incoming reports whether a T=0 command brings data along. A reader learns it from the
+// card's procedure byte; an emulator that has TPDU to call needs it between the header
+// and the data.
+func (c *Contact) Incoming(cla, ins byte) bool { return incoming(c.Card(), cla, ins) }
+
 // Chars hands single characters to the card and receives up to want from it.
 // Fewer than want means that the card stopped sending. What an earlier call
 // left unread is lost when new characters are sent.
@@ -256,6 +283,14 @@ func (c *Contact) Chars(ctx context.Context, tx []byte, want int) []byte {
 		c.chars = new(chars)
 	}
 	return c.chars.exchange(ctx, c, tx, want)
+}
+
+// Partial reports whether the card has the beginning of a block, of a header or of a PPS
+// request, by Chars, and waits for the rest.
+func (c *Contact) Partial() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.listening() && c.chars != nil && len(c.chars.in) > 0
 }
 
 // Hold lets d pass while the card is silent, as a reader does before it gives
@@ -331,12 +366,24 @@ func (c *Contact) startProtocol() {
 // process runs a command in the card's application and returns how long it takes.
 func (c *Contact) process(capdu []byte) ([]byte, time.Duration) {
 	c.apdus.Add(1)
-	rx := c.card.Process(capdu)
-	var busy time.Duration
-	if b, ok := c.card.(Busier); ok {
-		busy = b.Busy(capdu)
+	return c.card.Process(capdu), c.busy(capdu)
+}
+
+// processWhole is process for the engine of T=0, which cuts the answer itself.
+func (c *Contact) processWhole(capdu []byte) ([]byte, time.Duration) {
+	w, ok := c.card.(WholeCard)
+	if !ok {
+		return c.process(capdu)
 	}
-	return rx, busy
+	c.apdus.Add(1)
+	return w.Whole(capdu), c.busy(capdu)
+}
+
+func (c *Contact) busy(capdu []byte) time.Duration {
+	if b, ok := c.card.(Busier); ok {
+		return b.Busy(capdu)
+	}
+	return 0
 }
 
 // pass lets the time of a command pass: what the card needs and what the fault

@@ -28,6 +28,9 @@ func TestIncoming(t *testing.T) {
 		if want := slices.Contains(with, byte(ins)); asked != want {
 			t.Errorf("INS %02X: data asked for %v, want %v; % X", ins, asked, want, rx)
 		}
+		if c.Incoming(0x00, byte(ins)) != asked {
+			t.Errorf("INS %02X: Incoming and the procedure byte differ", ins)
+		}
 	}
 }
 

@@ -292,23 +292,30 @@ func TestPPS(t *testing.T) {
 	for _, x := range []struct {
 		name, atr, trace string
 		protocol         int
+		rate             byte
 	}{
-		{"agreed rate is echoed", atrBoth, "> FF 11 95 7B\n< FF 11 95 7B\n> 00 00 05 00 84 00 00 08 89\n< 00 00 0A 11 22 33 44 55 66 77 88 90 00 12", 1},
-		{"a lower D than offered too", atrBoth, "> FF 11 94 7A\n< FF 11 94 7A", 1},
-		{"one that was not offered is left out", atrBoth, "> FF 11 18 F6\n< FF 01 FE", 1},
-		{"no parameters", atrBoth, "> FF 00 FF\n< FF 00 FF\n> 00 84 00 00 08\n< " + random, 0},
-		{"a protocol that was not offered", atrT0, "> FF 01 FE\n< --", 0},
-		{"T=14", atrBoth, "> FF 0E F1\n< --", 0},
-		{"wrong PCK", atrBoth, "> FF 11 95 7A\n< --", 0},
-		{"too short", atrBoth, "> FF 11 95\n< --", 0},
-		{"after a protocol has begun it is none", atrT1, "> 00 00 05 00 84 00 00 08 89\n< 00 00 0A 11 22 33 44 55 66 77 88 90 00 12\n> FF 01 FE\n< 00 92 00 92", 1},
-		{"in specific mode it is none", "3B 90 95 11 01 15", "> FF 01 FE\n< 00 82 00 82", 1},
+		{"agreed rate is echoed", atrBoth, "> FF 11 95 7B\n< FF 11 95 7B\n> 00 00 05 00 84 00 00 08 89\n< 00 00 0A 11 22 33 44 55 66 77 88 90 00 12", 1, 0x95},
+		{"a lower D than offered too", atrBoth, "> FF 11 94 7A\n< FF 11 94 7A", 1, 0x94},
+		{"one that was not offered is left out", atrBoth, "> FF 11 18 F6\n< FF 01 FE", 1, 0x11},
+		{"no parameters", atrBoth, "> FF 00 FF\n< FF 00 FF\n> 00 84 00 00 08\n< " + random, 0, 0x11},
+		{"a protocol that was not offered", atrT0, "> FF 01 FE\n< --", 0, 0x11},
+		{"T=14", atrBoth, "> FF 0E F1\n< --", 0, 0x11},
+		{"wrong PCK", atrBoth, "> FF 11 95 7A\n< --", 0, 0x11},
+		{"too short", atrBoth, "> FF 11 95\n< --", 0, 0x11},
+		{"after a protocol has begun it is none", atrT1, "> 00 00 05 00 84 00 00 08 89\n< 00 00 0A 11 22 33 44 55 66 77 88 90 00 12\n> FF 01 FE\n< 00 92 00 92", 1, 0x11},
+		{"in specific mode it is none", "3B 90 95 11 01 15", "> FF 01 FE\n< 00 82 00 82", 1, 0x95},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			c, _ := powered(t, x.atr, Faults{})
 			trace(t, c, x.trace)
 			if got := c.Protocol(); got != x.protocol {
 				t.Errorf("T=%d in force, want T=%d", got, x.protocol)
+			}
+			if got := c.Rate(); got != x.rate {
+				t.Errorf("rate %02X in force, want %02X", got, x.rate)
+			}
+			if c.Deactivate(); c.Rate() != 0x11 {
+				t.Errorf("rate %02X without power", c.Rate())
 			}
 		})
 	}

@@ -97,7 +97,7 @@ func (t *t0) runIncoming(c *Contact, h [5]byte, data []byte) ([]byte, time.Durat
 		t.cmd = append(append(t.cmd[:0], h[:]...), data...)
 		t.cmd = append(t.cmd, 0)
 	}
-	r, busy := c.process(t.cmd)
+	r, busy := c.processWhole(t.cmd)
 	return t.hold(r), busy
 }
 
@@ -132,7 +132,7 @@ func (t *t0) runOutgoing(c *Contact, h [5]byte) ([]byte, time.Duration) {
 	t.isWait = false
 	t.held = t.held[:0]
 	t.cmd = append(t.cmd[:0], h[:]...)
-	r, busy := c.process(t.cmd)
+	r, busy := c.processWhole(t.cmd)
 	n := len(r) - 2
 	switch {
 	case n <= 0:
@@ -206,7 +206,7 @@ func (t *t0) envelope(c *Contact, h [5]byte, data []byte) ([]byte, time.Duration
 		return t.reply(nil, 0x90, 0), 0
 	}
 	t.env = e[:0]
-	r, busy := c.process(e)
+	r, busy := c.processWhole(e)
 	return t.hold(r), busy
 }
 

@@ -2,6 +2,7 @@ package iso7816
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 )
 
@@ -102,6 +103,26 @@ func ParseATR(b []byte) (*ATR, error) {
 	a.rest = a.parse()
 	a.findReserved()
 	return a, nil
+}
+
+// ATRLength is the least length of an ATR that begins with b. b is whole once it is that
+// long. At character level it says how many more characters are sure to follow, so that
+// none is read beyond the end. A card that announces no end has more than MaxATR.
+func ATRLength(b []byte) int {
+	if len(b) < 2 {
+		return 2 // TS and T0
+	}
+	n, t, tck := 2+int(b[1]&0x0F), b[1], 0
+	for i := 1; ; {
+		group := bits.OnesCount8(t & 0xF0)
+		n += group
+		if i += group; t&0x80 == 0 || i >= len(b) {
+			return n + tck
+		}
+		if t = b[i]; t&0x0F != 0 {
+			tck = 1
+		}
+	}
 }
 
 // parse takes raw apart as far as it goes and returns how far that is.

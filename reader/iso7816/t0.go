@@ -398,12 +398,20 @@ func (t *T0) answer(rx []byte) Step {
 	switch {
 	case n < 0:
 		return t.done(t.fatal(ErrProtocol, fmt.Sprintf("the answer has %d bytes; SW1 SW2 are the least", len(rx))))
-	case n > t.in:
+	case n > t.in && !t.answersData(n):
 		return t.done(t.fatal(ErrProtocol, fmt.Sprintf("the answer has %d data bytes, at most %d were asked for", n, t.in)))
 	}
 	t.heard = true
 	t.take(rx[:n])
 	return t.status(rx[n], rx[n+1])
+}
+
+// answersData reports whether n bytes may be the answer's data, although T=0 knows none after
+// a TPDU with data. Some readers and tokens fetch what 61xx announces by themselves, without
+// knowing Ne; take keeps no more than that.
+func (t *T0) answersData(n int) bool {
+	whole := t.kind == t0Command || t.kind == t0Envelope && t.env == len(t.capdu)
+	return whole && len(t.out) > 0 && n <= 256
 }
 
 // status decides what follows the end of a TPDU.

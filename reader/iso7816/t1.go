@@ -24,6 +24,8 @@ type T1Config struct {
 	IFSCMax int
 	// NAD of the blocks sent, DAD<<4 | SAD; the card's have the nibbles exchanged.
 	NAD byte
+	// Long: LEN may be FF too, which ISO/IEC 7816-3 reserves: IFSD is 255. Not with Character.
+	Long bool
 	// ClockHz is the card's clock; 0 means DefaultClockHz.
 	ClockHz int
 	// Character: the reader passes single characters, so Step.Want is set:
@@ -148,6 +150,9 @@ func NewT1(cfg T1Config) *T1 {
 	if cfg.IFSD <= 0 || cfg.IFSD > 254 {
 		cfg.IFSD = 254
 	}
+	if cfg.Long {
+		cfg.IFSD = 255
+	}
 	if cfg.Params.IFSC <= 0 || cfg.Params.IFSC > 254 {
 		cfg.Params.IFSC = DefaultIFSC
 	}
@@ -204,6 +209,21 @@ func (t *T1) Setup() Step {
 	t.setup = true
 	return t.sendIFS()
 }
+
+// Resync begins an exchange of S(RESYNCH) alone, without a command, for a connection whose
+// other end may be in the middle of something. The machine is Dead if it fails.
+func (t *T1) Resync() Step {
+	if t.dead {
+		return t.refuse()
+	}
+	t.begin(nil, nil)
+	t.setup = true
+	return t.sendResync()
+}
+
+// SetNAD changes the NAD from the next exchange on, where one connection leads to several
+// nodes. They share the sequence numbers.
+func (t *T1) SetNAD(nad byte) { t.cfg.NAD = nad }
 
 // Start begins an exchange. The error of a refused command is ErrInvalid; if
 // the machine is Dead it is ErrProtocol.

@@ -28,7 +28,7 @@ func (t *T1) block(b []byte) Step {
 	switch n := len(b); {
 	case n == 0:
 		return t.silence()
-	case n < 3+t.edc || b[2] == 0xFF || n != 3+int(b[2])+t.edc:
+	case n < 3+t.edc || b[2] == 0xFF && !t.cfg.Long || n != 3+int(b[2])+t.edc:
 		return t.failed(2, "LEN does not agree with the bytes received")
 	case !checkEDC(b, t.cfg.Params.CRC):
 		return t.failed(1, "wrong EDC")

@@ -95,3 +95,67 @@ func TestT1ErrorWords(t *testing.T) {
 		}
 	}
 }
+
+// A connection to several nodes: each exchange has its NAD, "they share the sequence numbers",
+// and S(RESYNCH) by itself begins it anew.
+func TestT1Nodes(t *testing.T) {
+	m := NewT1(T1Config{NAD: 0x12, AutoIFSD: true})
+	answer := func(nad, pcb byte, inf ...byte) []byte {
+		return appendEDC(append([]byte{nad<<4 | nad>>4, pcb, byte(len(inf))}, inf...), 0, false)
+	}
+	begin := func(nad byte, pcb byte) Step {
+		t.Helper()
+		m.SetNAD(nad)
+		s := m.Start([]byte{0, 0xA4, 0, 0}, nil)
+		if s.Done || s.Send[0] != nad || s.Send[1] != pcb {
+			t.Errorf("to %02X: %+v", nad, s)
+		}
+		return m.Next(answer(nad, pcb, 0x90, 0x00), nil)
+	}
+	for _, x := range []struct{ nad, pcb byte }{{0x12, 0x00}, {0x02, 0x40}, {0x32, 0x00}} {
+		if s := begin(x.nad, x.pcb); !s.Done || s.Err != nil {
+			t.Errorf("%+v", s)
+		}
+	}
+	// Another node's answer is not ours.
+	m.SetNAD(0x02)
+	m.Start([]byte{0, 0xA4, 0, 0}, nil)
+	if s := m.Next(answer(0x32, 0x40, 0x90, 0x00), nil); s.Done || s.Send[1] != 0x92 {
+		t.Errorf("%+v", s)
+	}
+	s := m.Resync()
+	if s.Done || s.Send[0] != 0x02 || s.Send[1] != 0xC0 {
+		t.Errorf("%+v", s)
+	}
+	if s = m.Next(answer(0x02, 0xE0), nil); !s.Done || s.Err != nil || m.Dead() {
+		t.Errorf("%+v, dead %v", s, m.Dead())
+	}
+	begin(0x12, 0x00)
+	// Nobody answers: rule 6.4.
+	s, n := endless(t, m, m.Resync(), func([]byte) ([]byte, error) { return nil, ErrTimeout })
+	if !errors.Is(s.Err, ErrTimeout) || errors.Is(s.Err, ErrInDoubt) || !m.Dead() || n != 4 {
+		t.Errorf("error %v, dead %v, %d steps", s.Err, m.Dead(), n)
+	}
+	if s := m.Resync(); !s.Done || !errors.Is(s.Err, ErrProtocol) {
+		t.Errorf("%+v", s)
+	}
+}
+
+// ISO/IEC 7816-3:2006 §11.3.2.3 reserves LEN = FF. Some readers' own links use it.
+func TestT1Long(t *testing.T) {
+	for _, long := range []bool{false, true} {
+		m := NewT1(T1Config{Params: DefaultParams(1), AutoIFSD: true, Long: long})
+		refused := 0
+		s, _ := endless(t, m, m.Start([]byte{0, 0xB0, 0, 0, 0xFD}, nil), func(out []byte) ([]byte, error) {
+			if out[1]&0xC0 == 0x80 && out[1]&0x0F != 0 {
+				if refused++; refused == 2 {
+					return block(0, 0x90, 0), nil
+				}
+			}
+			return block(0, append(make([]byte, 253), 0x90, 0)...), nil
+		})
+		if want := map[bool]int{true: 255, false: 2}[long]; s.Err != nil || len(m.Response()) != want || (refused > 0) == long {
+			t.Errorf("long %v: %d bytes, %d refusals, %v", long, len(m.Response()), refused, s.Err)
+		}
+	}
+}

@@ -150,6 +150,27 @@ func TestTransmit(t *testing.T) {
 	}
 }
 
+// A reader that does all of T=0 (AutoT0) has the last word on 61xx and 6Cxx, and its card
+// still needs a reset after silence.
+func TestAutoT0(t *testing.T) {
+	play(t, cardT0+`
+		> 00 A4 04 00 01 AA 00
+		< 61 02
+		> 00 84 00 00 02
+		< 6C 04
+		> 00 84 00 00 02
+		< --`, "", func(t *testing.T, s *script, l *Link) {
+		s.Level, s.AutoT0 = reader.ShortAPDU, true
+		powerUp(t, l)
+		transmit(t, l, "00 A4 04 00 01 AA 00", "61 02", nil)
+		transmit(t, l, "00 84 00 00 02", "6C 04", nil)
+		transmit(t, l, "00 84 00 00 02", "", reader.ErrTimeout)
+		if !l.Dead() {
+			t.Error("not dead")
+		}
+	})
+}
+
 // ISO/IEC 7816-3:2006 §10.2, §11.4: the card may take a work waiting time or a block
 // waiting time until its answer begins, and WWT or CWT between two characters. The way to
 // the reader adds its own.

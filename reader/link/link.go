@@ -31,6 +31,7 @@ import (
 
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/memcard"
 )
 
 // PowerLimit bounds one activation with everything that belongs to it: three
@@ -77,6 +78,7 @@ type Link struct {
 	slowed   bool              // it sent nothing, and the next activation tries a slower rate
 	known    map[string]*rates // by ATR
 
+	card     *memcard.Card   // a memory card that its reader reads and writes; else nil
 	machine  iso7816.Machine // nil: C-APDUs go to the reader as they are
 	t1       *iso7816.T1     // machine, if that is T=1
 	charWait time.Duration   // between two characters of the card, with the reader's slack
@@ -139,7 +141,7 @@ func (l *Link) setUp(ctx context.Context) error {
 	l.secrecy, l.late = false, false
 	l.charWait = l.params.CharWait(l.traits.ClockHz) + l.traits.Slack
 	if l.params.T == 0 {
-		c := iso7816.T0Config{Params: l.params, ClockHz: l.traits.ClockHz, Plain: l.T0Plain}
+		c := iso7816.T0Config{Params: l.params, ClockHz: l.traits.ClockHz, Plain: l.T0Plain || l.traits.AutoT0}
 		switch l.traits.Level {
 		case reader.Character:
 			c.Mode = iso7816.T0Character
@@ -284,6 +286,9 @@ func (l *Link) exchange(ctx context.Context, capdu, dst []byte) ([]byte, error) 
 		}
 		return l.machine.Response(), nil
 	}
+	if l.card != nil {
+		return l.card.Transmit(ctx, capdu, dst)
+	}
 	if l.traits.Level == reader.Synchronous {
 		return nil, errSynchronous
 	}
@@ -299,7 +304,7 @@ func (l *Link) exchange(ctx context.Context, capdu, dst []byte) ([]byte, error) 
 
 // PowerOff deactivates the card, unless it is known to have no power.
 func (l *Link) PowerOff(ctx context.Context) error {
-	l.machine, l.t1, l.dead = nil, nil, false
+	l.machine, l.t1, l.card, l.dead = nil, nil, nil, false
 	if !l.active {
 		return nil
 	}

@@ -17,7 +17,7 @@ const attempts = 3
 // rates is what is known about the rates of one card, told by its ATR, in this slot.
 type rates struct {
 	failed []byte // TA1 of the rates that could not be set, or at which nothing came
-	noPPS  bool   // the card refused a PPS that asks for a rate
+	noPPS  bool   // the card refused a PPS, and is sent none that it can do without
 	proven bool   // the card sent something at a rate that had not failed
 	known  int    // len(failed) at that time
 }
@@ -160,7 +160,8 @@ func (l *Link) judge() {
 func (l *Link) activate(parent context.Context, how reader.Reset, want int) error {
 	ctx, cancel := context.WithTimeout(parent, PowerLimit)
 	defer cancel()
-	l.machine, l.t1, l.dead, l.heard, l.slowed, l.chose = nil, nil, false, false, false, false
+	l.machine, l.t1, l.card = nil, nil, nil
+	l.dead, l.heard, l.slowed, l.chose = false, false, false, false
 	l.asked = iso7816.DefaultTA1
 	l.Trace.Printf("%v reset", how)
 	raw, err := l.Slot.PowerOn(ctx, how)
@@ -171,7 +172,7 @@ func (l *Link) activate(parent context.Context, how reader.Reset, want int) erro
 	l.Trace.Printf("ATR % X", raw)
 	l.traits = l.Slot.Traits()
 	if l.traits.Level == reader.Synchronous {
-		return l.synchronous(raw, want)
+		return l.synchronous(ctx, raw, want)
 	}
 	if l.atr, err = iso7816.ParseATR(raw); err != nil {
 		return fmt.Errorf("ATR % X: %w", raw, err)
@@ -202,22 +203,6 @@ func (l *Link) activate(parent context.Context, how reader.Reset, want int) erro
 	l.noteFallback(p)
 	return nil
 }
-
-// synchronous ends the power-up of a synchronous card, with which there is nothing to
-// agree on.
-func (l *Link) synchronous(raw []byte, want int) (err error) {
-	l.params = iso7816.Params{T: iso7816.NoProtocol}
-	if l.atr, err = iso7816.ParseSynchronousATR(raw); err != nil {
-		return fmt.Errorf("answer of a synchronous card, %d bytes: %w", len(raw), err)
-	}
-	if want >= 0 {
-		return fmt.Errorf("protocol T=%d: %w", want, errSynchronous)
-	}
-	return nil
-}
-
-// errSynchronous: a synchronous card was to get a C-APDU or a protocol.
-var errSynchronous = fmt.Errorf("this is a memory card, which has no protocol and takes no commands: %w", reader.ErrUnsupported)
 
 // slower notes that nothing gets through at the rate ta1, and reports whether there
 // is another to try.
@@ -359,13 +344,13 @@ func (l *Link) agree(ctx context.Context, p *iso7816.Params, r *rates) (err erro
 		return l.agreed(ctx, p)
 	}
 	asked := p.TA1
-	pps := l.atr.NeedsPPS(*p)
+	pps := l.atr.NeedsPPS(*p) || l.traits.AlwaysPPS && !r.noPPS && !l.inSpecificMode()
 	if pps {
 		if p.TA1, err = l.pps(ctx, p.T, asked); err != nil {
 			switch {
 			case !maybeRate(err):
 				return err
-			case asked == iso7816.DefaultTA1:
+			case asked == iso7816.DefaultTA1 && p.T != l.atr.Default():
 				return fmt.Errorf("protocol T=%d: %w (%v)", p.T, errRefused, err)
 			}
 			// ISO/IEC 7816-3:2006 §9: after a failed PPS the card is reset. From now

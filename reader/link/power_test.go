@@ -21,6 +21,7 @@ func TestPowerUp(t *testing.T) {
 		has      string // what the reader has
 		level    reader.Level
 		auto     bool // AutoPPS
+		always   bool // AlwaysPPS
 		rates    []byte
 		speaks   []int
 		want     string // protocol asked for, "": any
@@ -95,6 +96,26 @@ func TestPowerUp(t *testing.T) {
 		{
 			name: "a protocol that is not the card's first takes a PPS even without a rate", has: "set", level: reader.TPDU, want: "1",
 			script: "cold\n< 3B 80 80 01 01\n> FF 01 FE\n< FF 01 FE\nset T=1 TA1=11" + ifs, params: "T=1 TA1=11",
+		},
+		{
+			name: "a reader may need a PPS that asks for what holds anyway", has: "set", level: reader.TPDU, always: true,
+			script: "cold\n< 3B 80 01 81\n> FF 01 FE\n< FF 01 FE\nset T=1 TA1=11" + ifs, params: "T=1 TA1=11",
+		},
+		{
+			name: "one that asks for a rate will do", has: "set", level: reader.TPDU, always: true,
+			script: "cold\n< 3B 10 13\n> FF 10 13 FC\n< FF 10 13 FC\nset T=0 TA1=13", params: "T=0 TA1=13",
+		},
+		{
+			name: "a card that refuses one that it can do without is sent none", has: "set", level: reader.TPDU, always: true,
+			script: "cold\n< 3B 00\n> FF 00 FF\n< --\ncold\n< 3B 00\nset T=0 TA1=11", params: "T=0 TA1=11",
+		},
+		{
+			name: "§6.3.1: in specific mode there is no PPS, even if the reader needs one", level: reader.TPDU, always: true,
+			script: "cold\n< 3B 90 13 10 00\n", params: "T=0 TA1=13",
+		},
+		{
+			name: "a reader that does it needs none", level: reader.TPDU, auto: true, always: true,
+			script: "cold\n< 3B 00", params: "T=0 TA1=11",
 		},
 		{
 			name: "it cannot be had without one", level: reader.TPDU, want: "1",
@@ -334,7 +355,7 @@ func TestPowerUp(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			play(t, tt.script, tt.has, func(t *testing.T, s *script, l *Link) {
-				s.Level, s.AutoPPS, s.chosen, s.speaks = tt.level, tt.auto, tt.rates, tt.speaks
+				s.Level, s.AutoPPS, s.AlwaysPPS, s.chosen, s.speaks = tt.level, tt.auto, tt.always, tt.rates, tt.speaks
 				how, want := reader.Cold, -1
 				if tt.warm {
 					how = reader.Warm

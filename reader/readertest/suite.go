@@ -40,6 +40,9 @@ type Fixture struct {
 	Unplug func()
 	// Close releases what the device holds, after the Reader was closed; may be nil.
 	Close func()
+	// Wait is how long a silent card is waited for by a call that a test ends before; 0: a
+	// minute. It is for a way to the device on which such a call may go on for this time.
+	Wait time.Duration
 }
 
 // Slot is what a test can do to the card in one slot.
@@ -79,8 +82,40 @@ func Contact(c *icc.Contact, fixed bool) Slot {
 // deadline is how long a call that must end may take. The suite's own tests change it.
 var deadline = 20 * time.Second
 
+// Result is how one test of a suite ended.
+type Result struct {
+	Test            string
+	Failed, Skipped bool
+}
+
 // Suite runs all tests, each against a device that make builds.
-func Suite(t *testing.T, make func(t *testing.T) *Fixture) {
+func Suite(t *testing.T, make func(t *testing.T) *Fixture) []Result {
+	return suite(t, make, setting{delays: 8, leaks: true})
+}
+
+// PausingSuite is Suite in bubbles with a clock of their own, for drivers that have to make
+// long pauses between their transfers.
+func PausingSuite(t *testing.T, make func(t *testing.T) *Fixture) []Result {
+	return suite(t, make, setting{delays: 8, leaks: true, bubbles: true})
+}
+
+// BusSuite is Suite for devices that are plugged into a bus of the system, which takes its
+// time, and whose time is not a test's. It ends each call at one moment. make may return a
+// device that a test before had, if it is still plugged in. The caller has to look for
+// goroutines that are left.
+func BusSuite(t *testing.T, make func(t *testing.T) *Fixture) []Result {
+	return suite(t, make, setting{delays: 1, real: true})
+}
+
+// setting is what suites differ in.
+type setting struct {
+	delays  int  // of a sweep
+	bubbles bool // a clock of its own for each test
+	real    bool // for none
+	leaks   bool // goroutines that are left fail a test
+}
+
+func suite(t *testing.T, make func(t *testing.T) *Fixture, in setting) (results []Result) {
 	for _, x := range []struct {
 		name  string
 		test  func(*testing.T, *bench)
@@ -103,29 +138,40 @@ func Suite(t *testing.T, make func(t *testing.T) *Fixture) {
 		{"GoneDuring", testGoneDuring, false},
 		{"CloseDuring", testCloseDuring, false},
 	} {
-		t.Run(x.name, func(t *testing.T) {
+		result := Result{Test: x.name}
+		passed := t.Run(x.name, func(t *testing.T) {
 			// Goroutines that run already are not the driver's.
 			before := goleak.IgnoreCurrent()
+			bubble := (x.clock || in.bubbles) && !in.real
 			run := func(t *testing.T) {
-				b := &bench{T: t, make: make}
+				defer func() { result.Skipped = t.Skipped() }()
+				b := &bench{T: t, make: make, delays: in.delays, bubble: bubble, real: in.real}
 				defer b.end()
 				x.test(t, b)
 			}
-			if x.clock {
+			if bubble {
 				synctest.Test(t, run)
 			} else {
 				run(t)
 			}
-			goleak.VerifyNone(t, before)
+			if in.leaks {
+				goleak.VerifyNone(t, before)
+			}
 		})
+		result.Failed = !passed
+		results = append(results, result)
 	}
+	return results
 }
 
 // bench is one test's devices.
 type bench struct {
 	*testing.T
-	make func(t *testing.T) *Fixture
-	ends []func()
+	make   func(t *testing.T) *Fixture
+	delays int  // of a sweep
+	bubble bool // it has a clock of its own
+	real   bool // on a bus of the system
+	ends   []func()
 }
 
 func (b *bench) end() {
@@ -145,6 +191,11 @@ func (b *bench) device() (*Fixture, reader.Reader) {
 	var r reader.Reader
 	if err := within(b, "Open", func() (err error) {
 		r, err = f.Driver.Open(context.Background(), f.Device)
+		for b.real && errors.Is(err, reader.ErrClaimed) {
+			// The one that the test before gave up may still have it for a moment.
+			time.Sleep(time.Millisecond)
+			r, err = f.Driver.Open(context.Background(), f.Device)
+		}
 		return err
 	}); err != nil {
 		b.Fatalf("Open: %v", err)
@@ -190,8 +241,8 @@ func within(t testing.TB, what string, f func() error) error {
 
 // sweep calls f with delays from none to 5 ms, so that what f does hits another goroutine's
 // call at different moments.
-func sweep(f func(delay time.Duration)) {
-	for i := range 8 {
+func (b *bench) sweep(f func(delay time.Duration)) {
+	for i := 0; i < 8; i += 8 / b.delays {
 		f(time.Duration(i*i) * 100 * time.Microsecond)
 	}
 }

@@ -2,6 +2,7 @@ package readertest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -184,13 +185,14 @@ func (b *bench) exchange(ctx context.Context, s reader.Slot, x reader.Transfer) 
 	})
 }
 
-// stalled starts an exchange that a silent card leaves unanswered for a minute.
+// stalled starts an exchange that a silent card leaves unanswered for a minute, or for
+// Fixture.Wait.
 func (b *bench) stalled(ctx context.Context, f *Fixture, r reader.Reader) (s reader.Slot, end <-chan error) {
 	b.Helper()
 	b.silenceable(f)
 	s = r.Slots()[0]
 	l := b.connect(s, reader.Cold)
-	x := l.first(f.Command, time.Minute)
+	x := l.first(f.Command, cmp.Or(f.Wait, time.Minute))
 	f.Slots[0].Silent(true)
 	done := make(chan error, 1)
 	go func() {
@@ -207,7 +209,7 @@ func (b *bench) ended(what string, end <-chan error) error {
 
 // A card that is taken out ends what waits for it.
 func testRemoved(t *testing.T, b *bench) {
-	sweep(func(delay time.Duration) {
+	b.sweep(func(delay time.Duration) {
 		f, r := b.device()
 		b.removable(f)
 		s, end := b.stalled(context.Background(), f, r)
@@ -284,7 +286,7 @@ func testCancelledBefore(t *testing.T, b *bench) {
 // A ctx that ends in the middle ends the call; after a reset the card works.
 func testCancelledDuring(t *testing.T, b *bench) {
 	f, r := b.device()
-	sweep(func(delay time.Duration) {
+	b.sweep(func(delay time.Duration) {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		s, end := b.stalled(ctx, f, r)
@@ -344,7 +346,7 @@ func testGoneBefore(t *testing.T, b *bench) {
 // the call was faster.
 func testGoneDuring(t *testing.T, b *bench) {
 	for _, c := range calls {
-		sweep(func(delay time.Duration) {
+		b.sweep(func(delay time.Duration) {
 			f, r := b.device()
 			s := r.Slots()[0]
 			x := b.connect(s, reader.Cold).first(f.Command, time.Minute)
@@ -361,6 +363,9 @@ func testGoneDuring(t *testing.T, b *bench) {
 						return
 					default:
 					}
+					if c.may || b.bubble {
+						time.Sleep(time.Microsecond) // in a bubble no time passes otherwise
+					}
 				}
 			}()
 			time.Sleep(delay)
@@ -375,7 +380,7 @@ func testGoneDuring(t *testing.T, b *bench) {
 			b.end()
 		})
 	}
-	sweep(func(delay time.Duration) {
+	b.sweep(func(delay time.Duration) {
 		f, r := b.device()
 		if f.Slots[0].NeverSilent != "" {
 			return
@@ -392,7 +397,7 @@ func testGoneDuring(t *testing.T, b *bench) {
 
 // Close ends what is under way.
 func testCloseDuring(t *testing.T, b *bench) {
-	sweep(func(delay time.Duration) {
+	b.sweep(func(delay time.Duration) {
 		f, r := b.device()
 		_, end := b.stalled(context.Background(), f, r)
 		time.Sleep(delay)

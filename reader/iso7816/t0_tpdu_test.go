@@ -1,0 +1,131 @@
+package iso7816
+
+import (
+	"fmt"
+	"testing"
+)
+
+// ISO/IEC 7816-3:2006 §12.2, the mapping of APDUs to TPDUs.
+func TestT0TPDU(t *testing.T) {
+	long := unhex(t, "10DB3FFF"+"00 012C"+fill(300)+"0000")
+	for _, c := range []t0Trace{
+		{name: "case 1", rule: "P3 = 00", apdu: "00A40000", want: "9000",
+			trace: "> 00 A4 00 00 00\n< 90 00"},
+		{name: "case 1, 61xx", rule: "contract: passed up", apdu: "00A40000", want: "6112",
+			trace: "> 00 A4 00 00 00\n< 61 12"},
+		{name: "case 2S", rule: "Le accepted", apdu: "0084000002", want: "AABB9000",
+			trace: "> 00 84 00 00 02\n< AA BB 90 00"},
+		{name: "case 2S, refused", rule: "6700 is passed up", apdu: "0084000002", want: "6700",
+			trace: "> 00 84 00 00 02\n< 67 00"},
+		{name: "case 2S, 6Cxx", rule: "repeat with P3 = xx", apdu: "00B0000000", want: "AABBCC9000",
+			trace: "> 00 B0 00 00 00\n< 6C 03\n> 00 B0 00 00 03\n< AA BB CC 90 00"},
+		{name: "case 2S, 6Cxx above Le", rule: "cut to Le", apdu: "00B0000002", want: "AABB9000",
+			trace: "> 00 B0 00 00 02\n< 6C 03\n> 00 B0 00 00 03\n< AA BB CC 90 00"},
+		{name: "case 2S, 6C00", rule: "00 means 256", apdu: "00B0000002", want: "ABAB9000",
+			trace: "> 00 B0 00 00 02\n< 6C 00\n> 00 B0 00 00 00\n< " + fill(256) + " 90 00"},
+		{name: "case 2S, 6Cxx twice", rule: "policy: a second in a row is passed up", apdu: "00B0000000", want: "6C04",
+			trace: "> 00 B0 00 00 00\n< 6C 03\n> 00 B0 00 00 03\n< 6C 04"},
+		{name: "case 2S, 6Cxx, then 61xx and 6Cxx again", rule: "in a row means: to the same TPDU", apdu: "00B0000000", want: "AABB9000",
+			trace: "> 00 B0 00 00 00\n< 6C 01\n> 00 B0 00 00 01\n< AA 61 05\n> 00 C0 00 00 05\n< 6C 01\n> 00 C0 00 00 01\n< BB 90 00"},
+		{name: "case 2S, 61xx", rule: "GET RESPONSE, append, until Ne", apdu: "00CA000000", want: "AABBCCDD9000",
+			trace: "> 00 CA 00 00 00\n< AA BB 61 05\n> 00 C0 00 00 05\n< CC 61 01\n> 00 C0 00 00 01\n< DD 90 00"},
+		{name: "case 2S, Ne reached and 61xx", rule: "nothing is lost: the caller sees that there is more", apdu: "00CA000002", want: "AABB6105",
+			trace: "> 00 CA 00 00 02\n< AA BB 61 05"},
+		{name: "case 3S", rule: "the status word is the response", apdu: "00D600000101", want: "9000",
+			trace: "> 00 D6 00 00 01 01\n< 90 00"},
+		{name: "case 3S, 61xx", rule: "contract: passed up", apdu: "00D600000101", want: "6101",
+			trace: "> 00 D6 00 00 01 01\n< 61 01"},
+		{name: "case 3S, data", rule: "leniency: the reader fetched what nobody asked for", apdu: "00D600000101", want: "9000",
+			trace: "> 00 D6 00 00 01 01\n< AA BB 90 00"},
+		{name: "case 4S, data", rule: "leniency: the reader did the GET RESPONSE", apdu: "00A40400 02A000 05", want: "AABB9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< AA BB 90 00"},
+		{name: "case 4S, data above Le", rule: "cut to Le", apdu: "00A40400 02A000 01", want: "AA9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< AA BB 90 00"},
+		{name: "case 4S, 256 data bytes", rule: "as many as GET RESPONSE can fetch", apdu: "00A40400 02A000 00", want: fill(256) + "9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< " + fill(256) + " 90 00"},
+		{name: "case 4S, data and 61xx", rule: "while 61xx", apdu: "00A40400 02A000 00", want: "AABBCC9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< AA BB 61 01\n> 00 C0 00 00 01\n< CC 90 00"},
+		{name: "case 4S, data and a warning", rule: "no GET RESPONSE: the data are there", apdu: "00A40400 02A000 00", want: "AA6283",
+			trace: "> 00 A4 04 00 02 A0 00\n< AA 62 83"},
+		{name: "case 3S, 6Cxx", rule: "only a command that expects data is repeated", apdu: "00D600000101", want: "6C01",
+			trace: "> 00 D6 00 00 01 01\n< 6C 01"},
+		{name: "case 4S, 61xx", rule: "GET RESPONSE with the smaller of Le and xx", apdu: "00A40400 02A000 05", want: "AABB9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 02\n> 00 C0 00 00 02\n< AA BB 90 00"},
+		{name: "case 4S, 61xx above Le", rule: "GET RESPONSE with the smaller of Le and xx", apdu: "00A40400 02A000 01", want: "AA9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 02\n> 00 C0 00 00 01\n< AA 90 00"},
+		{name: "case 4S, 6100", rule: "00 means 256", apdu: "00A40400 02A000 00", want: fill(256) + "9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 00\n> 00 C0 00 00 00\n< " + fill(256) + " 90 00"},
+		{name: "case 4S, loops", rule: "while 61xx", apdu: "00A40400 02A000 00", want: "AABBCC9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 01\n> 00 C0 00 00 01\n< AA 61 02\n> 00 C0 00 00 02\n< BB CC 90 00"},
+		{name: "case 4S, GET RESPONSE corrected", rule: "6Cxx to GET RESPONSE", apdu: "00A40400 02A000 00", want: "AA9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 09\n> 00 C0 00 00 09\n< 6C 01\n> 00 C0 00 00 01\n< AA 90 00"},
+		{name: "case 4S, GET RESPONSE corrected twice", rule: "policy", apdu: "00A40400 02A000 00", want: "6C02",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 09\n> 00 C0 00 00 09\n< 6C 01\n> 00 C0 00 00 01\n< 6C 02"},
+		{name: "case 4S, GET RESPONSE brings nothing but 61xx", rule: "policy: not for ever", apdu: "00A40400 02A000 00", want: "6109",
+			trace: "> 00 A4 04 00 02 A0 00\n< 61 09\n> 00 C0 00 00 09\n< 61 09"},
+		{name: "case 4S, 9000", rule: "no GET RESPONSE that nobody announced", apdu: "00A40400 02A000 00", want: "9000",
+			trace: "> 00 A4 04 00 02 A0 00\n< 90 00"},
+		{name: "case 4S, error", rule: "the status word is the response", apdu: "00A40400 02A000 00", want: "6A82",
+			trace: "> 00 A4 04 00 02 A0 00\n< 6A 82"},
+		{name: "case 4S, 6Cxx", rule: "a command with data is not sent twice", apdu: "00A40400 02A000 00", want: "6C02",
+			trace: "> 00 A4 04 00 02 A0 00\n< 6C 02"},
+		{name: "logical channel and chaining", rule: "class of the command, without the chaining bit", apdu: "11A40400 02A000 00", want: "AA9000",
+			trace: "> 11 A4 04 00 02 A0 00\n< 61 01\n> 01 C0 00 00 01\n< AA 90 00"},
+		{name: "case 2E, short", rule: "as 2S", apdu: "00B00000000002", want: "AABB9000",
+			trace: "> 00 B0 00 00 02\n< AA BB 90 00"},
+		{name: "case 2E, long", rule: "P3 = 00, then 61xx", apdu: "00B0000000012C", want: fill(300) + "9000",
+			trace: "> 00 B0 00 00 00\n< " + fill(256) + " 61 00\n> 00 C0 00 00 2C\n< " + fill(44) + " 90 00"},
+		{name: "case 2E, the card has less", rule: "the response is shorter than Ne", apdu: "00B00000000000", want: "AA9000",
+			trace: "> 00 B0 00 00 00\n< 6C 01\n> 00 B0 00 00 01\n< AA 90 00"},
+		{name: "case 3E, short", rule: "as 3S", apdu: "00D6000000000101", want: "9000",
+			trace: "> 00 D6 00 00 01 01\n< 90 00"},
+		{name: "case 4E, ENVELOPE", rule: "the C-APDU in pieces of up to 255 bytes; then as 4S", apdu: fmt.Sprintf("%X", long), want: "AABB9000",
+			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< 90 00\n> 00 C2 00 00 36 % X\n< 61 02\n> 00 C0 00 00 02\n< AA BB 90 00", long[:255], long[255:])},
+		{name: "case 3E, ENVELOPE", rule: "the last answer is the response, 61xx included", apdu: fmt.Sprintf("%X", long[:307]), want: "6102",
+			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< 90 00\n> 00 C2 00 00 34 % X\n< 61 02", long[:255], long[255:307])},
+		{name: "ENVELOPE refused", rule: "every piece must be answered 90xx", apdu: fmt.Sprintf("%X", long), want: "6D00",
+			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< 6D 00", long[:255])},
+		{name: "silence within ENVELOPE", rule: "the card has not the whole command", apdu: fmt.Sprintf("%X", long), errs: []error{ErrTimeout},
+			trace: fmt.Sprintf("> 00 C2 00 00 FF % X\n< --", long[:255])},
+		{name: "silence", rule: "the reader gave up", apdu: "0084000002", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 84 00 00 02\n< --"},
+		{name: "silence, case 3", rule: "the data were sent with the header", apdu: "00200001023132", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 20 00 01 02 31 32\n< --"},
+		{name: "an answer of one byte", rule: "SW1 SW2 are the least", apdu: "0084000002", errs: []error{ErrProtocol, ErrInDoubt}, alive: true,
+			trace: "> 00 84 00 00 02\n< 90"},
+		{name: "more data than asked for", rule: "P3 is the most", apdu: "0084000002", errs: []error{ErrProtocol, ErrInDoubt}, alive: true,
+			trace: "> 00 84 00 00 02\n< 01 02 03 90 00"},
+	} {
+		t.Run(c.name, c.run)
+	}
+}
+
+// A carrier of short APDUs behind which a T=0 card answers 61xx and 6Cxx.
+func TestT0APDU(t *testing.T) {
+	long := unhex(t, "00DB3FFF"+"00 012C"+fill(300)+"0000")
+	for _, c := range []t0Trace{
+		{name: "case 1", rule: "four bytes", apdu: "00A40000", want: "9000",
+			trace: "> 00 A4 00 00\n< 90 00"},
+		{name: "silence, case 3", rule: "the carrier had the data", apdu: "00200001023132", errs: []error{ErrTimeout, ErrInDoubt},
+			trace: "> 00 20 00 01 02 31 32\n< --"},
+		{name: "case 4, all done", rule: "Le goes along", apdu: "00A40000023F0000", want: "AA9000",
+			trace: "> 00 A4 00 00 02 3F 00 00\n< AA 90 00"},
+		{name: "case 4, 61xx", rule: "GET RESPONSE", apdu: "00A40000023F0000", want: "AA9000",
+			trace: "> 00 A4 00 00 02 3F 00 00\n< 61 01\n> 00 C0 00 00 01\n< AA 90 00"},
+		{name: "case 2, 6Cxx", rule: "once more", apdu: "00B0000000", want: "AA9000",
+			trace: "> 00 B0 00 00 00\n< 6C 01\n> 00 B0 00 00 01\n< AA 90 00"},
+		{name: "more than Ne", rule: "what the carrier answers is passed on", apdu: "00B0000001", want: "AABB9000",
+			trace: "> 00 B0 00 00 01\n< AA BB 90 00"},
+		{name: "INS 6x", rule: "no procedure bytes, no restriction", apdu: "006000000100", want: "9000",
+			trace: "> 00 60 00 00 01 00\n< 90 00"},
+		{name: "extended, carried", rule: "sent as it is", extended: true, apdu: fmt.Sprintf("%X", long), want: "AA9000",
+			trace: fmt.Sprintf("> % X\n< 61 01\n> 00 C0 00 00 01\n< AA 90 00", long)},
+		{name: "no C-APDU", rule: "contract: to the card as it is, where the reader takes APDUs", apdu: "FF88000460 00", want: "9000",
+			trace: "> FF 88 00 04 60 00\n< 90 00"},
+		{name: "a Lc of 00", rule: "contract: old commands", apdu: "00B201140000", want: "AA 6110",
+			trace: "> 00 B2 01 14 00 00\n< AA 61 10"},
+	} {
+		c.mode = T0APDU
+		t.Run(c.name, c.run)
+	}
+}

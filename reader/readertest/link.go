@@ -1,0 +1,51 @@
+package readertest
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/link"
+)
+
+// Open opens a device until the end of the test, and returns it with its first slot.
+func Open(t testing.TB, d reader.Driver, dev reader.Device) (reader.Reader, reader.Slot) {
+	t.Helper()
+	r, err := d.Open(t.Context(), dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r, r.Slots()[0]
+}
+
+// NewLink makes a link on a slot as the core does. An exchange may take a minute.
+func NewLink(s reader.Slot) *link.Link {
+	return link.New(link.Config{Slot: s, Features: reader.FeaturesOf(s), Limit: time.Minute})
+}
+
+// PowerUp resets the card, and selects a protocol; -1 is the card's choice.
+func PowerUp(t testing.TB, l *link.Link, protocol int) {
+	t.Helper()
+	if err := l.PowerUp(t.Context(), reader.Cold, protocol); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Connect powers up the card of a slot as the core does.
+func Connect(t testing.TB, s reader.Slot) *link.Link {
+	t.Helper()
+	l := NewLink(s)
+	PowerUp(t, l, -1)
+	return l
+}
+
+// Transmit sends a command of which the answer must be want.
+func Transmit(t testing.TB, l *link.Link, command, want []byte) {
+	t.Helper()
+	got, err := l.Transmit(t.Context(), command, nil)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("% X: % X, %v", command, got, err)
+	}
+}
