@@ -42,8 +42,8 @@ func (p Place) departed() {
 const MaxTransfer = 1 << 20
 
 // unplugTime bounds the time from the first failed transfer until the kernel notices that
-// the device has left: it polls hubs every 256 ms.
-var unplugTime = 600 * time.Millisecond // shorter in tests
+// the device has left: it polls hubs every 256 ms, and a machine may be busy.
+var unplugTime = 1500 * time.Millisecond // shorter in tests
 
 // Lost returns the error for a device that did not answer on the bus. Usually it is being
 // unplugged, which the hub reports a little later: ErrGone. Otherwise it is err.

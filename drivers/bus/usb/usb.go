@@ -113,21 +113,30 @@ type Posted interface {
 
 var (
 	// ErrStall: the endpoint stalled (USB 2.0 §8.4.5).
-	ErrStall = fmt.Errorf("usb: endpoint stalled: %w", reader.ErrProtocol)
+	ErrStall error = &failure{"usb: endpoint stalled: " + reader.ErrProtocol.Error(), []error{reader.ErrProtocol, reader.ErrTransfer}}
 	// ErrTimeout: the transfer did not end in its time.
 	ErrTimeout = fmt.Errorf("usb: transfer timed out: %w", reader.ErrTimeout)
 	// ErrOverflow: the device sent more than was asked for (babble).
-	ErrOverflow = fmt.Errorf("usb: device sent more than asked for: %w", reader.ErrProtocol)
+	ErrOverflow error = &failure{"usb: device sent more than asked for: " + reader.ErrProtocol.Error(), []error{reader.ErrProtocol, reader.ErrTransfer}}
 	// ErrReset: the device was reset during the transfer, by Reset, by another program
 	// or by the sleep of the system. It is still there, in its initial state.
-	ErrReset = errors.New("usb: the device was reset")
+	ErrReset error = &failure{"usb: the device was reset", []error{reader.ErrTransfer}}
 	// ErrNoEndpoint: the kernel knows no such interface or endpoint, though the
 	// descriptors list it, as with a duplicate address. The device is still there, and
 	// another try would fail too.
 	ErrNoEndpoint = errors.New("usb: the kernel knows no such endpoint")
 	// ErrBus: the device is there but did not answer on the bus, or only with noise.
-	ErrBus = errors.New("usb: no answer on the bus")
+	ErrBus error = &failure{"usb: no answer on the bus", []error{reader.ErrTransfer}}
 )
+
+// failure is an error whose kinds are not in its words.
+type failure struct {
+	words string
+	kinds []error
+}
+
+func (f *failure) Error() string   { return f.words }
+func (f *failure) Unwrap() []error { return f.kinds }
 
 // Opener opens a device and claims one interface of it. It is the reader.Device.Link of
 // USB devices.

@@ -134,6 +134,35 @@ func TestTransferEnds(t *testing.T) {
 	}
 }
 
+// A transfer that ends while the device is being unplugged ends with the departure, also if the
+// kernel has not noticed it yet and the interface is still ours.
+func TestEndedByDeparture(t *testing.T) {
+	const in, out = 0x81, 0x02
+	for _, tt := range []struct {
+		what string
+		ep   uint8
+		n    int
+		err  error
+	}{
+		{"short out", out, 3, nil},
+		{"no device, says libusb", in, 0, lib.TransferNoDevice},
+		{"cancelled by nobody", in, 0, lib.TransferCancelled},
+		{"refused, no device", in, 0, lib.ErrorNoDevice},
+		{"noise", in, 0, lib.TransferError},
+		{"refused", in, 0, lib.ErrorIO},
+	} {
+		for _, fate := range []fate{claimed, unknown} {
+			synctest.Test(t, func(t *testing.T) {
+				c := made(fate)
+				time.AfterFunc(300*time.Millisecond, c.leave) // hubs are asked every 256 ms
+				if _, err := c.move(t.Context(), tt.ep, 8, 0, func(context.Context) (int, error) { return tt.n, tt.err }); !errors.Is(err, reader.ErrGone) {
+					t.Errorf("%s, %v: %v, want ErrGone", tt.what, fate, err)
+				}
+			})
+		}
+	}
+}
+
 // "Another program's reset took the interface from us, and gave it to a driver of the
 // kernel's": it is taken back, once, and the transfer tried again.
 func TestTakenBack(t *testing.T) {

@@ -105,7 +105,7 @@ func (c *conn) refused(ctx context.Context, err error) error {
 		return reader.ErrGone
 	case claimed:
 		if errors.Is(err, lib.ErrorNoDevice) { // usbfs says otherwise
-			return usb.ErrReset
+			return usb.Lost(ctx, c.gone, usb.ErrReset)
 		}
 	}
 	if errors.Is(err, lib.ErrorNoDevice) {
@@ -117,13 +117,14 @@ func (c *conn) refused(ctx context.Context, err error) error {
 	return err
 }
 
-// whyEnded returns the reason why the kernel ended a transfer by itself.
+// whyEnded returns the reason why the kernel ended a transfer by itself. The interface is ours
+// until the kernel has noticed a departure, too.
 func (c *conn) whyEnded(ctx context.Context) error {
 	switch c.ask() {
 	case left:
 		c.leave()
 		return reader.ErrGone
-	case unknown:
+	case unknown, claimed:
 		return usb.Lost(ctx, c.gone, usb.ErrReset)
 	}
 	return usb.ErrReset

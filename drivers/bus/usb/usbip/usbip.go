@@ -36,6 +36,9 @@ type Device interface {
 	Gone() <-chan struct{}
 }
 
+// Resetter is a Device that is to know when its port is reset.
+type Resetter interface{ Reset() }
+
 // Commands, and the sizes of the protocol's parts.
 const (
 	cmdSubmit = 1
@@ -72,6 +75,8 @@ type server struct {
 	conn io.ReadWriteCloser
 
 	wmu sync.Mutex // serialises answers
+
+	configured bool // since the last reset; of the worker of endpoint 0
 
 	mu     sync.Mutex
 	queues map[uint8]chan *urb // by endpoint address
@@ -261,11 +266,36 @@ func (s *server) transfer(u *urb, addr uint8) (int, error) {
 			RequestType: u.setup[0], Request: u.setup[1],
 			Value: binary.LittleEndian.Uint16(u.setup[2:]), Index: binary.LittleEndian.Uint16(u.setup[4:]),
 		}
-		return s.dev.Control(u.ctx, setup, u.buf, 0)
+		s.noticeReset(setup, u.buf)
+		n, err := s.dev.Control(u.ctx, setup, u.buf, 0)
+		if err == nil && setup.RequestType == 0x00 && setup.Request == setConfiguration {
+			s.configured = setup.Value > 0
+		}
+		return n, err
 	case u.in:
 		return s.dev.In(u.ctx, addr, u.buf, 0)
 	default:
 		return s.dev.Out(u.ctx, addr, u.buf, u.flags&flagZeroPacket != 0, 0)
+	}
+}
+
+// Requests of USB 2.0 table 9-4, and a descriptor type of table 9-5.
+const (
+	getDescriptor    = 6
+	setConfiguration = 9
+	deviceDescriptor = 1
+)
+
+// noticeReset resets the device when the kernel has reset its port. The protocol has no
+// message for it, and vhci_hcd keeps SET_ADDRESS to itself. But the kernel then reads the
+// device descriptor, of which it does not know the length of the first packet, as it does
+// for a new device (hub_port_init in drivers/usb/core/hub.c: GET_DESCRIPTOR_BUFSIZE is 64).
+// It asks for 18 bytes at all other times.
+func (s *server) noticeReset(setup usb.Setup, data []byte) {
+	first := usb.Setup{RequestType: 0x80, Request: getDescriptor, Value: deviceDescriptor << 8}
+	if r, ok := s.dev.(Resetter); ok && s.configured && setup == first && len(data) == 64 {
+		s.configured = false
+		r.Reset()
 	}
 }
 

@@ -51,11 +51,15 @@ type kernel struct {
 }
 
 func serve(t *testing.T, d *toy) *kernel {
-	ours, theirs := net.Pipe()
-	k := &kernel{t: t, conn: ours, end: make(chan error, 1)}
 	if d.gone == nil {
 		d.gone = make(chan struct{})
 	}
+	return serveDevice(t, d)
+}
+
+func serveDevice(t *testing.T, d Device) *kernel {
+	ours, theirs := net.Pipe()
+	k := &kernel{t: t, conn: ours, end: make(chan error, 1)}
 	go func() { k.end <- Serve(context.Background(), theirs, d) }()
 	t.Cleanup(func() {
 		ours.Close()
@@ -235,4 +239,49 @@ func FuzzServe(f *testing.F) {
 		ours.Close()
 		<-end
 	})
+}
+
+// resettable is a toy that counts its resets.
+type resettable struct {
+	*toy
+	resets int
+}
+
+func (r *resettable) Reset() { r.resets++ }
+
+// The kernel resets a port without a word to the device. It then asks for the device
+// descriptor as it asks a new device, which is how the device knows. Others who read the
+// descriptor reset nothing, nor does a new device's enumeration.
+func TestReset(t *testing.T) {
+	const (
+		descriptor = "\x80\x06\x00\x01\x00\x00\x40\x00"
+		whole      = "\x80\x06\x00\x01\x00\x00\x12\x00"
+		strings    = "\x80\x06\x01\x03\x09\x04\x40\x00"
+		vendor     = "\xC0\x06\x00\x01\x00\x00\x40\x00"
+		configure  = "\x00\x09\x01\x00\x00\x00\x00\x00"
+		unset      = "\x00\x09\x00\x00\x00\x00\x00\x00"
+	)
+	for _, tt := range []struct {
+		name     string
+		requests []string
+		resets   int
+	}{
+		{"enumeration", []string{descriptor, descriptor, whole, configure, whole, strings, vendor}, 0},
+		{"reset", []string{descriptor, configure, descriptor}, 1},
+		{"reset, tried again", []string{configure, descriptor, descriptor}, 1},
+		{"reset twice", []string{configure, descriptor, whole, configure, descriptor}, 2},
+		{"not configured any more", []string{configure, unset, descriptor}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := &resettable{toy: &toy{control: func(context.Context, usb.Setup, []byte) (int, error) { return 0, nil }}}
+			k := serveDevice(t, d)
+			for i, r := range tt.requests {
+				k.submit(uint32(i), r[0]&0x80 != 0, 0, 0, r, int(r[6]), nil)
+				k.expect(retSubmit, uint32(i), 0, 0, nil)
+			}
+			if d.resets != tt.resets {
+				t.Errorf("%d resets, want %d", d.resets, tt.resets)
+			}
+		})
+	}
 }

@@ -7,10 +7,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Speed is a device's speed as the kernel numbers it (enum usb_device_speed).
@@ -45,7 +47,7 @@ var attach sync.Mutex
 func Plug(dev Device, speed Speed) (*Port, error) {
 	attach.Lock()
 	defer attach.Unlock()
-	free, err := freePorts()
+	free, err := forgotten()
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +94,33 @@ func attachTo(free []int, fd int, speed Speed) (int, error) {
 		err = errors.New("no free port")
 	}
 	return 0, fmt.Errorf("usbip: plug: %w", err)
+}
+
+// forgetTime is how long the kernel may take to notice that devices have left. It looks at the
+// ports of a hub one after the other, and enumerates what is new there.
+const forgetTime = 10 * time.Second
+
+// forgotten returns the free ports whose last device the kernel knows no more, and waits until
+// there is one. As long as it knows the device, transfers to it would reach a device that is
+// plugged into the same port, and the new one may be taken for it: no bus does that.
+func forgotten() ([]int, error) {
+	for until := time.Now().Add(forgetTime); ; time.Sleep(time.Millisecond) {
+		free, err := freePorts()
+		if err != nil {
+			return nil, err
+		}
+		rest := slices.DeleteFunc(slices.Clone(free), func(port int) bool {
+			// Ports of a hub count from 1. "4-1" has the hub's bus before the port.
+			known, _ := filepath.Glob(filepath.Join(vhciDir, "usb*", fmt.Sprintf("*-%d", port+1)))
+			return len(known) > 0
+		})
+		switch {
+		case len(rest) > 0:
+			return rest, nil
+		case len(free) == 0, time.Now().After(until):
+			return free, nil
+		}
+	}
 }
 
 // freePorts reads the status files, one for each controller. Their lines are "hub port sta

@@ -12,8 +12,11 @@ import (
 // Model is one kind of device. Functions that are nil do nothing, and transfers that no
 // function serves stall. None is called with a lock held.
 type Model struct {
-	// Descriptors are the device descriptor followed by the configuration
-	// descriptors, as usb.Conn has them.
+	// Identity is what the device says of itself.
+	Identity Identity
+	// Descriptors are the device descriptor followed by the configuration descriptors, as
+	// usb.Conn has them. They and Strings replace Identity in a model that has any: what a
+	// device was seen to say, or should not say.
 	Descriptors []byte
 	// Strings are the string descriptors from number 1 on. An empty string stands for a
 	// descriptor that the device does not have.
@@ -83,6 +86,9 @@ type endpoint struct {
 type transfer struct {
 	data []byte
 	err  error // instead of data
+	// exact: an end in a full packet is not told from the beginning of more, unless an
+	// empty packet follows (zlp).
+	exact, zlp bool
 }
 
 func (e *endpoint) push(t transfer) { e.queue = append(e.queue, t) }
@@ -103,6 +109,9 @@ func (d *Device) at(address uint8) *endpoint {
 
 // New makes a device. It is not plugged in.
 func New(m Model) *Device {
+	if m.Descriptors == nil {
+		m.Descriptors, m.Strings = m.Identity.Descriptors(), m.Identity.strings()
+	}
 	d := &Device{model: m, wake: make(chan struct{}), alternate: make(map[uint16]uint8)}
 	for _, i := range usb.Interfaces(m.Descriptors) {
 		for _, e := range i.Endpoints {
@@ -201,9 +210,23 @@ func (d *Device) Go(f func()) {
 // Send queues a transfer to the host on an IN endpoint. It keeps p.
 func (d *Device) Send(ep uint8, p []byte) { d.send(ep, transfer{data: p}) }
 
+// SendPackets queues a transfer to the host as the packets of a bus. If p fills its last
+// packet, a host that asked for more waits for the packet that follows, and one that asked
+// for as much is done. The packet is an empty one with zlp, and the next transfer's without.
+func (d *Device) SendPackets(ep uint8, p []byte, zlp bool) {
+	d.send(ep, transfer{data: p, exact: true, zlp: zlp})
+}
+
 // SendError queues a transfer that fails. With usb.ErrStall the endpoint halts
 // when its turn comes.
 func (d *Device) SendError(ep uint8, err error) { d.send(ep, transfer{err: err}) }
+
+// Queued reports whether there is something for the host on an IN endpoint.
+func (d *Device) Queued(ep uint8) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.at(ep).queue) > 0
+}
 
 func (d *Device) send(ep uint8, t transfer) {
 	d.mu.Lock()

@@ -95,6 +95,36 @@ func TestPartsOfATransfer(t *testing.T) {
 	}
 }
 
+// USB 2.0 §5.8.3: a host that asked for more than came in full packets waits for the next
+// packet. An empty one ends its transfer, and is a transfer of its own if the host asked for
+// no more.
+func TestFullLastPacket(t *testing.T) {
+	for _, tt := range []struct {
+		n, asked int
+		zlp      bool
+		want     []int // the lengths that come; -1: nothing does
+	}{
+		{63, 64, false, []int{63, -1}}, {63, 128, true, []int{63, -1}},
+		{64, 64, false, []int{64, -1}}, {64, 128, false, []int{-1}},
+		{64, 64, true, []int{64, 0, -1}}, {64, 128, true, []int{64, -1}},
+		{128, 64, false, []int{64, 64, -1}}, {128, 64, true, []int{64, 64, 0, -1}},
+	} {
+		m := newMirror()
+		p := m.Plug()
+		m.SendPackets(0x81, make([]byte, tt.n), tt.zlp)
+		for _, want := range tt.want {
+			n, err := p.In(ctx, 0x81, make([]byte, tt.asked), time.Millisecond)
+			if err != nil {
+				n = -1
+			}
+			if n != want || n < 0 && !errors.Is(err, usb.ErrTimeout) {
+				t.Errorf("%d bytes, zlp %v, %d asked for: %d, %v, want %d", tt.n, tt.zlp, tt.asked, n, err, want)
+			}
+		}
+		m.Unplug()
+	}
+}
+
 // A halted endpoint stalls at once, held or not, until the host clears the halt. Data that
 // it has for the host arrives then. An error other than a stall halts nothing.
 func TestHalt(t *testing.T) {

@@ -6,11 +6,15 @@
 // A [Device] is what every USB device has in common: it answers the standard
 // requests of USB 2.0 chapter 9 from its descriptors, queues data for the host, halts
 // endpoints, and can be plugged in and unplugged repeatedly. The rest is its [Model]:
-// descriptors, strings, and a few functions. A token that has only control transfers
-// needs one function:
+// an [Identity], and a few functions. A token that has only control transfers needs one
+// function:
 //
 //	token := usbtest.New(usbtest.Model{
-//		Descriptors: descriptors,
+//		Identity: usbtest.Identity{
+//			Class: 0xFF, Vendor: 0x0973, Product: 0x0001,
+//			Manufacturer: "Schlumberger", Name: "e-gate",
+//			Interfaces: []usb.Interface{{Class: 0xFF}},
+//		},
 //		Control: func(ctx context.Context, s usb.Setup, data []byte) (int, error) {
 //			return copy(data, answer), nil
 //		},

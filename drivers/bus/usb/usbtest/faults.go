@@ -121,7 +121,7 @@ func (d *Device) Heal() {
 func (d *Device) befalls(l Line) *Fault {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.faults) == 0 || l.Control && l.Setup.RequestType&0x60 == 0 {
+	if len(d.faults) == 0 || l.Control && isStandard(l.Setup) {
 		return nil
 	}
 	words := l.address()

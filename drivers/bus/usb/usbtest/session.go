@@ -2,7 +2,6 @@ package usbtest
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/bus/internal/notation"
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/reader"
 )
@@ -78,29 +78,22 @@ func Load(file string) (Session, error) {
 // Parse reads a session.
 func Parse(text string) (Session, error) {
 	var s Session
-	number := 0
-	for line := range strings.Lines(text) {
-		number++
-		line, _, _ = strings.Cut(line, "#")
-		if line = strings.TrimSpace(line); line == "" {
-			continue
-		}
-		var err error
+	err := notation.Lines(text, func(number int, line string) error {
 		if more, ok := strings.CutPrefix(line, "|"); ok {
 			if len(s) == 0 || s[len(s)-1].Kind != Transfer {
-				err = errors.New("bytes without a transfer")
-			} else {
-				err = s[len(s)-1].parseBytes(more)
+				return errors.New("bytes without a transfer")
 			}
-		} else {
-			l := Line{number: number}
-			if err = l.parse(line); err == nil {
-				s = append(s, l)
-			}
+			return s[len(s)-1].parseBytes(more)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("line %d, %q: %w", number, line, err)
+		l := Line{number: number}
+		if err := l.parse(line); err != nil {
+			return err
 		}
+		s = append(s, l)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	for i := range s {
 		if err := s[i].check(); err != nil {
@@ -218,18 +211,11 @@ func (l *Line) parseBytes(text string) error {
 			l.Err = failures[i].err
 			continue
 		}
-		if strings.Trim(word, "?") == "" && len(word)%2 == 0 {
-			for range len(word) / 2 {
-				l.Any = append(l.Any, make([]bool, len(l.Data)-len(l.Any))...)
-				l.Data, l.Any = append(l.Data, 0), append(l.Any, true)
-			}
-			continue
-		}
-		b, err := hex.DecodeString(word)
-		if err != nil {
+		b := notation.Bytes{Data: l.Data, Any: l.Any}
+		if b.Append(word) != nil {
 			return fmt.Errorf("%q is neither bytes nor a failure", word)
 		}
-		l.Data = append(l.Data, b...)
+		l.Data, l.Any = b.Data, b.Any
 	}
 	return nil
 }
@@ -295,12 +281,8 @@ func (l Line) String() string {
 	if len(l.Data) > 0 || l.Err != nil || !l.Control {
 		b.WriteString(" |")
 	}
-	for i, c := range l.Data {
-		if i < len(l.Any) && l.Any[i] {
-			b.WriteString(" ??")
-		} else {
-			fmt.Fprintf(&b, " %02X", c)
-		}
+	for i, data := 0, (&notation.Bytes{Data: l.Data, Any: l.Any}); i < len(l.Data); i++ {
+		b.WriteString(" " + data.At(i))
 	}
 	if l.Err != nil {
 		b.WriteString(" " + failure(l.Err))
@@ -394,5 +376,5 @@ func (r *Log) Session() Session {
 
 // standard reports whether the line is a standard request.
 func (l *Line) standard() bool {
-	return l.Kind == Transfer && l.Control && l.Setup.RequestType&0x60 == 0
+	return l.Kind == Transfer && l.Control && isStandard(l.Setup)
 }

@@ -26,6 +26,11 @@ const (
 	langEnglishUS = 0x0409
 )
 
+// isStandard reports whether a request is one of USB 2.0 §9.4: these go to the device, an
+// interface or an endpoint. Some devices have requests of their own that claim to be standard
+// ones to something else.
+func isStandard(s usb.Setup) bool { return s.RequestType&0x60 == 0 && s.RequestType&0x1F <= 2 }
+
 // standard serves the standard requests (USB 2.0 §9.4).
 func (d *Device) standard(s usb.Setup, data []byte) (int, error) {
 	n, err := d.answer(s, data)

@@ -2,6 +2,7 @@ package usbtest_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -64,5 +65,33 @@ func TestStandardRequests(t *testing.T) {
 		if errors.Is(err, usb.ErrStall) != tt.stall || !tt.stall && err != nil || !bytes.Equal(got[:n], tt.want) {
 			t.Errorf("%s: % X, %v, want % X, stall %v", tt.what, got[:n], err, tt.want, tt.stall)
 		}
+	}
+}
+
+// A request of the standard type that is neither the device's, an interface's nor an
+// endpoint's (USB 2.0 §9.4) is the device's own, and may fail like one.
+func TestOwnStandardRequest(t *testing.T) {
+	wake := usb.Setup{RequestType: 0x03, Request: 0x02, Value: 0x0002}
+	var got []usb.Setup
+	d := usbtest.New(usbtest.Model{
+		Descriptors: []byte{18, 1, 0, 2, 0, 0, 0, 64, 1, 0, 2, 0, 0, 1, 0, 0, 0, 1, 9, 2, 18, 0, 1, 1, 0, 0x80, 50, 9, 4, 0, 0, 0, 0xFF, 0, 0, 0},
+		Control: func(_ context.Context, s usb.Setup, _ []byte) (int, error) {
+			got = append(got, s)
+			return 0, nil
+		},
+	})
+	p := d.Plug()
+	defer d.Unplug()
+	if _, err := p.Control(t.Context(), wake, nil, time.Second); err != nil || len(got) != 1 || got[0] != wake {
+		t.Errorf("%v, %v", got, err)
+	}
+	d.Inject(usbtest.Fault{Kind: usbtest.Stalled})
+	if _, err := p.Control(t.Context(), wake, nil, time.Second); !errors.Is(err, usb.ErrStall) {
+		t.Errorf("with a fault: %v", err)
+	}
+	s := usbtest.Session{{Kind: usbtest.Transfer, Control: true, Setup: wake}}
+	player := usbtest.NewPlayer(t, s)
+	if _, err := player.Control(t.Context(), wake, nil, time.Second); err != nil {
+		t.Errorf("played: %v", err)
 	}
 }

@@ -147,6 +147,9 @@ func (w *wait) late() <-chan time.Time {
 
 // pause waits for d.
 func (w *wait) pause(d time.Duration) error {
+	if err := w.Err(); err != nil {
+		return err
+	}
 	over := make(chan struct{})
 	t := time.AfterFunc(d, func() { close(over) })
 	defer t.Stop()
@@ -221,6 +224,11 @@ func (e *endpoint) next(p []byte) (n int, err error, ok bool) {
 		return n, nil, true
 	case len(rest) > 0:
 		n, err = 0, usb.ErrOverflow
+	case t.exact && e.fills(t.data) && n == len(p) && t.zlp:
+		t.data, t.exact = nil, false // comes with the host's next transfer
+		return n, nil, true
+	case t.exact && e.fills(t.data) && n < len(p) && !t.zlp:
+		return 0, nil, false
 	}
 	e.pop()
 	return n, err, true
@@ -274,7 +282,7 @@ func (e *endpoint) fills(p []byte) bool { return len(p) > 0 && e.packet > 0 && l
 
 // control does a control transfer.
 func (d *Device) control(w *wait, s usb.Setup, data []byte) (n int, err error) {
-	standard := s.RequestType&0x60 == 0
+	standard := isStandard(s)
 	d.mu.Lock()
 	for !standard && (d.dead || d.at(0).held) {
 		wake := d.wake

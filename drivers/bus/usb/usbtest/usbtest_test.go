@@ -401,3 +401,18 @@ func TestMenu(t *testing.T) {
 		t.Error(len(seen))
 	}
 }
+
+// "Late: the transfer ends after Delay. A host that gave it up before has lost what was moved."
+// That holds where nothing was moved, too: the transfer ends with its time-out.
+func TestLateAndNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMirror()
+		c := claim(t, m.Plug(), 0)
+		defer m.Unplug()
+		m.Inject(Fault{Kind: Late, Delay: time.Hour})
+		start := time.Now()
+		if _, err := c.In(ctx, 0x81, make([]byte, 8), time.Second); !errors.Is(err, usb.ErrTimeout) || time.Since(start) != time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
+}
