@@ -38,7 +38,7 @@ func TestResetUnderASession(t *testing.T) {
 						b.e.port.Reset()
 						if interrupt {
 							synctest.Wait() // the pending interrupt transfer reports the reset
-							if i := b.m.Slot(0).Info(); i.State != "present" {
+							if i := s.Slot().Info(); i.State != "present" {
 								t.Errorf("state %s before anybody asks", i.State)
 							}
 						}
@@ -47,7 +47,7 @@ func TestResetUnderASession(t *testing.T) {
 						if took := time.Since(start); !errors.Is(err, reader.ErrStale) || took > time.Second {
 							t.Errorf("%v after %v", err, took)
 						}
-						if i := b.m.Slot(0).Info(); i.State != "present" || i.Err != nil || card.count() != 1 {
+						if i := s.Slot().Info(); i.State != "present" || i.Err != nil || card.count() != 1 {
 							t.Errorf("state %s, error %v, the card saw %d commands", i.State, i.Err, card.count())
 						}
 						transmit(t, b.session(0), unhex("00 84 00 00 01"), unhex("00 90 00"))
@@ -113,7 +113,7 @@ func TestMemoryCardAtTPDULevel(t *testing.T) {
 			transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00")) // a leading FF would be a PPS for the emulator
 			transmit(t, s, unhex("FF A4 00 00 01 06"), unhex("90 00"))
 			transmit(t, s, unhex("FF 84 00 00 03"), unhex("00 01 02 90 00"))
-			if i := b.m.Slot(0).Info(); i.State != "powered" || i.Err != nil {
+			if i := s.Slot().Info(); i.State != "powered" || i.Err != nil {
 				t.Errorf("%02X: state %s, error %v", code, i.State, i.Err)
 			}
 		})
@@ -162,7 +162,7 @@ func TestSetParametersRefused(t *testing.T) {
 }
 
 // "IccPowerOn answered FE twice, then well: works" (ISO/IEC 7816-3:2006 §6.2.3: three
-// attempts).
+// attempts). A token gets more, in the time that it may need to settle.
 func TestThirdPowerOn(t *testing.T) {
 	for _, cfg := range []emu.Config{emu.TPDUReader(), emu.ShortAPDUReader(), emu.CharacterReader(), emu.ICCDB()} {
 		for n := range 4 {
@@ -178,7 +178,7 @@ func TestThirdPowerOn(t *testing.T) {
 					b.e.Inject(emu.Fault{Kind: emu.Fail, On: on, Code: 0xFE, Count: count})
 				}
 				s, err := b.open(0)
-				if n == 3 {
+				if n == 3 && cfg.Features&emu.Token == 0 {
 					if !errors.Is(err, reader.ErrMute) {
 						t.Errorf("%s, %d times: %v", cfg.Name, n, err)
 					}
@@ -224,7 +224,7 @@ func TestReaderChoosesT1(t *testing.T) {
 					if prefers && len(atr) == len(atrBoth) {
 						want = 1
 					}
-					if p := m.Slot(0).Info().Params; p.T != want {
+					if p := s.Slot().Info().Params; p.T != want {
 						t.Errorf("level %d, prefers T=1 %v, ATR % X: T=%d", level, prefers, atr, p.T)
 					}
 					if asked > 0 != (len(atr) == len(atrBoth) || level == reader.TPDU) {

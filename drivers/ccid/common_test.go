@@ -3,7 +3,6 @@ package ccid
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/icc"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // testCard echoes data, returns counting bytes and takes its time.
@@ -33,6 +33,7 @@ type testCard struct {
 	pin   []byte
 	calls int
 	last  []byte
+	slow  time.Duration // that any command takes
 }
 
 func (c *testCard) ATR() []byte { return c.atr }
@@ -42,7 +43,7 @@ func (c *testCard) Busy(capdu []byte) time.Duration {
 	if len(capdu) >= 4 && capdu[1] == 0xE8 {
 		return time.Duration(capdu[3]) * 100 * time.Millisecond
 	}
-	return 0
+	return c.slow
 }
 
 func (c *testCard) Incoming(cla, ins byte) bool {
@@ -117,13 +118,7 @@ func init() {
 	}
 }
 
-func unhex(s string) []byte {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
+var unhex = readertest.Hex
 
 // device is an emulated reader that is plugged in.
 type device struct {
@@ -204,7 +199,11 @@ func (b *bench) session(n int) *core.Session {
 func (b *bench) open(n int) (*core.Session, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	return b.m.Slot(n).Open(ctx, core.Caller{Owner: b.t, Wait: true})
+	slot := b.m.Slot(n)
+	if slot == nil {
+		return nil, reader.ErrGone
+	}
+	return slot.Open(ctx, core.Caller{Owner: b.t, Wait: true})
 }
 
 // transmit checks one exchange.
@@ -251,12 +250,6 @@ func exercise(t *testing.T, s *core.Session, longest int) {
 	transmit(t, s, []byte{0, 0x84, 0, 0, 0, 0, 0}, append(pattern(65536), sw...))
 }
 
-func pattern(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(i)
-	}
-	return b
-}
+var pattern = readertest.Pattern
 
 var discard = slog.New(slog.DiscardHandler)

@@ -1,7 +1,8 @@
 // Package ccid drives every reader of the USB smart card class: CCID 1.1 (USB
 // Device Class: Smart Card, Integrated Circuit(s) Cards Interface Devices,
 // revision 1.1, 2005) over bulk transfers, and ICCD 1.0 versions A and B over
-// control transfers.
+// control transfers. It drives some that send the messages of CCID over a serial line, and PC
+// cards whose module in the kernel passes them on.
 //
 // The host sends a command to a CCID as one message on the bulk-OUT endpoint. The reader
 // returns one answer on the bulk-IN endpoint, preceded by others while it asks for more
@@ -32,6 +33,14 @@
 //	pin.go         Secure: the PIN pad
 //	iccd.go        USB cards: the same over control transfers
 //	times.go       time limits of all of these
+//
+// Some readers send the same messages over a serial line:
+//
+//	serial.go         attaching, and a serial port in the place of a USB device
+//	serial_conn.go    its messages, and what is done about damage
+//	serial_frame.go   frames, and what else goes over the line
+//	serial_models.go  the readers, and descriptors for them, as they have none
+//	node.go           PC cards (PCMCIA), which have a device file
 //
 // Package emu contains emulated readers. Directory testdata contains sessions that are
 // played against both the driver and the emulators.

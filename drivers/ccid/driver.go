@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,7 +17,7 @@ import (
 	"github.com/cardfs/cardfs/reader/limitlog"
 )
 
-// Driver serves USB CCID and ICCD devices.
+// Driver serves CCID and ICCD devices: on USB, and CCID on serial ports and PC cards.
 type Driver struct {
 	// Log, if not nil, receives messages of the driver beside its errors.
 	Log *slog.Logger
@@ -35,11 +36,16 @@ func (Driver) IDs() []reader.ID {
 }
 
 // Open claims the interfaces of the class and brings the reader into a state in which it
-// accepts commands. dev.Link is a usb.Opener. The descriptors tell the driver which
-// interfaces are its own before it claims any. Parameters: interface=N uses only that
-// interface; firmware=any accepts readers whose firmware is refused as too old.
+// accepts commands. dev.Link is a usb.Opener, a serial.Opener or a chardev.Opener. The
+// descriptors tell the driver which interfaces are its own before it claims any. Parameters on
+// USB: interface=N uses only that interface; firmware=any accepts readers whose firmware is
+// refused as too old. Elsewhere: model=NAME, see serialModels and nodeModels.
 func (d Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, error) {
 	log := limitlog.New(d.Log).With("reader", dev.Name())
+	dev, err := d.asUSB(dev)
+	if err != nil {
+		return nil, err
+	}
 	only := anyInterface
 	if p, ok := dev.Params["interface"]; ok {
 		n, err := strconv.ParseUint(p, 0, 8)
@@ -180,14 +186,24 @@ func (r *ifd) open(ctx context.Context, dev reader.Device, i Interface) error {
 	for _, l := range f.pipe.lanes {
 		s := &slot{function: f, lane: l, voltage: -1}
 		f.own = append(f.own, s)
-		if f.Mechanical&canEject != 0 {
+		switch {
+		case f.Mechanical&canEject != 0:
 			r.slots = append(r.slots, ejecting{s})
-		} else {
+		case slices.Contains(memoryReaders, model{r.info.Vendor, r.info.Product}):
+			m, err := newMemorySlot(s, dev)
+			if err != nil {
+				return err
+			}
+			r.slots = append(r.slots, m)
+		default:
 			r.slots = append(r.slots, s)
 		}
 	}
 	if err := f.contact(ctx); err != nil {
 		return f.noContact(err)
+	}
+	if c, ok := conn.(*serialConn); ok {
+		return f.own[0].askFirmware(ctx, c)
 	}
 	return f.fetchRates(ctx)
 }
@@ -213,6 +229,11 @@ func (f *function) contact(ctx context.Context) error {
 // noContact returns the error for a device that did not answer the first command. A
 // device that is still plugged in has failed, and is not gone.
 func (f *function) noContact(err error) error {
+	_, line := f.conn.(*serialConn)
+	_, node := f.conn.(*nodeConn)
+	if (line || node) && !f.left() {
+		return fmt.Errorf("ccid: no reader answers at this port as a %s does: %w", f.dev.ID.Model, reader.ErrTimeout)
+	}
 	if !f.left() && errors.Is(err, reader.ErrGone) {
 		return fmt.Errorf("ccid: interface %d: the reader does not answer, not after a USB reset either; plug it in anew: %w", f.Number, reader.ErrTimeout)
 	}
@@ -303,6 +324,13 @@ func (r *ifd) Identify() (string, map[string]string) {
 	more := map[string]string{
 		"version": bcd(r.info.Release),
 		"level":   f.levelName(),
+	}
+	switch c := f.conn.(type) {
+	case *serialConn:
+		more["version"] = c.firmware
+	case *nodeConn:
+		delete(more, "version") // nothing says it
+		more["unproven"] = unproven
 	}
 	if r.dev.Serial == "" { // otherwise the announcement of the device contained it
 		if serial := f.conn.String(r.info.Serial); serial != "" {

@@ -177,7 +177,11 @@ func TestReasonOfDeath(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		status := fmt.Sprint(b.m.Slot(0).Info().Err)
+		slot := b.m.Slot(0)
+		if slot == nil {
+			t.Fatal("no directory says why")
+		}
+		status := fmt.Sprint(slot.Info().Err)
 		if !strings.Contains(status, "the reader died (") || !strings.Contains(status, "after a USB reset") {
 			t.Errorf("status\n%s", status)
 		}
@@ -265,7 +269,7 @@ func TestFaultsElsewhere(t *testing.T) {
 						s = b.session(0)
 					}
 					transmit(t, s, unhex("00 84 00 00 02"), unhex("00 01 90 00"))
-					if err := m.Slot(0).Power(context.Background(), core.ResetCold, core.Caller{Wait: true}); !errors.Is(err, reset) {
+					if err := s.Slot().Power(context.Background(), core.ResetCold, core.Caller{Wait: true}); !errors.Is(err, reset) {
 						t.Errorf("reset: %v, want %v", err, reset)
 					}
 					s = b.session(0)

@@ -43,7 +43,7 @@ func TestICCD(t *testing.T) {
 				s := b.session(0)
 				exercise(t, s, c.longest)
 				transmit(t, s, unhex("80 E8 00 14"), unhex("90 00")) // 2 s
-				if err := b.m.Slot(0).Power(context.Background(), core.ResetCold, core.Caller{Wait: true}); err != nil {
+				if err := s.Slot().Power(context.Background(), core.ResetCold, core.Caller{Wait: true}); err != nil {
 					t.Fatal(err)
 				}
 				transmit(t, b.session(0), unhex("00 84 00 00 02"), unhex("00 01 90 00"))
@@ -214,7 +214,7 @@ func TestICCDFaults(t *testing.T) {
 					if n := card.count(); n > 1 {
 						t.Errorf("the card saw the command %d times", n)
 					}
-					if f.Kind == emu.Stone && b.m.Slot(0) != nil { // noticed at the next command, if not before
+					if f.Kind == emu.Stone { // noticed at the next command, if not before
 						b.open(0)
 					}
 					if gone || f.Kind == emu.Stone {

@@ -36,7 +36,7 @@ func TestResetUnderASessionSaidOtherwise(t *testing.T) {
 							t.Errorf("%v", err)
 						}
 						synctest.Wait()
-						if i := b.m.Slot(0).Info(); n < len(untouched) && (i.State != "present" || i.Err != nil) {
+						if i := s.Slot().Info(); n < len(untouched) && (i.State != "present" || i.Err != nil) {
 							t.Errorf("state %s, error %v", i.State, i.Err)
 						}
 						b.e.Heal()

@@ -331,7 +331,7 @@ func TestInterruptEndpoint(t *testing.T) {
 			return n
 		}
 		told()
-		for range 3 * interruptTries {
+		for range 3 * usb.InterruptTries {
 			e.Interrupt(nil)
 			time.Sleep(time.Second)
 			e.Interrupt(unhex("40 00"))

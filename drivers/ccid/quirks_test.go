@@ -86,7 +86,7 @@ func TestQuirks(t *testing.T) {
 				b := plug(t, cfg, &testCard{atr: atrT1Fast})
 				s := b.session(0)
 				transmit(t, s, append(append([]byte{0x80, 0xEE, 0, 0, 250}, pattern(250)...), 0), append(pattern(250), sw...))
-				if err := b.m.Slot(0).Power(ctx, core.ResetCold, core.Caller{Wait: true}); err != nil {
+				if err := s.Slot().Power(ctx, core.ResetCold, core.Caller{Wait: true}); err != nil {
 					t.Fatal(err)
 				}
 				transmit(t, b.session(0), unhex("00 84 00 00 01"), unhex("00 90 00"))
@@ -280,7 +280,7 @@ func TestPINPadThroughCore(t *testing.T) {
 				for _, c := range []struct{ keys, sw string }{{"1234\r", "90 00"}, {"\x1b", "64 01"}, {"1234\r", "90 00"}, {"", "64 00"}} {
 					b.e.Press(0, c.keys)
 					f := format2()
-					rx, err := b.m.Slot(0).VerifyPIN(ctx, &reader.PINVerify{PINFormat: f}, core.Caller{Wait: true})
+					rx, err := s.Slot().VerifyPIN(ctx, &reader.PINVerify{PINFormat: f}, core.Caller{Wait: true})
 					check(t, rx, err, unhex(c.sw), nil)
 				}
 				if !bytes.Equal(card.pin, unhex("24 12 34 FF FF FF FF FF")) {
@@ -344,7 +344,7 @@ func TestEject(t *testing.T) {
 			b := plug(t, cfg, &testCard{atr: atrT1})
 			s := b.session(0)
 			transmit(t, s, unhex("00 84 00 00 01"), unhex("00 90 00"))
-			err := b.m.Slot(0).Power(ctx, core.Eject, core.Caller{Wait: true})
+			err := s.Slot().Power(ctx, core.Eject, core.Caller{Wait: true})
 			switch {
 			case mechanics == 0:
 				check(t, nil, err, nil, reader.ErrUnsupported)

@@ -32,7 +32,7 @@ func TestRateRefused(t *testing.T) {
 						s := b.session(0)
 						transmit(t, s, unhex("00 84 00 00 02"), unhex("00 01 90 00"))
 						transmit(t, s, unhex("00 84 00 00 03"), unhex("00 01 02 90 00"))
-						i := b.m.Slot(0).Info()
+						i := s.Slot().Info()
 						asked = slices.Compact(asked)
 						if len(asked) != 2 || asked[0] != atr[2] || i.Params.TA1 != asked[1] || i.Fallback == "" || card.count() != 2 {
 							t.Errorf("asked for % X, in force %v, fallback %q, the card saw %d commands", asked, i.Params, i.Fallback, card.count())

@@ -64,6 +64,9 @@ func (l *lane) recover(ctx context.Context, abort bool, cause error) error {
 		l.dirty = false
 		return nil
 	}
+	if errors.Is(err, errNoReset) {
+		return p.die(fmt.Errorf("%w; the reader does not answer any more", cause))
+	}
 	return p.die(fmt.Errorf("%w; the reader does not answer after a USB reset either", cause))
 }
 

@@ -236,11 +236,8 @@ func TestMemoryCardSession(t *testing.T) {
 				}
 				synctest.Wait()
 				p.Step("opened")
-				s, err := m.Slot(0).Open(ctx, core.Caller{Owner: t, Wait: true})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if i := m.Slot(0).Info(); i.State != "powered" || i.Err != nil {
+				s := (&bench{t: t, m: m}).session(0)
+				if i := s.Slot().Info(); i.State != "powered" || i.Err != nil {
 					t.Errorf("state %s, error %v", i.State, i.Err)
 				}
 				p.Step("card type 06")

@@ -184,7 +184,7 @@ func TestInterruptFails(t *testing.T) {
 		time.Sleep(time.Second)
 		e.Contact(0).Insert(&testCard{atr: atrT0})
 		<-changes
-		for range interruptTries {
+		for range usb.InterruptTries {
 			e.Interrupt(nil)
 			time.Sleep(time.Second)
 		}
@@ -242,10 +242,10 @@ func TestInterruptEndpointThatCannotBeHad(t *testing.T) {
 	}{
 		{"unknown to the kernel", usb.ErrNoEndpoint, 0, 1},
 		{"unknown to the kernel after a while", usb.ErrNoEndpoint, time.Minute, 1},
-		{"reset again and again", usb.ErrReset, 0, interruptTries},
-		{"reset every second", usb.ErrReset, time.Second, interruptTries},
-		{"reset now and then", usb.ErrReset, interruptHealthy, 0},
-		{"noise", usb.ErrBus, 0, interruptTries},
+		{"reset again and again", usb.ErrReset, 0, usb.InterruptTries},
+		{"reset every second", usb.ErrReset, time.Second, usb.InterruptTries},
+		{"reset now and then", usb.ErrReset, usb.InterruptHealthy, 0},
+		{"noise", usb.ErrBus, 0, usb.InterruptTries},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -279,7 +279,7 @@ func TestInterruptEndpointThatCannotBeHad(t *testing.T) {
 					for _, s := range r.Slots() {
 						<-s.(reader.Notifier).Changes()
 					}
-					if took := time.Since(start); tt.tries > 0 && took > time.Duration(n)*fallbackPoll {
+					if took := time.Since(start); tt.tries > 0 && took > time.Duration(n)*usb.FallbackPoll {
 						t.Errorf("look %d after %v", n, took)
 					}
 				}

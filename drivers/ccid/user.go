@@ -135,6 +135,16 @@ type UserQuirks struct{ list atomic.Pointer[[]Quirk] }
 // Set replaces the list.
 func (u *UserQuirks) Set(list []Quirk) { u.list.Store(&list) }
 
+// Value returns what the user set for a key of another driver's device; "" for nothing.
+func (u *UserQuirks) Value(vendor, product uint16, key string) (value string) {
+	for _, q := range u.of(usb.Device{Vendor: vendor, Product: product}) {
+		if v, ok := q.Settings[key]; ok {
+			value = v
+		}
+	}
+	return value
+}
+
 // of returns the quirks of a device.
 func (u *UserQuirks) of(d usb.Device) (list []Quirk) {
 	if u == nil || u.list.Load() == nil {

@@ -1,15 +1,12 @@
 package ccid
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -54,25 +51,6 @@ const (
 	clientEnv    = "CARDFS_TEST_PCSC_CLIENT"
 	transportEnv = "CARDFS_TEST_TRANSPORT" // "": the default
 )
-
-// libccid is a client of pcscd.
-type libccid struct {
-	t   *testing.T
-	in  io.Writer
-	out *bufio.Reader
-}
-
-func (l *libccid) say(words ...string) string {
-	l.t.Helper()
-	if _, err := fmt.Fprintln(l.in, strings.Join(words, "\t")); err != nil {
-		l.t.Fatal(err)
-	}
-	line, err := l.out.ReadString('\n')
-	if err != nil {
-		l.t.Fatalf("%q: the client ended: %v", words, err)
-	}
-	return strings.TrimSpace(line)
-}
 
 // exchange is a command and the card's answer to a program.
 type exchange struct{ tx, rx string }
@@ -184,52 +162,27 @@ func TestWitnessCardfs(t *testing.T) {
 }
 
 func witness(t *testing.T, srv *pcscd.Server, e *device, protocol string, exchanges []exchange) {
-	cmd := srv.Command(t.Context(), "/run/host"+os.Getenv(clientEnv))
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer in.Close()
-	l := &libccid{t, in, bufio.NewReaderSize(out, 1<<18)}
-	// pcscd 1.9.9 lists a reader before it has put the numbers of reader and slot behind the
-	// name, and by the shorter name nobody can connect.
-	whole := regexp.MustCompile(` [[:xdigit:]]{2} [[:xdigit:]]{2}$`)
-	name := ""
-	for end := time.Now().Add(20 * time.Second); !whole.MatchString(name); time.Sleep(20 * time.Millisecond) {
-		list := l.say("list")
-		name, _, _ = strings.Cut(strings.TrimPrefix(list, "ok "), "|")
-		if time.Now().After(end) {
-			t.Fatalf("no reader: %s", list)
-		}
-	}
-	if got := l.say("soon", name); got != "ok "+protocol {
+	l := srv.Shell(t, "/run/host"+os.Getenv(clientEnv))
+	defer l.Close()
+	name := l.Reader()
+	if got := l.Say("soon", name); got != "ok "+protocol {
 		t.Fatalf("%s: connect: %s", name, got)
 	}
 	for _, x := range exchanges {
-		got := l.say("send", strings.ReplaceAll(x.tx, " ", ""))
-		if want := "ok " + strings.ReplaceAll(x.rx, " ", ""); got != want {
-			t.Errorf("libccid: > %s\n< %s\nwant %s", brief(unhex(x.tx)), got, want)
+		if got := l.Exchange(x.tx); got != x.rx {
+			t.Errorf("libccid: > %s\n< %s\nwant %s", brief(unhex(x.tx)), got, x.rx)
 		}
 	}
 	if e.Config().PINPad {
-		pinWitness(t, l, e)
+		pinWitness(t, l, e.Reader)
 	}
-	l.say("disconnect", "unpower")
+	l.Say("disconnect", "unpower")
 }
 
 // pinWitness makes libccid ask for a PIN: PC/SC part 10, FEATURE_VERIFY_PIN_DIRECT.
-func pinWitness(t *testing.T, l *libccid, e *device) {
+func pinWitness(t *testing.T, l *pcscd.Shell, e *emu.Reader) {
 	const getFeatures, verifyDirect = "0x42000D48", 6
-	list, ok := strings.CutPrefix(l.say("control", getFeatures), "ok ")
+	list, ok := strings.CutPrefix(l.Say("control", getFeatures), "ok ")
 	if !ok {
 		t.Fatalf("features: %s", list)
 	}
@@ -242,7 +195,7 @@ func pinWitness(t *testing.T, l *libccid, e *device) {
 	f := format2()
 	apdu := hexOf(f.APDU)
 	e.Press(0, "1234\r")
-	got := l.say("control", code, strings.ReplaceAll("1E 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 0D 00 00 00 "+apdu, " ", ""))
+	got := l.Say("control", code, strings.ReplaceAll("1E 1E 89 47 04 08 04 02 01 09 04 00 00 00 00 0D 00 00 00 "+apdu, " ", ""))
 	if got != "ok 9000" {
 		t.Errorf("PIN: %s (code %s)", got, code)
 	}
@@ -285,7 +238,11 @@ func (b *bus) plug(t *testing.T, e *device) (*core.Slot, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b.m.Slot(await(core.Arrived).Slot), func() {
+	slot := b.m.Slot(await(core.Arrived).Slot)
+	if slot == nil {
+		t.Fatal("the reader left")
+	}
+	return slot, func() {
 		defer cancel()
 		defer events.Close()
 		port.Unplug()
@@ -333,6 +290,9 @@ func TestQEMU(t *testing.T) {
 		t.Fatal(err)
 	}
 	slot := b.m.Slot(ev.Slot)
+	if slot == nil {
+		t.Fatal("the reader left")
+	}
 	s, err := slot.Open(some, core.Caller{Owner: t, Wait: true})
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ func (s *slot) execute(ctx context.Context, m []byte) reply {
 	case 0x62:
 		return s.powerOn(ctx, m[7])
 	case 0x63:
+		s.memory.kind = 0
 		s.contact.Deactivate()
 		return reply{}
 	case 0x65:
@@ -40,6 +41,9 @@ func (s *slot) execute(ctx context.Context, m []byte) reply {
 	case 0x61, 0x6C, 0x6D, 0x6F, 0x69, 0x6E, 0x73, 0x6A:
 	default:
 		return reply{kind: 0x81, fail: true, code: 0}
+	}
+	if m[0] == 0x6F && s.isPseudo(data) && s.contact.Present() {
+		return s.pseudo(ctx, data)
 	}
 	if s.icc() != 0 {
 		return failure(0xFE)
@@ -86,7 +90,11 @@ func (s *slot) powerOn(ctx context.Context, power byte) reply {
 		s.contact.Deactivate()
 		return failure(0xFE)
 	}
+	s.memory.kind = 0
 	atr, err := s.contact.Activate(ctx, s.contact.Powered())
+	if errors.Is(err, icc.ErrMute) && c.MemoryATR {
+		atr, err = s.synthetic(ctx)
+	}
 	if errors.Is(err, icc.ErrNoCard) {
 		return failure(0xFE)
 	}

@@ -73,6 +73,9 @@ type Config struct {
 	PrefersT1 bool
 	// Protocols is dwProtocols; 0 means 3.
 	Protocols uint32
+	// Memory: the reader takes ACS's pseudo-APDUs for memory cards. MemoryATR: IccPowerOn makes an
+	// ATR of a memory card's H1 to H4, for which it is mute otherwise.
+	Memory, MemoryATR bool
 	// EMV starts the reader in EMV mode: IccPowerOn fails with BB until Escape 1F 01.
 	EMV bool
 }
@@ -162,6 +165,13 @@ func TwoSlotReader() Config {
 func PINPadReader() Config {
 	c := ShortAPDUReader()
 	c.Name, c.PINPad = "emulated PIN pad reader", true
+	return c
+}
+
+// MemoryReader also takes memory cards, and has the IDs of an ACR39U.
+func MemoryReader() Config {
+	c := TPDUReader()
+	c.Name, c.Vendor, c.Product, c.Memory = "emulated memory card reader", 0x072F, 0xB100, true
 	return c
 }
 

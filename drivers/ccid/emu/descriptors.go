@@ -3,54 +3,30 @@ package emu
 import (
 	"encoding/binary"
 
+	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/reader"
 )
 
-// descriptors returns the device descriptor followed by the configuration descriptor.
-func (c *Config) descriptors() []byte { return append(c.deviceDescriptor(), c.configDescriptor()...) }
-
-func (c *Config) deviceDescriptor() []byte {
-	serial := byte(3)
-	if c.Serial == "" {
-		serial = 0
-	}
-	return []byte{18, 1, 0x00, 0x02, 0, 0, 0, 64,
-		byte(c.Vendor), byte(c.Vendor >> 8), byte(c.Product), byte(c.Product >> 8),
-		byte(c.Release), byte(c.Release >> 8), 1, 2, serial, 1}
-}
-
-func (c *Config) configDescriptor() []byte {
+// identity is what the reader says of itself.
+func (c *Config) identity() usbtest.Identity {
 	class := c.classDescriptor()
 	if c.Lie != nil {
 		class = c.Lie(class)
 	}
-	var eps []byte
-	count := byte(0)
-	add := func(address, kind, size, interval byte) {
-		eps = append(eps, 7, 5, address, kind, size, 0, interval)
-		count++
-	}
+	var endpoints []usb.Endpoint
 	if c.Protocol == CCID {
-		add(bulkOut, 2, byte(c.PacketSize), 0)
-		if c.PacketSize > 255 {
-			eps[5] = byte(c.PacketSize >> 8)
-		}
-		add(bulkIn, 2, byte(c.PacketSize), 0)
-		if c.PacketSize > 255 {
-			eps[12] = byte(c.PacketSize >> 8)
-		}
+		endpoints = append(endpoints, usbtest.Bulk(bulkOut, c.PacketSize), usbtest.Bulk(bulkIn, c.PacketSize))
 	}
 	if !c.NoInterrupt {
-		add(interruptIn, 3, 8, 24)
+		endpoints = append(endpoints, usbtest.Interrupt(interruptIn, 8, 24))
 	}
-	b := []byte{9, 2, 0, 0, 1, 1, 0, 0x80, 50, 9, 4, 0, 0, count, c.Class, 0, c.Protocol, 0}
-	if c.DescriptorLast {
-		b = append(append(b, eps...), class...)
-	} else {
-		b = append(append(b, class...), eps...)
+	return usbtest.Identity{
+		USB: 0x0200, ControlPacket: 64, Vendor: c.Vendor, Product: c.Product, Release: c.Release,
+		Manufacturer: c.Manufacturer, Name: c.Name, Serial: c.Serial,
+		Interfaces: []usb.Interface{{Class: c.Class, Protocol: c.Protocol, Endpoints: endpoints, Extra: class}},
+		ExtraLast:  c.DescriptorLast,
 	}
-	b[2], b[3] = byte(len(b)), byte(len(b)>>8)
-	return b
 }
 
 // classDescriptor returns the class descriptor of CCID 1.1 table 5.1-1.

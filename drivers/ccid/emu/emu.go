@@ -17,6 +17,8 @@
 //	card.go         the commands
 //	pin.go          the PIN pad: its keys, Secure
 //	iccd.go         the control transfers of ICCD, versions A and B
+//	serial.go       a front for a serial line
+//	node.go         a front that is a device file of the kernel
 //	faults.go       the ways to answer wrongly
 //
 // Lock order: iccd.mu, Reader.mu, then those of the device.
@@ -61,15 +63,14 @@ func New(c Config) *Reader {
 		e.slots = append(e.slots, s)
 	}
 	e.Device = usbtest.New(usbtest.Model{
-		Descriptors: e.cfg.descriptors(),
-		Strings:     []string{e.cfg.Manufacturer, e.cfg.Name, e.cfg.Serial},
-		Control:     e.control,
-		Accepts:     e.accepts,
-		Out:         func(_ uint8, p []byte) { e.message(p) },
-		In:          e.slotChange,
-		Configured:  e.configured,
-		Reset:       e.portReset,
-		Unplugged:   e.powerLost,
+		Identity:   e.cfg.identity(),
+		Control:    e.control,
+		Accepts:    e.accepts,
+		Out:        func(_ uint8, p []byte) { e.message(p) },
+		In:         e.slotChange,
+		Configured: e.configured,
+		Reset:      e.portReset,
+		Unplugged:  e.powerLost,
 	})
 	return e
 }

@@ -198,7 +198,7 @@ func (e *Reader) headerOrData(p []byte) (int, error) {
 			return 0, usb.ErrStall
 		}
 		c.data, c.sw, c.mute = nil, nil, false
-		if p[4] > 0 && iccdIncoming(p[1]) {
+		if p[4] > 0 && slot.contact.Incoming(p[0], p[1]) {
 			c.header, c.ready = tpdu, true
 			return len(p), nil
 		}
@@ -213,16 +213,6 @@ func (e *Reader) headerOrData(p []byte) (int, error) {
 		c.ready = len(c.data) > 0
 	})
 	return len(p), nil
-}
-
-// iccdIncoming reports whether an instruction has command data (ISO/IEC 7816-4:2013
-// table 4).
-func iccdIncoming(ins byte) bool {
-	switch ins {
-	case 0x20, 0x24, 0x2C, 0x22, 0x2A, 0x82, 0x88, 0xA4, 0xC2, 0xD0, 0xD2, 0xD6, 0xDA, 0xDC, 0xE0, 0xE2, 0xEE:
-		return true
-	}
-	return false
 }
 
 // xfrBlockB serves XFR_BLOCK of version B.

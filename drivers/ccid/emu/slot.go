@@ -33,6 +33,7 @@ type slot struct {
 	agreed byte   // F and D that the card uses
 	fresh  bool   // nothing was sent since the ATR: a PPS may come
 	pps    []byte // characters of a PPS response, at character level
+	memory memoryCard
 	chain  []byte // the command received in parts
 	rest   []byte // the part of the response not yet sent
 }
