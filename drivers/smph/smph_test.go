@@ -1,0 +1,119 @@
+package smph
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/cardfs/cardfs/drivers/bus/serial"
+	"github.com/cardfs/cardfs/drivers/bus/serial/serialtest"
+	"github.com/cardfs/cardfs/drivers/smph/emu"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/icc"
+	"github.com/cardfs/cardfs/reader/link"
+	"github.com/cardfs/cardfs/reader/readertest"
+)
+
+var (
+	unhex    = readertest.Hex
+	pattern  = readertest.Pattern
+	newLink  = readertest.NewLink
+	powerUp  = readertest.PowerUp
+	transmit = readertest.Transmit
+)
+
+type card = readertest.Card
+
+const (
+	plain    = card("3B 02 14 50")
+	fast     = card("3B 95 18 40 FF 62 01 02 01 04")                // T=0, 12/372
+	inverted = card("3F 65 00 00 01 02 03 04 05")                   // T=0
+	block    = card("3B 80 81 31 FE 45 8B")                         // T=1, IFSC 254, BWI 4, CWI 5
+	quick    = card("3B F2 98 00 FF C1 10 31 FE 55 C8 03 15")       // T=1, 12/512
+	mirror   = card("3F 97 94 80 31 FE 45 53 49 4D 44 55 90 00 DF") // inverse, T=0 and T=1
+	guarded  = card("3B C0 14 00")                                  // TC1 20
+	top      = card("3B B6 96 00 81 31 FE 45 53 49 4D 43 90 00 AF") // T=1, 32/512
+)
+
+var (
+	selectMF  = readertest.SelectMF
+	challenge = readertest.Challenge
+	response  = readertest.Response
+)
+
+// rig is an emulated interface with the parameters that it is attached with.
+type rig struct {
+	emu.Config
+	params string // type=smartmouse clock=6
+}
+
+var rigs = map[string]rig{
+	"phoenix":    {},
+	"smartmouse": {emu.Config{SmartMouse: true}, "type=smartmouse"},
+	"6 MHz":      {emu.Config{ClockHz: 6_000_000}, "clock=6"},
+	"on CD":      {emu.Config{Detect: serial.CD, DetectOn: true}, "detect=cd-on"},
+	"fed":        {emu.Config{Detect: serial.DSR, DetectOn: true, Fed: true, SmartMouse: true}, "type=smartmouse detect=dsr-on"},
+	"blind":      {emu.Config{Port: emu.Blind}, ""},
+	"drops":      {emu.Config{Port: emu.Drops}, "type=phoenix clock=3.57 detect=cts-off"},
+	"paced":      {emu.Config{Paced: true}, ""},
+}
+
+func newInterface(t testing.TB, c emu.Config, in icc.Card) *emu.Interface {
+	t.Helper()
+	e := emu.New(c)
+	if in != nil {
+		if err := e.Contact.Insert(in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return e
+}
+
+func device(link serial.Opener, params string) reader.Device {
+	return reader.Device{Driver: "smph", Address: "/dev/ttyS0", Link: link, Params: parameters(params)}
+}
+
+// parameters reads "clock=6 detect=none".
+func parameters(text string) map[string]string {
+	m := map[string]string{}
+	for word := range strings.FieldsSeq(text) {
+		key, value, _ := strings.Cut(word, "=")
+		m[key] = value
+	}
+	return m
+}
+
+func open(t testing.TB, link serial.Opener, params string) *slot {
+	t.Helper()
+	_, s := readertest.Open(t, Driver{}, device(link, params))
+	return s.(*slot)
+}
+
+// plug opens an interface as the core does. It leaves at the end.
+func plug(t testing.TB, r rig, c icc.Card) (*emu.Interface, *slot, *link.Link) {
+	t.Helper()
+	e := newInterface(t, r.Config, c)
+	p := serialtest.Plug(e)
+	t.Cleanup(p.Unplug)
+	s := open(t, p, r.params)
+	return e, s, newLink(s)
+}
+
+func TestSuite(t *testing.T) {
+	for _, name := range []string{"phoenix", "smartmouse", "fed", "drops"} {
+		for _, c := range []card{plain, mirror, quick} {
+			t.Run(name+" "+string(c), func(t *testing.T) {
+				r := rigs[name]
+				readertest.PausingSuite(t, func(t *testing.T) *readertest.Fixture {
+					e := newInterface(t, r.Config, c)
+					p := serialtest.Plug(e)
+					return &readertest.Fixture{
+						Driver: Driver{}, Device: device(p, r.params),
+						Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
+						Command: challenge, Answer: response,
+						Unplug: p.Unplug, Close: p.Unplug,
+					}
+				})
+			})
+		}
+	}
+}
