@@ -3,13 +3,18 @@ package drivers_test
 import (
 	"log/slog"
 	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/ccid"
-	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/drivers/rutoken"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -30,15 +35,20 @@ func TestLog(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(ours, nil))
 
 	quirks := new(ccid.UserQuirks)
+	quirks.Set([]ccid.Quirk{{Vendor: 0x0A89, Product: 0x20, Settings: map[string]string{"rewrite": "off"}}})
 	for _, d := range drivers.All(drivers.Env{Log: log, Quirks: quirks}) {
-		switch d := d.(type) {
-		case ccid.Driver:
-			if d.Log != log || d.Quirks != quirks {
-				t.Error("ccid has another log, or other quirks")
+		if c, ok := d.(ccid.Driver); ok && c.Quirks != quirks {
+			t.Error("ccid has other quirks")
+		}
+		if r, ok := d.(rutoken.Driver); ok {
+			if got := r.Rewrite(0x0A89, 0x20) + r.Rewrite(0x0A89, 0x12); got != "off" {
+				t.Errorf("rutoken has other settings: %q", got)
 			}
-		case *sim.Driver:
-			if d.Log != log {
-				t.Error("sim has another log")
+		}
+		v := reflect.Indirect(reflect.ValueOf(d))
+		for i := range v.NumField() {
+			if v.Field(i).Type() == reflect.TypeFor[*slog.Logger]() && v.Field(i).Pointer() != reflect.ValueOf(log).Pointer() {
+				t.Errorf("%s has another log", d.Name())
 			}
 		}
 		if d.Name() != "vpcd" {
@@ -71,13 +81,45 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// Without a log the drivers are silent, and work.
-func TestNoLog(t *testing.T) {
+// Without a log the drivers are there too, each under a name of its own.
+func TestNames(t *testing.T) {
 	names := map[string]bool{}
 	for _, d := range drivers.All(drivers.Env{}) {
-		names[d.Name()] = true
+		if n := d.Name(); n == "" || names[n] {
+			t.Errorf("two drivers are called %q, or one has no name", n)
+		} else {
+			names[n] = true
+		}
 	}
-	if len(names) != 6 {
-		t.Errorf("drivers %v", names)
+}
+
+// driverOf finds the method of a driver that no other type has.
+var driverOf = regexp.MustCompile(`(?m)^func \([^)]+\) IDs\(\) `)
+
+// "All is the list": each package below this one that has a driver is in it.
+func TestAll(t *testing.T) {
+	listed := map[string]bool{}
+	for _, d := range drivers.All(drivers.Env{}) {
+		listed[path.Base(reflect.Indirect(reflect.ValueOf(d)).Type().PkgPath())] = true
+	}
+	files, err := filepath.Glob("*/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	found := 0
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(name, "_test.go") || !driverOf.Match(text) {
+			continue
+		}
+		if found++; !listed[filepath.Dir(name)] {
+			t.Errorf("%s has a driver that is not listed", name)
+		}
+	}
+	if found < len(listed) {
+		t.Errorf("found %d packages with drivers, %d are listed", found, len(listed))
 	}
 }

@@ -37,20 +37,23 @@
 //     slot, status, names and errors, and the driver writes a token.Dialect: Traits, PowerOn,
 //     Exchange. Other devices implement reader.Reader and reader.Slot; drivers/ccid has
 //     several slots, an interrupt endpoint and PIN pads. What only some readers can do is an
-//     optional interface; say so above its methods: var _ reader.PINPad = (*slot)(nil).
+//     optional interface; say so above its methods: var _ reader.PINPad = (*slot)(nil). For
+//     memory cards the slot embeds a type of package reader/memcard, over what its reader offers:
+//     single commands of the chips (drivers/sim), or its own commands (drivers/ccid).
 //
 //  4. TestDriverPlaysSession. usbtest.NewPlayer plays the device; the driver has to send what
 //     the session says, with the time-outs that it says.
 //
 //  5. emu. A usbtest.Device with a function for the requests, and a card in an icc.Contact.
 //     It is written from the same facts as the driver and shares no code with it, so that a
-//     mistake in one is not hidden by the same mistake in the other. In TestTokenPlaysSession
-//     usbtest.Replay plays the host.
+//     mistake in one is not hidden by the same mistake in the other. usbtest.Commands is for
+//     devices that take commands on a bulk endpoint. In TestTokenPlaysSession usbtest.Replay
+//     plays the host.
 //
 //  6. TestSuite. readertest.Suite tests what package reader/core relies on, for every driver.
-//     Then the driver's own: each transfer fails in each way (usbtest.Menu lists them), each
-//     answer is too short, too long, or says something else, and fuzzers read whatever a
-//     device may send.
+//     faulttest.Session has each transfer fail in each way. Then the driver's own: each answer
+//     is too short, too long, or says something else, and fuzzers read whatever a device may
+//     send. If another project has a driver, witness.USB has both drive the emulated device.
 //
 //  7. The lists. All, in all.go, has the driver. All, in emulators/emulators.go, has the
 //     emulated device: with its line there, "cardfs mount --sim NAME" and "attach sim NAME"
@@ -60,12 +63,71 @@
 //  8. README.md. A line in the table of the drivers, which says what has shown the driver to
 //     work, and what has not been tried.
 //
+// # On a serial line
+//
+// Nothing announces a reader on a serial line: the user attaches it. The steps are the same,
+// with packages drivers/bus/serial and drivers/bus/serial/serialtest in place of usb and
+// usbtest:
+//
+//   - IDs returns nil, and the driver is a reader.Attacher, whose method checks the
+//     parameters and ends with serial.Attach. What that gives waits for a port that is not
+//     there, and brings the reader back under its number when the port comes again.
+//   - Open begins with serial.Open, which opens the port in a serial.Mode with DTR and RTS on.
+//     The reader's Gone is the port's. Where nothing answers, Open fails: a port says nothing
+//     of what is behind it.
+//   - A port carries characters: see serial.Port. ReadFull and ReadChars keep the time for an
+//     answer. An answer that failed leaves the rest of it behind: Flush before the next
+//     command.
+//   - A port may have no modem lines (serial.ErrNoLines) and no parity, as a pseudo-terminal.
+//     A driver that can do without goes on.
+//   - emu/ is a serialtest.Device with Contacts. The line in the list of emulators is like
+//     others; New returns the device. The machine has it behind an adapter as /dev/ttyUSB0:
+//     go run ./tests/vm shell NAME.
+//   - A session is in the notation of serialtest, with serialtest.NewPlayer and Replay. In
+//     place of usbtest.Menu, serialtest.Menu has what can happen to each character. Package
+//     faulttest runs a test with all of it, and Open with what is no reader.
+//
+// A reader with a driver in the kernel, and so a device file, has the same in packages
+// drivers/bus/chardev and drivers/bus/chardev/chardevtest.
+//
+// # Probing
+//
+// `cardfs probe PORT` has each driver that is a reader.Prober look for its reader on a
+// serial port of which nobody knows what is on it: another reader, a card without one, a
+// machine that does what it is told. So a question is harmless:
+//
+//   - It has no effect on a reader that takes it, and none on a card: it powers none, resets
+//     none and sends it nothing. A question is for a name, a version, a status, or the
+//     number of a block. Where the port shows that there is a card without a reader, the
+//     card is reset: nothing else tells.
+//   - No other reader takes it for a command that does something. A sum over it, or a begin
+//     that no other frame has, sees to that; where there is neither, the driver asks late.
+//   - Lines are switched, and breaks sent, only by a driver that asks late.
+//
+// Probe opens the port with serial.Open, once for each mode in which its reader may be, and
+// finds DTR and RTS on and nothing to read. It asks once, waits about a second for what its
+// reader answers at once, and compares all of that which is fixed, the sum included: an
+// echo is no answer. Behind such an answer it may ask for what `attach` needs to know.
+// It leaves the reader as it was found, at the same speed. What the driver's Open does to
+// start a reader is no question: it changes something.
+//
+// The order in which drivers ask is in package drivers/bus/serial/probe, with a line for
+// each. Its tests put every question to every emulated device, and look whether
+// anything happens to its card.
+//
 // # What a driver promises
 //
 // The methods of a slot are called one at a time. Each ends when its context does, and soon
 // after the device has left, with reader.ErrGone. Nothing is sent that could disturb a card
 // in order to ask for its status. A command is never sent twice: it may be a PIN that is
 // wrong.
+//
+// A driver tries nothing twice because a device may need time: after it was plugged in, woken
+// with the system, or on a hub with many others. Package reader/core does, with Open and
+// PowerOn, for all drivers. It goes by the error: ErrTimeout, ErrProtocol and ErrMute may
+// pass, and so may a transfer that failed, ErrTransfer, as the transports report it. What is
+// lasting says ErrUnsupported, ErrClaimed or ErrNoPermission. What the device is known to need
+// in any case, such as a pause or a second read, is the driver's.
 //
 // An error wraps one of package reader's, so that programs get the right errno. It names
 // the device, the step and the lengths, such as

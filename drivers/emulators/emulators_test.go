@@ -7,9 +7,12 @@ import (
 	"testing"
 
 	"github.com/cardfs/cardfs/drivers"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/cardman"
 	"github.com/cardfs/cardfs/drivers/ccid"
 	"github.com/cardfs/cardfs/drivers/emulators"
 	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/drivers/starkey"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -26,6 +29,12 @@ func TestAll(t *testing.T) {
 			driver := e.Driver(log)
 			served[driver.Name()] = true
 			if d, ok := driver.(ccid.Driver); ok && d.Log != log {
+				t.Error("the driver has another log")
+			}
+			if d, ok := driver.(starkey.Driver); ok && d.Log != log {
+				t.Error("the driver has another log")
+			}
+			if d, ok := driver.(cardman.Driver); ok && d.Log != log {
 				t.Error("the driver has another log")
 			}
 			if e.About == "" || e.ID.Model == "" {
@@ -46,13 +55,15 @@ func TestAll(t *testing.T) {
 				}
 			}
 			for range 2 { // plugged in, and replugged
-				port := device.Plug()
-				desc := port.Descriptors()
-				if v, p := uint16(desc[8])|uint16(desc[9])<<8, uint16(desc[10])|uint16(desc[11])<<8; v != e.ID.Vendor || p != e.ID.Product {
-					t.Errorf("%04x:%04x, listed as %04x:%04x", v, p, e.ID.Vendor, e.ID.Product)
-				}
-				if got := port.String(desc[16]); got != "S7" {
-					t.Errorf("serial number %q", got)
+				port := emulators.Plug(device)
+				if usb, ok := port.(*usbtest.Port); ok {
+					desc := usb.Descriptors()
+					if v, p := uint16(desc[8])|uint16(desc[9])<<8, uint16(desc[10])|uint16(desc[11])<<8; v != e.ID.Vendor || p != e.ID.Product {
+						t.Errorf("%04x:%04x, listed as %04x:%04x", v, p, e.ID.Vendor, e.ID.Product)
+					}
+					if got := usb.String(desc[16]); got != "S7" {
+						t.Errorf("serial number %q", got)
+					}
 				}
 				r, err := driver.Open(t.Context(), reader.Device{Driver: driver.Name(), Address: "a", ID: e.ID, Link: port})
 				if err != nil {
@@ -73,9 +84,16 @@ func TestAll(t *testing.T) {
 			}
 		})
 	}
+	listed := map[string]bool{}
 	for _, d := range drivers.All(drivers.Env{}) {
+		listed[d.Name()] = true
 		if n := d.Name(); !served[n] && n != "sim" && n != "vpcd" && n != "replay" {
 			t.Errorf("driver %s has no emulated device", n)
+		}
+	}
+	for n := range served {
+		if !listed[n] {
+			t.Errorf("driver %s is not listed: it serves simulated devices alone", n)
 		}
 	}
 }

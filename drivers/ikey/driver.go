@@ -94,26 +94,5 @@ func (d *dialect) PowerOn(ctx context.Context, _ reader.Reset) ([]byte, error) {
 
 // Exchange sends one T=1 block and fetches the answer.
 func (d *dialect) Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
-	if len(x.Out) < shortestBlock || len(x.Out) > longestBlock {
-		return dst, d.Fail("send block", fmt.Errorf("%d bytes; a T=1 block has %d to %d: %w",
-			len(x.Out), shortestBlock, longestBlock, reader.ErrInvalid))
-	}
-	setup, data := packBlock(x.Out)
-	if err := d.Send(ctx, "send block", setup, data, longWait); err != nil {
-		return dst, err
-	}
-	wait := x.Wait
-	if wait <= 0 {
-		wait = longWait
-	}
-	p, err := d.Fetch(ctx, "fetch block", setupFetch, d.in[:], wait)
-	if err != nil {
-		return dst, err
-	}
-	defer clear(p)
-	block, err := cutBlock(p)
-	if err != nil {
-		return dst, d.Fail("fetch block", err)
-	}
-	return append(dst, block...), nil
+	return d.Block(ctx, &blocks, x, d.in[:], dst)
 }

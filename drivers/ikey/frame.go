@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/token"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -22,9 +23,12 @@ const (
 	identifyAsked = 0x40
 	blockAsked    = 0xFF // an answer of this length has an INF of 251 bytes
 
-	shortestBlock = 3 + 0 + 1
-	longestBlock  = 3 + 254 + 1
+	longestBlock = 3 + 254 + 1
 )
+
+// blocks is how T=1 blocks pass. Three surplus bytes were observed behind the answer to an
+// S(IFS request).
+var blocks = token.Blocks{Longest: longestBlock, Pack: packBlock, Fetch: setupFetch, Wait: longWait}
 
 var (
 	setupIdentify = usb.Setup{RequestType: typeIn, Request: reqIdentify}
@@ -52,26 +56,11 @@ func packBlock(block []byte) (usb.Setup, []byte) {
 func resetAnswer(p []byte) ([]byte, error) {
 	switch {
 	case len(p) != 1:
-		return nil, lengthError(p, 1)
+		return nil, token.LengthError(p, 1)
 	case p[0] != 0:
 		return nil, fmt.Errorf("not 00: %w", reader.ErrProtocol)
 	}
 	return nil, nil
-}
-
-// cutATR returns the ATR from an answer: a length byte, the ATR, padding.
-func cutATR(p []byte) ([]byte, error) {
-	if len(p) == 0 {
-		return nil, fmt.Errorf("empty: %w", reader.ErrProtocol)
-	}
-	k := int(p[0])
-	switch {
-	case k == 0:
-		return nil, fmt.Errorf("its length byte announces none: %w: %w", reader.ErrProtocol, reader.ErrMute)
-	case k+1 > len(p):
-		return nil, fmt.Errorf("%d bytes announced, %d came: %w", k, len(p)-1, reader.ErrProtocol)
-	}
-	return p[1 : 1+k], nil
 }
 
 // ppsAnswer accepts any PPS response that agrees on T=1 (ISO/IEC 7816-3:2006 §9.2). The
@@ -104,17 +93,4 @@ func ppsAnswer(p []byte) ([]byte, error) {
 		return bad("wrong PCK")
 	}
 	return p, nil
-}
-
-// cutBlock removes what follows the block in an answer: three surplus bytes were observed
-// behind the answer to an S(IFS request). The EDC is an LRC.
-func cutBlock(p []byte) ([]byte, error) {
-	if len(p) < 4 {
-		return nil, fmt.Errorf("%d bytes are no T=1 block: %w", len(p), reader.ErrProtocol)
-	}
-	n := 3 + int(p[2]) + 1
-	if n > len(p) {
-		return nil, fmt.Errorf("LEN announces a block of %d bytes, %d came: %w", n, len(p), reader.ErrProtocol)
-	}
-	return p[:n], nil
 }

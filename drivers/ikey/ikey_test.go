@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,37 +17,15 @@ import (
 	"github.com/cardfs/cardfs/reader/readertest"
 )
 
-func unhex(s string) []byte {
-	var b []byte
-	if s = strings.ReplaceAll(s, " ", ""); s == "" {
-		return nil
-	}
-	if _, err := fmt.Sscanf(s, "%X", &b); err != nil {
-		panic(s + ": " + err.Error())
-	}
-	return b
-}
+var unhex = readertest.Hex
 
-// card answers the two commands of the sessions. The string is its ATR.
-type card string
+type card = readertest.Card
 
 const (
 	starcos = card("3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1")
 	datakey = card("3B FF 11 00 00 81 31 FE 4D 80 25 A0 00 00 00 56 57 44 4B 33 33 30 06 00 D0")
 	atr     = string(starcos)
 )
-
-func (c card) ATR() []byte { return unhex(string(c)) }
-func (c card) Reset(bool)  {}
-func (c card) Process(command []byte) []byte {
-	switch fmt.Sprintf("%X", command) {
-	case "00A40000023F00":
-		return unhex("90 00")
-	case "0084000008":
-		return unhex("11 12 13 14 15 16 17 18 90 00")
-	}
-	return unhex("6D 00")
-}
 
 // kinds are the models with their devices.
 var kinds = []struct {
@@ -72,12 +49,7 @@ func newToken(t testing.TB, make func(string) *emu.Token, c card) *emu.Token {
 
 func openAs(t testing.TB, d Driver, link usb.Opener) (reader.Reader, reader.Slot) {
 	t.Helper()
-	r, err := d.Open(context.Background(), reader.Device{Driver: d.Name(), Address: "usb:1-2", Link: link})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.Close() })
-	return r, r.Slots()[0]
+	return readertest.Open(t, d, reader.Device{Driver: d.Name(), Address: "usb:1-2", Link: link})
 }
 
 func open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/token"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -36,11 +37,11 @@ var IKey3000 = Driver{&model{
 	// firmware number.
 	identified: func(p []byte) ([]step, error) {
 		if len(p) != 10 {
-			return nil, lengthError(p, 10)
+			return nil, token.LengthError(p, 10)
 		}
 		return []step{
 			{what: "reset the card interface", command: 0x0000, asked: 2, wait: longWait, answer: resetAnswer},
-			{what: "power up", command: 0x2005, asked: 32, wait: shortWait, answer: cutATR, givesATR: true},
+			{what: "power up", command: 0x2005, asked: 32, wait: shortWait, answer: token.CutATR, givesATR: true},
 			{what: "PPS", command: 0x0002, asked: 4, wait: longWait, answer: ppsAnswer},
 		}, nil
 	},
@@ -62,7 +63,7 @@ var IKey2032 = Driver{&model{
 func ikey2032(p []byte) ([]step, error) {
 	switch {
 	case len(p) != 13:
-		return nil, lengthError(p, 13)
+		return nil, token.LengthError(p, 13)
 	case p[0] != 13 || p[1]&0xF0 != 0x60:
 		return nil, fmt.Errorf("not an iKey 2032's: %w", reader.ErrProtocol)
 	case p[12] != 25 && p[12] != 9:
@@ -75,13 +76,9 @@ func ikey2032(p []byte) ([]step, error) {
 	powerUp := step{what: "power up", command: uint16(n)<<8 | 0x01, asked: n, wait: shortWait, givesATR: true,
 		answer: func(p []byte) ([]byte, error) {
 			if len(p) != n {
-				return nil, lengthError(p, n)
+				return nil, token.LengthError(p, n)
 			}
 			return p, nil
 		}}
 	return []step{first, powerUp, reset, again, powerUp}, nil
-}
-
-func lengthError(p []byte, want int) error {
-	return fmt.Errorf("%d bytes, not %d: %w", len(p), want, reader.ErrProtocol)
 }

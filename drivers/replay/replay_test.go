@@ -3,7 +3,6 @@ package replay
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
@@ -23,13 +22,7 @@ import (
 
 const atr = "3B 80 80 01 01" // T=0, T=1
 
-func unhex(s string) []byte {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
+var unhex = readertest.Hex
 
 func file(t testing.TB, lines ...string) string {
 	t.Helper()
@@ -47,11 +40,8 @@ func attach(t *testing.T, params map[string]string, lines ...string) *player {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := Driver{}.Open(t.Context(), dev)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r.(*player)
+	_, s := readertest.Open(t, Driver{}, dev)
+	return s.(*player)
 }
 
 // tells sends commands and compares the answers. A line is "COMMAND: ANSWER", "COMMAND: !"

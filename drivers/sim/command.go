@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/cardfs/cardfs/drivers/sim/applet"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 )
@@ -16,7 +18,7 @@ var usage = []string{
 	"sim N unplug — the reader leaves",
 	"sim N plug — and comes back, as it was",
 	"sim N remove — take the card out",
-	"sim N insert [CARD] — put it back in, or a new one: " + cardNamesButNone(),
+	"sim N insert [CARD] — put it back in, or a new one, by its name in card= of attach",
 	"sim N mute — the card answers nothing, no reset either",
 	"sim N slow DURATION — each command takes that much longer",
 	"sim N noisy [1/N] — one in N blocks arrives damaged, one in 8 if not said",
@@ -165,11 +167,16 @@ func (dv *device) insert(slot int, args []string) error {
 	case contact.Present():
 		return invalid("there is a card in the slot; remove it first")
 	case len(args) > 0:
-		kind, ok := findCard(args[0])
-		if !ok {
+		if !slices.Contains(Cards(), args[0]) {
 			return invalid("no card %q; there are %s", args[0], cardNamesButNone())
 		}
-		card = kind.make(dv.dev.Serial)
+		closeCard(card) // the new one may have the same state file
+		dv.kept[slot] = nil
+		fresh, err := newCardOf(args[0], applet.NewSettings(dv.dev.Serial, dv.dev.Params))
+		if err != nil {
+			return err
+		}
+		card = fresh
 	case card == nil:
 		return invalid("no card was taken out; say which one to put in: %s", cardNamesButNone())
 	}

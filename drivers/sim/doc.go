@@ -7,22 +7,33 @@
 // `attach sim DEVICE [key=value…]`, or `cardfs mount --sim DEVICE`, makes one.
 // `cardfs help sim` lists what DEVICE may be: the emulated devices of package emulators,
 // at the level of their USB transfers and served by their own drivers, and t1, t0, apdu,
-// char-t1 and char-t0, which have no bus and need no other driver.
+// char-t1, char-t0 and memory, which have no bus and need no other driver.
 //
-// Keys: card=CARD (the card in it at the start, or `none`), start=DURATION (how long the
+// Keys: card=CARD (the card in it at the start, or `none`), memory=CHIP (what a memory card is
+// that does not say it itself; card= says it, too), start=DURATION (how long the
 // driver takes to open it), slow=DURATION (each command takes that much longer),
-// serial=WORD. Several readers of one DEVICE may be attached; they are numbered.
+// serial=WORD; for cards with an application slow=real, atr=t1|t0|contactless, state=FILE,
+// keys=DIR, seed=WORD and model=NAME (package applet). Several readers of one DEVICE may be attached; they are numbered.
 //
 // # Cards
 //
-//	token     T=1, ATR 3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1
-//	t0        T=0, ATR 3B 77 94 00 00 53 49 4D 54 30 90 00
-//	dual      T=0 first and T=1, negotiable
-//	crc       T=1 with a CRC instead of an LRC
-//	datakey   T=1, the ATR of a Datakey 330
-//	echo      T=1; answers any command with the command's data and 9000
+//	token       T=1, ATR 3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1
+//	t0          T=0, ATR 3B 77 94 00 00 53 49 4D 54 30 90 00
+//	dual        T=0 first and T=1, negotiable
+//	crc         T=1 with a CRC instead of an LRC
+//	datakey     T=1, the ATR of a Datakey 330
+//	cryptoflex  T=0, the ATR of a Cryptoflex 32K e-gate
+//	epass       T=0, the ATR of an ePass3000
+//	echo        T=1; answers any command with the command's data and 9000
 //
-// All but echo hold the same files:
+//	sle4432 sle4442            2-wire memory cards of package icc, and so on: at24c01
+//	sle4418 sle4428            to at24c512, sle4406, sle4436; their PSC is FFFFFF or FFFF
+//
+//	piv         T=1; a PIV card, see package piv
+//	openpgp     T=1; an OpenPGP card, see package openpgp
+//
+// A reader without a bus that has a memory card at attach, or memory=, clocks its commands; for
+// others it is mute. All other cards but echo, piv and openpgp hold the same files:
 //
 //	3F00           MF
 //	  2F00         EF.DIR, linear fixed, 4 × 48, SFI 30: the application's template

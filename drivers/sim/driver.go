@@ -12,8 +12,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/sim/applet"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
+	"github.com/cardfs/cardfs/reader/memcard"
 )
 
 // Driver is the driver and the owner of all its devices.
@@ -129,14 +131,20 @@ func (d *Driver) newDevice(name string, dev reader.Device) (*device, error) {
 		case "start":
 			dv.start, err = duration(value)
 		case "slow":
-			slow, err = duration(value)
+			if value != slowReal {
+				slow, err = duration(value)
+			}
 		case "serial":
 			if value == "" {
 				err = errors.New("is empty")
 			}
 			dev.Serial = value
+		case memcard.Param:
+			_, err = memcard.Told(value)
 		default:
-			err = errors.New("is not known; there are card, start, slow, serial")
+			if !slices.Contains(applet.Keys, key) {
+				err = m.checkParam(key, value)
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s=%s: %w: %w", key, value, err, reader.ErrInvalid)
@@ -150,23 +158,90 @@ func (d *Driver) newDevice(name string, dev reader.Device) (*device, error) {
 	dev.Link = dv.plug
 	dv.dev = dev
 	dv.hw = m.make(dev.Serial)
+	if err := checkSettings(dev.Params, words); err != nil {
+		return nil, err
+	}
 	for i, c := range dv.hw.contacts() {
 		dv.faults[i].Slow = slow
 		c.SetFaults(dv.faults[i])
 		if words[i] == noCard {
 			continue
 		}
-		kind, ok := findCard(words[i])
-		if !ok {
-			return nil, fmt.Errorf("no card %q; there are %s: %w", words[i], cardNames(), reader.ErrInvalid)
+		card, err := newCardOf(words[i], applet.NewSettings(dev.Serial, dev.Params))
+		if err != nil {
+			dv.closeCards()
+			return nil, err
 		}
-		c.Insert(kind.make(dev.Serial))
+		if say := sizeOf(card); say != "" && dv.dev.Params[memcard.Param] == "" {
+			dv.dev.Params = maps.Clone(dev.Params) // the user said it with card=
+			dv.dev.Params[memcard.Param] = say
+		}
+		c.Insert(card)
 	}
 	if d.devices == nil {
 		d.devices = make(map[string]*device)
 	}
 	d.devices[dev.Address] = dv
 	return dv, nil
+}
+
+// Contacts are the card positions of an attached reader, for tests.
+func (d *Driver) Contacts(dev reader.Device) []*icc.Contact {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if dv := d.devices[dev.Address]; dv != nil {
+		return dv.hw.contacts()
+	}
+	return nil
+}
+
+// slowReal has cards with an application take the time that real ones take.
+const slowReal = "real"
+
+// checkSettings refuses what only cards with an application take if none of the cards has
+// one. An empty slot may get one later.
+func checkSettings(params map[string]string, cards []string) error {
+	takes := slices.ContainsFunc(cards, func(name string) bool {
+		return name == noCard || slices.Contains(applicationCards(), name)
+	})
+	for _, key := range slices.Sorted(maps.Keys(params)) {
+		if !takes && (slices.Contains(applet.Keys, key) || key == "slow" && params[key] == slowReal) {
+			return fmt.Errorf("%s=%s: only cards with an application take that: %s: %w",
+				key, params[key], strings.Join(applicationCards(), ", "), reader.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// closeCards gives the state files of all cards free, those that were taken out included.
+func (dv *device) closeCards() {
+	for i, c := range dv.hw.contacts() {
+		closeCard(c.Remove())
+		closeCard(dv.kept[i])
+	}
+}
+
+// checkParam checks a parameter of the device's own driver.
+func (m *model) checkParam(key, value string) error {
+	values, known := m.params[key]
+	switch {
+	case !known:
+		all := append(slices.Concat([]string{"card", "memory", "start", "slow", "serial"}, applet.Keys), slices.Sorted(maps.Keys(m.params))...)
+		return errors.New("is not known; there are " + strings.Join(all, ", "))
+	case !slices.Contains(values, value):
+		return errors.New("is none of " + strings.Join(values, ", "))
+	}
+	return nil
+}
+
+// Params lists the parameters that a DEVICE has beside those of all, with their values.
+func Params(device string) map[string][]string {
+	for _, m := range models {
+		if m.name == device {
+			return m.params
+		}
+	}
+	return nil
 }
 
 func duration(s string) (time.Duration, error) {
@@ -202,16 +277,28 @@ func (d *Driver) Open(ctx context.Context, dev reader.Device) (reader.Reader, er
 		}
 	}
 	dv.mu.Lock()
-	defer dv.mu.Unlock()
 	if dv.plug != p {
+		dv.mu.Unlock()
 		return nil, fmt.Errorf("sim %s: start: unplugged: %w", dev.Address, reader.ErrGone)
 	}
 	// The driver of the emulated device announces nothing, but the core guards its
 	// goroutines.
 	inner := dv.dev
 	inner.Host = dev.Host
-	r, err := dv.hw.plug(ctx, inner, d.Log)
-	if err != nil {
+	open := dv.hw.plug(inner, d.Log)
+	dv.mu.Unlock()
+	// Without the lock: whoever opens a silent device waits, and it can be unplugged meanwhile.
+	r, err := open(ctx)
+	dv.mu.Lock()
+	here := dv.plug == p
+	if err != nil && here {
+		dv.hw.unplug() // a device on a line works until then
+	}
+	dv.mu.Unlock()
+	switch {
+	case err != nil && !here:
+		return nil, fmt.Errorf("sim %s: unplugged: %w (%v)", dev.Address, reader.ErrGone, err)
+	case err != nil:
 		return nil, fmt.Errorf("sim %s: %w", dev.Address, err)
 	}
 	return &session{plug: p, inner: r, announced: announced}, nil
@@ -262,6 +349,7 @@ func (s *session) Close() (err error) {
 func (dv *device) forget() {
 	dv.mu.Lock()
 	dv.pull()
+	dv.closeCards()
 	dv.mu.Unlock()
 	dv.driver.mu.Lock()
 	defer dv.driver.mu.Unlock()

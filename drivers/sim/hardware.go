@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
-	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/drivers/emulators"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
+	"github.com/cardfs/cardfs/reader/memcard"
 )
 
 // model is one kind of simulated reader.
@@ -20,6 +21,8 @@ type model struct {
 	id    reader.ID
 	cards []string // the card in each slot at the start
 	fixed bool     // cards cannot be taken out
+	// params are those of the device's own driver, with their values.
+	params map[string][]string
 	// make builds the hardware, which outlives being unplugged.
 	make func(serial string) hardware
 }
@@ -31,6 +34,9 @@ var models = append(emulated(),
 	plain("apdu", "Simulated APDU reader", "extended APDU level; answers at once", "token", reader.ExtendedAPDU),
 	plain("char-t1", "Simulated T=1 character reader", "T=1 at character level", "token", reader.Character),
 	plain("char-t0", "Simulated T=0 character reader", "T=0 at character level", "t0", reader.Character),
+	plain("memory", "Simulated memory card reader", "T=1 at TPDU level, with a memory card", "sle4442", reader.TPDU),
+	plain("piv", "Simulated PIV card", "extended APDU level, with a PIV card", "piv", reader.ExtendedAPDU),
+	plain("openpgp", "Simulated OpenPGP card", "extended APDU level, with an OpenPGP card", "openpgp", reader.ExtendedAPDU),
 )
 
 func emulated() (all []model) {
@@ -41,63 +47,77 @@ func emulated() (all []model) {
 }
 
 func emulator(e emulators.Emulator) model {
-	return model{name: e.Name, about: e.About, id: e.ID, cards: e.Cards, fixed: e.Fixed,
-		make: func(serial string) hardware { return &usbHardware{driver: e.Driver, device: e.New(serial)} }}
+	return model{name: e.Name, about: e.About, id: e.ID, cards: e.Cards, fixed: e.Fixed, params: e.Params,
+		make: func(serial string) hardware {
+			return &busHardware{driver: e.Driver, params: e.Params, device: e.New(serial)}
+		}}
 }
 
 // plain is a reader without a bus of its own: one slot, one level.
 func plain(name, title, about, card string, level reader.Level) model {
 	return model{
 		name: name, about: about, id: reader.ID{Model: title}, cards: []string{card},
-		make: func(string) hardware { return &plainHardware{level: level} },
+		make: func(string) hardware { return &plainHardware{level: level, memory: icc.NewMemory(card) != nil} },
 	}
 }
 
 // hardware is the emulated reader itself. It keeps its cards while it is unplugged.
 type hardware interface {
 	contacts() []*icc.Contact
-	// plug opens the reader, as if just plugged in, through its driver, which logs to log.
-	plug(ctx context.Context, dev reader.Device, log *slog.Logger) (reader.Reader, error)
-	// unplug ends what plug opened, if anything.
+	// plug plugs the reader in, and returns what opens it through its driver, which logs to
+	// log. Opening may take long; unplug ends it.
+	plug(dev reader.Device, log *slog.Logger) (open func(context.Context) (reader.Reader, error))
+	// unplug ends what plug began, if anything.
 	unplug()
 }
 
-// usbHardware is an emulated USB device, served by its own driver.
-type usbHardware struct {
+// busHardware is an emulated device on a bus, served by its own driver.
+type busHardware struct {
 	driver func(*slog.Logger) reader.Driver
+	params map[string][]string // that the driver takes
 	device emulators.Device
-	port   *usbtest.Port // where it is plugged in; nil: nowhere
+	link   emulators.Plugged // where it is plugged in; nil: nowhere
 }
 
-var _ keyboard = (*usbHardware)(nil)
+var _ keyboard = (*busHardware)(nil)
 
-func (h *usbHardware) contacts() []*icc.Contact { return h.device.Contacts() }
+func (h *busHardware) contacts() []*icc.Contact { return h.device.Contacts() }
 
-func (h *usbHardware) plug(ctx context.Context, dev reader.Device, log *slog.Logger) (reader.Reader, error) {
+func (h *busHardware) plug(dev reader.Device, log *slog.Logger) func(context.Context) (reader.Reader, error) {
 	driver := h.driver(log)
-	h.port = h.device.Plug()
-	dev.Link = h.port
-	r, err := driver.Open(ctx, dev)
-	if k, ok := h.keys(); ok && err == nil {
-		return newPadReader(r, k), nil
+	h.link = emulators.Plug(h.device)
+	dev.Link = h.link
+	dev.Params = maps.Clone(dev.Params)
+	maps.DeleteFunc(dev.Params, func(key, _ string) bool { // the others are for this package
+		_, takes := h.params[key]
+		return !takes && key != memcard.Param
+	})
+	return func(ctx context.Context) (reader.Reader, error) {
+		r, err := driver.Open(ctx, dev)
+		if err != nil {
+			return nil, err
+		}
+		if k, ok := h.keys(); ok {
+			return newPadReader(r, k), nil
+		}
+		return r, nil
 	}
-	return r, err
 }
 
-func (h *usbHardware) unplug() {
-	if h.port != nil {
-		h.port.Unplug()
-		h.port = nil
+func (h *busHardware) unplug() {
+	if h.link != nil {
+		h.link.Unplug()
+		h.link = nil
 	}
 }
 
 // keys returns the device as a PIN pad, if it is one.
-func (h *usbHardware) keys() (keys, bool) {
+func (h *busHardware) keys() (keys, bool) {
 	k, ok := h.device.(keys)
 	return k, ok && k.HasKeys()
 }
 
-func (h *usbHardware) press(slot int, pressed string) bool {
+func (h *busHardware) press(slot int, pressed string) bool {
 	k, ok := h.keys()
 	if ok {
 		k.Press(slot, pressed)
@@ -108,16 +128,22 @@ func (h *usbHardware) press(slot int, pressed string) bool {
 // plainHardware is a reader that needs no driver but this one.
 type plainHardware struct {
 	level   reader.Level
+	memory  bool // it takes memory cards whatever is in it
 	contact icc.Contact
 	open    *plainReader
 }
 
 func (h *plainHardware) contacts() []*icc.Contact { return []*icc.Contact{&h.contact} }
 
-func (h *plainHardware) plug(ctx context.Context, dev reader.Device, log *slog.Logger) (reader.Reader, error) {
+func (h *plainHardware) plug(dev reader.Device, _ *slog.Logger) func(context.Context) (reader.Reader, error) {
 	r := &plainReader{name: "sim " + dev.Address, level: h.level, contact: &h.contact,
 		gone: make(chan struct{}), changes: make(chan struct{}, 1)}
 	r.slots[0] = r
+	say := dev.Params[memcard.Param]
+	if _, synchronous := h.contact.Card().(*icc.Memory); synchronous || h.memory || say != "" {
+		r.memory = newMemorySlot(r, say)
+		r.slots[0] = r.memory
+	}
 	h.contact.OnChange(func() {
 		select {
 		case r.changes <- struct{}{}:
@@ -125,7 +151,7 @@ func (h *plainHardware) plug(ctx context.Context, dev reader.Device, log *slog.L
 		}
 	})
 	h.open = r
-	return r, nil
+	return func(context.Context) (reader.Reader, error) { return r, nil }
 }
 
 // unplug ends the exchange under way: a loss of power ends the wait for the card.
@@ -138,10 +164,12 @@ func (h *plainHardware) unplug() {
 	}
 }
 
-// plainReader is a Reader and its only Slot. It uses the contacts directly.
+// plainReader is a Reader and its only Slot, together with memory. It uses the contacts directly.
 type plainReader struct {
 	name    string
 	level   reader.Level
+	memory  *memorySlot // nil: it does not take memory cards
+	clocked bool        // the card was reset as a memory card
 	contact *icc.Contact
 	slots   [1]reader.Slot
 	gone    chan struct{} // unplugged or closed
@@ -167,7 +195,13 @@ func (r *plainReader) Slots() []reader.Slot     { return r.slots[:] }
 func (r *plainReader) Gone() <-chan struct{}    { return r.gone }
 func (r *plainReader) Close() error             { return nil } // see session.Close
 func (r *plainReader) Changes() <-chan struct{} { return r.changes }
-func (r *plainReader) Traits() reader.Traits    { return reader.Traits{Level: r.level} }
+
+func (r *plainReader) Traits() reader.Traits {
+	if r.clocked {
+		return reader.Traits{Level: reader.Synchronous}
+	}
+	return reader.Traits{Level: r.level}
+}
 
 func (r *plainReader) Status(ctx context.Context) (reader.Status, error) {
 	switch {
@@ -187,7 +221,13 @@ func (r *plainReader) PowerOn(ctx context.Context, how reader.Reset) ([]byte, er
 	if r.left() {
 		return nil, r.fail("power on", reader.ErrGone)
 	}
+	r.clocked = false
 	atr, err := r.contact.Activate(ctx, how == reader.Warm)
+	if errors.Is(err, icc.ErrMute) && r.memory != nil {
+		if atr, err = r.memory.activate(ctx); err == nil {
+			r.clocked = true
+		}
+	}
 	switch {
 	case errors.Is(err, icc.ErrNoCard):
 		err = reader.ErrNoCard

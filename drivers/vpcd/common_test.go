@@ -3,7 +3,6 @@ package vpcd
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
@@ -12,19 +11,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cardfs/cardfs/reader"
 	"go.uber.org/goleak"
+
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func unhex(s string) []byte {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
+var unhex = readertest.Hex
 
 // host stands in for the core: it opens announced readers.
 type host struct {

@@ -60,21 +60,13 @@ func New2032(serial string) *Token {
 
 func newToken(serial string, k kind) *Token {
 	t := &Token{kind: k}
-	names := []string{"Rainbow Technologies", k.title}
-	var iSerial byte
-	if serial != "" {
-		names, iSerial = append(names, serial), 3
-	}
 	t.Device = usbtest.New(usbtest.Model{
-		// USB 2.0 tables 9-8, 9-10 and 9-12: low speed, one interface of the vendor's own
-		// class, no endpoints.
-		Descriptors: []byte{
-			18, 1, 0x00, 0x01, 0xFF, 0x00, 0x00, 8,
-			0xB9, 0x04, byte(k.product), byte(k.product >> 8), 0x00, 0x01, 1, 2, iSerial, 1,
-			9, 2, 18, 0, 1, 1, 0, 0x80, k.power,
-			9, 4, 0, 0, 0, 0xFF, 0x00, 0x00, 0,
+		// Low speed, one interface of the vendor's own class, no endpoints.
+		Identity: usbtest.Identity{
+			USB: 0x0100, Class: 0xFF, Vendor: 0x04B9, Product: k.product, Power: k.power,
+			Manufacturer: "Rainbow Technologies", Name: k.title, Serial: serial,
+			Interfaces: []usb.Interface{{Class: 0xFF}},
 		},
-		Strings:   names,
 		Control:   t.control,
 		Reset:     t.powerLost,
 		Unplugged: t.powerLost,
