@@ -7,6 +7,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 
+	"github.com/cardfs/cardfs/fs/internal/fused"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/iso7816"
@@ -70,16 +71,40 @@ func (a *apduFile) exchange(ctx context.Context, command []byte, _ core.Moment, 
 	return a.session.Transmit(ctx, command, dst)
 }
 
+// Ioctl serves CARDFS_BEGIN and CARDFS_END besides the ioctls of every exchange file: flock(2) as
+// a PC/SC client needs it, in one request (cardfs.h).
+func (a *apduFile) Ioctl(ctx context.Context, cmd uint32, arg uint64, input, output []byte) (int32, syscall.Errno) {
+	switch {
+	case cmd != fused.IoctlBegin && cmd != fused.IoctlEnd:
+		return a.channel.Ioctl(ctx, cmd, arg, input, output)
+	case !a.readable || !a.writable:
+		return 0, syscall.EBADF
+	case cmd == fused.IoctlEnd:
+		return 0, toErrno(a.file.slot.End(a, uint32(arg)))
+	}
+	return 0, toErrno(a.file.slot.Begin(a.by, uint32(arg), a.holder().admits))
+}
+
 // lock takes the transaction.
 func (a *apduFile) lock(ctx context.Context, shared, wait bool) error {
 	if !a.writable && a.unknown != nil {
-		err := fmt.Errorf("flock on a read-only open of apdu, which is for the process that opened it: %w: %w", a.unknown, reader.ErrUnsupported)
-		a.file.slot.Log().Warn("lock refused", "error", err)
-		return err
+		return a.file.unsupported("lock", "flock on a read-only open of apdu, which is for the process that opened it", a.unknown)
 	}
 	by := a.by
 	by.Wait = wait
-	return a.file.slot.Lock(ctx, by, newHolder(a).admits)
+	return a.file.slot.Lock(ctx, by, a.holder().admits)
+}
+
+// holder is for a lock by this open.
+func (a *apduFile) holder() *holder {
+	mode := uint64(syscall.O_RDWR)
+	switch {
+	case !a.writable:
+		mode = syscall.O_RDONLY
+	case !a.readable:
+		mode = syscall.O_WRONLY
+	}
+	return newHolder(&a.opening, a.file, !a.writable, mode)
 }
 
 // lockRefused logs that a lock was refused to a caller that would not wait.
@@ -87,7 +112,7 @@ func (a *apduFile) lockRefused() { a.file.refused("lock", syscall.EBUSY) }
 
 // end is the last thing of an open: nothing of it is under way any more.
 func (a *apduFile) end() {
-	a.unlock()
+	a.file.slot.Abandon(a)
 	if a.session != nil {
 		a.session.Close()
 	}

@@ -23,8 +23,9 @@ type controlFile struct {
 	flocked
 	*channel
 	opening
-	file    *file
-	refused sync.Once
+	file       *file
+	connection *core.Connection
+	refused    sync.Once
 }
 
 var (
@@ -44,6 +45,7 @@ func openControl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, err
 		return nil, err
 	}
 	c.flocked = f.flock(c)
+	c.connection = f.slot.NewConnection(c.by)
 	c.channel = newChannel(c, f, &c.opening, flags, c.unlock)
 	return c, nil
 }

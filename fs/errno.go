@@ -24,6 +24,8 @@ var errnos = []errnoOf{
 	{reader.ErrInvalid, syscall.EINVAL},
 	{reader.ErrUnsupported, syscall.EOPNOTSUPP},
 	{reader.ErrNoPermission, syscall.EACCES},
+	{reader.ErrReadOnly, syscall.EPERM},
+	{reader.ErrNoSpace, syscall.ENOSPC},
 	{reader.ErrClaimed, syscall.EBUSY},
 	{reader.ErrFailed, syscall.EIO},
 	{reader.ErrTimeout, syscall.ETIMEDOUT},

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
 
@@ -36,7 +38,9 @@ func newOpening(ctx context.Context, f *file, owner any, flags uint32) opening {
 	}
 	o.uid = c.Uid
 	o.by.Escape = f.mount.mayEscape(c.Uid)
-	o.who, o.unknown = f.mount.openers.processOf(c.Pid)
+	if o.who, o.unknown = f.mount.openers.processOf(c.Pid); o.unknown == nil {
+		o.by.Process = o.who
+	}
 	return o
 }
 
@@ -54,18 +58,20 @@ func (o *opening) opened() *opening { return o }
 // opened is a handle that has an opening.
 type opened interface{ opened() *opening }
 
-// holder decides which other opens pass the transaction of an open of `apdu`.
+// holder decides which other opens pass the transaction of an open of `apdu`, or the exclusive
+// connection of an open of `control`.
 //
 // "flock(1) opens read-only, an open that cannot exchange; so a lock on a read-only open
 // lets the opening process and its descendants pass, through whatever opens they make. A
 // lock on a read-write open lets that open pass, and the same process's and its
-// descendants' opens of control, ctbcs, power and protocol."
+// descendants' opens of control, ctbcs, power and protocol." An exclusive connection lets the
+// same processes pass, also their opens of `apdu`, through which the client's commands go.
 type holder struct {
 	*opening
 	table processTable
 	apdus bool   // opens of `apdu` pass, too
-	file  inode  // this `apdu`
-	mode  uint64 // of the open that locks: O_RDONLY or O_RDWR
+	file  inode  // this `apdu` or `control`
+	mode  uint64 // of the open that locks or connects: O_RDONLY, O_WRONLY or O_RDWR
 
 	mu sync.Mutex // not held while /proc is looked at
 	// passed holds the processes that passed, and all processes between them and the
@@ -74,16 +80,18 @@ type holder struct {
 	many   int // size of passed above which ended processes are forgotten: a script may start many
 }
 
-func newHolder(a *apduFile) *holder {
-	h := &holder{opening: &a.opening, table: statOf, apdus: !a.writable, file: a.file.mount.self, mode: syscall.O_RDWR}
-	h.file.number = a.file.StableAttr().Ino
-	switch {
-	case !a.writable:
-		h.mode = syscall.O_RDONLY
-	case !a.readable:
-		h.mode = syscall.O_WRONLY
-	}
+// newHolder is for an open of f with mode, which locks or connects.
+func newHolder(o *opening, f *file, apdus bool, mode uint64) *holder {
+	h := &holder{opening: o, table: statOf, apdus: apdus, file: f.mount.self, mode: mode}
+	h.file.number = f.StableAttr().Ino
 	return h
+}
+
+// unsupported refuses, and logs, what needs to know the process that made an open.
+func (f *file) unsupported(call, what string, unknown error) error {
+	err := fmt.Errorf("%s: %w: %w", what, unknown, reader.ErrUnsupported)
+	f.slot.Log().Warn(call+" refused", "error", err)
+	return err
 }
 
 // admits reports whether the process that made an open passes.
@@ -107,7 +115,7 @@ func (h *holder) admits(by core.Caller) bool {
 }
 
 // inherits decides when the opener has ended and its lock has not: "a process of the
-// opener's user passes if it or an ancestor holds a descriptor of this apdu". Of line, its
+// opener's user passes if it or an ancestor holds a descriptor of this apdu", or of this control. Of line, its
 // ancestors, those pass with it that come before the one that holds it.
 func (h *holder) inherits(o *opening, line []process) ([]process, bool) {
 	if o.uid != h.uid || h.table.alive(h.who) {

@@ -288,9 +288,9 @@ func TestKindsOfFiles(t *testing.T) {
 		what, want string
 		got        []string
 	}{
-		{"written", "apdu control ctbcs power protocol", writes},
-		{"locked", "apdu control ctbcs", locks},
-		{"waited for", "apdu atr control ctbcs power protocol", waits},
+		{"written", "apdu control ctbcs memory power protocol", writes},
+		{"locked", "apdu control ctbcs memory", locks},
+		{"waited for", "apdu atr control ctbcs memory power protocol", waits},
 		{"text", "atr power protocol stats status", texts},
 		{"the owner's", "trace", private},
 	} {

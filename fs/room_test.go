@@ -112,6 +112,7 @@ func TestChannelRoom(t *testing.T) {
 		}
 		card.answer = 2
 		c.mustWrite("\x00\xa4\x00\x00") // the room of the commands is free again
+		synctest.Wait()
 		for range 17 {
 			for got, want := 0, map[bool]int{true: 60 << 10, false: 2}[len(c.answers) > 1]; got < want; {
 				s, errno := c.read(50_000)

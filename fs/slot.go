@@ -41,6 +41,9 @@ func (d *slotDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (
 			d.mount.remember(d.slot, d.EmbeddedInode())
 			f := &file{mount: d.mount, slot: d.slot, spec: s}
 			f.entry(out)
+			if s.applies != nil {
+				out.SetEntryTimeout(0) // it comes and goes with the card
+			}
 			return d.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG, Ino: d.ino(i)}), 0
 		}
 	}
@@ -55,7 +58,7 @@ func (d *slotDir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 	}
 	var list []fuse.DirEntry
 	for i := range slotFiles {
-		if s := &slotFiles[i]; s.fits(d.slot) {
+		if s := &slotFiles[i]; s.fits(d.slot) && (s.applies == nil || d.slot.Info().State != core.StateStarting) {
 			list = append(list, fuse.DirEntry{Name: s.name, Mode: syscall.S_IFREG, Ino: d.ino(i)})
 		}
 	}
@@ -76,11 +79,15 @@ type spec struct {
 	watch func(b *core.Slot, wake func()) (stop func())
 	// changes counts changes, also those that leave the text as it was; nil: there are none.
 	changes func(s *core.Slot) uint64
+	// size is the present size of a file that has no text but a size; 0: not known before the open.
+	size func(*core.Slot) int
 	// applies reports whether a slot has such a file; nil: every slot.
 	applies func(*core.Slot) bool
-	waits   bool // an open may wait for a reader or a card
-	powers  bool // an open may power the card and so have more to show than before
-	open    func(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
+	// readOnly reports that it cannot be written now; nil: it can.
+	readOnly func(*core.Slot) bool
+	waits    bool // an open may wait for a reader or a card
+	powers   bool // an open may power the card and so have more to show than before
+	open     func(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error)
 }
 
 func (s *spec) fits(slot *core.Slot) bool { return s.applies == nil || s.applies(slot) }
@@ -97,6 +104,7 @@ var slotFiles = []spec{
 	{name: "apdu", write: true, locks: true, waits: true, open: openAPDU},
 	{name: "control", write: true, locks: true, waits: true, open: openControl},
 	{name: "ctbcs", write: true, locks: true, waits: true, open: openCTBCS},
+	{name: "memory", size: memorySize, applies: mayHaveMemory, readOnly: readOnlyMemory, write: true, locks: true, waits: true, powers: true, open: openMemory},
 	{name: "protocol", text: protocolText, write: true, waits: true, open: openProtocol},
 	{name: "event", open: openEvent},
 	{name: "trace", ownerOnly: true, open: openTrace},
@@ -144,6 +152,9 @@ func (f *file) attr(out *fuse.Attr) {
 	case f.spec.ownWrite:
 		mode &^= 0o022
 	}
+	if f.readOnly() {
+		mode &^= 0o222
+	}
 	since := f.mount.started
 	if f.slot != nil {
 		since = f.slot.Since()
@@ -152,12 +163,21 @@ func (f *file) attr(out *fuse.Attr) {
 	out.Gid = gid
 }
 
+// readOnly reports whether what is in the slot now cannot be written.
+func (f *file) readOnly() bool {
+	return f.spec.readOnly != nil && f.slot != nil && f.spec.readOnly(f.slot)
+}
+
 // measure sets the size that out shows, and returns how long the kernel may keep it.
 func (f *file) measure(out *fuse.Attr) time.Duration {
-	if f.spec.text == nil {
+	switch {
+	case f.spec.text != nil:
+		out.Size = uint64(len(f.spec.text(f)))
+	case f.spec.size != nil:
+		out.Size = uint64(f.spec.size(f.slot))
+	default:
 		return long
 	}
-	out.Size = uint64(len(f.spec.text(f)))
 	if out.Size == 0 && f.spec.powers {
 		// The open fills the file, and a program may go by the size that it saw before.
 		out.Size = streamSize
@@ -197,7 +217,7 @@ func (f *file) openHandle(ctx context.Context, flags uint32) (fs.FileHandle, sys
 	if f.mount.leaving.Err() != nil || f.slot.Gone() {
 		return nil, syscall.ENODEV
 	}
-	if !f.spec.write && flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+	if (!f.spec.write || f.readOnly()) && flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		return nil, syscall.EACCES // modes do not stop root; sysfs refuses it too
 	}
 	bounded, cancel := f.mount.opening(ctx)

@@ -12,13 +12,13 @@ import (
 // owner may read `trace` or write `ctl`.
 func TestModes(t *testing.T) {
 	for mode, want := range map[uint32]map[string]uint32{
-		0o600: {"apdu": 0o600, "control": 0o600, "ctbcs": 0o600, "power": 0o600, "protocol": 0o600, "status": 0o400, "trace": 0o400, "ctl": 0o600},
-		0o644: {"apdu": 0o600, "control": 0o600, "ctbcs": 0o600, "power": 0o644, "protocol": 0o644, "status": 0o444, "trace": 0o400, "ctl": 0o644},
-		0o664: {"apdu": 0o660, "control": 0o660, "ctbcs": 0o660, "power": 0o664, "status": 0o444, "trace": 0o400, "ctl": 0o644},
+		0o600: {"apdu": 0o600, "memory": 0o600, "control": 0o600, "ctbcs": 0o600, "power": 0o600, "protocol": 0o600, "status": 0o400, "trace": 0o400, "ctl": 0o600},
+		0o644: {"apdu": 0o600, "memory": 0o600, "control": 0o600, "ctbcs": 0o600, "power": 0o644, "protocol": 0o644, "status": 0o444, "trace": 0o400, "ctl": 0o644},
+		0o664: {"apdu": 0o660, "memory": 0o660, "control": 0o660, "ctbcs": 0o660, "power": 0o664, "status": 0o444, "trace": 0o400, "ctl": 0o644},
 		0o660: {"apdu": 0o660, "control": 0o660, "ctbcs": 0o660, "power": 0o660, "status": 0o440, "trace": 0o400, "ctl": 0o640},
 		0o666: {"apdu": 0o666, "control": 0o666, "ctbcs": 0o666, "power": 0o666, "status": 0o444, "trace": 0o400, "ctl": 0o644},
 		0o620: {"apdu": 0o620, "control": 0o620, "ctbcs": 0o620, "power": 0o620, "status": 0o400, "ctl": 0o600},
-		0o446: {"apdu": 0o006, "power": 0o446},
+		0o446: {"apdu": 0o006, "memory": 0o006, "power": 0o446},
 	} {
 		m := &mount{mode: mode}
 		specs := append([]spec{specCtl}, slotFiles...)
@@ -47,6 +47,9 @@ func TestLengths(t *testing.T) {
 			if n := len(f.spec.text(f)); n > 0 || !f.spec.powers {
 				size = uint64(n)
 			}
+		}
+		if f.spec.name == "memory" { // not known yet, as that of atr
+			keep = 0
 		}
 		var entry fuse.EntryOut
 		f.entry(&entry)

@@ -38,6 +38,7 @@ func statusLines(i core.Info) []byte {
 		line("error", "%s", words.Printable(i.Err.Error(), words.MaxWords))
 	}
 	said("reader", i.Model)
+	line("pcsc", "%s", i.PCSC)
 	said("driver", i.Device.Driver)
 	said("device", i.Device.Address)
 	said("bus", i.Device.Bus)
@@ -62,6 +63,10 @@ func statusLines(i core.Info) []byte {
 		if i.Chip.Size > 0 {
 			line("memory", "%v", i.Chip)
 		}
+		if i.Chip.PSC > 0 {
+			line("psc-tries", "%d", i.PSC.Tries)
+			line("psc", "%s", map[bool]string{true: "verified", false: "needed"}[i.PSC.Verified])
+		}
 		line("sessions", "%d", i.Sessions)
 		if !i.Synchronous() {
 			line("parameters", "%s", i.Params)
@@ -74,6 +79,17 @@ func statusLines(i core.Info) []byte {
 	if i.Locked {
 		line("transaction", "held")
 	}
+	if i.Connections > 0 {
+		line("connections", "%d", i.Connections)
+	}
+	if i.Exclusive {
+		by := "held"
+		if p, known := i.Process.(process); known {
+			by = fmt.Sprintf("pid %d", p.pid)
+		}
+		line("exclusive", "%s", by)
+	}
+	line("card-changes", "%d", i.CardChanges)
 	return out
 }
 

@@ -47,22 +47,29 @@ func TestStatus(t *testing.T) {
 		want string
 	}{
 		{"starting", core.Info{State: core.StateStarting, Number: 3, ByID: "usb-x-slot0", Siblings: []int{3}, Device: reader.Device{Driver: "ccid", Address: "usb:1-1"}},
-			"state starting\ndriver ccid\ndevice usb:1-1\nby-id usb-x-slot0\nslot 0 of 1\nsiblings 3\n"},
+			"state starting\ndriver ccid\ndevice usb:1-1\nby-id usb-x-slot0\nslot 0 of 1\nsiblings 3\ncard-changes 0\n"},
 		{"failed", core.Info{State: core.StateFailed, Err: errors.New("ccid usb:1-1: open\nagain"), Siblings: []int{4, 5}, Index: 1, Found: 300, Served: 256},
-			"state failed\nerror ccid usb:1-1: open again\nslot 1 of 2\nsiblings 4 5\nslots 300, of which 256 are served\n"},
+			"state failed\nerror ccid usb:1-1: open again\nslot 1 of 2\nsiblings 4 5\nslots 300, of which 256 are served\ncard-changes 0\n"},
 		{"as many as are served", core.Info{State: core.StateEmpty, Siblings: []int{4}, Found: 1, Served: 1},
-			"state empty\nslot 0 of 1\nsiblings 4\n"},
+			"state empty\nslot 0 of 1\nsiblings 4\ncard-changes 0\n"},
 		{"what the device says", core.Info{State: core.StateEmpty, Model: "M", Locked: true, More: map[string]string{"version": "1.00", "display": "", "a": "b"},
 			Device: reader.Device{Bus: "usb", Serial: "S", Port: "1-1", ID: reader.ID{Vendor: 0x08E6, Product: 0x3437}}},
-			"state empty\nreader M\nbus usb\nusb-id 08e6:3437\nserial S\nport 1-1\nslot 0 of 1\na b\nversion 1.00\ntransaction held\n"},
-		{"half an ID", core.Info{State: core.StateEmpty, Device: reader.Device{ID: reader.ID{Product: 1}}}, "state empty\nusb-id 0000:0001\nslot 0 of 1\n"},
-		{"a card without power", core.Info{State: core.StatePresent, Sessions: 2, Fallback: "F", Waiting: time.Hour}, "state present\nslot 0 of 1\n"},
+			"state empty\nreader M\nbus usb\nusb-id 08e6:3437\nserial S\nport 1-1\nslot 0 of 1\na b\nversion 1.00\ntransaction held\ncard-changes 0\n"},
+		{"half an ID", core.Info{State: core.StateEmpty, Device: reader.Device{ID: reader.ID{Product: 1}}}, "state empty\nusb-id 0000:0001\nslot 0 of 1\ncard-changes 0\n"},
+		{"a card without power", core.Info{State: core.StatePresent, Sessions: 2, Fallback: "F", Waiting: time.Hour}, "state present\nslot 0 of 1\ncard-changes 0\n"},
 		{"powered", core.Info{State: core.StatePowered, ATR: unhex("3B 80 01 81"), Answer: parse(t, "3B 80 01 81"), Params: fixed, Offered: []int{1}, Sessions: 2, Fallback: "D=1, as 95 failed", Waiting: 90*time.Second + 1},
-			"state powered\nslot 0 of 1\natr 3B 80 01 81\nprotocol T=1\nsessions 2\nparameters " + fixed.String() + "\nfallback D=1, as 95 failed\nwaiting 90\n"},
+			"state powered\nslot 0 of 1\natr 3B 80 01 81\nprotocol T=1\nsessions 2\nparameters " + fixed.String() + "\nfallback D=1, as 95 failed\nwaiting 90\ncard-changes 0\n"},
 		{"an ATR with defects", core.Info{State: core.StatePowered, ATR: unhex("3B 80 01"), Answer: parse(t, "3B 80 01"), Params: fixed},
-			"state powered\nslot 0 of 1\natr 3B 80 01\natr-defect " + parse(t, "3B 80 01").Defects()[0].String() + "\nprotocol T=1\nsessions 0\nparameters " + fixed.String() + "\n"},
+			"state powered\nslot 0 of 1\natr 3B 80 01\natr-defect " + parse(t, "3B 80 01").Defects()[0].String() + "\nprotocol T=1\nsessions 0\nparameters " + fixed.String() + "\ncard-changes 0\n"},
+		// "pcsc NAME II SS" always; the rest where there is something to tell.
+		{"PC/SC", core.Info{State: core.StateEmpty, Model: "M", PCSC: "M 0A 00", Connections: 2, CardChanges: 7, Device: reader.Device{Driver: "d"}},
+			"state empty\nreader M\npcsc M 0A 00\ndriver d\nslot 0 of 1\nconnections 2\ncard-changes 7\n"},
+		{"an exclusive connection", core.Info{State: core.StateEmpty, Locked: true, Connections: 1, Exclusive: true, Process: process{pid: 4711, start: 9}},
+			"state empty\nslot 0 of 1\ntransaction held\nconnections 1\nexclusive pid 4711\ncard-changes 0\n"},
+		{"one of a process that is not known", core.Info{State: core.StateEmpty, Connections: 1, Exclusive: true},
+			"state empty\nslot 0 of 1\nconnections 1\nexclusive held\ncard-changes 0\n"},
 		{"a memory card", core.Info{State: core.StatePowered, ATR: unhex("A2 13 10 91"), Answer: memory, Params: iso7816.Params{T: iso7816.NoProtocol}, Chip: chip},
-			"state powered\nslot 0 of 1\natr A2 13 10 91\nprotocol memory\nmemory " + chip.String() + "\nsessions 0\n"},
+			"state powered\nslot 0 of 1\natr A2 13 10 91\nprotocol memory\nmemory " + chip.String() + "\nsessions 0\ncard-changes 0\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := string(statusLines(tt.info)); got != tt.want {
@@ -104,7 +111,7 @@ func TestWhatDevicesSay(t *testing.T) {
 			}
 		}
 	}
-	if got := string(statusLines(core.Info{State: core.StateEmpty, More: map[string]string{"k": fmt.Sprint("v", evil)}})); bad(got) || strings.Count(got, "\n") != 3 {
+	if got := string(statusLines(core.Info{State: core.StateEmpty, More: map[string]string{"k": fmt.Sprint("v", evil)}})); bad(got) || strings.Count(got, "\n") != 4 {
 		t.Errorf("status %q", got)
 	}
 }

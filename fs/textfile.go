@@ -76,11 +76,10 @@ func (t *textFile) Ready() uint32 {
 		bits |= fused.Writable
 	}
 	if t.file.spec.watch != nil {
-		now, changes := t.file.spec.text(t.file), t.file.changes()
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		// A card that was removed and inserted again leaves the text as it was.
-		if changes != t.changes || !bytes.Equal(now, t.content) {
+		if t.file.changes() != t.changes || !bytes.Equal(t.file.spec.text(t.file), t.content) {
 			bits |= fused.Changed
 		}
 	}

@@ -249,9 +249,23 @@ func (s *Server) loop() {
 		if s.waiting.Load() > 0 {
 			s.send()
 		}
-		if s.readers.Add(1) > most {
-			s.readers.Add(-1)
+		if !s.rejoin(most) {
 			return
+		}
+	}
+}
+
+// rejoin counts a loop that has answered its request among those that read again. It returns
+// false, and counts nothing, where most do already. Loops that counted themselves in before they
+// looked, and out again, would be taken for readers meanwhile, and the last reader could end.
+func (s *Server) rejoin(most int32) bool {
+	for {
+		n := s.readers.Load()
+		if n >= most {
+			return false
+		}
+		if s.readers.CompareAndSwap(n, n+1) {
+			return true
 		}
 	}
 }

@@ -436,3 +436,37 @@ func TestServeEnded(t *testing.T) {
 		t.Errorf("%d bytes were written, %v", n, err)
 	}
 }
+
+// "loop … makes sure that one always is [reading]": however loops overtake each other, they do
+// not all end while there are requests.
+func TestOneLoopAlwaysReads(t *testing.T) {
+	for _, most := range []int32{1, 2} {
+		for range 20 {
+			var s Server
+			var requests atomic.Int32
+			var loops sync.WaitGroup
+			requests.Store(20000)
+			s.readers.Store(1)
+			var loop func()
+			loop = func() {
+				defer loops.Done()
+				for requests.Add(-1) >= 0 {
+					if s.readers.Add(-1) == 0 {
+						s.readers.Add(1)
+						loops.Add(1)
+						go loop()
+					}
+					if !s.rejoin(most) {
+						return
+					}
+				}
+			}
+			loops.Add(1)
+			go loop()
+			loops.Wait()
+			if left := requests.Load(); left >= 0 {
+				t.Fatalf("at most %d: nobody reads, with %d requests left", most, left)
+			}
+		}
+	}
+}
