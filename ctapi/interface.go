@@ -16,6 +16,7 @@ func (t *Terminal) setInterface(ctx context.Context, c command) ([]byte, sw, err
 		return nil, swLength, nil
 	}
 	want := -1
+	clocked := s.Info()
 	for rest := c.data; len(rest) > 0; {
 		if len(rest) < 2 || len(rest) < 2+int(rest[1]) {
 			return nil, swLength, nil
@@ -29,6 +30,10 @@ func (t *Terminal) setInterface(ctx context.Context, c command) ([]byte, sw, err
 			return nil, swLength, nil
 		case tag == 0x22 && (value[0] == 1 || value[0] == 2):
 			want = int(value[0]) - 1
+		case clocked.Synchronous() && (tag != 0x22 || value[0] == protocolByte(clocked)):
+			// A memory card is clocked as it must be, and its geometry is known. Programs
+			// written for a terminal that has to be told say it nevertheless.
+			return nil, swOK, nil
 		default:
 			// Protocols and geometries of memory cards.
 			return nil, swUnsupported, nil

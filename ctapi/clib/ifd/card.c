@@ -12,12 +12,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cardfs.h"
 #include "file.h"
 #include "presence.h"
+#include "slot.h"
 
 /* After close(2) the daemon may count our own session for a moment: close does not wait
  * for it to hear of that. */
@@ -65,10 +65,21 @@ static int begin(struct cf_slot *s)
 	return 0;
 }
 
+/* MEMORY is the word of the protocol file for a memory card, which has no protocol. */
+#define MEMORY "memory"
+
+static bool is_memory(struct cf_slot *s)
+{
+	char path[PATH_MAX], text[CF_TEXT_MAX + 1];
+
+	return cf_path(s, "protocol", path, sizeof path) &&
+	       cf_read(AT_FDCWD, path, text, sizeof text) >= 0 &&
+	       strncmp(text, MEMORY, strlen(MEMORY)) == 0;
+}
+
 static int read_atr(struct cf_slot *s)
 {
 	char path[PATH_MAX], text[CF_TEXT_MAX + 1];
-	uint8_t atr[CF_ATR_MAX];
 	ssize_t n;
 
 	s->natr = 0;
@@ -77,11 +88,12 @@ static int read_atr(struct cf_slot *s)
 	n = cf_read(AT_FDCWD, path, text, sizeof text);
 	if (n < 0)
 		return (int)n;
-	n = cf_hex(text, atr, sizeof atr);
+	n = cf_hex(text, s->atr, sizeof s->atr);
 	if (n < 0)
 		return CF_BROKEN;
-	memcpy(s->atr, atr, (size_t)n);
 	s->natr = (unsigned)n;
+	if (n == CF_MEMORY_ATR && is_memory(s))
+		s->natr = (unsigned)cf_memory_atr(s->atr, s->natr, sizeof s->atr);
 	return 0;
 }
 
@@ -133,15 +145,16 @@ int cf_power_down(struct cf_slot *s)
 }
 
 /* offers looks for T=t in the text of the protocol file. 0: not there; 1: active, as it
- * comes first; 2: offered. */
+ * comes first, or T=0 of a memory card; 2: offered. */
 static int offers(const char *text, int t)
 {
 	int rank = 1;
-	char word[16];
+	char word[16], wanted[16];
 	int used;
 
+	snprintf(wanted, sizeof wanted, "T=%d", t);
 	for (; sscanf(text, " %15s%n", word, &used) == 1; text += used, rank = 2)
-		if (word[0] == 'T' && word[1] == '=' && word[2] == '0' + t && word[3] == '\0')
+		if (strcmp(word, wanted) == 0 || (t == 0 && strcmp(word, MEMORY) == 0))
 			return rank;
 	return 0;
 }
@@ -218,12 +231,8 @@ ssize_t cf_control(struct cf_slot *s, uint32_t code, const uint8_t *tx, size_t n
 {
 	struct cf_wait w = cf_wait_for(CF_SOON_MS);
 	char path[PATH_MAX];
-	uint8_t *command;
-	ssize_t n;
 	int fd;
 
-	if (ntx > CF_COMMAND_MAX)
-		return -EINVAL;
 	/* Without the io lock: a person may be typing a PIN. pcscd's own lock keeps
 	 * other clients off the reader. An open that may wait comes after one that may
 	 * not, so that it does not wait for a reader that is starting. */
@@ -235,25 +244,7 @@ ssize_t cf_control(struct cf_slot *s, uint32_t code, const uint8_t *tx, size_t n
 	if (fd < 0)
 		return fd;
 	cf_close(&fd);
-	fd = cf_channel(AT_FDCWD, path, 0, CARDFS_BINARY);
-	if (fd < 0)
-		return fd;
-	command = malloc(4 + ntx);
-	if (command == NULL) {
-		cf_close(&fd);
-		return -ENOMEM;
-	}
-	command[0] = (uint8_t)(code >> 24);
-	command[1] = (uint8_t)(code >> 16);
-	command[2] = (uint8_t)(code >> 8);
-	command[3] = (uint8_t)code;
-	if (ntx > 0)
-		memcpy(command + 4, tx, ntx);
-	n = cf_write_read(&fd, command, 4 + ntx, rx, nrx, 0);
-	explicit_bzero(command, 4 + ntx);
-	free(command);
-	cf_close(&fd);
-	return n;
+	return cf_control_at(AT_FDCWD, path, 0, code, tx, ntx, rx, nrx);
 }
 
 ssize_t cf_atr(struct cf_slot *s, uint8_t *atr)

@@ -215,33 +215,21 @@ static RESPONSECODE answer_word(uint32_t word, PDWORD length, PUCHAR value)
 /* from_status answers with a value of the status file. */
 static RESPONSECODE from_status(struct cf_slot *s, DWORD tag, PDWORD length, PUCHAR value)
 {
-	char text[CF_TEXT_MAX + 1], v[CF_TEXT_MAX];
-	unsigned a = 0, b = 0, c = 0;
+	char text[CF_TEXT_MAX + 1];
+	uint8_t v[CF_TEXT_MAX];
+	ssize_t n;
 
 	if (!cf_status(s, text, sizeof text))
 		return IFD_ERROR_TAG;
-	switch (tag) {
-	case SCARD_ATTR_VENDOR_NAME:
-		if (cf_value(text, "reader", v, sizeof v))
-			return answer(v, strlen(v) + 1, length, value);
-		break;
-	case SCARD_ATTR_VENDOR_IFD_SERIAL_NO:
-		if (cf_value(text, "serial", v, sizeof v))
-			return answer(v, strlen(v) + 1, length, value);
-		break;
-	case SCARD_ATTR_VENDOR_IFD_VERSION: /* 0xMMmmbbbb */
-		if ((cf_value(text, "firmware", v, sizeof v) || cf_value(text, "version", v, sizeof v)) &&
-		    sscanf(v, "%3u.%3u.%5u", &a, &b, &c) >= 1)
-			return answer_word((a & 0xFF) << 24 | (b & 0xFF) << 16 | (c & 0xFFFF),
-					   length, value);
-		break;
-	case SCARD_ATTR_CHANNEL_ID: /* 0x0020: USB; bus and address */
-		if (cf_value(text, "usb", v, sizeof v) && sscanf(v, "%3u/%3u", &a, &b) == 2)
-			return answer_word(0x0020U << 16 | (a & 0xFF) << 8 | (b & 0xFF),
-					   length, value);
-		break;
-	}
-	return IFD_ERROR_TAG;
+	n = cf_attribute(text, tag, v);
+	return n < 0 ? IFD_ERROR_TAG : answer(v, (size_t)n, length, value);
+}
+
+/* atr_now stores the ATR of the card that is in. The last one is kept until pcscd powers the
+ * slot off, which it does not do when the card was taken out. */
+static size_t atr_now(struct cf_slot *s, uint8_t *atr)
+{
+	return cf_state_of(s) == CF_CARD ? (size_t)cf_atr(s, atr) : 0;
 }
 
 static RESPONSECODE capability(struct cf_slot *s, DWORD tag, PDWORD length, PUCHAR value)
@@ -266,13 +254,13 @@ static RESPONSECODE capability(struct cf_slot *s, DWORD tag, PDWORD length, PUCH
 		return answer(&stop, sizeof stop, length, value);
 	case TAG_IFD_ATR:
 	case SCARD_ATTR_ATR_STRING:
-		return answer(atr, (size_t)cf_atr(s, atr), length, value);
+		return answer(atr, atr_now(s, atr), length, value);
 	case TAG_IFD_SLOTNUM:
 		return answer_byte(s->index, length, value);
 	case SCARD_ATTR_ICC_PRESENCE: /* 2: present, and the reader does not swallow cards */
 		return answer_byte(cf_state_of(s) == CF_CARD ? 2 : 0, length, value);
 	case SCARD_ATTR_ICC_INTERFACE_STATUS:
-		return answer_byte(cf_atr(s, atr) > 0, length, value);
+		return answer_byte(atr_now(s, atr) > 0, length, value);
 	case SCARD_ATTR_MAXINPUT:
 		return answer_word(CF_COMMAND_MAX, length, value);
 	}

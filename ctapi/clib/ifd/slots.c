@@ -194,8 +194,12 @@ static void on_event(void *arg, unsigned number, const char *what)
 			/* The reader may have come back, and taken its name over, before
 			 * the old one had left: that event was not for this slot. */
 			s->probe = true;
-		} else if (strcmp(what, "removed") == 0 || strcmp(what, "failed") == 0) {
+		} else if (strcmp(what, "removed") == 0) {
 			cf_set_state(s, CF_EMPTY);
+		} else if (strcmp(what, "failed") == 0) {
+			/* The reader, or the card: a mute card is still there, and status
+			 * says so. */
+			s->probe = true;
 		} else if (strcmp(what, "ready") == 0) {
 			if (s->state == CF_STARTING)
 				cf_set_state(s, CF_EMPTY);

@@ -24,8 +24,7 @@
 #include <stdint.h>
 
 #include "find.h"
-
-#define CF_ATR_MAX 33 /* TS and 32 characters: ISO/IEC 7816-3:2006 8.1 */
+#include "slot.h"
 
 struct cf_slot {
 	/* Set when the slot is made, then fixed. */
