@@ -21,14 +21,29 @@ func newAttach() *cobra.Command {
 initialised it, and prints the number of its slot, a line a slot.
 
   sim DEVICE           a simulated reader with a card (cardfs help sim): ikey3k, t1,
-                       t0 …; keys card=CARD start=DURATION slow=DURATION serial=WORD
+                       t0 …; keys card=CARD start=DURATION slow=DURATION serial=WORD;
+                       for rutoken rewrite=off, which leaves commands as they are
   vpcd IP:PORT         virtual cards of other projects connect there, 16 at once; keys
                        timeout=DURATION cards=N public=yes
   vpcd unix:PATH       the same over a UNIX socket; keys timeout=DURATION
                        cards=N mode=OCTAL
+  ccid /dev/TTY        a CCID reader on a serial port; key model=twin|pinpad|gemcore …
+  ccid /dev/cmx0       an OMNIKEY CardMan 4040, a PC card; /dev/scr24x0 an SCM SCR243
+  cm4000 /dev/cmm0     an Omnikey CardMan Mobile 4000, a PC card
+  gempc /dev/TTY       a GemPC410 or one of its relatives on a serial port
+  kaan /dev/TTY        a Kobil KAAN, or another CT-BCS terminal, on a serial port; keys
+                       speed=9600|115200 memory=CHIP
+  b1 /dev/TTY          a DTAG/T-TeleSec B1; the same keys
+  smartboard /dev/TTY  the reader in a Cherry SmartBoard keyboard
+  smph /dev/TTY        a Phoenix or SmartMouse interface; keys type=phoenix|smartmouse
+                       clock=MHZ (of the card; 3.57) detect=LINE-on|LINE-off|none (the
+                       line cts, dsr, cd or ri while a card is in; cts-off)
+  towitoko /dev/TTY    a Towitoko Chipdrive or Kartenzwerg; key memory=CHIP
   replay FILE          a reader that answers as the session in FILE does, which cardfs
                        record wrote; keys level=short|extended unknown=SW|error (what
                        a command that is not in it gets; 6F00)
+
+cardfs probe finds out which reader is on a serial port.
 
 With any driver, t0=plain has cards of T=0 answer as they are: no GET RESPONSE after
 61xx, no other Le after 6Cxx.

@@ -7,12 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
+	"github.com/cardfs/cardfs/drivers"
+	"github.com/cardfs/cardfs/drivers/sim"
 )
 
 // cardfs runs a command in this process. The command must use a tree of files, not a mount.
@@ -110,6 +113,11 @@ func TestExitCodes(t *testing.T) {
 		{"ids", 0, `(?m)^04b9:1300 Rainbow iKey 3000$`, ""},
 		{"ids 1", 2, "", `ids takes no argument`},
 		{"udev-rules", 0, `idVendor`, ""},
+		{"probe", 2, "", `^cardfs: probe needs a serial port; see cardfs probe --help\n$`},
+		{"probe a b", 2, "", `^cardfs: probe needs a serial port; `},
+		{"probe " + full, 1, "", `^cardfs: \S+full: open: no serial port: `},
+		{"probe /dev/null", 1, "", `^cardfs: /dev/null: .*: no serial port: `},
+		{"probe /dev/ttyNONE", 1, "", `^cardfs: /dev/ttyNONE: there is no such port\n$`},
 		{"udev-rules 1", 2, "", `udev-rules takes no argument`},
 		{"reader-conf 1", 2, "", `reader-conf takes no argument`},
 
@@ -194,6 +202,12 @@ func TestATRLines(t *testing.T) {
 // and events. They are never an error.
 func TestComplete(t *testing.T) {
 	m := "--mount=" + readers(t).Dir
+	attachable := "" // whose device the user may name, and no other
+	for _, d := range drivers.All(drivers.Env{}) {
+		if ids := d.IDs(); len(ids) == 0 || slices.Contains([]string{"acr30", "ccid", "gempc"}, d.Name()) {
+			attachable += d.Name() + "\n"
+		}
+	}
 	slots := "0\tA B, powered\n1\tA B, empty\n2\tC, failed\n"
 	for _, x := range []struct {
 		args  []string
@@ -205,23 +219,30 @@ func TestComplete(t *testing.T) {
 		{args: []string{"detach", m, ""}, words: slots + ":4\n"},
 		{args: []string{"detach", m, "0", ""}, not: "A B"},
 		{args: []string{"send", "--mount=/no/where", ""}, not: "A B"},
-		{args: []string{"attach", ""}, words: "replay\nsim\nvpcd\n:4\n", not: "ccid"},
+		{args: []string{"attach", ""}, words: attachable + ":4\n", not: "ikey"},
+		{args: []string{"probe", "/dev/ttyS0", ""}, words: ":4\n"},
 		{args: []string{"attach", "sim", ""}, words: "ikey3k\t"},
 		{args: []string{"attach", "sim", "t1", ""}, words: "card=\nstart=\nslow=\nserial=\nt0=\n:6\n"},
-		{args: []string{"attach", "sim", "t1", "card="}, words: "card=token\ncard=t0\ncard=dual\ncard=crc\ncard=datakey\ncard=echo\ncard=none\n:4\n"},
+		{args: []string{"attach", "sim", "t1", "card="}, words: "card=" + strings.Join(append(sim.Cards(), "none"), "\ncard=") + "\n:4\n"},
 		{args: []string{"attach", "sim", "t1", "card=t0", "t0="}, words: "t0=plain\n:4\n"},
+		{args: []string{"attach", "sim", "t1", "card=piv", "m"}, words: "card=\nstart=\nslow=\nserial=\nt0=\nslow=\natr=\nkeys=\nmodel=\nseed=\nstate=\n:6\n"},
+		{args: []string{"attach", "sim", "piv", "slow="}, words: "slow=100ms\nslow=1s\nslow=real\n:4\n"},
+		{args: []string{"attach", "sim", "piv", "atr="}, words: "atr=t1\natr=t0\natr=contactless\n:4\n"},
 		{args: []string{"attach", "sim", "t1", "nosuch="}, words: ":4\n"},
 		{args: []string{"attach", "vpcd", ""}, words: "127.0.0.1:35963\nunix:\n:4\n"},
 		{args: []string{"attach", "vpcd", "unix:x", ""}, words: "timeout=\ncards=\nmode=\npublic=\nt0=\n:6\n"},
 		{args: []string{"attach", "vpcd", "unix:x", "mode="}, words: "mode=0600\nmode=0660\nmode=0666\n:4\n"},
 		{args: []string{"attach", "replay", "x", "level="}, words: "level=short\nlevel=extended\n:4\n"},
+		{args: []string{"attach", "smph", "x", ""}, words: "type=\nclock=\ndetect=\nt0=\n:6\n"},
+		{args: []string{"attach", "smph", "x", "detect=c"}, words: "detect=cts-off\ndetect=cts-on\n"},
+		{args: []string{"attach", "towitoko", "x", "memory="}, words: "memory=2-wire\nmemory=3-wire\nmemory=i2c:256\n"},
 		{args: []string{"attach", "replay", ""}, words: ":0\n"}, // files
 		{args: []string{"attach", "nosuch", ""}, words: ":4\n"},
 		{args: []string{"attach", "nosuch", "x", ""}, words: ":6\n"},
 		{args: []string{"mount", "--sim", ""}, words: "ikey3k\t"},
 		{args: []string{"mount", "--sim", "t1 "}, words: "t1 card=\nt1 start=\n"},
 		{args: []string{"mount", "--sim", "t1 card=t0 start="}, words: "t1 card=t0 start=100ms\nt1 card=t0 start=1s\n:4\n"},
-		{args: []string{"mount", "--attach", ""}, words: "replay\nsim\nvpcd\n:6\n"},
+		{args: []string{"mount", "--attach", ""}, words: attachable + ":6\n"},
 		{args: []string{"mount", "--attach", "sim "}, words: "sim ikey3k\t"},
 		{args: []string{"mount", "--attach", "sim t1 card=t"}, words: "sim t1 card=token\nsim t1 card=t0\n"},
 		{args: []string{"mount", "--group", ""}, words: "root\n"},

@@ -10,6 +10,8 @@ import (
 
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/sim"
+	"github.com/cardfs/cardfs/drivers/sim/applet"
+	"github.com/cardfs/cardfs/reader"
 )
 
 // attachKeys are the keys that attach takes for a driver, with values that are tried.
@@ -19,26 +21,39 @@ func attachKeys(driver string) [][]string {
 		return [][]string{append([]string{"card"}, append(sim.Cards(), "none")...), {"start", "100ms", "1s"}, {"slow", "100ms", "1s"}, {"serial"}, {"t0", "plain"}}
 	case "vpcd":
 		return [][]string{{"timeout", "1s", "10s"}, {"cards", "1", "2", "4", "8"}, {"mode", "0600", "0660", "0666"}, {"public", "yes"}, {"t0", "plain"}}
+	case "smph":
+		return [][]string{{"type", "phoenix", "smartmouse"}, {"clock", "3.57", "6"},
+			{"detect", "cts-off", "cts-on", "cd-off", "cd-on", "dsr-off", "dsr-on", "ri-off", "ri-on", "none"}, {"t0", "plain"}}
+	case "towitoko":
+		return [][]string{{"memory", "2-wire", "3-wire", "i2c:256", "i2c:2048", "i2c:4096", "i2c:32768"}, {"t0", "plain"}}
 	case "replay":
 		return [][]string{{"level", "short", "extended"}, {"unknown", "6F00", "error"}, {"t0", "plain"}}
 	}
 	return nil
 }
 
-// completeAttach offers the drivers that do not find their devices themselves, their
+// completeAttach offers the drivers whose devices nothing announces, or not all of them, their
 // devices and keys, and the values of a key that is typed.
 func completeAttach(_ *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 	switch {
 	case len(args) == 0:
 		var words []string
-		for _, d := range drivers.All(drivers.Env{}) {
-			if len(d.IDs()) == 0 {
-				words = append(words, d.Name())
-			}
+		for _, d := range attachable() {
+			words = append(words, d.Name())
 		}
 		return words, noFiles
 	case len(args) > 1:
-		return completeKeys(attachKeys(args[0]), typed)
+		keys := attachKeys(args[0])
+		if args[0] == "sim" {
+			for key, values := range sim.Params(args[1]) {
+				keys = append(keys, append([]string{key}, values...))
+			}
+			if sim.HasApplication(args[1:]) {
+				keys = append(keys, []string{"slow", "real"}, append([]string{"atr"}, applet.ATRs...), []string{"keys"}, []string{"model", "yubikey", "yubikey-5.4"},
+					[]string{"seed"}, []string{"state"})
+			}
+		}
+		return completeKeys(keys, typed)
 	case args[0] == "sim":
 		return described(sim.Table()), noFiles
 	case args[0] == "vpcd":
@@ -46,7 +61,18 @@ func completeAttach(_ *cobra.Command, args []string, typed string) ([]string, co
 	case args[0] == "replay":
 		return nil, cobra.ShellCompDirectiveDefault // files
 	}
+	if slices.ContainsFunc(attachable(), func(d reader.Driver) bool { return d.Name() == args[0] }) {
+		return ports(nil)
+	}
 	return nil, noFiles
+}
+
+// attachable are the drivers of devices that nothing announces.
+func attachable() []reader.Driver {
+	return slices.DeleteFunc(drivers.All(drivers.Env{}), func(d reader.Driver) bool {
+		_, takes := d.(reader.Attacher)
+		return !takes
+	})
 }
 
 // completeKeys offers the keys, or what one may be.

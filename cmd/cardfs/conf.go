@@ -15,6 +15,7 @@ import (
 	"github.com/cardfs/cardfs/drivers"
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/ccid"
+	"github.com/cardfs/cardfs/drivers/rutoken"
 	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -206,12 +207,29 @@ func (s *settings) ccid(bad *config.Errors) {
 			bad.Add(s.file.Name, q.Line, errors.New("[[quirk]] says nothing of the reader; cardfs.conf(5) lists what it may say"))
 		}
 		for key, value := range q.Settings {
-			if err := ccid.CheckSetting(key, value); err != nil {
+			if err := checkSetting(q, key, value); err != nil {
 				bad.Add(s.file.Name, q.Lines[key], err)
 			}
 		}
 		s.quirks = append(s.quirks, ccid.Quirk{Vendor: q.Vendor, Product: q.Product, Settings: q.Settings})
 	}
+}
+
+// checkSetting checks a setting of [[quirk]] by the driver that the IDs belong to.
+func checkSetting(q config.Quirk, key, value string) error {
+	for _, id := range (rutoken.Driver{}).IDs() {
+		if q.Vendor != id.Vendor || q.Product != id.Product {
+			continue
+		}
+		if key != "rewrite" {
+			return fmt.Errorf("no setting %q of an %s; there is rewrite", key, id.Model)
+		}
+		if err := rutoken.CheckRewrite(value); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		return nil
+	}
+	return ccid.CheckSetting(key, value)
 }
 
 // attachments checks the [[attach]] tables, by drivers of their own.

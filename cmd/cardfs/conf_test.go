@@ -139,6 +139,26 @@ ifsd = 32
 	}
 }
 
+// [[quirk]] of a Rutoken S has a setting of its driver, which others do not have.
+func TestConfRutoken(t *testing.T) {
+	for setting, says := range map[string]string{
+		"usb = \"0a89:0020\"\nrewrite = \"off\"":   "",
+		"usb = \"0a89:0012\"\nrewrite = \"on\"":    "",
+		"usb = \"0a89:0020\"\nrewrite = \"maybe\"": "conf:3: rewrite: on or off is wanted",
+		"usb = \"0a89:0020\"\nifsd = 32":           "conf:3: no setting \"ifsd\" of an Aktiv Rutoken S; there is rewrite",
+		"usb = \"0a89:0030\"\nrewrite = \"off\"":   "conf:3: no setting \"rewrite\"",
+		"usb = \"08e6:0020\"\nrewrite = \"off\"":   "conf:3: no setting \"rewrite\"",
+	} {
+		_, s, bad := settledConf(t, "[[quirk]]\n"+setting+"\n")
+		switch {
+		case says == "" && (!bad.none() || len(s.quirks) != 1):
+			t.Errorf("%s: %+v", setting, bad)
+		case says != "" && (len(bad.file) != 1 || !strings.Contains(bad.file[0].Error(), says)):
+			t.Errorf("%s: %+v, want %q", setting, bad, says)
+		}
+	}
+}
+
 // A mode of 0 would be taken for a missing one, so it is refused.
 func TestConfNobody(t *testing.T) {
 	_, _, bad := settledConf(t, "[[reader]]\nby-id = \"a\"\nmode = \"0000\"\n")

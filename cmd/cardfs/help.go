@@ -69,6 +69,10 @@ func helpFiles() *cobra.Command {
   N/ctbcs      CT-BCS commands to the terminal, as CT-API programs send them
   N/protocol   read: T=1 T=0, the protocol in force first, then what else the card
                offers; write T=0 or T=1: the card is reset and negotiated with
+  N/memory     the bytes of a memory card, at its length; absent for other cards. A write
+               is read back: EACCES (VERIFY its PSC first, in apdu: FF20000003 and the
+               PSC), EPERM (locked for ever), EIO (not taken; status says which byte),
+               ENOSPC. One write takes about a second and may be short
   N/event      read: what happens to the slot, a line an event, for ever
   N/stats      read: "key value" counters since the directory is there: exchanges (that
                a card saw), control (commands to the reader), bytes-to-card and
@@ -88,7 +92,7 @@ starts it: what comes of it is in event and ctl. After a write that failed, the
 same open of these three files reads "error ..." with the reason in words.
 
 Opening power, protocol, control and ctbcs waits until the driver has initialised
-the reader, opening atr and apdu until a card is there and powered; nothing else
+the reader, opening atr, apdu and memory until a card is there and powered; nothing else
 waits. Opened with O_NONBLOCK they say EAGAIN (starting) or ENOMEDIUM (no card)
 instead. The first open that needs the card powers it, and it stays powered.
 
@@ -106,7 +110,7 @@ command would be taken. Text files are always readable; status and stats wake wi
 POLLPRI after a change, and a read from the beginning has the file anew. When the reader
 left it is POLLHUP. O_NONBLOCK counts as it is set at each read and write.
 
-Text files show their length, the others 4096. A read by sendfile(2) or splice(2) says
+Text files and memory show their length, the others 4096. A read by sendfile(2) or splice(2) says
 EINVAL, after which cat, cp and their like use read(2). Nobody can make, remove or
 rename a file here: EPERM.
 
@@ -148,7 +152,17 @@ to control, ctbcs, power and protocol. A reset by whom the lock admits leaves it
 opens of apdu valid. Who has no flock(2), as behind sshfs, writes the lines lock and
 unlock to apdu; ok answers them. After the line errors, to apdu, control or ctbcs, an
 error is a line "error ESTALE WORDS" and no errno. apdu opened only for reading is
-good for flock(2) alone: it waits for no card, and reads as empty.`,
+good for flock(2) alone: it waits for no card, and reads as empty.
+
+A PC/SC client connects by the ioctl CARDFS_CONNECT on control (cardfs.h), until it
+ends that or closes control. status counts connections. An exclusive one is refused
+while there is another connection or another's lock; opens of files do not count. While
+it lasts status shows exclusive with the process, which passes by whatever opens it and
+its children make. Others' commands, and what they write to power, protocol, control
+and memory, say EBUSY at once; their flock waits; an open that would power the card
+says EBUSY. A reset by the client leaves its opens of apdu valid. When a process with a
+connection dies with the lock, by a close of apdu without an unlock, the card is reset;
+without the lock the card is left as it is.`,
 	}
 }
 
@@ -191,6 +205,9 @@ func helpExitCodes() *cobra.Command {
   4  send --ok: the card answered neither 9000 nor 61xx; send -f: otherwise than the
      script expects; the answer was printed
 
+pcsc ends with COMMAND's own code; with 127 if there is no such program, with 126 if it
+cannot be executed.
+
 The commands but mount find the mount by --mount, else $CARDFS_MOUNT, else in the
 mount table (the only one that you may enter), else at /mnt/cards.`,
 	}
@@ -216,7 +233,20 @@ mount --sim DEVICE and with attach sim DEVICE KEY=VALUE... DEVICE is one of
 Keys: card=CARD (what is in it, none for nothing), start=DURATION (how long the
 driver takes to open it), slow=DURATION (each command takes so much longer),
 serial=WORD. Cards: token (T=1), t0 (T=0), dual (both), crc (T=1 with a CRC), datakey
-(T=1, an iKey 2032's), echo (answers with what it is sent).
+(T=1, an iKey 2032's), cardos (T=1, an eToken's), cryptoflex (T=0, an e-gate's), epass
+(T=0, an ePass3000's), echo (answers with what it is sent). Memory cards, which have the
+file memory: sle4432, sle4442, sle4418, sle4428 (their PSC is FFFFFF or FFFF), at24c01,
+at24c02 and so on to at24c512, sle4406, sle4436. Readers that have one at attach take
+them: memory, t1, t0, apdu, char-t1, char-t0. An at24c that is put in later says no size:
+memory=i2c:BYTES at attach says it.
+
+The card piv is a PIV card (NIST SP 800-73-4) with keys and certificates, PIN 123456, PUK
+12345678. The card openpgp is an OpenPGP card 3.4, PIN 123456, admin PIN 12345678. They take
+more keys: model=yubikey (of piv: an empty YubiKey with Yubico's commands; yubikey-5.4 for
+yubico-piv-tool before 2.3), state=FILE (what it holds outlives the daemon), keys=DIR (imports
+9a.pem, 9c.pem …; of openpgp sig.pem, dec.pem, aut.pem), seed=WORD (the same keys each time),
+atr=t1|t0|contactless, slow=real (as slow as a real card). Keys lie in the state file in
+clear: it is no place for keys that matter.
 
 sim does the rest, and so do the same lines written to ctl, as in
 

@@ -80,7 +80,7 @@ line or the input makes no sense; 3 there is no such reader, or no card in it;
 	})
 	root.AddCommand(
 		newMount(), newList(), newSend(), newWatch(), newATR(), newAttach(), newDetach(), newVersion(),
-		newTop(), newMetrics(), newCapture(), newExtcap(), newRecord(), newReaderConf(), newIDs(), newUdevRules(), newDoctor(),
+		newTop(), newMetrics(), newCapture(), newExtcap(), newRecord(), newReaderConf(), newPCSC(), newProbe(), newIDs(), newUdevRules(), newDoctor(),
 		newStatus(), newStats(), newPower(), newProtocol(), newControl(), newSim(), newCtl(),
 		helpFiles(), helpEvents(), helpJSON(), helpExitCodes(), helpRecipes(),
 	)

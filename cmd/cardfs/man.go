@@ -102,7 +102,7 @@ func writeTopics(root *cobra.Command, dir string, date time.Time, page, name str
 		}
 		fmt.Fprintf(&text, "\n# %s\n\n%s\n", strings.ToUpper(c.Short), indented(c.Long))
 	}
-	text.WriteString("\n# SEE ALSO\n\n**cardfs(1)**, **cardfs(5)**, **cardfs-recipes(7)**, **flock(2)**, **libifdcardfs(8)**\n")
+	text.WriteString("\n# SEE ALSO\n\n**cardfs(1)**, **cardfs(5)**, **cardfs-recipes(7)**, **flock(2)**, **libifdcardfs(8)**, **libpcsclite-cardfs(8)**\n")
 	return os.WriteFile(filepath.Join(dir, strings.ReplaceAll(page, " ", ".")), md2man.Render(text.Bytes()), 0o644)
 }
 

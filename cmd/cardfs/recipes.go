@@ -60,7 +60,8 @@ cardfs send and the other commands work on such a directory alone:
   mkdir -p card
   bwrap --dev-bind / / --bind $PWD/cards/0 $PWD/card cardfs send $PWD/card 00A4000C023F00
 
-With podman and docker it is the option -v /mnt/cards/0:/card. The kernel compares the ids
+With podman and docker it is the option -v /mnt/cards/0:/card; for PC/SC programs -v
+/mnt/cards/0:/mnt/cards/0 and the library (man libpcsclite-cardfs). The kernel compares the ids
 of users outside: in a user namespace mount with --allow-other, and with --group or --mode
 for the id that the container's user has outside. flock(1) is refused (EOPNOTSUPP) where the
 opener is in a process namespace that cardfs cannot see into. flock(2) on a descriptor that
@@ -68,10 +69,11 @@ is open for reading and writing, and the lines lock and unlock, work everywhere.
 
 TRANSACTIONS
 
-flock(2) on apdu keeps out whoever else uses the files, and pcscd's handler with it. What
-a PC/SC client gets by SCardBeginTransaction keeps out pcscd's other clients alone: pcscd
-does not tell its handlers. So a script beside PC/SC programs takes the lock, and is safe
-from them, but they are not safe from a script that does not:
+flock(2) on apdu keeps out whoever else uses the files, and pcscd's handler with it. For
+a PC/SC program that runs by cardfs pcsc, SCardBeginTransaction is that lock. With pcscd
+it keeps out pcscd's other clients alone: pcscd does not tell its handlers. So a script
+beside such programs takes the lock, and is safe from them, but they are not safe from a
+script that does not:
 
   cardfs send --lock 0 00A4000C023F00 00B0000010
 

@@ -31,7 +31,8 @@ esac
 PCSC_DRIVERS=$(pkg-config --variable=usbdropdir libpcsclite 2>/dev/null || echo /usr/lib/pcsc/drivers)
 export VERSION SOURCE_DATE_EPOCH ARCH LIBDIR PCSC_DRIVERS
 
-rm -rf "$root" "$out"/*."$format"
+instead=$out/instead
+rm -rf "$root" "$out"/*."$format" "$instead"/*."$format"
 umask 022
 "${MAKE:-make}" --no-print-directory install DESTDIR="$root" PREFIX=/usr LIBDIR="$LIBDIR" PCSC_DRIVERS="$PCSC_DRIVERS" EXTCAP_DIR="$LIBDIR/wireshark/extcap" >/dev/null
 # A daemon of root's is to be loaded wherever the kernel likes; that is no default of Go's.
@@ -69,7 +70,15 @@ EOF
 	sed -n '/^Redistribution/,$p' LICENSE | sed 's/^$/./; s/^/ /'
 } >"$root/usr/share/doc/cardfs/copyright"
 
-for name in cardfs libifdcardfs libctapi-cardfs1 libctapi-cardfs-dev; do
+package() {
 	"${GO:-go}" run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2 package \
-		--config "$here/$name.yaml" --packager "$format" --target "$out/" | sed 's/^/  /'
+		--config "$here/$1.yaml" --packager "$format" --target "$2/" | sed 's/^/  /'
+}
+for name in cardfs libifdcardfs libctapi-cardfs1 libctapi-cardfs-dev; do
+	package "$name" "$out"
 done
+# By choice, and apart, so that nobody installs it with the rest.
+if [ "$format" = deb ]; then
+	mkdir -p "$instead"
+	package libpcsclite1-cardfs "$instead"
+fi

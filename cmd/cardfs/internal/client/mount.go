@@ -4,6 +4,7 @@
 package client
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -57,6 +59,49 @@ func FindMount(dir string) (*Mount, error) {
 		return nil, fmt.Errorf("%s: no cardfs is mounted there", dir)
 	}
 	return nil, c.Explain(err)
+}
+
+// FindSlots finds the absolute path of the directory in which the C libraries are to look for
+// slots: that of the mount, as FindMount finds it, or one into which single slots were bound,
+// as into a container. A slot at least may be used by this user.
+func FindSlots(dir string) (string, error) {
+	c, err := FindMount(dir)
+	if err != nil {
+		c = &Mount{Dir: cmp.Or(dir, os.Getenv(Env), Default)}
+		if IsMount(c.Dir) || !c.holdsSlots() {
+			return "", err
+		}
+	}
+	if err := c.barred(); err != nil {
+		return "", err
+	}
+	return filepath.Abs(c.Dir)
+}
+
+// holdsSlots reports whether slots are there, readable or not.
+func (c *Mount) holdsSlots() bool {
+	numbers, _ := survey.Numbers(c.Dir)
+	return slices.ContainsFunc(numbers, func(n int) bool {
+		_, err := c.Slot(n).Status()
+		return err == nil || errors.Is(err, os.ErrPermission)
+	})
+}
+
+// barred returns an error if there are slots, but none that this user may look into.
+func (c *Mount) barred() error {
+	numbers, err := c.Numbers()
+	var barred error
+	for _, n := range numbers {
+		s := c.Slot(n)
+		if _, err := s.Status(); !errors.Is(err, os.ErrPermission) {
+			return nil
+		}
+		barred = fmt.Errorf("%s: no permission; its owner may let others in with cardfs mount --allow-other --group --mode", s.Dir)
+		if group := groupOf(s.Dir); group != "" {
+			barred = fmt.Errorf("%s: the reader is for group %s, which this login is not in: sudo usermod --append --groups %[2]s USER, then log in again", s.Dir, group)
+		}
+	}
+	return cmp.Or(err, barred)
 }
 
 // Enter returns nil if the mount is there, alive, and open to this user.
@@ -166,6 +211,21 @@ func (c *Mount) Owner() string {
 	return "another user"
 }
 
+// groupOf is the group that may enter a directory, to which this process does not belong; ""
+// if there is none but root's, or if that cannot be seen.
+func groupOf(dir string) string {
+	var st unix.Stat_t
+	const enter = unix.S_IRGRP | unix.S_IXGRP
+	if unix.Stat(dir, &st) != nil || st.Mode&enter != enter || st.Gid == 0 || int(st.Gid) == unix.Getegid() {
+		return ""
+	}
+	number := strconv.FormatUint(uint64(st.Gid), 10)
+	if g, err := user.LookupGroupId(number); err == nil {
+		return g.Name
+	}
+	return number
+}
+
 // Path of a file of the mount.
 func (c *Mount) Path(name ...string) string {
 	return filepath.Join(append([]string{c.Dir}, name...)...)
@@ -185,6 +245,10 @@ func (c *Mount) Explain(err error) error {
 	case errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):
 		return fmt.Errorf("the cardfs that served %s is dead; start it again: cardfs mount %s", c.Dir, c.Dir)
 	case errors.Is(err, os.ErrPermission):
+		if group := groupOf(c.Dir); group != "" {
+			return fmt.Errorf("%s: the mount belongs to %s, and is for group %s, which this login is not in: sudo usermod --append --groups %[3]s USER, then log in again",
+				c.Dir, c.Owner(), group)
+		}
 		return fmt.Errorf("%s: the mount belongs to %s, who may let others in with cardfs mount --allow-other --group --mode", c.Dir, c.Owner())
 	case errors.Is(err, syscall.ENODEV):
 		return fmt.Errorf("the cardfs that served %s has left", c.Dir)

@@ -106,6 +106,7 @@ var checks = []struct {
 	{"bundle", (*exam).bundle},
 	{"reader-conf", (*exam).readerConf},
 	{"sandbox", (*exam).sandbox},
+	{"pcsc", (*exam).pcsc},
 	{"ctapi", (*exam).ctapi},
 }
 

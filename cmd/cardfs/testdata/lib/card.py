@@ -41,3 +41,18 @@ def commands(fd):
     r = exchange(fd, bytes.fromhex("00CA010100"))
     assert r[-2:] == b"\x90\x00", r.hex()
     return int.from_bytes(r[:-2], "big")
+
+
+NONE, EXCLUSIVE, SHARED, DIRECT = range(4)  # of enum CARDFS_SHARE_...
+
+
+def connect(fd, share):
+    """CARDFS_CONNECT. What is in the slot: a dictionary of struct cardfs_connection."""
+    buf = bytearray(200)
+    struct.pack_into("=I", buf, 0, share)
+    fcntl.ioctl(fd, 3 << 30 | 200 << 16 | 0xCF << 8 | 4, buf, True)
+    n = struct.unpack_from("=9I", buf)
+    now = dict(zip(("share", "card", "active", "offered", "changes", "epoch", "connections", "locked"), n))
+    now["atr"] = bytes(buf[36:36 + n[8]])
+    now["reader"] = buf[72:].split(b"\0")[0].decode()
+    return now
