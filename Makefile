@@ -13,7 +13,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: build
-build: build/cardfs build/man build/libifdcardfs.so build/libctapi-cardfs.so build/ifd-cardfs.bundle ## build/cardfs, manual pages, the C libraries, pcscd's bundle
+build: build/cardfs build/man build/libifdcardfs.so build/libctapi-cardfs.so build/pcsc/libpcsclite.so.1 build/ifd-cardfs.bundle ## build/cardfs, manual pages, the C libraries, pcscd's bundle
 
 # make build STATIC=1 needs no C library and has no gousb, which is on libusb. So does a
 # build for another system or processor (GOOS, GOARCH): libusb is here for this one only.
@@ -35,7 +35,7 @@ build/man: deps-build
 	@ln -s mount.cardfs.8 $@/mount.fuse.cardfs.8
 
 include ctapi/clib/clib.mk
-build/libifdcardfs.so build/libctapi-cardfs.so: | deps-build
+build/libifdcardfs.so build/libctapi-cardfs.so build/pcsc/libpcsclite.so.1: | deps-build
 
 .PHONY: run
 run: deps-run build/cardfs ## mount a simulated iKey 3000 at ./cards until ctrl-C
@@ -47,15 +47,15 @@ test: deps-test build ## everything that needs no reader of your own
 	$(GO) test -race -count=1 -timeout 20m ./...
 
 .PHONY: bench
-bench: deps-test build ## the limits, measured; fails if one is missed
+bench: deps-test build build/pcsc/libpcsclite.so.1 ## the limits, measured; fails if one is missed
 	$(GO) run ./tests/bench
 
 .PHONY: bench-vm
 bench-vm: deps-test ## the limits of USB readers, measured in a virtual machine
-	CARDFS_BENCH=1 $(GO) test -v -count=1 -timeout 30m -run '^TestLimits$$' ./tests/usb
+	CARDFS_BENCH=1 $(GO) test -v -count=1 -timeout 30m -run '^Test(Token|Makers)?Limits$$' ./tests/usb
 
 .PHONY: soak
-soak: deps-test build ## the long tests: 10,000 cycles of simulated readers, a week of 1,000 readers in ten minutes, 1,000 under pcscd, 100 of USB
+soak: deps-test build ## the long tests: 10,000 cycles of simulated readers, a week of 1,000 readers in ten minutes, 1,000 under pcscd, 100 of USB, 50 of a pulled adapter
 	CARDFS_SOAK=10000 $(GO) test -v -count=1 -timeout 60m ./tests/soak
 	CARDFS_SOAK=1000 $(GO) test -v -count=1 -p 1 -timeout 120m ./tests/ifd ./tests/clib
 	CARDFS_SOAK=100 $(GO) test -v -count=1 -timeout 60m -run '^TestInMachine$$' ./tests/usb
@@ -123,14 +123,18 @@ FISH_WORDS  = $(DESTDIR)$(FISH_COMPLETIONS)/cardfs.fish
 EXTCAP      = $(DESTDIR)$(EXTCAP_DIR)/cardfs-extcap
 CTAPI_LIB   = $(DESTDIR)$(LIBDIR)/libctapi-cardfs.so
 CTAPI_PC    = $(DESTDIR)$(LIBDIR)/pkgconfig/libctapi-cardfs.pc
+PCSC_LIB    = $(DESTDIR)$(LIBDIR)/cardfs/libpcsclite.so.1
 IFD_LIB     = $(DESTDIR)$(PCSC_DRIVERS)/serial/libifdcardfs.so
 IFD_BUNDLE  = $(DESTDIR)$(PCSC_DRIVERS)/ifd-cardfs.bundle
 
+# PCSC_LIB has the name of pcsc-lite's library, so that a directory of its own keeps it from
+# programs that were not told of it (cardfs pcsc).
+#
 # The bundle has a library of its own, not a link: pcscd counts the readers of a
 # library by its path, and would give the same numbers to those of both.
 .PHONY: install
 install: ## install what make build made, below DESTDIR and PREFIX (/usr/local)
-	@[ -x build/cardfs ] && [ -d build/ifd-cardfs.bundle ] && [ -d build/man ] || $(MAKE) build
+	@[ -x build/cardfs ] && [ -d build/ifd-cardfs.bundle ] && [ -f build/pcsc/libpcsclite.so.1 ] && [ -d build/man ] || $(MAKE) build
 	install -D -m 755 build/cardfs $(BIN)
 	install -d $(dir $(MOUNT))
 	ln -sf $(PREFIX)/bin/cardfs $(MOUNT)
@@ -140,6 +144,7 @@ install: ## install what make build made, below DESTDIR and PREFIX (/usr/local)
 	ln -sf libctapi-cardfs.so.1 $(CTAPI_LIB)
 	printf '%s\n' 'Name: libctapi-cardfs' 'Description: CT-API for the readers of cardfs' 'Version: 1.1' \
 		'Cflags: -I$(PREFIX)/include' 'Libs: -L$(LIBDIR) -lctapi-cardfs' | install -D -m 644 /dev/stdin $(CTAPI_PC)
+	install -D -m 644 build/pcsc/libpcsclite.so.1 $(PCSC_LIB)
 	install -D -m 644 build/libifdcardfs.so $(IFD_LIB)
 	install -D -m 644 build/libifdcardfs.so $(IFD_BUNDLE)/Contents/Linux/libifdcardfs.so
 	install -D -m 644 build/ifd-cardfs.bundle/Contents/Info.plist $(IFD_BUNDLE)/Contents/Info.plist
@@ -165,10 +170,10 @@ endif
 uninstall: ## remove what make install installed, with the same DESTDIR and PREFIX, and say what is left
 	rm -rf $(IFD_BUNDLE)
 	rm -f $(MAN)/man1/cardfs.1 $(MAN)/man1/cardfs-*.1 $(MAN)/man5/cardfs.5 $(MAN)/man5/cardfs.conf.5 $(MAN)/man7/cardfs-recipes.7 \
-		$(addprefix $(MAN)/man8/,libifdcardfs.8 mount.cardfs.8 mount.fuse.cardfs.8)
-	rm -f $(BIN) $(MOUNT) $(MOUNT_ALIAS) $(HEADERS)/cardfs.h $(HEADERS)/ctapi.h $(CTAPI_LIB) $(CTAPI_LIB).1 $(CTAPI_PC) $(IFD_LIB) $(UNIT) $(PCSCD_UNIT) \
+		$(addprefix $(MAN)/man8/,libifdcardfs.8 libpcsclite-cardfs.8 mount.cardfs.8 mount.fuse.cardfs.8)
+	rm -f $(BIN) $(MOUNT) $(MOUNT_ALIAS) $(HEADERS)/cardfs.h $(HEADERS)/ctapi.h $(CTAPI_LIB) $(CTAPI_LIB).1 $(CTAPI_PC) $(PCSC_LIB) $(IFD_LIB) $(UNIT) $(PCSCD_UNIT) \
 		$(SYSUSERS) $(RULES) $(BASH_WORDS) $(ZSH_WORDS) $(FISH_WORDS) $(EXTCAP)
-	@rmdir --ignore-fail-on-non-empty $(HEADERS) $(dir $(PCSCD_UNIT)) $(DESTDIR)$(EXTCAP_DIR) $(dir $(DESTDIR)$(EXTCAP_DIR)) 2>/dev/null || true
+	@rmdir --ignore-fail-on-non-empty $(HEADERS) $(dir $(PCSC_LIB)) $(dir $(PCSCD_UNIT)) $(DESTDIR)$(EXTCAP_DIR) $(dir $(DESTDIR)$(EXTCAP_DIR)) 2>/dev/null || true
 	@! cmp -s cmd/cardfs/install/cardfs.conf $(CONF) || rm $(CONF)
 	@cmd/cardfs/install/left.sh "$(DESTDIR)" $(SYSCONFDIR)
 

@@ -32,11 +32,13 @@ type subject struct {
 type env struct {
 	options
 	dir      string
-	subjects []subject // in every round
-	once     []subject // after the rounds
-	missing  string    // why rows are left out
+	subjects []subject         // in every round
+	once     []subject         // after the rounds
+	missing  []string          // why rows are left out
+	notes    map[string]string // what else a subject has to say
 	closers  []func() error
 	logs     []func() string
+	null     *pcscd.Server // with an instant IFD handler
 }
 
 func (e *env) path(name string) string { return filepath.Join(e.dir, name) }
@@ -55,8 +57,8 @@ func (e *env) close() error {
 }
 
 func newEnv(ctx context.Context, o options) (*env, error) {
-	e := &env{options: o}
-	for _, f := range []func(context.Context) error{e.build, e.mounts, e.pcscds, e.library} {
+	e := &env{options: o, notes: map[string]string{}}
+	for _, f := range []func(context.Context) error{e.build, e.mounts, e.pcscds, e.library, e.winscard, e.serialIdle, e.serialAgainst, e.serialMemory} {
 		if err := f(ctx); err != nil {
 			return e, err
 		}
@@ -250,12 +252,6 @@ func (e *env) followers(ctx context.Context, daemon *proc.Process) ([]float64, e
 	return []float64{(after - before) / float64(e.idle)}, nil
 }
 
-func (e *env) scbench(s *pcscd.Server, reader string, count int) func(context.Context) ([]float64, error) {
-	return func(ctx context.Context) ([]float64, error) {
-		return samples(s.Command(ctx, e.path("scbench"), reader, strconv.Itoa(count), apdu))
-	}
-}
-
 // pcscd starts a private pcscd with these readers.
 func (e *env) pcscd(ctx context.Context, name string, conf string) (*pcscd.Server, error) {
 	dir := e.path("pcscd-" + name)
@@ -279,7 +275,8 @@ const libifdvpcd = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so"
 
 // pcscds starts the pcscds that cardfs is compared with.
 func (e *env) pcscds(ctx context.Context) error {
-	null, err := e.pcscd(ctx, "null", conf("Null", e.path("nullifd.so"), "DEVICENAME null:0"))
+	var err error
+	e.null, err = e.pcscd(ctx, "null", conf("Null", e.path("nullifd.so"), "DEVICENAME null:0"))
 	if err != nil {
 		return err
 	}
@@ -294,18 +291,23 @@ func (e *env) pcscds(ctx context.Context) error {
 	if _, err := e.run(ctx, "", e.path("instantcard"), fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
 		return err
 	}
-	e.add(scNull, nanoseconds, e.scbench(null, "Null", 500))
-	e.add(scVpcd, nanoseconds, e.scbench(vpcd, "Virtual PCD", 5))
+	e.add(scNull, nanoseconds, e.scbench(e.null.Command, "transmit", "Null", "500", apdu))
+	e.add(scVpcd, nanoseconds, e.scbench(vpcd.Command, "transmit", "Virtual PCD", "5", apdu))
 	return nil
 }
 
 // library adds the subjects that use libifdcardfs, if it was built.
 func (e *env) library(ctx context.Context) error {
 	if _, err := os.Stat(e.ifd); err != nil {
-		e.missing = "no " + filepath.Base(e.ifd)
+		e.leftOut(e.ifd)
 		return nil
 	}
 	return e.throughLibrary(ctx)
+}
+
+// leftOut notes that a library was not built.
+func (e *env) leftOut(library string) {
+	e.missing = append(e.missing, "no "+filepath.Base(library))
 }
 
 // freePorts finds n consecutive TCP ports that are unused at the moment.

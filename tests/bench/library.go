@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/cardfs/cardfs/tests/pcscd"
 )
 
 // idleReaders is the most that pcscd 1.9 accepts.
@@ -44,10 +42,10 @@ func (e *env) throughLibrary(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.add(scCardfs, nanoseconds, e.scbench(srv, "Cardfs sim", 500))
-	e.add(scCardfsV, nanoseconds, e.scbench(srv, "Cardfs vpcd", 250))
+	e.add(scCardfs, nanoseconds, e.scbench(srv.Command, "transmit", "Cardfs sim", "500", apdu))
+	e.add(scCardfsV, nanoseconds, e.scbench(srv.Command, "transmit", "Cardfs vpcd", "250", apdu))
 
-	if err := e.insertions(ctx, seenCardfs, srv, "Cardfs empty", empty); err != nil {
+	if err := e.insertions(ctx, seenCardfs, srv.Command, "Cardfs empty", empty); err != nil {
 		return err
 	}
 	vport, err := freePorts(2)
@@ -58,7 +56,7 @@ func (e *env) throughLibrary(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := e.insertions(ctx, seenVpcd, vsrv, "Virtual PCD", fmt.Sprintf("127.0.0.1:%d", vport)); err != nil {
+	if err := e.insertions(ctx, seenVpcd, vsrv.Command, "Virtual PCD", fmt.Sprintf("127.0.0.1:%d", vport)); err != nil {
 		return err
 	}
 	return e.idleCPU(ctx)
@@ -66,8 +64,8 @@ func (e *env) throughLibrary(ctx context.Context) error {
 
 // insertions measures from a virtual card's connect(2) to the return of
 // SCardGetStatusChange in a client that waits.
-func (e *env) insertions(ctx context.Context, name string, srv *pcscd.Server, reader, address string) error {
-	cmd := srv.Command(ctx, e.path("scbench"), reader, "watch")
+func (e *env) insertions(ctx context.Context, name string, by client, reader, address string) error {
+	cmd := by(ctx, e.path("scbench"), "watch", reader)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

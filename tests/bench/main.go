@@ -35,8 +35,9 @@ func main() {
 	var o options
 	flag.StringVar(&o.cardfs, "cardfs", filepath.Join(cc.Root(), "build/cardfs"), "the `PROGRAM` to measure")
 	flag.StringVar(&o.ifd, "ifd", filepath.Join(cc.Root(), "build/libifdcardfs.so"), "the IFD handler `LIBRARY` to measure; its rows are left out where it is not there")
+	flag.StringVar(&o.pcsc, "pcsc", filepath.Join(cc.Root(), "build/pcsc/libpcsclite.so.1"), "the PC/SC `LIBRARY` to measure; its rows are left out where it is not there")
 	flag.StringVar(&o.against, "against", "", "compare with this `PROGRAM`, another version of cardfs, and measure nothing else")
-	flag.StringVar(&o.only, "only", "", "with -against: what has `WORDS` in its name alone")
+	flag.StringVar(&o.only, "only", "", "measure only rows, and with -against tasks, that have `WORDS` in their names")
 	flag.IntVar(&o.rounds, "rounds", 28, "`N` rounds of measuring everything in turn")
 	flag.IntVar(&o.readers, "readers", 1000, "`N` is many readers")
 	flag.DurationVar(&o.idle, "idle", 20*time.Second, "how long to watch the idle CPU")
@@ -67,11 +68,11 @@ func main() {
 }
 
 type options struct {
-	cardfs, ifd     string
-	against, only   string
-	rounds, readers int
-	idle            time.Duration
-	verbose         bool
+	cardfs, ifd, pcsc string
+	against, only     string
+	rounds, readers   int
+	idle              time.Duration
+	verbose           bool
 }
 
 func run(ctx context.Context, o options) (met bool, err error) {
@@ -84,6 +85,7 @@ func run(ctx context.Context, o options) (met bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	e.keep(o.only)
 	res := results{}
 	turns := inTurn(e.subjects)
 	for round := range o.rounds {

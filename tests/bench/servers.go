@@ -42,8 +42,10 @@ func onCPU(pid int) (float64, error) {
 }
 
 // resident is the memory of a process in KiB.
-func resident(p *proc.Process) (float64, error) {
-	n, err := proc.RSS(p.Pid())
+func resident(p *proc.Process) (float64, error) { return residentOf(p.Pid()) }
+
+func residentOf(pid int) (float64, error) {
+	n, err := proc.RSS(pid)
 	return float64(n), err
 }
 

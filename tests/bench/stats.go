@@ -36,5 +36,6 @@ func nanoseconds(v float64) string {
 }
 
 func perSecond(v float64) string { return fmt.Sprintf("%.0f/s", v) }
+func plain(v float64) string     { return fmt.Sprintf("%g", v) }
 func kibibytes(v float64) string { return fmt.Sprintf("%.0f KiB", v) }
 func share(v float64) string     { return fmt.Sprintf("%.3f %%", 100*v) }

@@ -36,6 +36,9 @@ func IFDHandler() Target { return library("ifd") }
 // CTAPI is the library of CT-API (ctapi/clib/ctapi).
 func CTAPI() Target { return library("ctapi") }
 
+// PCSC is the library that PC/SC programs load (ctapi/clib/pcsc).
+func PCSC() Target { return library("pcsc") }
+
 // library returns a library of ctapi/clib, with the files that all of them share. Only
 // symbols that its headers mark are visible, and an undefined symbol is an error.
 func library(name string) Target {

@@ -27,6 +27,7 @@ var elsewhere = []struct{ prefix, why string }{
 	{"make build", "done before, by make deb"},
 	{"sudo make install", "cmd/cardfs's TestInstall"},
 	{"sudo make uninstall", "cmd/cardfs's TestInstall"},
+	{"cardfs probe /dev/tty", "there is no serial port"},
 	{"sudo udevadm control", "a udev of its own would act on this machine's devices"},
 }
 

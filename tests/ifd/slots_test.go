@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/cardfs/cardfs/tests/internal/daemon"
 )
 
 // TestTwoSlots: one entry of reader.conf makes two readers. Each slot has its own card,
@@ -142,4 +144,33 @@ func TestAttributes(t *testing.T) {
 	c.want("ok 08000100", "attrib", "7A007") // 65,544, little endian
 	c.want(fmt.Sprintf("ok %X00", "Rainbow iKey 3000"), "attrib", "10100")
 	c.want("UNSUPPORTED_FEATURE", "attrib", "31234")
+}
+
+// TestCardAway: a card that was taken out has no ATR any more, and its contacts are off.
+func TestCardAway(t *testing.T) {
+	m, c := up(t, "t1")
+	c.want("ok T=1", "soon", name(0))
+	c.want("ok "+tokenATR, "attrib", "90303")
+	m.Ctl("sim 0 remove")
+	c.want("ok", "await", name(0), "empty")
+	c.want("ok T=-", "connect", name(0), "direct")
+	c.want("ok", "attrib", "90303")
+	c.want("ok", "attrib", "303")
+	c.want("ok 00", "attrib", "90301")
+}
+
+// TestMuteCard: a card that answers no reset is in the slot all the same, as with other
+// drivers, and works after a reset that it answers.
+func TestMuteCard(t *testing.T) {
+	m, c := up(t, "t1 card=none")
+	m.Ctl("sim 0 mute")
+	m.Ctl("sim 0 insert token")
+	daemon.Eventually(t, "the card is mute", func() bool { return c.say("state", name(0)) == "ok mute" })
+	c.want("UNPOWERED_CARD", "connect", name(0))
+	c.want("ok T=-", "connect", name(0), "direct")
+	c.want("ok 02", "attrib", "90300")
+	m.Ctl("sim 0 normal")
+	c.want("ok", "reconnect", "reset")
+	c.want("ok "+tokenATR, "attrib", "90303")
+	c.want("ok 9000", "send", selectMF)
 }

@@ -21,7 +21,7 @@ func contents(t *testing.T, root string) map[string]bool {
 	for line := range strings.Lines(debian.Run(t, nil, "find", root, "-xdev", "-printf", `%P\n`)) {
 		name := strings.TrimSpace(line)
 		switch {
-		case strings.HasPrefix(name, "packages"), strings.HasPrefix(name, "root/.cache"), strings.HasPrefix(name, "var/lib/dpkg"), strings.HasPrefix(name, "var/log"),
+		case strings.HasPrefix(name, "packages"), strings.HasPrefix(name, "root/.cache"), strings.HasPrefix(name, "var/lib/dpkg"), strings.HasPrefix(name, "var/lib/apt"), strings.HasPrefix(name, "var/log"),
 			strings.HasPrefix(name, "var/cache"), strings.HasPrefix(name, "var/lib/systemd/deb-systemd-helper"),
 			strings.HasPrefix(name, "etc/") && (strings.HasSuffix(name, "-") || strings.HasSuffix(name, ".lock")):
 			continue
@@ -51,7 +51,7 @@ func TestDebian(t *testing.T) {
 systemd-analyze verify --man=no /usr/lib/systemd/system/cardfs.service
 getent group cardfs
 ldconfig -p | grep -o 'libctapi-cardfs.so.1' | head -n 1
-for page in man1/cardfs.1 man1/cardfs-mount.1 man5/cardfs.5 man5/cardfs.conf.5 man8/libifdcardfs.8 man8/mount.cardfs.8 man8/mount.fuse.cardfs.8; do test -s /usr/share/man/$page.gz; done
+for page in man1/cardfs.1 man1/cardfs-mount.1 man5/cardfs.5 man5/cardfs.conf.5 man8/libifdcardfs.8 man8/libpcsclite-cardfs.8 man8/mount.cardfs.8 man8/mount.fuse.cardfs.8; do test -s /usr/share/man/$page.gz; done
 test -s /usr/share/bash-completion/completions/cardfs
 cardfs version | head -n 1
 cardfs mount --check --config /etc/cardfs.conf && echo configuration checked
@@ -71,6 +71,7 @@ END
 cc -o /tmp/ct /tmp/ct.c $(pkg-config --cflags --libs libctapi-cardfs)
 /tmp/ct
 pkill pcscd
+echo without pcscd: $(cardfs pcsc opensc-tool --atr)
 umount /mnt/cards
 mount -t fuse.cardfs -o allow_other,group=cardfs,mode=0660,usb=off,sim=t0,log=/dev/null cardfs /mnt/cards
 findmnt -n -o SOURCE,FSTYPE /mnt/cards
@@ -78,10 +79,50 @@ cat /mnt/cards/0/atr
 umount /mnt/cards
 rm -r /tmp/* /etc/reader.conf.d/cardfs`)
 		for _, want := range []string{"cardfs:x:", "libctapi-cardfs.so.1", "cardfs 0.1+1", "3B B7 94 00 81 31 FE 65 53 50 4B 32 33 90 00 D1",
-			"3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1", "CT_init 0 CT_close 0",
+			"3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1", "without pcscd: 3b:b7:94:00:81", "CT_init 0 CT_close 0",
 			"cardfs fuse.cardfs", "configuration checked", "3B 77 94 00 00 53 49 4D 54 30 90 00"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in\n%s", want, out)
+			}
+		}
+	})
+
+	// "a package of its own that replaces Debian's library for the whole machine, by choice": it
+	// takes the place of libpcsclite1, whose dependants stay, and libpcsclite1 takes it back.
+	t.Run("for the whole machine", func(t *testing.T) {
+		out := debian.Within(t, root, `library=$(echo /usr/lib/*-linux-gnu)/libpcsclite.so.1
+cp --dereference $library /tmp/theirs
+cp $(dirname $library)/cardfs/libpcsclite.so.1 /tmp/ours
+# Debian's package, made of what is installed of it
+mkdir -p /tmp/theirs1/DEBIAN
+dpkg-query --status libpcsclite1 | grep -v ^Status: >/tmp/theirs1/DEBIAN/control
+dpkg-query --listfiles libpcsclite1 | while read -r f; do if [ -d "$f" ]; then mkdir -p "/tmp/theirs1$f"; elif [ -e "$f" ]; then cp -a "$f" "/tmp/theirs1$f"; fi; done
+dpkg-deb --build /tmp/theirs1 /tmp/libpcsclite1.deb >/dev/null
+
+mkdir -p /mnt/cards
+cardfs mount -b --usb=off --sim ikey3k --log /tmp/log /mnt/cards
+dpkg -i /packages/0.1+1/instead/libpcsclite1-cardfs_*.deb
+cmp $library /tmp/ours && echo the library is ours
+ldconfig -p | grep -x '.*libpcsclite.so.1 .* => .*'
+dpkg-query --show --showformat='${Package} ${db:Status-Status}
+' libpcsclite1 pcscd opensc
+dpkg --audit
+apt-get --simulate check && echo dependencies hold
+opensc-tool --atr
+pgrep pcscd || echo no pcscd runs
+dpkg --install /packages/0.1+2/instead/libpcsclite1-cardfs_*.deb >/dev/null
+opensc-tool --atr
+
+apt-get -y -o Dpkg::Use-Pty=0 -o APT::Sandbox::User=root install /tmp/libpcsclite1.deb
+cmp --quiet $library /tmp/theirs && echo the library is theirs
+dpkg --audit
+dpkg --purge libpcsclite1-cardfs 2>/dev/null
+umount /mnt/cards
+rm -r /tmp/*`)
+		for want, n := range map[string]int{"the library is ours": 1, "libpcsclite1 installed": 0, "pcscd installed": 1, "opensc installed": 1, "dependencies hold": 1,
+			"3b:b7:94:00:81:31:fe:65:53:50:4b:32:33:90:00:d1": 2, "no pcscd runs": 1, "the library is theirs": 1} {
+			if strings.Count(out, want) != n {
+				t.Errorf("%d times %q, want %d, in\n%s", strings.Count(out, want), want, n, out)
 			}
 		}
 	})
@@ -139,6 +180,8 @@ func TestLintian(t *testing.T) {
 	if err != nil || len(all) == 0 {
 		t.Fatal(all, err)
 	}
+	instead, _ := filepath.Glob(filepath.Join(cc.Root(), "build/packages/instead/*.deb"))
+	all = append(all, instead...)
 	cmd := exec.CommandContext(t.Context(), "lintian", append([]string{"--allow-root", "--fail-on", "error,warning"}, all...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

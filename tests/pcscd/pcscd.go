@@ -34,6 +34,7 @@ type Server struct {
 	conf     string
 	env      []string
 	args     []string
+	first    string // what the shell does before it becomes pcscd
 	listener *os.File
 
 	log proc.Log // through all restarts
@@ -51,6 +52,12 @@ func Env(pairs ...string) Option {
 // Debug makes pcscd log at debug level, all APDUs included, instead of info.
 func Debug() Option {
 	return func(s *Server) { s.args = append(s.args, "--debug", "--apdu") }
+}
+
+// Bind has pcscd alone see the file from where the file at is: one whose name is compiled
+// into a driver, such as /dev/ttyS0. It needs root.
+func Bind(from, at string) Option {
+	return func(s *Server) { s.first += fmt.Sprintf("mount --bind '%s' '%s' || exit; ", from, at) }
 }
 
 // Start runs pcscd with the text of a reader.conf. dir, which must exist, gets
@@ -93,7 +100,12 @@ func (s *Server) Restart(ctx context.Context) error {
 		return err
 	}
 	// LISTEN_PID must be pcscd's own, which only a shell can know beforehand.
-	cmd := exec.Command("/bin/sh", append([]string{"-c", `export LISTEN_PID=$$ LISTEN_FDS=1; exec pcscd "$@"`, "pcscd", "--config", s.conf}, s.args...)...)
+	shell := []string{"/bin/sh", "-c", s.first + `export LISTEN_PID=$$ LISTEN_FDS=1; exec pcscd "$@"`, "pcscd", "--config", s.conf}
+	if s.first != "" {
+		shell = append([]string{"unshare", "--mount"}, shell...)
+	}
+	shell = append(shell, s.args...)
+	cmd := exec.Command(shell[0], shell[1:]...)
 	cmd.Env = append(os.Environ(), s.env...)
 	cmd.ExtraFiles = []*os.File{s.listener} // descriptor 3, SD_LISTEN_FDS_START
 	run, err := proc.Start(cmd, &s.log)

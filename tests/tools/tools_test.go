@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/debian"
 )
 
 // limit is how long a tool may take that should take no time.
@@ -34,18 +35,12 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
-	var missing []string
-	for program, pkg := range map[string]string{
+	if err := debian.Need(map[string]string{
 		"busybox": "busybox-static", "/usr/lib/cargo/bin/coreutils/cat": "rust-coreutils", "bash": "bash", "dash": "dash",
 		"zsh": "zsh", "fish": "fish", "python3": "python3", "perl": "perl", "ruby": "ruby", "tclsh": "tcl",
 		"socat": "socat", "rsync": "rsync", "vim.tiny": "vim-tiny", "pv": "pv", "gcc": "gcc", "go": "golang",
-	} {
-		if _, err := exec.LookPath(program); err != nil {
-			missing = append(missing, pkg)
-		}
-	}
-	if len(missing) > 0 {
-		return 1, fmt.Errorf("missing: apt-get install %s", strings.Join(missing, " "))
+	}); err != nil {
+		return 1, err
 	}
 	tmp, err := os.MkdirTemp("", "cardfs-tools-")
 	if err != nil {

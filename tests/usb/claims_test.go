@@ -56,9 +56,9 @@ func TestGuestClaims(t *testing.T) {
 }
 
 // startPcscd starts pcscd with Debian's drivers, libccid among them.
-func startPcscd(t testing.TB) *pcscd.Server {
+func startPcscd(t testing.TB, options ...pcscd.Option) *pcscd.Server {
 	t.Helper()
-	srv, err := pcscd.Start(t.Context(), t.TempDir(), "")
+	srv, err := pcscd.Start(t.Context(), t.TempDir(), "", options...)
 	if err != nil {
 		t.Fatal(err)
 	}

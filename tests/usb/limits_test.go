@@ -260,8 +260,8 @@ type libccid struct {
 	out  *bufio.Reader
 }
 
-func newLibccid(t *testing.T, name *string) *libccid {
-	srv := startPcscd(t)
+func newLibccid(t *testing.T, name *string, options ...pcscd.Option) *libccid {
+	srv := startPcscd(t, options...)
 	l := &libccid{t: t, name: name, srv: srv, cmd: srv.Command(t.Context(), built("pcscsh"))}
 	in, err := l.cmd.StdinPipe()
 	if err != nil {
@@ -300,10 +300,13 @@ func (l *libccid) stop() {
 	}
 }
 
-func (l *libccid) exchanges(n int) []float64 {
+func (l *libccid) exchanges(n int) []float64 { return l.times(n, selectHex) }
+
+// times returns the times of n exchanges of a command.
+func (l *libccid) times(n int, command string) []float64 {
 	ctx, cancel := context.WithTimeout(l.t.Context(), proc.Patience)
 	defer cancel()
-	return times(l.t, output(l.t, l.srv.Command(ctx, built("scbench"), "", strconv.Itoa(n), selectHex), nil))
+	return times(l.t, output(l.t, l.srv.Command(ctx, built("scbench"), "transmit", "", strconv.Itoa(n), command), nil))
 }
 
 func (l *libccid) firstAnswer(armed func()) {
@@ -331,7 +334,7 @@ func (l *libccid) noticed(armed func()) {
 	if list := l.say("list"); !strings.HasPrefix(list, "ok ") || list == "ok" {
 		return
 	}
-	watch := l.srv.Command(l.t.Context(), built("scbench"), *l.name, "watch")
+	watch := l.srv.Command(l.t.Context(), built("scbench"), "watch", *l.name)
 	out, err := watch.StdoutPipe()
 	if err != nil {
 		l.t.Fatal(err)

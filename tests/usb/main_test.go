@@ -3,7 +3,7 @@
 // libccid beside them, udev's permissions, and the limits.
 //
 //	go test ./tests/usb                                  ten cycles of plugging, three of each emulator
-//	CARDFS_SOAK=100 go test -timeout 30m ./tests/usb     a hundred, and twenty
+//	CARDFS_SOAK=100 go test -timeout 30m ./tests/usb     a hundred, twenty, and fifty of a pulled adapter
 //	CARDFS_BENCH=1 go test -v -run Limits ./tests/usb    the table (make bench-vm)
 //
 // Each test of the host boots a machine and runs tests of this binary in it; the
@@ -99,9 +99,10 @@ func onHost(name string) string { return "/run/host" + name }
 func built(name string) string { return onHost(filepath.Join(os.Getenv(envBuilt), name)) }
 
 // TestInMachine runs every TestGuest in one machine, or those that CARDFS_VM_RUN
-// matches.
+// matches. A machine has one processor: two run at a time.
 func TestInMachine(t *testing.T) {
-	machine.RunSelf(t, cmp.Or(os.Getenv("CARDFS_VM_RUN"), "^TestGuest"), machine.Config{Timeout: 15 * time.Minute})
+	t.Parallel()
+	machine.RunSelf(t, cmp.Or(os.Getenv("CARDFS_VM_RUN"), "^TestGuest"), machine.Config{Timeout: 15 * time.Minute, Modules: []string{"ftdi_sio"}})
 }
 
 // envTransport is the transport of USB that mount takes; "": the default.
@@ -110,7 +111,8 @@ const envTransport = "CARDFS_TEST_TRANSPORT"
 // The readers, the card and the plugging cycles again, on libusb. TestGuestCyclesVHCI itself
 // runs on both transports.
 func TestGousbInMachine(t *testing.T) {
-	machine.RunSelf(t, "^TestGuest(Card|IKey|CyclesQMP)$", machine.Config{
+	t.Parallel()
+	machine.RunSelf(t, "^TestGuest(Card|Tokens|CyclesQMP)$", machine.Config{
 		Timeout: 15 * time.Minute, Env: append(os.Environ(), envTransport+"=gousb"),
 	})
 }

@@ -64,6 +64,9 @@ LIBPATH `+built("libifdcardfs.so")+"\n")
 		t.Errorf("suspend, with followers of events in epoll: %v\n%s", err, tail(string(console), 4000))
 	}
 	d.Ctl("sim 0 insert token")
+	if err := followers[0].Await(t.Context(), "inserted"); err != nil { // else they may see neither
+		t.Error(err)
+	}
 	d.Ctl("sim 0 remove")
 	if err := os.WriteFile(awake, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -54,7 +54,11 @@ func plug(e emulators.Emulator, serial string) (*usbip.Port, error) {
 			return nil, fmt.Errorf("emulate %s: %w", e.Name, err)
 		}
 	}
-	return usbip.Plug(d.Plug(), usbip.Full)
+	port := emulators.PlugUSB(d, serial)
+	if port == nil {
+		return nil, fmt.Errorf("emulate %s: only attach sim makes one: %w", e.Name, reader.ErrUnsupported)
+	}
+	return usbip.Plug(port, usbip.Full)
 }
 
 // emulate plugs in devices of the given kinds, creates the file ready when all are plugged

@@ -7,7 +7,7 @@ import "testing"
 func TestKinds(t *testing.T) {
 	all := kinds()
 	for _, name := range []string{
-		"ikey3k", "ikey2k", "sim-ccid", "twoslot", "pinpad", "iccd",
+		"ikey3k", "ikey2k", "egate", "epass3k", "sim-ccid", "twoslot", "pinpad", "iccd",
 		"ccid-character", "ccid-tpdu", "ccid-short", "ccid-extended", "ccid-two-slots", "ccid-pinpad", "iccd-a", "iccd-b",
 	} {
 		if all[name].New == nil {

@@ -14,10 +14,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/emulators"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 )
 
@@ -33,7 +35,8 @@ in a machine:
   unplug ID                     take a device or a card out
   emulate EMULATED...           plug in devices of our own until interrupted
 
-flags: -device KIND (repeatable), -m MiB, -no-udev, -xhci, -v (the kernel's console too)
+flags: -device KIND, -module NAME of the kernel (both repeatable), -m MiB, -no-udev, -xhci,
+       -v (the kernel's console too)
 kinds by QEMU: %s
 emulated kinds: %s
 `
@@ -59,14 +62,21 @@ func run(ctx context.Context, args []string) (int, error) {
 	fl := flag.NewFlagSet(verb, flag.ContinueOnError)
 	var ours []string // kinds that we emulate ourselves
 	device := func(kind string) error {
-		if _, ok := kinds()[kind]; ok {
+		if e, ok := kinds()[kind]; ok {
 			ours = append(ours, kind)
+			if _, serial := e.New("").(emulators.Serial); serial && !slices.Contains(c.Modules, adapterModule) {
+				c.Modules = append(c.Modules, adapterModule)
+			}
 		} else {
 			c.Devices = append(c.Devices, kind)
 		}
 		return nil
 	}
 	fl.Func("device", "plug in a device of this `kind`", device)
+	fl.Func("module", "load this `module` of the kernel: ftdi_sio, pl2303, cdc_acm, cyberjack, iuu_phoenix, cuse", func(name string) error {
+		c.Modules = append(c.Modules, name)
+		return nil
+	})
 	ready := fl.String("ready", "", "emulate: write to this `file` when all are plugged in")
 	fl.IntVar(&c.Memory, "m", 0, "memory in MiB")
 	fl.BoolVar(&c.NoUdev, "no-udev", false, "do not start udevd")
@@ -109,6 +119,9 @@ func run(ctx context.Context, args []string) (int, error) {
 	}
 	return 2, fmt.Errorf("no command %q (vm help)", verb)
 }
+
+// adapterModule is the kernel's driver of the adapter that serial devices are plugged in by.
+const adapterModule = "ftdi_sio"
 
 func boot(ctx context.Context, c machine.Config) (int, error) {
 	m, err := machine.Start(ctx, c)

@@ -5,6 +5,7 @@ package debian
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -127,27 +128,35 @@ func Lock(t testing.TB) (unlock func()) {
 	return func() { lock.Close() }
 }
 
-// Packages makes the packages of a version and puts them into the root's /packages.
+// Packages makes the packages of a version and puts them into the root's /packages, below the
+// version. The one that is installed instead of another's is apart, in instead.
 func Packages(t testing.TB, root, version string) {
 	t.Helper()
 	defer Lock(t)()
 	Run(t, []string{"VERSION=" + version}, "make", "--no-print-directory", "deb")
 	dir := filepath.Join(root, "packages", version)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	all, err := filepath.Glob(filepath.Join(cc.Root(), "build/packages/*_"+version+"_*.deb"))
 	if err != nil || len(all) != 4 {
 		t.Fatalf("packages %q, %v; want four", all, err)
 	}
+	instead, err := filepath.Glob(filepath.Join(cc.Root(), "build/packages/instead/*_"+version+"_*.deb"))
+	if err != nil || len(instead) != 1 {
+		t.Fatalf("packages instead of others %q, %v; want one", instead, err)
+	}
 	for _, name := range all {
-		b, err := os.ReadFile(name)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, filepath.Base(name)), b, 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		os.Remove(name)
+		move(t, name, dir)
+	}
+	move(t, instead[0], filepath.Join(dir, "instead"))
+}
+
+// move moves a file into a directory, which may be of another file system.
+func move(t testing.TB, name, dir string) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err == nil {
+		err = errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, filepath.Base(name)), b, 0o644), os.Remove(name))
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }

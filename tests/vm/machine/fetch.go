@@ -33,7 +33,7 @@ type Image struct {
 }
 
 // imageName changes with the files that Fetch puts into an image.
-const imageName = "image-2"
+const imageName = "image-3"
 
 // CacheDir is where images and card databases are kept: $CARDFS_VM_CACHE, or
 // cardfs/vm in the user's cache directory.
@@ -170,6 +170,15 @@ func build(ctx context.Context, cache, work string, log *slog.Logger) error {
 	cp := newCPIO(&rd)
 	for i, m := range loadOrder {
 		cp.file(fmt.Sprintf("mod/%02d-%s.ko", i, m.name), 0o644, m.elf)
+	}
+	for _, name := range moreModules {
+		loadOrder, err := mods.resolve([]string{name})
+		if err != nil {
+			return err
+		}
+		for i, m := range loadOrder {
+			cp.file(fmt.Sprintf("more/%s/%02d-%s.ko", name, i, m.name), 0o644, m.elf)
+		}
 	}
 	if err := readDeb(ctx, paths["busybox-static"], func(name string, h *tar.Header, r io.Reader) error {
 		if name == "bin/busybox" || name == "usr/bin/busybox" {

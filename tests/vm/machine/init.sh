@@ -12,6 +12,12 @@ $b mount -t devtmpfs dev /dev 2>/dev/null
 for m in /mod/*.ko; do
 	$b insmod $m || echo "vm: insmod $m failed"
 done
+for n in ${modules//,/ }; do
+	for m in /more/$n/*.ko; do
+		name=${m##*-} name=${name%.ko}
+		[ -d /sys/module/$name ] || $b insmod $m || echo "vm: insmod $m failed"
+	done
+done
 
 # Ports by the names that the host gave them.
 for p in /sys/class/virtio-ports/*; do
@@ -62,7 +68,7 @@ SYSTEMD_IGNORE_CHROOT=1 LD_LIBRARY_PATH=/run/lab/udev/lib exec /run/lab/udev/ude
 END
 $b chmod +x run/bin/udevadm
 if [ -z "$noudev" ]; then
-	$b cp run/lab/udev/rules.d/50-udev-default.rules run/udev/rules.d/
+	$b cp run/lab/udev/rules.d/50-udev-default.rules run/lab/udev/rules.d/60-serial.rules run/udev/rules.d/
 	SYSTEMD_IGNORE_CHROOT=1 LD_LIBRARY_PATH=/run/lab/udev/lib \
 		$b chroot /new /run/lab/udev/systemd-udevd --daemon --resolve-names=late 2>/dev/null ||
 		echo "vm: udevd does not start"

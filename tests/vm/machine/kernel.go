@@ -21,6 +21,10 @@ var guestModules = []string{
 	"usbmon", "usbhid",
 }
 
+// moreModules are those that a machine loads if Config.Modules names them: drivers of
+// serial adapters and terminals, which would claim devices of tests that are not theirs.
+var moreModules = []string{"ftdi_sio", "pl2303", "cdc_acm", "cyberjack", "iuu_phoenix", "cuse"}
+
 // unpackKernel takes the ELF kernel out of a bzImage, so that the guest, whose
 // processor is emulated, does not have to: that takes it 3 s.
 // Linux Documentation/arch/x86/boot.rst: payload_offset, payload_length.

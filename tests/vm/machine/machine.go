@@ -53,6 +53,7 @@ type Config struct {
 	Memory  int           // MiB; 0 means 512
 	NoUdev  bool          // without udevd: uevents come from the kernel only
 	XHCI    bool          // an xHCI controller too
+	Modules []string      // to load beside the usual ones: some of moreModules
 	Timeout time.Duration // of RunSelf; 0 means 5 minutes
 	// Console gets what the kernel prints. Nil: it is kept and shown with the
 	// error when the machine fails.
@@ -134,6 +135,9 @@ func (m *Machine) start(ctx context.Context, qemu string, img *Image, c Config) 
 	kargs := "console=ttyS0 panic=-1 quiet tsc=reliable no_timer_check random.trust_cpu=on mitigations=off rdinit=/init"
 	if c.NoUdev {
 		kargs += " noudev=1"
+	}
+	if len(c.Modules) > 0 {
+		kargs += " modules=" + strings.Join(c.Modules, ",")
 	}
 	if c.TTY {
 		kargs += " tty=1"

@@ -91,6 +91,18 @@ void test_session_end(void)
 	EQUAL(b, 0);
 	done();
 
+	ready("no ATR without a card");
+	fake_followed();
+	fake_remove(0);
+	fake_followed();
+	n = 1;
+	EQUAL(IFDHGetCapabilities(0, SCARD_ATTR_ICC_INTERFACE_STATUS, &n, &b), IFD_SUCCESS);
+	EQUAL(b, 0);
+	n = sizeof rx;
+	EQUAL(IFDHGetCapabilities(0, SCARD_ATTR_ATR_STRING, &n, rx), IFD_SUCCESS);
+	EQUAL(n, 0);
+	done();
+
 	ready("the session with a reader that left is over");
 	fake_followed();
 	files = fake_open_files();

@@ -39,6 +39,7 @@ void test_fork(void)
 	pcscd_start(&p, 0, "cardfs:/fake/0");
 	settled(&p, 1, 0);
 	works(0);
+	fake_followed(); /* what a thread is just opening is the child's, too */
 	in_child(child);
 	works(0);
 	EQUAL(strcmp(fake_power(0), ""), 0);

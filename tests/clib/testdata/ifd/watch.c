@@ -70,6 +70,11 @@ void test_states(void)
 	await_state(0, CF_EMPTY);
 	fake_insert(0);
 	await_state(0, CF_CARD);
+	/* The card could not be powered, and is still there. */
+	fake_line("98 0 failed error=the_card_does_not_answer");
+	fake_followed();
+	await_state(0, CF_CARD);
+	EQUAL(IFDHICCPresence(0), IFD_ICC_PRESENT);
 	/* "gone": the reader left, and its event has not come yet. */
 	fake_gone(0);
 	fake_line("99 - lost=1");
