@@ -11,8 +11,8 @@ import (
 type App interface {
 	// AID is the full name by which SELECT finds the application.
 	AID() []byte
-	// Select answers SELECT. again: the application was selected already.
-	Select(again bool) Answer
+	// Select answers SELECT, also when the application is selected already.
+	Select() Answer
 	// Reset forgets the security state: the card was reset, or another application selected.
 	Reset()
 	// Process answers a command other than SELECT by AID and GET RESPONSE. Its CLA has
@@ -24,6 +24,9 @@ type App interface {
 	// Takes is how long a real card computes for a command.
 	Takes(Command) time.Duration
 }
+
+// Warning is what `status` says of a slot with such a card.
+const Warning = "the card is simulated: no place for keys that matter"
 
 // MaxData bounds the data of a chained command. It is more than any certificate needs.
 const MaxData = 1 << 16
@@ -233,12 +236,11 @@ func (c *Card) selectApp(k Command) Answer {
 		if !bytes.HasPrefix(a.AID(), k.Data) {
 			continue
 		}
-		again := a == c.selected
-		if !again {
+		if a != c.selected {
 			c.selected.Reset()
 			c.selected = a
 		}
-		return a.Select(again)
+		return a.Select()
 	}
 	return Status(SWNotFound)
 }

@@ -23,12 +23,7 @@ func (p *plain) Reset()                      { p.log = append(p.log, "reset") }
 func (p *plain) Incoming(ins byte) bool      { return ins == 0x01 }
 func (p *plain) Takes(Command) time.Duration { return time.Second }
 
-func (p *plain) Select(again bool) Answer {
-	if again {
-		return Data([]byte{0xAA})
-	}
-	return Data(p.AID())
-}
+func (p *plain) Select() Answer { return Data(p.AID()) }
 
 func (p *plain) Process(k Command) Answer {
 	switch k.INS {
@@ -91,13 +86,13 @@ func TestSelect(t *testing.T) {
 	c, a, b := newTest(t)
 	script(t, c, `
 		00A4040006A00000000202 → A00000000202 9000
-		00A4040006A00000000202 → AA 9000
+		00A4040006A00000000202 → A00000000202 9000
 		00A4040005A0000000FF → 6A82
-		00A4040006A00000000202 → AA 9000
+		00A4040006A00000000202 → A00000000202 9000
 		00A4040005A000000001 → A00000000101 9000
 		00A4040007A0000000010101 → 6A82
 		00A40400 → 6A80
-		00A4040C05A000000001 → AA 9000
+		00A4040C05A000000001 → A00000000101 9000
 		00A4040105A000000001 → 6A86
 		01A4040005A000000001 → 6881
 		04A4040005A000000001 → 6882
@@ -109,7 +104,7 @@ func TestSelect(t *testing.T) {
 		t.Errorf("resets: %v, %v; each application was left once", a.log, b.log)
 	}
 	c.Reset(false)
-	script(t, c, "00A4040005A000000001 → AA 9000")
+	script(t, c, "00A4040005A000000001 → A00000000101 9000")
 }
 
 // ISO/IEC 7816-4:2013 §5.3.3.1: the data of the commands of a chain, in their order, is that of

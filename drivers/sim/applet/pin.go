@@ -52,8 +52,7 @@ func (p *PIN) IsSet() bool { return len(p.Hash) > 0 }
 func (p *PIN) Blocked() bool { return p.Tries == 0 }
 
 // Check compares and counts: a wrong value takes a try away, the right one gives all back.
-// A blocked PIN is not compared. The caller says Changed to the Store, and answers Wrong if
-// the value is not right.
+// A blocked PIN is not compared. The caller says Changed to the Store.
 func (p *PIN) Check(value []byte) bool {
 	if p.Blocked() {
 		return false
@@ -66,8 +65,8 @@ func (p *PIN) Check(value []byte) bool {
 	return true
 }
 
-// Wrong is the status word after a comparison that failed: the tries left, or blocked.
-func (p *PIN) Wrong() int {
+// Left is the status word for the question how many tries are left.
+func (p *PIN) Left() int {
 	if p.Blocked() {
 		return SWBlocked
 	}

@@ -17,8 +17,8 @@ func TestPIN(t *testing.T) {
 		{"1", false, 0x63C2}, {"1", false, 0x63C1}, {"1", false, SWBlocked}, {"123456", false, SWBlocked}, {"1", false, SWBlocked},
 	} {
 		ok := p.Check([]byte(x.value))
-		if ok != x.ok || !ok && p.Wrong() != x.wrong {
-			t.Errorf("try %d: %v %X, want %v %X", i, ok, p.Wrong(), x.ok, x.wrong)
+		if ok != x.ok || !ok && p.Left() != x.wrong {
+			t.Errorf("try %d: %v %X, want %v %X", i, ok, p.Left(), x.ok, x.wrong)
 		}
 	}
 	p.Set([]byte("654321"))

@@ -190,7 +190,7 @@ func (s *state) valid() bool {
 func (a *App) AID() []byte { return a.aid }
 
 // Select is SELECT (7.2.1). It answers no control information, which is optional.
-func (a *App) Select(bool) applet.Answer {
+func (a *App) Select() applet.Answer {
 	a.Reset()
 	if a.Terminated {
 		return applet.Status(swTerminated)

@@ -73,7 +73,7 @@ func (a *App) verify(k applet.Command) int {
 	case len(k.Data) == 0 && *verified:
 		return applet.OK
 	case len(k.Data) == 0:
-		return p.Wrong()
+		return p.Left()
 	}
 	sw := a.check(p, k.Data)
 	*verified = sw == applet.OK

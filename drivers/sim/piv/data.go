@@ -59,10 +59,12 @@ func (a *App) getData(k applet.Command) applet.Answer {
 	}
 	value, ok := a.state.Objects[name(tag)]
 	switch {
-	case !ok:
+	case !ok && a.yubikey: // which tells so also without the PIN
 		return applet.Status(applet.SWNotFound)
 	case needsPIN(tag) && !a.pinGiven():
 		return applet.Status(applet.SWSecurity)
+	case !ok:
+		return applet.Status(applet.SWNotFound)
 	case tag == tagDiscovery || tag == tagBIT:
 		return applet.Data(applet.TLV(tag, value))
 	}

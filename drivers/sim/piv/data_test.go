@@ -45,6 +45,9 @@ func TestGetData(t *testing.T) {
 			t.Errorf("%02X: %v", slot, err)
 		}
 	}
+	// Whether there is one is told after the PIN alone; a YubiKey tells anybody.
+	h.script("00CB3FFF 05 5C035FC109 00 → 6982")
+	newHost(t, yubi()).script("00CB3FFF 05 5C035FC109 00 → 6A82")
 	h.manage()
 	for _, tag := range []string{"5FC103", "5FC108", "5FC109", "5FC121", "5FC123"} {
 		h.must(insPutData, 0x3F, 0xFF, unhex("5C 03"+tag+"53 02 AABB"))
@@ -335,8 +338,8 @@ func TestAttest(t *testing.T) {
 	if !ok {
 		t.Fatal("no certificate of attestation")
 	}
-	for _, alg := range []byte{algP256, algP384, algEd25519} {
-		h.must(insGenerate, 0, slotAuth, []byte{0xAC, 6, 0x80, 1, alg, 0xAA, 1, 3})
+	for _, alg := range []byte{algP256, algP384, algEd25519, algX25519} {
+		made := h.must(insGenerate, 0, slotAuth, []byte{0xAC, 6, 0x80, 1, alg, 0xAA, 1, 3})
 		c, err := x509.ParseCertificate(h.must(insAttest, slotAuth, 0, nil))
 		if err != nil {
 			t.Errorf("%02X: %v", alg, err)
@@ -344,6 +347,10 @@ func TestAttest(t *testing.T) {
 		}
 		if err := c.CheckSignatureFrom(parent); err != nil {
 			t.Errorf("%02X: %v", alg, err)
+		}
+		public, err := x509.ParsePKIXPublicKey(c.RawSubjectPublicKeyInfo)
+		if got := applet.TLV(0x7F49, publicObjects(public)); err != nil || !bytes.Equal(got, made) {
+			t.Errorf("%02X: attested is %X, made was %X: %v", alg, got, made, err)
 		}
 		found := map[int][]byte{}
 		for _, e := range c.Extensions {
@@ -355,6 +362,16 @@ func TestAttest(t *testing.T) {
 		asn1.Unmarshal(found[7], &serial)
 		if !bytes.Equal(found[3], firmware57) || serial != int(h.app.serial()) || !bytes.Equal(found[8], []byte{3, 1}) || len(found[9]) != 1 {
 			t.Errorf("%02X: %X", alg, found)
+		}
+	}
+	// The owner may put a key of any kind into F9; its certificate is replaced along.
+	for alg, secret := range map[byte]string{algEd25519: "07 20" + strings.Repeat("11", 32), algP384: "06 30" + strings.Repeat("11", 48)} {
+		h.must(insImport, alg, slotAttest, unhex(secret))
+		by := h.app.key(slotAttest).Private
+		h.app.certify(slotAttest, by)
+		c, err := x509.ParseCertificate(h.must(insAttest, slotAuth, 0, nil))
+		if parent, ok := h.app.attestCertificate(); err != nil || !ok || c.CheckSignatureFrom(parent) != nil {
+			t.Errorf("X25519 attested by %02X: %v", alg, err)
 		}
 	}
 	h.script("00F99C00 00 → 6A80\n00F9F900 00 → 6A86\n00F99A01 00 → 6A86\n00F99B00 00 → 6A86")

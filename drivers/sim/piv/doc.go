@@ -23,10 +23,10 @@
 // SELECT, GET DATA, VERIFY, CHANGE REFERENCE DATA, RESET RETRY COUNTER, GENERAL
 // AUTHENTICATE, PUT DATA, GENERATE ASYMMETRIC KEY PAIR. Beyond SP 800-78-4: RSA 3072 and 4096
 // (SP 800-78-5 and Yubico), Ed25519 and X25519 (Yubico). Not simulated: secure messaging,
-// the virtual contact interface and its pairing code, on-card biometric comparison.
+// the virtual contact interface and its pairing code, on-card biometric comparison. With
+// atr=contactless the card has the rights of the contact interface, as a YubiKey has by NFC.
 //
 // model=yubikey adds version (FD), serial number (F8), metadata (F7), attestation (F9), import
 // (FE), move and delete (F6), SET MANAGEMENT KEY (FF), SET PIN RETRIES (FA) and RESET (FB), and
-// policies of PIN and touch for each key. A touch is always given. Keys of X25519 get no
-// attestation.
+// policies of PIN and touch for each key. A touch is always given.
 package piv

@@ -78,7 +78,7 @@ func (a *App) check(p *applet.PIN, verified *bool, v []byte) int {
 		a.store.Changed()
 	}
 	if !*verified {
-		return p.Wrong()
+		return applet.SWTries(p.Tries) // 63C0 for the last; 6983 from then on
 	}
 	return applet.OK
 }
@@ -100,7 +100,7 @@ func (a *App) verify(k applet.Command) applet.Answer {
 	case len(k.Data) == 0 && *verified:
 		return applet.Status(applet.OK)
 	case len(k.Data) == 0:
-		return applet.Status(p.Wrong())
+		return applet.Status(p.Left())
 	case p.Blocked():
 		return applet.Status(applet.SWBlocked)
 	case !a.wellFormed(k.P2, k.Data):
@@ -137,7 +137,8 @@ func (a *App) setPIN(ref byte, p *applet.PIN, v []byte) {
 	a.store.Changed()
 }
 
-// resetRetry is RESET RETRY COUNTER (part 2 §3.2.3). The PIN's security status stays.
+// resetRetry is RESET RETRY COUNTER (part 2 §3.2.3). The PIN's security status stays if the PUK
+// is right, and is lost if it is wrong.
 func (a *App) resetRetry(k applet.Command) applet.Answer {
 	switch {
 	case k.P1 != 0:
@@ -150,6 +151,7 @@ func (a *App) resetRetry(k applet.Command) applet.Answer {
 		return applet.Status(applet.SWData)
 	}
 	if sw := a.check(&a.state.PUK, new(bool), k.Data[:pinLength]); sw != applet.OK {
+		a.pin = false
 		return applet.Status(sw)
 	}
 	a.setPIN(refPIN, &a.state.PIN, k.Data[pinLength:])

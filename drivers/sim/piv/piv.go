@@ -113,7 +113,7 @@ func (a *App) serial() uint32 {
 func (a *App) AID() []byte { return aid }
 
 // Select answers the application property template (part 2 table 3).
-func (a *App) Select(again bool) applet.Answer {
+func (a *App) Select() applet.Answer {
 	parts := [][]byte{
 		applet.TLV(0x4F, aid[5:]),
 		applet.TLV(0x79, applet.TLV(0x4F, aid[:5])),
@@ -121,11 +121,7 @@ func (a *App) Select(again bool) applet.Answer {
 	if !a.yubikey {
 		parts = append(parts, applet.TLV(0x50, []byte("Simulated PIV card")))
 	}
-	// A card that is selected already keeps its security state (part 2 §3.1.1). A YubiKey
-	// forgets it.
-	if again && a.yubikey {
-		a.Reset()
-	}
+	// A card that is selected already keeps its security state (part 2 §3.1.1).
 	return applet.Data(applet.TLV(0x61, parts...))
 }
 
@@ -152,7 +148,7 @@ func (a *App) Process(k applet.Command) applet.Answer {
 	if k.INS != insAuthenticate {
 		a.forget()
 	}
-	// "PIN Always" means verified immediately before (part 1 table 2 note). On a YubiKey
+	// "PIN Always" means verified immediately before (part 1 table 4b). On a YubiKey
 	// other commands may come between.
 	if k.INS != insAuthenticate && k.INS != insVerify && !a.yubikey {
 		a.justVerified = false

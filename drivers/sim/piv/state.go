@@ -114,7 +114,7 @@ func container(slot byte) int {
 	return 0x5FC10D + int(slot-slotRetired)
 }
 
-// defaultPIN is the policy of a slot whose key has none of its own (part 1 table 5).
+// defaultPIN is the policy of a slot whose key has none of its own (part 1 table 4b).
 func defaultPIN(slot byte) byte {
 	switch slot {
 	case slotSignature:

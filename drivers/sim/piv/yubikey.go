@@ -2,18 +2,11 @@ package piv
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/rsa"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
 	"encoding/binary"
-	"fmt"
 	"math/big"
-	"time"
 
 	"github.com/cardfs/cardfs/drivers/sim/applet"
 )
@@ -236,52 +229,4 @@ func (a *App) move(k applet.Command) applet.Answer {
 	delete(a.state.Keys, name(int(k.P2)))
 	a.store.Changed()
 	return applet.Status(applet.OK)
-}
-
-// attest answers a certificate that says of a generated key that it was made here. Its
-// extensions are those of "PIV attestation" at developers.yubico.com; the chain ends in
-// this card, not at Yubico.
-func (a *App) attest(k applet.Command) applet.Answer {
-	if k.P2 != 0 || !a.isSlot(k.P1) || k.P1 == slotAttest {
-		return applet.Status(applet.SWP1P2)
-	}
-	key, by := a.key(k.P1), a.key(slotAttest)
-	if key == nil || key.Imported || by == nil {
-		return applet.Status(applet.SWData)
-	}
-	parent, ok := a.attestCertificate()
-	if !ok {
-		return applet.Status(applet.SWData)
-	}
-	serial, _ := asn1.Marshal(int(a.serial()))
-	extension := func(last int, value []byte) pkix.Extension {
-		return pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 41482, 3, last}, Value: value}
-	}
-	t := &x509.Certificate{
-		SerialNumber: new(big.Int).SetBytes(append([]byte{1}, a.source.Bytes(fmt.Sprintf("attest %02X %d", k.P1, a.state.Generated), 15)...)),
-		Subject:      pkix.Name{CommonName: fmt.Sprintf("YubiKey PIV Attestation %02x", k.P1)},
-		NotBefore:    time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC),
-		NotAfter:     time.Date(2049, 12, 31, 23, 59, 59, 0, time.UTC),
-		ExtraExtensions: []pkix.Extension{
-			extension(3, a.firmware),
-			extension(7, serial),
-			extension(8, []byte{key.PIN, key.Touch}),
-			extension(9, []byte{1}), // the form factor: USB-A keychain
-		},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, t, parent, key.Private.Public(), by.Private.PrivateKey.(crypto.Signer))
-	if err != nil {
-		return applet.Status(applet.SWData)
-	}
-	return applet.Data(der)
-}
-
-func (a *App) attestCertificate() (*x509.Certificate, bool) {
-	objects, err := applet.Objects(a.state.Objects[name(container(slotAttest))])
-	if err != nil {
-		return nil, false
-	}
-	der, _ := applet.Find(objects, 0x70)
-	c, err := x509.ParseCertificate(der)
-	return c, err == nil
 }
