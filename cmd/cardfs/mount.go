@@ -126,7 +126,7 @@ each, and mounts nothing; exit code 2 if anything is.`,
 
 func (o *mountOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringArrayVar(&o.sims, "sim", nil, "attach the simulated reader `DEVICE`: ikey3k, t0 … (cardfs help sim); may be repeated")
+	f.StringArrayVar(&o.sims, "sim", nil, "attach the simulated reader `DEVICE`: ikey3k, piv, openpgp … (cardfs help sim), no place for keys that matter; may be repeated")
 	f.StringArrayVar(&o.attach, "attach", nil, "attach `\"DRIVER DEVICE key=value…\"`, as cardfs attach does; may be repeated")
 	f.StringVar(&o.usb, "usb", transports.Default, "serve USB readers as they come and go, through `TRANSPORT`: "+strings.Join(transports.Names(), ", ")+
 		"; or off, which leaves them to pcscd's own drivers")

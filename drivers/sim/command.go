@@ -148,7 +148,7 @@ func (dv *device) remove(slot int) error {
 	if dv.model.fixed {
 		return invalid("the card of a token cannot be taken out; unplug the token")
 	}
-	card := dv.hw.contacts()[slot].Remove()
+	card := dv.take(dv.hw.contacts()[slot])
 	if card == nil {
 		return invalid("there is no card in the slot")
 	}
@@ -181,7 +181,7 @@ func (dv *device) insert(slot int, args []string) error {
 		return invalid("no card was taken out; say which one to put in: %s", cardNamesButNone())
 	}
 	dv.kept[slot] = nil
-	return contact.Insert(card)
+	return dv.put(contact, card)
 }
 
 func (dv *device) change(slot int, f func(*icc.Faults)) error {

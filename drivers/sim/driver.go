@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/sim/applet"
@@ -73,6 +74,8 @@ type device struct {
 	hw     hardware
 	dev    reader.Device
 
+	applications atomic.Int32 // how many of the cards in it have an application
+
 	mu     sync.Mutex
 	plug   *plug      // where it is plugged in; nil: unplugged
 	kept   []icc.Card // removed cards, by slot
@@ -90,6 +93,39 @@ func (p *plug) Gone() <-chan struct{} { return p.gone }
 
 // Detached forgets the device.
 func (p *plug) Detached() { p.device.forget() }
+
+// Describe returns `warning` while a card with an application is in the reader. It takes no
+// lock: a card that computes holds that of its contacts.
+func (p *plug) Describe() map[string]string {
+	if p.device.applications.Load() == 0 {
+		return nil
+	}
+	return map[string]string{"warning": applet.Warning}
+}
+
+var _ reader.Describer = (*plug)(nil)
+
+// put puts a card into a slot.
+func (dv *device) put(slot *icc.Contact, card icc.Card) error {
+	if err := slot.Insert(card); err != nil {
+		return err
+	}
+	dv.count(card, +1)
+	return nil
+}
+
+// take takes the card out of a slot; nil: there is none.
+func (dv *device) take(slot *icc.Contact) icc.Card {
+	card := slot.Remove()
+	dv.count(card, -1)
+	return card
+}
+
+func (dv *device) count(card icc.Card, n int32) {
+	if _, ok := card.(*applet.Card); ok {
+		dv.applications.Add(n)
+	}
+}
 
 // Attach checks DEVICE and the keys and gives the device its identity. The
 // first ikey3k is ikey3k-1, the next ikey3k-2, and so on.
@@ -176,7 +212,7 @@ func (d *Driver) newDevice(name string, dev reader.Device) (*device, error) {
 			dv.dev.Params = maps.Clone(dev.Params) // the user said it with card=
 			dv.dev.Params[memcard.Param] = say
 		}
-		c.Insert(card)
+		dv.put(c, card)
 	}
 	if d.devices == nil {
 		d.devices = make(map[string]*device)
@@ -216,7 +252,7 @@ func checkSettings(params map[string]string, cards []string) error {
 // closeCards gives the state files of all cards free, those that were taken out included.
 func (dv *device) closeCards() {
 	for i, c := range dv.hw.contacts() {
-		closeCard(c.Remove())
+		closeCard(dv.take(c))
 		closeCard(dv.kept[i])
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/sim/applet"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -112,6 +113,42 @@ func TestStateFile(t *testing.T) {
 	}
 	third.Link.(*plug).Detached()
 	second.Link.(*plug).Detached()
+}
+
+// `status` of a slot with such a card says that it is no place for keys that matter, also while
+// the card computes, and no longer than it is there.
+func TestWarning(t *testing.T) {
+	m, _ := manager(t)
+	ctl(t, m, "attach sim t1 card=openpgp")
+	s := open(t, m, 0)
+	want := func(want string) {
+		t.Helper()
+		if got := s.Slot().Info().More["warning"]; got != want {
+			t.Errorf("status has the warning %q, want %q", got, want)
+		}
+	}
+	want(applet.Warning)
+	busy := make(chan struct{})
+	go func() {
+		transmit(t, s, "00200083 08 3132333435363738")
+		transmit(t, s, "00478000 02 B600 00")
+		close(busy)
+	}()
+	for done := false; !done; {
+		want(applet.Warning)
+		select {
+		case <-busy:
+			done = true
+		default:
+		}
+	}
+	ctl(t, m, "sim 0 remove")
+	want("")
+	ctl(t, m, "sim 0 insert token")
+	want("")
+	ctl(t, m, "sim 0 remove")
+	ctl(t, m, "sim 0 insert piv")
+	want(applet.Warning)
 }
 
 // With slow=real a command takes as long as with a real card, and with slow=DURATION that much longer.

@@ -11,7 +11,7 @@ import (
 type App interface {
 	// AID is the full name by which SELECT finds the application.
 	AID() []byte
-	// Select answers SELECT, also when the application is selected already.
+	// Select answers SELECT. If another application was selected, Reset was called before.
 	Select() Answer
 	// Reset forgets the security state: the card was reset, or another application selected.
 	Reset()
