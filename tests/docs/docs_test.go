@@ -221,7 +221,7 @@ func readme(t *testing.T, s *debian.System) {
 	}
 	// Before the README installs the packages, only the programs built from the sources
 	// exist.
-	const before = `cp /usr/bin/cardfs /usr/local/bin/ && dpkg --purge libctapi-cardfs-dev libctapi-cardfs1 libifdcardfs cardfs 2>&1`
+	const before = `cp /usr/bin/cardfs /usr/local/bin/ && mkdir /usr/local/bin/pcsc && cp /usr/lib/*/cardfs/libpcsclite.so.1 /usr/local/bin/pcsc/ && dpkg --purge libctapi-cardfs-dev libctapi-cardfs1 libifdcardfs cardfs 2>&1`
 	if out, err := s.Run(before); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -231,9 +231,9 @@ func readme(t *testing.T, s *debian.System) {
 			session(t, s, b)
 		case "sh":
 			if strings.Contains(b.text, "apt-get install") {
-				s.Run("rm /usr/local/bin/cardfs")
+				s.Run("rm -r /usr/local/bin/cardfs /usr/local/bin/pcsc")
 			}
-			out, err := s.Run(fmt.Sprintf(run, scripted(b.text)))
+			out, err := s.Run(typed + fmt.Sprintf(run, scripted(b.text)))
 			if err != nil {
 				t.Errorf("%s: %v\n%s\nIt was:\n%s", b.at, err, out, b.text)
 			}
@@ -253,7 +253,16 @@ func readme(t *testing.T, s *debian.System) {
 		}
 	}
 	s.Run(tidy)
+	// The machine's own key, which opens the door as well, is of Ed25519.
+	if out, err := s.Run(`journalctl --no-pager -u ssh | grep 'Accepted publickey for root .* ECDSA '`); err != nil {
+		t.Errorf("nobody logged in with the PIV card's key: %v\n%s", err, out)
+	}
 }
+
+// typed types the PIN that ssh asks for.
+const typed = `printf '#!/bin/sh\necho 123456\n' >/root/.ssh/askpass && chmod 700 /root/.ssh/askpass
+export SSH_ASKPASS=/root/.ssh/askpass SSH_ASKPASS_REQUIRE=force
+`
 
 // session runs the commands after "$ " and compares their output. … stands for anything.
 func session(t *testing.T, s *debian.System, b block) {

@@ -22,7 +22,7 @@ import (
 // the test uses no repository at that point, and programs that use the readers or that the
 // documentation names.
 const suite, before = "bookworm", "ca-certificates,fuse3,libusb-1.0-0,pcscd,opensc,systemd,init-system-helpers,gcc,libc6-dev,pkg-config,procps," +
-	"dbus,sudo,python3,jq,mawk,bubblewrap,sshfs,openssh-server,openssh-client,nodejs,curl"
+	"dbus,sudo,python3,jq,mawk,bubblewrap,sshfs,openssh-server,openssh-client,gnupg,scdaemon,openssl,nodejs,curl"
 
 // unused is how long a Debian is kept that no test asks for.
 const unused = 7 * 24 * time.Hour
