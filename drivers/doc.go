@@ -41,17 +41,19 @@
 //     memory cards the slot embeds a type of package reader/memcard, over what its reader offers:
 //     single commands of the chips (drivers/sim), or its own commands (drivers/ccid).
 //
-//  4. TestDriverPlaysSession. usbtest.NewPlayer plays the device; the driver has to send what
-//     the session says, with the time-outs that it says.
+//  4. TestDriverPlaysSession. usbtest.NewPlayer plays the device, and a readertest.Host asks
+//     for what its user asks for; the driver has to send what the session says, with the
+//     time-outs that it says.
 //
 //  5. emu. A usbtest.Device with a function for the requests, and a card in an icc.Contact.
 //     It is written from the same facts as the driver and shares no code with it, so that a
 //     mistake in one is not hidden by the same mistake in the other. usbtest.Commands is for
 //     devices that take commands on a bulk endpoint. In TestTokenPlaysSession usbtest.Replay
-//     plays the host.
+//     plays the host. readertest.Card is a card for it, and Scripted one with other answers.
 //
 //  6. TestSuite. readertest.Suite tests what package reader/core relies on, for every driver.
-//     faulttest.Session has each transfer fail in each way. Then the driver's own: each answer
+//     faulttest.Session has each transfer fail in each way, PowerLost unplugs the device, and
+//     readertest.EveryLength exchanges what a short APDU may have. Then the driver's own: each answer
 //     is too short, too long, or says something else, and fuzzers read whatever a device may
 //     send. If another project has a driver, witness.USB has both drive the emulated device.
 //

@@ -218,7 +218,7 @@ func TestBusy(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCard()
-			c.busy = x.takes
+			c.Takes = x.takes
 			e := newToken(t, c)
 			_, s, _ := connect(t, e)
 			polls, told := 0, 0
@@ -266,7 +266,7 @@ func TestBusyBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newToken(t, newCard())
 		port, s, _ := connect(t, e)
-		e.Contact.Card().(*card).busy = time.Hour
+		e.Contact.Card().(*card).Takes = time.Hour
 		if _, err := port.Control(t.Context(), setupHeader, unhex(challenge), time.Second); err != nil {
 			t.Fatal(err)
 		}
@@ -286,7 +286,7 @@ func TestBusyEnds(t *testing.T) {
 	for name, want := range map[string]error{"cancelled": context.Canceled, "unplugged": reader.ErrGone} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCard()
-			c.busy = time.Hour
+			c.Takes = time.Hour
 			port, s, _ := connect(t, newToken(t, c))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()

@@ -1,16 +1,15 @@
 package egate
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/faulttest"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/drivers/egate/emu"
 	"github.com/cardfs/cardfs/reader"
@@ -23,41 +22,34 @@ var unhex = readertest.Hex
 
 const atr = "3B 95 18 40 FF 62 01 02 01 04"
 
-// card is a Cryptoflex that has answers to a few commands.
-type card struct {
-	answers map[string]string
-	busy    time.Duration
-}
+type card = readertest.Scripted
 
+// newCard is a Cryptoflex.
 func newCard() *card {
-	return &card{answers: map[string]string{
-		"C0A40000023F0000": "90 00",
-		"0084000008":       "11 12 13 14 15 16 17 18 90 00",
-	}}
+	return &card{Card: atr, Answers: map[string]string{"C0 A4 00 00 02 3F 00 00": "90 00"}}
 }
 
-func (c *card) ATR() []byte               { return unhex(atr) }
-func (c *card) Reset(bool)                {}
-func (c *card) Busy([]byte) time.Duration { return c.busy }
-func (c *card) Process(command []byte) []byte {
-	if a, ok := c.answers[fmt.Sprintf("%X", command)]; ok {
-		return unhex(a)
-	}
-	return unhex("6D 00")
+// responding is the card of testdata/response.txt.
+func responding() *card {
+	return &card{Card: atr, Answers: map[string]string{
+		"C0 A4 00 00 02 3F 00 00": "01 02 03 04 05 06 07 08 09 0A 0B 0C 0D 0E 0F 10 11 12 13 14 15 16 90 00",
+	}}
 }
 
 func newToken(t testing.TB, c icc.Card) *emu.Token {
 	t.Helper()
 	e := emu.New("")
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, c)
 	return e
+}
+
+func device(link reader.Link) reader.Device {
+	return reader.Device{Driver: "egate", Address: "usb:1-2", Link: link}
 }
 
 func open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {
 	t.Helper()
-	return readertest.Open(t, Driver{}, reader.Device{Driver: "egate", Address: "usb:1-2", Link: link})
+	return readertest.Open(t, Driver{}, device(link))
 }
 
 // connect opens the token and powers its card up, as the core does.
@@ -69,11 +61,9 @@ func connect(t testing.TB, e *emu.Token) (*usbtest.Port, reader.Slot, *link.Link
 	return port, s, readertest.Connect(t, s)
 }
 
-// responding is the card of testdata/response.txt.
-func responding() *card {
-	return &card{answers: map[string]string{
-		"C0A40000023F0000": "01 02 03 04 05 06 07 08 09 0A 0B 0C 0D 0E 0F 10 11 12 13 14 15 16 90 00",
-	}}
+func load(t *testing.T, name string) usbtest.Session {
+	t.Helper()
+	return readertest.Load(t, usbtest.Load, "testdata/"+name+".txt")
 }
 
 // The sessions in testdata: the driver sends what the session's host sends, with the same
@@ -93,28 +83,15 @@ func TestDriverPlaysSession(t *testing.T) {
 	} {
 		t.Run(tt.file, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				session, err := usbtest.Load("testdata/" + tt.file + ".txt")
-				if err != nil {
-					t.Fatal(err)
-				}
-				p := usbtest.NewPlayer(t, session).Describe(emu.New("").Descriptors())
-				_, s := open(t, p)
-				l := readertest.NewLink(s)
-				p.Step("power on")
-				if err := l.PowerUp(t.Context(), reader.Cold, -1); err != nil || !bytes.Equal(l.ATR().Bytes(), unhex(atr)) {
-					t.Fatal(err)
-				}
-				p.Step(tt.step)
+				p := usbtest.NewPlayer(t, load(t, tt.file)).Describe(emu.New("").Descriptors())
+				r, _ := open(t, p)
+				h := readertest.NewHost(t, p, r)
+				h.PowerUp("power on", atr)
+				h.Step(tt.step)
 				for _, c := range tt.commands {
-					got, err := l.Transmit(t.Context(), unhex(c[0]), nil)
-					if err != nil || !bytes.Equal(got, unhex(c[1])) {
-						t.Errorf("%s: % X, %v", c[0], got, err)
-					}
+					h.Transmit(c[0], c[1])
 				}
-				p.Step("unplugged")
-				if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-					t.Errorf("status after the token left: %v", err)
-				}
+				h.Gone("unplugged")
 			})
 		})
 	}
@@ -124,11 +101,7 @@ func TestDriverPlaysSession(t *testing.T) {
 func TestTokenPlaysSession(t *testing.T) {
 	for file, c := range map[string]*card{"session": newCard(), "response": responding()} {
 		synctest.Test(t, func(t *testing.T) {
-			session, err := usbtest.Load("testdata/" + file + ".txt")
-			if err != nil {
-				t.Fatal(err)
-			}
-			usbtest.Replay(t, session, newToken(t, c).Plug(), nil)
+			usbtest.Replay(t, load(t, file), newToken(t, c).Plug(), nil)
 		})
 	}
 }
@@ -145,18 +118,12 @@ func TestTraits(t *testing.T) {
 	}
 }
 
-// t1Card is a card that the token cannot serve.
-type t1Card struct{ card }
-
-func (*t1Card) ATR() []byte { return unhex("3B 80 81 31 FE 45 8F") }
-
 // "T=0 only": a card with T=1 is refused in words, and nothing is sent to it.
 func TestT1(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newToken(t, &t1Card{})
-		_, s := open(t, e.Plug())
-		l := readertest.NewLink(s)
-		if err := l.PowerUp(t.Context(), reader.Cold, -1); !errors.Is(err, reader.ErrUnsupported) || !strings.Contains(err.Error(), "T=[1]") {
+		_, s := open(t, newToken(t, readertest.Card("3B 80 81 31 FE 45 8F")).Plug())
+		err := readertest.NewLink(s).PowerUp(t.Context(), reader.Cold, -1)
+		if !errors.Is(err, reader.ErrUnsupported) || !strings.Contains(err.Error(), "T=[1]") {
 			t.Error(err)
 		}
 	})
@@ -166,63 +133,12 @@ func TestT1(t *testing.T) {
 func TestLengths(t *testing.T) {
 	for _, piece := range []int{0, 1, 7, 64, 255, 256} {
 		synctest.Test(t, func(t *testing.T) {
-			e := newToken(t, &mirror{})
+			e := newToken(t, newCard())
 			e.Pieces(piece)
 			_, _, l := connect(t, e)
-			for _, nc := range []int{0, 1, 2, 7, 8, 63, 64, 65, 254, 255} {
-				for _, ne := range []int{0, 1, 2, 7, 8, 63, 64, 65, 254, 255, 256} {
-					command, want := exchangeOf(nc, ne)
-					got, err := l.Transmit(t.Context(), command, nil)
-					if err != nil || !bytes.Equal(got, want) {
-						t.Fatalf("%d bytes, %d wanted, pieces of %d: %d bytes, %v", nc, ne, piece, len(got), err)
-					}
-				}
-			}
+			readertest.Lengths(t, l, []int{0, 1, 2, 7, 8, 63, 64, 65, 254, 255}, []int{0, 1, 2, 7, 8, 63, 64, 65, 254, 255, 256})
 		})
 	}
-}
-
-// mirror answers with as many bytes as P1 P2 say, which count up from the sum of the data.
-type mirror struct{ card }
-
-func (*mirror) Incoming(_, ins byte) bool { return ins == 0x12 }
-
-func (*mirror) Process(command []byte) []byte {
-	ne := int(command[2])<<8 | int(command[3])
-	var data []byte
-	if command[1] == 0x12 {
-		data = command[5 : 5+int(command[4])]
-	}
-	return mirrored(data, ne)
-}
-
-func mirrored(data []byte, ne int) []byte {
-	var sum byte
-	for i, b := range data {
-		sum += b + byte(i)
-	}
-	var out []byte
-	for i := range ne {
-		out = append(out, sum+byte(i))
-	}
-	return append(out, 0x90, byte(len(data)))
-}
-
-// exchangeOf is a command of nc bytes with ne bytes wanted, and what mirror answers.
-func exchangeOf(nc, ne int) (command, want []byte) {
-	command = []byte{0x00, 0x10, byte(ne >> 8), byte(ne)}
-	var data []byte
-	if nc > 0 {
-		command[1] = 0x12
-		for i := range nc {
-			data = append(data, byte(i*3+nc))
-		}
-		command = append(append(command, byte(nc)), data...)
-	}
-	if ne > 0 {
-		command = append(command, byte(ne))
-	}
-	return command, mirrored(data, ne)
 }
 
 // USB 2.0 §9.6.1: the model, and bcdDevice as the version.
@@ -241,31 +157,13 @@ func TestNotUSB(t *testing.T) {
 
 // When the token is pulled, or its port reset, its card loses power.
 func TestPowerLost(t *testing.T) {
-	for what, lose := range map[string]func(*usbtest.Port){
-		"unplugged": (*usbtest.Port).Unplug, "reset": (*usbtest.Port).Reset,
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			e := newToken(t, newCard())
-			port, _, _ := connect(t, e)
-			lose(port)
-			if e.Contact.Powered() {
-				t.Errorf("%s: the card has power", what)
-			}
-		})
-	}
+	faulttest.PowerLost(t, Driver{}, func() faulttest.Device { return newToken(t, newCard()) })
 }
 
 func TestSuite(t *testing.T) {
 	readertest.PausingSuite(t, func(t *testing.T) *readertest.Fixture {
 		e := newToken(t, newCard())
 		port := e.Plug()
-		return &readertest.Fixture{
-			Driver:  Driver{},
-			Device:  reader.Device{Driver: "egate", Address: "usb:1-2", Link: port},
-			Slots:   []readertest.Slot{readertest.Contact(&e.Contact, true)},
-			Command: unhex("00 84 00 00 08"),
-			Answer:  unhex("11 12 13 14 15 16 17 18 90 00"),
-			Unplug:  port.Unplug,
-		}
+		return readertest.Emulated(Driver{}, device(port), port.Unplug, readertest.Contact(&e.Contact, true))
 	})
 }

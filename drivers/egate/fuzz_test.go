@@ -60,18 +60,7 @@ func FuzzEmulator(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		port := newToken(t, newCard()).Plug()
 		defer port.Unplug()
-		for len(in) >= 7 {
-			s := usb.Setup{RequestType: in[0], Request: in[1],
-				Value: uint16(in[2]) | uint16(in[3])<<8, Index: uint16(in[4]) | uint16(in[5])<<8}
-			data := make([]byte, in[6])
-			in = in[7:]
-			if !s.In() {
-				in = in[copy(data, in):]
-			}
-			if n, err := port.Control(t.Context(), s, data, time.Microsecond); n < 0 || n > len(data) || err != nil && n != 0 {
-				t.Fatalf("%v: %d, %v", s, n, err)
-			}
-		}
+		usbtest.Fuzz(t, port, in, time.Microsecond)
 	})
 }
 

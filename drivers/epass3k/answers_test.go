@@ -190,8 +190,8 @@ func TestLateAnswer(t *testing.T) {
 			for _, how := range []string{"time-out", "cancelled"} {
 				synctest.Test(t, func(t *testing.T) {
 					c := newCard()
-					c.answers["0084000008"] = trap
-					c.answers["00CA000002"] = "01 02 90 00"
+					c.Answers["00 84 00 00 08"] = trap
+					c.Answers["00 CA 00 00 02"] = "01 02 90 00"
 					e := newConfig(t, emu.Config{Packet: 8, ZLP: zlp}, c)
 					_, s, l := connect(t, e)
 					e.Contact.SetFaults(icc.Faults{Slow: 2 * time.Second})
@@ -257,7 +257,7 @@ func TestWipe(t *testing.T) {
 	for _, fault := range []usbtest.Fault{{}, {Kind: usbtest.Short, N: 20, On: "IN 81", Skip: 1}, {Kind: usbtest.Stalled, On: "OUT 02"}, {Kind: usbtest.Silent, When: usbtest.After, On: "IN 81"}} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCard()
-			c.answers["00CA000020"] = strings.Repeat("5A", 32) + "90 00"
+			c.Answers["00 CA 00 00 20"] = strings.Repeat("5A", 32) + "90 00"
 			e := newConfig(t, emu.Config{Packet: 16}, c)
 			_, s, _ := connect(t, e)
 			d := s.(interface{ Unwrap() reader.Slot }).Unwrap().(*dialect)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/reader/link"
 )
 
@@ -47,5 +48,13 @@ func Transmit(t testing.TB, l *link.Link, command, want []byte) {
 	got, err := l.Transmit(t.Context(), command, nil)
 	if err != nil || !bytes.Equal(got, want) {
 		t.Errorf("% X: % X, %v", command, got, err)
+	}
+}
+
+// Insert puts a card into a position of an emulated device.
+func Insert(t testing.TB, into *icc.Contact, c icc.Card) {
+	t.Helper()
+	if err := into.Insert(c); err != nil {
+		t.Fatal(err)
 	}
 }

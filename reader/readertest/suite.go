@@ -79,6 +79,12 @@ func Contact(c *icc.Contact, fixed bool) Slot {
 	return s
 }
 
+// Emulated makes the Fixture of an emulated device with a Card in each slot. unplug has the
+// device leave, and may be called again.
+func Emulated(d reader.Driver, dev reader.Device, unplug func(), slots ...Slot) *Fixture {
+	return &Fixture{Driver: d, Device: dev, Slots: slots, Command: Challenge, Answer: Response, Unplug: unplug, Close: unplug}
+}
+
 // deadline is how long a call that must end may take. The suite's own tests change it.
 var deadline = 20 * time.Second
 
