@@ -14,64 +14,26 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/usb"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
-// fake answers transfers by the table, whose keys are like "IN C0 81". What is not in it
-// succeeds without data.
-type fake struct {
-	usb.Conn
-	answers map[string]reply
-	desc    []byte
-	waits   []time.Duration // the time-outs that the transfers were given
-	buffer  []byte          // that the latest fetch was given
-}
+// fake is a token that answers by a table.
+type fake = usbtest.Table
 
-type reply struct {
-	data []byte
-	n    int // if not 0, claimed instead of len(data)
-	err  error
-}
-
-func (f *fake) OpenUSB(context.Context, uint8) (usb.Conn, error) { return f, nil }
-func (f *fake) Gone() <-chan struct{}                            { return nil }
-func (f *fake) Close() error                                     { return nil }
-func (f *fake) Descriptors() []byte                              { return f.desc }
-
-func (f *fake) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
-	f.waits = append(f.waits, timeout)
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	if timeout <= 0 {
-		return 0, errors.New("a transfer without a time-out")
-	}
-	a, ok := f.answers[fmt.Sprintf("%v", s)]
-	switch {
-	case s.In():
-		f.buffer = data
-		n := copy(data, a.data)
-		if a.n != 0 {
-			n = a.n
-		}
-		return n, a.err
-	case ok:
-		return a.n, a.err
-	}
-	return len(data), nil
-}
+type reply = usbtest.Answer
 
 const getBlock = "IN C0 86"
 
 // honest is a token that behaves.
 func (k *kind) honest() map[string]reply {
 	a := map[string]reply{
-		"IN C0 81": {data: append([]byte{13}, unhex(cardos)...)},
-		getBlock:   {data: unhex("00 00 02 90 00 92")},
+		"IN C0 81": {Data: append([]byte{13}, unhex(cardos)...)},
+		getBlock:   {Data: unhex("00 00 02 90 00 92")},
 	}
 	if k.driver == PRO {
-		a["IN C0 83"], a["IN C0 82"] = reply{data: numbers(13)}, reply{data: []byte{0}}
+		a["IN C0 83"], a["IN C0 82"] = reply{Data: readertest.Pattern(13)}, reply{Data: []byte{0}}
 	} else {
-		a["IN C0 88"], a["IN C0 83"] = reply{data: numbers(2)}, reply{data: []byte{0}}
+		a["IN C0 88"], a["IN C0 83"] = reply{Data: readertest.Pattern(2)}, reply{Data: []byte{0}}
 	}
 	return a
 }
@@ -120,11 +82,11 @@ func TestAnswers(t *testing.T) {
 	} {
 		t.Run(x.kind.driver.Name()+"/"+x.name, func(t *testing.T) {
 			answers := x.kind.honest()
-			answers[x.transfer] = reply{data: unhex(x.answer)}
-			_, s := x.kind.open(t, &fake{answers: answers})
+			answers[x.transfer] = reply{Data: unhex(x.answer)}
+			_, s := x.kind.open(t, &fake{Answers: answers})
 			atr, rx, err := run(t.Context(), s)
 			if x.says == "" {
-				if err != nil || len(rx) != 4+int(rx[2]) || !bytes.Equal(atr, answers["IN C0 81"].data[1:1+len(atr)]) || len(atr) != int(answers["IN C0 81"].data[0]) {
+				if err != nil || len(rx) != 4+int(rx[2]) || !bytes.Equal(atr, answers["IN C0 81"].Data[1:1+len(atr)]) || len(atr) != int(answers["IN C0 81"].Data[0]) {
 					t.Errorf("% X, % X, %v", atr, rx, err)
 				}
 				return
@@ -147,32 +109,19 @@ func TestAnswers(t *testing.T) {
 func TestTransferErrors(t *testing.T) {
 	each(t, func(t *testing.T, k *kind) {
 		for _, transfer := range append(slices.Clone(k.steps), "OUT 40 06", getBlock) {
-			for _, x := range []struct {
-				name string
-				r    reply
-				is   error
-			}{
-				{"stall", reply{err: usb.ErrStall}, reader.ErrProtocol},
-				{"babble", reply{err: usb.ErrOverflow}, reader.ErrProtocol},
-				{"reset", reply{err: usb.ErrReset}, reader.ErrProtocol},
-				{"time-out", reply{err: usb.ErrTimeout}, reader.ErrTimeout},
-				{"gone", reply{err: reader.ErrGone}, reader.ErrGone},
-				{"cancelled", reply{err: context.Canceled}, context.Canceled},
-				{"claims too many bytes", reply{n: 256}, reader.ErrProtocol},
-				{"claims a negative number", reply{n: -1}, reader.ErrProtocol},
-			} {
-				t.Run(transfer+"/"+x.name, func(t *testing.T) {
-					f := &fake{answers: k.honest()}
+			for _, x := range usbtest.Failures {
+				t.Run(transfer+"/"+x.Name, func(t *testing.T) {
+					f := &fake{Answers: k.honest()}
 					_, s := k.open(t, f)
 					if _, _, err := run(t.Context(), s); err != nil {
 						t.Fatal(err)
 					}
-					f.answers[transfer] = x.r
+					f.Answers[transfer] = x.Answer
 					atr, rx, err := run(t.Context(), s)
-					if !errors.Is(err, x.is) || !strings.HasPrefix(err.Error(), k.driver.Name()+" usb:1-2: ") {
-						t.Fatalf("%v; want %v", err, x.is)
+					if !errors.Is(err, x.Is) || !strings.HasPrefix(err.Error(), k.driver.Name()+" usb:1-2: ") {
+						t.Fatalf("%v; want %v", err, x.Is)
 					}
-					if words := strings.Fields(transfer); x.r.err != nil && !strings.Contains(err.Error(), "request "+words[2]+": ") {
+					if words := strings.Fields(transfer); x.Err != nil && !strings.Contains(err.Error(), "request "+words[2]+": ") {
 						t.Errorf("%v does not name the transfer", err)
 					}
 					// The length of VERIFY would reveal the PIN's.
@@ -183,11 +132,11 @@ func TestTransferErrors(t *testing.T) {
 						t.Errorf("% X and %v", rx, err)
 					}
 					// A card without an ATR in its time is mute.
-					if errors.Is(err, reader.ErrMute) != (x.name == "time-out" && transfer[len(transfer)-1:] == "1") {
+					if errors.Is(err, reader.ErrMute) != (x.Name == "time-out" && transfer[len(transfer)-1:] == "1") {
 						t.Errorf("%v", err)
 					}
 					powered := transfer == "OUT 40 06" || transfer == getBlock
-					if st, _ := s.Status(t.Context()); (powered && x.name != "reset") != (st == reader.Powered) || powered != (atr != nil) {
+					if st, _ := s.Status(t.Context()); (powered && x.Name != "reset") != (st == reader.Powered) || powered != (atr != nil) {
 						t.Errorf("status %v, ATR % X", st, atr)
 					}
 				})
@@ -256,27 +205,27 @@ func befalls(t *testing.T, k *kind, f usbtest.Fault) {
 // A T=1 block for the token has NAD, PCB, LEN, at most 32 bytes and an LRC. No byte of an
 // answer stays in the driver, whether or not it was one.
 func TestBlocks(t *testing.T) {
-	f := &fake{answers: kinds[0].honest()}
+	f := &fake{Answers: kinds[0].honest()}
 	_, s := kinds[0].open(t, f)
 	if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range []int{0, 3, 37, 259} {
-		sent := len(f.waits)
+		sent := len(f.Waits)
 		got, err := s.Exchange(t.Context(), reader.Transfer{Out: make([]byte, n)}, []byte("kept"))
-		if !errors.Is(err, reader.ErrInvalid) || string(got) != "kept" || len(f.waits) != sent || strings.Contains(err.Error(), fmt.Sprint(n, " bytes;")) {
+		if !errors.Is(err, reader.ErrInvalid) || string(got) != "kept" || len(f.Waits) != sent || strings.Contains(err.Error(), fmt.Sprint(n, " bytes;")) {
 			t.Errorf("%d bytes: %q, %v", n, got, err)
 		}
 	}
-	for _, answer := range []reply{{data: unhex("00 00 02 90 00 92")}, {data: unhex("00 00 FF 90 00 92")}, {data: unhex("00 00 02"), err: usb.ErrStall}} {
-		f.answers[getBlock] = answer
+	for _, answer := range []reply{{Data: unhex("00 00 02 90 00 92")}, {Data: unhex("00 00 FF 90 00 92")}, {Data: unhex("00 00 02"), Err: usb.ErrStall}} {
+		f.Answers[getBlock] = answer
 		for _, n := range []int{4, 36} {
 			got, err := s.Exchange(t.Context(), reader.Transfer{Out: make([]byte, n)}, []byte("kept"))
 			if !bytes.HasPrefix(got, []byte("kept")) || (err == nil) != (len(got) == 10) {
 				t.Errorf("%d bytes: % X, %v", n, got, err)
 			}
-			if !bytes.Equal(f.buffer, make([]byte, 37)) {
-				t.Errorf("after the exchange the driver holds % X", f.buffer)
+			if !bytes.Equal(f.Buffer, make([]byte, 37)) {
+				t.Errorf("after the exchange the driver holds % X", f.Buffer)
 			}
 		}
 	}
@@ -286,7 +235,7 @@ func TestBlocks(t *testing.T) {
 // and a card that is always present.
 func TestTraits(t *testing.T) {
 	each(t, func(t *testing.T, k *kind) {
-		_, s := k.open(t, &fake{answers: k.honest()})
+		_, s := k.open(t, &fake{Answers: k.honest()})
 		want := reader.Traits{Level: reader.TPDU, AutoPPS: true, IFSC: 32, IFSD: 32, Slack: time.Second, Fixed: true}
 		if got := s.Traits(); got != want {
 			t.Errorf("%+v, want %+v", got, want)
@@ -334,12 +283,12 @@ func TestNotUSB(t *testing.T) {
 func FuzzAnswers(f *testing.F) {
 	for _, k := range kinds {
 		a := k.honest()
-		f.Add(a["IN C0 81"].data, a["IN C0 83"].data, a["IN C0 82"].data, a["IN C0 88"].data, a[getBlock].data)
+		f.Add(a["IN C0 81"].Data, a["IN C0 83"].Data, a["IN C0 82"].Data, a["IN C0 88"].Data, a[getBlock].Data)
 	}
 	f.Fuzz(func(t *testing.T, atr, query, result, first, block []byte) {
 		for _, k := range kinds {
-			_, s := k.open(t, &fake{answers: map[string]reply{
-				"IN C0 81": {data: atr}, "IN C0 83": {data: query}, "IN C0 82": {data: result}, "IN C0 88": {data: first}, getBlock: {data: block},
+			_, s := k.open(t, &fake{Answers: map[string]reply{
+				"IN C0 81": {Data: atr}, "IN C0 83": {Data: query}, "IN C0 82": {Data: result}, "IN C0 88": {Data: first}, getBlock: {Data: block},
 			}})
 			got, rx, err := run(t.Context(), s)
 			if got != nil && (!bytes.HasPrefix(atr[1:], got) || len(got) != int(atr[0])) {

@@ -2,7 +2,6 @@ package etoken
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/faulttest"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/drivers/etoken/emu"
 	"github.com/cardfs/cardfs/reader"
@@ -22,8 +22,11 @@ import (
 
 var unhex = readertest.Hex
 
-// card answers the commands of the sessions.
-type card struct{ updated []byte }
+// card keeps what it is to write.
+type card struct {
+	readertest.Card
+	updated []byte
+}
 
 const (
 	cardos    = "3B F2 98 00 FF C1 10 31 FE 55 C8 03 15"
@@ -32,30 +35,13 @@ const (
 	random    = "11 12 13 14 15 16 17 18 90 00"
 )
 
-func (*card) ATR() []byte { return unhex(cardos) }
-func (*card) Reset(bool)  {}
 func (c *card) Process(command []byte) []byte {
 	switch fmt.Sprintf("% X", command[:5]) {
-	case selectMF[:14]:
-		return unhex("90 00")
-	case challenge:
-		return unhex(random)
-	case "00 B0 00 00 40":
-		return append(numbers(64), 0x90, 0x00)
 	case "00 D6 00 00 28", "00 D6 00 00 00":
 		c.updated = bytes.Clone(command)
 		return unhex("90 00")
 	}
-	return unhex("6D 00")
-}
-
-// numbers returns 0, 1, 2 … n-1.
-func numbers(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(i)
-	}
-	return b
+	return c.Card.Process(command)
 }
 
 // kind is a family of models with its emulated device.
@@ -82,15 +68,17 @@ func each(t *testing.T, test func(t *testing.T, k *kind)) {
 func (k *kind) token(t testing.TB) *emu.Token {
 	t.Helper()
 	e := k.make("")
-	if err := e.Contact.Insert(new(card)); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, &card{Card: cardos})
 	return e
+}
+
+func (k *kind) device(link usb.Opener) reader.Device {
+	return reader.Device{Driver: k.driver.Name(), Address: "usb:1-2", Link: link}
 }
 
 func (k *kind) open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {
 	t.Helper()
-	return readertest.Open(t, k.driver, reader.Device{Driver: k.driver.Name(), Address: "usb:1-2", Link: link})
+	return readertest.Open(t, k.driver, k.device(link))
 }
 
 // connect opens the token, and powers its card up as the core does.
@@ -104,56 +92,35 @@ func (k *kind) connect(t testing.TB, opener usb.Opener) *link.Link {
 // time-outs, and accepts what its device answers.
 func TestDriverPlaysSession(t *testing.T) {
 	each(t, func(t *testing.T, k *kind) {
-		session, err := usbtest.Load(k.file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := usbtest.NewPlayer(t, session).Describe(k.make("").Descriptors())
-		_, s := k.open(t, p)
-		powerOn := func(step string, how reader.Reset) {
-			t.Helper()
-			p.Step(step)
-			if got, err := s.PowerOn(t.Context(), how); err != nil || !bytes.Equal(got, unhex(cardos)) {
-				t.Fatalf("ATR % X, %v", got, err)
-			}
-		}
-		wait := 20 * time.Second
-		exchange := func(tx, rx string) {
-			t.Helper()
-			got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex(tx), Wait: wait}, nil)
-			if err != nil || !bytes.Equal(got, unhex(rx)) {
-				t.Errorf("%s: % X, %v", tx, got, err)
-			}
-		}
-		all := fmt.Sprintf("% X", numbers(64))
-		powerOn("power on", reader.Cold)
-		p.Step("commands")
-		exchange("00 00 07 00 A4 00 00 02 3F 00 9E", "00 00 02 90 00 92")
-		exchange("00 40 05 00 84 00 00 08 C9", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
+		p := usbtest.NewPlayer(t, readertest.Load(t, usbtest.Load, k.file)).Describe(k.make("").Descriptors())
+		r, s := k.open(t, p)
+		h := readertest.NewHost(t, p, r)
+		all := fmt.Sprintf("% X", readertest.Pattern(64))
+		h.PowerOn("power on", reader.Cold, cardos)
+		h.Step("commands")
+		h.Exchange("00 00 07 00 A4 00 00 02 3F 00 9E", "00 00 02 90 00 92")
+		h.Exchange("00 40 05 00 84 00 00 08 C9", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
 		if k.driver == PRO {
-			p.Step("chained command")
-			exchange("00 20 20 00 D6 00 00 28"+all[:0x1B*3]+"E5", "00 90 00 90")
-			exchange("00 40 0D"+all[0x1B*3:0x28*3]+"56", "00 00 02 90 00 92")
-			p.Step("more time")
-			exchange("00 00 05 00 84 00 00 08 89", "00 C3 01 01 C3")
-			wait += time.Second
-			exchange("00 E3 01 01 E3", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
+			h.Step("chained command")
+			h.Exchange("00 20 20 00 D6 00 00 28"+all[:0x1B*3]+"E5", "00 90 00 90")
+			h.Exchange("00 40 0D"+all[0x1B*3:0x28*3]+"56", "00 00 02 90 00 92")
+			h.Step("more time")
+			h.Exchange("00 00 05 00 84 00 00 08 89", "00 C3 01 01 C3")
+			h.Wait += time.Second
+			h.Exchange("00 E3 01 01 E3", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
 		} else {
-			p.Step("chained answer")
-			exchange("00 00 05 00 B0 00 00 40 F5", "00 20 20"+all[:0x20*3]+"00")
-			exchange("00 90 00 90", "00 60 20"+all[0x20*3:]+"40")
-			exchange("00 80 00 80", "00 00 02 90 00 92")
+			h.Step("chained answer")
+			h.Exchange("00 00 05 00 B0 00 00 40 F5", "00 20 20"+all[:0x20*3]+"00")
+			h.Exchange("00 90 00 90", "00 60 20"+all[0x20*3:]+"40")
+			h.Exchange("00 80 00 80", "00 00 02 90 00 92")
 		}
-		powerOn("power on again", reader.Warm)
-		p.Step("unplugged")
+		h.PowerOn("power on again", reader.Warm, cardos)
+		h.Gone("unplugged")
 		if _, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 05 00 84 00 00 08 89")}, nil); !errors.Is(err, reader.ErrGone) {
 			t.Errorf("exchange after the token left: %v", err)
 		}
 		if _, err := s.PowerOn(t.Context(), reader.Cold); !errors.Is(err, reader.ErrGone) {
 			t.Errorf("power on after the token left: %v", err)
-		}
-		if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-			t.Errorf("status after the token left: %v", err)
 		}
 	})
 }
@@ -161,10 +128,7 @@ func TestDriverPlaysSession(t *testing.T) {
 // The emulated tokens answer the sessions' hosts as the sessions' devices do.
 func TestTokenPlaysSession(t *testing.T) {
 	each(t, func(t *testing.T, k *kind) {
-		session, err := usbtest.Load(k.file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		session := readertest.Load(t, usbtest.Load, k.file)
 		synctest.Test(t, func(t *testing.T) {
 			e := k.token(t)
 			usbtest.Replay(t, session, e.Plug(), map[string]func(){
@@ -204,7 +168,7 @@ func testBlockSizes(t *testing.T, k *kind) {
 		t.Errorf("%d blocks in the power-up", blocks)
 	}
 	// An extended command and a long answer, with noise in the middle.
-	update := append(unhex("00 D6 00 00 00 01 2C"), numbers(300)...)
+	update := append(unhex("00 D6 00 00 00 01 2C"), readertest.Pattern(300)...)
 	for _, faults := range []icc.Faults{{RequestIFS: 254}, {Every: 3}, {Fraction: 0.5, Seed: 7}} {
 		e.Contact.SetFaults(faults)
 		l.Transmit(t.Context(), update, nil)
@@ -220,7 +184,7 @@ func testBlockSizes(t *testing.T, k *kind) {
 		!bytes.Equal(e.Contact.Card().(*card).updated, update) {
 		t.Errorf("% X, %v", rx, err)
 	}
-	if rx, err := l.Transmit(t.Context(), unhex("00 B0 00 00 40"), nil); err != nil || !bytes.Equal(rx, append(numbers(64), 0x90, 0)) {
+	if rx, err := l.Transmit(t.Context(), unhex("00 B0 00 00 40"), nil); err != nil || !bytes.Equal(rx, append(readertest.Pattern(64), 0x90, 0)) {
 		t.Errorf("% X, %v", rx, err)
 	}
 	if longest != 36 {
@@ -253,10 +217,10 @@ func TestTransfers(t *testing.T) {
 // A block may take the time that the protocol gives the card, or 20 s if that is none.
 func TestTimeouts(t *testing.T) {
 	for given, want := range map[time.Duration]time.Duration{3 * time.Second: 3 * time.Second, 1: 1, 0: 20 * time.Second, -1: 20 * time.Second} {
-		f := &fake{answers: kinds[0].honest()}
+		f := &fake{Answers: kinds[0].honest()}
 		_, slot := kinds[0].open(t, f)
 		slot.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 05 00 84 00 00 08 89"), Wait: given}, nil)
-		if got := f.waits[len(f.waits)-1]; got != want {
+		if got := f.Waits[len(f.Waits)-1]; got != want {
 			t.Errorf("wait %v: %v, want %v", given, got, want)
 		}
 	}
@@ -294,35 +258,13 @@ func TestSlowAndSilent(t *testing.T) {
 // When a token is pulled, or its port reset, its card loses power, and nothing of what was
 // sent is left to fetch.
 func TestPowerLost(t *testing.T) {
-	for what, lose := range map[string]func(*usbtest.Port, usb.Conn){
-		"unplugged": func(p *usbtest.Port, _ usb.Conn) { p.Unplug() },
-		"reset":     func(_ *usbtest.Port, c usb.Conn) { c.Reset(context.Background()) },
-	} {
-		each(t, func(t *testing.T, k *kind) {
-			e := k.token(t)
-			port := e.Plug()
-			r, s := k.open(t, port)
-			if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil || !e.Contact.Powered() {
-				t.Fatal(err)
-			}
-			r.Close()
-			conn, err := port.OpenUSB(t.Context(), 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			lose(port, conn)
-			if e.Contact.Powered() {
-				t.Errorf("%s: the card has power", what)
-			}
-			again, err := e.Plug().OpenUSB(t.Context(), 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := again.Control(t.Context(), usb.Setup{RequestType: 0xC0, Request: 0x81}, make([]byte, 0x23), time.Millisecond); !errors.Is(err, usb.ErrTimeout) {
-				t.Errorf("%s: an ATR without a reset: %v", what, err)
+	each(t, func(t *testing.T, k *kind) {
+		faulttest.PowerLost(t, k.driver, func() faulttest.Device { return k.token(t) }, func(t *testing.T, d faulttest.Device) {
+			if got := d.Plug().Ask(usb.Setup{RequestType: 0xC0, Request: 0x81}, 0x23); got != usb.ErrTimeout.Error() {
+				t.Errorf("an ATR without a reset: %s", got)
 			}
 		})
-	}
+	})
 }
 
 // Requests that the tokens refuse, and observed behaviour that the sessions do not show.
@@ -358,17 +300,11 @@ func TestRequests(t *testing.T) {
 		{"block of 37 bytes", emu.NewPRO, 0x40, 6, 0, 0, 37, dies},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			data := make([]byte, x.n)
 			port := x.make("S1").Plug()
-			n, err := port.Control(t.Context(), usb.Setup{RequestType: x.rt, Request: x.rq, Value: x.value, Index: x.index}, data, time.Second)
-			got := fmt.Sprintf("% X", data[:n])
-			if err != nil {
-				got = err.Error()
-			}
+			got := port.Ask(usb.Setup{RequestType: x.rt, Request: x.rq, Value: x.value, Index: x.index}, x.n)
 			if x.want == dies {
-				_, err = port.Control(t.Context(), usb.Setup{RequestType: 0x40, Request: 1}, nil, time.Second)
-				if !errors.Is(err, usb.ErrTimeout) {
-					t.Errorf("%s: then %v", x.name, err)
+				if then := port.Ask(usb.Setup{RequestType: 0x40, Request: 1}, 0); then != holds {
+					t.Errorf("%s: then %s", x.name, then)
 				}
 				x.want = holds
 			}
@@ -381,23 +317,12 @@ func TestRequests(t *testing.T) {
 
 // The emulated tokens survive any transfers.
 func FuzzEmulator(f *testing.F) {
-	f.Add(unhex("40 01 00 C0 81 23 40 03 00 C0 83 0D 40 02 06 00 00 01 00 88 13 C0 82 01"))
-	f.Add(unhex("40 01 00 C0 81 23 40 06 09 00 00 05 00 84 00 00 08 89 C0 86 25"))
-	f.Add(unhex("40 08 00 C0 88 02 40 03 00 C0 83 01 C0 86 26"))
+	f.Add(unhex("40 01 0000 0000 00 C0 81 0000 0000 23 40 03 0000 0000 00 C0 83 0000 0000 0D 40 02 0000 0000 06 00 00 01 00 88 13 C0 82 0000 0000 01"))
+	f.Add(unhex("40 01 0000 0000 00 C0 81 0000 0000 23 40 06 0000 0000 09 00 00 05 00 84 00 00 08 89 C0 86 0000 0000 25"))
+	f.Add(unhex("40 08 0000 0000 00 C0 88 0000 0000 02 40 03 0000 0000 00 C0 83 0000 0000 01 C0 86 0000 0000 26"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		for _, k := range kinds {
-			port, in := k.token(t).Plug(), in
-			for len(in) >= 3 {
-				s := usb.Setup{RequestType: in[0], Request: in[1]}
-				data := make([]byte, in[2])
-				in = in[3:]
-				if !s.In() {
-					in = in[copy(data, in):]
-				}
-				if n, err := port.Control(t.Context(), s, data, time.Microsecond); n < 0 || n > len(data) || err != nil && n != 0 {
-					t.Fatalf("%v: %d, %v", s, n, err)
-				}
-			}
+			usbtest.Fuzz(t, k.token(t).Plug(), in, time.Microsecond)
 		}
 	})
 }
@@ -407,14 +332,7 @@ func TestSuite(t *testing.T) {
 		readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
 			e := k.token(t)
 			port := e.Plug()
-			return &readertest.Fixture{
-				Driver:  k.driver,
-				Device:  reader.Device{Driver: k.driver.Name(), Address: "usb:1-2", Link: port},
-				Slots:   []readertest.Slot{readertest.Contact(&e.Contact, true)},
-				Command: unhex(challenge),
-				Answer:  unhex(random),
-				Unplug:  port.Unplug,
-			}
+			return readertest.Emulated(k.driver, k.device(port), port.Unplug, readertest.Contact(&e.Contact, true))
 		})
 	})
 }

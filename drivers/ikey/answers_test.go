@@ -10,39 +10,23 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/reader"
 )
 
-// described is a token with a descriptor of its own.
-type described struct {
-	fake
-	desc []byte
-}
+// fake is a token that answers by a table.
+type fake = usbtest.Table
 
-// fake answers transfers by the table: the first entry, in order, whose key begins the
-// setup. The value is its answer or an error.
-type fake struct {
-	usb.Conn
-	answers map[string]reply
-	gone    chan struct{}
-	waits   []time.Duration // the time-outs that the transfers were given
-	buffer  []byte          // that the latest transfer was given
-}
-
-type reply struct {
-	data []byte
-	n    int // if not 0, claimed instead of len(data)
-	err  error
-}
+type reply = usbtest.Answer
 
 // honest is a token that behaves.
 func honest() map[string]reply {
 	return map[string]reply{
-		identify: {data: unhex("0A 61 00 07 2D 2D C0 80 80 60")},
-		getReset: {data: unhex("00")},
-		getATR:   {data: unhex("10" + atr + "FF FF FF")},
-		getPPS:   {data: unhex("FF 11 11 FF")},
-		getBlock: {data: unhex("00 00 02 90 00 92")},
+		identify: {Data: unhex("0A 61 00 07 2D 2D C0 80 80 60")},
+		getReset: {Data: unhex("00")},
+		getATR:   {Data: unhex("10" + atr + "FF FF FF")},
+		getPPS:   {Data: unhex("FF 11 11 FF")},
+		getBlock: {Data: unhex("00 00 02 90 00 92")},
 	}
 }
 
@@ -92,8 +76,8 @@ func TestAnswers(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			answers := honest()
-			answers[x.transfer] = reply{data: unhex(x.answer)}
-			_, s := open(t, &fake{answers: answers})
+			answers[x.transfer] = reply{Data: unhex(x.answer)}
+			_, s := open(t, &fake{Answers: answers})
 			_, _, err := run(context.Background(), s)
 			if x.is == nil {
 				if err != nil {
@@ -144,11 +128,11 @@ func TestAnswers2032(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			answers := map[string]reply{
-				identify: {data: unhex(identity)}, reset2: {data: []byte{0}}, reset32: {data: []byte{0}},
-				getATR25: {data: unhex(string(datakey))}, getATR9: {data: unhex(atrNine)},
+				identify: {Data: unhex(identity)}, reset2: {Data: []byte{0}}, reset32: {Data: []byte{0}},
+				getATR25: {Data: unhex(string(datakey))}, getATR9: {Data: unhex(atrNine)},
 			}
-			answers[x.transfer] = reply{data: unhex(x.answer)}
-			_, s := openAs(t, IKey2032, &fake{answers: answers})
+			answers[x.transfer] = reply{Data: unhex(x.answer)}
+			_, s := openAs(t, IKey2032, &fake{Answers: answers})
 			got, err := s.PowerOn(t.Context(), reader.Cold)
 			if x.says == "" {
 				if err != nil || !bytes.Equal(got, unhex(x.want)) {
@@ -171,30 +155,17 @@ func TestAnswers2032(t *testing.T) {
 func TestTransferErrors(t *testing.T) {
 	transfers := []string{identify, sendReset, getReset, sendATR, getATR, sendPPS, getPPS, sendBlock, getBlock}
 	for _, transfer := range transfers {
-		for _, x := range []struct {
-			name string
-			r    reply
-			is   error
-		}{
-			{"stall", reply{err: usb.ErrStall}, reader.ErrProtocol},
-			{"babble", reply{err: usb.ErrOverflow}, reader.ErrProtocol},
-			{"reset", reply{err: usb.ErrReset}, reader.ErrProtocol},
-			{"time-out", reply{err: usb.ErrTimeout}, reader.ErrTimeout},
-			{"gone", reply{err: reader.ErrGone}, reader.ErrGone},
-			{"cancelled", reply{err: context.Canceled}, context.Canceled},
-			{"claims too many bytes", reply{n: 256}, reader.ErrProtocol},
-			{"claims a negative number", reply{n: -1}, reader.ErrProtocol},
-		} {
-			t.Run(transfer+"/"+x.name, func(t *testing.T) {
+		for _, x := range usbtest.Failures {
+			t.Run(transfer+"/"+x.Name, func(t *testing.T) {
 				answers := honest()
-				answers[transfer] = x.r
-				_, s := open(t, &fake{answers: answers})
+				answers[transfer] = x.Answer
+				_, s := open(t, &fake{Answers: answers})
 				atr, rx, err := run(context.Background(), s)
-				if !errors.Is(err, x.is) || !strings.HasPrefix(err.Error(), "ikey3k usb:1-2: ") {
-					t.Fatalf("%v; want %v", err, x.is)
+				if !errors.Is(err, x.Is) || !strings.HasPrefix(err.Error(), "ikey3k usb:1-2: ") {
+					t.Fatalf("%v; want %v", err, x.Is)
 				}
 				words := strings.Fields(transfer)
-				if x.r.err != nil && !strings.Contains(err.Error(), "request "+words[2]+": ") {
+				if x.Err != nil && !strings.Contains(err.Error(), "request "+words[2]+": ") {
 					t.Errorf("%v does not name the transfer %s", err, transfer)
 				}
 				// The length of VERIFY would reveal the PIN's.
@@ -209,7 +180,7 @@ func TestTransferErrors(t *testing.T) {
 					t.Errorf("% X and %v", rx, err)
 				}
 				powered := transfer == sendBlock || transfer == getBlock
-				if st, _ := s.Status(context.Background()); (powered && x.name != "reset") != (st == reader.Powered) || powered != (atr != nil) {
+				if st, _ := s.Status(context.Background()); (powered && x.Name != "reset") != (st == reader.Powered) || powered != (atr != nil) {
 					t.Errorf("status %v, ATR % X", st, atr)
 				}
 			})
@@ -220,15 +191,15 @@ func TestTransferErrors(t *testing.T) {
 // A card that does not answer to reset is mute, however the token reports it.
 func TestMute(t *testing.T) {
 	answers := honest()
-	answers[getATR] = reply{err: usb.ErrTimeout}
-	_, s := open(t, &fake{answers: answers})
+	answers[getATR] = reply{Err: usb.ErrTimeout}
+	_, s := open(t, &fake{Answers: answers})
 	if _, err := s.PowerOn(context.Background(), reader.Cold); !errors.Is(err, reader.ErrMute) || !errors.Is(err, reader.ErrTimeout) {
 		t.Error(err)
 	}
 }
 
 func TestInvalidBlock(t *testing.T) {
-	_, s := open(t, &fake{answers: honest()})
+	_, s := open(t, &fake{Answers: honest()})
 	for _, n := range []int{0, 3, 259} {
 		dst := []byte("kept")
 		got, err := s.Exchange(context.Background(), reader.Transfer{Out: make([]byte, n)}, dst)
@@ -257,10 +228,10 @@ func TestNotUSB(t *testing.T) {
 // No answer of a token makes the driver panic or accept bytes that did not arrive.
 func FuzzAnswers(f *testing.F) {
 	a := honest()
-	f.Add(a[identify].data, a[getReset].data, a[getATR].data, a[getPPS].data, a[getBlock].data)
+	f.Add(a[identify].Data, a[getReset].Data, a[getATR].Data, a[getPPS].Data, a[getBlock].Data)
 	f.Fuzz(func(t *testing.T, id, reset, atr, pps, block []byte) {
-		_, s := open(t, &fake{answers: map[string]reply{
-			identify: {data: id}, getReset: {data: reset}, getATR: {data: atr}, getPPS: {data: pps}, getBlock: {data: block},
+		_, s := open(t, &fake{Answers: map[string]reply{
+			identify: {Data: id}, getReset: {Data: reset}, getATR: {Data: atr}, getPPS: {Data: pps}, getBlock: {Data: block},
 		}})
 		got, rx, err := run(context.Background(), s)
 		if got != nil && !bytes.HasPrefix(atr[1:], got) {

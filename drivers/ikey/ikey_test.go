@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/faulttest"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/drivers/ikey/emu"
 	"github.com/cardfs/cardfs/reader"
@@ -41,15 +41,17 @@ var kinds = []struct {
 func newToken(t testing.TB, make func(string) *emu.Token, c card) *emu.Token {
 	t.Helper()
 	e := make("")
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, c)
 	return e
+}
+
+func device(d Driver, link usb.Opener) reader.Device {
+	return reader.Device{Driver: d.Name(), Address: "usb:1-2", Link: link}
 }
 
 func openAs(t testing.TB, d Driver, link usb.Opener) (reader.Reader, reader.Slot) {
 	t.Helper()
-	return readertest.Open(t, d, reader.Device{Driver: d.Name(), Address: "usb:1-2", Link: link})
+	return readertest.Open(t, d, device(d, link))
 }
 
 func open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {
@@ -61,35 +63,18 @@ func open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {
 func TestDriverPlaysSession(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.driver.Name(), func(t *testing.T) {
-			session, err := usbtest.Load(k.file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p := usbtest.NewPlayer(t, session).Describe(k.make("").Descriptors())
-			_, s := openAs(t, k.driver, p)
-			p.Step("power on")
-			got, err := s.PowerOn(t.Context(), reader.Cold)
-			if err != nil || !bytes.Equal(got, k.card.ATR()) {
-				t.Fatalf("ATR % X, %v", got, err)
-			}
-			exchange := func(tx, rx string) {
-				t.Helper()
-				got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex(tx), Wait: 20 * time.Second}, nil)
-				if err != nil || !bytes.Equal(got, unhex(rx)) {
-					t.Errorf("%s: % X, %v", tx, got, err)
-				}
-			}
-			p.Step("commands")
-			exchange("00 00 07 00 A4 00 00 02 3F 00 9E", "00 00 02 90 00 92")
-			exchange("00 40 05 00 84 00 00 08 C9", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
-			p.Step("other blocks")
-			exchange("00 90 00 90", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
-			exchange("00 C0 00 C0", "00 E0 00 E0")
-			exchange("00 C1 01 B4 74", "00 E1 01 B4 54")
-			p.Step("unplugged")
-			if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-				t.Errorf("status after the token left: %v", err)
-			}
+			p := usbtest.NewPlayer(t, readertest.Load(t, usbtest.Load, k.file)).Describe(k.make("").Descriptors())
+			r, _ := openAs(t, k.driver, p)
+			h := readertest.NewHost(t, p, r)
+			h.PowerOn("power on", reader.Cold, string(k.card))
+			h.Step("commands")
+			h.Exchange("00 00 07 00 A4 00 00 02 3F 00 9E", "00 00 02 90 00 92")
+			h.Exchange("00 40 05 00 84 00 00 08 C9", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
+			h.Step("other blocks")
+			h.Exchange("00 90 00 90", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
+			h.Exchange("00 C0 00 C0", "00 E0 00 E0")
+			h.Exchange("00 C1 01 B4 74", "00 E1 01 B4 54")
+			h.Gone("unplugged")
 		})
 	}
 }
@@ -98,11 +83,7 @@ func TestDriverPlaysSession(t *testing.T) {
 func TestTokenPlaysSession(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.driver.Name(), func(t *testing.T) {
-			session, err := usbtest.Load(k.file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			usbtest.Replay(t, session, newToken(t, k.make, k.card).Plug(), nil)
+			usbtest.Replay(t, readertest.Load(t, usbtest.Load, k.file), newToken(t, k.make, k.card).Plug(), nil)
 		})
 	}
 }
@@ -110,10 +91,10 @@ func TestTokenPlaysSession(t *testing.T) {
 // A block may take the time that the protocol gives the card, or 10 s if that is zero.
 func TestTimeouts(t *testing.T) {
 	for given, want := range map[time.Duration]time.Duration{3 * time.Second: 3 * time.Second, 1: 1, 0: 10 * time.Second, -1: 10 * time.Second} {
-		f := &fake{answers: honest()}
+		f := &fake{Answers: honest()}
 		_, slot := open(t, f)
 		slot.Exchange(t.Context(), reader.Transfer{Out: unhex("00 00 05 00 84 00 00 08 89"), Wait: given}, nil)
-		if got := f.waits[len(f.waits)-1]; got != want {
+		if got := f.Waits[len(f.Waits)-1]; got != want {
 			t.Errorf("wait %v: %v, want %v", given, got, want)
 		}
 	}
@@ -122,7 +103,7 @@ func TestTimeouts(t *testing.T) {
 // What the core relies on: the token does the PPS, its card is always present, and the IFSD
 // is the vendor's, whose blocks the token is known to accept.
 func TestTraits(t *testing.T) {
-	_, s := open(t, &fake{answers: honest()})
+	_, s := open(t, &fake{Answers: honest()})
 	want := reader.Traits{Level: reader.TPDU, AutoPPS: true, IFSD: 180, Slack: time.Second, Fixed: true}
 	if got := s.Traits(); got != want {
 		t.Errorf("%+v, want %+v", got, want)
@@ -132,12 +113,12 @@ func TestTraits(t *testing.T) {
 // A failed reset leaves the card unpowered: its state is unknown.
 func TestResetFails(t *testing.T) {
 	for _, transfer := range []string{identify, sendReset, getReset, sendATR, getATR, sendPPS, getPPS} {
-		f := &fake{answers: honest()}
+		f := &fake{Answers: honest()}
 		_, s := open(t, f)
 		if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil {
 			t.Fatal(err)
 		}
-		f.answers[transfer] = reply{err: usb.ErrTimeout}
+		f.Answers[transfer] = reply{Err: usb.ErrTimeout}
 		_, err := s.PowerOn(t.Context(), reader.Warm)
 		if st, _ := s.Status(t.Context()); err == nil || st != reader.Present {
 			t.Errorf("%s: status %v after %v", transfer, st, err)
@@ -149,45 +130,11 @@ func TestResetFails(t *testing.T) {
 func TestVersion(t *testing.T) {
 	whole := unhex("12 01 10 01 00 00 00 08 B9 04 00 13 34 12 00 00 00 01")
 	for n, want := range map[int]string{0: "", 13: "", 14: "12.34", 18: "12.34"} {
-		r, _ := open(t, &described{fake: fake{answers: honest()}, desc: whole[:n]})
+		r, _ := open(t, &fake{Answers: honest(), Desc: whole[:n]})
 		if _, more := r.(reader.Identifier).Identify(); more["version"] != want {
 			t.Errorf("%d bytes: version %q, want %q", n, more["version"], want)
 		}
 	}
-}
-
-func (d *described) OpenUSB(context.Context, uint8) (usb.Conn, error) { return d, nil }
-func (d *described) Descriptors() []byte                              { return d.desc }
-
-func (f *fake) OpenUSB(context.Context, uint8) (usb.Conn, error) { return f, nil }
-func (f *fake) Gone() <-chan struct{}                            { return f.gone }
-func (f *fake) Close() error                                     { return nil }
-
-// key identifies a transfer of a session: by its data if it sends, by its length if it
-// fetches.
-func (f *fake) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
-	f.waits, f.buffer = append(f.waits, timeout), data
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	if timeout <= 0 {
-		return 0, errors.New("a transfer without a time-out")
-	}
-	a, ok := f.answers[fmt.Sprintf("%v %04X %04X %02X", s, s.Value, s.Index, len(data))]
-	if !ok {
-		return len(data), nil
-	}
-	if a.err != nil {
-		return 0, a.err
-	}
-	if s.In() {
-		n := copy(data, a.data)
-		if a.n != 0 {
-			n = a.n
-		}
-		return n, nil
-	}
-	return a.n, nil
 }
 
 const (
@@ -205,7 +152,7 @@ const (
 // The longest T=1 block, NAD PCB LEN, 254 bytes of INF and an LRC (ISO/IEC 7816-3:2006
 // §11.3), is sent. No byte of an answer stays in the driver.
 func TestBlocks(t *testing.T) {
-	f := &fake{answers: honest()}
+	f := &fake{Answers: honest()}
 	_, s := open(t, f)
 	if _, err := s.PowerOn(context.Background(), reader.Cold); err != nil {
 		t.Fatal(err)
@@ -214,7 +161,7 @@ func TestBlocks(t *testing.T) {
 	if err != nil || len(got) == 0 {
 		t.Fatalf("258 bytes: % X, %v", got, err)
 	}
-	if left := f.buffer[:len(f.answers[getBlock].data)]; !bytes.Equal(left, make([]byte, len(left))) {
+	if left := f.Buffer[:len(f.Answers[getBlock].Data)]; !bytes.Equal(left, make([]byte, len(left))) {
 		t.Errorf("after the exchange the driver holds % X", left)
 	}
 }
@@ -256,26 +203,7 @@ func TestSilentCard(t *testing.T) {
 
 // When a token is pulled, or its port reset, its card loses power.
 func TestPowerLost(t *testing.T) {
-	for what, lose := range map[string]func(*usbtest.Port, usb.Conn){
-		"unplugged": func(p *usbtest.Port, _ usb.Conn) { p.Unplug() },
-		"reset":     func(_ *usbtest.Port, c usb.Conn) { c.Reset(context.Background()) },
-	} {
-		e := newToken(t, emu.New3000, starcos)
-		port := e.Plug()
-		r, s := open(t, port)
-		if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil || !e.Contact.Powered() {
-			t.Fatal(err)
-		}
-		r.Close()
-		conn, err := port.OpenUSB(t.Context(), 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lose(port, conn)
-		if e.Contact.Powered() {
-			t.Errorf("%s: the card has power", what)
-		}
-	}
+	faulttest.PowerLost(t, IKey3000, func() faulttest.Device { return newToken(t, emu.New3000, starcos) })
 }
 
 // Requests that the tokens refuse, and observed behaviour that the sessions do not show.
@@ -302,13 +230,8 @@ func TestRequests(t *testing.T) {
 		{"an iKey 3000's command", emu.New2032, 0x41, 0x16, 0x2005, 0, 0, usb.ErrStall.Error()},
 		{"PPS, which it does not know", emu.New2032, 0x41, 0x16, 0x0002, 0, 0, usb.ErrStall.Error()},
 	} {
-		data := make([]byte, x.n)
-		n, err := x.make("S1").Plug().Control(t.Context(), usb.Setup{RequestType: x.rt, Request: x.rq, Value: x.value, Index: x.index}, data, time.Second)
-		got := fmt.Sprintf("% X", data[:n])
-		if err != nil {
-			got = err.Error()
-		}
-		if got != x.want {
+		setup := usb.Setup{RequestType: x.rt, Request: x.rq, Value: x.value, Index: x.index}
+		if got := x.make("S1").Plug().Ask(setup, x.n); got != x.want {
 			t.Errorf("%s: %s, want %s", x.name, got, x.want)
 		}
 	}
@@ -321,19 +244,7 @@ func FuzzEmulator(f *testing.F) {
 	f.Add(unhex("41 16 0119 0000 00 C1 01 0000 0000 19"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		for _, k := range kinds {
-			port, in := newToken(t, k.make, k.card).Plug(), in
-			for len(in) >= 7 {
-				s := usb.Setup{RequestType: in[0], Request: in[1],
-					Value: uint16(in[2]) | uint16(in[3])<<8, Index: uint16(in[4]) | uint16(in[5])<<8}
-				data := make([]byte, in[6])
-				in = in[7:]
-				if !s.In() {
-					in = in[copy(data, in):]
-				}
-				if n, err := port.Control(t.Context(), s, data, time.Microsecond); n < 0 || n > len(data) || err != nil && n != 0 {
-					t.Fatalf("%v: %d, %v", s, n, err)
-				}
-			}
+			usbtest.Fuzz(t, newToken(t, k.make, k.card).Plug(), in, time.Microsecond)
 		}
 	})
 }
@@ -344,14 +255,7 @@ func TestSuite(t *testing.T) {
 			readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
 				e := newToken(t, k.make, k.card)
 				port := e.Plug()
-				return &readertest.Fixture{
-					Driver:  k.driver,
-					Device:  reader.Device{Driver: k.driver.Name(), Address: "usb:1-2", Link: port},
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, true)},
-					Command: unhex("00 84 00 00 08"),
-					Answer:  unhex("11 12 13 14 15 16 17 18 90 00"),
-					Unplug:  port.Unplug,
-				}
+				return readertest.Emulated(k.driver, device(k.driver, port), port.Unplug, readertest.Contact(&e.Contact, true))
 			})
 		})
 	}

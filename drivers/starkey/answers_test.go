@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -12,68 +11,18 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/readertest"
 )
 
-// fake answers transfers by the tables, whose keys are like "IN C0 86" and "IN 81". What is
-// in neither succeeds without data.
-type fake struct {
-	usb.Conn
-	answers map[string]reply
-	resets  int
-	waits   []time.Duration // the time-outs that the transfers were given
-	buffer  []byte          // that the latest fetch was given
-}
+// fake is a token that answers by a table.
+type fake = usbtest.Table
 
-type reply struct {
-	data []byte
-	n    int // if not 0, claimed instead of len(data)
-	err  error
-}
+type reply = usbtest.Answer
 
 func honest() *fake {
-	return &fake{answers: map[string]reply{"IN 81": {data: unhex(starcos)}, "IN C0 86": {data: answer}}}
-}
-
-func (f *fake) OpenUSB(context.Context, uint8) (usb.Conn, error) { return f, nil }
-func (f *fake) Gone() <-chan struct{}                            { return nil }
-func (f *fake) Close() error                                     { return nil }
-func (f *fake) Descriptors() []byte                              { return nil }
-
-func (f *fake) Reset(context.Context) error {
-	f.resets++
-	return f.answers["reset"].err
-}
-
-func (f *fake) Control(ctx context.Context, s usb.Setup, data []byte, timeout time.Duration) (int, error) {
-	return f.do(ctx, fmt.Sprint(s), s.In(), data, timeout)
-}
-
-func (f *fake) In(ctx context.Context, ep uint8, data []byte, timeout time.Duration) (int, error) {
-	return f.do(ctx, fmt.Sprintf("IN %02X", ep), true, data, timeout)
-}
-
-func (f *fake) do(ctx context.Context, key string, in bool, data []byte, timeout time.Duration) (int, error) {
-	f.waits = append(f.waits, timeout)
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	if timeout <= 0 {
-		return 0, errors.New("a transfer without a time-out")
-	}
-	a, ok := f.answers[key]
-	n := len(data)
-	switch {
-	case in:
-		f.buffer, n = data, copy(data, a.data)
-	case ok:
-		n = 0
-	}
-	if a.n != 0 {
-		n = a.n
-	}
-	return n, a.err
+	return &fake{Answers: map[string]reply{"IN 81": {Data: unhex(starcos)}, "IN C0 86": {Data: answer}}}
 }
 
 // Empty messages are none. The first with something in it is the ATR, all of it, and at most
@@ -97,15 +46,15 @@ func TestMessages(t *testing.T) {
 			port.Unplug()
 		}
 		f := honest()
-		f.answers["IN 81"] = reply{}
+		f.Answers["IN 81"] = reply{}
 		_, s := open(t, f)
 		start := time.Now()
 		_, err := s.PowerOn(t.Context(), reader.Cold)
 		if !errors.Is(err, reader.ErrMute) || !errors.Is(err, reader.ErrTimeout) || time.Since(start) != 10*time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
-		if n := len(f.waits); n > 1001 || len(f.buffer) != 32 || f.waits[n-1] > 10*time.Millisecond {
-			t.Errorf("%d reads, of %d bytes, the last for %v", n, len(f.buffer), f.waits[n-1])
+		if n := len(f.Waits); n > 1001 || len(f.Buffer) != 32 || f.Waits[n-1] > 10*time.Millisecond {
+			t.Errorf("%d reads, of %d bytes, the last for %v", n, len(f.Buffer), f.Waits[n-1])
 		}
 		// In the middle of a pause.
 		end := 1005 * time.Millisecond
@@ -126,11 +75,11 @@ func TestSecondReset(t *testing.T) {
 		f := honest()
 		_, s := open(t, f)
 		for n := range 3 {
-			if _, err := s.PowerOn(t.Context(), reader.Warm); err != nil || f.resets != n {
-				t.Errorf("%v after %d resets", err, f.resets)
+			if _, err := s.PowerOn(t.Context(), reader.Warm); err != nil || f.Resets != n {
+				t.Errorf("%v after %d resets", err, f.Resets)
 			}
 		}
-		f.answers["IN 81"] = reply{err: usb.ErrTimeout}
+		f.Answers["IN 81"] = reply{Err: usb.ErrTimeout}
 		atr, err := s.PowerOn(t.Context(), reader.Warm)
 		if atr != nil || !errors.Is(err, reader.ErrMute) || !strings.HasPrefix(err.Error(), "starkey usb:1-2: power up: endpoint 81: ") || !strings.Contains(err.Error(), "plugging it in again") {
 			t.Errorf("% X, %v", atr, err)
@@ -138,7 +87,7 @@ func TestSecondReset(t *testing.T) {
 		if st, _ := s.Status(t.Context()); st != reader.Present {
 			t.Errorf("status %v", st)
 		}
-		f.answers["reset"] = reply{err: reader.ErrGone}
+		f.Answers["reset"] = reply{Err: reader.ErrGone}
 		if _, err := s.PowerOn(t.Context(), reader.Cold); !errors.Is(err, reader.ErrGone) || !strings.HasPrefix(err.Error(), "starkey usb:1-2: reset the port: ") {
 			t.Errorf("%v", err)
 		}
@@ -187,22 +136,22 @@ func TestUnproven(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, bad := range []error{usb.ErrStall, usb.ErrTimeout} {
-		f.answers["IN C0 86"] = reply{err: bad}
+		f.Answers["IN C0 86"] = reply{Err: bad}
 		if _, err := s.Exchange(t.Context(), block, nil); !errors.Is(err, bad) || !strings.Contains(err.Error(), unproven) {
 			t.Error(err)
 		}
 	}
 	for _, known := range []error{reader.ErrGone, context.Canceled} {
-		f.answers["IN C0 86"] = reply{err: known}
+		f.Answers["IN C0 86"] = reply{Err: known}
 		if _, err := s.Exchange(t.Context(), block, nil); !errors.Is(err, known) || strings.Contains(err.Error(), unproven) {
 			t.Error(err)
 		}
 	}
-	f.answers["IN C0 86"] = reply{data: answer}
+	f.Answers["IN C0 86"] = reply{Data: answer}
 	if _, err := s.Exchange(t.Context(), block, nil); err != nil {
 		t.Error(err)
 	}
-	f.answers["IN C0 86"] = reply{err: usb.ErrStall}
+	f.Answers["IN C0 86"] = reply{Err: usb.ErrStall}
 	if _, err := s.Exchange(t.Context(), block, nil); !errors.Is(err, usb.ErrStall) || strings.Contains(err.Error(), unproven) {
 		t.Errorf("after an answer: %v", err)
 	}
@@ -225,7 +174,7 @@ func TestBlocks(t *testing.T) {
 	}()
 	for _, n := range []int{0, 3, 37} {
 		got, err := s.Exchange(t.Context(), reader.Transfer{Out: make([]byte, n)}, []byte("kept"))
-		if !errors.Is(err, reader.ErrInvalid) || string(got) != "kept" || len(f.waits) != 1 {
+		if !errors.Is(err, reader.ErrInvalid) || string(got) != "kept" || len(f.Waits) != 1 {
 			t.Errorf("%d bytes: %q, %v", n, got, err)
 		}
 	}
@@ -240,7 +189,7 @@ func TestBlocks(t *testing.T) {
 		{"00 00 00", "fetch block: 3 bytes are no T=1 block"},
 		{"", "fetch block: 0 bytes are no T=1 block"},
 	} {
-		f.answers["IN C0 86"] = reply{data: unhex(x.answer)}
+		f.Answers["IN C0 86"] = reply{Data: unhex(x.answer)}
 		got, err := s.Exchange(t.Context(), reader.Transfer{Out: make([]byte, 36)}, []byte("kept"))
 		switch {
 		case x.says == "" && (err != nil || !bytes.Equal(got, append([]byte("kept"), answer...))):
@@ -248,14 +197,14 @@ func TestBlocks(t *testing.T) {
 		case x.says != "" && (!errors.Is(err, reader.ErrProtocol) || !strings.HasPrefix(err.Error(), "starkey usb:1-2: "+x.says) || string(got) != "kept"):
 			t.Errorf("%s: % X, %v", x.answer, got, err)
 		}
-		if !bytes.Equal(f.buffer, make([]byte, 37)) {
-			t.Errorf("after the exchange the driver holds % X", f.buffer)
+		if !bytes.Equal(f.Buffer, make([]byte, 37)) {
+			t.Errorf("after the exchange the driver holds % X", f.Buffer)
 		}
 	}
 	for given, want := range map[time.Duration]time.Duration{3 * time.Second: 3 * time.Second, 0: 20 * time.Second} {
 		s.Exchange(t.Context(), reader.Transfer{Out: block.Out, Wait: given}, nil)
-		if n := len(f.waits); f.waits[n-2] != 10*time.Second || f.waits[n-1] != want {
-			t.Errorf("wait %v: %v, want %v", given, f.waits[n-2:], want)
+		if n := len(f.Waits); f.Waits[n-2] != 10*time.Second || f.Waits[n-1] != want {
+			t.Errorf("wait %v: %v, want %v", given, f.Waits[n-2:], want)
 		}
 	}
 }

@@ -18,7 +18,7 @@ func FuzzAnswers(f *testing.F) {
 		if len(atr) == 0 {
 			return
 		}
-		_, s := open(t, &fake{answers: map[string]reply{"IN 81": {data: atr}, "IN C0 86": {data: block}}})
+		_, s := open(t, &fake{Answers: map[string]reply{"IN 81": {Data: atr}, "IN C0 86": {Data: block}}})
 		got, err := s.PowerOn(t.Context(), reader.Cold)
 		if err != nil || !bytes.Equal(got, atr[:min(32, len(atr))]) {
 			t.Errorf("ATR % X of % X, %v", got, atr, err)

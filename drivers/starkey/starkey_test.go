@@ -26,10 +26,8 @@ const (
 )
 
 // card answers SELECT, and all else with 64 bytes and its length.
-type card struct{}
+type card struct{ readertest.Card }
 
-func (card) ATR() []byte { return unhex(starcos) }
-func (card) Reset(bool)  {}
 func (card) Process(command []byte) []byte {
 	if bytes.Equal(command, unhex(selectMF)) {
 		return unhex("90 00")
@@ -40,15 +38,17 @@ func (card) Process(command []byte) []byte {
 func newToken(t testing.TB) *emu.Token {
 	t.Helper()
 	e := emu.New("")
-	if err := e.Contact.Insert(card{}); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, card{starcos})
 	return e
+}
+
+func device(link usb.Opener) reader.Device {
+	return reader.Device{Driver: "starkey", Address: "usb:1-2", Link: link}
 }
 
 func open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {
 	t.Helper()
-	return readertest.Open(t, Driver{}, reader.Device{Driver: "starkey", Address: "usb:1-2", Link: link})
+	return readertest.Open(t, Driver{}, device(link))
 }
 
 var (
@@ -56,46 +56,32 @@ var (
 	answer = unhex("00 00 02 90 00 92")
 )
 
+func session(t *testing.T) usbtest.Session {
+	t.Helper()
+	return readertest.Load(t, usbtest.Load, "testdata/session.txt")
+}
+
 // The session in testdata: the driver sends what the session's host sends, with the same
 // time-outs, and accepts what its device answers.
 func TestDriverPlaysSession(t *testing.T) {
-	session, err := usbtest.Load("testdata/session.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
 	synctest.Test(t, func(t *testing.T) {
-		p := usbtest.NewPlayer(t, session).Describe(emu.New("").Descriptors())
-		_, s := open(t, p)
-		powerOn := func(step string, how reader.Reset) {
-			t.Helper()
-			p.Step(step)
-			if got, err := s.PowerOn(t.Context(), how); err != nil || !bytes.Equal(got, unhex(starcos)) {
-				t.Fatalf("ATR % X, %v", got, err)
-			}
-		}
-		powerOn("power on", reader.Cold)
-		p.Step("command")
-		if got, err := s.Exchange(t.Context(), block, nil); err != nil || !bytes.Equal(got, answer) {
-			t.Errorf("% X, %v", got, err)
-		}
-		powerOn("power on again", reader.Warm)
-		p.Step("unplugged")
+		p := usbtest.NewPlayer(t, session(t)).Describe(emu.New("").Descriptors())
+		r, s := open(t, p)
+		h := readertest.NewHost(t, p, r)
+		h.PowerOn("power on", reader.Cold, starcos)
+		h.Step("command")
+		h.Exchange("00 00 07 00 A4 00 00 02 3F 00 9E", "00 00 02 90 00 92")
+		h.PowerOn("power on again", reader.Warm, starcos)
+		h.Gone("unplugged")
 		if _, err := s.Exchange(t.Context(), block, nil); !errors.Is(err, reader.ErrGone) || strings.Contains(err.Error(), unproven) {
 			t.Errorf("exchange after the token left: %v", err)
-		}
-		if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-			t.Errorf("status after the token left: %v", err)
 		}
 	})
 }
 
 // The emulated token answers the session's host as the session's device does.
 func TestTokenPlaysSession(t *testing.T) {
-	session, err := usbtest.Load("testdata/session.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	usbtest.Replay(t, session, newToken(t).Plug(), nil)
+	usbtest.Replay(t, session(t), newToken(t).Plug(), nil)
 }
 
 // "No more than 32 bytes either way, nothing announced", whatever the ATR says.
@@ -240,13 +226,8 @@ func TestSuite(t *testing.T) {
 	readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
 		e := newToken(t)
 		port := e.Plug()
-		return &readertest.Fixture{
-			Driver:  Driver{},
-			Device:  reader.Device{Driver: "starkey", Address: "usb:1-2", Link: port},
-			Slots:   []readertest.Slot{readertest.Contact(&e.Contact, true)},
-			Command: unhex(selectMF),
-			Answer:  unhex("90 00"),
-			Unplug:  port.Unplug,
-		}
+		f := readertest.Emulated(Driver{}, device(port), port.Unplug, readertest.Contact(&e.Contact, true))
+		f.Command, f.Answer = unhex(selectMF), unhex("90 00")
+		return f
 	})
 }
