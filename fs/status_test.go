@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -113,5 +114,23 @@ func TestWhatDevicesSay(t *testing.T) {
 	}
 	if got := string(statusLines(core.Info{State: core.StateEmpty, More: map[string]string{"k": fmt.Sprint("v", evil)}})); bad(got) || strings.Count(got, "\n") != 4 {
 		t.Errorf("status %q", got)
+	}
+}
+
+// "What was opened before answers ENODEV" once a reader has left, and its last words never: also
+// to a read that began before.
+func TestStatusNeverSaysGone(t *testing.T) {
+	d := newDesk(t, "t1")
+	h := d.mustOpen(as(1000, self), "status", syscall.O_RDONLY).(*textFile)
+	leaves := *h.file.spec
+	leaves.text = func(f *file) []byte {
+		if err := d.m.Detach(0); err != nil {
+			t.Fatal(err)
+		}
+		return statusText(f)
+	}
+	h.file.spec = &leaves
+	if s, errno := h.text(4096, 0); errno != syscall.ENODEV {
+		t.Errorf("a read during which the reader left: %q, %v", s, errno)
 	}
 }

@@ -40,10 +40,10 @@ var (
 )
 
 func (t *textFile) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	if t.file.slot.Gone() {
+	content := t.capture(off == 0)
+	if t.file.slot.Gone() { // else the text is of a reader that was there
 		return nil, syscall.ENODEV
 	}
-	content := t.capture(off == 0)
 	if off >= int64(len(content)) {
 		return fuse.ReadResultData(nil), 0
 	}

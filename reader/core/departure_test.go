@@ -2,7 +2,9 @@ package core
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,6 +188,39 @@ func TestLeftBehindDuringClose(t *testing.T) {
 		}
 		if len(q) != 0 {
 			t.Error("the queue is not empty")
+		}
+	})
+}
+
+// "When a reader leaves, its path is gone at once. What was opened before answers ENODEV": also to
+// those whom the departure itself wakes.
+func TestDepartureWakesNobodyEarly(t *testing.T) {
+	bubble(t, Options{Drivers: []reader.Driver{linkDriver{}}}, func(t *testing.T, r *rig) {
+		revivals(t, r, func(int) (*fakeReader, error) { return newFakeReader(newFakeSlot(t)), nil })
+		b := r.Slot(0)
+		mustOpen(t, b, someone())
+		var mu sync.Mutex
+		told := map[string][]bool{}
+		tell := func(name string) func() {
+			return func() {
+				mu.Lock()
+				defer mu.Unlock()
+				told[name] = append(told[name], b.Gone())
+			}
+		}
+		defer b.Watch(tell("status"))()
+		b.Follow().Watch(tell("event"))
+		b.FollowTrace().Watch(tell("trace"))
+		if err := r.Detach(0); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, name := range []string{"status", "event", "trace"} {
+			if len(told[name]) == 0 || slices.Contains(told[name], false) {
+				t.Errorf("%s was told %d times, and found the reader gone: %v", name, len(told[name]), told[name])
+			}
 		}
 	})
 }

@@ -255,17 +255,19 @@ func (s *Slot) isFailed() bool {
 // leave makes the slot gone for good.
 func (s *Slot) leave() {
 	s.mu.Lock()
-	if s.phase != gone {
-		s.phase = gone
-		s.card, s.atr, s.lock = reader.Absent, nil, nil
-		s.disconnectAll()
-		s.newEpoch()
-		s.publish(Left)
-		s.touch()
+	defer s.mu.Unlock()
+	if s.phase == gone {
+		return
 	}
-	s.mu.Unlock()
-	s.trace.end(reader.ErrGone)
+	s.phase = gone
+	s.card, s.atr, s.lock = reader.Absent, nil, nil
+	s.disconnectAll()
+	s.newEpoch()
+	// Before anybody is told: who looks then must not find a slot without a reader.
 	s.cancel()
+	s.publish(Left)
+	s.trace.end(reader.ErrGone)
+	s.touch()
 }
 
 // publish reports an event to the feeds and the log. s.mu is held.
