@@ -6,7 +6,7 @@
  * the mount makes ready (POLLPRI) when a line in it changed, on the event file of the
  * mount where an arrival counts, and on an eventfd for SCardCancel. The context keeps
  * the files open between calls, so a call that finds nothing new costs a read of each
- * status and the poll.
+ * status and the poll. After the poll only what it names is read again.
  *
  * A program may learn of a card before anybody used it. It expects the ATR then, as pcscd
  * powers every card: so a card without power is powered here.
@@ -30,6 +30,7 @@ struct seen {
 	char name[MAX_READERNAME];
 	int dir, status;        /* -1: the reader is not there */
 	struct pc_reader now;   /* if status is open */
+	bool fresh;             /* now was just read: what changes after that, poll tells */
 	bool mute;              /* the card of mute_changes did not get power */
 	uint16_t mute_changes;
 	unsigned natr;          /* the last ATR, of the card of atr_changes */
@@ -85,6 +86,7 @@ static bool read_status(struct seen *s)
 	struct cf_wait w = cf_wait_for(CF_ANSWER_MS);
 	ssize_t n;
 
+	s->fresh = false;
 	if (s->status < 0)
 		return false;
 	do
@@ -92,7 +94,8 @@ static bool read_status(struct seen *s)
 	while (n < 0 && errno == EINTR && cf_now() < w.until);
 	if (n > 0) {
 		text[n] = '\0';
-		if (pc_parse(text, &s->now) && strcmp(s->now.name, s->name) == 0)
+		s->fresh = pc_parse(text, &s->now) && strcmp(s->now.name, s->name) == 0;
+		if (s->fresh)
 			return true;
 	}
 	away(s);
@@ -119,12 +122,35 @@ static bool find(struct pc_context *x, struct seen *s)
 	return false;
 }
 
+/* open_atr powers a card, if there is one. It returns a negative errno, or 0. */
+static int open_atr(const struct seen *s)
+{
+	int fd = cf_open(s->dir, "atr", O_RDONLY | O_NONBLOCK);
+	int error = fd < 0 ? fd : 0;
+
+	cf_close(&fd);
+	return error;
+}
+
+/* is_mute reports whether an error of open_atr is the card's. */
+static bool is_mute(int error)
+{
+	switch (error) {
+	case 0:
+	case -EBUSY: /* another program has the card, and powers it */
+	case -EAGAIN:
+	case -ENOMEDIUM:
+	case -ENODEV:
+	case -ENOENT:
+		return false;
+	}
+	return true;
+}
+
 /* power powers a card, to know its ATR. It does not wait for another program's
  * transaction: the ATR comes with the next change then. */
 static void power(struct seen *s)
 {
-	int fd;
-
 	if (s->now.state != PC_PRESENT)
 		return;
 	if (s->natr > 0 && s->atr_changes == s->now.changes) {
@@ -135,19 +161,28 @@ static void power(struct seen *s)
 	}
 	if (s->mute && s->mute_changes == s->now.changes)
 		return;
-	fd = cf_open(s->dir, "atr", O_RDONLY | O_NONBLOCK); /* this powers it; status has the ATR */
-	s->mute = fd < 0 && fd != -EBUSY && fd != -EAGAIN && fd != -ENOMEDIUM;
-	cf_close(&fd);
+	s->mute = is_mute(open_atr(s));
 	s->mute_changes = s->now.changes;
 	read_status(s);
 }
 
-/* refresh looks at a reader. It returns false if it is not there. */
+/* expect_card is called when an empty reader has changed: mostly a card came. It is powered
+ * before status is read, so that one read says both. */
+static void expect_card(struct seen *s)
+{
+	if (s->now.state != PC_EMPTY)
+		return;
+	s->mute = is_mute(open_atr(s));
+	s->mute_changes = (uint16_t)(s->now.changes + 1);
+}
+
+/* refresh looks at a reader, unless it was just read. It returns false if it is not there. */
 static bool refresh(struct pc_context *x, struct seen *s)
 {
-	if (!find(x, s))
+	if (!s->fresh && !find(x, s))
 		return false;
 	power(s);
+	s->fresh = false;
 	if (s->status < 0)
 		return false;
 	if (s->now.state == PC_POWERED) {
@@ -334,6 +369,13 @@ static LONG compare(struct change *c, bool *changed, bool *starting)
 	return SCARD_S_SUCCESS;
 }
 
+/* watched reports whether poll tells of changes of state i. */
+static bool watched(const struct change *c, DWORD i)
+{
+	return c->of[i] != NULL && c->of[i]->status >= 0 &&
+	       !(c->states[i].dwCurrentState & SCARD_STATE_IGNORE);
+}
+
 /* wait_change waits until something happened. */
 static LONG wait_change(struct change *c, int64_t until, bool forever)
 {
@@ -349,12 +391,18 @@ static LONG wait_change(struct change *c, int64_t until, bool forever)
 	c->fds[n++] = (struct pollfd){.fd = c->x->cancel, .events = POLLIN};
 	c->fds[n++] = (struct pollfd){.fd = c->x->watch->event, .events = POLLIN};
 	for (DWORD i = 0; i < c->n; i++)
-		if (c->of[i] != NULL && c->of[i]->status >= 0 &&
-		    !(c->states[i].dwCurrentState & SCARD_STATE_IGNORE))
+		if (watched(c, i))
 			c->fds[n++] = (struct pollfd){.fd = c->of[i]->status, .events = POLLPRI};
 	do
 		got = poll(c->fds, n, left > INT_MAX ? INT_MAX : (int)left);
 	while (got < 0 && errno == EINTR && (forever || (left = until - cf_now()) > 0));
+	n = 2;
+	for (DWORD i = 0; got > 0 && i < c->n; i++)
+		if (watched(c, i)) {
+			c->of[i]->fresh = c->fds[n++].revents == 0;
+			if (!c->of[i]->fresh)
+				expect_card(c->of[i]);
+		}
 	if (read(c->x->cancel, &count, sizeof count) == sizeof count)
 		return SCARD_E_CANCELLED;
 	return SCARD_S_SUCCESS;
