@@ -2,83 +2,27 @@ package eutron
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/faulttest"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/eutron/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/reader/iso7816"
 )
 
-// Every transfer of a power-up and a command, in each of the ways of the menu: what the
-// program gets is the right answer or an error that the core knows, in the time that the
-// protocol allows; the card sees no command twice; and then a reset helps.
+// Each transfer may fail in each way. T=0 has no check of what the card sends.
 func TestFaults(t *testing.T) {
 	for _, c := range []card{cardOS, t0} {
-		transfers := 0
-		session := func(t *testing.T, faults ...usbtest.Fault) {
-			synctest.Test(t, func(t *testing.T) {
-				e, s, l := plug(t, c)
-				e.Inject(faults...)
-				e.Observe(func(usbtest.Line) { transfers++ })
-				fault := fmt.Sprint(faults)
-				start := time.Now()
-				err := l.PowerUp(t.Context(), reader.Cold, -1)
-				if err == nil {
-					var got []byte
-					if got, err = l.Transmit(t.Context(), challenge, nil); err == nil && !bytes.Equal(got, response) {
-						t.Errorf("%s: answer % X", fault, got)
-					}
-				}
-				if took := time.Since(start); took > 90*time.Second {
-					t.Errorf("%s: it took %v", fault, took)
-				}
-				if n := e.Contact.APDUs(); n > 1 {
-					t.Errorf("%s: the card had %d commands", fault, n)
-				}
-				known := false
-				for _, k := range []error{nil, reader.ErrGone, usb.ErrBus, reader.ErrMute, reader.ErrTimeout, reader.ErrProtocol} {
-					known = known || errors.Is(err, k)
-				}
-				if !known || errors.Is(err, reader.ErrStale) {
-					t.Errorf("%s: %v", fault, err)
-				}
-				unplugged := len(faults) > 0 && faults[0].Kind == usbtest.Unplugged
-				if unplugged != errors.Is(err, reader.ErrGone) && err != nil {
-					t.Errorf("%s: %v", fault, err)
-				}
-				e.Heal()
-				synctest.Wait() // the card may have got a command that failed
-				if unplugged {
-					_, s = open(t, e.Plug())
-				}
-				again := e.Contact.APDUs()
-				l = newLink(s)
-				if err := l.PowerUp(t.Context(), reader.Cold, -1); err != nil {
-					t.Fatalf("%s: then %v", fault, err)
-				}
-				transmit(t, l, challenge, response)
-				if n := e.Contact.APDUs() - again; n != 1 {
-					t.Errorf("%s: then the card had %d commands", fault, n)
-				}
-			})
-		}
-		session(t)
-		n := transfers / 2
-		if n < 14 {
-			t.Fatalf("%d transfers", n)
-		}
-		for skip := range n {
-			for _, f := range usbtest.Menu() {
-				f.Skip = skip
-				session(t, f)
-			}
-		}
+		faulttest.Session{
+			Driver: Driver{}, New: func() faulttest.Device { return emu.New("") }, Card: func() icc.Card { return c },
+			Commands:  [][2]string{{"00 A4 00 00 02 3F 00", "90 00"}, {"00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00"}},
+			Transfers: 14, Limit: 90 * time.Second,
+			Unseen: func(_ usbtest.Line, f usbtest.Fault) bool { return c == t0 && f.Kind == usbtest.Garbage },
+		}.Run(t)
 	}
 }
 
@@ -161,18 +105,7 @@ func FuzzEmulator(f *testing.F) {
 				e.Contact.SetFaults(icc.Faults{Slow: 20 * time.Millisecond})
 				port := e.Plug()
 				defer e.Unplug()
-				for len(in) >= 7 {
-					s := usb.Setup{RequestType: in[0], Request: in[1],
-						Value: uint16(in[2]) | uint16(in[3])<<8, Index: uint16(in[4]) | uint16(in[5])<<8}
-					data := make([]byte, in[6])
-					in = in[7:]
-					if !s.In() {
-						in = in[copy(data, in):]
-					}
-					if n, err := port.Control(t.Context(), s, data, time.Second); n < 0 || n > len(data) || err != nil && n != 0 {
-						t.Fatalf("%v: %d, %v", s, n, err)
-					}
-				}
+				usbtest.Fuzz(t, port, in, time.Second)
 			})
 		}
 	})

@@ -4,110 +4,29 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/faulttest"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/drivers/wbeiuu/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 )
 
-// Every transfer of an attachment, a power-up and a command, in each of the ways of the menu:
-// what the program gets is the right answer or an error that the core knows, in the time that
-// the protocol allows; the card sees no command twice; and then a reset helps.
+// Each transfer may fail in each way, those of an attachment as well.
 func TestFaults(t *testing.T) {
 	for _, c := range []card{plain, block} {
-		transfers := 0
-		session := func(t *testing.T, faults ...usbtest.Fault) {
-			synctest.Test(t, func(t *testing.T) {
-				fault := fmt.Sprint(faults)
-				garbled := len(faults) > 0 && faults[0].Kind == usbtest.Garbage
-				e := newReader(t, c)
-				e.Inject(faults...)
-				e.Observe(func(l usbtest.Line) {
-					if l.Kind == usbtest.Transfer {
-						transfers++
-					}
-				})
-				port := e.Plug()
-				defer e.Unplug()
-				start := time.Now()
-				r, err := Driver{}.Open(t.Context(), device(port))
-				var s reader.Slot
-				if err == nil {
-					s = r.Slots()[0]
-					_, err = s.Status(t.Context())
-				}
-				if err == nil {
-					l := newLink(s)
-					if err = l.PowerUp(t.Context(), reader.Cold, -1); err == nil {
-						var got []byte
-						if got, err = l.Transmit(t.Context(), challenge, nil); err == nil && !garbled && !bytes.Equal(got, response) {
-							t.Errorf("%s: answer % X", fault, got)
-						}
-					}
-				}
-				if took := time.Since(start); took > 60*time.Second {
-					t.Errorf("%s: it took %v", fault, took)
-				}
-				if n := e.Contact.APDUs(); n > 1 {
-					t.Errorf("%s: the card had %d commands", fault, n)
-				}
-				known := err == nil
-				for _, k := range []error{reader.ErrGone, usb.ErrBus, reader.ErrMute, reader.ErrTimeout, reader.ErrProtocol} {
-					known = known || errors.Is(err, k)
-				}
-				if garbled { // of the state register: no card, or two
-					known = known || errors.Is(err, reader.ErrNoCard) || errors.Is(err, reader.ErrUnsupported) || errors.Is(err, reader.ErrStale)
-				}
-				if !known || err != nil && !strings.Contains(err.Error(), "wbeiuu usb:1-2") && !errors.Is(err, reader.ErrProtocol) && !errors.Is(err, reader.ErrTimeout) {
-					t.Errorf("%s: %v", fault, err)
-				}
-				unplugged := len(faults) > 0 && faults[0].Kind == usbtest.Unplugged
-				if unplugged != errors.Is(err, reader.ErrGone) && err != nil {
-					t.Errorf("%s: %v", fault, err)
-				}
-				e.Heal()
-				time.Sleep(time.Second) // the card may have got a command that failed
-				if unplugged {
-					port = e.Plug()
-				}
-				if unplugged || s == nil {
-					if r != nil {
-						r.Close()
-					}
-					if r, err = (Driver{}).Open(t.Context(), device(port)); err != nil {
-						t.Fatalf("%s: opened again: %v", fault, err)
-					}
-					s = r.Slots()[0]
-				}
-				defer func() { r.Close() }()
-				again := e.Contact.APDUs()
-				l := newLink(s)
-				if err := l.PowerUp(t.Context(), reader.Cold, -1); err != nil {
-					t.Fatalf("%s: then %v", fault, err)
-				}
-				transmit(t, l, challenge, response)
-				if n := e.Contact.APDUs() - again; n != 1 {
-					t.Errorf("%s: then the card had %d commands", fault, n)
-				}
-			})
-		}
-		session(t)
-		n := transfers / 2
-		if n < 30 {
-			t.Fatalf("%d transfers", n)
-		}
-		for skip := range n {
-			for _, f := range usbtest.Menu() {
-				f.Skip = skip
-				session(t, f)
-			}
-		}
+		faulttest.Session{
+			Driver: Driver{}, New: func() faulttest.Device { return emu.New("") }, Card: func() icc.Card { return c },
+			Commands: [][2]string{{"00 A4 00 00 02 3F 00", "90 00"}, {"00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00"}},
+			Opening:  true, Transfers: 30, Limit: 60 * time.Second,
+			// Nothing tells that the state register is wrong, or data of T=0.
+			Unseen: func(_ usbtest.Line, f usbtest.Fault) bool { return f.Kind == usbtest.Garbage },
+		}.Run(t)
 	}
 }
 
