@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/faulttest"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/drivers/eutron/emu"
 	"github.com/cardfs/cardfs/reader"
@@ -44,15 +45,17 @@ var (
 func newToken(t testing.TB, c icc.Card) *emu.Token {
 	t.Helper()
 	e := emu.New("")
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, c)
 	return e
+}
+
+func device(link usb.Opener) reader.Device {
+	return reader.Device{Driver: "eutron", Address: "usb:1-2", Link: link}
 }
 
 func open(t testing.TB, link usb.Opener) (reader.Reader, reader.Slot) {
 	t.Helper()
-	return readertest.Open(t, Driver{}, reader.Device{Driver: "eutron", Address: "usb:1-2", Link: link})
+	return readertest.Open(t, Driver{}, device(link))
 }
 
 // plug opens a token as the core does. The token leaves at the end.
@@ -75,11 +78,7 @@ func message(s reader.Slot, tx string, wait time.Duration) ([]byte, error) {
 
 func load(t *testing.T, file string) usbtest.Session {
 	t.Helper()
-	session, err := usbtest.Load("testdata/" + file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return session
+	return readertest.Load(t, usbtest.Load, "testdata/"+file)
 }
 
 // pieces are in which the tokens of the sessions send.
@@ -97,12 +96,9 @@ func TestDriverPlaysSession(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
 				p := usbtest.NewPlayer(t, session).Describe(emu.New("").Descriptors())
-				_, s := open(t, p)
-				p.Step("power on")
-				got, err := s.PowerOn(t.Context(), reader.Cold)
-				if err != nil || !bytes.Equal(got, cardOS.ATR()) {
-					t.Fatalf("ATR % X, %v", got, err)
-				}
+				r, s := open(t, p)
+				h := readertest.NewHost(t, p, r)
+				h.PowerOn("power on", reader.Cold, string(cardOS))
 				pps, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("FF 01 FE"), Want: 2, Wait: 20 * time.Second}, nil)
 				if err == nil {
 					pps, err = s.Exchange(t.Context(), reader.Transfer{Want: 1, Wait: 20 * time.Second}, pps)
@@ -125,7 +121,7 @@ func TestDriverPlaysSession(t *testing.T) {
 				p.Step("commands")
 				exchange("00 00 07 00 A4 00 00 02 3F 00 9E", "00 00 02 90 00 92")
 				exchange("00 40 05 00 84 00 00 08 C9", "00 40 0A 11 12 13 14 15 16 17 18 90 00 D2")
-				p.Step("unplugged")
+				h.Gone("unplugged")
 				if file == "removal.txt" {
 					if _, err := message(s, "00 00 01 00 01", time.Second); !errors.Is(err, reader.ErrGone) {
 						t.Errorf("a command: %v", err)
@@ -133,9 +129,6 @@ func TestDriverPlaysSession(t *testing.T) {
 					if _, err := s.PowerOn(t.Context(), reader.Cold); !errors.Is(err, reader.ErrGone) {
 						t.Errorf("a reset: %v", err)
 					}
-				}
-				if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-					t.Errorf("status after the token left: %v", err)
 				}
 				waited := time.Duration(0)
 				for _, l := range session {
@@ -339,26 +332,7 @@ func TestLongCommand(t *testing.T) {
 
 // When a token is pulled, or its port reset, its card loses power.
 func TestPowerLost(t *testing.T) {
-	for what, lose := range map[string]func(*usbtest.Port, usb.Conn){
-		"unplugged": func(p *usbtest.Port, _ usb.Conn) { p.Unplug() },
-		"reset":     func(_ *usbtest.Port, c usb.Conn) { c.Reset(context.Background()) },
-	} {
-		e := newToken(t, cardOS)
-		port := e.Plug()
-		r, s := open(t, port)
-		if _, err := s.PowerOn(t.Context(), reader.Cold); err != nil || !e.Contact.Powered() {
-			t.Fatal(err)
-		}
-		r.Close()
-		conn, err := port.OpenUSB(t.Context(), 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lose(port, conn)
-		if e.Contact.Powered() {
-			t.Errorf("%s: the card has power", what)
-		}
-	}
+	faulttest.PowerLost(t, Driver{}, func() faulttest.Device { return newToken(t, cardOS) })
 }
 
 func TestIdentify(t *testing.T) {
@@ -401,13 +375,8 @@ func TestRequests(t *testing.T) {
 		{"request of the class", 0x22, 0xA0, 0, 0, 0, usb.ErrStall.Error()},
 		{"request to the device", 0x40, 0xA0, 0, 0, 0, usb.ErrStall.Error()},
 	} {
-		data := make([]byte, x.n)
-		n, err := emu.New("S1").Plug().Control(t.Context(), usb.Setup{RequestType: x.rt, Request: x.rq, Value: x.value, Index: x.index}, data, time.Second)
-		got := fmt.Sprintf("% X", data[:n])
-		if err != nil {
-			got = err.Error()
-		}
-		if got != x.want {
+		setup := usb.Setup{RequestType: x.rt, Request: x.rq, Value: x.value, Index: x.index}
+		if got := emu.New("S1").Plug().Ask(setup, x.n); got != x.want {
 			t.Errorf("%s: %s, want %s", x.name, got, x.want)
 		}
 	}
@@ -419,14 +388,7 @@ func TestSuite(t *testing.T) {
 			readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
 				e := newToken(t, c)
 				port := e.Plug()
-				return &readertest.Fixture{
-					Driver:  Driver{},
-					Device:  reader.Device{Driver: "eutron", Address: "usb:1-2", Link: port},
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, true)},
-					Command: challenge,
-					Answer:  response,
-					Unplug:  port.Unplug,
-				}
+				return readertest.Emulated(Driver{}, device(port), port.Unplug, readertest.Contact(&e.Contact, true))
 			})
 		})
 	}

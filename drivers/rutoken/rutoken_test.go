@@ -24,35 +24,18 @@ const (
 	record = "00 10 00 04 01 00 00 3F 05 00 00 00 00 00 00 00 00 01 02 03 04 05 06 07 08 11 12 13 14 15 16 17"
 )
 
-// scripted is a card with answers for some commands. A command that brings data along has
-// an Le.
-type scripted map[string]string
-
-// session is the card of the session in testdata.
-func session() scripted {
-	return scripted{
+// session is the card of the session in testdata. A command that brings data along has an Le.
+func session() *readertest.Scripted {
+	return &readertest.Scripted{Card: atr, Answers: map[string]string{
 		"00 CA 01 81 04":          "78 56 34 12 90 00",
 		"00 A4 00 00 02 00 3F 00": record + "90 00",
-	}
-}
-
-func (scripted) ATR() []byte { return unhex(atr) }
-func (scripted) Reset(bool)  {}
-func (c scripted) Process(command []byte) []byte {
-	for k, v := range c {
-		if bytes.Equal(unhex(k), command) {
-			return unhex(v)
-		}
-	}
-	return unhex("6D 00")
+	}}
 }
 
 func newToken(t testing.TB, c icc.Card) *emu.Token {
 	t.Helper()
 	e := emu.New("")
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, c)
 	return e
 }
 
@@ -87,11 +70,7 @@ func exchange(t *testing.T, s reader.Slot, tx, want string) {
 
 func load(t *testing.T) usbtest.Session {
 	t.Helper()
-	s, err := usbtest.Load("testdata/rutoken.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return readertest.Load(t, usbtest.Load, "testdata/rutoken.txt")
 }
 
 // The session in testdata: the driver sends what the session's host sends, with the same
@@ -110,23 +89,18 @@ func TestDriverPlaysSession(t *testing.T) {
 		t.Run(tt.params, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := usbtest.NewPlayer(t, load(t)).Describe(emu.New("").Descriptors())
-				_, s := open(t, p, strings.Fields(tt.params)...)
-				p.Step("power on")
-				if got, err := s.PowerOn(t.Context(), reader.Cold); err != nil || !bytes.Equal(got, unhex(atr)) {
-					t.Fatalf("ATR % X, %v", got, err)
-				}
-				p.Step("serial number")
-				exchange(t, s, "00 CA 01 81 04", tt.serial)
-				p.Step("select")
+				r, _ := open(t, p, strings.Fields(tt.params)...)
+				h := readertest.NewHost(t, p, r)
+				h.PowerOn("power on", reader.Cold, atr)
+				h.Step("serial number")
+				h.Exchange("00 CA 01 81 04", tt.serial)
+				h.Step("select")
 				for _, x := range tt.selects {
-					exchange(t, s, x[0], x[1])
+					h.Exchange(x[0], x[1])
 				}
-				p.Step("refused")
-				exchange(t, s, "00 CA 01 81 04", "6D 00")
-				p.Step("unplugged")
-				if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-					t.Errorf("status after the token left: %v", err)
-				}
+				h.Step("refused")
+				h.Exchange("00 CA 01 81 04", "6D 00")
+				h.Gone("unplugged")
 			})
 		})
 	}
@@ -138,7 +112,7 @@ func TestTokenPlaysSession(t *testing.T) {
 	e := newToken(t, card)
 	e.Linger(2, 0, 0, 0, 0, 0, 0, 0, 0, 2)
 	usbtest.Replay(t, load(t), e.Plug(), map[string]func(){
-		"the card has no serial number": func() { clear(card) },
+		"the card has no serial number": func() { clear(card.Answers) },
 	})
 }
 
@@ -200,15 +174,9 @@ func TestSuite(t *testing.T) {
 			readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
 				e := newToken(t, session())
 				port := e.Plug()
-				return &readertest.Fixture{
-					Driver:  Driver{},
-					Device:  device(port, params),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, true)},
-					Command: unhex("00 CA 01 81 04"),
-					Answer:  unhex(answer),
-					Unplug:  port.Unplug,
-					Close:   e.Unplug, // a card that is silent still works on its answer
-				}
+				f := readertest.Emulated(Driver{}, device(port, params), port.Unplug, readertest.Contact(&e.Contact, true))
+				f.Command, f.Answer = unhex("00 CA 01 81 04"), unhex(answer)
+				return f
 			})
 		})
 	}

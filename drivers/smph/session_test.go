@@ -1,8 +1,6 @@
 package smph
 
 import (
-	"bytes"
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,30 +9,12 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/serial/serialtest"
 	"github.com/cardfs/cardfs/drivers/smph/emu"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 func load(t *testing.T, file string) serialtest.Session {
 	t.Helper()
-	session, err := serialtest.Load("testdata/" + file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return session
-}
-
-// steps tells the player that the PPS begins.
-type steps struct {
-	reader.Slot
-	p *serialtest.Player
-}
-
-func (s steps) Unwrap() reader.Slot { return s.Slot }
-
-func (s steps) Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
-	if len(x.Out) > 0 && x.Out[0] == 0xFF {
-		s.p.Step("PPS")
-	}
-	return s.Slot.Exchange(ctx, x, dst)
+	return readertest.Load(t, serialtest.Load, "testdata/"+file)
 }
 
 // The driver sends what the session's host sends, with the same pauses, switches the lines as it
@@ -44,38 +24,20 @@ func TestDriverPlaysSession(t *testing.T) {
 		p := serialtest.NewPlayer(t, load(t, "session.txt"))
 		p.Step("open")
 		s := open(t, p, "")
-		if name, more := s.Identify(); name != "Phoenix interface" || more["clock"] != "3.579545 MHz" {
-			t.Errorf("%s, %v", name, more)
-		}
-		status := func(step string, want reader.Status) {
-			t.Helper()
-			p.Step(step)
-			if got, err := s.Status(t.Context()); got != want || err != nil {
-				t.Errorf("%s: %v, %v", step, got, err)
-			}
-		}
-		status("status", reader.Present)
-		p.Step("reset")
-		l := newLink(steps{s, p})
-		powerUp(t, l, -1)
-		if got := l.ATR().Bytes(); !bytes.Equal(got, fast.ATR()) {
-			t.Errorf("ATR % X", got)
-		}
-		p.Step("commands")
-		transmit(t, l, selectMF, unhex("90 00"))
-		transmit(t, l, challenge, response)
+		h := readertest.NewHost(t, p, s)
+		h.Identify("Phoenix interface", "clock", "3.579545 MHz")
+		h.Status("status", reader.Present)
+		h.PPS = "PPS"
+		h.PowerUp("reset", string(fast))
+		h.Step("commands")
+		h.Transmit("00 A4 00 00 02 3F 00", "90 00")
+		h.Transmit("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
 		for _, how := range []reader.Reset{reader.Warm, reader.Cold} {
-			p.Step(how.String())
-			if got, err := s.PowerOn(t.Context(), how); !bytes.Equal(got, fast.ATR()) || err != nil {
-				t.Errorf("%v: % X, %v", how, got, err)
-			}
+			h.PowerOn(how.String(), how, string(fast))
 		}
-		p.Step("power off")
-		if err := l.PowerOff(t.Context()); err != nil {
-			t.Error(err)
-		}
-		status("card out", reader.Absent)
-		p.Step("close")
+		h.PowerOff("power off")
+		h.Status("card out", reader.Absent)
+		h.Step("close")
 		s.Close()
 	})
 }
@@ -85,30 +47,18 @@ func TestDriverPlaysSmartMouse(t *testing.T) {
 		p := serialtest.NewPlayer(t, load(t, "smartmouse.txt"))
 		p.Step("open")
 		s := open(t, p, "type=smartmouse clock=6 detect=cd-on")
-		if name, more := s.Identify(); name != "SmartMouse interface" || more["clock"] != "6 MHz" {
-			t.Errorf("%s, %v", name, more)
-		}
+		h := readertest.NewHost(t, p, s)
+		h.Identify("SmartMouse interface", "clock", "6 MHz")
 		if st, err := s.Status(t.Context()); st != reader.Present || err != nil {
 			t.Errorf("%v, %v", st, err)
 		}
-		p.Step("reset")
-		l := newLink(s)
-		powerUp(t, l, -1)
-		if got := l.ATR().Bytes(); !bytes.Equal(got, inverted.ATR()) {
-			t.Errorf("ATR % X", got)
-		}
-		p.Step("commands")
-		transmit(t, l, selectMF, unhex("90 00"))
-		transmit(t, l, challenge, response)
-		p.Step("reset again")
-		if got, err := s.PowerOn(t.Context(), reader.Warm); !bytes.Equal(got, inverted.ATR()) || err != nil {
-			t.Errorf("% X, %v", got, err)
-		}
-		p.Step("card out")
-		if st, err := s.Status(t.Context()); st != reader.Absent || err != nil {
-			t.Errorf("%v, %v", st, err)
-		}
-		p.Step("close")
+		h.PowerUp("reset", string(inverted))
+		h.Step("commands")
+		h.Transmit("00 A4 00 00 02 3F 00", "90 00")
+		h.Transmit("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
+		h.PowerOn("reset again", reader.Warm, string(inverted))
+		h.Status("card out", reader.Absent)
+		h.Step("close")
 		s.Close()
 	})
 }

@@ -61,9 +61,7 @@ func newInterface(t testing.TB, c emu.Config, in icc.Card) *emu.Interface {
 	t.Helper()
 	e := emu.New(c)
 	if in != nil {
-		if err := e.Contact.Insert(in); err != nil {
-			t.Fatal(err)
-		}
+		readertest.Insert(t, &e.Contact, in)
 	}
 	return e
 }
@@ -106,12 +104,7 @@ func TestSuite(t *testing.T) {
 				readertest.PausingSuite(t, func(t *testing.T) *readertest.Fixture {
 					e := newInterface(t, r.Config, c)
 					p := serialtest.Plug(e)
-					return &readertest.Fixture{
-						Driver: Driver{}, Device: device(p, r.params),
-						Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-						Command: challenge, Answer: response,
-						Unplug: p.Unplug, Close: p.Unplug,
-					}
+					return readertest.Emulated(Driver{}, device(p, r.params), p.Unplug, readertest.Contact(&e.Contact, false))
 				})
 			})
 		}

@@ -57,9 +57,7 @@ func newReader(t testing.TB, o emu.Options, c icc.Card) *emu.Reader {
 	t.Helper()
 	e := emu.NewReader(o)
 	if c != nil {
-		if err := e.Contact.Insert(c); err != nil {
-			t.Fatal(err)
-		}
+		readertest.Insert(t, &e.Contact, c)
 	}
 	return e
 }
@@ -89,11 +87,7 @@ func plug(t testing.TB, o emu.Options, c icc.Card, params ...string) (*emu.Reade
 
 func load(t *testing.T, name string) serialtest.Session {
 	t.Helper()
-	s, err := serialtest.Load("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return readertest.Load(t, serialtest.Load, "testdata/"+name)
 }
 
 // numbered is a 2-wire chip whose bytes are their addresses, behind the ATR.
@@ -114,32 +108,16 @@ func TestDriverPlaysSession(t *testing.T) {
 		p := serialtest.NewPlayer(t, load(t, "session.txt"))
 		p.Step("open")
 		s := open(t, p)
-		if name, more := s.Identify(); name != "Towitoko Chipdrive External" || more["version"] != "10" {
-			t.Errorf("%s, %v", name, more)
-		}
-		status := func(step string, want reader.Status) {
-			t.Helper()
-			p.Step(step)
-			if got, err := s.Status(t.Context()); got != want || err != nil {
-				t.Errorf("%s: %v, %v", step, got, err)
-			}
-		}
-		status("status", reader.Present)
-		p.Step("power on")
-		l := newLink(s)
-		powerUp(t, l, -1)
-		if got := l.ATR().Bytes(); !bytes.Equal(got, plain.ATR()) {
-			t.Errorf("ATR % X", got)
-		}
-		status("powered", reader.Powered)
-		p.Step("commands")
-		transmit(t, l, unhex("00 A4 00 00 02 3F 00"), unhex("90 00"))
-		transmit(t, l, challenge, response)
-		p.Step("power off")
-		if err := l.PowerOff(t.Context()); err != nil {
-			t.Error(err)
-		}
-		status("card out", reader.Absent)
+		h := readertest.NewHost(t, p, s)
+		h.Identify("Towitoko Chipdrive External", "version", "10")
+		h.Status("status", reader.Present)
+		h.PowerUp("power on", string(plain))
+		h.Status("powered", reader.Powered)
+		h.Step("commands")
+		h.Transmit("00 A4 00 00 02 3F 00", "90 00")
+		h.Transmit("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
+		h.PowerOff("power off")
+		h.Status("card out", reader.Absent)
 		s.Close()
 	})
 }
@@ -186,20 +164,13 @@ func TestDriverPlaysFastSession(t *testing.T) {
 		p := serialtest.NewPlayer(t, load(t, "fast.txt"))
 		p.Step("open")
 		s := open(t, p)
-		p.Step("power on")
-		l := newLink(s)
-		powerUp(t, l, -1)
-		p.Step("commands")
-		transmit(t, l, challenge, response)
-		p.Step("status")
-		if st, err := s.Status(t.Context()); st != reader.Powered || err != nil {
-			t.Errorf("%v, %v", st, err)
-		}
-		p.Step("power off")
-		if err := l.PowerOff(t.Context()); err != nil {
-			t.Error(err)
-		}
-		p.Step("close")
+		h := readertest.NewHost(t, p, s)
+		h.PowerUp("power on", string(fast))
+		h.Step("commands")
+		h.Transmit("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
+		h.Status("status", reader.Powered)
+		h.PowerOff("power off")
+		h.Step("close")
 		s.Close()
 	})
 }
@@ -233,13 +204,9 @@ func TestSuite(t *testing.T) {
 			readertest.PausingSuite(t, func(t *testing.T) *readertest.Fixture {
 				e := newReader(t, emu.Options{Pause: time.Millisecond}, c)
 				p := serialtest.Plug(e)
-				return &readertest.Fixture{
-					Driver: Driver{}, Device: device(p),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-					Command: challenge, Answer: response,
-					Unplug: p.Unplug, Close: p.Unplug,
-					Wait: 5 * time.Second,
-				}
+				f := readertest.Emulated(Driver{}, device(p), p.Unplug, readertest.Contact(&e.Contact, false))
+				f.Wait = 5 * time.Second
+				return f
 			})
 		})
 	}

@@ -1,23 +1,18 @@
 package wbeiuu
 
 import (
-	"bytes"
-	"context"
 	"testing"
 	"testing/synctest"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/drivers/wbeiuu/emu"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 func load(t *testing.T, file string) usbtest.Session {
 	t.Helper()
-	session, err := usbtest.Load("testdata/" + file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return session
+	return readertest.Load(t, usbtest.Load, "testdata/"+file)
 }
 
 // The driver sends what the session's host sends, with the same time-outs and pauses, and
@@ -26,51 +21,20 @@ func TestDriverPlaysSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := usbtest.NewPlayer(t, load(t, "session.txt")).Describe(emu.New("").Descriptors())
 		p.Step("open")
-		r, s := open(t, p)
-		if name, more := r.(reader.Identifier).Identify(); name != model || more["version"] != "1.00" {
-			t.Errorf("%s, %v", name, more)
-		}
-		status := func(step string, want reader.Status) {
-			t.Helper()
-			p.Step(step)
-			if got, err := s.Status(t.Context()); got != want || err != nil {
-				t.Errorf("%s: %v, %v", step, got, err)
-			}
-		}
-		status("status", reader.Present)
-		p.Step("reset")
-		// The link does both at once.
-		l := newLink(steps{s, p})
-		powerUp(t, l, -1)
-		if got := l.ATR().Bytes(); !bytes.Equal(got, fast.ATR()) {
-			t.Errorf("ATR % X", got)
-		}
-		p.Step("commands")
-		transmit(t, l, unhex("00 A4 00 00 02 3F 00"), unhex("90 00"))
-		transmit(t, l, challenge, response)
-		p.Step("power off")
-		if err := l.PowerOff(t.Context()); err != nil {
-			t.Error(err)
-		}
-		status("card out", reader.Absent)
-		p.Step("close")
+		r, _ := open(t, p)
+		h := readertest.NewHost(t, p, r)
+		h.Identify(model, "version", "1.00")
+		h.Status("status", reader.Present)
+		h.PPS = "PPS"
+		h.PowerUp("reset", string(fast))
+		h.Step("commands")
+		h.Transmit("00 A4 00 00 02 3F 00", "90 00")
+		h.Transmit("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
+		h.PowerOff("power off")
+		h.Status("card out", reader.Absent)
+		h.Step("close")
 		r.Close()
 	})
-}
-
-// steps tells the player that the PPS begins.
-type steps struct {
-	reader.Slot
-	p *usbtest.Player
-}
-
-func (s steps) Unwrap() reader.Slot { return s.Slot }
-
-func (s steps) Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
-	if len(x.Out) > 0 && x.Out[0] == 0xFF {
-		s.p.Step("PPS")
-	}
-	return s.Slot.Exchange(ctx, x, dst)
 }
 
 // The emulated reader answers the sessions' hosts as the sessions' devices do.

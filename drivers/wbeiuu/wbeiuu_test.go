@@ -41,9 +41,7 @@ func newReader(t testing.TB, c icc.Card) *emu.Reader {
 	t.Helper()
 	e := emu.New("")
 	if c != nil {
-		if err := e.Contact.Insert(c); err != nil {
-			t.Fatal(err)
-		}
+		readertest.Insert(t, &e.Contact, c)
 	}
 	return e
 }
@@ -72,12 +70,7 @@ func TestSuite(t *testing.T) {
 			readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
 				e := newReader(t, c)
 				port := e.Plug()
-				return &readertest.Fixture{
-					Driver: Driver{}, Device: device(port),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-					Command: challenge, Answer: response,
-					Unplug: port.Unplug, Close: port.Unplug,
-				}
+				return readertest.Emulated(Driver{}, device(port), port.Unplug, readertest.Contact(&e.Contact, false))
 			})
 		})
 	}

@@ -2,6 +2,7 @@ package readertest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -29,6 +30,8 @@ type Host struct {
 	Reader reader.Reader
 	Slot   reader.Slot // the first
 	Link   *link.Link  // over Slot
+	// PPS is the step that begins with the PPS request of PowerUp; "": the session has none.
+	PPS string
 	// Wait is the waiting time of the card in Exchange; NewHost sets 20 s.
 	Wait time.Duration
 
@@ -38,7 +41,24 @@ type Host struct {
 // NewHost makes the host of a session. The player plays the device that r is.
 func NewHost(t testing.TB, player interface{ Step(name string) }, r reader.Reader) *Host {
 	s := r.Slots()[0]
-	return &Host{TB: t, Reader: r, Slot: s, Link: NewLink(s), Wait: 20 * time.Second, player: player}
+	h := &Host{TB: t, Reader: r, Slot: s, Wait: 20 * time.Second, player: player}
+	h.Link = NewLink(watched{s, h})
+	return h
+}
+
+// watched is a slot whose host says when the PPS begins.
+type watched struct {
+	reader.Slot
+	h *Host
+}
+
+func (w watched) Unwrap() reader.Slot { return w.Slot }
+
+func (w watched) Exchange(ctx context.Context, x reader.Transfer, dst []byte) ([]byte, error) {
+	if w.h.PPS != "" && len(x.Out) > 0 && x.Out[0] == 0xFF {
+		w.h.Step(w.h.PPS)
+	}
+	return w.Slot.Exchange(ctx, x, dst)
 }
 
 // Step only says that the step begins.
