@@ -52,9 +52,10 @@
 //     plays the host. readertest.Card is a card for it, and Scripted one with other answers.
 //
 //  6. TestSuite. readertest.Suite tests what package reader/core relies on, for every driver.
-//     faulttest.Session has each transfer fail in each way, also those of Open; PowerLost unplugs the device, and
-//     readertest.EveryLength exchanges what a short APDU may have. Then the driver's own: each answer
-//     is too short, too long, or says something else, and fuzzers read whatever a device may
+//     faulttest.Session has each transfer fail in each way, also those of Open; PowerLost unplugs
+//     the device, and readertest.EveryLength exchanges what a short APDU may have. Then the
+//     driver's own: each answer is too short, too long, or says something else, and fuzzers read
+//     whatever a device may
 //     send. If another project has a driver, witness.USB has both drive the emulated device.
 //
 //  7. The lists. All, in all.go, has the driver. All, in emulators/emulators.go, has the

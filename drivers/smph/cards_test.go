@@ -14,13 +14,14 @@ import (
 	"github.com/cardfs/cardfs/drivers/smph/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // Cards of both conventions, protocols and many rates, in every interface: the rate of the card is
 // the fastest that the interface has, and commands and answers of every length pass.
 func TestCards(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(rigs)) {
-		for _, c := range []card{plain, fast, inverted, block, quick, mirror, guarded, top} {
+		for _, c := range []card{readertest.Plain, readertest.Fast, readertest.Inverse, readertest.Block, readertest.Quick, readertest.Dual, readertest.Guarded, readertest.Top} {
 			a, err := iso7816.ParseATR(c.ATR())
 			if err != nil {
 				t.Fatal(err)
@@ -31,7 +32,7 @@ func TestCards(t *testing.T) {
 				}
 				synctest.Test(t, func(t *testing.T) {
 					e, s, l := plug(t, rigs[name], c)
-					if name == "paced" && c == guarded {
+					if name == "paced" && c == readertest.Guarded {
 						return // a minute of characters
 					}
 					powerUp(t, l, protocol)
@@ -60,8 +61,8 @@ func TestCards(t *testing.T) {
 func TestChangeOfCards(t *testing.T) {
 	for _, name := range []string{"phoenix", "smartmouse", "blind", "drops"} {
 		synctest.Test(t, func(t *testing.T) {
-			e, s, l := plug(t, rigs[name], inverted)
-			for _, c := range []card{inverted, plain, mirror, fast, inverted} {
+			e, s, l := plug(t, rigs[name], readertest.Inverse)
+			for _, c := range []card{readertest.Inverse, readertest.Plain, readertest.Dual, readertest.Fast, readertest.Inverse} {
 				e.Contact.Remove()
 				if st, err := s.Status(t.Context()); st != reader.Absent || err != nil {
 					t.Fatalf("status %v, %v", st, err)
@@ -71,7 +72,7 @@ func TestChangeOfCards(t *testing.T) {
 				transmit(t, l, challenge, response)
 				// Or so quickly that nobody saw it.
 				e.Contact.Remove()
-				e.Contact.Insert(block)
+				e.Contact.Insert(readertest.Block)
 				powerUp(t, l, -1)
 				transmit(t, l, challenge, response)
 			}
@@ -120,7 +121,7 @@ func TestGuardTime(t *testing.T) {
 	for _, x := range []struct {
 		card
 		n int
-	}{{guarded, 20}, {"3B D5 18 01 40 FF 62 01 02 01 04", 1}} {
+	}{{readertest.Guarded, 20}, {"3B D5 18 01 40 FF 62 01 02 01 04", 1}} {
 		synctest.Test(t, func(t *testing.T) {
 			e := newInterface(t, emu.Config{}, x.card)
 			p := serialtest.Plug(e)
@@ -170,7 +171,7 @@ func TestGuardTime(t *testing.T) {
 // "between the last character received and the first one sent" are 22 etu in T=1, and 16 in T=0.
 // A character takes 10 until it has arrived.
 func TestTurn(t *testing.T) {
-	for c, cycles := range map[card]int{plain: 6 * 372, "3B 80 01 81": 12 * 372, fast: 6 * 31, "3B 90 18 01 89": 12 * 31} {
+	for c, cycles := range map[card]int{readertest.Plain: 6 * 372, "3B 80 01 81": 12 * 372, readertest.Fast: 6 * 31, "3B 90 18 01 89": 12 * 31} {
 		synctest.Test(t, func(t *testing.T) {
 			e := newInterface(t, emu.Config{}, c)
 			p := serialtest.Plug(e)

@@ -15,6 +15,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/smph/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // counting is a card that keeps the commands that reach it.
@@ -60,9 +61,9 @@ func session(p *serialtest.Plugged, params string) (answers [][]byte, err error)
 // A card with T=0 has no sum over what it sends: another character with right parity is
 // another answer.
 func TestFaults(t *testing.T) {
-	for _, c := range []card{plain, fast, inverted, block, mirror, quick} {
+	for _, c := range []card{readertest.Plain, readertest.Fast, readertest.Inverse, readertest.Block, readertest.Dual, readertest.Quick} {
 		want := [][]byte{unhex("90 00"), append(pattern(10), 0x90, 0x00)}
-		blocks := c == block || c == quick
+		blocks := c == readertest.Block || c == readertest.Quick
 		if !blocks {
 			want[1] = unhex("61 0A") // case 3
 		}
@@ -131,7 +132,7 @@ func connected(t *testing.T, r rig, c icc.Card) (*emu.Interface, *serialtest.Plu
 // The echo "of every sent byte is checked and removed": one that is missing, late, not ours, or of
 // wrong parity ends the exchange with an error that says so, and tells nothing of the command.
 func TestEcho(t *testing.T) {
-	for _, c := range []card{plain, inverted} {
+	for _, c := range []card{readertest.Plain, readertest.Inverse} {
 		for _, x := range []struct {
 			kind serialtest.FaultKind
 			want string
@@ -166,7 +167,7 @@ func TestEcho(t *testing.T) {
 	}
 	// An interface without an echo is none.
 	synctest.Test(t, func(t *testing.T) {
-		_, _, s := connected(t, rig{Config: emu.Config{NoEcho: true}}, plain)
+		_, _, s := connected(t, rig{Config: emu.Config{NoEcho: true}}, readertest.Plain)
 		_, err := s.Exchange(t.Context(), reader.Transfer{Out: challenge, Want: 1, Wait: 10 * time.Second}, nil)
 		if !errors.Is(err, reader.ErrProtocol) && !errors.Is(err, reader.ErrTimeout) {
 			t.Error(err)
@@ -176,7 +177,7 @@ func TestEcho(t *testing.T) {
 
 // What came before a command belongs to something else, and is dropped.
 func TestStrays(t *testing.T) {
-	for _, c := range []card{plain, inverted, block} {
+	for _, c := range []card{readertest.Plain, readertest.Inverse, readertest.Block} {
 		synctest.Test(t, func(t *testing.T) {
 			e := newInterface(t, emu.Config{}, c)
 			p := serialtest.Plug(e)
@@ -200,7 +201,7 @@ func TestStrays(t *testing.T) {
 // character, and what did not come is counted.
 func TestWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, p, s := connected(t, rig{}, plain)
+		e, p, s := connected(t, rig{}, readertest.Plain)
 		e.Contact.SetFaults(icc.Faults{Mute: true})
 		for _, wait := range []time.Duration{time.Second, 1900 * time.Millisecond, time.Minute} {
 			start := time.Now()
@@ -234,7 +235,7 @@ func TestWaits(t *testing.T) {
 // into the rest of a block.
 func TestParityInAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, p, s := connected(t, rig{}, plain)
+		_, p, s := connected(t, rig{}, readertest.Plain)
 		go func() {
 			p.Line().Send(1)
 			p.Line().SendWrong(2)
@@ -253,7 +254,7 @@ func TestParityInAnswer(t *testing.T) {
 
 // Nothing of a command or an answer stays in the driver.
 func TestWipe(t *testing.T) {
-	for _, c := range []card{plain, inverted} {
+	for _, c := range []card{readertest.Plain, readertest.Inverse} {
 		for _, mute := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
 				e, _, s := connected(t, rig{}, c)
@@ -275,7 +276,7 @@ func TestWipe(t *testing.T) {
 // nothing of it."
 func TestNoPower(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, p, s := connected(t, rig{}, plain)
+		e, p, s := connected(t, rig{}, readertest.Plain)
 		if err := s.PowerOff(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -306,7 +307,7 @@ func TestNoPower(t *testing.T) {
 func TestLeaves(t *testing.T) {
 	for _, name := range []string{"phoenix", "on CD", "fed"} {
 		synctest.Test(t, func(t *testing.T) {
-			e, _, s := connected(t, rigs[name], plain)
+			e, _, s := connected(t, rigs[name], readertest.Plain)
 			e.Contact.SetFaults(icc.Faults{Mute: true})
 			time.AfterFunc(1100*time.Millisecond, func() { e.Contact.Remove() })
 			start := time.Now()

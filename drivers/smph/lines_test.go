@@ -15,6 +15,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/serial/serialtest"
 	"github.com/cardfs/cardfs/drivers/smph/emu"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // What `attach` takes, and what it refuses in words.
@@ -109,7 +110,7 @@ func TestTraits(t *testing.T) {
 }
 
 func plugged(t *testing.T) *serialtest.Plugged {
-	p := serialtest.Plug(newInterface(t, emu.Config{}, plain))
+	p := serialtest.Plug(newInterface(t, emu.Config{}, readertest.Plain))
 	t.Cleanup(p.Unplug)
 	return p
 }
@@ -131,7 +132,7 @@ func (w *watch) see(e serialtest.Entry) {
 // supply is on from the start. A power-off holds the card in reset, and takes the supply.
 func TestLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newInterface(t, emu.Config{}, plain)
+		e := newInterface(t, emu.Config{}, readertest.Plain)
 		p := serialtest.Plug(e)
 		defer p.Unplug()
 		w := &watch{last: time.Now()}
@@ -187,7 +188,7 @@ func TestLines(t *testing.T) {
 			t.Error(err)
 		}
 		check("cold without a card", "0s host RTS, 300ms host DTR RTS")
-		e.Contact.Insert(fast)
+		e.Contact.Insert(readertest.Fast)
 		synctest.Wait()
 		power(reader.Warm)
 		check("next card", "300ms host DTR")
@@ -200,7 +201,7 @@ func TestLines(t *testing.T) {
 // off would never see a card again". Such an interface keeps its supply.
 func TestFedSwitch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, p, s := connected(t, rigs["fed"], plain)
+		e, p, s := connected(t, rigs["fed"], readertest.Plain)
 		for range 2 {
 			if err := s.PowerOff(t.Context()); err != nil {
 				t.Error(err)
@@ -217,7 +218,7 @@ func TestFedSwitch(t *testing.T) {
 		if st, err := s.Status(t.Context()); st != reader.Absent || err != nil {
 			t.Error(st, err)
 		}
-		e.Contact.Insert(fast)
+		e.Contact.Insert(readertest.Fast)
 		synctest.Wait()
 		if st, err := s.Status(t.Context()); st != reader.Present || err != nil {
 			t.Error(st, err)
@@ -231,7 +232,7 @@ func TestFedSwitch(t *testing.T) {
 // Without a card switch there is always a card, which may be mute.
 func TestNoSwitch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, s, l := plug(t, rig{emu.Config{NoDetect: true}, "detect=none"}, plain)
+		e, s, l := plug(t, rig{emu.Config{NoDetect: true}, "detect=none"}, readertest.Plain)
 		powerUp(t, l, -1)
 		transmit(t, l, challenge, response)
 		if err := s.PowerOff(t.Context()); err != nil {
@@ -252,7 +253,7 @@ func TestNoSwitch(t *testing.T) {
 func TestWrongParameters(t *testing.T) {
 	for params, c := range map[string]emu.Config{"type=smartmouse": {}, "": {SmartMouse: true}, "clock=6": {}, "clock=3.57": {ClockHz: 6_000_000}} {
 		synctest.Test(t, func(t *testing.T) {
-			e, s, l := plug(t, rig{c, params}, plain)
+			e, s, l := plug(t, rig{c, params}, readertest.Plain)
 			start := time.Now()
 			err := l.PowerUp(t.Context(), reader.Cold, -1)
 			if err == nil || e.Contact.APDUs() > 0 {
@@ -277,7 +278,7 @@ func TestWrongParameters(t *testing.T) {
 // Characters of the ATR with wrong parity are noise, unless all of them have it: then the card has the
 // other convention.
 func TestParityInATR(t *testing.T) {
-	for _, c := range []card{plain, inverted} {
+	for _, c := range []card{readertest.Plain, readertest.Inverse} {
 		for at := range len(c.ATR()) {
 			synctest.Test(t, func(t *testing.T) {
 				e := newInterface(t, emu.Config{}, c)
@@ -364,7 +365,7 @@ func (c *calls) SetLines(ctx context.Context, on, off serial.Lines) error {
 // taken for an ATR: it has left, and is dropped, before the card is released.
 func TestResetDrains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, _, s := connected(t, rig{}, plain)
+		_, _, s := connected(t, rig{}, readertest.Plain)
 		c := &calls{Port: s.port}
 		s.port = c
 		if _, err := s.PowerOn(t.Context(), reader.Warm); err != nil {

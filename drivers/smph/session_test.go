@@ -28,12 +28,12 @@ func TestDriverPlaysSession(t *testing.T) {
 		h.Identify("Phoenix interface", "clock", "3.579545 MHz")
 		h.Status("status", reader.Present)
 		h.PPS = "PPS"
-		h.PowerUp("reset", string(fast))
+		h.PowerUp("reset", string(readertest.Fast))
 		h.Step("commands")
 		h.Transmit("00 A4 00 00 02 3F 00", "90 00")
 		h.Transmit("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
 		for _, how := range []reader.Reset{reader.Warm, reader.Cold} {
-			h.PowerOn(how.String(), how, string(fast))
+			h.PowerOn(how.String(), how, string(readertest.Fast))
 		}
 		h.PowerOff("power off")
 		h.Status("card out", reader.Absent)
@@ -52,11 +52,11 @@ func TestDriverPlaysSmartMouse(t *testing.T) {
 		if st, err := s.Status(t.Context()); st != reader.Present || err != nil {
 			t.Errorf("%v, %v", st, err)
 		}
-		h.PowerUp("reset", string(inverted))
+		h.PowerUp("reset", string(readertest.Inverse))
 		h.Step("commands")
 		h.Transmit("00 A4 00 00 02 3F 00", "90 00")
 		h.Transmit("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
-		h.PowerOn("reset again", reader.Warm, string(inverted))
+		h.PowerOn("reset again", reader.Warm, string(readertest.Inverse))
 		h.Status("card out", reader.Absent)
 		h.Step("close")
 		s.Close()
@@ -69,9 +69,9 @@ func TestInterfacePlaysSessions(t *testing.T) {
 		emu.Config
 		card
 	}{
-		"session.txt":    {emu.Config{}, fast},
-		"smartmouse.txt": {emu.Config{SmartMouse: true, ClockHz: 6_000_000, Detect: serial.CD, DetectOn: true}, inverted},
-		"openct.txt":     {emu.Config{}, plain},
+		"session.txt":    {emu.Config{}, readertest.Fast},
+		"smartmouse.txt": {emu.Config{SmartMouse: true, ClockHz: 6_000_000, Detect: serial.CD, DetectOn: true}, readertest.Inverse},
+		"openct.txt":     {emu.Config{}, readertest.Plain},
 	} {
 		t.Run(file, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestInterfacePlaysSessions(t *testing.T) {
 type slow struct{ card }
 
 func (s slow) Busy(command []byte) time.Duration {
-	if s.card == fast && command[1] == 0x84 {
+	if s.card == readertest.Fast && command[1] == 0x84 {
 		return 13 * time.Second
 	}
 	return 0

@@ -15,13 +15,14 @@ import (
 	"github.com/cardfs/cardfs/drivers/smph/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/reader/readertest"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 	"github.com/cardfs/cardfs/tests/witness"
 )
 
 // A port without modem lines cannot reset a card, and the reader fails in words.
 func TestPseudoTerminal(t *testing.T) {
-	p := serialtest.Plug(newInterface(t, emu.Config{}, plain))
+	p := serialtest.Plug(newInterface(t, emu.Config{}, readertest.Plain))
 	defer p.Unplug()
 	pty, err := serialtest.OpenPTY(p)
 	if err != nil {
@@ -75,15 +76,15 @@ func TestFTDI(t *testing.T) {
 		card card
 		baud int // that was agreed on
 	}{
-		{"phoenix", fast, 115200},
-		{"smartmouse", inverted, 9600},
-		{"smartmouse", quick, 83896},
-		{"phoenix", mirror, 55930},
-		{"6 MHz", plain, 16129},
-		{"6 MHz", mirror, 93750},
-		{"on CD", block, 9600},
-		{"fed", top, 223722},
-		{"phoenix", guarded, 9600},
+		{"phoenix", readertest.Fast, 115200},
+		{"smartmouse", readertest.Inverse, 9600},
+		{"smartmouse", readertest.Quick, 83896},
+		{"phoenix", readertest.Dual, 55930},
+		{"6 MHz", readertest.Plain, 16129},
+		{"6 MHz", readertest.Dual, 93750},
+		{"on CD", readertest.Block, 9600},
+		{"fed", readertest.Top, 223722},
+		{"phoenix", readertest.Guarded, 9600},
 	} {
 		t.Run(x.rig+" "+string(x.card), func(t *testing.T) { throughFTDI(t, rigs[x.rig], x.card, x.baud) })
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/towitoko/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // scripted is a reader that takes commands at 9600 bit/s, and gives them to f, without their checksum.
@@ -139,7 +140,7 @@ func TestResetRefused(t *testing.T) {
 				case in[0] == refuse:
 					l.Send(0x02, 0x02)
 				case in[0] == 0x80:
-					l.Send(plain.ATR()...)
+					l.Send(readertest.Plain.ATR()...)
 				default:
 					usual(l, in)
 				}
@@ -223,7 +224,7 @@ func TestDamagedATR(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
-		_, _, s, l := plug(t, emu.Options{}, block)
+		_, _, s, l := plug(t, emu.Options{}, readertest.Block)
 		powerUp(t, l, -1)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

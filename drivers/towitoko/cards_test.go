@@ -14,16 +14,17 @@ import (
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // rates are the F and D that a card ends up with.
-var rates = map[card]byte{plain: 0x11, fast: 0x18, inverse: 0x11, block: 0x11, quick: 0x13, mirror: 0x12, guarded: 0x14, common: 0x11}
+var rates = map[card]byte{readertest.Plain: 0x11, readertest.Fast: 0x18, readertest.Inverse: 0x11, readertest.Block: 0x11, quick: 0x13, mirror: 0x12, readertest.Guarded: 0x14, common: 0x11}
 
 // Cards of both conventions and protocols at the rates that reader and card have in common,
 // with a reader that drops characters of wrong parity, and with one whose card hears one of the
 // resets alone. Commands and answers have every length about which a header could be wrong.
 func TestCards(t *testing.T) {
-	for _, c := range []card{plain, fast, inverse, block, quick, mirror, common} {
+	for _, c := range []card{readertest.Plain, readertest.Fast, readertest.Inverse, readertest.Block, quick, mirror, common} {
 		for _, o := range []emu.Options{{}, {Drops: true}, {LowOnly: true}, {Type: emu.KartenzwergII}, {Type: emu.KartenzwergII, Plain: true}, {Type: emu.Twin}, {Type: 0x99}} {
 			for _, protocol := range []int{-1, 1} {
 				a, err := iso7816.ParseATR(c.ATR())
@@ -74,12 +75,12 @@ func TestCards(t *testing.T) {
 // A warm reset does not take the card's power; a cold one does.
 func TestResets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, p, s, _ := plug(t, emu.Options{}, plain)
+		_, p, s, _ := plug(t, emu.Options{}, readertest.Plain)
 		var log serialtest.Log
 		count := func(how reader.Reset) string {
 			log = serialtest.Log{}
 			p.Observe(log.Add)
-			if atr, err := s.PowerOn(t.Context(), how); err != nil || !bytes.Equal(atr, plain.ATR()) {
+			if atr, err := s.PowerOn(t.Context(), how); err != nil || !bytes.Equal(atr, readertest.Plain.ATR()) {
 				t.Errorf("% X, %v", atr, err)
 			}
 			return log.Session().String()
@@ -98,8 +99,8 @@ func TestResets(t *testing.T) {
 // kind of the one before do not matter.
 func TestChangeOfCards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, _, s, l := plug(t, emu.Options{}, inverse)
-		for _, c := range []icc.Card{inverse, plain, numbered("sle4442"), mirror, fast, icc.NewMemory("sle4428"), quick} {
+		e, _, s, l := plug(t, emu.Options{}, readertest.Inverse)
+		for _, c := range []icc.Card{readertest.Inverse, readertest.Plain, numbered("sle4442"), mirror, readertest.Fast, icc.NewMemory("sle4428"), quick} {
 			for _, seen := range []bool{true, false} {
 				e.Contact.Remove()
 				if st, err := s.Status(t.Context()); seen && (st != reader.Absent || err != nil) {
@@ -124,10 +125,10 @@ func TestChangeOfCards(t *testing.T) {
 // not the one that was reset, and its commands say so instead of waiting for it.
 func TestSwapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, _, s, l := plug(t, emu.Options{}, plain)
+		e, _, s, l := plug(t, emu.Options{}, readertest.Plain)
 		powerUp(t, l, -1)
 		e.Contact.Remove()
-		e.Contact.Insert(plain)
+		e.Contact.Insert(readertest.Plain)
 		_, err := s.Exchange(t.Context(), reader.Transfer{Out: challenge, Want: 1, Wait: time.Second, CharWait: time.Second}, nil)
 		if !errors.Is(err, reader.ErrStale) {
 			t.Error(err)
@@ -175,7 +176,7 @@ func TestRates(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		_, _, s, l := plug(t, emu.Options{}, plain)
+		_, _, s, l := plug(t, emu.Options{}, readertest.Plain)
 		powerUp(t, l, -1)
 		p := iso7816.DefaultParams(0)
 		p.TA1 = 0x96
@@ -189,7 +190,7 @@ func TestRates(t *testing.T) {
 // Every speed of the table is that of reader and port, after a command at the old one.
 func TestSpeeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, p, s, _ := plug(t, emu.Options{}, plain)
+		_, p, s, _ := plug(t, emu.Options{}, readertest.Plain)
 		for range 2 {
 			for _, x := range speeds {
 				start := time.Now()
@@ -217,7 +218,7 @@ func TestSpeeds(t *testing.T) {
 // TC1): N etu more than 12 from one to the next.
 func TestGuardTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, p, _, l := plug(t, emu.Options{}, guarded)
+		_, p, _, l := plug(t, emu.Options{}, readertest.Guarded)
 		powerUp(t, l, -1)
 		var last time.Time
 		sent := 0
@@ -290,7 +291,7 @@ func TestModels(t *testing.T) {
 				}
 			}
 			status(reader.Absent, 0)
-			e.Contact.Insert(plain)
+			e.Contact.Insert(readertest.Plain)
 			status(reader.Present, 1)
 			e.Contact.Remove()
 			status(reader.Absent, 0)
@@ -298,7 +299,7 @@ func TestModels(t *testing.T) {
 	}
 	// A Kartenzwerg has nothing for processor cards.
 	synctest.Test(t, func(t *testing.T) {
-		e, p, s, _ := plug(t, emu.Options{Type: emu.Kartenzwerg}, plain)
+		e, p, s, _ := plug(t, emu.Options{Type: emu.Kartenzwerg}, readertest.Plain)
 		var log serialtest.Log
 		p.Observe(log.Add)
 		if _, err := s.PowerOn(t.Context(), reader.Cold); !errors.Is(err, reader.ErrMute) {
@@ -315,7 +316,7 @@ func TestModels(t *testing.T) {
 	})
 	// A reader whose LED cannot be set is not waited for each time.
 	synctest.Test(t, func(t *testing.T) {
-		_, _, s, _ := plug(t, emu.Options{NoLED: true}, plain)
+		_, _, s, _ := plug(t, emu.Options{NoLED: true}, readertest.Plain)
 		for i := range 3 {
 			start := time.Now()
 			if st, err := s.Status(t.Context()); st != reader.Present || err != nil {
@@ -328,7 +329,7 @@ func TestModels(t *testing.T) {
 	})
 	// "The first status can take longer than 1 s; it is asked again."
 	synctest.Test(t, func(t *testing.T) {
-		e, _, s, l := plug(t, emu.Options{Slow: 1500 * time.Millisecond}, plain)
+		e, _, s, l := plug(t, emu.Options{Slow: 1500 * time.Millisecond}, readertest.Plain)
 		if st, err := s.Status(t.Context()); st != reader.Present || err != nil {
 			t.Errorf("%v, %v", st, err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/towitoko/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // known reports whether err is one that the core makes something of, without bytes.
@@ -28,7 +29,7 @@ func known(err error) bool {
 // answer. The card never sees a command twice. With T=1 answers are right or errors; T=0 has
 // nothing but parity against what the line does. Once it is good again the reader works.
 func TestFaults(t *testing.T) {
-	for _, c := range []card{plain, block, mirror, fast, quick} {
+	for _, c := range []card{readertest.Plain, readertest.Block, mirror, readertest.Fast, quick} {
 		var out, in int
 		synctest.Test(t, func(t *testing.T) {
 			p := serialtest.Plug(newReader(t, emu.Options{}, c))
@@ -115,7 +116,7 @@ func fault(t *testing.T, c card, f serialtest.Fault) {
 func TestLeftBehind(t *testing.T) {
 	for _, baud := range []int{9600, 19200, 38400, 57600, 115200} {
 		synctest.Test(t, func(t *testing.T) {
-			_, p, _, l := plug(t, emu.Options{Baud: baud}, plain)
+			_, p, _, l := plug(t, emu.Options{Baud: baud}, readertest.Plain)
 			if got := p.Line().Mode().Baud; got != 9600 || p.Line().HostMode().Baud != 9600 {
 				t.Errorf("left at %d, now at %d", baud, got)
 			}
@@ -140,7 +141,7 @@ func TestNoReader(t *testing.T) {
 // A reader that was switched off and on has its speed and parity of the beginning again, and its
 // card no power.
 func TestSwitchedOff(t *testing.T) {
-	for _, c := range []card{plain, fast, inverse, mirror} {
+	for _, c := range []card{readertest.Plain, readertest.Fast, readertest.Inverse, mirror} {
 		for _, o := range []emu.Options{{}, {Type: emu.KartenzwergII, Plain: true}} {
 			for _, look := range []bool{true, false} {
 				synctest.Test(t, func(t *testing.T) {
@@ -185,7 +186,7 @@ func TestLostChange(t *testing.T) {
 			func(s *slot) error { return s.setParity(context.Background(), oddParity) },
 		} {
 			synctest.Test(t, func(t *testing.T) {
-				_, p, s, l := plug(t, emu.Options{}, plain)
+				_, p, s, l := plug(t, emu.Options{}, readertest.Plain)
 				powerUp(t, l, -1)
 				out, in := p.Sent()
 				f := serialtest.Fault{ToHost: toHost, At: out, Kind: serialtest.Lose}
@@ -215,7 +216,7 @@ func TestLostChange(t *testing.T) {
 func TestLate(t *testing.T) {
 	for _, cancelled := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			e, _, s, l := plug(t, emu.Options{}, block)
+			e, _, s, l := plug(t, emu.Options{}, readertest.Block)
 			powerUp(t, l, -1)
 			e.Contact.SetFaults(icc.Faults{Slow: 700 * time.Millisecond})
 			ctx, end, wait := t.Context(), error(reader.ErrTimeout), 500*time.Millisecond
@@ -240,7 +241,7 @@ func TestLate(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
-		_, p, s, l := plug(t, emu.Options{}, plain)
+		_, p, s, l := plug(t, emu.Options{}, readertest.Plain)
 		powerUp(t, l, -1)
 		p.Line().Send(0x40, 0x83, 0x90, 0x00)
 		if st, err := s.Status(t.Context()); st != reader.Powered || err != nil {
@@ -259,7 +260,7 @@ func TestPieces(t *testing.T) {
 		p := serialtest.Plug(scripted(func(l *serialtest.Line, cmd []byte) {
 			switch {
 			case cmd[0] == 0x80:
-				l.Send(plain.ATR()...)
+				l.Send(readertest.Plain.ATR()...)
 			case cmd[0] == 0x6F && cmd[2] == 0x05:
 				l.Read(make([]byte, cmd[1]))
 				l.Send(answer[:len(answer)-1]...)

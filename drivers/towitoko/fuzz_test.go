@@ -85,7 +85,7 @@ func FuzzEmulator(f *testing.F) {
 	f.Add(unhex("02 00 01 03 60 0F 9C 05 80 6F 00 05 76 09 6F 05 05 62 00 84 00 00 08"), byte(0))
 	f.Add(unhex("03 60 0F 9C 05 70 80 62 0F 9B 02 17 2F 07 72 6E 20 38 03 0F BF 05 41 0F 10 0F 3D"), byte(1))
 	f.Fuzz(func(t *testing.T, in []byte, options byte) {
-		for _, c := range []icc.Card{plain, block, icc.NewMemory("sle4442"), icc.NewMemory("at24c32")} {
+		for _, c := range []icc.Card{readertest.Plain, readertest.Block, icc.NewMemory("sle4442"), icc.NewMemory("at24c32")} {
 			in := in
 			synctest.Test(t, func(t *testing.T) {
 				e := newReader(t, emu.Options{Drops: options&1 != 0, Bare: options&2 != 0, Type: options &^ 3, AnyLine: options&4 != 0}, c)
@@ -130,7 +130,7 @@ func FuzzUse(f *testing.F) {
 				case 1:
 					e.Contact.Remove()
 				case 2:
-					e.Contact.Insert(plain)
+					e.Contact.Insert(readertest.Plain)
 				case 3:
 					e.Contact.Insert(numbered("sle4442"))
 				case 4:

@@ -18,6 +18,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/reader/memcard"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // chips are the kinds that the reader clocks, what is said of them at attach, their ATR and PSC.
@@ -304,7 +305,7 @@ func TestUnknownMemory(t *testing.T) {
 		{"mute", "memory=i2c:4096", reader.ErrMute},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			var c icc.Card = plain
+			var c icc.Card = readertest.Plain
 			if m := icc.NewMemory(x.name); m != nil {
 				c = m
 			}
@@ -321,7 +322,7 @@ func TestUnknownMemory(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
-		_, _, s, l := plug(t, emu.Options{}, plain)
+		_, _, s, l := plug(t, emu.Options{}, readertest.Plain)
 		powerUp(t, l, -1)
 		if _, err := s.ReadMemory(t.Context(), 0, 4, nil); !errors.Is(err, reader.ErrUnsupported) {
 			t.Error(err)

@@ -28,14 +28,9 @@ var (
 type card = readertest.Card
 
 const (
-	plain   = card("3B 02 14 50")
-	fast    = card("3B 95 18 40 FF 62 01 02 01 04")                // T=0, 12/372
-	inverse = card("3F 65 00 00 01 02 03 04 05")                   // T=0
-	block   = card("3B 80 81 31 FE 45 8B")                         // T=1, IFSC 254, BWI 4, CWI 5
-	quick   = card("3B F2 13 00 FF C1 10 31 FE 55 C8 03 9E")       // T=1, 4/372
-	mirror  = card("3F 97 12 80 31 FE 45 53 49 4D 44 55 90 00 59") // inverse, T=0 and T=1, 2/372
-	guarded = card("3B C0 14 00")                                  // TC1 20
-	common  = card("3B 77 94 00 00 53 49 4D 54 30 90 00")          // 8/512, which the reader does not have
+	quick  = card("3B F2 13 00 FF C1 10 31 FE 55 C8 03 9E")       // T=1, 4/372
+	mirror = card("3F 97 12 80 31 FE 45 53 49 4D 44 55 90 00 59") // inverse, T=0 and T=1, 2/372
+	common = card("3B 77 94 00 00 53 49 4D 54 30 90 00")          // 8/512, which the reader does not have
 )
 
 var (
@@ -111,7 +106,7 @@ func TestDriverPlaysSession(t *testing.T) {
 		h := readertest.NewHost(t, p, s)
 		h.Identify("Towitoko Chipdrive External", "version", "10")
 		h.Status("status", reader.Present)
-		h.PowerUp("power on", string(plain))
+		h.PowerUp("power on", string(readertest.Plain))
 		h.Status("powered", reader.Powered)
 		h.Step("commands")
 		h.Transmit("00 A4 00 00 02 3F 00", "90 00")
@@ -165,7 +160,7 @@ func TestDriverPlaysFastSession(t *testing.T) {
 		p.Step("open")
 		s := open(t, p)
 		h := readertest.NewHost(t, p, s)
-		h.PowerUp("power on", string(fast))
+		h.PowerUp("power on", string(readertest.Fast))
 		h.Step("commands")
 		h.Transmit("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
 		h.Status("status", reader.Powered)
@@ -181,10 +176,10 @@ func TestReaderPlaysSessions(t *testing.T) {
 		o emu.Options
 		c icc.Card
 	}{
-		"session.txt":       {emu.Options{}, plain},
+		"session.txt":       {emu.Options{}, readertest.Plain},
 		"memory.txt":        {emu.Options{}, numbered("sle4442")},
-		"fast.txt":          {emu.Options{Type: emu.Micro}, fast},
-		"openct.txt":        {emu.Options{}, plain},
+		"fast.txt":          {emu.Options{Type: emu.Micro}, readertest.Fast},
+		"openct.txt":        {emu.Options{}, readertest.Plain},
 		"openct-memory.txt": {emu.Options{}, numbered("sle4432")},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -199,7 +194,7 @@ func TestReaderPlaysSessions(t *testing.T) {
 }
 
 func TestSuite(t *testing.T) {
-	for _, c := range []card{plain, block, inverse, fast} {
+	for _, c := range []card{readertest.Plain, readertest.Block, readertest.Inverse, readertest.Fast} {
 		t.Run(string(c), func(t *testing.T) {
 			readertest.PausingSuite(t, func(t *testing.T) *readertest.Fixture {
 				e := newReader(t, emu.Options{Pause: time.Millisecond}, c)

@@ -189,7 +189,7 @@ func TestExchange(t *testing.T) {
 
 // What the core relies on.
 func TestTraits(t *testing.T) {
-	_, s, _ := plug(t, plain)
+	_, s, _ := plug(t, readertest.Plain)
 	want := reader.Traits{Level: reader.Character, IFSD: 250, IFSC: 247, ClockHz: 3_579_000, Slack: 300 * time.Millisecond}
 	if got := s.Traits(); got != want {
 		t.Errorf("%+v, want %+v", got, want)
@@ -199,7 +199,7 @@ func TestTraits(t *testing.T) {
 // Requests and commands that the emulated reader refuses: before the wake-up, and those that
 // nobody has seen.
 func TestRefused(t *testing.T) {
-	e := newReader(t, plain)
+	e := newReader(t, readertest.Plain)
 	port := e.Plug()
 	defer e.Unplug()
 	out := func(p string) error {
@@ -294,7 +294,7 @@ func FuzzEmulator(f *testing.F) {
 	f.Add(unhex("01 03 04 49 02 98 21 01 56 05 5E 02 02 98 01 04 52 06 0C 53 01 56"), byte(0))
 	f.Add(unhex("04 49 02 98 21 02 52 53 08 5E 04 05 00 84 00 00 08 01 56 01 52 01 53 01 4A"), byte(1))
 	f.Fuzz(func(t *testing.T, in []byte, options byte) {
-		for _, c := range []card{plain, mirror, block} {
+		for _, c := range []card{readertest.Plain, readertest.Dual, readertest.Block} {
 			in := in
 			synctest.Test(t, func(t *testing.T) {
 				e := newReader(t, c)
@@ -326,7 +326,7 @@ func FuzzUse(f *testing.F) {
 			t.Skip()
 		}
 		synctest.Test(t, func(t *testing.T) {
-			e := newReader(t, mirror)
+			e := newReader(t, readertest.Dual)
 			port := e.Plug()
 			defer e.Unplug()
 			faults := usbtest.Menu()
@@ -339,9 +339,9 @@ func FuzzUse(f *testing.F) {
 				case 1:
 					e.Contact.Remove()
 				case 2:
-					e.Contact.Insert(plain)
+					e.Contact.Insert(readertest.Plain)
 				case 3:
-					e.Contact.Insert(mirror)
+					e.Contact.Insert(readertest.Dual)
 				case 4:
 					e.Inject(faults[int(n/5)%len(faults)])
 				}
@@ -353,7 +353,7 @@ func FuzzUse(f *testing.F) {
 // Idle, with nobody using it: the core asks for the card, two transfers each time.
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newReader(t, plain)
+		e := newReader(t, readertest.Plain)
 		m := core.NewManager(core.Options{Drivers: []reader.Driver{Driver{}}})
 		defer m.Close(context.Background())
 		defer e.Unplug()
@@ -374,7 +374,7 @@ func TestIdle(t *testing.T) {
 			if st := m.Slot(0).Info().State; st != core.StateEmpty {
 				t.Errorf("status %v", st)
 			}
-			e.Contact.Insert(plain)
+			e.Contact.Insert(readertest.Plain)
 			time.Sleep(time.Second)
 			if st := m.Slot(0).Info().State; st != core.StatePresent {
 				t.Errorf("status %v", st)

@@ -14,13 +14,14 @@ import (
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // Cards of both conventions, protocols and many rates, with a reader that drops characters of
 // wrong parity and one that does not, one that ends full packets with an empty one, and zeros
 // before the ATR: "OpenCT's author saw some".
 func TestCards(t *testing.T) {
-	for _, c := range []card{plain, fast, inverse, block, quick, mirror, top} {
+	for _, c := range []card{readertest.Plain, readertest.Fast, readertest.Inverse, readertest.Block, readertest.Quick, readertest.Dual, readertest.Top} {
 		for _, o := range []emu.Options{{}, {Drops: true}, {ZLP: true}, {Zeros: 1}, {Zeros: 32}, {State: 0x04}, {State: 0xFB}} {
 			for _, protocol := range []int{-1, 1} {
 				a, err := iso7816.ParseATR(c.ATR())
@@ -57,10 +58,10 @@ func TestCards(t *testing.T) {
 // A card of the other convention is put in: the parity of the one before does not matter.
 func TestChangeOfCards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, s, l := plug(t, inverse)
+		e, s, l := plug(t, readertest.Inverse)
 		for _, o := range []emu.Options{{}, {Drops: true}} {
 			e.Set(o)
-			for _, c := range []card{inverse, plain, mirror, fast, inverse} {
+			for _, c := range []card{readertest.Inverse, readertest.Plain, readertest.Dual, readertest.Fast, readertest.Inverse} {
 				e.Contact.Remove()
 				if st, err := s.Status(t.Context()); st != reader.Absent || err != nil {
 					t.Fatalf("status %v, %v", st, err)
@@ -70,7 +71,7 @@ func TestChangeOfCards(t *testing.T) {
 				transmit(t, l, challenge, response)
 				// Or so quickly that nobody saw it.
 				e.Contact.Remove()
-				e.Contact.Insert(block)
+				e.Contact.Insert(readertest.Block)
 				powerUp(t, l, -1)
 				transmit(t, l, challenge, response)
 			}
@@ -115,7 +116,7 @@ func TestLines(t *testing.T) {
 	}
 	// What cannot be set is refused in words.
 	synctest.Test(t, func(t *testing.T) {
-		_, s, l := plug(t, plain)
+		_, s, l := plug(t, readertest.Plain)
 		powerUp(t, l, -1)
 		p := iso7816.DefaultParams(0)
 		p.TA1 = 0x97
@@ -126,7 +127,7 @@ func TestLines(t *testing.T) {
 	})
 	// A line that could perhaps not be set is set again.
 	synctest.Test(t, func(t *testing.T) {
-		e, s, l := plug(t, fast)
+		e, s, l := plug(t, readertest.Fast)
 		powerUp(t, l, -1)
 		set := func(ta1 byte) error {
 			p := iso7816.DefaultParams(0)
@@ -151,7 +152,7 @@ func TestLines(t *testing.T) {
 // TC1): N etu more than 12 from one to the next.
 func TestGuardTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, _, l := plug(t, guarded)
+		e, _, l := plug(t, readertest.Guarded)
 		powerUp(t, l, -1)
 		var last time.Time
 		sent := 0
@@ -186,7 +187,7 @@ func TestGuardTime(t *testing.T) {
 // What the state register says. Bits other than 01 and 04 do not matter.
 func TestState(t *testing.T) {
 	for state, want := range map[byte]reader.Status{0x01: reader.Present, 0x04: reader.Present, 0x03: reader.Present, 0xFE: reader.Present, 0xF1: reader.Present} {
-		e, s, _ := plug(t, plain)
+		e, s, _ := plug(t, readertest.Plain)
 		e.Set(emu.Options{State: state})
 		if got, err := s.Status(t.Context()); got != want || err != nil {
 			t.Errorf("state %02X: %v, %v", state, got, err)
@@ -194,7 +195,7 @@ func TestState(t *testing.T) {
 	}
 	for _, state := range []byte{0x05, 0x07, 0xFF} {
 		synctest.Test(t, func(t *testing.T) {
-			e, s, l := plug(t, plain)
+			e, s, l := plug(t, readertest.Plain)
 			powerUp(t, l, -1)
 			e.Set(emu.Options{State: state})
 			_, err := s.Status(t.Context())
@@ -222,7 +223,7 @@ func TestState(t *testing.T) {
 	}
 	// A second card comes during an exchange.
 	synctest.Test(t, func(t *testing.T) {
-		e, s, l := plug(t, plain)
+		e, s, l := plug(t, readertest.Plain)
 		powerUp(t, l, -1)
 		e.Contact.SetFaults(icc.Faults{Mute: true})
 		time.AfterFunc(2*time.Second, func() { e.Set(emu.Options{State: 0x05}) })
@@ -238,7 +239,7 @@ func TestState(t *testing.T) {
 // nothing of it."
 func TestNoPower(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, s, l := plug(t, plain)
+		e, s, l := plug(t, readertest.Plain)
 		powerUp(t, l, -1)
 		l.PowerOff(t.Context())
 		_, err := s.Exchange(t.Context(), reader.Transfer{Out: challenge, Want: 1, Wait: time.Second}, nil)
@@ -261,7 +262,7 @@ func TestNoPower(t *testing.T) {
 // A card that computes for a minute costs few looks, and its answer is not late by more than
 // an eighth. The reader has never to hold more than 64 characters.
 func TestPace(t *testing.T) {
-	for _, c := range []card{plain, block, top} {
+	for _, c := range []card{readertest.Plain, readertest.Block, readertest.Top} {
 		for _, busy := range []time.Duration{0, 10 * time.Millisecond, 100 * time.Millisecond, time.Second, time.Minute} {
 			synctest.Test(t, func(t *testing.T) {
 				e, _, l := plug(t, c)
@@ -280,7 +281,7 @@ func TestPace(t *testing.T) {
 				if limit := busy + busy/8 + 330*char + 10*time.Millisecond; took > limit {
 					t.Errorf("%s, busy for %v: %v, at most %v", c, busy, took, limit)
 				}
-				if perSecond := float64(looks) / took.Seconds(); busy >= time.Minute && c != top && perSecond > 120 {
+				if perSecond := float64(looks) / took.Seconds(); busy >= time.Minute && c != readertest.Top && perSecond > 120 {
 					t.Errorf("%s: %.0f transfers a second", c, perSecond)
 				}
 				if most > 64+2 {

@@ -15,11 +15,12 @@ import (
 	"github.com/cardfs/cardfs/drivers/wbeiuu/emu"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // Each transfer may fail in each way, those of an attachment as well.
 func TestFaults(t *testing.T) {
-	for _, c := range []card{plain, block} {
+	for _, c := range []card{readertest.Plain, readertest.Block} {
 		faulttest.Session{
 			Driver: Driver{}, New: func() faulttest.Device { return emu.New("") }, Card: func() icc.Card { return c },
 			Commands: [][2]string{{"00 A4 00 00 02 3F 00", "90 00"}, {"00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00"}},
@@ -38,7 +39,7 @@ func TestStatusFails(t *testing.T) {
 				continue
 			}
 			synctest.Test(t, func(t *testing.T) {
-				e, s, l := plug(t, plain)
+				e, s, l := plug(t, readertest.Plain)
 				powerUp(t, l, -1)
 				f.Skip = skip
 				e.Inject(f)
@@ -57,7 +58,7 @@ func TestStatusFails(t *testing.T) {
 // driver begins anew, at the latest after two transfers that failed.
 func TestPortReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newReader(t, plain)
+		e := newReader(t, readertest.Plain)
 		port := e.Plug()
 		defer e.Unplug()
 		_, s := open(t, port)
@@ -95,7 +96,7 @@ func TestPortReset(t *testing.T) {
 func TestLeftBehind(t *testing.T) {
 	for i := range 6 {
 		synctest.Test(t, func(t *testing.T) {
-			e := newReader(t, plain)
+			e := newReader(t, readertest.Plain)
 			port := e.Plug()
 			defer e.Unplug()
 			for range 4 {
@@ -134,13 +135,13 @@ func (l lent) OpenUSB(context.Context, uint8) (usb.Conn, error) { return l.conn,
 // A device that hangs at the attachment is reset once.
 func TestHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newReader(t, plain)
+		e := newReader(t, readertest.Plain)
 		e.Die(false)
 		_, s := open(t, e.Plug())
 		powerUp(t, newLink(s), -1)
 	})
 	synctest.Test(t, func(t *testing.T) {
-		e := newReader(t, plain)
+		e := newReader(t, readertest.Plain)
 		e.Die(true)
 		resets := 0
 		e.Observe(func(l usbtest.Line) {
@@ -159,7 +160,7 @@ func TestHangs(t *testing.T) {
 // Close switches UART and LED off, and does not wait for a device that hangs.
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, _, _ := plug(t, plain)
+		e, _, _ := plug(t, readertest.Plain)
 		e.Unplug()
 		r, s := open(t, e.Plug())
 		powerUp(t, newLink(s), -1)
@@ -185,7 +186,7 @@ func TestClose(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		e, _, _ := plug(t, plain)
+		e, _, _ := plug(t, readertest.Plain)
 		r, _ := open(t, e.Plug())
 		e.Hold(0x02, true)
 		start := time.Now()
@@ -199,7 +200,7 @@ func TestClose(t *testing.T) {
 func TestLateAnswer(t *testing.T) {
 	for name, end := range map[string]error{"time": reader.ErrTimeout, "context": context.DeadlineExceeded} {
 		synctest.Test(t, func(t *testing.T) {
-			e, s, l := plug(t, quick)
+			e, s, l := plug(t, readertest.Quick)
 			powerUp(t, l, -1)
 			e.Contact.SetFaults(icc.Faults{Slow: 1500 * time.Millisecond})
 			ctx, wait := t.Context(), time.Second
@@ -223,7 +224,7 @@ func TestLateAnswer(t *testing.T) {
 	}
 	// Characters that nobody asked for.
 	synctest.Test(t, func(t *testing.T) {
-		e, _, l := plug(t, plain)
+		e, _, l := plug(t, readertest.Plain)
 		e.Stray(unhex("3B 02 AA BB")...)
 		powerUp(t, l, -1)
 		e.Stray(0, 0)
@@ -231,7 +232,7 @@ func TestLateAnswer(t *testing.T) {
 	})
 	// The reader is late: the answer to a query comes when that was given up.
 	synctest.Test(t, func(t *testing.T) {
-		e, s, l := plug(t, plain)
+		e, s, l := plug(t, readertest.Plain)
 		powerUp(t, l, -1)
 		e.Hold(0x82, true)
 		if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrTimeout) {

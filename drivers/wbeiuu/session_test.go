@@ -26,7 +26,7 @@ func TestDriverPlaysSession(t *testing.T) {
 		h.Identify(model, "version", "1.00")
 		h.Status("status", reader.Present)
 		h.PPS = "PPS"
-		h.PowerUp("reset", string(fast))
+		h.PowerUp("reset", string(readertest.Fast))
 		h.Step("commands")
 		h.Transmit("00 A4 00 00 02 3F 00", "90 00")
 		h.Transmit("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
@@ -39,7 +39,7 @@ func TestDriverPlaysSession(t *testing.T) {
 
 // The emulated reader answers the sessions' hosts as the sessions' devices do.
 func TestReaderPlaysSession(t *testing.T) {
-	for file, c := range map[string]card{"session.txt": fast, "kernel.txt": fast, "openct.txt": plain} {
+	for file, c := range map[string]card{"session.txt": readertest.Fast, "kernel.txt": readertest.Fast, "openct.txt": readertest.Plain} {
 		t.Run(file, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := newReader(t, c)

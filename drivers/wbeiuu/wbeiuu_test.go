@@ -21,17 +21,6 @@ var (
 
 type card = readertest.Card
 
-const (
-	plain   = card("3B 02 14 50")
-	fast    = card("3B 95 18 40 FF 62 01 02 01 04")                // T=0, 12/372
-	inverse = card("3F 65 00 00 01 02 03 04 05")                   // T=0
-	block   = card("3B 80 81 31 FE 45 8B")                         // T=1, IFSC 254, BWI 4, CWI 5
-	quick   = card("3B F2 98 00 FF C1 10 31 FE 55 C8 03 15")       // T=1, 12/512
-	mirror  = card("3F 97 94 80 31 FE 45 53 49 4D 44 55 90 00 DF") // inverse, T=0 and T=1
-	guarded = card("3B C0 14 00")                                  // TC1 20
-	top     = card("3B B6 96 00 81 31 FE 45 53 49 4D 43 90 00 AF") // T=1, 32/512
-)
-
 var (
 	challenge = readertest.Challenge
 	response  = readertest.Response
@@ -65,7 +54,7 @@ func plug(t testing.TB, c icc.Card) (*emu.Reader, reader.Slot, *link.Link) {
 }
 
 func TestSuite(t *testing.T) {
-	for _, c := range []card{plain, block} {
+	for _, c := range []card{readertest.Plain, readertest.Block} {
 		t.Run(string(c), func(t *testing.T) {
 			readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
 				e := newReader(t, c)

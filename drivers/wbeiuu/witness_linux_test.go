@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
+	"github.com/cardfs/cardfs/reader/readertest"
 	"github.com/cardfs/cardfs/tests/vm/machine"
 	"github.com/cardfs/cardfs/tests/witness"
 )
@@ -59,7 +60,7 @@ func (h *heard) take() string {
 // and gets ATR and answers from it.
 func TestWitnessKernel(t *testing.T) {
 	machine.NeedGuest(t)
-	e := newReader(t, fast)
+	e := newReader(t, readertest.Fast)
 	var h heard
 	e.Observe(h.add)
 	witness.Plug(t, e.Plug())
@@ -127,7 +128,7 @@ func TestWitnessKernel(t *testing.T) {
 func TestWitnessCardfs(t *testing.T) {
 	machine.NeedGuest(t)
 	for _, transport := range witness.Transports {
-		for _, c := range []card{fast, block, mirror, top} {
+		for _, c := range []card{readertest.Fast, readertest.Block, readertest.Dual, readertest.Top} {
 			t.Run(fmt.Sprintf("%s %s", transport, c), func(t *testing.T) {
 				witness.Device{Driver: Driver{}, Port: newReader(t, c).Plug(), ATR: c.ATR(), Exchanges: witness.Character()}.Cardfs(t, transport)
 			})
