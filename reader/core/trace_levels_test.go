@@ -46,6 +46,7 @@ var secrets = []struct{ name, header string }{
 	{"PUT KEY", "80 D8 00 81"},
 	{"PUT KEY, secure messaging", "84 D8 01 81"},
 	{"PUT DATA: resetting code", "00 DA 00 D3"},
+	{"GET DATA: KDF-DO", "00 CA 00 F9"},
 	{"PUT DATA: key import", "00 DB 3F FF"},
 	{"PUT DATA: key import, chained", "10 DB 3F FF"},
 	{"STORE DATA", "80 E2 00 00"},

@@ -87,6 +87,8 @@ func Secret(capdu []byte) bool {
 		}
 	}
 	switch ins {
+	case 0xCA: // GET DATA of OpenPGP's KDF-DO: hashes that count as passwords (OpenPGP card 3.4.1 §4.3.2)
+		return cla&0x80 == 0 && p1 == 0x00 && p2 == 0xF9
 	case 0x2A: // SETUP (MuscleCard); VERIFY KEY (Cryptoflex)
 		return cla == 0xB0 || cla == 0xF0
 	case 0x00: // FF 00, a pseudo-APDU that carries a message to the reader or a tag

@@ -63,6 +63,14 @@ func TestSecret(t *testing.T) {
 			}
 		}
 	}
+	// GET DATA is open but for the KDF-DO of OpenPGP cards, in any class that is not a card's own.
+	for tag, want := range map[string]bool{"\x00\xF9": true, "\x00\x6E": false, "\x01\xF9": false, "\x00\xFA": false} {
+		for cla, open := range map[string]bool{"\x00": false, "\x01": false, "\x10": false, "\x80": true} {
+			if got := Secret([]byte(cla + "\xCA" + tag + "\x00")); got != (want && !open) {
+				t.Errorf("GET DATA % X: %v", cla+tag, got)
+			}
+		}
+	}
 	// What is no command may be a PIN.
 	for _, p := range []string{"", "\x31\x32\x33", "\x00\xA4\x04\x00\x02\x31", "1234567"} {
 		if !Secret([]byte(p)) {

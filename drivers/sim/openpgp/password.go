@@ -206,7 +206,8 @@ const (
 )
 
 // putKDF is PUT DATA of DO F9. The passwords become the initial ones that it brings: from now
-// on the host sends hashes in their place.
+// on the host sends hashes in their place. What is kept, and read again, has zeros for these
+// hashes: they count as passwords, and GET DATA and the state file must not have those.
 func (a *App) putKDF(value []byte) int {
 	all, err := applet.Objects(value)
 	if err != nil {
@@ -246,6 +247,13 @@ func (a *App) putKDF(value []byte) int {
 		return applet.SWData
 	}
 	a.signs, a.user = false, false
-	a.put(tagKDF, value)
+	var kept []byte
+	for _, o := range all {
+		if o.Tag == kdfInitialPW1 || o.Tag == kdfInitialPW3 {
+			o.Value = make([]byte, len(o.Value))
+		}
+		kept = applet.AppendObject(kept, o.Tag, o.Value)
+	}
+	a.put(tagKDF, kept)
 	return applet.OK
 }

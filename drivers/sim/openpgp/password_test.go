@@ -208,7 +208,8 @@ func TestKDF(t *testing.T) {
 		}
 		return s
 	}
-	fields := "810103 820108 830400010000 84080102030405060708 8720" + h(0xA1) + "8820" + h(0xA3)
+	const parameters = "810103 820108 830400010000 84080102030405060708"
+	fields, public := parameters+"8720"+h(0xA1)+"8820"+h(0xA3), parameters+"8720"+h(0)+"8820"+h(0)
 	put := func(do string) string { return "00DA00F9" + hex.EncodeToString([]byte{byte(len(unhex(do)))}) + do }
 	c := newCard(t, applet.Settings{})
 	script(t, c, verifyAdmin+` → 9000
@@ -222,7 +223,7 @@ func TestKDF(t *testing.T) {
 		`+put("820108")+` → 6A80
 		`+put("810100820108")+` → 6A80
 		`+put(fields)+` → 9000
-		00CA00F9 00 → `+fields+` 9000
+		00CA00F9 00 → `+public+` 9000
 		`+verifyUser+` → 6982
 		00200081 → 63C2
 		00200082 20 `+h(0xA1)+` → 9000
