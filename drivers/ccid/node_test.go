@@ -46,7 +46,7 @@ func nodeBench(t *testing.T, link reader.Link) *core.Manager {
 
 func nodeSession(t *testing.T, m *core.Manager) *core.Session {
 	t.Helper()
-	s, err := m.Slot(0).Open(ctx, core.Caller{Owner: t, Wait: true})
+	s, err := nodeSlot(m).Open(ctx, core.Caller{Owner: t, Wait: true})
 	if err != nil {
 		t.Fatal(err)
 	}
