@@ -330,11 +330,15 @@ func TestIdle(t *testing.T) {
 	}
 	runtime.GC()
 	time.Sleep(100 * time.Millisecond)
-	// The runtime's own threads wake now and then. 16 ports that look around every second
-	// would wake 32 times.
-	if with := idle(); with > without+20 {
-		t.Errorf("%d wake-ups in 2 s with 16 ports, %d without", with, without)
+	// The runtime's own threads wake now and then, on a busy machine more often. 16 ports that
+	// look around every second would wake 32 times, each time that it is measured.
+	var with int64
+	for range 10 {
+		if with = idle(); with <= without+20 {
+			return
+		}
 	}
+	t.Errorf("%d wake-ups in 2 s with 16 ports, %d without", with, without)
 }
 
 // What stays in the port when its user goes is not read by the next.
