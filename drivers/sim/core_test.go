@@ -103,6 +103,9 @@ func TestThroughTheCore(t *testing.T) {
 				if want := k.make("").ATR(); !bytes.Equal(s.ATR(), want) {
 					t.Errorf("ATR % X, want % X", s.ATR(), want)
 				}
+				if slower := mgr.Slot(0).Info().Fallback; slower != "" {
+					t.Errorf("the card's rate is given up: %s", slower)
+				}
 				if k.name == "echo" {
 					return
 				}

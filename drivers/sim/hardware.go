@@ -200,7 +200,8 @@ func (r *plainReader) Traits() reader.Traits {
 	if r.clocked {
 		return reader.Traits{Level: reader.Synchronous}
 	}
-	return reader.Traits{Level: r.level}
+	// Where whole APDUs come, nobody else could make the PPS.
+	return reader.Traits{Level: r.level, AutoPPS: r.level >= reader.ShortAPDU}
 }
 
 func (r *plainReader) Status(ctx context.Context) (reader.Status, error) {
