@@ -11,6 +11,7 @@ const (
 	tagBIT        = 0x7F61 // biometric information templates group
 	tagCHUID      = 0x5FC102
 	tagCCC        = 0x5FC107
+	tagHistory    = 0x5FC10C
 	tagFirst      = 0x5FC101
 	tagLast       = 0x5FC123
 	tagAdmin      = 0x5FFF00 // Yubico's, to 5FFF15

@@ -187,6 +187,11 @@ func TestImportFromFiles(t *testing.T) {
 		t.Error("another key")
 	}
 	h.must(insGetData, 0x3F, 0xFF, unhex("5C 03 5FC105"))
+	// With retired keys there has to be a Key History Object (SP 800-73-4 part 1 §3.3.3). One of the two
+	// has its certificate on the card; one of X25519 has none.
+	if got, want := h.must(insGetData, 0x3F, 0xFF, unhex("5C 03 5FC10C")), unhex("53 08 C1 01 01 C2 01 00 FE 00"); !bytes.Equal(got, want) {
+		t.Errorf("key history % X; want % X", got, want)
+	}
 	os.WriteFile(filepath.Join(dir, "9c.pem"), []byte("no key"), 0o600)
 	if _, err := New(s); err == nil || !strings.Contains(err.Error(), "9c.pem") {
 		t.Errorf("%v", err)

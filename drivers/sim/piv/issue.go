@@ -107,6 +107,14 @@ func (a *App) ccc() []byte {
 	return b
 }
 
+// history is the Key History Object, which has to be there with retired keys (part 1 §3.3.3,
+// table 19): how many have their certificates on the card, and how many elsewhere.
+func history(onCard byte) []byte {
+	b := applet.TLV(0xC1, []byte{onCard})
+	b = applet.AppendObject(b, 0xC2, []byte{0})
+	return applet.AppendObject(b, 0xFE)
+}
+
 // wrap makes the value of a certificate's container (part 1 table 10): not compressed.
 func wrap(certificate []byte) []byte {
 	b := applet.TLV(0x70, certificate)
@@ -153,7 +161,7 @@ func (a *App) importKeys() error {
 	if a.settings.Keys == "" {
 		return nil
 	}
-	read := 0
+	read, retired := 0, byte(0)
 	for _, slot := range slots() {
 		path := filepath.Join(a.settings.Keys, strings.ToLower(name(int(slot)))+".pem")
 		k, err := applet.ReadKey(path)
@@ -171,7 +179,13 @@ func (a *App) importKeys() error {
 		if err := a.importCertificate(slot, k, path); err != nil {
 			return err
 		}
+		if slot <= slotRetired+19 && a.state.Objects[name(container(slot))] != nil {
+			retired++
+		}
 		read++
+	}
+	if retired > 0 {
+		a.setObject(tagHistory, history(retired))
 	}
 	if read == 0 {
 		return fmt.Errorf("keys=%s: none of the files 9a.pem, 9c.pem, 9d.pem, 9e.pem, 82.pem to 95.pem is there: %w", a.settings.Keys, applet.ErrKey)
