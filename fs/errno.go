@@ -14,6 +14,7 @@ import (
 // errnos is the only place where the errors of the core become errno. The
 // first that matches counts.
 var errnos = []errnoOf{
+	{reader.ErrInDoubt, syscall.EIO}, // whatever else happened, such as a departure
 	{reader.ErrGone, syscall.ENODEV}, // first: a reader that leaves ends every wait, which is not a signal
 	{reader.ErrInterrupted, syscall.EINTR},
 	{reader.ErrAborted, syscall.EIO},

@@ -90,6 +90,11 @@ func statusLines(i core.Info) []byte {
 		line("exclusive", "%s", by)
 	}
 	line("card-changes", "%d", i.CardChanges)
+	if i.Event > 0 {
+		line("event", "%d", i.Event)
+	}
+	line("instance", "%s", i.Instance)
+	said("via", i.Device.Via)
 	return out
 }
 

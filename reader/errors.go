@@ -52,6 +52,11 @@ var (
 	ErrReadOnly = errors.New("these bytes cannot be written")
 	// ErrNoSpace: the address is behind the end of the card.
 	ErrNoSpace = errors.New("behind the end of the card")
+	// ErrAway: the way to the reader is interrupted. Its driver waits in Open until it is back.
+	ErrAway = errors.New("the way to the reader is interrupted")
+	// ErrInDoubt: the command was handed on, and then the way to the reader was lost. It
+	// may have been carried out or not, and is not sent again.
+	ErrInDoubt = errors.New("in doubt: the command was sent, and its answer is lost")
 	// ErrClaimed: another program has the device.
 	ErrClaimed = errors.New("the device is in use by another program")
 )

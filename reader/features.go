@@ -15,6 +15,7 @@ type Features struct {
 	PINPad           PINPad
 	Describer        Describer
 	Memory           Memory
+	Locker           Locker
 }
 
 // FeaturesOf asks s, and what it wraps, for them.
@@ -24,7 +25,7 @@ func FeaturesOf(s Slot) Features {
 		ProtocolSelector: find[ProtocolSelector](s), ProtocolLister: find[ProtocolLister](s),
 		Ejector: find[Ejector](s), Escaper: find[Escaper](s), Display: find[Display](s),
 		Keypad: find[Keypad](s), PINPad: find[PINPad](s), Describer: find[Describer](s),
-		Memory: find[Memory](s),
+		Memory: find[Memory](s), Locker: find[Locker](s),
 	}
 }
 

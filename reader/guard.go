@@ -65,6 +65,15 @@ func Go(h Host, f func()) {
 	go f()
 }
 
+// InstanceOf returns what no other running daemon has, see core.Manager.Instance; "" if h does
+// not say.
+func InstanceOf(h Host) string {
+	if i, ok := h.(interface{ Instance() string }); ok {
+		return i.Instance()
+	}
+	return ""
+}
+
 // Guard calls f and turns a panic in it into an error. It is for callers of a driver outside
 // the core. log may be nil.
 func Guard(log *slog.Logger, what string, f func()) (err error) {

@@ -56,7 +56,8 @@ type Device struct {
 	Port    string            // where it is plugged in; stands in for a missing serial number
 	Params  map[string]string // key=value pairs of `attach`
 	T0Plain bool              // `attach` said t0=plain: T=0 as the card speaks it, see iso7816.T0Config
-	Slots   int               // how many slots the announcement shows; 0 means 1
+	Slots   int               // how many slots the announcement shows; 0 means 1; or NoSlots
+	Via     string            // instances of the daemons between here and the device, the nearest first, with commas; see InstanceOf
 	Attach  uint64            // which attachment it is of; 0: nobody attached it. Set by the Manager
 	Slot    int               // Commander.Command: which of its slots the number names; else 0
 
@@ -65,6 +66,10 @@ type Device struct {
 	// Host is set by the Manager before Open.
 	Host Host
 }
+
+// NoSlots is Device.Slots of a hub: it has no slot of its own, but its driver announces readers
+// as long as it is open. Its Reader has no Slots.
+const NoSlots = -1
 
 // Name is what errors and the log call the device: its driver and its address,
 // "ccid usb:3-1.2". Log lines have it as the attribute "reader".
@@ -132,7 +137,8 @@ type Reader interface {
 	// Gone is closed when the device left by itself: unplugged, or its
 	// connection ended; or when it no longer answers, in which case a method
 	// Err() error may say why. The core then calls Close, and Open again if
-	// Device.Link says that the device is still there.
+	// Device.Link says that the device is still there; as often as it takes if the
+	// reason is an ErrAway.
 	Gone() <-chan struct{}
 	// Close ends everything under way in the reader and releases the device.
 	Close() error
@@ -228,6 +234,11 @@ type Traits struct {
 	Slack time.Duration
 	// Fixed: the card cannot be taken out (a token); nobody polls for it.
 	Fixed bool
+	// Shared: another program has the card, and others use it there (see Locker). What an
+	// APDU needs, that program does; the card is not powered off because nobody uses it
+	// here, nor at the end of this program. Status says ErrStale once if somebody there has
+	// reset the card, or powered it off.
+	Shared bool
 }
 
 // Transfer is one exchange on the wire to the card.
@@ -323,6 +334,15 @@ type KeyInput struct {
 // which there is PINPad. Errors: ErrTimeout, ErrCancelled.
 type Keypad interface {
 	Input(ctx context.Context, in KeyInput) ([]byte, error)
+}
+
+// Locker is a slot whose card others can use by other ways than this program, such as
+// programs on the machine that has the reader. Both are called with the slot's turn.
+type Locker interface {
+	// Lock waits until nobody else uses the card and keeps them from it until Unlock. If
+	// ctx ends before, it fails, and nothing is locked.
+	Lock(ctx context.Context) error
+	Unlock(ctx context.Context) error
 }
 
 // Identifier is a Reader that can say what it is in words, once open.

@@ -160,6 +160,7 @@ func (c *Connection) set(share Share, admit func(Caller) bool) {
 	case was == ShareExclusive:
 		s.exclusive.Store(nil)
 	}
+	s.followHeld()
 	s.changes.Add(1)
 	if share == ShareExclusive || was != ShareNone {
 		s.touch()

@@ -66,6 +66,9 @@ func (s *Slot) refresh() {
 	case s.ctx.Err() != nil:
 	case errors.Is(err, reader.ErrGone):
 		s.opening.lost(err)
+	case errors.Is(err, reader.ErrStale):
+		s.unknown = false
+		s.setUnpowered()
 	case err != nil:
 		s.unknown = true
 		s.look()
@@ -100,18 +103,22 @@ func (s *Slot) look() {
 // to be there. It also powers an idle card off.
 func (s *Slot) monitor() {
 	var changes <-chan struct{}
-	var fixed bool
+	var fixed, shared bool
 	if s.inTurn(s.ctx, func() error {
 		if n := s.link.Features.Notifier; n != nil {
 			changes = n.Changes()
 		}
-		fixed = s.link.Slot.Traits().Fixed
+		t := s.link.Slot.Traits()
+		fixed, shared = t.Fixed, t.Shared
 		return nil
 	}) != nil {
 		return
 	}
 	notified := changes != nil
 	idleOff := s.manager.options.IdleOff
+	if shared {
+		idleOff = 0 // that is for whoever has the card
+	}
 	var idle <-chan time.Time
 	if idleOff > 0 {
 		t := time.NewTicker(max(idleOff/4, 10*time.Millisecond))

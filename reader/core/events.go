@@ -20,9 +20,9 @@ type eventLog struct {
 	all   source[Event]
 }
 
-// publish records an event of s. The caller holds s.mu, so that the order of
-// events is the order of states.
-func (l *eventLog) publish(s *Slot, what What, pairs ...string) {
+// publish records an event of s and returns its sequence number. The caller holds s.mu, so
+// that the order of events is the order of states.
+func (l *eventLog) publish(s *Slot, what What, pairs ...string) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.seq++
@@ -40,6 +40,7 @@ func (l *eventLog) publish(s *Slot, what What, pairs ...string) {
 		s.events.end(reader.ErrGone)
 	}
 	l.all.put(e)
+	return e.Seq
 }
 
 // supersede drops from a slot's state what the event makes untrue.

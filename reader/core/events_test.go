@@ -45,7 +45,7 @@ func TestEventsOfALife(t *testing.T) {
 		synctest.Wait()
 		fake.unplug()
 		synctest.Wait()
-		want := `0 0 arrived driver=fake device=usb:1-1 reader=Model_1_=_best
+		want := `0 0 arrived driver=fake device=usb:1-1 reader=Model_1_=_best by-id=fake-Model_1_=_best_usb:1-1-slot0
 0 0 ready
 0 0 inserted
 0 0 powered atr=3B800181 protocol=T=1

@@ -36,16 +36,21 @@ type ifd struct {
 	closed   chan struct{}   // closed when nothing holds the device any more
 
 	// The rest is under the manager's mu.
-	opening *opening
-	slots   []*Slot
-	pcsc    int // what tells the reader from others in PC/SC
-	model   string
-	more    map[string]string
-	found   int // number of slots that the device reports
-	count   int // number of them that are served, also while they are away
+	opening  *opening
+	slots    []*Slot
+	pcsc     int // what tells the reader from others in PC/SC
+	model    string
+	more     map[string]string
+	found    int   // number of slots that the device reports
+	count    int   // number of them that are served, also while they are away
+	hubState State // of a hub, which has no slot to show it
+	hubErr   error // as a slot's last error
 }
 
 func (d *ifd) name() string { return d.dev.Name() }
+
+// Instance makes the ifd's driver know the daemon, see reader.InstanceOf.
+func (d *ifd) Instance() string { return d.manager.instance }
 
 // Announce makes an ifd a Host: what a driver announces is a reader of its own.
 func (d *ifd) Announce(dev reader.Device) error { return d.manager.Announce(dev) }
@@ -110,6 +115,12 @@ func revivalPause(deaths int) time.Duration {
 	return time.Second << (2 * (deaths - 2))
 }
 
+// awayPause is the wait before another look whether the way to the reader is back. The tries
+// are those in a row. There is no end to them: it is not the reader that fails.
+func awayPause(tries int) time.Duration {
+	return min(100*time.Millisecond<<min(tries, 10), 5*time.Second)
+}
+
 // run is the life of an ifd.
 func (d *ifd) run(o *opening, before *ifd) {
 	defer d.depart()
@@ -117,6 +128,7 @@ func (d *ifd) run(o *opening, before *ifd) {
 		return
 	}
 	patience := newPatience() // with a device that was not opened yet
+	away := 0                 // how often Open found the way to it interrupted, in a row
 	for deaths := 0; ; {
 		began := time.Now()
 		served, err := d.serve(o)
@@ -125,6 +137,22 @@ func (d *ifd) run(o *opening, before *ifd) {
 			return
 		case errors.Is(err, reader.ErrGone) && d.linkGone == nil:
 			return // without a link, death and departure look the same
+		}
+		if errors.Is(err, reader.ErrAway) {
+			if served {
+				if time.Since(began) >= awayPause(0)*10 {
+					away = 0
+				}
+				if o = d.renew(); o == nil {
+					return
+				}
+			}
+			d.noteError(err)
+			if !d.pause(awayPause(away)) {
+				return
+			}
+			away++
+			continue
 		}
 		var panicked *reader.PanicError
 		fatal := errors.As(err, &panicked)
@@ -254,7 +282,7 @@ func (d *ifd) open(o *opening) (r reader.Reader, died <-chan struct{}, slots []r
 	case closed(o.over()):
 		err = context.Cause(o.ctx)
 	case err != nil:
-	case len(slots) == 0:
+	case len(slots) == 0 && !d.hub():
 		err = errors.New("the driver found no slot")
 	}
 	if err != nil && r != nil {
@@ -305,6 +333,7 @@ func (d *ifd) failed(err error) {
 	if !errors.As(err, &panicked) {
 		err = fmt.Errorf("%s: %w", d.name(), err)
 	}
+	d.setHub(StateFailed, err)
 	for _, s := range d.list() {
 		s.fail(err)
 	}
@@ -312,6 +341,7 @@ func (d *ifd) failed(err error) {
 
 // noteError shows in `status` why the reader is not ready yet.
 func (d *ifd) noteError(err error) {
+	d.setHub(StateStarting, err)
 	for _, s := range d.list() {
 		s.mu.Lock()
 		s.lastErr = err
@@ -347,6 +377,9 @@ func (d *ifd) begin(o *opening, r reader.Reader, died <-chan struct{}, slots []r
 	d.slots = d.slots[:len(slots):len(slots)]
 	m.remove(surplus)
 	d.count = len(d.slots)
+	if d.hub() {
+		d.hubState, d.hubErr = StateReady, nil
+	}
 	all := slices.Clone(d.slots)
 	m.mu.Unlock()
 	m.tellLeft(surplus)

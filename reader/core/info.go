@@ -20,6 +20,8 @@ const (
 	StatePresent  State = "present"  // a card without power
 	StatePowered  State = "powered"
 	StateGone     State = "gone" // the reader left
+
+	StateReady State = "ready" // of a hub
 )
 
 // Info is a snapshot of a slot and its state.
@@ -51,6 +53,10 @@ type Info struct {
 	// Exclusive: one of them is exclusive. Process is whose it is, nil if that is not known.
 	Exclusive bool
 	Process   any
+	// Event is the sequence number of the slot's last event, all of which Info has taken in.
+	Event uint64
+	// Instance is the Manager's.
+	Instance string
 	// CardChanges is how often a card was put in or taken out since the reader arrived.
 	CardChanges uint64
 	// Waiting is the time since the card, or the reader on its behalf, first asked for
@@ -85,6 +91,7 @@ func (s *Slot) Brief() Info {
 	defer s.mu.Unlock()
 	i.Err, i.Locked = s.lastErr, s.lock != nil
 	i.PCSC, i.Connections, i.CardChanges = s.pcsc, len(s.connections), s.swaps
+	i.Event, i.Instance = s.lastEvent, m.instance
 	if t := s.exclusive.Load(); t != nil {
 		i.Exclusive, i.Process = true, t.process
 	}

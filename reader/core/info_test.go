@@ -54,7 +54,7 @@ func TestDeviceNamesItself(t *testing.T) {
 		if got := b.Info().Model; got != want {
 			t.Errorf("model %q, want %q", got, want)
 		}
-		const event = "0 0 arrived driver=fake device=x reader=A_B_state_gone_[2J_1m_C_D_lost=9_\ufffd\n"
+		const event = "0 0 arrived driver=fake device=x reader=A_B_state_gone_[2J_1m_C_D_lost=9_\ufffd by-id=fake-A_B_state_gone_2J_1m_C_D_lost=9__x-slot0\n"
 		if text := lines(all); !strings.HasPrefix(text, event) {
 			t.Errorf("events %q, want %q first", text, event)
 		}

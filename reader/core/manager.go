@@ -58,6 +58,7 @@ type Manager struct {
 	moments atomic.Uint64 // the newest Moment at which a card changed
 
 	attachments atomic.Uint64 // how many Prepare made
+	instance    string
 
 	ctx     context.Context // ends when Close has finished with the devices
 	cancel  context.CancelFunc
@@ -93,7 +94,8 @@ func NewManager(o Options) *Manager {
 		o.Poll = 400 * time.Millisecond
 	}
 	m := &Manager{
-		options: o, log: o.Log, limited: limitlog.WithBurst(o.Log, logBurstOfAll),
+		instance: newInstance(),
+		options:  o, log: o.Log, limited: limitlog.WithBurst(o.Log, logBurstOfAll),
 		ifds: make(map[string]*ifd), slots: make(map[int]*Slot), names: make(map[string]*Slot),
 		homes: make(map[string]home), last: make(map[int]lastDevice), pcsc: make(map[int]*ifd),
 		heldNumbers: make(map[int]*ifd), heldNames: make(map[string]*ifd),
@@ -212,8 +214,10 @@ func (m *Manager) Announce(dev reader.Device) error {
 		}
 	}
 	m.ifds[id] = d
-	m.takePCSC(d)
-	d.count = d.allow(max(1, dev.Slots))
+	if !d.hub() {
+		m.takePCSC(d)
+		d.count = d.allow(max(1, dev.Slots))
+	}
 	for range d.count {
 		m.addSlot(d)
 	}
@@ -229,6 +233,12 @@ func (m *Manager) Announce(dev reader.Device) error {
 		})
 	}
 	return nil
+}
+
+// hasFailed reports whether the reader is out of order until somebody does something about it.
+// m.mu is held.
+func (d *ifd) hasFailed() bool {
+	return d.hubState == StateFailed || len(d.slots) > 0 && d.slots[0].isFailed()
 }
 
 // isThere returns an error for a device that is there already. m.mu is held.
@@ -319,7 +329,7 @@ func (m *Manager) Rescan() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, d := range m.ifds {
-		if len(d.slots) == 0 || !d.slots[0].isFailed() {
+		if !d.hasFailed() {
 			continue
 		}
 		select {
@@ -432,7 +442,7 @@ func (s *Slot) quiesce(grace context.Context) {
 	defer s.release()
 	var err error
 	defer s.opening.recovered("PowerOff", &err)
-	if s.link == nil || !s.link.Active() {
+	if s.link == nil || !s.link.Active() || s.link.Traits().Shared {
 		return
 	}
 	ctx, cancel := context.WithCancel(s.ctx)

@@ -131,7 +131,7 @@ func (m *Manager) addSlot(d *ifd) {
 	m.last[number] = lastDevice{last, m.serial}
 	s.mu.Lock()
 	s.pcsc = pcscName(d.dev.Driver, d.model, d.pcsc, index)
-	s.publish(Arrived, "driver", d.dev.Driver, "device", d.dev.Address, "reader", d.model)
+	s.publish(Arrived, "driver", d.dev.Driver, "device", d.dev.Address, "reader", d.model, "by-id", s.name, "via", d.dev.Via)
 	s.mu.Unlock()
 }
 

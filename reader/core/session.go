@@ -243,6 +243,9 @@ func (slot *Slot) use(ctx context.Context, by Caller, s *Session, do func(*link.
 		if slot.memory.expired {
 			do = relocked(slot, do)
 		}
+		if slot.held() && slot.link.Features.Locker != nil {
+			do = slot.alone(ctx, do)
+		}
 		slot.mu.Unlock()
 		return slot.work(do)
 	}

@@ -41,12 +41,13 @@ type Slot struct {
 	log     *slog.Logger // limited
 	every   *slog.Logger // not limited, for what only -v shows
 
-	ctx    context.Context // ends with leave
-	cancel context.CancelFunc
-	turn   chan struct{} // holds a token while somebody uses link
-	looks  chan struct{} // see look
-	link   *link.Link    // owned by the holder of the turn; nil before the reader is ready
-	inVain time.Time     // when further tries of a power-up were given up; as link
+	ctx       context.Context // ends with leave
+	cancel    context.CancelFunc
+	turn      chan struct{} // holds a token while somebody uses link
+	looks     chan struct{} // see look
+	link      *link.Link    // owned by the holder of the turn; nil before the reader is ready
+	lockedOut bool          // others are, see lockOut; as link
+	inVain    time.Time     // when further tries of a power-up were given up; as link
 
 	underWay context.Context // ends what is under way, see begin; the holder of the turn uses it
 	under    atomic.Bool     // something that Abort may end is under way
@@ -79,6 +80,7 @@ type Slot struct {
 	lock        *transaction
 	offered     uint32 // protocols that the card, while powered, and the reader both have: ProtocolT0 …
 	pcsc        string // the reader's name for PC/SC
+	lastEvent   uint64 // its sequence number
 	swaps       uint64 // how often a card was put in or taken out
 	connections map[*Connection]struct{}
 	exclusive   atomic.Pointer[transaction] // of one of them; changed under mu
@@ -281,7 +283,7 @@ func (s *Slot) publish(what What, pairs ...string) {
 	for i := 0; i+1 < len(pairs); i += 2 {
 		key, value := pairs[i], words.Printable(pairs[i+1], words.MaxWords)
 		switch {
-		case value == "", key == "driver", key == "device": // the reader's name has them
+		case value == "", key == "driver", key == "device", key == "by-id", key == "via": // the reader's name has what matters
 			continue
 		case key == "reader":
 			key = "model"
@@ -290,7 +292,7 @@ func (s *Slot) publish(what What, pairs ...string) {
 	}
 	s.log.Log(context.Background(), level, string(what), args...)
 	s.changes.Add(1)
-	s.manager.events.publish(s, what, pairs...)
+	s.lastEvent = s.manager.events.publish(s, what, pairs...)
 }
 
 // noteError keeps err for `status`. s.mu is held.

@@ -189,6 +189,8 @@ func (s *Slot) Lock(ctx context.Context, by Caller, admit func(Caller) bool) err
 		admitted, known := exclusive.admits(by)
 		if s.lock == nil && admitted {
 			s.lock = &transaction{slot: s, owner: by.Owner, process: by.Process, admit: admit}
+			s.mu.Unlock()
+			return s.awaitOthers(ctx, by.Owner)
 		}
 		if s.lock != nil && s.lock.owner == by.Owner {
 			s.mu.Unlock()
@@ -224,6 +226,7 @@ func (s *Slot) Begin(by Caller, epoch uint32, admit func(Caller) bool) error {
 			err = reader.ErrLocked
 		case s.lock == nil:
 			s.lock = &transaction{slot: s, owner: by.Owner, process: by.Process, admit: admit}
+			s.followHeld()
 		}
 		s.mu.Unlock()
 		if err != nil || known {
@@ -261,9 +264,15 @@ func (s *Slot) Unlock(owner any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lock != nil && s.lock.owner == owner {
-		s.lock = nil
-		s.touch()
+		s.unlock()
 	}
+}
+
+// unlock ends the transaction. s.mu is held.
+func (s *Slot) unlock() {
+	s.lock = nil
+	s.followHeld()
+	s.touch()
 }
 
 // Abandon ends owner's transaction, if it has one, because its open has ended without Unlock.
@@ -286,8 +295,7 @@ func (s *Slot) Abandon(owner any) {
 			s.Unlock(owner)
 		})
 	default:
-		s.lock = nil
-		s.touch()
+		s.unlock()
 	}
 }
 

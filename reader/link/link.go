@@ -140,6 +140,9 @@ func (l *Link) Abandon() { l.dead = true }
 func (l *Link) setUp(ctx context.Context) error {
 	l.secrecy, l.late = false, false
 	l.charWait = l.params.CharWait(l.traits.ClockHz) + l.traits.Slack
+	if l.traits.Shared {
+		return nil
+	}
 	if l.params.T == 0 {
 		c := iso7816.T0Config{Params: l.params, ClockHz: l.traits.ClockHz, Plain: l.T0Plain || l.traits.AutoT0}
 		switch l.traits.Level {
