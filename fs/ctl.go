@@ -29,7 +29,7 @@ func (c *ctlCommand) String() string { return strings.TrimSpace(c.name + " " + c
 // are made from it. The drivers' own commands come after it.
 var ctlCommands = []ctlCommand{
 	{"attach", "DRIVER DEVICE [key=value...]", "make a device a reader that nothing announces", Attach},
-	{"detach", "N", "make the reader of slot N leave", slotCommand((*core.Manager).Detach)},
+	{"detach", "N [or DRIVER DEVICE]", "make a reader leave, or what was attached so", detach},
 	{"abort", "N", "end the exchange under way in slot N; its card is powered off", slotCommand((*core.Manager).Abort)},
 	{"rescan", "", "look for devices again, and open those again that failed", func(m *core.Manager, args []string) error {
 		if len(args) != 0 {
@@ -79,6 +79,14 @@ func slotCommand(do func(*core.Manager, int) error) func(*core.Manager, []string
 		}
 		return do(m, n)
 	}
+}
+
+// detach has the number of a slot, or the two words that attached something.
+func detach(m *core.Manager, args []string) error {
+	if len(args) == 2 {
+		return m.DetachDevice(args[0], args[1])
+	}
+	return slotCommand((*core.Manager).Detach)(m, args)
 }
 
 func slotNumber(word string) (int, error) {
@@ -194,6 +202,7 @@ func ctlLines(m *core.Manager) (out []byte) {
 			out = fmt.Appendf(out, "# %s\n", usage)
 		}
 	}
+	out = fmt.Appendf(out, "instance %s\n", m.Instance())
 	served := make(map[string]int) // slots by driver
 	var readers []core.Info
 	for _, s := range m.Slots() {
@@ -204,18 +213,28 @@ func ctlLines(m *core.Manager) (out []byte) {
 	for _, d := range m.Drivers() {
 		out = fmt.Appendf(out, "driver %s slots=%d\n", d.Name(), served[d.Name()])
 	}
+	for _, h := range m.Hubs() {
+		out = fmt.Appendf(out, "hub")
+		out = appendDevice(out, h.Device, h.State, h.Err)
+	}
 	for _, i := range readers {
-		out = fmt.Appendf(out, "reader %d %s %s %s", i.Number, i.Device.Driver, words.Word(i.Device.Address, words.MaxValue), i.State)
-		for _, key := range slices.Sorted(maps.Keys(i.Device.Params)) {
-			out = fmt.Appendf(out, " %s=%s", words.Word(key, words.MaxValue), words.Word(i.Device.Params[key], words.MaxValue))
-		}
-		if i.Device.T0Plain {
-			out = append(out, " t0=plain"...)
-		}
-		if i.Err != nil {
-			out = fmt.Appendf(out, " error=%s", words.Word(i.Err.Error(), words.MaxWords))
-		}
-		out = append(out, '\n')
+		out = fmt.Appendf(out, "reader %d", i.Number)
+		out = appendDevice(out, i.Device, i.State, i.Err)
 	}
 	return out
+}
+
+// appendDevice appends the rest of a line of ctl: what was attached, how, and how it is.
+func appendDevice(out []byte, dev reader.Device, state core.State, err error) []byte {
+	out = fmt.Appendf(out, " %s %s %s", dev.Driver, words.Word(dev.Address, words.MaxValue), state)
+	for _, key := range slices.Sorted(maps.Keys(dev.Params)) {
+		out = fmt.Appendf(out, " %s=%s", words.Word(key, words.MaxValue), words.Word(dev.Params[key], words.MaxValue))
+	}
+	if dev.T0Plain {
+		out = append(out, " t0=plain"...)
+	}
+	if err != nil {
+		out = fmt.Appendf(out, " error=%s", words.Word(err.Error(), words.MaxWords))
+	}
+	return append(out, '\n')
 }

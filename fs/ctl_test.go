@@ -88,8 +88,11 @@ func TestCtl(t *testing.T) {
 		{"detach -1", "number"},
 		{"detach +0", "number"},
 		{"detach 00", "number"},
-		{"detach", "detach N: the number"},
-		{"detach 1 2", "detach N: the number"},
+		{"detach", "detach N [or DRIVER DEVICE]: the number"},
+		{"detach 1 2 3", "detach N [or DRIVER DEVICE]: the number"},
+		{"detach box nowhere", "nothing is attached as box nowhere"},
+		{"attach box d", ""},
+		{"detach box d", ""},
 		{"detach 99999999999999999999", "number"},
 		{"abort 0", "nothing is under way in slot 0"},
 		{"abort 9", "no slot 9"},
@@ -119,11 +122,12 @@ func TestCtlText(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const want = `# attach DRIVER DEVICE [key=value...]
-# detach N
+	want := `# attach DRIVER DEVICE [key=value...]
+# detach N [or DRIVER DEVICE]
 # abort N
 # rescan
 # box N shake
+instance ` + m.Instance() + `
 driver box slots=3
 driver fake slots=1
 reader 0 box a starting
@@ -209,8 +213,8 @@ func FuzzCtl(f *testing.F) {
 			t.Errorf("%q: %v is no ErrInvalid", line, err)
 		}
 		slots := m.Slots()
-		// The commands, one of the driver, the driver, the readers.
-		if got, want := strings.Count(string(ctlLines(m)), "\n"), len(ctlCommands)+2+len(slots); got != want {
+		// The commands, one of the driver, the instance, the driver, the readers.
+		if got, want := strings.Count(string(ctlLines(m)), "\n"), len(ctlCommands)+3+len(slots); got != want {
 			t.Errorf("%q: ctl has %d lines, want %d:\n%s", line, got, want, ctlLines(m))
 		}
 		for _, s := range slots {
