@@ -15,6 +15,7 @@ import (
 	"github.com/cardfs/cardfs/drivers/gempc"
 	"github.com/cardfs/cardfs/drivers/ikey"
 	"github.com/cardfs/cardfs/drivers/kaan"
+	"github.com/cardfs/cardfs/drivers/remote"
 	"github.com/cardfs/cardfs/drivers/replay"
 	"github.com/cardfs/cardfs/drivers/rutoken"
 	"github.com/cardfs/cardfs/drivers/sim"
@@ -56,6 +57,7 @@ func All(env Env) []reader.Driver {
 		eutron.Driver{},
 		kaan.KAAN(env.Log),
 		kaan.B1(env.Log),
+		&remote.Driver{Log: env.Log},
 		replay.Driver{},
 		rutoken.Driver{Rewrite: func(vendor, product uint16) string { return env.Quirks.Value(vendor, product, "rewrite") }},
 		&sim.Driver{Log: env.Log},

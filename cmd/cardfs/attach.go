@@ -39,6 +39,10 @@ initialised it, and prints the number of its slot, a line a slot.
                        clock=MHZ (of the card; 3.57) detect=LINE-on|LINE-off|none (the
                        line cts, dsr, cd or ri while a card is in; cts-off)
   towitoko /dev/TTY    a Towitoko Chipdrive or Kartenzwerg; key memory=CHIP
+  remote DIR           the readers of another machine: DIR is its cardfs, mounted by sshfs or
+                       the like (cardfs help recipes), or one slot of it; keys host=NAME
+                       (what by-id calls the machine) lost=wait|leave (what the readers do
+                       while the way to them is lost: be starting, or leave)
   replay FILE          a reader that answers as the session in FILE does, which cardfs
                        record wrote; keys level=short|extended unknown=SW|error (what
                        a command that is not in it gets; 6F00)
@@ -60,7 +64,7 @@ failed, until it is detached. The same without this command: write the line
 	dir := mountFlag(cmd)
 	cmd.Flags().DurationVar(&wait, "wait", client.AttachWait, "wait `DURATION` until the reader is ready, 0 for not at all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if args[0] == "replay" { // cardfs mount reads it, in a directory of its own
+		if args[0] == "replay" || args[0] == "remote" { // cardfs mount reads it, in a directory of its own
 			path, err := filepath.Abs(args[1])
 			if err != nil {
 				return err
@@ -95,20 +99,36 @@ func oneWordEach(args []string) error {
 func newDetach() *cobra.Command {
 	var wait time.Duration
 	cmd := &cobra.Command{
-		Use:   "detach [flags] N",
-		Short: "Remove the reader that has slot N",
+		Use:   "detach [flags] N | DRIVER DEVICE",
+		Short: "Remove the reader that has slot N, or what was attached so",
 		Long: `detach makes a reader leave, with all its slots: calls that wait in them end, a
 command on the wire finishes first. It returns when the directory is gone. A USB
 reader that is still plugged in comes back with rescan.
 
+With DRIVER and DEVICE, as attach had them, it makes a machine of the driver remote leave,
+which has no slot, with all its readers.
+
 The same without this command: write the line "detach N" to ctl.`,
-		Example:           `  cardfs detach 0`,
-		Args:              args(1, 1, "detach needs a slot"),
+		Example: `  cardfs detach 0
+  cardfs detach remote /mnt/lab`,
+		Args:              args(1, 2, "detach needs a slot"),
 		ValidArgsFunction: completeSlot,
 	}
 	dir := mountFlag(cmd)
 	cmd.Flags().DurationVar(&wait, "wait", client.AttachWait, "wait `DURATION` until it is gone, 0 for not at all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 2 {
+			c, err := client.FindMount(*dir)
+			if err != nil {
+				return err
+			}
+			if args[0] == "remote" {
+				if args[1], err = filepath.Abs(args[1]); err != nil {
+					return err
+				}
+			}
+			return c.Ctl("detach " + strings.Join(args, " "))
+		}
 		s, err := client.FindSlot(*dir, args[0])
 		if err != nil {
 			return err

@@ -26,6 +26,8 @@ func attachKeys(driver string) [][]string {
 			{"detect", "cts-off", "cts-on", "cd-off", "cd-on", "dsr-off", "dsr-on", "ri-off", "ri-on", "none"}, {"t0", "plain"}}
 	case "towitoko":
 		return [][]string{{"memory", "2-wire", "3-wire", "i2c:256", "i2c:2048", "i2c:4096", "i2c:32768"}, {"t0", "plain"}}
+	case "remote":
+		return [][]string{{"host"}, {"lost", "wait", "leave"}}
 	case "replay":
 		return [][]string{{"level", "short", "extended"}, {"unknown", "6F00", "error"}, {"t0", "plain"}}
 	}
@@ -58,6 +60,8 @@ func completeAttach(_ *cobra.Command, args []string, typed string) ([]string, co
 		return described(sim.Table()), noFiles
 	case args[0] == "vpcd":
 		return []string{"127.0.0.1:35963", "unix:"}, noFiles
+	case args[0] == "remote":
+		return nil, cobra.ShellCompDirectiveFilterDirs
 	case args[0] == "replay":
 		return nil, cobra.ShellCompDirectiveDefault // files
 	}

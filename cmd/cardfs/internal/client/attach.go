@@ -37,6 +37,9 @@ func (c *Mount) Attach(words []string, wait time.Duration) ([]int, error) {
 	}
 	ctl.Close() // others may go on
 	n, ok := newcomer(before, now, words[0], words[1])
+	if hub, is := c.hub(words[0], words[1]); !ok && is {
+		return c.awaitHub(hub, wait)
+	}
 	if !ok {
 		return nil, exit.Status{Code: exit.None, Err: errors.New("the reader arrived and left at once; the log of cardfs mount may say why")}
 	}

@@ -1,0 +1,192 @@
+package files
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// argv0 is what the process is called that does the I/O. It is this program.
+const argv0 = "cardfs-files"
+
+// The program becomes that process before anything else of it runs, whichever program it is:
+// a package's tests are one, too.
+func init() {
+	if len(os.Args) == 1 && os.Args[0] == argv0 {
+		serve(3)
+		unix.Exit(0) // with a race detector os.Exit takes a second
+	}
+}
+
+// opened is a file of the process.
+type opened struct {
+	fd   int
+	uses int  // calls under way, and 1 until it is closed
+	shut bool // close was asked for
+}
+
+// process serves the requests of one connection until that ends.
+type process struct {
+	mu    sync.Mutex // of all below, and of the replies' order
+	conn  net.Conn
+	files map[uint32]*opened
+	last  uint32
+}
+
+func serve(fd int) {
+	unix.CloseOnExec(fd)
+	conn, err := net.FileConn(os.NewFile(uintptr(fd), "connection"))
+	if err != nil {
+		return
+	}
+	p := &process{conn: conn, files: make(map[uint32]*opened)}
+	in := bufio.NewReader(conn)
+	for {
+		f, err := readFrame(in)
+		if err != nil {
+			return // the daemon has ended, or wants nothing more
+		}
+		go p.do(f)
+	}
+}
+
+// do carries out one request. It takes as long as the file system does.
+func (p *process) do(f frame) {
+	reply := frame{id: f.id}
+	var err error
+	switch f.op {
+	case opOpen:
+		dir, path, _ := strings.Cut(string(f.data), "\x00")
+		reply.handle, err = p.open(dir, path, int(f.arg))
+	case opClose:
+		p.close(f.handle)
+		return
+	default:
+		reply.data, err = p.use(f)
+	}
+	clear(f.data)
+	if errno, ok := err.(unix.Errno); ok {
+		reply.arg = uint32(errno)
+	} else if err != nil {
+		reply.arg = uint32(unix.EIO)
+	}
+	out := reply.append(nil)
+	p.mu.Lock()
+	_, _ = p.conn.Write(out)
+	p.mu.Unlock()
+	clear(out)
+	clear(reply.data)
+}
+
+// openBelow opens a regular file below dir. Whoever serves the file system decides what is
+// there: a symbolic link that leads elsewhere, a device, or a pipe that blocks its opener.
+func openBelow(dir, path string, flags int) (int, error) {
+	const look = unix.O_PATH | unix.O_CLOEXEC
+	top, err := retried(func() (int, error) { return unix.Open(dir, look|unix.O_DIRECTORY, 0) })
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(top)
+	how := unix.OpenHow{Flags: look, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
+	seen, err := retried(func() (int, error) { return unix.Openat2(top, path, &how) })
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(seen)
+	var st unix.Stat_t
+	if err := unix.Fstat(seen, &st); err != nil {
+		return -1, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return -1, unix.ENOTSUP
+	}
+	link := fmt.Sprintf("/proc/self/fd/%d", seen)
+	return retried(func() (int, error) { return unix.Open(link, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0) })
+}
+
+func (p *process) open(dir, path string, flags int) (uint32, error) {
+	fd, err := openBelow(dir, path, flags)
+	if err != nil {
+		return 0, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last++
+	p.files[p.last] = &opened{fd: fd, uses: 1}
+	return p.last, nil
+}
+
+// use reads or writes. The file is closed after the last use, so that its descriptor is
+// nobody else's meanwhile.
+func (p *process) use(f frame) (data []byte, err error) {
+	p.mu.Lock()
+	o := p.files[f.handle]
+	if o == nil || o.shut {
+		p.mu.Unlock()
+		return nil, unix.EBADF
+	}
+	o.uses++
+	p.mu.Unlock()
+	defer p.release(f.handle, o)
+	if f.op != opRead {
+		// A write that a signal ended wrote nothing, and none is sent to this process: it
+		// is not written again.
+		n, err := unix.Write(o.fd, f.data)
+		switch {
+		case err != nil:
+			return nil, err
+		case n < len(f.data):
+			return nil, unix.EIO
+		}
+	}
+	if f.op == opWrite {
+		return nil, nil
+	}
+	data = make([]byte, min(f.arg, maxData))
+	n, err := retried(func() (int, error) { return unix.Read(o.fd, data) })
+	if err != nil && f.op == opExchange {
+		return nil, unix.EREMOTEIO // it was written
+	}
+	return data[:max(n, 0)], err
+}
+
+func (p *process) close(handle uint32) {
+	p.mu.Lock()
+	o := p.files[handle]
+	known := o != nil && !o.shut
+	if known {
+		o.shut = true
+	}
+	p.mu.Unlock()
+	if known {
+		p.release(handle, o)
+	}
+}
+
+func (p *process) release(handle uint32, o *opened) {
+	p.mu.Lock()
+	o.uses--
+	last := o.uses == 0
+	if last {
+		delete(p.files, handle)
+	}
+	p.mu.Unlock()
+	if last {
+		_ = unix.Close(o.fd)
+	}
+}
+
+// retried repeats a call that changes nothing while a signal ends it: the runtime sends some
+// to its own threads.
+func retried(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); err != unix.EINTR {
+			return n, err
+		}
+	}
+}

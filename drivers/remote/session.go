@@ -1,0 +1,344 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cardfs/cardfs/drivers/remote/files"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
+)
+
+// session is an open of apdu there: the card in its present state.
+//
+//	idle --lock written--> owing --ok--> idle
+//	idle --command written--> asked --answer--> idle
+//	any --reset, removed, line ended, answer given up--> over
+//
+// The words lock and unlock are answered in order with the commands. An ok that nobody waits
+// for any more comes before the next answer.
+type session struct {
+	file     *files.File
+	since    uint64 // the slot's last event when it began
+	protocol int
+	over     bool // under slot.mu
+
+	// With the turn.
+	locked bool  // others are locked out, or will be when owed comes
+	owed   *owed // ok that has not come yet
+}
+
+// owed is the answer to a word that somebody stopped waiting for.
+type owed struct {
+	done chan struct{}
+	line []byte
+	err  error
+}
+
+// live is the session, nil if there is none.
+func (s *slot) live() *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.session == nil || s.session.over {
+		return nil
+	}
+	return s.session
+}
+
+// hangUp ends the session, and with it the lock.
+func (s *slot) hangUp() {
+	s.mu.Lock()
+	c := s.session
+	s.session = nil
+	s.mu.Unlock()
+	if c != nil {
+		c.file.Close()
+	}
+}
+
+// dial makes a session and returns the card's ATR.
+func (s *slot) dial(ctx context.Context) ([]byte, error) {
+	file, err := s.openCard(ctx)
+	if err != nil {
+		if _, known := definite(err); known || ended(err) || errors.Is(err, reader.ErrNoCard) {
+			return nil, s.line.explain("open the card there", err)
+		}
+		// Over SFTP an open fails without a reason.
+		st, statusErr := s.readStatus(ctx)
+		if statusErr != nil || st.problem == "" {
+			return nil, s.line.explain("open the card there", err)
+		}
+		return nil, fmt.Errorf("%s: %w", s.name(), worded(st.problem))
+	}
+	c := &session{file: file}
+	atr, err := s.greet(ctx, c)
+	if err == nil {
+		err = s.begin(c)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	s.mu.Lock()
+	want := s.want
+	s.mu.Unlock()
+	if want {
+		if err := s.lock(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	return atr, nil
+}
+
+// greet sets a new session up and returns the card's ATR.
+func (s *slot) greet(ctx context.Context, c *session) ([]byte, error) {
+	line, err := c.ask(ctx, []byte("errors\n"), nil)
+	if err == nil && string(line) != "ok" {
+		err = malformed("the line errors is not answered by ok")
+	}
+	if err != nil {
+		return nil, s.line.explain("open the card there", err)
+	}
+	st, err := s.readStatus(ctx)
+	switch {
+	case err != nil:
+		return nil, s.line.explain("read status", err)
+	case st.state == "empty":
+		return nil, fmt.Errorf("%s: %w", s.name(), reader.ErrNoCard)
+	case st.state != "powered":
+		return nil, fmt.Errorf("%s: %s: %w", s.name(), st.state, reader.ErrStale)
+	}
+	c.since, c.protocol = st.event, st.protocol
+	if st.protocol == iso7816.NoProtocol {
+		// As pcscd shows a memory card: without a protocol, but it takes the commands of
+		// a file card.
+		return append([]byte{0x3B, byte(len(st.atr))}, st.atr...), nil
+	}
+	if _, err := iso7816.ParseATR(st.atr); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.name(), err)
+	}
+	return st.atr, nil
+}
+
+// begin makes c the session, unless its card has lost its state since.
+func (s *slot) begin(c *session) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stale > c.since || !s.card {
+		return fmt.Errorf("%s: %w", s.name(), reader.ErrStale)
+	}
+	s.session = c
+	return nil
+}
+
+// ask writes what is answered by one line, and returns that without its newline. Its errors are
+// those of package files, and ErrProtocol.
+func (c *session) ask(ctx context.Context, text, buf []byte) ([]byte, error) {
+	chunk, err := c.file.Exchange(ctx, text, readMost)
+	return c.collect(ctx, buf, chunk, err)
+}
+
+// collect reads on until a line is whole.
+func (c *session) collect(ctx context.Context, line, chunk []byte, err error) ([]byte, error) {
+	for {
+		switch {
+		case err != nil:
+			return nil, err
+		case len(chunk) == 0:
+			return nil, files.ErrWritten // "an empty read while an answer is outstanding"
+		}
+		i := bytes.IndexByte(chunk, '\n')
+		switch {
+		case i == len(chunk)-1:
+			line = append(line, chunk[:i]...)
+			clear(chunk)
+			return line, nil
+		case i >= 0:
+			return nil, malformed("more than one answer to one command")
+		}
+		line = append(line, chunk...)
+		clear(chunk)
+		if len(line) > maxReply {
+			return nil, malformed("an answer of more than %d characters", maxReply)
+		}
+		if chunk, err = c.file.Read(ctx, readMost); err != nil {
+			err = files.ErrWritten
+		}
+	}
+}
+
+// Exchange writes a C-APDU and reads the R-APDU: two round trips of the way.
+func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]byte, error) {
+	if err := s.over(); err != nil {
+		return dst, err
+	}
+	c := s.live()
+	if c == nil {
+		return dst, fmt.Errorf("%s: %w", s.name(), reader.ErrStale)
+	}
+	ctx, cancel := s.line.bound(ctx)
+	defer cancel()
+	if err := s.collectOwed(ctx, c); err != nil {
+		return dst, err
+	}
+	text := appendHex(make([]byte, 0, 2*len(t.Out)+1), t.Out)
+	defer clear(text)
+	line, err := c.ask(ctx, text, nil)
+	if err != nil {
+		return dst, s.unanswered(ctx, c, err)
+	}
+	defer clear(line)
+	answer, err := parseReply(line, dst)
+	if err != nil {
+		return dst, s.refused(err)
+	}
+	if len(answer) < len(dst)+2 {
+		return dst, malformed("%s: an R-APDU of %d bytes", s.name(), len(answer)-len(dst))
+	}
+	return answer, nil
+}
+
+// unanswered is the error of a command that got no answer, because of err.
+func (s *slot) unanswered(ctx context.Context, c *session, err error) error {
+	if errors.Is(err, reader.ErrProtocol) {
+		s.hangUp()
+		return fmt.Errorf("%s: %w", s.name(), err)
+	}
+	if kind, known := definite(err); known && !errors.Is(err, files.ErrWritten) {
+		return s.refused(fmt.Errorf("%s: write a command: %w", s.name(), kind))
+	}
+	if !ended(err) && !errors.Is(err, files.ErrWritten) && !errors.Is(err, files.ErrStuck) {
+		// The write failed. Over SFTP that may be a refusal, of which nothing is outstanding.
+		if text, readErr := c.file.Read(ctx, readMost); readErr == nil && len(text) == 0 {
+			return fmt.Errorf("%s: the other side takes no such command: %w", s.name(), reader.ErrInvalid)
+		}
+	}
+	s.hangUp()
+	if errors.Is(err, files.ErrStuck) {
+		return fmt.Errorf("%s: %w", s.name(), err)
+	}
+	return fmt.Errorf("%s: %w (%w)", s.name(), reader.ErrInDoubt, err)
+}
+
+// refused takes what the other side says instead of an answer.
+func (s *slot) refused(err error) error {
+	switch {
+	case errors.Is(err, reader.ErrNoCard):
+		s.mu.Lock()
+		if s.card {
+			s.takeOut()
+			s.early = true
+		}
+		s.mu.Unlock()
+		s.hangUp()
+	case errors.Is(err, reader.ErrStale), errors.Is(err, reader.ErrProtocol):
+		s.hangUp()
+	}
+	return err
+}
+
+// Lock locks the others out there.
+func (s *slot) Lock(ctx context.Context) error {
+	s.setWant(true)
+	c := s.live()
+	if c == nil {
+		return nil // with the next session
+	}
+	ctx, cancel := s.line.bound(ctx)
+	defer cancel()
+	if err := s.lock(ctx, c); err != nil {
+		s.setWant(false)
+		return err
+	}
+	return nil
+}
+
+// Unlock lets them in.
+func (s *slot) Unlock(ctx context.Context) error {
+	s.setWant(false)
+	c := s.live()
+	if c == nil {
+		return nil
+	}
+	ctx, cancel := s.line.bound(ctx)
+	defer cancel()
+	return s.collectOwed(ctx, c)
+}
+
+func (s *slot) setWant(want bool) {
+	s.mu.Lock()
+	s.want = want
+	s.mu.Unlock()
+}
+
+func (s *slot) lock(ctx context.Context, c *session) error {
+	if !c.locked {
+		if err := s.word(ctx, c, "lock"); err != nil {
+			return err
+		}
+	}
+	return s.await(ctx, c)
+}
+
+// collectOwed waits for the answer to a word, and unlocks what nobody wants locked any more.
+func (s *slot) collectOwed(ctx context.Context, c *session) error {
+	if err := s.await(ctx, c); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	want := s.want
+	s.mu.Unlock()
+	if !c.locked || want {
+		return nil
+	}
+	if err := s.word(ctx, c, "unlock"); err != nil {
+		return err
+	}
+	return s.await(ctx, c)
+}
+
+// word writes lock or unlock. Its answer is owed.
+func (s *slot) word(ctx context.Context, c *session, word string) error {
+	if err := c.file.Write(ctx, []byte(word+"\n")); err != nil {
+		s.hangUp()
+		return s.line.explain(word, err)
+	}
+	c.locked = word == "lock"
+	o := &owed{done: make(chan struct{})}
+	c.owed = o
+	reader.Go(s.line.host, func() {
+		defer close(o.done)
+		chunk, err := c.file.Read(s.line.ctx, readMost)
+		o.line, o.err = c.collect(s.line.ctx, nil, chunk, err)
+	})
+	return nil
+}
+
+// await waits for the answer to a word, if one is owed.
+func (s *slot) await(ctx context.Context, c *session) error {
+	o := c.owed
+	if o == nil {
+		return nil
+	}
+	select {
+	case <-o.done:
+	case <-ctx.Done():
+		return s.line.explain("lock the card there", ctx.Err())
+	}
+	c.owed = nil
+	switch {
+	case o.err != nil:
+		s.hangUp()
+		return s.line.explain("lock the card there", o.err)
+	case string(o.line) != "ok":
+		c.locked = false
+		_, err := parseReply(o.line, nil)
+		if err == nil {
+			err = malformed("%s: the line lock is not answered by ok", s.name())
+		}
+		return s.refused(err)
+	}
+	return nil
+}

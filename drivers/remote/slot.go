@@ -1,0 +1,357 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/cardfs/cardfs/drivers/remote/files"
+	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/reader/iso7816"
+	"github.com/cardfs/cardfs/reader/words"
+)
+
+type phase int
+
+const (
+	starting phase = iota
+	ready
+	failed
+)
+
+// note is a change that the core has not been told of.
+type note int
+
+const (
+	cardOut  note = iota
+	cardIn        // without power, as far as we know
+	cardLost      // its state: somebody there reset it, or powered it off
+)
+
+// notesMost is how many changes wait to be told. Of more the last count.
+const notesMost = 64
+
+// slot is a far slot from its arrival in one line until it leaves or the line ends.
+type slot struct {
+	line    *line
+	number  int // there
+	changes chan struct{}
+	of      *far // the reader whose slot it is; nil: refused. The reading goroutine's
+
+	mu      sync.Mutex
+	phase   phase
+	why     string // it failed
+	card    bool
+	notes   []note
+	gone    bool          // it has left
+	removed chan struct{} // closed when the card is taken out
+	stale   uint64        // the last event by which the card lost its state
+	early   bool          // the card is known to be out, but not from its event, which follows
+	session *session      // nil: the card has not been opened
+	pending *opening      // an open of apdu under way
+	want    bool          // others are to be locked out
+
+	features features
+}
+
+var (
+	_ reader.Slot             = (*slot)(nil)
+	_ reader.Notifier         = (*slot)(nil)
+	_ reader.ProtocolSelector = (*slot)(nil)
+	_ reader.Ejector          = (*slot)(nil)
+	_ reader.PINPad           = (*slot)(nil)
+	_ reader.Locker           = (*slot)(nil)
+)
+
+func newSlot(l *line, number int) *slot {
+	return &slot{line: l, number: number, changes: make(chan struct{}, 1), removed: make(chan struct{})}
+}
+
+func (s *slot) path(name string) string { return s.line.path(s.number, name) }
+
+// name is for errors.
+func (s *slot) name() string { return fmt.Sprintf("slot %d of %s", s.number, s.line.machine.dir) }
+
+// began returns whether the slot has been initialised there, and why not.
+func (s *slot) began() (phase, string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.phase, s.why
+}
+
+// happened takes an event of the slot.
+func (s *slot) happened(e event) {
+	s.mu.Lock()
+	was := s.phase
+	switch e.what {
+	case "ready":
+		s.phase = ready
+	case "failed":
+		if !s.card { // else the card could not be powered, and whoever tried has the error
+			s.phase, s.why = failed, words.Printable(e.more["error"], words.MaxValue)
+		}
+	case "inserted":
+		if !s.card {
+			s.card = true
+			s.note(cardIn)
+		}
+		s.early = false
+	case "removed":
+		if s.card {
+			s.takeOut()
+			s.note(cardOut)
+		} else if !s.early {
+			s.note(cardOut)
+		}
+		s.early = false
+	case "reset", "powered":
+		if e.what == "powered" && e.more["power"] != "off" {
+			break
+		}
+		s.stale = e.seq
+		if s.session != nil && e.seq > s.session.since {
+			s.session.over = true
+			s.note(cardLost)
+		}
+	}
+	began := was != s.phase
+	s.mu.Unlock()
+	if began && s.of != nil {
+		s.of.began(was)
+	}
+}
+
+// began wakes who waits for a slot of the reader. A reader that had failed, and has been
+// revived, is another.
+func (f *far) began(was phase) {
+	f.machine.mu.Lock()
+	defer f.machine.mu.Unlock()
+	if was == failed {
+		f.leave()
+		return
+	}
+	f.touch()
+}
+
+// takeOut notes that the card is out. s.mu is held.
+func (s *slot) takeOut() {
+	s.card = false
+	if s.session != nil {
+		s.session.over = true
+	}
+	close(s.removed)
+	s.removed = make(chan struct{})
+}
+
+// note queues a change for the core. s.mu is held.
+func (s *slot) note(n note) {
+	if len(s.notes) >= notesMost {
+		s.notes = append(s.notes[:0], s.notes[len(s.notes)/2:]...)
+	}
+	s.notes = append(s.notes, n)
+	s.changed()
+}
+
+func (s *slot) changed() {
+	select {
+	case s.changes <- struct{}{}:
+	default:
+	}
+}
+
+// leave makes every later call fail with ErrGone.
+func (s *slot) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = true
+	if s.session != nil {
+		s.session.over = true
+	}
+	s.changed()
+}
+
+// over returns why the slot cannot be used any more.
+func (s *slot) over() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.line.ctx.Err() != nil:
+		return fmt.Errorf("%s: %w: %w", s.name(), context.Cause(s.line.ctx), reader.ErrGone)
+	case s.gone:
+		return fmt.Errorf("%s: %w", s.name(), reader.ErrGone)
+	}
+	return nil
+}
+
+// Changes gets a value after each change.
+func (s *slot) Changes() <-chan struct{} { return s.changes }
+
+// Status tells one change, in the order in which they happened, or how things are if there is
+// none.
+func (s *slot) Status(context.Context) (reader.Status, error) {
+	if err := s.over(); err != nil {
+		return reader.Absent, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.notes) == 0 {
+		switch {
+		case !s.card:
+			return reader.Absent, nil
+		case s.session != nil && !s.session.over:
+			return reader.Powered, nil
+		}
+		return reader.Present, nil
+	}
+	n := s.notes[0]
+	if s.notes = s.notes[1:]; len(s.notes) > 0 {
+		s.changed()
+	}
+	switch n {
+	case cardOut:
+		return reader.Absent, nil
+	case cardLost:
+		return reader.Present, fmt.Errorf("%s: reset or powered off there: %w", s.name(), reader.ErrStale)
+	}
+	return reader.Present, nil
+}
+
+// Traits says that the other side does everything.
+func (s *slot) Traits() reader.Traits {
+	return reader.Traits{Level: reader.ExtendedAPDU, AutoPPS: true, AutoT0: true, AutoIFSD: true, Shared: true}
+}
+
+// readStatus reads what the slot says there.
+func (s *slot) readStatus(ctx context.Context) (status, error) {
+	text, err := s.line.files.ReadFile(ctx, s.path("status"), maxText+1)
+	if err != nil {
+		return status{}, err
+	}
+	return parseStatus(text)
+}
+
+// PowerOn opens the card there, which powers it if nobody has. If it is open already, the card
+// is reset.
+func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
+	if err := s.over(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := s.line.bound(ctx)
+	defer cancel()
+	if s.live() != nil {
+		s.hangUp()
+		word := "cold"
+		if how == reader.Warm {
+			word = "reset"
+		}
+		if err := s.command(ctx, "power", word); err != nil {
+			return nil, err
+		}
+	}
+	s.hangUp()
+	atr, err := s.dial(ctx)
+	if err != nil {
+		s.hangUp()
+		return nil, err
+	}
+	return atr, nil
+}
+
+// PowerOff powers the card off there, if it is open here.
+func (s *slot) PowerOff(ctx context.Context) error {
+	if err := s.over(); err != nil || s.live() == nil {
+		s.hangUp()
+		return err
+	}
+	ctx, cancel := s.line.bound(ctx)
+	defer cancel()
+	s.hangUp()
+	return s.command(ctx, "power", "off")
+}
+
+// Eject has the card ejected there.
+func (s *slot) Eject(ctx context.Context) error {
+	if err := s.over(); err != nil {
+		return err
+	}
+	ctx, cancel := s.line.bound(ctx)
+	defer cancel()
+	s.hangUp()
+	return s.command(ctx, "power", "eject")
+}
+
+// SelectProtocol returns the protocol in force there. If it is another, and the card was reset
+// here and not only opened, it is selected there.
+func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816.Params, error) {
+	c := s.live()
+	if c == nil {
+		return want, fmt.Errorf("%s: %w", s.name(), reader.ErrStale)
+	}
+	if c.protocol == want.T || c.protocol == iso7816.NoProtocol {
+		return want, nil
+	}
+	return iso7816.DefaultParams(c.protocol), nil
+}
+
+// command writes a word to a text file, which answers when the card has obeyed.
+func (s *slot) command(ctx context.Context, file, word string) error {
+	f, err := s.line.files.Open(ctx, s.path(file), os.O_RDWR)
+	if err != nil {
+		return s.line.explain(file, err)
+	}
+	defer f.Close()
+	err = f.Write(ctx, []byte(word+"\n"))
+	if err == nil {
+		return nil
+	}
+	if ended(err) {
+		return s.line.explain(file+" "+word, err)
+	}
+	text, readErr := f.Read(ctx, readMost)
+	said, refused := strings.CutPrefix(strings.TrimSpace(string(text)), "error ")
+	if readErr != nil || !refused {
+		return s.line.explain(file+" "+word, err)
+	}
+	return fmt.Errorf("%s: %s %s: %w", s.name(), file, word, worded(said))
+}
+
+// opening is an open of apdu. It waits there for a card and its power, and cannot be ended: so
+// there is one at most, which the next power-up takes over.
+type opening struct {
+	done chan struct{}
+	file *files.File
+	err  error
+}
+
+// openCard opens apdu, or takes over the open under way.
+func (s *slot) openCard(ctx context.Context) (*files.File, error) {
+	s.mu.Lock()
+	if !s.card {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("%s: %w", s.name(), reader.ErrNoCard)
+	}
+	o := s.pending
+	if o == nil {
+		o = &opening{done: make(chan struct{})}
+		s.pending = o
+		reader.Go(s.line.host, func() {
+			defer close(o.done)
+			o.file, o.err = s.line.files.Open(s.line.ctx, s.path("apdu"), os.O_RDWR)
+		})
+	}
+	removed := s.removed
+	s.mu.Unlock()
+	select {
+	case <-o.done:
+	case <-removed:
+		return nil, fmt.Errorf("%s: %w", s.name(), reader.ErrNoCard)
+	case <-ctx.Done():
+		return nil, s.line.explain("open the card there", ctx.Err())
+	}
+	s.mu.Lock()
+	s.pending = nil
+	s.mu.Unlock()
+	return o.file, o.err
+}
