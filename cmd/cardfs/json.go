@@ -49,6 +49,7 @@ A slot, in list and status:
   driver       its driver
   device       what it was attached as, or where it is plugged in
   by_id        the slot's name in by-id
+  host         the machine that has the reader; empty: this one
   siblings     numbers of the slots of the same reader, this one included
   protocol     T=0, T=1 or memory, of a powered card
   atr          its ATR in hex

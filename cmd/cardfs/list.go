@@ -27,6 +27,9 @@ first open that needs it powers it.
 CARD is what smartcard_list.txt calls a card with this ATR, if that list is installed
 (pcsc-tools); +N says that it names N more. Without it there is no such column.
 
+HOST is the machine that has the reader, - for this one. There is such a column if
+readers of other machines are attached (cardfs help attach).
+
 --json prints an array with an object for each slot (cardfs help json).`,
 		Example: `  cardfs list
   cardfs list --json | jq -r '.[] | select(.state == "powered") | .number'`,
@@ -61,16 +64,20 @@ CARD is what smartcard_list.txt calls a card with this ATR, if that list is inst
 
 func printList(w io.Writer, slots []client.Info) error {
 	named := slices.ContainsFunc(slots, func(s client.Info) bool { return len(s.Card) > 0 })
+	far := slices.ContainsFunc(slots, func(s client.Info) bool { return s.Host != "" })
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	line := func(card string, columns ...string) {
+	line := func(host, card string, columns ...string) {
 		if named {
 			columns = slices.Insert(columns, 6, card)
 		}
+		if far {
+			columns = slices.Insert(columns, 2, host)
+		}
 		fmt.Fprintln(t, strings.Join(columns, "\t"))
 	}
-	line("CARD", "N", "STATE", "READER", "DRIVER", "PROTOCOL", "ATR", "BY-ID")
+	line("HOST", "CARD", "N", "STATE", "READER", "DRIVER", "PROTOCOL", "ATR", "BY-ID")
 	for _, s := range slots {
-		line(dash(firstName(s.Card)),
+		line(dash(s.Host), dash(firstName(s.Card)),
 			fmt.Sprint(s.Number), s.State, dash(s.Reader), dash(s.Driver), dash(s.Protocol),
 			dash(strings.ReplaceAll(s.ATR, " ", "")), dash(s.ByID))
 	}

@@ -14,7 +14,7 @@ func TestList(t *testing.T) {
 	c := tree(t, map[string]string{
 		"ctl": "", "event": "", "by-id/x": "",
 		"2/status":  "state failed\nreader A\nerror no  power\n",
-		"10/status": "state powered\nreader B\ndriver sim\natr 3B 00\nprotocol T=0\nby-id b\nsiblings 10 11\ntransaction held\n",
+		"10/status": "state powered\nreader B\ndriver sim\natr 3B 00\nprotocol T=0\nby-id b\nhost far\nsiblings 10 11\ntransaction held\n",
 		"5/atr":     "", // its status has gone
 		"11/atr":    "",
 	})
@@ -23,7 +23,7 @@ func TestList(t *testing.T) {
 		t.Fatalf("%+v, %v", slots, err)
 	}
 	s := slots[1]
-	if s.State != "powered" || s.Driver != "sim" || s.Protocol != "T=0" || s.ATR != "3B 00" || s.ByID != "b" ||
+	if s.State != "powered" || s.Driver != "sim" || s.Protocol != "T=0" || s.ATR != "3B 00" || s.ByID != "b" || s.Host != "far" ||
 		!slices.Equal(s.Siblings, []int{10, 11}) || !s.Transaction || s.Path != c.Path("10") || s.Status["reader"] != "B" {
 		t.Errorf("%+v", s)
 	}
@@ -31,6 +31,7 @@ func TestList(t *testing.T) {
 		t.Errorf("%+v", slots[0])
 	}
 	var out bytes.Buffer
+	slots[1].Host = ""
 	if err := printList(&out, slots); err != nil {
 		t.Fatal(err)
 	}
@@ -41,6 +42,21 @@ func TestList(t *testing.T) {
 		"2: no  power\n"
 	if out.String() != want {
 		t.Errorf("\n%swant\n%s", &out, want)
+	}
+
+	// Readers of other machines bring a column.
+	slots[1].Host = "lab"
+	out.Reset()
+	if err := printList(&out, slots); err != nil {
+		t.Fatal(err)
+	}
+	const far = "" +
+		"N   STATE    HOST  READER  DRIVER  PROTOCOL  ATR   BY-ID\n" +
+		"2   failed   -     A       -       -         -     -\n" +
+		"10  powered  lab   B       sim     T=0       3B00  b\n" +
+		"2: no  power\n"
+	if out.String() != far {
+		t.Errorf("\n%swant\n%s", &out, far)
 	}
 	if err := printList(full{}, slots); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("a full disk: %v", err)

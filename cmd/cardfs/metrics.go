@@ -32,8 +32,8 @@ Port 0 is any free one; the address is printed when the port is open.
 Of the mount: cardfs_up (0 while the mount is not there), cardfs_readers by driver,
 cardfs_slots by state, cardfs_cards, cardfs_scrape_duration_seconds.
 
-Of each slot, with the labels slot, reader, by_id and driver: cardfs_reader_ready,
-cardfs_card_present, cardfs_card_powered, cardfs_sessions,
+Of each slot, with the labels slot, reader, by_id, driver and host (the machine that has
+the reader, empty for this one): cardfs_reader_ready, cardfs_card_present, cardfs_card_powered, cardfs_sessions,
 cardfs_transaction_held, cardfs_waiting_seconds; cardfs_exchanges_total,
 cardfs_control_commands_total, cardfs_bytes_total (direction to_card, from_card),
 cardfs_errors_total (errno), cardfs_resets_total (kind warm, cold),

@@ -16,6 +16,7 @@ type Info struct {
 	Driver      string            `json:"driver"`      //
 	Device      string            `json:"device"`      // as attach was given it, or where it is plugged in
 	ByID        string            `json:"by_id"`       // name in by-id/
+	Host        string            `json:"host"`        // the machine that has the reader; "": this one
 	Siblings    []int             `json:"siblings"`    // the numbers of the reader's slots, this one included
 	Protocol    string            `json:"protocol"`    // T=0 or T=1 if powered
 	ATR         string            `json:"atr"`         // spaced hex if powered
@@ -62,7 +63,7 @@ func (s Status) info(n int, dir string) Info {
 	slot := Info{
 		Number: n, Path: dir,
 		State: s.Value("state"), Error: s.Value("error"), Reader: s.Value("reader"),
-		Driver: s.Value("driver"), Device: s.Value("device"), ByID: s.Value("by-id"),
+		Driver: s.Value("driver"), Device: s.Value("device"), ByID: s.Value("by-id"), Host: s.Value("host"),
 		Siblings: s.Siblings(), Protocol: s.Value("protocol"), ATR: s.Value("atr"),
 		Card:        []string{},
 		Transaction: s.Value("transaction") == "held",

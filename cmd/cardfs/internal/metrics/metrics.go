@@ -15,7 +15,7 @@ import (
 )
 
 // labels are those of every metric of one slot.
-var labels = []string{"slot", "reader", "by_id", "driver"}
+var labels = []string{"slot", "reader", "by_id", "driver", "host"}
 
 func desc(name, help string, more ...string) *prometheus.Desc {
 	return prometheus.NewDesc("cardfs_"+name, help, slices.Concat(labels, more), nil)
@@ -116,7 +116,7 @@ type Collector struct {
 }
 
 // series is what tells the metrics of one slot from those of another: the labels' values.
-type series [4]string
+type series [5]string
 
 // past is what a slot has counted.
 type past struct {
@@ -202,7 +202,7 @@ func (c *Collector) totals(out chan<- prometheus.Metric, list []survey.Slot) {
 func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
 func (c *Collector) slot(out chan<- prometheus.Metric, s *survey.Slot) {
-	key := series{strconv.Itoa(s.Number), valid(s.Status["reader"]), valid(s.Status["by-id"]), valid(s.Status["driver"])}
+	key := series{strconv.Itoa(s.Number), valid(s.Status["reader"]), valid(s.Status["by-id"]), valid(s.Status["driver"]), valid(s.Status["host"])}
 	counted := c.counted(key, s)
 	for _, g := range gauges {
 		gauge(out, g.desc, g.value(s), key[:]...)

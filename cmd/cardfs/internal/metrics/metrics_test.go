@@ -19,7 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-const status = "state powered\nreader A \"good\" reader\ndriver sim\nby-id sim-A-slot0\nslot 0 of 1\nsiblings 4\nsessions 3\nwaiting 12\ntransaction held\n"
+const status = "state powered\nreader A \"good\" reader\ndriver sim\nhost lab \"1\" \\\nby-id sim-A-slot0\nslot 0 of 1\nsiblings 4\nsessions 3\nwaiting 12\ntransaction held\n"
 
 // stats has another number in each line.
 const stats = `exchanges 7
@@ -80,7 +80,7 @@ func values(t *testing.T, text string) map[string]string {
 		at := strings.LastIndexByte(line, ' ')
 		name := line[:at]
 		if _, rest, ok := strings.Cut(name, "{"); ok && !strings.HasPrefix(name, "cardfs_readers") && !strings.HasPrefix(name, "cardfs_slots") {
-			for _, label := range []string{`by_id="sim-A-slot0"`, `driver="sim"`, `reader="A \"good\" reader"`, `slot="4"`} {
+			for _, label := range []string{`by_id="sim-A-slot0"`, `driver="sim"`, `host="lab \"1\" \\"`, `reader="A \"good\" reader"`, `slot="4"`} {
 				if !strings.Contains(rest, label) {
 					t.Errorf("%s has no %s", line, label)
 				}
@@ -179,18 +179,18 @@ cardfs_readers{driver="sim"} 2
 cardfs_readers{driver="usb"} 2
 # HELP cardfs_reader_ready 1 if the driver has initialised the reader, 0 if it starts or failed.
 # TYPE cardfs_reader_ready gauge
-cardfs_reader_ready{by_id="",driver="sim",reader="",slot="2"} 1
-cardfs_reader_ready{by_id="",driver="sim",reader="",slot="3"} 1
-cardfs_reader_ready{by_id="",driver="sim",reader="",slot="4"} 1
-cardfs_reader_ready{by_id="",driver="usb",reader="",slot="0"} 0
-cardfs_reader_ready{by_id="",driver="usb",reader="",slot="1"} 0
+cardfs_reader_ready{by_id="",driver="sim",host="",reader="",slot="2"} 1
+cardfs_reader_ready{by_id="",driver="sim",host="",reader="",slot="3"} 1
+cardfs_reader_ready{by_id="",driver="sim",host="",reader="",slot="4"} 1
+cardfs_reader_ready{by_id="",driver="usb",host="",reader="",slot="0"} 0
+cardfs_reader_ready{by_id="",driver="usb",host="",reader="",slot="1"} 0
 # HELP cardfs_card_powered 1 if the card has power.
 # TYPE cardfs_card_powered gauge
-cardfs_card_powered{by_id="",driver="sim",reader="",slot="2"} 0
-cardfs_card_powered{by_id="",driver="sim",reader="",slot="3"} 0
-cardfs_card_powered{by_id="",driver="sim",reader="",slot="4"} 1
-cardfs_card_powered{by_id="",driver="usb",reader="",slot="0"} 0
-cardfs_card_powered{by_id="",driver="usb",reader="",slot="1"} 0
+cardfs_card_powered{by_id="",driver="sim",host="",reader="",slot="2"} 0
+cardfs_card_powered{by_id="",driver="sim",host="",reader="",slot="3"} 0
+cardfs_card_powered{by_id="",driver="sim",host="",reader="",slot="4"} 1
+cardfs_card_powered{by_id="",driver="usb",host="",reader="",slot="0"} 0
+cardfs_card_powered{by_id="",driver="usb",host="",reader="",slot="1"} 0
 `
 	if err := testutil.CollectAndCompare(c, strings.NewReader(want), "cardfs_cards", "cardfs_readers", "cardfs_reader_ready", "cardfs_card_powered"); err != nil {
 		t.Error(err)
@@ -211,13 +211,13 @@ func TestContinue(t *testing.T) {
 		t.Helper()
 		text := fmt.Sprintf(`# HELP cardfs_exchanges_total Commands that the card saw.
 # TYPE cardfs_exchanges_total counter
-cardfs_exchanges_total{by_id="",driver="",reader=%[1]q,slot="0"} %[2]d
+cardfs_exchanges_total{by_id="",driver="",host="",reader=%[1]q,slot="0"} %[2]d
 # HELP cardfs_errors_total Errors that opens, reads, writes and ioctls got.
 # TYPE cardfs_errors_total counter
-cardfs_errors_total{by_id="",driver="",errno="EIO",reader=%[1]q,slot="0"} %[3]d
+cardfs_errors_total{by_id="",driver="",errno="EIO",host="",reader=%[1]q,slot="0"} %[3]d
 # HELP cardfs_wait_seconds_total How long they waited.
 # TYPE cardfs_wait_seconds_total counter
-cardfs_wait_seconds_total{by_id="",driver="",reader=%[1]q,slot="0"} %[2]d
+cardfs_wait_seconds_total{by_id="",driver="",host="",reader=%[1]q,slot="0"} %[2]d
 `, reader, want, 2*want)
 		if err := testutil.CollectAndCompare(c, strings.NewReader(text), "cardfs_exchanges_total", "cardfs_errors_total", "cardfs_wait_seconds_total"); err != nil {
 			t.Errorf("%s: %v", what, err)
@@ -242,14 +242,14 @@ cardfs_wait_seconds_total{by_id="",driver="",reader=%[1]q,slot="0"} %[2]d
 		t.Fatal(err)
 	}
 	c.mu.Lock()
-	gone := maps.Clone(c.past[series{"0", "a", "", ""}].gone)
+	gone := maps.Clone(c.past[series{"0", "a", "", "", ""}].gone)
 	c.mu.Unlock()
 	if gone["exchanges"] != 25 {
 		t.Errorf("before: %v", gone)
 	}
 	testutil.CollectAndCount(c)
 	c.mu.Lock()
-	p := c.past[series{"0", "a", "", ""}]
+	p := c.past[series{"0", "a", "", "", ""}]
 	if p.gone["exchanges"] != 26 || p.gone["error-EIO"] != 52 {
 		t.Errorf("after a counter went back: %v", p.gone)
 	}

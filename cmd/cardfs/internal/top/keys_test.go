@@ -99,7 +99,7 @@ func TestSorts(t *testing.T) {
 func TestFilter(t *testing.T) {
 	m := testModel(
 		slot(0, "state powered", "reader Token A", "atr 3B 00", "driver ikey"), slot(1, "state empty", "reader Token B", "device 1-2", "driver ccid"),
-		slot(21, "state failed", "reader Other", "by-id usb-other"),
+		slot(21, "state failed", "reader Other", "by-id usb-other", "host lab"),
 	)
 	press(m, "/")
 	for _, tt := range []struct {
@@ -107,7 +107,7 @@ func TestFilter(t *testing.T) {
 		want  []int
 	}{
 		{"", []int{0, 1, 21}}, {"token", []int{0, 1}}, {"TOKEN ccid", []int{1}}, {"ccid token", []int{1}}, {"known", []int{0}}, {"3b 00", []int{0}},
-		{"usb-", []int{21}}, {"1-2", []int{1}}, {"ccid", []int{1}}, {"2", []int{1, 21}}, {"failed", []int{21}}, {"nothing", nil},
+		{"usb-", []int{21}}, {"1-2", []int{1}}, {"ccid", []int{1}}, {"2", []int{1, 21}}, {"failed", []int{21}}, {"lab", []int{21}}, {"nothing", nil},
 	} {
 		press(m, "ctrl-u")
 		for _, k := range tt.typed {

@@ -82,7 +82,7 @@ func press(m *model, keys ...string) (last action) {
 
 func TestScreen(t *testing.T) {
 	m := testModel(
-		slot(0, "state powered", "atr 3B 00", "protocol T=1", "sessions 2", "exchanges=10", "exchange-us=1000", "errors=1", "siblings 0 1", "transaction held", "by-id sim-a"),
+		slot(0, "state powered", "atr 3B 00", "protocol T=1", "sessions 2", "exchanges=10", "exchange-us=1000", "errors=1", "siblings 0 1", "transaction held", "by-id sim-a", "host lab"),
 		slot(1, "state empty", "siblings 0 1"),
 		slot(2, "state failed", "error no answer from the reader"),
 		slot(3, "state powered", "atr 3B 01 02", "protocol T=0"),
@@ -91,7 +91,7 @@ func TestScreen(t *testing.T) {
 	)
 	m.resized(100, 12)
 	m.looked([]int{0}, false, []survey.Slot{slot(0, "state powered", "atr 3B 00", "protocol T=1", "sessions 2",
-		"exchanges=15", "exchange-us=21000", "errors=4", "siblings 0 1", "transaction held", "by-id sim-a")}, begin.Add(time.Second))
+		"exchanges=15", "exchange-us=21000", "errors=4", "siblings 0 1", "transaction held", "by-id sim-a", "host lab")}, begin.Add(time.Second))
 	want := `cardfs  5 readers, 3 cards, 3 powered, 1 failed  5 exch/s  /mnt/cards
     N STATE    READER              CARD                     SES EXCH/S   TIME                ERRORS
     0 powered  Reader              Known card                 2    5.0  4.0ms              ▅      4
@@ -102,7 +102,7 @@ func TestScreen(t *testing.T) {
     7 starting Reader                                                -      -                     0
 
 
-0: Reader, Known card, sim-a, transaction held
+0: Reader at lab, Known card, sim-a, transaction held
 ? help  / filter  s sort  r reset  p power  e eject  t trace  q quit
 `
 	if got := screenText(m); got != want {

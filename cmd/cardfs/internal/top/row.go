@@ -22,6 +22,7 @@ type row struct {
 	driver   string
 	byID     string
 	device   string
+	host     string // the machine that has the reader; "": this one
 	protocol string
 	atr      string
 	card     string // its name, or what is known of it
@@ -49,7 +50,7 @@ func (r *row) look(s *survey.Slot, at time.Time, while time.Duration, name func(
 	say := s.Status
 	r.first = s.First()
 	r.state, r.reader, r.driver = say["state"], say["reader"], say["driver"]
-	r.byID, r.device, r.err = say["by-id"], say["device"], say["error"]
+	r.byID, r.device, r.host, r.err = say["by-id"], say["device"], say["host"], say["error"]
 	r.held, r.waiting = say["transaction"] == "held", say["waiting"]
 	r.sessions, _ = strconv.Atoi(say["sessions"])
 	if atr := say["atr"]; atr != r.atr || say["protocol"] != r.protocol {
@@ -99,7 +100,7 @@ func cardName(say map[string]string, name func(atr string) string) string {
 // matches reports whether each word is found in what the row shows, or in what the slot is
 // called elsewhere.
 func (r *row) matches(words []string) bool {
-	text := strings.ToLower(fmt.Sprintf("%d %s\n%s\n%s\n%s\n%s\n%s\n%s", r.number, r.state, r.reader, r.card, r.driver, r.byID, r.device, r.atr))
+	text := strings.ToLower(fmt.Sprintf("%d %s\n%s\n%s\n%s\n%s\n%s\n%s\n%s", r.number, r.state, r.reader, r.card, r.driver, r.byID, r.device, r.host, r.atr))
 	for _, w := range words {
 		if !strings.Contains(text, w) {
 			return false

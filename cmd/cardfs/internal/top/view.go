@@ -195,6 +195,9 @@ func (m *model) detail() line {
 		return text(wrong, "%d: %s", r.number, r.err)
 	}
 	out := fmt.Sprintf("%d: %s", r.number, r.reader)
+	if r.host != "" {
+		out += " at " + r.host
+	}
 	for _, s := range []string{r.card, r.byID} {
 		if s != "" {
 			out += ", " + s
