@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/faulttest"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/drivers/gempc/emu"
 	"github.com/cardfs/cardfs/reader"
@@ -46,13 +47,17 @@ var kinds = []model{
 	{"packets of 64, empty ones", emu.Config{Product: 0x0430, Version: "GemUsb-R1.04-GM", ZLP: true}, t1},
 }
 
-func newReader(t testing.TB, m model) *emu.Reader {
-	t.Helper()
+// empty is without a card.
+func (m model) empty() *emu.Reader {
 	e := emu.New(m.cfg)
 	e.Patience = 600 * time.Millisecond // a real one waits as long as the protocol says
-	if err := e.Contact.Insert(m.card); err != nil {
-		t.Fatal(err)
-	}
+	return e
+}
+
+func newReader(t testing.TB, m model) *emu.Reader {
+	t.Helper()
+	e := m.empty()
+	readertest.Insert(t, &e.Contact, m.card)
 	return e
 }
 
@@ -70,58 +75,26 @@ const session = "testdata/gempc430.txt"
 // The driver sends what the session's host sends, with the same time-outs, and accepts what
 // its device answers.
 func TestDriverPlaysSession(t *testing.T) {
-	s, err := usbtest.Load(session)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := usbtest.NewPlayer(t, s).Describe(emu.New430("").Descriptors())
+	p := usbtest.NewPlayer(t, readertest.Load(t, usbtest.Load, session)).Describe(emu.New430("").Descriptors())
 	p.Step("start")
-	r, slot := open(t, p)
-	if name, more := r.(reader.Identifier).Identify(); name != "Gemplus GemPC430" || more["version"] != "GemUsb-R1.04-GM" {
-		t.Errorf("%s, %v", name, more)
-	}
-	status := func(step string, want reader.Status) {
-		t.Helper()
-		p.Step(step)
-		if got, err := slot.Status(t.Context()); got != want || err != nil {
-			t.Errorf("%s: %v, %v", step, got, err)
-		}
-	}
-	status("status", reader.Present)
-	p.Step("power on")
-	if atr, err := slot.PowerOn(t.Context(), reader.Cold); err != nil || !bytes.Equal(atr, t0.ATR()) {
-		t.Fatalf("ATR % X, %v", atr, err)
-	}
-	status("powered", reader.Powered)
-	p.Step("commands")
-	for _, x := range []struct{ tx, rx string }{
-		{"00 A4 00 00 02 3F 00", "90 00"},
-		{"00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00"},
-		{"B0 3C 01 00 00", "6D 00"},
-		{"00 82 00 00", "6D 00"},
-	} {
-		got, err := slot.Exchange(t.Context(), reader.Transfer{Out: unhex(x.tx), Wait: 20 * time.Second}, nil)
-		if err != nil || !bytes.Equal(got, unhex(x.rx)) {
-			t.Errorf("%s: % X, %v", x.tx, got, err)
-		}
-	}
-	p.Step("power off")
-	if err := slot.PowerOff(t.Context()); err != nil {
-		t.Error(err)
-	}
-	p.Step("unplugged")
-	if _, err := slot.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-		t.Errorf("status after the reader left: %v", err)
-	}
+	r, _ := open(t, p)
+	h := readertest.NewHost(t, p, r)
+	h.Identify("Gemplus GemPC430", "version", "GemUsb-R1.04-GM")
+	h.Status("status", reader.Present)
+	h.PowerOn("power on", reader.Cold, string(t0))
+	h.Status("powered", reader.Powered)
+	h.Step("commands")
+	h.Exchange("00 A4 00 00 02 3F 00", "90 00")
+	h.Exchange("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
+	h.Exchange("B0 3C 01 00 00", "6D 00")
+	h.Exchange("00 82 00 00", "6D 00")
+	h.PowerOff("power off")
+	h.Gone("unplugged")
 }
 
 // The emulated reader answers the session's host as the session's device does.
 func TestReaderPlaysSession(t *testing.T) {
-	s, err := usbtest.Load(session)
-	if err != nil {
-		t.Fatal(err)
-	}
-	usbtest.Replay(t, s, newReader(t, kinds[0]).Plug(), nil)
+	usbtest.Replay(t, readertest.Load(t, usbtest.Load, session), newReader(t, kinds[0]).Plug(), nil)
 }
 
 func TestSuite(t *testing.T) {
@@ -130,12 +103,7 @@ func TestSuite(t *testing.T) {
 			readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
 				e := newReader(t, k)
 				port := e.Plug()
-				return &readertest.Fixture{
-					Driver: Driver{}, Device: device(port),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-					Command: unhex("00 84 00 00 08"), Answer: unhex("11 12 13 14 15 16 17 18 90 00"),
-					Unplug: port.Unplug, Close: port.Unplug,
-				}
+				return readertest.Emulated(Driver{}, device(port), port.Unplug, readertest.Contact(&e.Contact, false))
 			})
 		})
 	}
@@ -148,90 +116,21 @@ func TestLengths(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			e := newReader(t, k)
 			_, s := open(t, e.Plug())
-			l := connect(t, s)
-			for n := 1; n <= 256; n++ {
-				got, err := l.Transmit(t.Context(), []byte{0x80, 0xE2, byte(n >> 8), byte(n), byte(n)}, nil)
-				if want := append(pattern(n), 0x90, 0x00); err != nil || !bytes.Equal(got, want) {
-					t.Fatalf("answer of %d bytes: %d, %v", n, len(got), err)
-				}
-				if n == 256 {
-					break
-				}
-				tx := append([]byte{0x80, 0xE0, 0, 0, byte(n)}, pattern(n)...)
-				if got, err = l.Transmit(t.Context(), tx, nil); err != nil || !bytes.Equal(got, unhex("90 00")) {
-					t.Fatalf("command of %d bytes: % X, %v", n, got, err)
-				}
-				tx[1] = 0xEE
-				if got, err = l.Transmit(t.Context(), append(tx, 0), nil); err != nil || !bytes.Equal(got, append(pattern(n), 0x90, 0x00)) {
-					t.Fatalf("echo of %d bytes: % X, %v", n, got, err)
-				}
-			}
+			readertest.EveryLength(t, connect(t, s))
 		})
 	}
 }
 
-// Every transfer may fail in every way. Whatever fails, the error is of a kind that the core
-// knows and names the reader; the card does not see a command twice; and afterwards the
-// reader works again unless it has left, with the answers of the new commands.
+// Each transfer may fail in each way, those of an attachment as well.
 func TestFaults(t *testing.T) {
 	for _, k := range []model{kinds[0], kinds[1], kinds[3]} {
-		for _, fault := range usbtest.Menu() {
-			for skip := range 14 {
-				synctest.Test(t, func(t *testing.T) {
-					e := newReader(t, k)
-					port := e.Plug()
-					fault.Skip = skip
-					e.Inject(fault)
-					what := fmt.Sprintf("%s: %v, transfer %d", k.name, fault, skip)
-					check := func(err error) {
-						t.Helper()
-						known := false
-						for _, is := range []error{reader.ErrProtocol, reader.ErrTimeout, reader.ErrGone, reader.ErrMute, reader.ErrStale, usb.ErrBus, usb.ErrReset} {
-							known = known || errors.Is(err, is)
-						}
-						if err != nil && (!known || !strings.HasPrefix(err.Error(), "gempc usb:1-2: ")) {
-							t.Errorf("%s: %v", what, err)
-						}
-					}
-					run := func(slot reader.Slot, p1 byte) error {
-						if _, err := slot.PowerOn(t.Context(), reader.Cold); err != nil {
-							return err
-						}
-						before := e.Contact.APDUs()
-						got, err := slot.Exchange(t.Context(), reader.Transfer{Out: []byte{0x80, 0xE2, 0, p1, p1}, Wait: 10 * time.Second}, nil)
-						if n := e.Contact.APDUs() - before; n > 1 {
-							t.Errorf("%s: the card saw the command %d times", what, n)
-						}
-						if err == nil && fault.Kind != usbtest.Garbage && !bytes.Equal(got, append(pattern(int(p1)), 0x90, 0)) {
-							t.Errorf("%s: % X", what, got)
-						}
-						return err
-					}
-					r, err := Driver{}.Open(t.Context(), device(port))
-					check(err)
-					if err == nil {
-						defer r.Close()
-						check(run(r.Slots()[0], 70))
-					}
-					e.Heal()
-					select {
-					case <-port.Gone():
-						return
-					default:
-					}
-					if err != nil {
-						if r, err = (Driver{}).Open(t.Context(), device(port)); err != nil {
-							t.Errorf("%s: opened again: %v", what, err)
-							return
-						}
-						defer r.Close()
-					}
-					if err := run(r.Slots()[0], 71); err != nil {
-						t.Errorf("%s: afterwards: %v", what, err)
-					}
-				})
-			}
-		}
+		faulttest.Session{
+			Driver: Driver{}, New: func() faulttest.Device { return k.empty() }, Card: func() icc.Card { return k.card },
+			Commands: [][2]string{{"80 E2 00 46 46", fmt.Sprintf("% X 90 00", pattern(70))}, {"00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00"}},
+			Opening:  true, Completed: true, Transfers: 12, Limit: 11 * time.Minute,
+			// Nothing tells that a status or data are wrong.
+			Unseen: func(_ usbtest.Line, f usbtest.Fault) bool { return f.Kind == usbtest.Garbage },
+		}.Run(t)
 	}
 }
 
@@ -241,22 +140,7 @@ func TestLate(t *testing.T) {
 		e := newReader(t, kinds[0])
 		_, s := open(t, e.Plug())
 		connect(t, s)
-		e.Contact.SetFaults(icc.Faults{Slow: 2 * time.Second})
-		_, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("80 E2 00 05 05"), Wait: time.Second}, nil)
-		if !errors.Is(err, reader.ErrTimeout) {
-			t.Fatal(err)
-		}
-		e.Contact.SetFaults(icc.Faults{})
-		if st, err := s.Status(t.Context()); st != reader.Powered || err != nil {
-			t.Errorf("status %v, %v", st, err)
-		}
-		got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 84 00 00 08"), Wait: time.Second}, nil)
-		if err != nil || !bytes.Equal(got, unhex("11 12 13 14 15 16 17 18 90 00")) {
-			t.Errorf("% X, %v", got, err)
-		}
-		if n := e.Contact.APDUs(); n != 2 {
-			t.Errorf("the card saw %d commands", n)
-		}
+		readertest.Late(t, s, &e.Contact, 2*time.Second, 5)
 	})
 }
 

@@ -15,7 +15,6 @@ import (
 	"github.com/cardfs/cardfs/drivers/bus/serial/serialtest"
 	"github.com/cardfs/cardfs/drivers/gempc/emu"
 	"github.com/cardfs/cardfs/reader"
-	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/reader/readertest"
 )
 
@@ -33,9 +32,7 @@ func newSerial(t testing.TB, cfg emu.SerialConfig, c card) *emu.Serial {
 	}
 	e := emu.NewSerial(cfg)
 	e.Patience = 600 * time.Millisecond
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, c)
 	return e
 }
 
@@ -47,11 +44,7 @@ func openSerial(t testing.TB, link serial.Opener) *slot {
 
 func loadSession(t *testing.T, name string) serialtest.Session {
 	t.Helper()
-	s, err := serialtest.Load("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return readertest.Load(t, serialtest.Load, "testdata/"+name)
 }
 
 // The driver sends what the session's host sends, and accepts what its device answers.
@@ -60,38 +53,17 @@ func TestDriverPlaysSerialSession(t *testing.T) {
 		p := serialtest.NewPlayer(t, loadSession(t, "gempc410.txt"))
 		p.Step("start")
 		r := openSerial(t, p)
-		if name, more := r.Identify(); name != "Gemplus GemPC410" || more["version"] != gemPC410 {
-			t.Errorf("%s, %v", name, more)
-		}
-		status := func(step string, want reader.Status) {
-			t.Helper()
-			p.Step(step)
-			if got, err := r.Status(t.Context()); got != want || err != nil {
-				t.Errorf("%s: %v, %v", step, got, err)
-			}
-		}
-		status("status", reader.Present)
-		p.Step("power on")
-		if atr, err := r.PowerOn(t.Context(), reader.Cold); err != nil || !bytes.Equal(atr, t0.ATR()) {
-			t.Fatalf("ATR % X, %v", atr, err)
-		}
-		status("powered", reader.Powered)
-		p.Step("commands")
-		for _, x := range []struct{ tx, rx string }{
-			{"00 A4 00 00 02 3F 00", "90 00"},
-			{"00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00"},
-			{"B0 3C 01 00 00", "6D 00"},
-		} {
-			got, err := r.Exchange(t.Context(), reader.Transfer{Out: unhex(x.tx), Wait: 20 * time.Second}, nil)
-			if err != nil || !bytes.Equal(got, unhex(x.rx)) {
-				t.Errorf("%s: % X, %v", x.tx, got, err)
-			}
-		}
-		p.Step("power off")
-		if err := r.PowerOff(t.Context()); err != nil {
-			t.Error(err)
-		}
-		p.Step("close")
+		h := readertest.NewHost(t, p, r)
+		h.Identify("Gemplus GemPC410", "version", gemPC410)
+		h.Status("status", reader.Present)
+		h.PowerOn("power on", reader.Cold, string(t0))
+		h.Status("powered", reader.Powered)
+		h.Step("commands")
+		h.Exchange("00 A4 00 00 02 3F 00", "90 00")
+		h.Exchange("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
+		h.Exchange("B0 3C 01 00 00", "6D 00")
+		h.PowerOff("power off")
+		h.Step("close")
 		if err := r.Close(); err != nil {
 			t.Error(err)
 		}
@@ -129,12 +101,7 @@ func TestSerialSuite(t *testing.T) {
 			readertest.PausingSuite(t, func(t *testing.T) *readertest.Fixture {
 				e := newSerial(t, emu.SerialConfig{Pause: time.Millisecond}, c)
 				p := serialtest.Plug(e)
-				return &readertest.Fixture{
-					Driver: Driver{}, Device: serialDevice(p),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-					Command: unhex("00 84 00 00 08"), Answer: unhex("11 12 13 14 15 16 17 18 90 00"),
-					Unplug: p.Unplug, Close: p.Unplug,
-				}
+				return readertest.Emulated(Driver{}, serialDevice(p), p.Unplug, readertest.Contact(&e.Contact, false))
 			})
 		})
 	}
@@ -142,26 +109,13 @@ func TestSerialSuite(t *testing.T) {
 
 // Commands and answers of every length arrive whole.
 func TestSerialLengths(t *testing.T) {
-	for proto, c := range []card{t0, t1} {
+	for _, c := range []card{t0, t1} {
 		synctest.Test(t, func(t *testing.T) {
 			p := serialtest.Plug(newSerial(t, emu.SerialConfig{}, c))
 			defer p.Unplug()
 			s := openSerial(t, p)
 			defer s.Close()
-			l := connect(t, s)
-			for n := 1; n <= 256; n++ {
-				got, err := l.Transmit(t.Context(), []byte{0x80, 0xE2, byte(n >> 8), byte(n), byte(n)}, nil)
-				if want := append(pattern(n), 0x90, 0x00); err != nil || !bytes.Equal(got, want) {
-					t.Fatalf("T=%d: answer of %d bytes: %d, %v", proto, n, len(got), err)
-				}
-				if n == 256 {
-					break
-				}
-				tx := append([]byte{0x80, 0xEE, 0, 0, byte(n)}, pattern(n)...)
-				if got, err = l.Transmit(t.Context(), append(tx, 0), nil); err != nil || !bytes.Equal(got, append(pattern(n), 0x90, 0x00)) {
-					t.Fatalf("T=%d: echo of %d bytes: % X, %v", proto, n, got, err)
-				}
-			}
+			readertest.EveryLength(t, connect(t, s))
 		})
 	}
 }
@@ -350,19 +304,7 @@ func TestSerialLate(t *testing.T) {
 		s := openSerial(t, p)
 		defer s.Close()
 		connect(t, s)
-		e.Contact.SetFaults(icc.Faults{Slow: 2 * time.Second})
-		_, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("80 E2 00 05 05"), Wait: time.Second}, nil)
-		if !errors.Is(err, reader.ErrTimeout) {
-			t.Fatal(err)
-		}
-		e.Contact.SetFaults(icc.Faults{})
-		got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 84 00 00 08"), Wait: time.Second}, nil)
-		if err != nil || !bytes.Equal(got, unhex("11 12 13 14 15 16 17 18 90 00")) {
-			t.Errorf("% X, %v", got, err)
-		}
-		if n := e.Contact.APDUs(); n != 2 {
-			t.Errorf("the card saw %d commands", n)
-		}
+		readertest.Late(t, s, &e.Contact, 2*time.Second, 5)
 	})
 }
 
