@@ -10,6 +10,7 @@ import (
 
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/client"
 	"github.com/cardfs/cardfs/cmd/cardfs/internal/exit"
+	"github.com/cardfs/cardfs/drivers/remote/sshfs"
 )
 
 func newAttach() *cobra.Command {
@@ -43,6 +44,9 @@ initialised it, and prints the number of its slot, a line a slot.
                        the like (cardfs help recipes), or one slot of it; keys host=NAME
                        (what by-id calls the machine) lost=wait|leave (what the readers do
                        while the way to them is lost: be starting, or leave)
+  remote ssh://[USER@]HOST[:PORT][/DIR]
+                       the same without a mount made before: cardfs starts sshfs; keys
+                       identity=FILE known-hosts=FILE ssh-config=FILE too
   replay FILE          a reader that answers as the session in FILE does, which cardfs
                        record wrote; keys level=short|extended unknown=SW|error (what
                        a command that is not in it gets; 6F00)
@@ -64,7 +68,7 @@ failed, until it is detached. The same without this command: write the line
 	dir := mountFlag(cmd)
 	cmd.Flags().DurationVar(&wait, "wait", client.AttachWait, "wait `DURATION` until the reader is ready, 0 for not at all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if args[0] == "replay" || args[0] == "remote" { // cardfs mount reads it, in a directory of its own
+		if args[0] == "replay" || args[0] == "remote" && !sshfs.IsURL(args[1]) { // cardfs mount reads it, in a directory of its own
 			path, err := filepath.Abs(args[1])
 			if err != nil {
 				return err
@@ -122,7 +126,7 @@ The same without this command: write the line "detach N" to ctl.`,
 			if err != nil {
 				return err
 			}
-			if args[0] == "remote" {
+			if args[0] == "remote" && !sshfs.IsURL(args[1]) {
 				if args[1], err = filepath.Abs(args[1]); err != nil {
 					return err
 				}

@@ -27,7 +27,7 @@ func attachKeys(driver string) [][]string {
 	case "towitoko":
 		return [][]string{{"memory", "2-wire", "3-wire", "i2c:256", "i2c:2048", "i2c:4096", "i2c:32768"}, {"t0", "plain"}}
 	case "remote":
-		return [][]string{{"host"}, {"lost", "wait", "leave"}}
+		return [][]string{{"host"}, {"lost", "wait", "leave"}, {"identity"}, {"known-hosts"}, {"ssh-config"}}
 	case "replay":
 		return [][]string{{"level", "short", "extended"}, {"unknown", "6F00", "error"}, {"t0", "plain"}}
 	}

@@ -35,12 +35,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 
 	"github.com/cardfs/cardfs/drivers/remote/files"
+	"github.com/cardfs/cardfs/drivers/remote/sshfs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/limitlog"
 )
@@ -49,8 +51,9 @@ import (
 //
 //	attach remote /mnt/lab                a cardfs of another machine, all its readers
 //	attach remote /mnt/lab/3 lost=leave   one slot of it
+//	attach remote ssh://alice@lab         the same machine, without a mount made before
 //
-// Keys:
+// Keys, beside those of package sshfs:
 //
 //	host=NAME         what by-id calls the machine; else the source of the mount, or DIR
 //	lost=wait|leave   what its readers do while the way is lost; wait: they are starting
@@ -79,10 +82,15 @@ var hostName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.\-_@:+]{0,99}$`)
 // Attach checks the words of attach. It looks at no file.
 func (d *Driver) Attach(dev reader.Device) (reader.Device, error) {
 	m := &machine{driver: d, gone: make(chan struct{}), readers: make(map[string]*far)}
-	if !filepath.IsAbs(dev.Address) {
-		return dev, fmt.Errorf("remote: %q is no absolute path of a directory: %w", dev.Address, reader.ErrInvalid)
+	keys := []string{"host", "lost"}
+	switch {
+	case sshfs.IsURL(dev.Address):
+		m.url = true
+		keys = append(keys, sshfs.Params()...)
+	case !filepath.IsAbs(dev.Address):
+		return dev, fmt.Errorf("remote: %q is neither an absolute path of a directory nor ssh://…: %w", dev.Address, reader.ErrInvalid)
 	}
-	if err := dev.OnlyParams("host", "lost"); err != nil {
+	if err := dev.OnlyParams(keys...); err != nil {
 		return dev, err
 	}
 	if dev.T0Plain {
@@ -101,11 +109,33 @@ func (d *Driver) Attach(dev reader.Device) (reader.Device, error) {
 	default:
 		return dev, fmt.Errorf("remote: lost=%s: say wait or leave: %w", lost, reader.ErrInvalid)
 	}
-	dev.Address = filepath.Clean(dev.Address)
+	if m.url {
+		if err := m.parseURL(dev); err != nil {
+			return dev, err
+		}
+	} else {
+		dev.Address = filepath.Clean(dev.Address)
+	}
 	dev.Bus, dev.Port, dev.Slots, dev.Link = "remote", strings.TrimPrefix(dev.Address, "/"), reader.NoSlots, m
-	m.dir = dev.Address
+	m.address = dev.Address
 	m.log = limitlog.New(d.Log).With("reader", dev.Name())
+	m.ssh.Log = m.log
 	return dev, nil
+}
+
+// parseURL reads what attach says of a machine that is reached by ssh://.
+func (m *machine) parseURL(dev reader.Device) (err error) {
+	params := maps.Clone(dev.Params)
+	delete(params, "host")
+	delete(params, "lost")
+	if m.ssh, err = sshfs.ParseOptions(params); err != nil {
+		return err
+	}
+	name, err := sshfs.Check(dev.Address, m.ssh)
+	if m.host == "" {
+		m.host = name
+	}
+	return err
 }
 
 // Open opens a machine, once its files are there, or a reader of one, once it is ready there.

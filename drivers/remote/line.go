@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/cardfs/cardfs/drivers/remote/files"
+	"github.com/cardfs/cardfs/drivers/remote/sshfs"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -29,6 +30,8 @@ const (
 type line struct {
 	machine  *machine
 	host     reader.Host
+	dir      string
+	mount    *sshfs.Mount // nil: somebody else's
 	files    *files.Group
 	instance string
 	single   bool // the directory is that of one slot
@@ -46,14 +49,25 @@ func (m *machine) connect(ctx context.Context, host reader.Host) (*line, error) 
 	if err != nil {
 		return nil, err
 	}
-	l := &line{machine: m, host: host, files: process.Group(m.dir, callsMost), slots: make(map[int]*slot)}
+	l := &line{machine: m, host: host, dir: m.address, slots: make(map[int]*slot)}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.close = sync.OnceFunc(func() {
 		if l.events != nil {
 			l.events.Close()
 		}
+		if l.mount != nil {
+			_ = l.mount.Close()
+		}
 		m.driver.release()
 	})
+	if m.url {
+		if l.mount, err = sshfs.Start(ctx, m.address, m.ssh); err != nil {
+			l.end(err)
+			return nil, err
+		}
+		l.dir = l.mount.Dir()
+	}
+	l.files = process.Group(l.dir, callsMost)
 	known := make(chan struct{}) // closed when the present state is known
 	if err := l.begin(ctx, known); err != nil {
 		l.end(err)
@@ -83,7 +97,7 @@ func (l *line) begin(ctx context.Context, known chan<- struct{}) error {
 	if l.events, err = l.files.Open(ctx, "event", os.O_RDONLY); err != nil {
 		return err
 	}
-	host := mountSource(m.dir)
+	host := mountSource(l.dir)
 	m.mu.Lock()
 	if m.over {
 		m.mu.Unlock()

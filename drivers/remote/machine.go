@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cardfs/cardfs/drivers/remote/sshfs"
 	"github.com/cardfs/cardfs/reader"
 )
 
@@ -22,11 +23,13 @@ const answerTime = 30 * time.Second
 //	away --its files are there--> connected (a line) --the line ends--> away
 //	  any --detached--> over
 type machine struct {
-	driver *Driver
-	dir    string
-	leaves bool // lost=leave
-	log    *slog.Logger
-	gone   chan struct{} // closed when it was detached
+	driver  *Driver
+	address string        // the directory, or ssh://…
+	url     bool          // it is ssh://…
+	ssh     sshfs.Options // for that
+	leaves  bool          // lost=leave
+	log     *slog.Logger
+	gone    chan struct{} // closed when it was detached
 
 	mu      sync.Mutex
 	over    bool
@@ -64,7 +67,7 @@ func (m *machine) Detached() {
 
 // away is the error of a machine that may come back.
 func (m *machine) away(err error) error {
-	return fmt.Errorf("remote %s: %w: %w", m.dir, err, reader.ErrAway)
+	return fmt.Errorf("remote %s: %w: %w", m.address, err, reader.ErrAway)
 }
 
 // open connects to the machine.
@@ -76,7 +79,7 @@ func (m *machine) open(ctx context.Context, host reader.Host) (reader.Reader, er
 	case err == nil:
 		return &hub{l}, nil
 	case errors.Is(err, reader.ErrInvalid), errors.Is(err, reader.ErrUnsupported):
-		return nil, fmt.Errorf("remote %s: %w", m.dir, err)
+		return nil, fmt.Errorf("remote %s: %w", m.address, err)
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	}
@@ -127,11 +130,11 @@ func (m *machine) announce(l *line, p place, number int) *far {
 	name := m.host
 	m.mu.Unlock()
 	dev := reader.Device{
-		Driver: m.driver.Name(), Address: fmt.Sprintf("%s/%d", m.dir, number), Bus: "remote", Port: name + ":" + p.reader,
+		Driver: m.driver.Name(), Address: fmt.Sprintf("%s/%d", m.address, number), Bus: "remote", Port: name + ":" + p.reader,
 		Slots: 1, Via: via, Link: f,
 	}
 	if l.single {
-		dev.Address = m.dir + "/."
+		dev.Address = m.address + "/."
 	}
 	if err := l.host.Announce(dev); err != nil {
 		m.log.Warn("a reader of the machine is not served", "slot", number, "error", err)

@@ -72,7 +72,7 @@ func newSlot(l *line, number int) *slot {
 func (s *slot) path(name string) string { return s.line.path(s.number, name) }
 
 // name is for errors.
-func (s *slot) name() string { return fmt.Sprintf("slot %d of %s", s.number, s.line.machine.dir) }
+func (s *slot) name() string { return fmt.Sprintf("slot %d of %s", s.number, s.line.machine.address) }
 
 // began returns whether the slot has been initialised there, and why not.
 func (s *slot) began() (phase, string) {
