@@ -21,7 +21,7 @@ func TestNodeInMachine(t *testing.T) {
 	machine.RunSelf(t, "^TestNodeCUSE", machine.Config{Modules: []string{"cuse"}})
 }
 
-const nodePatience = 20 * time.Second
+const nodePatience = time.Minute
 
 // serveNode makes a file in /dev. There is one of a name at a time.
 func serveNode(t *testing.T, name string, e *emu.Node) *cuse.File {

@@ -22,7 +22,7 @@ func TestInMachine(t *testing.T) {
 	machine.RunSelf(t, "^TestCUSE", machine.Config{Modules: []string{"cuse"}})
 }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 const file = "/dev/cmm0"
 

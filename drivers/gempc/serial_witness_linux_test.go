@@ -105,7 +105,7 @@ func underPcscd(t *testing.T, w foreignDriver, lib, client string, proto int, c 
 	// libgcr410 takes the numbers of the protocols for each other, until the next poll of the
 	// card's status.
 	sent, _ := plugged.Sent()
-	for end := time.Now().Add(20 * time.Second); w.ttyS0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); w.ttyS0; time.Sleep(10 * time.Millisecond) {
 		if now, _ := plugged.Sent(); now > sent {
 			break
 		}

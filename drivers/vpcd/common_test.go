@@ -53,7 +53,7 @@ func await[T any](t testing.TB, ch <-chan T, what string) T {
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("no %s", what)
 		panic("unreachable")
 	}
@@ -163,7 +163,7 @@ func exchange(t testing.TB, s reader.Slot, cmd string) string {
 }
 
 func play(nc net.Conn, script string) error {
-	_ = nc.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = nc.SetReadDeadline(time.Now().Add(time.Minute))
 	for line := range strings.SplitSeq(script, ";") {
 		line = strings.TrimSpace(line)
 		if line == "" {

@@ -228,7 +228,7 @@ func (l *lab) mends(f fault) {
 		if out, code := l.session(f.user, mend); code != 0 {
 			l.Errorf("%s\nexit code %d: %s", mend, code, out)
 		}
-		for end := time.Now().Add(20 * time.Second); has(l.doctor(f.user), bad[0]); { // kill(1) does not wait for the end
+		for end := time.Now().Add(time.Minute); has(l.doctor(f.user), bad[0]); { // kill(1) does not wait for the end
 			if !strings.HasPrefix(mend, "kill ") || time.Now().After(end) {
 				l.Fatalf("%s did not mend it", mend)
 			}

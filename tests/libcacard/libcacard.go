@@ -103,7 +103,7 @@ func (in *Inserted) Remove() error {
 			return fmt.Errorf("cacard-vpcd: %w\n%s", err, in.stderr)
 		}
 		return nil
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		_ = in.cmd.Process.Kill()
 		return fmt.Errorf("cacard-vpcd does not end: %w\n%s", <-in.ended, in.stderr)
 	}

@@ -68,7 +68,7 @@ var wholeName = regexp.MustCompile(` [[:xdigit:]]{2} [[:xdigit:]]{2}$`)
 // Reader waits for a reader and returns the name of the first.
 func (c *Shell) Reader() string {
 	c.t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		list := c.Say("list")
 		name, _, _ := strings.Cut(strings.TrimPrefix(list, "ok "), "|")
 		if wholeName.MatchString(name) {

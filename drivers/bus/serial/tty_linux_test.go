@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // echo sends back each character, plus one.
 var echo = serialtest.DeviceFunc(func(l *serialtest.Line) {

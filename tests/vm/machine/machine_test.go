@@ -143,7 +143,7 @@ func count(vendor, product string) (n int) {
 
 func await(t *testing.T, vendor, product string, want int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); count(vendor, product) != want; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); count(vendor, product) != want; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d devices %s:%s, want %d", count(vendor, product), vendor, product, want)
 		}

@@ -21,7 +21,7 @@ func tree(t *testing.T, files map[string]string) *Mount {
 }
 
 // waitLimit is a time that is long enough wherever a test waits for what comes.
-const waitLimit = 20 * time.Second
+const waitLimit = time.Minute
 
 // "3 there is no such reader, or no card in it; 1 it could not be done, and
 // stderr says why": what each errno of a slot's file comes to.

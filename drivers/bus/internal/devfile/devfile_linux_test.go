@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // pair is a File on the master of a pseudo-terminal, as the kernel has it or as a file that
 // cannot be polled, and its other side.

@@ -147,7 +147,7 @@ func (f *tree) next() reader.Device {
 	select {
 	case d := <-f.news:
 		return d
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		f.Fatalf("nothing is announced; the log says\n%s", f.log.b.String())
 		panic("unreachable")
 	}
@@ -184,7 +184,7 @@ func await[T any](t *testing.T, c <-chan T, what string) (v T) {
 	t.Helper()
 	select {
 	case v = <-c:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("no %s", what)
 	}
 	return v
