@@ -34,8 +34,13 @@ func TestMain(m *testing.M) {
 const waitLimit = time.Minute
 
 func TestScripts(t *testing.T) {
-	// Under nohup(1) the daemons would inherit that SIGHUP is ignored.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	// Programs inherit that a signal is ignored: SIGHUP under nohup(1), SIGINT and SIGQUIT of a
+	// script's command with & behind it.
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
 	for program, pkg := range map[string]string{
 		"dash": "dash", "bash": "bash", "fish": "fish", "busybox": "busybox", "python3": "python3", "flock": "util-linux", "setpriv": "util-linux", "tshark": "tshark",
 		"sshfs": "sshfs", "/usr/lib/openssh/sftp-server": "openssh-sftp-server",
