@@ -25,26 +25,20 @@ func newSerial30(t testing.TB, c card) *emu.Serial30 {
 	t.Helper()
 	e := emu.NewSerialACR30()
 	e.Patience = 600 * time.Millisecond
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, c)
 	return e
 }
 
 func loadSerial(t *testing.T, name string) serialtest.Session {
 	t.Helper()
-	s, err := serialtest.Load("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return readertest.Load(t, serialtest.Load, "testdata/"+name)
 }
 
 // The driver sends what the session's host sends, and accepts what its device answers.
 func TestACR30PlaysSerialSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := serialtest.NewPlayer(t, loadSerial(t, "acr30-serial.txt"))
-		play30(t, p.Step, func() reader.Device { return serial30(p) }, serialModel)
+		play30(t, p, func() reader.Device { return serial30(p) }, serialModel)
 	})
 }
 
@@ -68,12 +62,7 @@ func TestACR30SerialSuite(t *testing.T) {
 			readertest.PausingSuite(t, func(t *testing.T) *readertest.Fixture {
 				e := newSerial30(t, c)
 				p := serialtest.Plug(e)
-				return &readertest.Fixture{
-					Driver: ACR30{}, Device: serial30(p),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-					Command: unhex("00 84 00 00 08"), Answer: unhex("11 12 13 14 15 16 17 18 90 00"),
-					Unplug: p.Unplug, Close: p.Unplug,
-				}
+				return readertest.Emulated(ACR30{}, serial30(p), p.Unplug, readertest.Contact(&e.Contact, false))
 			})
 		})
 	}
@@ -87,7 +76,7 @@ func TestACR30SerialLengths(t *testing.T) {
 			defer p.Unplug()
 			r, s := open30(t, serial30(p))
 			defer r.Close()
-			everyLength(t, connect(t, s))
+			readertest.EveryLength(t, connect(t, s))
 		})
 	}
 }
@@ -231,7 +220,8 @@ func TestACR30SerialLate(t *testing.T) {
 		defer p.Unplug()
 		r, s := open30(t, serial30(p))
 		defer r.Close()
-		late30(t, s, &e.Contact)
+		connect(t, s)
+		readertest.Late(t, s, &e.Contact, 3*time.Second, 0x0E)
 	})
 }
 

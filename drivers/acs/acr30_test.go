@@ -1,7 +1,6 @@
 package acs
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,7 +15,6 @@ import (
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
 	"github.com/cardfs/cardfs/reader/iso7816"
-	"github.com/cardfs/cardfs/reader/link"
 	"github.com/cardfs/cardfs/reader/readertest"
 )
 
@@ -29,11 +27,8 @@ const (
 
 func newUSB30(t testing.TB, c card) *emu.USB30 {
 	t.Helper()
-	e := emu.NewACR30("")
-	e.Patience = 600 * time.Millisecond // a real one waits as long as the protocol says
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	e := newFaulty()
+	readertest.Insert(t, &e.Contact, c)
 	return e
 }
 
@@ -51,42 +46,22 @@ func open30(t testing.TB, dev reader.Device) (reader.Reader, *slot30) {
 }
 
 // play30 is what the driver does in the sessions.
-func play30(t *testing.T, step func(string), dev func() reader.Device, model string) {
-	step("start")
+func play30(t *testing.T, player interface{ Step(string) }, dev func() reader.Device, model string) {
+	player.Step("start")
 	r, slot := open30(t, dev())
 	defer r.Close()
-	if name, more := r.(reader.Identifier).Identify(); name != model || more["version"] != "READER1030" {
-		t.Errorf("%s, %v", name, more)
-	}
-	status := func(name string, want reader.Status) {
-		t.Helper()
-		step(name)
-		if got, err := slot.Status(t.Context()); got != want || err != nil {
-			t.Errorf("%s: %v, %v", name, got, err)
-		}
-	}
-	status("status", reader.Present)
-	step("power on")
-	if atr, err := slot.PowerOn(t.Context(), reader.Cold); err != nil || !bytes.Equal(atr, t0.ATR()) {
-		t.Fatalf("ATR % X, %v", atr, err)
-	}
-	step("commands")
-	for _, x := range [][2]string{
-		{"00 A4 00 00 02 3F 00", "90 00"},
-		{"00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00"},
-		{"00 E4 00 00 00", "6D 00"},
-	} {
-		got, err := slot.Exchange(t.Context(), reader.Transfer{Out: unhex(x[0]), Wait: 2 * time.Second}, nil)
-		if err != nil || !bytes.Equal(got, unhex(x[1])) {
-			t.Errorf("%s: % X, %v", x[0], got, err)
-		}
-	}
-	step("power off")
-	if err := slot.PowerOff(t.Context()); err != nil {
-		t.Error(err)
-	}
-	status("card out", reader.Absent)
-	step("unplugged")
+	h := readertest.NewHost(t, player, r)
+	h.Wait = 2 * time.Second
+	h.Identify(model, "version", "READER1030")
+	h.Status("status", reader.Present)
+	h.PowerOn("power on", reader.Cold, string(t0))
+	h.Step("commands")
+	h.Exchange("00 A4 00 00 02 3F 00", "90 00")
+	h.Exchange("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
+	h.Exchange("00 E4 00 00 00", "6D 00")
+	h.PowerOff("power off")
+	h.Status("card out", reader.Absent)
+	h.Step("unplugged")
 	<-r.Gone()
 	if _, err := slot.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
 		t.Errorf("status after the reader left: %v", err)
@@ -95,11 +70,7 @@ func play30(t *testing.T, step func(string), dev func() reader.Device, model str
 
 func loadUSB(t *testing.T, name string) usbtest.Session {
 	t.Helper()
-	s, err := usbtest.Load("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return readertest.Load(t, usbtest.Load, "testdata/"+name)
 }
 
 // The driver sends what the session's host sends, with the same time-outs, and accepts what
@@ -107,7 +78,7 @@ func loadUSB(t *testing.T, name string) usbtest.Session {
 func TestACR30PlaysSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := usbtest.NewPlayer(t, loadUSB(t, "acr30.txt")).Describe(emu.NewACR30("").Descriptors())
-		play30(t, p.Step, func() reader.Device { return device30(p) }, "ACS ACR30U")
+		play30(t, p, func() reader.Device { return device30(p) }, "ACS ACR30U")
 	})
 }
 
@@ -133,36 +104,9 @@ func TestACR30Suite(t *testing.T) {
 				e := newUSB30(t, c)
 				e.Bare = proto == 1
 				port := e.Plug()
-				return &readertest.Fixture{
-					Driver: ACR30{}, Device: device30(port),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-					Command: unhex("00 84 00 00 08"), Answer: unhex("11 12 13 14 15 16 17 18 90 00"),
-					Unplug: port.Unplug, Close: port.Unplug,
-				}
+				return readertest.Emulated(ACR30{}, device30(port), port.Unplug, readertest.Contact(&e.Contact, false))
 			})
 		})
-	}
-}
-
-// everyLength exchanges commands and answers of every length.
-func everyLength(t *testing.T, l *link.Link) {
-	t.Helper()
-	for n := 0; n <= 256; n++ {
-		tx := []byte{0x80, 0xE2, byte(n >> 8), byte(n), byte(n)}
-		if n == 0 {
-			tx = tx[:4]
-		}
-		got, err := l.Transmit(t.Context(), tx, nil)
-		if want := append(pattern(n), 0x90, 0x00); err != nil || !bytes.Equal(got, want) {
-			t.Fatalf("answer of %d bytes: %d, %v", n, len(got), err)
-		}
-		if n == 0 || n == 256 {
-			continue
-		}
-		tx = append([]byte{0x80, 0xEE, 0, 0, byte(n)}, pattern(n)...)
-		if got, err = l.Transmit(t.Context(), append(tx, 0), nil); err != nil || !bytes.Equal(got, append(pattern(n), 0x90, 0x00)) {
-			t.Fatalf("echo of %d bytes: % X, %v", n, got, err)
-		}
 	}
 }
 
@@ -173,7 +117,7 @@ func TestACR30Lengths(t *testing.T) {
 			e := newUSB30(t, c)
 			e.Bare = bare
 			r, s := open30(t, device30(e.Plug()))
-			everyLength(t, connect(t, s))
+			readertest.EveryLength(t, connect(t, s))
 			r.Close()
 		}
 	}
@@ -296,7 +240,7 @@ func TestACR30Faults(t *testing.T) {
 	for proto, c := range []card{bare, t1} {
 		faulttest.Session{
 			Driver: ACR30{},
-			New:    func() faulttest.Device { return newFaulty(t) },
+			New:    func() faulttest.Device { return newFaulty() },
 			Card:   func() icc.Card { return c },
 			Commands: [][2]string{
 				{"80 E2 00 05 05", "00 01 02 03 04 90 00"},
@@ -309,9 +253,10 @@ func TestACR30Faults(t *testing.T) {
 	}
 }
 
-func newFaulty(t testing.TB) *emu.USB30 {
+// newFaulty is without a card.
+func newFaulty() *emu.USB30 {
 	e := emu.NewACR30("")
-	e.Patience = 600 * time.Millisecond
+	e.Patience = 600 * time.Millisecond // a real one waits as long as the protocol says
 	return e
 }
 
@@ -322,29 +267,10 @@ func TestACR30Late(t *testing.T) {
 		e := newUSB30(t, t0)
 		r, s := open30(t, device30(e.Plug()))
 		defer r.Close()
-		late30(t, s, &e.Contact)
+		connect(t, s)
+		// The answer has as many bytes as a status.
+		readertest.Late(t, s, &e.Contact, 3*time.Second, 0x0E)
 	})
-}
-
-func late30(t *testing.T, s *slot30, contact *icc.Contact) {
-	connect(t, s)
-	contact.SetFaults(icc.Faults{Slow: 3 * time.Second})
-	// Its answer has as many bytes as a status.
-	_, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("80 E2 00 0E 0E"), Wait: time.Second}, nil)
-	if !errors.Is(err, reader.ErrTimeout) {
-		t.Fatal(err)
-	}
-	contact.SetFaults(icc.Faults{})
-	if st, err := s.Status(t.Context()); st != reader.Powered || err != nil {
-		t.Errorf("status %v, %v", st, err)
-	}
-	got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 84 00 00 08"), Wait: time.Second}, nil)
-	if err != nil || !bytes.Equal(got, unhex("11 12 13 14 15 16 17 18 90 00")) {
-		t.Errorf("% X, %v", got, err)
-	}
-	if n := contact.APDUs(); n != 2 {
-		t.Errorf("the card saw %d commands", n)
-	}
 }
 
 // A program may have left an answer in the reader before cardfs opens it, and the reader may

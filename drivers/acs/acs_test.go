@@ -11,6 +11,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/acs/emu"
 	"github.com/cardfs/cardfs/drivers/bus/usb"
+	"github.com/cardfs/cardfs/drivers/bus/usb/faulttest"
 	"github.com/cardfs/cardfs/drivers/bus/usb/usbtest"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/icc"
@@ -43,14 +44,17 @@ var kinds = []kind{
 	{"two slots, small packets", emu.Config{Product: 0x90CF, SAM: true, Packet: 8, ZLP: true}, t0},
 }
 
+// empty is without cards.
+func (k kind) empty() *emu.Reader {
+	k.cfg.Patience = 600 * time.Millisecond // a real one waits as long as the protocol says
+	return emu.New(k.cfg)
+}
+
 func newReader(t testing.TB, k kind) *emu.Reader {
 	t.Helper()
-	k.cfg.Patience = 600 * time.Millisecond // a real one waits as long as the protocol says
-	e := emu.New(k.cfg)
+	e := k.empty()
 	for _, c := range e.Contacts() {
-		if err := c.Insert(k.card); err != nil {
-			t.Fatal(err)
-		}
+		readertest.Insert(t, c, k.card)
 	}
 	return e
 }
@@ -73,52 +77,28 @@ const session = "testdata/acr38.txt"
 // The driver sends what the session's host sends, with the same time-outs, and accepts what
 // its device answers.
 func TestDriverPlaysSession(t *testing.T) {
-	s, err := usbtest.Load(session)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := usbtest.NewPlayer(t, s).Describe(emu.NewACR38("").Descriptors())
+	p := usbtest.NewPlayer(t, readertest.Load(t, usbtest.Load, session)).Describe(emu.NewACR38("").Descriptors())
 	p.Step("start")
 	r, slot := open(t, p)
-	if name, more := r.(reader.Identifier).Identify(); name != "ACS ACR38U" || more["version"] != "1.00" {
-		t.Errorf("%s, %v", name, more)
-	}
-	p.Step("status")
-	if got, err := slot.Status(t.Context()); got != reader.Present || err != nil {
-		t.Errorf("%v, %v", got, err)
-	}
-	p.Step("power on")
-	if atr, err := slot.PowerOn(t.Context(), reader.Cold); err != nil || !bytes.Equal(atr, t0.ATR()) {
-		t.Fatalf("ATR % X, %v", atr, err)
-	}
-	exchange := func(tx, rx string) {
-		t.Helper()
-		got, err := slot.Exchange(t.Context(), reader.Transfer{Out: unhex(tx), Wait: 2 * time.Second}, nil)
-		if err != nil || !bytes.Equal(got, unhex(rx)) {
-			t.Errorf("%s: % X, %v", tx, got, err)
-		}
-	}
-	p.Step("PPS")
-	exchange("FF 10 18 F7", "FF 10 18 F7")
+	h := readertest.NewHost(t, p, r)
+	h.Wait = 2 * time.Second
+	h.Identify("ACS ACR38U", "version", "1.00")
+	h.Status("status", reader.Present)
+	h.PowerOn("power on", reader.Cold, string(t0))
+	h.Step("PPS")
+	h.Exchange("FF 10 18 F7", "FF 10 18 F7")
 	if err := slot.(reader.ParamSetter).SetParams(t.Context(), iso7816.Params{T: 0, TA1: 0x18}); err != nil {
 		t.Error(err)
 	}
-	p.Step("commands")
-	exchange("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
-	exchange("00 A4 00 00 02 3F 00", "90 00")
-	p.Step("unplugged")
-	if _, err := slot.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-		t.Errorf("status after the reader left: %v", err)
-	}
+	h.Step("commands")
+	h.Exchange("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
+	h.Exchange("00 A4 00 00 02 3F 00", "90 00")
+	h.Gone("unplugged")
 }
 
 // The emulated reader answers the session's host as the session's device does.
 func TestReaderPlaysSession(t *testing.T) {
-	s, err := usbtest.Load(session)
-	if err != nil {
-		t.Fatal(err)
-	}
-	usbtest.Replay(t, s, newReader(t, kinds[0]).Plug(), nil)
+	usbtest.Replay(t, readertest.Load(t, usbtest.Load, session), newReader(t, kinds[0]).Plug(), nil)
 }
 
 func TestSuite(t *testing.T) {
@@ -127,11 +107,7 @@ func TestSuite(t *testing.T) {
 			readertest.Suite(t, func(t *testing.T) *readertest.Fixture {
 				e := newReader(t, k)
 				port := e.Plug()
-				f := &readertest.Fixture{
-					Driver: Driver{}, Device: device38(port),
-					Command: unhex("00 84 00 00 08"), Answer: unhex("11 12 13 14 15 16 17 18 90 00"),
-					Unplug: port.Unplug, Close: port.Unplug,
-				}
+				f := readertest.Emulated(Driver{}, device38(port), port.Unplug)
 				for n, c := range e.Contacts() {
 					f.Slots = append(f.Slots, readertest.Contact(c, n > 0))
 				}
@@ -152,19 +128,7 @@ func TestLengths(t *testing.T) {
 				if want := byte(0x18); k.card == t0 && n == 0 && l.Params().TA1 != want {
 					t.Errorf("TA1 %02X, want %02X", l.Params().TA1, want)
 				}
-				for n := 1; n <= 256; n++ {
-					got, err := l.Transmit(t.Context(), []byte{0x80, 0xE2, byte(n >> 8), byte(n), byte(n)}, nil)
-					if want := append(pattern(n), 0x90, 0x00); err != nil || !bytes.Equal(got, want) {
-						t.Fatalf("answer of %d bytes: %d, %v", n, len(got), err)
-					}
-					if n == 256 {
-						break
-					}
-					tx := append([]byte{0x80, 0xEE, 0, 0, byte(n)}, pattern(n)...)
-					if got, err = l.Transmit(t.Context(), append(tx, 0), nil); err != nil || !bytes.Equal(got, append(pattern(n), 0x90, 0x00)) {
-						t.Fatalf("echo of %d bytes: % X, %v", n, got, err)
-					}
-				}
+				readertest.EveryLength(t, l)
 			}
 		})
 	}
@@ -206,72 +170,16 @@ func TestNotices(t *testing.T) {
 	})
 }
 
-// Every transfer may fail in every way. The error is of a kind that the core knows and names
-// the reader; the card does not see a command twice; afterwards the reader works again unless
-// it has left, with the answers of the new commands.
+// Each transfer may fail in each way, those of an attachment as well.
 func TestFaults(t *testing.T) {
 	for _, k := range kinds[:2] {
-		for _, fault := range usbtest.Menu() {
-			for _, on := range []string{"OUT 02", "IN 82"} {
-				for skip := range 7 {
-					synctest.Test(t, func(t *testing.T) {
-						e := newReader(t, k)
-						port := e.Plug()
-						fault.Skip, fault.On = skip, on
-						e.Inject(fault)
-						what := fmt.Sprintf("%s: %v, transfer %d", k.name, fault, skip)
-						check := func(err error) {
-							t.Helper()
-							known := false
-							for _, is := range []error{reader.ErrProtocol, reader.ErrTimeout, reader.ErrGone, reader.ErrMute, reader.ErrStale, reader.ErrNoCard, usb.ErrBus, usb.ErrReset} {
-								known = known || errors.Is(err, is)
-							}
-							if err != nil && !known {
-								t.Errorf("%s: %v", what, err)
-							}
-						}
-						contact := e.Contacts()[0]
-						run := func(slot reader.Slot, p1 byte) error {
-							l := readertest.NewLink(slot)
-							if err := l.PowerUp(t.Context(), reader.Cold, -1); err != nil {
-								return err
-							}
-							before := contact.APDUs()
-							got, err := l.Transmit(t.Context(), []byte{0x80, 0xE2, 0, p1, p1}, nil)
-							if n := contact.APDUs() - before; n > 1 {
-								t.Errorf("%s: the card saw the command %d times", what, n)
-							}
-							if err == nil && fault.Kind != usbtest.Garbage && !bytes.Equal(got, append(pattern(int(p1)), 0x90, 0)) {
-								t.Errorf("%s: % X", what, got)
-							}
-							return err
-						}
-						r, err := Driver{}.Open(t.Context(), device38(port))
-						check(err)
-						if err == nil {
-							defer r.Close()
-							check(run(r.Slots()[0], 70))
-						}
-						e.Heal()
-						select {
-						case <-port.Gone():
-							return
-						default:
-						}
-						if err != nil {
-							if r, err = (Driver{}).Open(t.Context(), device38(port)); err != nil {
-								t.Errorf("%s: opened again: %v", what, err)
-								return
-							}
-							defer r.Close()
-						}
-						if err := run(r.Slots()[0], 71); err != nil {
-							t.Errorf("%s: afterwards: %v", what, err)
-						}
-					})
-				}
-			}
-		}
+		faulttest.Session{
+			Driver: Driver{}, New: func() faulttest.Device { return k.empty() }, Card: func() icc.Card { return k.card },
+			Commands: [][2]string{{"80 E2 00 46 46", fmt.Sprintf("% X 90 00", pattern(70))}, {"00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00"}},
+			Opening:  true, Transfers: 14, Limit: 2 * time.Hour,
+			// Nothing tells that a status or data are wrong. (The reader keeps the time of the card.)
+			Unseen: func(_ usbtest.Line, f usbtest.Fault) bool { return f.Kind == usbtest.Garbage },
+		}.Run(t)
 	}
 }
 
@@ -279,26 +187,9 @@ func TestFaults(t *testing.T) {
 func TestLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newReader(t, kinds[0])
-		r, s := open(t, e.Plug())
-		defer r.Close()
+		_, s := open(t, e.Plug())
 		connect(t, s)
-		contact := e.Contacts()[0]
-		contact.SetFaults(icc.Faults{Slow: 2 * time.Second})
-		_, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("80 E2 00 05 05"), Wait: time.Second}, nil)
-		if !errors.Is(err, reader.ErrTimeout) {
-			t.Fatal(err)
-		}
-		contact.SetFaults(icc.Faults{})
-		if st, err := s.Status(t.Context()); st != reader.Powered || err != nil {
-			t.Errorf("status %v, %v", st, err)
-		}
-		got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 84 00 00 08"), Wait: time.Second}, nil)
-		if err != nil || !bytes.Equal(got, unhex("11 12 13 14 15 16 17 18 90 00")) {
-			t.Errorf("% X, %v", got, err)
-		}
-		if n := contact.APDUs(); n != 2 {
-			t.Errorf("the card saw %d commands", n)
-		}
+		readertest.Late(t, s, e.Contacts()[0], 2*time.Second, 5)
 	})
 }
 
