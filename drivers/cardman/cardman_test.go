@@ -41,9 +41,7 @@ var (
 func newReader(t testing.TB, c icc.Card) *emu.Reader {
 	t.Helper()
 	e := emu.New("")
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, c)
 	return e
 }
 
@@ -59,11 +57,7 @@ func open(t testing.TB, link usb.Opener) *slot {
 
 func loadSession(t *testing.T) usbtest.Session {
 	t.Helper()
-	s, err := usbtest.Load("testdata/session.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return readertest.Load(t, usbtest.Load, "testdata/session.txt")
 }
 
 // The driver sends what the session's host sends, with the same time-outs, and accepts what its device answers.
@@ -71,38 +65,17 @@ func TestDriverPlaysSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := usbtest.NewPlayer(t, loadSession(t)).Describe(emu.New("").Descriptors())
 		s := open(t, p)
-		if name, more := s.Identify(); name != "OMNIKEY CardMan 2020" || more["version"] != "1.00" {
-			t.Errorf("%s, %v", name, more)
-		}
-		status := func(step string, want reader.Status) {
-			t.Helper()
-			p.Step(step)
-			if got, err := s.Status(t.Context()); got != want || err != nil {
-				t.Errorf("%s: %v, %v", step, got, err)
-			}
-		}
-		status("status", reader.Present)
-		p.Step("power on")
-		l := readertest.NewLink(s)
-		if err := l.PowerUp(t.Context(), reader.Cold, -1); err != nil || !bytes.Equal(l.ATR().Bytes(), t0.ATR()) {
-			t.Fatal(err)
-		}
-		status("powered", reader.Powered)
-		p.Step("commands")
-		for _, x := range []struct{ tx, rx []byte }{{selectMF, unhex("90 00")}, {challenge, response}} {
-			if got, err := l.Transmit(t.Context(), x.tx, nil); err != nil || !bytes.Equal(got, x.rx) {
-				t.Errorf("% X: % X, %v", x.tx, got, err)
-			}
-		}
-		p.Step("power off")
-		if err := s.PowerOff(t.Context()); err != nil {
-			t.Error(err)
-		}
-		status("the card leaves", reader.Absent)
-		p.Step("unplugged")
-		if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-			t.Errorf("status after the reader left: %v", err)
-		}
+		h := readertest.NewHost(t, p, s)
+		h.Identify("OMNIKEY CardMan 2020", "version", "1.00")
+		h.Status("status", reader.Present)
+		h.PowerUp("power on", string(t0))
+		h.Status("powered", reader.Powered)
+		h.Step("commands")
+		h.Transmit("00 A4 00 00 02 3F 00", "90 00")
+		h.Transmit("00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00")
+		h.PowerOff("power off")
+		h.Status("the card leaves", reader.Absent)
+		h.Gone("unplugged")
 	})
 }
 
@@ -119,12 +92,7 @@ func TestSuite(t *testing.T) {
 				e := newReader(t, t0)
 				e.Set(o)
 				port := e.Plug()
-				return &readertest.Fixture{
-					Driver: Driver{}, Device: device(port),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-					Command: challenge, Answer: response,
-					Unplug: port.Unplug, Close: port.Unplug,
-				}
+				return readertest.Emulated(Driver{}, device(port), port.Unplug, readertest.Contact(&e.Contact, false))
 			})
 		})
 	}

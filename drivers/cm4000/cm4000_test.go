@@ -48,9 +48,7 @@ func newReader(t testing.TB, c icc.Card) *emu.Reader {
 	t.Helper()
 	e := emu.New()
 	e.Patience = 600 * time.Millisecond
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, c)
 	return e
 }
 
@@ -78,12 +76,7 @@ func TestSuite(t *testing.T) {
 			readertest.PausingSuite(t, func(t *testing.T) *readertest.Fixture {
 				e := newReader(t, c)
 				p := chardevtest.Plug(e)
-				return &readertest.Fixture{
-					Driver: Driver{}, Device: device(p),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-					Command: unhex("00 84 00 00 08"), Answer: unhex("11 12 13 14 15 16 17 18 90 00"),
-					Unplug: p.Unplug, Close: p.Unplug,
-				}
+				return readertest.Emulated(Driver{}, device(p), p.Unplug, readertest.Contact(&e.Contact, false))
 			})
 		})
 	}
@@ -97,24 +90,7 @@ func TestLengths(t *testing.T) {
 			defer p.Unplug()
 			s := open(t, p)
 			defer s.Close()
-			l := connect(t, s)
-			for n := 0; n <= 256; n++ {
-				tx := []byte{0x80, 0xE2, byte(n >> 8), byte(n), byte(n)}
-				if n == 0 {
-					tx = tx[:4]
-				}
-				got, err := l.Transmit(t.Context(), tx, nil)
-				if want := append(pattern(n), 0x90, 0x00); err != nil || !bytes.Equal(got, want) {
-					t.Fatalf("answer of %d bytes: %d, %v", n, len(got), err)
-				}
-				if n == 0 || n == 256 {
-					continue
-				}
-				tx = append([]byte{0x80, 0xEE, 0, 0, byte(n)}, pattern(n)...)
-				if got, err = l.Transmit(t.Context(), append(tx, 0), nil); err != nil || !bytes.Equal(got, append(pattern(n), 0x90, 0x00)) {
-					t.Fatalf("echo of %d bytes: % X, %v", n, got, err)
-				}
-			}
+			readertest.EveryLength(t, connect(t, s))
 			if !bytes.Equal(s.buf[:], make([]byte, len(s.buf))) {
 				t.Error("the last answer is still there")
 			}

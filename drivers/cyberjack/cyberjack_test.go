@@ -3,9 +3,7 @@ package cyberjack
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,20 +23,18 @@ var (
 	connect = readertest.Connect
 )
 
-// card answers the commands of the session. INS E2 gives P1 P2 bytes, EE its data back; 20 is
-// kept, and takes busy.
+// card keeps the PIN that VERIFY brings, which takes busy.
 type card struct {
-	atr  string
+	readertest.Card
 	busy time.Duration
 	last []byte
 }
 
-func t0() *card { return &card{atr: "3B 02 14 50"} }
-func t1() *card { return &card{atr: "3B 80 81 31 FE 45 8B"} }
+func t0() *card { return &card{Card: readertest.Plain} }
+func t1() *card { return &card{Card: readertest.Block} }
 
-func (c *card) ATR() []byte             { return unhex(c.atr) }
-func (*card) Reset(bool)                {}
-func (*card) Incoming(_, ins byte) bool { return ins == 0xA4 || ins == 0xEE || ins == 0x20 }
+func (c *card) Incoming(cla, ins byte) bool { return ins == 0x20 || c.Card.Incoming(cla, ins) }
+
 func (c *card) Busy(command []byte) time.Duration {
 	if command[1] == 0x20 {
 		return c.busy
@@ -47,28 +43,17 @@ func (c *card) Busy(command []byte) time.Duration {
 }
 
 func (c *card) Process(command []byte) []byte {
-	switch x := fmt.Sprintf("%X", command); {
-	case command[1] == 0x20:
+	if command[1] == 0x20 {
 		c.last = bytes.Clone(command)
 		return unhex("90 00")
-	case strings.HasPrefix(x, "00A40000023F00"):
-		return unhex("90 00")
-	case x == "0084000008":
-		return unhex("11 12 13 14 15 16 17 18 90 00")
-	case command[1] == 0xE2:
-		return append(pattern(int(command[2])<<8|int(command[3])), 0x90, 0x00)
-	case command[1] == 0xEE:
-		return append(bytes.Clone(command[5:5+int(command[4])]), 0x90, 0x00)
 	}
-	return unhex("6D 00")
+	return c.Card.Process(command)
 }
 
 func newReader(t testing.TB, cfg emu.Config, c icc.Card) *emu.Reader {
 	t.Helper()
 	e := emu.New(cfg)
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, c)
 	return e
 }
 
@@ -98,63 +83,42 @@ var verify = reader.PINVerify{PINFormat: reader.PINFormat{
 // The driver sends what the session's host sends, with its time-outs and pauses, and accepts
 // what its device answers.
 func TestDriverPlaysSession(t *testing.T) {
-	s, err := usbtest.Load(session)
-	if err != nil {
-		t.Fatal(err)
-	}
 	synctest.Test(t, func(t *testing.T) {
-		p := usbtest.NewPlayer(t, s).Describe(emu.New(emu.Config{}).Descriptors())
+		p := usbtest.NewPlayer(t, readertest.Load(t, usbtest.Load, session)).Describe(emu.New(emu.Config{}).Descriptors())
 		p.Step("start")
 		begin := time.Now()
 		slot := open(t, p)
 		if d := time.Since(begin); d != settleTime+activateTime {
 			t.Errorf("the start took %v", d)
 		}
-		p.Step("status")
-		status(t, slot, reader.Present)
-		p.Step("power on")
-		if atr, err := slot.PowerOn(t.Context(), reader.Cold); err != nil || !bytes.Equal(atr, t0().ATR()) {
-			t.Fatalf("ATR % X, %v", atr, err)
-		}
-		p.Step("command")
-		got, err := slot.Exchange(t.Context(), reader.Transfer{Out: unhex("00 A4 00 00 02 3F 00")}, nil)
-		if err != nil || !bytes.Equal(got, unhex("90 00")) {
-			t.Errorf("% X, %v", got, err)
-		}
-		p.Step("PIN")
+		h := readertest.NewHost(t, p, slot)
+		h.Status("status", reader.Present)
+		h.PowerOn("power on", reader.Cold, string(readertest.Plain))
+		h.Step("command")
+		h.Exchange("00 A4 00 00 02 3F 00", "90 00")
+		h.Step("PIN")
 		begin = time.Now()
-		if got, err = slot.VerifyPIN(t.Context(), &verify, nil); err != nil || !bytes.Equal(got, unhex("90 00")) {
+		if got, err := slot.VerifyPIN(t.Context(), &verify, nil); err != nil || !bytes.Equal(got, unhex("90 00")) {
 			t.Errorf("% X, %v", got, err)
 		}
 		if d := time.Since(begin); d != 3*time.Second {
 			t.Errorf("the PIN took %v", d)
 		}
-		p.Step("card out")
-		status(t, slot, reader.Absent)
-		p.Step("power off")
-		if err := slot.PowerOff(t.Context()); err != nil {
-			t.Error(err)
-		}
-		p.Step("unplugged")
-		if _, err := slot.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-			t.Errorf("status after the reader left: %v", err)
-		}
+		h.Status("card out", reader.Absent)
+		h.PowerOff("power off")
+		h.Gone("unplugged")
 	})
 }
 
 // The emulated reader answers the session's host as the session's device does.
 func TestReaderPlaysSession(t *testing.T) {
-	s, err := usbtest.Load(session)
-	if err != nil {
-		t.Fatal(err)
-	}
 	synctest.Test(t, func(t *testing.T) {
 		c := t0()
 		c.busy = 4 * time.Second
 		e := newReader(t, emu.Config{}, c)
 		p := e.Plug()
 		defer p.Unplug()
-		usbtest.Replay(t, s, p, map[string]func(){
+		usbtest.Replay(t, readertest.Load(t, usbtest.Load, session), p, map[string]func(){
 			"the user types a digit and OK": func() { e.Type("1") },
 			"the card leaves":               func() { e.Contact.Remove() },
 		})
@@ -179,12 +143,7 @@ func TestSuite(t *testing.T) {
 			readertest.PausingSuite(t, func(t *testing.T) *readertest.Fixture {
 				e := newReader(t, k.cfg, k.card())
 				port := e.Plug()
-				return &readertest.Fixture{
-					Driver: Driver{}, Device: device(port),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-					Command: unhex("00 84 00 00 08"), Answer: unhex("11 12 13 14 15 16 17 18 90 00"),
-					Unplug: port.Unplug, Close: port.Unplug,
-				}
+				return readertest.Emulated(Driver{}, device(port), port.Unplug, readertest.Contact(&e.Contact, false))
 			})
 		})
 	}
@@ -198,20 +157,7 @@ func TestLengths(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newReader(t, k.cfg, k.card()).Plug()
 				defer p.Unplug()
-				l := connect(t, open(t, p))
-				for n := 1; n <= 256; n++ {
-					got, err := l.Transmit(t.Context(), []byte{0x80, 0xE2, byte(n >> 8), byte(n), byte(n)}, nil)
-					if want := append(pattern(n), 0x90, 0x00); err != nil || !bytes.Equal(got, want) {
-						t.Fatalf("answer of %d bytes: %d, %v", n, len(got), err)
-					}
-					if n == 256 {
-						break
-					}
-					tx := append(append([]byte{0x80, 0xEE, 0, 0, byte(n)}, pattern(n)...), 0)
-					if got, err = l.Transmit(t.Context(), tx, nil); err != nil || !bytes.Equal(got, append(pattern(n), 0x90, 0x00)) {
-						t.Fatalf("echo of %d bytes: % X, %v", n, got, err)
-					}
-				}
+				readertest.EveryLength(t, connect(t, open(t, p)))
 			})
 		})
 	}

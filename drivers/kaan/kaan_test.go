@@ -3,9 +3,6 @@ package kaan
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,32 +22,23 @@ var (
 	connect = readertest.Connect
 )
 
-// card answers the commands of the sessions. INS E2 gives P1 P2 bytes, EE its data back; 20 is
-// kept.
+// card takes any PIN, and keeps what it was sent last.
 type card struct {
-	atr  string
+	readertest.Card
 	last []byte
 }
 
-func t0() *card { return &card{atr: "3B 02 14 50"} }
-func t1() *card { return &card{atr: "3B 80 81 31 FE 45 8B"} }
+func t0() *card { return &card{Card: readertest.Plain} }
+func t1() *card { return &card{Card: readertest.Block} }
 
-func (c *card) ATR() []byte             { return unhex(c.atr) }
-func (*card) Reset(bool)                {}
-func (*card) Incoming(_, ins byte) bool { return ins == 0xA4 || ins == 0xEE || ins == 0x20 }
+func (c *card) Incoming(cla, ins byte) bool { return ins == 0x20 || c.Card.Incoming(cla, ins) }
+
 func (c *card) Process(command []byte) []byte {
-	c.last = append([]byte(nil), command...)
-	switch x := fmt.Sprintf("%X", command); {
-	case strings.HasPrefix(x, "00A40000023F00"), command[1] == 0x20:
+	c.last = bytes.Clone(command)
+	if command[1] == 0x20 {
 		return unhex("90 00")
-	case x == "0084000008":
-		return unhex("11 12 13 14 15 16 17 18 90 00")
-	case command[1] == 0xE2:
-		return append(pattern(int(command[2])<<8|int(command[3])), 0x90, 0x00)
-	case command[1] == 0xEE:
-		return append(append([]byte(nil), command[5:5+int(command[4])]...), 0x90, 0x00)
 	}
-	return unhex("6D 00")
+	return c.Card.Process(command)
 }
 
 func device(d Driver, l serial.Opener) reader.Device {
@@ -65,11 +53,7 @@ func open(t testing.TB, d Driver, l serial.Opener) reader.Reader {
 
 func load(t *testing.T, name string) serialtest.Session {
 	t.Helper()
-	s, err := serialtest.Load("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return readertest.Load(t, serialtest.Load, "testdata/"+name)
 }
 
 func status(t testing.TB, s reader.Slot, want reader.Status) {
@@ -84,31 +68,18 @@ func TestDriverPlaysKAAN(t *testing.T) {
 	p := serialtest.NewPlayer(t, load(t, "kaan.txt"))
 	p.Step("start")
 	r := open(t, KAAN(nil), p)
-	if name, more := r.(reader.Identifier).Identify(); name != "Kobil KAAN" || more["units"] != "01 40" {
-		t.Errorf("%s, %v", name, more)
-	}
-	s := r.Slots()[0]
-	p.Step("status")
-	status(t, s, reader.Present)
-	p.Step("power on")
-	if atr, err := s.PowerOn(t.Context(), reader.Cold); err != nil || !bytes.Equal(atr, t0().ATR()) {
-		t.Fatalf("ATR % X, %v", atr, err)
-	}
-	p.Step("protocol")
-	if _, err := s.(reader.ProtocolSelector).SelectProtocol(t.Context(), iso7816.Params{T: 0}); err != nil {
+	h := readertest.NewHost(t, p, r)
+	h.Identify("Kobil KAAN", "units", "01 40")
+	h.Status("status", reader.Present)
+	h.PowerOn("power on", reader.Cold, string(readertest.Plain))
+	h.Step("protocol")
+	if _, err := h.Slot.(reader.ProtocolSelector).SelectProtocol(t.Context(), iso7816.Params{T: 0}); err != nil {
 		t.Error(err)
 	}
-	p.Step("command")
-	got, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("00 A4 00 00 02 3F 00")}, nil)
-	if err != nil || !bytes.Equal(got, unhex("90 00")) {
-		t.Errorf("% X, %v", got, err)
-	}
-	p.Step("removal")
-	status(t, s, reader.Absent)
-	p.Step("unplugged")
-	if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrGone) {
-		t.Errorf("status after the terminal left: %v", err)
-	}
+	h.Step("command")
+	h.Exchange("00 A4 00 00 02 3F 00", "90 00")
+	h.Status("removal", reader.Absent)
+	h.Gone("unplugged")
 }
 
 func TestDriverPlaysB1(t *testing.T) {
@@ -208,7 +179,7 @@ func TestLengths(t *testing.T) {
 					for _, n := range []int{1, 2, 26, 27, 28, 31, 32, 33, 64, 200, 251, 252, 253, 254, 255} {
 						tx := append([]byte{0x00, 0xEE, 0, 0, byte(n)}, pattern(n)...)
 						rx, err := l.Transmit(t.Context(), tx, nil)
-						if k.card().atr == t0().atr {
+						if k.card().Card == readertest.Plain {
 							// without Le, T=0 gives only SW
 							if err != nil || len(rx) < 2 {
 								t.Errorf("%d bytes: % X, %v", n, rx, err)

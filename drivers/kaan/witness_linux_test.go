@@ -65,7 +65,7 @@ func toCard(protocol int) []witness.Exchange {
 		{Command: "00 E2 00 F0 F0", Answer: hexOf(append(pattern(240), 0x90, 0))},
 		{Command: "00 E2 01 00 00", Answer: hexOf(append(pattern(256), 0x90, 0))},
 		{Command: "00 20 00 01 1C " + hexOf(pattern(28)), Answer: "90 00"},
-		{Command: "00 B0 00 00 04", Answer: "6D 00"},
+		{Command: "00 CA 00 00 04", Answer: "6D 00"},
 		{Command: "00 20 00 01 F9 " + hexOf(pattern(249)), Answer: "90 00"},
 	}
 	if protocol == 1 {

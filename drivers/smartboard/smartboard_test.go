@@ -72,9 +72,7 @@ func newReader(t testing.TB, o emu.Options, c card) *emu.Reader {
 	t.Helper()
 	e := emu.New(o)
 	e.Patience = 2 * time.Second
-	if err := e.Contact.Insert(c); err != nil {
-		t.Fatal(err)
-	}
+	readertest.Insert(t, &e.Contact, c)
 	return e
 }
 
@@ -90,11 +88,7 @@ func open(t testing.TB, link serial.Opener) *slot {
 
 func loadSession(t *testing.T) serialtest.Session {
 	t.Helper()
-	s, err := serialtest.Load("testdata/session.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return readertest.Load(t, serialtest.Load, "testdata/session.txt")
 }
 
 // The driver sends what the session's host sends, and accepts what its device answers.
@@ -104,23 +98,12 @@ func TestDriverPlaysSession(t *testing.T) {
 		p.Step("start")
 		r := open(t, p)
 		defer r.Close()
-		if name, more := r.Identify(); name != model || more["identification"] != "Cherry SmartBoard" {
-			t.Errorf("%s, %v", name, more)
-		}
-		status := func(step string, want reader.Status) {
-			t.Helper()
-			p.Step(step)
-			if got, err := r.Status(t.Context()); got != want || err != nil {
-				t.Errorf("%s: %v, %v", step, got, err)
-			}
-		}
-		status("status", reader.Present)
-		p.Step("power on")
-		if atr, err := r.PowerOn(t.Context(), reader.Cold); err != nil || !bytes.Equal(atr, t0.ATR()) {
-			t.Fatalf("ATR % X, %v", atr, err)
-		}
-		status("powered", reader.Powered)
-		p.Step("commands")
+		h := readertest.NewHost(t, p, r)
+		h.Identify(model, "identification", "Cherry SmartBoard")
+		h.Status("status", reader.Present)
+		h.PowerOn("power on", reader.Cold, t0.atr)
+		h.Status("powered", reader.Powered)
+		h.Step("commands")
 		asked := 0
 		for _, x := range []struct{ tx, rx []byte }{{selectMF, unhex("90 00")}, {challenge, response}} {
 			got, err := r.Exchange(t.Context(), reader.Transfer{Out: x.tx, Wait: 2 * time.Second, Extended: func() { asked++ }}, nil)
@@ -131,7 +114,7 @@ func TestDriverPlaysSession(t *testing.T) {
 		if asked != 2 {
 			t.Errorf("the reader asked %d times for time, the session has 2", asked)
 		}
-		status("the card leaves", reader.Absent)
+		h.Status("the card leaves", reader.Absent)
 	})
 }
 
@@ -162,12 +145,7 @@ func TestSuite(t *testing.T) {
 			readertest.PausingSuite(t, func(t *testing.T) *readertest.Fixture {
 				e := newReader(t, x.o, x.c)
 				p := serialtest.Plug(e)
-				return &readertest.Fixture{
-					Driver: Driver{}, Device: device(p),
-					Slots:   []readertest.Slot{readertest.Contact(&e.Contact, false)},
-					Command: challenge, Answer: response,
-					Unplug: p.Unplug, Close: p.Unplug,
-				}
+				return readertest.Emulated(Driver{}, device(p), p.Unplug, readertest.Contact(&e.Contact, false))
 			})
 		})
 	}
