@@ -18,7 +18,7 @@ const (
 )
 
 // complaint is something that ssh or sshfs says on stderr, in the C locale, and what it means.
-// In means %[1]s is the machine's name, %[2]s the directory, %[3]s the user or "the user".
+// There are no underscores in what it means: in ctl they are blanks. %[1]s is the machine's name, %[2]s the directory, %[3]s the user or "the user".
 type complaint struct {
 	says  string // in a line
 	means string
@@ -31,21 +31,21 @@ type complaint struct {
 var complaints = []complaint{
 	{"REMOTE HOST IDENTIFICATION HAS CHANGED", "the host key of %[1]s is not the one that is known: another machine answers, or it was installed anew; if you know that it was, remove the old key (ssh-keygen -R) and add the new one", reader.ErrNoPermission},
 	{"REVOKED HOST KEY", "the host key of %[1]s is revoked", reader.ErrNoPermission},
-	{"Host key verification failed", "the host key of %[1]s is not known: compare its fingerprint with that of the machine and add it to known_hosts, as the user of this daemon (ssh asks and adds it: ssh %[1]s), or name a file by known-hosts=FILE", reader.ErrNoPermission},
+	{"Host key verification failed", "the host key of %[1]s is not known: compare its fingerprint with that of the machine and add it to the known ones of the user of this daemon (ssh ssh://%[1]s asks and adds it), or name a file by known-hosts=FILE", reader.ErrNoPermission},
 	{"UNPROTECTED PRIVATE KEY FILE", "others than its owner may read the private key, so ssh does not use it: chmod 600 the file", reader.ErrNoPermission},
-	{"Bad configuration option", "ssh refuses its configuration: run ssh %[1]s as the user of this daemon, which says where", reader.ErrInvalid},
+	{"Bad configuration option", "ssh refuses its configuration: run ssh ssh://%[1]s as the user of this daemon, which says where", reader.ErrInvalid},
 	{"Bad owner or permissions on", "others than its owner may write ssh's configuration, so ssh does not read it: chmod go-w the file", reader.ErrNoPermission},
 	{"Load key ", "the private key cannot be used: it is no key, has a passphrase, or the user of this daemon may not read it", reader.ErrNoPermission},
 	{"Too many authentication failures", "%[1]s was offered too many keys before the right one: name it by identity=FILE", reader.ErrNoPermission},
-	{": Permission denied (", "%[1]s does not accept the key: add the public key of this daemon's user to authorized_keys of %[3]s there, or name the right key by identity=FILE", reader.ErrNoPermission},
+	{": Permission denied (", "%[1]s does not accept the key: add the public key of this daemon's user to those of %[3]s there (ssh-copy-id), or name the right key by identity=FILE", reader.ErrNoPermission},
 	{"Could not resolve hostname", "the name of %[1]s is not known to the resolver", nil},
 	{": Connection refused", "%[1]s refuses the connection: no sshd listens there", nil},
 	{": Connection timed out", "%[1]s does not answer: the machine is off, or a firewall is in between", nil},
 	{": No route to host", "there is no way to %[1]s: the machine is off, or the network is another", nil},
 	{": Network is unreachable", "there is no way to %[1]s: no network here", nil},
 	{"not responding", "%[1]s did not answer any more: the line is dead, or the machine", nil},
-	{"kex_exchange_identification", "%[1]s ended the connection before the login: too many at once (MaxStartups in its sshd_config), or it is no sshd", nil},
-	{"subsystem request failed", "%[1]s has no SFTP: its sshd_config needs a line Subsystem sftp", reader.ErrUnsupported},
+	{"kex_exchange_identification", "%[1]s ended the connection before the login: too many at once (MaxStartups of its sshd), or it is no sshd", nil},
+	{"subsystem request failed", "%[1]s has no SFTP: its sshd needs a line Subsystem sftp", reader.ErrUnsupported},
 }
 
 // refusals are what sshfs says behind HOST:DIRECTORY of the directory itself.
