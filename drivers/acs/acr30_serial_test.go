@@ -29,6 +29,18 @@ func newSerial30(t testing.TB, c card) *emu.Serial30 {
 	return e
 }
 
+// connectedSerial30 opens a reader with a card, and powers the card up. The reader leaves at the end.
+func connectedSerial30(t testing.TB, c card) (*emu.Serial30, *slot30) {
+	t.Helper()
+	e := newSerial30(t, c)
+	p := serialtest.Plug(e)
+	t.Cleanup(p.Unplug)
+	r, s := open30(t, serial30(p))
+	t.Cleanup(func() { r.Close() })
+	connect(t, s)
+	return e, s
+}
+
 func loadSerial(t *testing.T, name string) serialtest.Session {
 	t.Helper()
 	return readertest.Load(t, serialtest.Load, "testdata/"+name)
@@ -167,12 +179,7 @@ func serialFault30(t *testing.T, c card, f serialtest.Fault) (toDev, toHost int)
 // A reader that was switched off and on has lost its settings, and its card the power.
 func TestACR30SwitchedOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSerial30(t, t0)
-		p := serialtest.Plug(e)
-		defer p.Unplug()
-		r, s := open30(t, serial30(p))
-		defer r.Close()
-		connect(t, s)
+		e, s := connectedSerial30(t, t0)
 		e.Switch(false)
 		for range 2 {
 			if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrTimeout) {
@@ -215,12 +222,7 @@ func TestACR30SwitchedOff(t *testing.T) {
 // An answer that comes too late is not taken for that of the next command.
 func TestACR30SerialLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSerial30(t, t0)
-		p := serialtest.Plug(e)
-		defer p.Unplug()
-		r, s := open30(t, serial30(p))
-		defer r.Close()
-		connect(t, s)
+		e, s := connectedSerial30(t, t0)
 		readertest.Late(t, s, &e.Contact, 3*time.Second, 0x0E)
 	})
 }
@@ -262,12 +264,7 @@ func TestACR30Noise(t *testing.T) {
 // What held a command or an answer is cleared after use.
 func TestACR30Wipes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSerial30(t, t0)
-		p := serialtest.Plug(e)
-		defer p.Unplug()
-		r, s := open30(t, serial30(p))
-		defer r.Close()
-		connect(t, s)
+		_, s := connectedSerial30(t, t0)
 		if _, err := s.Exchange(t.Context(), reader.Transfer{Out: unhex("80 EE 00 00 04 31 32 33 34"), Wait: time.Second}, nil); err != nil {
 			t.Fatal(err)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -87,10 +86,7 @@ func TestDriverPlaysSession(t *testing.T) {
 				r, _ := open(t, p)
 				h := readertest.NewHost(t, p, r)
 				h.PowerUp("power on", atr)
-				h.Step(tt.step)
-				for _, c := range tt.commands {
-					h.Transmit(c[0], c[1])
-				}
+				h.TransmitAll(tt.step, tt.commands)
 				h.Gone("unplugged")
 			})
 		})
@@ -120,13 +116,9 @@ func TestTraits(t *testing.T) {
 
 // "T=0 only": a card with T=1 is refused in words, and nothing is sent to it.
 func TestT1(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		_, s := open(t, newToken(t, readertest.Card("3B 80 81 31 FE 45 8F")).Plug())
-		err := readertest.NewLink(s).PowerUp(t.Context(), reader.Cold, -1)
-		if !errors.Is(err, reader.ErrUnsupported) || !strings.Contains(err.Error(), "T=[1]") {
-			t.Error(err)
-		}
-	})
+	e := newToken(t, readertest.Card("3B 80 81 31 FE 45 8F"))
+	_, s := open(t, e.Plug())
+	readertest.Refused(t, s, "T=[1]")
 }
 
 // ISO/IEC 7816-3:2006 §12.2: all lengths that the four short cases have, whole and in pieces.

@@ -122,12 +122,7 @@ func TestNoBlock(t *testing.T) {
 // several runs one exchange in which several characters fail, and returns how often the card
 // saw its command.
 func several(t *testing.T, cfg emu.SerialConfig, c card, slow time.Duration, faults []serialtest.Fault) (seen uint64, err error) {
-	e := newSerial(t, cfg, c)
-	p := serialtest.Plug(e)
-	defer p.Unplug()
-	s := openSerial(t, p)
-	defer s.Close()
-	connect(t, s)
+	e, p, s := connectedSerial(t, cfg, c)
 	e.Contact.SetFaults(icc.Faults{Slow: slow})
 	toDevice, toHost := p.Sent()
 	for _, f := range faults {
@@ -189,12 +184,7 @@ func TestSerialRefusalMeetsCommand(t *testing.T) {
 					for gap := 150 * time.Millisecond; gap <= 250*time.Millisecond; gap += 10 * time.Millisecond {
 						what := fmt.Sprintf("gullible %v, T=%d, pause %v, slow %v, gap %v", gullible, proto, pause, slow, gap)
 						synctest.Test(t, func(t *testing.T) {
-							e := newSerial(t, emu.SerialConfig{Gullible: gullible, Pause: pause}, c)
-							p := serialtest.Plug(e)
-							defer p.Unplug()
-							s := openSerial(t, p)
-							defer s.Close()
-							connect(t, s)
+							e, p, s := connectedSerial(t, emu.SerialConfig{Gullible: gullible, Pause: pause}, c)
 							x := reader.Transfer{Out: unhex("80 E2 00 04 04"), Wait: 10 * time.Second}
 							at, _ := p.Sent()
 							p.Inject(serialtest.Fault{At: at + blockOverhead + 1 + len(x.Out) - 1, Kind: serialtest.Double})

@@ -42,6 +42,17 @@ func openSerial(t testing.TB, link serial.Opener) *slot {
 	return s.(*slot)
 }
 
+// connectedSerial opens a reader with a card, and powers the card up. The reader leaves at the end.
+func connectedSerial(t testing.TB, cfg emu.SerialConfig, c card) (*emu.Serial, *serialtest.Plugged, *slot) {
+	t.Helper()
+	e := newSerial(t, cfg, c)
+	p := serialtest.Plug(e)
+	t.Cleanup(p.Unplug)
+	s := openSerial(t, p)
+	connect(t, s)
+	return e, p, s
+}
+
 func loadSession(t *testing.T, name string) serialtest.Session {
 	t.Helper()
 	return readertest.Load(t, serialtest.Load, "testdata/"+name)
@@ -264,12 +275,7 @@ func serialFault(t *testing.T, gullible bool, proto int, c card, f serialtest.Fa
 // A reader that was switched off and on is at 9600 bit/s again, and its card without power.
 func TestSerialSwitchedOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSerial(t, emu.SerialConfig{}, t0)
-		p := serialtest.Plug(e)
-		defer p.Unplug()
-		s := openSerial(t, p)
-		defer s.Close()
-		connect(t, s)
+		e, _, s := connectedSerial(t, emu.SerialConfig{}, t0)
 		e.Switch(false)
 		if _, err := s.Status(t.Context()); !errors.Is(err, reader.ErrTimeout) {
 			t.Errorf("status of a reader without power: %v", err)
@@ -298,12 +304,7 @@ func TestSerialSwitchedOff(t *testing.T) {
 // An answer that comes too late is not taken for that of the next command.
 func TestSerialLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSerial(t, emu.SerialConfig{}, t0)
-		p := serialtest.Plug(e)
-		defer p.Unplug()
-		s := openSerial(t, p)
-		defer s.Close()
-		connect(t, s)
+		e, _, s := connectedSerial(t, emu.SerialConfig{}, t0)
 		readertest.Late(t, s, &e.Contact, 2*time.Second, 5)
 	})
 }

@@ -115,12 +115,7 @@ func faulty(t *testing.T, proto int, c card, f *serialtest.Fault) (toDevice, toH
 func TestBrokenCommand(t *testing.T) {
 	for at := range 11 {
 		synctest.Test(t, func(t *testing.T) {
-			e := newReader(t, emu.Options{}, t0)
-			p := serialtest.Plug(e)
-			defer p.Unplug()
-			s := open(t, p)
-			defer s.Close()
-			connect(t, s)
+			e, p, s := connected(t, emu.Options{}, t0)
 			sent, _ := p.Sent()
 			p.Inject(serialtest.Fault{At: sent + at, Kind: serialtest.Lose})
 			var log serialtest.Log
@@ -150,12 +145,7 @@ func TestLate(t *testing.T) {
 		for _, cancelled := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
 				c := t0
-				e := newReader(t, emu.Options{Quiet: quiet}, c)
-				p := serialtest.Plug(e)
-				defer p.Unplug()
-				s := open(t, p)
-				defer s.Close()
-				connect(t, s)
+				e, _, s := connected(t, emu.Options{Quiet: quiet}, c)
 				e.Contact.SetFaults(icc.Faults{Slow: 1800 * time.Millisecond})
 				x := reader.Transfer{Out: unhex("80 E2 00 05 05"), Wait: time.Second}
 				ctx, want := t.Context(), reader.ErrTimeout
@@ -196,12 +186,7 @@ func TestStatusFails(t *testing.T) {
 					continue // of the last two the reader takes another length, and waits for a break
 				}
 				synctest.Test(t, func(t *testing.T) {
-					e := newReader(t, emu.Options{}, t0)
-					p := serialtest.Plug(e)
-					defer p.Unplug()
-					s := open(t, p)
-					defer s.Close()
-					connect(t, s)
+					_, p, s := connected(t, emu.Options{}, t0)
 					out, in := p.Sent()
 					if f.At = out + at; toHost {
 						f.At = in + at
@@ -223,12 +208,7 @@ func TestStatusFails(t *testing.T) {
 // A keyboard that was switched off and on has to be started again, and its card was reset.
 func TestSwitchedOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newReader(t, emu.Options{}, t0)
-		p := serialtest.Plug(e)
-		defer p.Unplug()
-		s := open(t, p)
-		defer s.Close()
-		connect(t, s)
+		e, _, s := connected(t, emu.Options{}, t0)
 		e.Switch(false)
 		for range 3 {
 			began := time.Now()
@@ -312,12 +292,7 @@ func (n *noise) Read(_ context.Context, p []byte, _ time.Duration) (int, error) 
 // damaged comes through the next time: the reader had the command, and is not started again.
 func TestParity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newReader(t, emu.Options{}, t0)
-		p := serialtest.Plug(e)
-		defer p.Unplug()
-		s := open(t, p)
-		defer s.Close()
-		connect(t, s)
+		_, p, s := connected(t, emu.Options{}, t0)
 		if m := p.Line().HostMode(); m.String() != "115200 8E2 check" {
 			t.Error(m)
 		}

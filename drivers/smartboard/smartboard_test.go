@@ -86,6 +86,17 @@ func open(t testing.TB, link serial.Opener) *slot {
 	return s.(*slot)
 }
 
+// connected opens a reader with a card, and powers the card up. The reader leaves at the end.
+func connected(t testing.TB, o emu.Options, c card) (*emu.Reader, *serialtest.Plugged, *slot) {
+	t.Helper()
+	e := newReader(t, o, c)
+	p := serialtest.Plug(e)
+	t.Cleanup(p.Unplug)
+	s := open(t, p)
+	connect(t, s)
+	return e, p, s
+}
+
 func loadSession(t *testing.T) serialtest.Session {
 	t.Helper()
 	return readertest.Load(t, serialtest.Load, "testdata/session.txt")
@@ -155,11 +166,7 @@ func TestSuite(t *testing.T) {
 func TestLengths(t *testing.T) {
 	for proto, c := range []card{t0, t1} {
 		synctest.Test(t, func(t *testing.T) {
-			e := newReader(t, emu.Options{}, c)
-			p := serialtest.Plug(e)
-			defer p.Unplug()
-			s := open(t, p)
-			defer s.Close()
+			_, _, s := connected(t, emu.Options{}, c)
 			l := connect(t, s)
 			for n := 1; n <= 256; n++ {
 				if proto == 1 || n <= 252 {

@@ -118,6 +118,15 @@ func (h *Host) Transmit(tx, rx string) {
 	Transmit(h, h.Link, Hex(tx), Hex(rx))
 }
 
+// TransmitAll sends C-APDUs, each with its R-APDU.
+func (h *Host) TransmitAll(step string, commands [][2]string) {
+	h.Helper()
+	h.Step(step)
+	for _, c := range commands {
+		h.Transmit(c[0], c[1])
+	}
+}
+
 // PowerOff takes the card's power.
 func (h *Host) PowerOff(step string) {
 	h.Helper()

@@ -2,6 +2,8 @@ package readertest
 
 import (
 	"bytes"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,6 +33,15 @@ func PowerUp(t testing.TB, l *link.Link, protocol int) {
 	t.Helper()
 	if err := l.PowerUp(t.Context(), reader.Cold, protocol); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Refused powers up a card that the reader cannot serve; the error says it.
+func Refused(t testing.TB, s reader.Slot, says string) {
+	t.Helper()
+	err := NewLink(s).PowerUp(t.Context(), reader.Cold, -1)
+	if !errors.Is(err, reader.ErrUnsupported) || !strings.Contains(err.Error(), says) {
+		t.Errorf("%v; want %s", err, says)
 	}
 }
 
