@@ -245,8 +245,9 @@ The card piv is a PIV card (NIST SP 800-73-4) with keys and certificates, PIN 12
 more keys: model=yubikey (of piv: an empty YubiKey with Yubico's commands; yubikey-5.4 for
 yubico-piv-tool before 2.3), state=FILE (what it holds outlives the daemon), keys=DIR (imports
 9a.pem, 9c.pem …; of openpgp sig.pem, dec.pem, aut.pem), seed=WORD (the same keys each time),
-atr=t1|t0|contactless, slow=real (as slow as a real card). They are no place for keys that
-matter: whoever may read the state file, or the daemon's memory, has them in clear.
+atr=t1|t0|contactless, slow=real (as slow as real cards; go doc of drivers/sim/applet has the
+times). They are no place for keys that matter: whoever may read the state file, or the
+daemon's memory, has them in clear.
 
 sim does the rest, and so do the same lines written to ctl, as in
 

@@ -19,12 +19,15 @@ import (
 func TestPIVThroughTheCore(t *testing.T) {
 	for _, words := range []string{
 		"piv", "apdu card=piv", "t1 card=piv", "t0 card=piv atr=t0", "char-t1 card=piv", "char-t0 card=piv atr=t0", "ccid card=piv", "apdu card=piv atr=contactless",
+		"ccid card=piv atr=t0", "ccid-char card=piv", "ccid-char card=piv atr=t0", "ccid-ext card=piv", "ccid-ext card=piv atr=t0", "ccid-ext card=piv atr=contactless",
+		"ccid-ext card=piv model=yubikey atr=contactless", "acr38 card=piv",
 		"t1 card=piv model=yubikey",
 	} {
 		t.Run(words, func(t *testing.T) {
 			m, _ := manager(t)
 			ctl(t, m, "attach sim "+words)
 			s := open(t, m, 0)
+			presents(t, s, words)
 			if got := transmit(t, s, "00A4040005A00000030800"); !strings.HasPrefix(got, "61 ") || !strings.HasSuffix(got, "90 00") {
 				t.Errorf("SELECT: %s", got)
 			}
@@ -151,8 +154,35 @@ func TestWarning(t *testing.T) {
 	want(applet.Warning)
 }
 
-// With slow=real a command takes as long as with a real card, and with slow=DURATION that much longer.
+// With slow=real a command takes as long as with a real card, and with slow=DURATION that much
+// longer, whatever the protocol does meanwhile: S(WTX) in T=1, NULL in T=0.
 func TestSlowReal(t *testing.T) {
+	for _, x := range []struct {
+		attach, command string
+		want            time.Duration
+	}{
+		{"apdu card=openpgp", "00CA006E00", applet.TimeCommand},
+		{"apdu card=openpgp", "00200083 08 3132333435363738", applet.TimePIN},
+		{"t1 card=openpgp", "00200083 08 3132333435363738", applet.TimePIN},
+		{"t0 card=openpgp atr=t0", "00200083 08 3132333435363738", applet.TimePIN},
+		{"char-t1 card=openpgp", "00200083 08 3132333435363738", applet.TimePIN},
+		{"char-t0 card=openpgp atr=t0", "00200083 08 3132333435363738", applet.TimePIN},
+		{"ccid card=openpgp", "00200083 08 3132333435363738", applet.TimePIN},
+		{"apdu card=piv", "00200080 08 313233343536FFFF", applet.TimePIN},
+		{"apdu card=piv", "0087039B 04 7C028100 00", applet.TimeCommand},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			mgr := core.NewManager(core.Options{Drivers: []reader.Driver{New()}})
+			defer mgr.Close(t.Context())
+			ctl(t, mgr, "attach sim "+x.attach+" slow=real")
+			s := open(t, mgr, 0)
+			start := time.Now()
+			transmit(t, s, x.command) // refused or not
+			if took := time.Since(start); took < x.want || took > x.want+100*time.Millisecond {
+				t.Errorf("%s, %s: took %v, want %v", x.attach, x.command, took, x.want)
+			}
+		})
+	}
 	for params, want := range map[string]time.Duration{"": 0, "slow=real": 80 * time.Millisecond, "slow=3s": 3 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			mgr := core.NewManager(core.Options{Drivers: []reader.Driver{New()}})

@@ -21,7 +21,7 @@ type App interface {
 	Process(Command) Answer
 	// Incoming reports whether an instruction brings data along; T=0 asks.
 	Incoming(ins byte) bool
-	// Takes is how long a real card computes for a command.
+	// Takes is how long a real card computes for a command that it executes.
 	Takes(Command) time.Duration
 }
 
@@ -195,7 +195,10 @@ func (c *Card) run(k Command) Answer {
 		return Status(SWMemory)
 	}
 	if c.Slow {
-		c.busy = c.selected.Takes(k)
+		c.busy = TimeCommand
+		if a.SW == OK { // what is refused is refused at once
+			c.busy = c.selected.Takes(k)
+		}
 	}
 	return a
 }

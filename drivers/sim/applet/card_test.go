@@ -235,9 +235,11 @@ func TestSlow(t *testing.T) {
 		t.Error("takes time")
 	}
 	c.Slow = true
-	c.Process(unhex("00030000"))
-	if c.Busy(nil) != time.Second {
+	if c.Process(unhex("00020005")); c.Busy(nil) != time.Second {
 		t.Error("takes no time")
+	}
+	if c.Process(unhex("00030000")); c.Busy(nil) != TimeCommand {
+		t.Error("what is refused takes as long as what is not")
 	}
 	for _, send := range []string{"00C0000000", "00", "10010000"} {
 		if c.Process(unhex(send)); c.Busy(nil) != 0 {

@@ -214,15 +214,32 @@ func (a *App) Incoming(ins byte) bool {
 	return false
 }
 
-// Takes is how long a card needs.
+// Takes is how long a real card computes.
 func (a *App) Takes(k applet.Command) time.Duration {
+	uses := func(i int, rsa func(bits int) time.Duration, curve time.Duration) time.Duration {
+		if al := a.algorithm(i); al.id == algRSA {
+			return rsa(al.bits)
+		}
+		return curve
+	}
 	switch {
 	case k.INS == 0x47 && k.P1 == 0x80:
-		return 5 * time.Second
-	case k.INS == 0x2A || k.INS == 0x88:
-		return 300 * time.Millisecond
+		o, _, _ := applet.Next(k.Data)
+		if i, ok := slotOf(o); ok {
+			return uses(i, applet.TimeRSAKey, applet.TimeCurveKey)
+		}
+	case k.INS == 0x2A && k.P1P2() == 0x9E9A:
+		return uses(signature, applet.TimeRSA, applet.TimeCurve)
+	case k.INS == 0x2A && k.P1P2() == 0x8086 && len(k.Data) > 0 && k.Data[0] != 0x02: // which is AES
+		return uses(a.decipherer, applet.TimeRSA, applet.TimeCurve)
+	case k.INS == 0x88:
+		return uses(a.authenticator, applet.TimeRSA, applet.TimeCurve)
+	case k.INS == 0x20 || k.INS == 0x24 || k.INS == 0x2C:
+		return applet.TimePIN
+	case k.INS == 0xDA || k.INS == 0xDB || k.INS == 0x44 || k.INS == 0xE6:
+		return applet.TimeWrite
 	}
-	return 20 * time.Millisecond
+	return applet.TimeCommand
 }
 
 // Process answers a command (7.2).

@@ -72,11 +72,10 @@ func (a *App) check(p *applet.PIN, verified *bool, v []byte) int {
 	if p.Blocked() {
 		return applet.SWBlocked
 	}
-	before := p.Tries
+	// Also when the counter stays as it is: with a disk that is full, the right PIN and a wrong one
+	// must be answered alike.
+	a.store.Changed()
 	*verified = p.Check(v)
-	if p.Tries != before {
-		a.store.Changed()
-	}
 	if !*verified {
 		return applet.SWTries(p.Tries) // 63C0 for the last; 6983 from then on
 	}

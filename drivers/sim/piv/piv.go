@@ -178,35 +178,28 @@ func (a *App) Process(k applet.Command) applet.Answer {
 	return applet.Status(applet.SWINS)
 }
 
-// Takes is how long cards of about 2020 compute; the times are rough.
+// Takes is how long a real card computes.
 func (a *App) Takes(k applet.Command) time.Duration {
 	switch k.INS {
 	case insAuthenticate:
-		switch k.P1 {
-		case algRSA4096, algRSA3072:
-			return time.Second
-		case algRSA2048:
-			return 200 * time.Millisecond
-		case algP256, algP384, algEd25519, algX25519:
-			return 80 * time.Millisecond
+		switch bits := rsaBits(k.P1); {
+		case bits > 0:
+			return applet.TimeRSA(bits)
+		case keyLength(k.P1) == 0: // not the management key
+			return applet.TimeCurve
 		}
 	case insGenerate:
 		if len(k.Data) < 5 {
-			return 0
+			break
 		}
-		switch k.Data[4] {
-		case algRSA4096:
-			return time.Minute
-		case algRSA3072:
-			return 25 * time.Second
-		case algRSA2048:
-			return 8 * time.Second
+		if bits := rsaBits(k.Data[4]); bits > 0 {
+			return applet.TimeRSAKey(bits)
 		}
-		return 200 * time.Millisecond
+		return applet.TimeCurveKey
 	case insVerify, insChange, insResetRetry:
-		return 30 * time.Millisecond
-	case insPutData, insImport:
-		return 100 * time.Millisecond
+		return applet.TimePIN
+	case insPutData, insImport, insSetKey, insSetRetries, insReset, insMove:
+		return applet.TimeWrite
 	}
-	return 5 * time.Millisecond
+	return applet.TimeCommand
 }
