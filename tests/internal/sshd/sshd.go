@@ -13,7 +13,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -38,44 +37,42 @@ type Server struct {
 
 // unpack returns Debian's sshd with what it needs where it is not installed: its library, and
 // a user sshd. Dir gets the files.
-func unpack(t testing.TB, dir string) (program string, env []string) {
-	t.Helper()
-	root := foreign.Unpack(t, "openssh-server", "libwrap0", "libnss-wrapper")
+func unpack(ctx context.Context, dir string) (program string, env []string, err error) {
+	root, err := foreign.Fetch(ctx, "openssh-server", "libwrap0", "libnss-wrapper")
+	if err != nil {
+		return "", nil, err
+	}
 	libs, err := filepath.Glob(filepath.Join(root, "usr/lib/*/libnss_wrapper.so"))
 	if err != nil || len(libs) != 1 {
-		t.Fatalf("libnss_wrapper.so: %q, %v", libs, err)
+		return "", nil, fmt.Errorf("libnss_wrapper.so: %q, %v", libs, err)
 	}
 	passwd, err := os.ReadFile("/etc/passwd")
 	if err != nil {
-		t.Fatal(err)
+		return "", nil, err
 	}
 	passwd = append(passwd, "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n"...)
-	write(t, filepath.Join(dir, "passwd"), string(passwd))
+	if err := write(filepath.Join(dir, "passwd"), string(passwd)); err != nil {
+		return "", nil, err
+	}
 	// "Missing privilege separation directory": Debian's service makes it.
 	if os.Getuid() == 0 {
 		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
-			t.Fatal(err)
+			return "", nil, err
 		}
 	}
 	return filepath.Join(root, "usr/sbin/sshd"), []string{
 		"LD_LIBRARY_PATH=" + filepath.Dir(libs[0]), "LD_PRELOAD=" + libs[0],
 		"NSS_WRAPPER_PASSWD=" + filepath.Join(dir, "passwd"), "NSS_WRAPPER_GROUP=/etc/group",
-	}
+	}, nil
 }
 
-// New makes keys and starts a server, which ends with the test. Config are lines of its
-// sshd_config, which overrule its own.
+// New is Start for a test, with which the server ends.
 func New(t testing.TB, config ...string) *Server {
 	t.Helper()
-	me, err := user.Current()
+	s, err := Start(t.Context(), t.TempDir(), config...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{User: me.Username, dir: t.TempDir()}
-	s.Identity, s.KnownHosts = s.File("id"), s.File("known_hosts")
-	s.Key(t, "id")
-	s.Key(t, "host")
-	s.program, s.env = unpack(t, s.dir)
 	t.Cleanup(func() {
 		if s.process != nil {
 			s.Kill()
@@ -84,26 +81,45 @@ func New(t testing.TB, config ...string) *Server {
 			t.Logf("sshd said:\n%s", s.Log.Tail(5_000))
 		}
 	})
-	for {
-		s.Port = freePort(t)
-		s.configure(t, config)
-		err := s.start()
-		if err == nil {
-			break
-		}
-		// Another program took the port meanwhile.
-		if !errors.Is(err, proc.ErrEnded) || !strings.Contains(s.Log.String(), "Address already in use") {
-			t.Fatal(err)
-		}
-	}
-	s.Trust(t, s.Port)
 	return s
 }
 
-func (s *Server) configure(t testing.TB, config []string) {
-	t.Helper()
+// Start makes keys in dir and starts a server. Config are lines of its sshd_config, which
+// overrule its own.
+func Start(ctx context.Context, dir string, config ...string) (*Server, error) {
+	me, err := user.Current()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{User: me.Username, dir: dir}
+	s.Identity, s.KnownHosts = s.File("id"), s.File("known_hosts")
+	if err := errors.Join(s.makeKey("id"), s.makeKey("host")); err != nil {
+		return nil, err
+	}
+	if s.program, s.env, err = unpack(ctx, dir); err != nil {
+		return nil, err
+	}
+	for {
+		if s.Port, err = freePort(); err != nil {
+			return nil, err
+		}
+		if err := s.configure(config); err != nil {
+			return nil, err
+		}
+		err := s.start()
+		if err == nil {
+			return s, s.trust(s.Port)
+		}
+		// Another program took the port meanwhile.
+		if !errors.Is(err, proc.ErrEnded) || !strings.Contains(s.Log.String(), "Address already in use") {
+			return nil, err
+		}
+	}
+}
+
+func (s *Server) configure(config []string) error {
 	// sshd_config(5): "for each keyword, the first obtained value will be used".
-	write(t, s.File("sshd_config"), strings.Join(append(slices.Clone(config),
+	return write(s.File("sshd_config"), strings.Join(append(slices.Clone(config),
 		fmt.Sprintf("Port %d", s.Port), "ListenAddress 127.0.0.1",
 		"HostKey "+s.File("host"), "AuthorizedKeysFile "+s.File("id.pub"),
 		"StrictModes no", "UsePAM no", "PidFile none", "PermitRootLogin yes",
@@ -128,21 +144,34 @@ func (s *Server) Kill() {
 // Trust adds the server's key to KnownHosts for another port of this machine.
 func (s *Server) Trust(t testing.TB, port int) {
 	t.Helper()
-	public, err := os.ReadFile(s.File("host.pub"))
-	if err != nil {
+	if err := s.trust(port); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (s *Server) trust(port int) error {
+	public, err := os.ReadFile(s.File("host.pub"))
+	if err != nil {
+		return err
+	}
 	known, _ := os.ReadFile(s.KnownHosts)
-	write(t, s.KnownHosts, fmt.Sprintf("%s[127.0.0.1]:%d %s", known, port, public))
+	return write(s.KnownHosts, fmt.Sprintf("%s[127.0.0.1]:%d %s", known, port, public))
 }
 
 // Key makes a key in the file that File(name) names.
 func (s *Server) Key(t testing.TB, name string) {
 	t.Helper()
+	if err := s.makeKey(name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Server) makeKey(name string) error {
 	cmd := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", s.File(name))
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("ssh-keygen: %v: %s", err, out)
+		return fmt.Errorf("ssh-keygen: %w: %s", err, out)
 	}
+	return nil
 }
 
 // URL is that of a directory, through a port of the server's or of a Line.
@@ -153,24 +182,16 @@ func (s *Server) URL(port int, dir string) string {
 // File is the path of a file of the server's directory, where Key puts keys.
 func (s *Server) File(name string) string { return filepath.Join(s.dir, name) }
 
-func write(t testing.TB, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
+func write(name, text string) error { return os.WriteFile(name, []byte(text), 0o600) }
 
 // freePort is a port that was free just now.
-func freePort(t testing.TB) int {
-	t.Helper()
+func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		return 0, err
 	}
 	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	n, _ := strconv.Atoi(port)
-	return n
+	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // Disconnected waits until as many connections were closed as were made.
