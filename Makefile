@@ -54,6 +54,10 @@ bench: deps-test build build/pcsc/libpcsclite.so.1 ## the limits, measured; fail
 bench-vm: deps-test ## the limits of USB readers, measured in a virtual machine
 	CARDFS_BENCH=1 $(GO) test -v -count=1 -timeout 30m -run '^Test(Token|Makers)?Limits$$' ./tests/usb
 
+.PHONY: farm
+farm: deps-test build/cardfs ## the readers of 1, 10 and 100 machines in one tree: how that grows
+	$(GO) run ./tests/farm
+
 .PHONY: soak
 soak: deps-test build ## the long tests: 10,000 cycles of simulated readers, a week of 1,000 readers in ten minutes, 1,000 under pcscd, 100 of USB, 50 of a pulled adapter
 	CARDFS_SOAK=10000 $(GO) test -v -count=1 -timeout 60m ./tests/soak

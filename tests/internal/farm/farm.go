@@ -38,6 +38,7 @@ type Farm struct {
 	Dir      string // where it is mounted
 	Machines []*Machine
 	Took     time.Duration // from the first attach until all readers were ready
+	Empty    int           // KiB, of its daemon before the first attach
 
 	daemon *proc.Process
 }
@@ -51,7 +52,7 @@ type Machine struct {
 	Line  *sftp.Server
 
 	daemon *proc.Process
-	mount  *sftp.Mount
+	mount  *sftp.Mounted
 }
 
 // Start starts a farm and waits until its readers are ready. What was started is in the farm
@@ -119,6 +120,9 @@ func (f *Farm) start(ctx context.Context, o Options) (err error) {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = events.Close() })()
 
+	if f.Empty, err = proc.RSS(f.daemon.Pid()); err != nil {
+		return err
+	}
 	began := time.Now()
 	ctl, err := os.OpenFile(filepath.Join(f.Dir, "ctl"), os.O_WRONLY, 0)
 	if err != nil {
@@ -208,6 +212,23 @@ func (f *Farm) Pids() ([]int, error) {
 		}
 	}
 	return pids, err
+}
+
+// Memory is what the readers take in the farm's cardfs and its children, in KiB: beyond what it
+// took before the first attach.
+func (f *Farm) Memory() (kib int, err error) {
+	pids, err := f.Pids()
+	if err != nil {
+		return 0, err
+	}
+	for _, pid := range pids {
+		n, err := proc.RSS(pid)
+		if err != nil {
+			return 0, err
+		}
+		kib += n
+	}
+	return kib - f.Empty, nil
 }
 
 // Pids are the processes of sshfs and of the sftp-servers behind it.

@@ -18,26 +18,30 @@ import (
 // connections for calls that wait. Names and attributes are not kept from one call to the next.
 const options = "direct_io,sshfs_sync,max_conns=8,dir_cache=no,entry_timeout=0,attr_timeout=0,negative_timeout=0"
 
-// Mount is a directory of a Server, mounted by sshfs.
-type Mount struct {
+// Mounted is a directory of another machine, mounted by sshfs.
+type Mounted struct {
 	Dir string
 	run *proc.Process
 }
 
-// Mount mounts the directory far of the server at near. It returns when the files are there.
-// Options are as after sshfs -o; they follow those that a cardfs needs.
-func (s *Server) Mount(ctx context.Context, far, near string, more ...string) (*Mount, error) {
-	all := append([]string{options, fmt.Sprintf("directport=%d", s.Port())}, more...)
+// Mount mounts the directory far of the server at near, as the function Mount does.
+func (s *Server) Mount(ctx context.Context, far, near string, more ...string) (*Mounted, error) {
+	return Mount(ctx, "127.0.0.1:"+far, near, append([]string{fmt.Sprintf("directport=%d", s.Port())}, more...)...)
+}
+
+// Mount mounts source, a directory of another machine as sshfs takes it, at near. It returns when
+// the files are there. Options are as after sshfs -o; they follow those that a cardfs needs.
+func Mount(ctx context.Context, source, near string, more ...string) (*Mounted, error) {
 	table, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer table.Close()
-	run, err := proc.Start(exec.Command("sshfs", "-f", "-o", strings.Join(all, ","), "127.0.0.1:"+far, near), new(proc.Log))
+	run, err := proc.Start(exec.Command("sshfs", "-f", "-o", strings.Join(append([]string{options}, more...), ","), source, near), new(proc.Log))
 	if err != nil {
 		return nil, fmt.Errorf("%w (Debian: sshfs)", err)
 	}
-	m := &Mount{near, run}
+	m := &Mounted{near, run}
 	ctx, cancel := context.WithTimeout(ctx, proc.Patience)
 	defer cancel()
 	for {
@@ -60,10 +64,10 @@ func (s *Server) Mount(ctx context.Context, far, near string, more ...string) (*
 }
 
 // Pid is sshfs's.
-func (m *Mount) Pid() int { return m.run.Pid() }
+func (m *Mounted) Pid() int { return m.run.Pid() }
 
 // Close unmounts, and ends sshfs.
-func (m *Mount) Close() error {
+func (m *Mounted) Close() error {
 	_ = unix.Unmount(m.Dir, unix.MNT_DETACH)
 	if m.run.Alive() {
 		_ = exec.Command("fusermount3", "-uz", m.Dir).Run() // a user's own mount

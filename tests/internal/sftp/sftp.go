@@ -21,8 +21,9 @@ const program = "/usr/lib/openssh/sftp-server"
 
 // Server is one machine, as its SFTP clients see it.
 type Server struct {
+	Delay time.Duration // each way
+
 	listener net.Listener
-	delay    time.Duration
 	accepts  sync.WaitGroup
 	serves   sync.WaitGroup
 	requests [256]atomic.Int64 // by type
@@ -48,7 +49,7 @@ func Listen(delay time.Duration) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{listener: l, delay: delay, sessions: make(map[*session]bool)}
+	s := &Server{listener: l, Delay: delay, sessions: make(map[*session]bool)}
 	s.accepts.Go(s.accept)
 	return s, nil
 }
@@ -93,10 +94,10 @@ func (s *Server) serve(conn *net.TCPConn) error {
 	// when it has an answer for nobody.
 	s.serves.Go(func() {
 		defer in.Close()
-		_ = carry(in, conn, s.delay, s.count())
+		_ = carry(in, conn, s.Delay, s.count())
 	})
 	s.serves.Go(func() {
-		_ = carry(conn, out, s.delay, nil)
+		_ = carry(conn, out, s.Delay, nil)
 		_ = conn.Close()
 		_ = out.Close()
 		_ = x.cmd.Wait()
@@ -186,6 +187,20 @@ func (s *Server) Total() (n int64) {
 		n += s.requests[kind].Load()
 	}
 	return n
+}
+
+// PerCall is how many requests a call takes, by the difference of many calls to few. use makes n
+// calls, and what goes with them.
+func (s *Server) PerCall(few, many int, use func(n int) error) (float64, error) {
+	var counted [2]int64
+	for i, n := range []int{few, many} {
+		before := s.Total()
+		if err := use(n); err != nil {
+			return 0, err
+		}
+		counted[i] = s.Total() - before
+	}
+	return float64(counted[1]-counted[0]) / float64(many-few), nil
 }
 
 var requestNames = map[byte]string{
