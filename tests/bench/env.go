@@ -58,7 +58,7 @@ func (e *env) close() error {
 
 func newEnv(ctx context.Context, o options) (*env, error) {
 	e := &env{options: o, notes: map[string]string{}}
-	for _, f := range []func(context.Context) error{e.build, e.mounts, e.pcscds, e.library, e.winscard, e.serialIdle, e.serialAgainst, e.serialMemory} {
+	for _, f := range []func(context.Context) error{e.build, e.mounts, e.pcscds, e.library, e.winscard, e.serialIdle, e.serialAgainst, e.serialMemory, e.remote} {
 		if err := f(ctx); err != nil {
 			return e, err
 		}

@@ -71,6 +71,13 @@ var rows = []row{
 	{what: "PC/SC without pcscd: 16 threads of a program on 16 readers, against pcscd", a: threadsOwn, b: threadsPcscd, bound: 2, least: true},
 	{what: "PC/SC without pcscd: certificates read by pkcs15-tool, against pcscd with libifdvpcd", a: certificates, b: certificatesSC, bound: 0.1},
 	{what: "PC/SC without pcscd: a client's threads, children, sockets, shared memory", a: beside, none: true},
+	// Of other machines.
+	{what: "an exchange with a remote reader over sshfs, against ssh HOST cardfs send by a kept connection", a: remoteText, b: remoteSend, bound: 0.2},
+	{what: "an exchange with a remote reader, against write+read on the far apdu by the same sshfs", a: remoteText, b: remoteSSHFS, bound: 1.5},
+	{what: "an exchange with a remote reader: requests that cross the line, one after the other", a: remoteRequests, bound: 2},
+	{what: "card in at the other side to the remote reader's event here (ms)", a: remoteEvents},
+	{what: "many remote readers of ten machines: resident memory a reader (KiB)", a: remoteMemory, bound: 100},
+	{what: "many remote readers: an exchange, against one remote reader", a: remoteMany, b: remoteOne, bound: 1.5},
 }
 
 // keep drops what is not in a row that has these words.
