@@ -106,6 +106,29 @@ func ParsePINModify(b []byte) (*PINModify, error) {
 	return m, nil
 }
 
+// Append appends the PIN_VERIFY structure, little endian.
+func (v *PINVerify) Append(dst []byte) []byte {
+	dst = append(dst, v.Timeout, 0, v.Format, v.Block, v.Length, v.MaxDigits, v.MinDigits, v.Condition, v.Messages)
+	dst = binary.LittleEndian.AppendUint16(dst, v.Language)
+	dst = append(dst, v.MessageIndexes[0])
+	return v.appendData(dst)
+}
+
+// Append appends the PIN_MODIFY structure, little endian.
+func (m *PINModify) Append(dst []byte) []byte {
+	dst = append(dst, m.Timeout, 0, m.Format, m.Block, m.Length, m.OffsetOld, m.OffsetNew, m.MaxDigits, m.MinDigits, m.Confirm, m.Condition, m.Messages)
+	dst = binary.LittleEndian.AppendUint16(dst, m.Language)
+	dst = append(dst, m.MessageIndexes[:]...)
+	return m.appendData(dst)
+}
+
+// appendData appends the end of both structures: bTeoPrologue, ulDataLength and abData.
+func (f *PINFormat) appendData(dst []byte) []byte {
+	dst = append(dst, f.Prologue[:]...)
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(f.APDU)))
+	return append(dst, f.APDU...)
+}
+
 // pinOrder finds the byte order by ulDataLength, the last field of fixed size.
 func pinOrder(what string, b []byte, fixed int) (binary.ByteOrder, error) {
 	if len(b) < fixed+4 {

@@ -2,26 +2,146 @@ package remote
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
 
+	"github.com/cardfs/cardfs/drivers/remote/files"
 	"github.com/cardfs/cardfs/reader"
 )
 
-// features are what the far control offers.
+// Control codes and tags of PC/SC part 10 §2.2 and §2.3, as control takes and lists them.
+const (
+	getFeatures      = 0x42000D48
+	escapeCode       = 0x42000001
+	verifyPINDirect  = 0x06
+	modifyPINDirect  = 0x07
+	ifdPINProperties = 0x0A
+	ccidEscape       = 0x13
+)
+
+// features are what the far control offers: a code for each tag.
 type features struct {
-	pad    reader.PINSupport
-	escape bool
+	codes map[byte]uint32
+	pad   reader.PINSupport
 }
 
-// serve finds out what the slot can do, and returns it for the core.
-func (s *slot) serve(ctx context.Context) (reader.Slot, error) { return s, nil }
+// parseFeatures reads the answer to CM_IOCTL_GET_FEATURE_REQUEST: tag, length 4, code.
+func parseFeatures(list []byte) (map[byte]uint32, error) {
+	codes := make(map[byte]uint32)
+	for ; len(list) >= 6; list = list[6:] {
+		if list[1] != 4 {
+			return nil, malformed("a feature of %d bytes", list[1])
+		}
+		codes[list[0]] = binary.BigEndian.Uint32(list[2:])
+	}
+	if len(list) > 0 {
+		return nil, malformed("a list of features with %d bytes too many", len(list))
+	}
+	return codes, nil
+}
+
+// escaper is a slot to whose reader the far side lets us send commands.
+type escaper struct{ *slot }
+
+var (
+	_ reader.PINPad  = (*slot)(nil)
+	_ reader.Escaper = escaper{}
+)
+
+// serve finds out what the slot can do, and returns it for the core. A control that may not be
+// used offers nothing.
+func (s *slot) serve(ctx context.Context) (reader.Slot, error) {
+	list, err := s.control(ctx, getFeatures, nil)
+	if err == nil {
+		s.features.codes, err = parseFeatures(list)
+	}
+	switch {
+	case s.line.ctx.Err() != nil || ctx.Err() != nil || errors.Is(err, reader.ErrProtocol):
+		return nil, err
+	case err != nil:
+		return s, nil
+	}
+	_, verify := s.features.codes[verifyPINDirect]
+	_, modify := s.features.codes[modifyPINDirect]
+	s.features.pad = reader.PINSupport{Verify: verify, Modify: modify}
+	if code, ok := s.features.codes[ifdPINProperties]; ok {
+		// PIN_PROPERTIES_STRUCTURE (ibid. §2.6.9): wLcdLayout comes first.
+		if p, err := s.control(ctx, code, nil); err == nil && len(p) >= 2 {
+			s.features.pad.Columns, s.features.pad.Lines = int(p[0]), int(p[1])
+		}
+	}
+	if _, ok := s.features.codes[ccidEscape]; ok {
+		return escaper{s}, nil
+	}
+	return s, nil
+}
+
+// control sends one command to the reader itself. The lock there is given up for that time: it
+// keeps off whoever does not come by the same open, or from the same process there.
+func (s *slot) control(ctx context.Context, code uint32, data []byte) (answer []byte, err error) {
+	if err := s.over(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := s.line.bound(ctx)
+	defer cancel()
+	if c := s.live(); c != nil && c.locked {
+		s.setWant(false)
+		if err := s.collectOwed(ctx, c); err != nil {
+			return nil, err
+		}
+		defer func() {
+			s.setWant(true)
+			if lockErr := s.lock(ctx, c); err == nil && lockErr != nil {
+				answer, err = nil, lockErr
+			}
+		}()
+	}
+	file, err := s.line.files.Open(ctx, s.path("control"), os.O_RDWR)
+	if err != nil {
+		return nil, s.line.explain("open control", err)
+	}
+	defer file.Close()
+	c := &session{file: file}
+	if line, err := c.ask(ctx, []byte("errors\n"), nil); err != nil || string(line) != "ok" {
+		return nil, s.line.explain("open control", errors.Join(err, reader.ErrProtocol))
+	}
+	command := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(data)), code)
+	command = append(command, data...)
+	defer clear(command)
+	text := appendHex(make([]byte, 0, 2*len(command)+1), command)
+	defer clear(text)
+	line, err := c.ask(ctx, text, nil)
+	switch {
+	case err != nil && (ended(err) || errors.Is(err, files.ErrWritten)):
+		return nil, fmt.Errorf("%s: %w (%w)", s.name(), reader.ErrInDoubt, err)
+	case err != nil:
+		return nil, s.line.explain("control", err)
+	}
+	defer clear(line)
+	if len(line) == 0 {
+		return nil, nil // an answer without bytes
+	}
+	return parseReply(line, nil)
+}
+
+// Escape sends p to the reader as it is.
+func (e escaper) Escape(ctx context.Context, p []byte) ([]byte, error) {
+	return e.control(ctx, escapeCode, p)
+}
 
 // PINSupport is what the reader's PIN pad can do.
 func (s *slot) PINSupport() reader.PINSupport { return s.features.pad }
 
+// VerifyPIN has a PIN entered at the reader there.
 func (s *slot) VerifyPIN(ctx context.Context, v *reader.PINVerify, dst []byte) ([]byte, error) {
-	return dst, reader.ErrUnsupported
+	answer, err := s.control(ctx, s.features.codes[verifyPINDirect], v.Append(nil))
+	return append(dst, answer...), err
 }
 
+// ModifyPIN has a PIN changed there.
 func (s *slot) ModifyPIN(ctx context.Context, m *reader.PINModify, dst []byte) ([]byte, error) {
-	return dst, reader.ErrUnsupported
+	answer, err := s.control(ctx, s.features.codes[modifyPINDirect], m.Append(nil))
+	return append(dst, answer...), err
 }

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -212,5 +213,129 @@ func TestLostAndBack(t *testing.T) {
 	}
 	if now := []string{h.Slot(1).ByID(), h.Slot(2).ByID()}; names[0] != now[0] || names[1] != now[1] {
 		t.Errorf("names %q, before %q", now, names)
+	}
+}
+
+// hubState waits until the one hub has a state with an error that has some words.
+func (h *here) hubState(state core.State, words string) {
+	h.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) { // no event says so
+		hubs := h.Hubs()
+		if len(hubs) == 1 && hubs[0].State == state && (words == "" || hubs[0].Err != nil && strings.Contains(hubs[0].Err.Error(), words)) {
+			return
+		}
+		if time.Now().After(end) {
+			h.t.Fatalf("hubs %+v, want %s with %q", hubs, state, words)
+		}
+	}
+}
+
+// "A directory that is no cardfs, a far cardfs of another version: clear errors."
+func TestNoCardfs(t *testing.T) {
+	dir := t.TempDir()
+	h := machineHere(t, "remote "+dir)
+	h.hubState(core.StateStarting, "nothing is mounted there, or no cardfs")
+	if err := os.WriteFile(dir+"/ctl", []byte("driver sim slots=0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.hubState(core.StateFailed, "older cardfs")
+	if err := fs.Ctl(h.Manager, "detach remote "+dir); err != nil {
+		t.Error(err)
+	}
+	for _, words := range []string{"relative", "/x host=a/b", "/x host=..", "/x lost=maybe", "/x t0=plain", "/x no=key", "ssh://-x/"} {
+		if err := fs.Ctl(h.Manager, "attach remote "+words); err == nil {
+			t.Errorf("attach remote %s was accepted", words)
+		}
+	}
+}
+
+// "A far slot that leads back to one's own daemon, directly or via other machines, is refused
+// with words."
+func TestLoops(t *testing.T) {
+	a, b := machineThere(t, "t1"), machineThere(t)
+	a.ctl("attach remote " + a.dir)
+	(&here{Manager: a.Manager, t: t}).hubState(core.StateFailed, "the mount of this cardfs itself")
+	a.ctl("detach remote " + a.dir)
+
+	b.ctl("attach remote " + a.dir + " host=a")
+	h := &here{Manager: b.Manager, t: t, events: b.Follow()}
+	h.awaitState(0, core.StatePresent)
+	a.ctl("attach remote " + b.dir + " host=b")
+	(&here{Manager: a.Manager, t: t}).hubState(core.StateReady, "")
+	if n := len(a.Slots()); n != 1 {
+		t.Errorf("%d slots, want its own", n)
+	}
+	if got := b.Slot(0).Info().Device.Via; got != a.Instance() {
+		t.Errorf("via %s, want %s", got, a.Instance())
+	}
+	// A third machine sees the card over both.
+	c := machineHere(t, "remote "+b.dir+" host=b")
+	c.awaitState(0, core.StatePresent)
+	if got, want := c.Slot(0).Info().Device.Via, b.Instance()+","+a.Instance(); got != want {
+		t.Errorf("via %s, want %s", got, want)
+	}
+	s := c.open(0)
+	if _, err := s.Transmit(t.Context(), numbered(1), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// Reset and protocol are the other side's; a reset by somebody there ends the sessions here.
+func TestResets(t *testing.T) {
+	far := machineThere(t, "t1 card=dual")
+	h := machineHere(t, "remote "+far.dir)
+	h.awaitState(0, core.StatePresent)
+	s := h.open(0)
+	me := core.Caller{Owner: new(int), Wait: true}
+	before := far.Slot(0).Info().Event
+	if err := h.Slot(0).Power(t.Context(), core.ResetCold, me); err != nil {
+		t.Fatal(err)
+	}
+	if far.Slot(0).Info().Event == before {
+		t.Error("the card there was not reset")
+	}
+	if _, err := s.Transmit(t.Context(), numbered(1), nil); !errors.Is(err, reader.ErrStale) {
+		t.Errorf("a session after a reset: %v", err)
+	}
+	s = h.open(0)
+	if err := far.Slot(0).Power(t.Context(), core.ResetWarm, core.Caller{Owner: new(int), Wait: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Transmit(t.Context(), numbered(2), nil); !errors.Is(err, reader.ErrStale) {
+		t.Errorf("a session after a reset there: %v", err)
+	}
+	h.awaitState(0, core.StatePresent)
+	s = h.open(0)
+	if _, err := s.Transmit(t.Context(), numbered(3), nil); err != nil {
+		t.Error(err)
+	}
+	if err := h.Slot(0).Power(t.Context(), core.PowerDown, me); err != nil {
+		t.Fatal(err)
+	}
+	if got := far.Slot(0).Info().State; got != core.StatePresent {
+		t.Errorf("after power off the card there is %s", got)
+	}
+}
+
+// "control where the far slot has it": a PIN is entered at the reader there.
+func TestPINPad(t *testing.T) {
+	far := machineThere(t, "pinpad")
+	h := machineHere(t, "remote "+far.dir)
+	h.awaitState(0, core.StatePresent)
+	h.open(0)
+	far.ctl("sim 0 keys 1234")
+	if got, want := h.Slot(0).PINSupport(), far.Slot(0).PINSupport(); got != want || !got.Verify {
+		t.Fatalf("%+v, want %+v", got, want)
+	}
+	by := core.Caller{Owner: new(int), Wait: true}
+	v := &reader.PINVerify{PINFormat: reader.PINFormat{Format: 0x82, MinDigits: 4, MaxDigits: 8, Condition: 2, APDU: []byte{0, 0x20, 0, 1, 0}}}
+	answer, err := h.Slot(0).VerifyPIN(t.Context(), v, by)
+	if err != nil || len(answer) != 2 {
+		t.Errorf("% X, %v", answer, err)
+	}
+	if c, err := far.Slot(0).Open(t.Context(), core.Caller{Owner: new(int), Wait: true}); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
 	}
 }

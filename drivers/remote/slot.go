@@ -61,7 +61,6 @@ var (
 	_ reader.Notifier         = (*slot)(nil)
 	_ reader.ProtocolSelector = (*slot)(nil)
 	_ reader.Ejector          = (*slot)(nil)
-	_ reader.PINPad           = (*slot)(nil)
 	_ reader.Locker           = (*slot)(nil)
 )
 

@@ -273,6 +273,9 @@ func TestParsePIN(t *testing.T) {
 		if err != nil || fmt.Sprintf("%#v", v.PINFormat) != fmt.Sprintf("%#v", want) {
 			t.Errorf("%s: %#v, %v", s, v, err)
 		}
+		if again, err := reader.ParsePINVerify(v.Append(nil)); err != nil || fmt.Sprintf("%#v", again) != fmt.Sprintf("%#v", v) {
+			t.Errorf("%s: appended and read again: %#v, %v", s, again, err)
+		}
 	}
 	want.MessageIndexes = [3]byte{7, 8, 9}
 	for _, s := range []string{
@@ -282,6 +285,9 @@ func TestParsePIN(t *testing.T) {
 		m, err := reader.ParsePINModify(hexb(s))
 		if err != nil || fmt.Sprintf("%#v", m.PINFormat) != fmt.Sprintf("%#v", want) || m.OffsetOld != 0 || m.OffsetNew != 8 || m.Confirm != 3 {
 			t.Errorf("%s: %#v, %v", s, m, err)
+		}
+		if again, err := reader.ParsePINModify(m.Append(nil)); err != nil || fmt.Sprintf("%#v", again) != fmt.Sprintf("%#v", m) {
+			t.Errorf("%s: appended and read again: %#v, %v", s, again, err)
 		}
 	}
 }
