@@ -64,6 +64,7 @@ func TestErrnoOfTwo(t *testing.T) {
 		why           string
 	}{
 		{reader.ErrGone, reader.ErrInterrupted, syscall.ENODEV, "the reader left, and no signal came"},
+		{reader.ErrInDoubt, reader.ErrGone, syscall.EIO, "the command may have been carried out"},
 		{reader.ErrGone, reader.ErrNoCard, syscall.ENODEV, "there is no reader that could have a card"},
 		{reader.ErrGone, reader.ErrStale, syscall.ENODEV, "no new open helps"},
 		{reader.ErrGone, reader.ErrTimeout, syscall.ENODEV, "its link broke in an exchange"},

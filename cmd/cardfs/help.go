@@ -176,6 +176,7 @@ every event as it comes, without a gap. A line is:
   SEQUENCE SLOT EVENT KEY=VALUE...
 
   arrived    a reader was announced; its directory is there  driver device reader
+                                                             by-id via
   ready      its driver has initialised it
   failed     it could not, or the card could not be powered  error
   inserted   a card is in the slot
@@ -185,7 +186,8 @@ every event as it comes, without a gap. A line is:
   removed    the card is gone
   left       the reader is gone
 
-SEQUENCE counts from 1 while cardfs runs. In a value, blanks are underscores. To
+via names the daemons on the way to the reader of another machine, by what their ctl calls
+instance. SEQUENCE counts from 1 while cardfs runs. In a value, blanks are underscores. To
 whoever reads too slowly, lost=N says how many events before the line were dropped.
 
 A read waits for the next event; with O_NONBLOCK it says EAGAIN. cat, head -n and

@@ -46,6 +46,10 @@ direct_io exchanges read nothing, without sshfs_sync a refused write looks like 
   cardfs send --mount far 0 00A4000C023F00
   fusermount3 -u far
 
+To a cardfs here, cardfs attach remote DIR gives the readers of another machine that is
+mounted so; with ssh://HOST/DIR it mounts by itself. While sshfs is gone they are starting,
+and they come back with it.
+
 A call that waits occupies one of the connections, and when all wait the mount stands
 still: give the far cardfs an --open-timeout. A read that fails looks like end of file;
 after the line errors it is a line. There is no ioctl, and flock locks this machine only;

@@ -8,9 +8,11 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
@@ -225,5 +227,44 @@ func TestPlugCycles(t *testing.T) {
 		h.expect("0 removed")
 		far.ctl("sim 0 insert")
 		h.expect("0 inserted")
+	}
+}
+
+// "Detach, daemon exit must not wait": while the file system stands still, a machine is
+// detached, its command ends in doubt, and another machine is served.
+func TestStandstill(t *testing.T) {
+	far := machineThere(t, "t1")
+	w := newWay(t, far.dir)
+	h := machineHere(t, "remote "+w.at)
+	h.awaitState(0, core.StatePresent)
+	s := h.open(0)
+	if err := w.sshfs.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Transmit(context.Background(), numbered(1), nil)
+		done <- err
+	}()
+	other := machineThere(t, "t0")
+	if err := fs.Ctl(h.Manager, "attach remote "+other.dir); err != nil {
+		t.Fatal(err)
+	}
+	h.awaitState(1, core.StatePresent)
+	if _, err := h.open(1).Transmit(t.Context(), numbered(2), nil); err != nil {
+		t.Errorf("the other machine: %v", err)
+	}
+	if err := fs.Ctl(h.Manager, "detach remote "+w.at); err != nil {
+		t.Error(err)
+	}
+	for h.next() != "0 left" {
+	}
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("a command was answered that nobody could carry")
+		}
+	case <-time.After(patience):
+		t.Error("the command hangs after its machine was detached")
 	}
 }

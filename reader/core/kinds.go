@@ -13,7 +13,7 @@ var errUnpowered = fmt.Errorf("the card is not powered: %w", reader.ErrNoCard)
 
 // kinds are the errors that say all that a log may have of an exchange.
 var kinds = []error{
-	reader.ErrGone, reader.ErrInterrupted, reader.ErrAborted, reader.ErrNoCard, reader.ErrStale, reader.ErrLocked, reader.ErrNotReady, reader.ErrInvalid, reader.ErrUnsupported,
+	reader.ErrInDoubt, reader.ErrGone, reader.ErrInterrupted, reader.ErrAborted, reader.ErrNoCard, reader.ErrStale, reader.ErrLocked, reader.ErrNotReady, reader.ErrInvalid, reader.ErrUnsupported,
 	reader.ErrNoPermission, reader.ErrClaimed, reader.ErrFailed, reader.ErrTimeout, reader.ErrProtocol, reader.ErrMute, reader.ErrCancelled,
 }
 

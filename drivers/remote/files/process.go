@@ -51,6 +51,10 @@ func serve(fd int) {
 		if err != nil {
 			return // the daemon has ended, or wants nothing more
 		}
+		if f.op == opClose { // in order: no later request finds the file open
+			p.close(f.handle)
+			continue
+		}
 		go p.do(f)
 	}
 }
@@ -63,9 +67,6 @@ func (p *process) do(f frame) {
 	case opOpen:
 		dir, path, _ := strings.Cut(string(f.data), "\x00")
 		reply.handle, err = p.open(dir, path, int(f.arg))
-	case opClose:
-		p.close(f.handle)
-		return
 	default:
 		reply.data, err = p.use(f)
 	}
@@ -164,7 +165,7 @@ func (p *process) close(handle uint32) {
 	}
 	p.mu.Unlock()
 	if known {
-		p.release(handle, o)
+		go p.release(handle, o)
 	}
 }
 

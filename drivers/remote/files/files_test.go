@@ -1,0 +1,138 @@
+package files
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/cardfs/cardfs/fs"
+	"github.com/cardfs/cardfs/reader/core"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func start(t *testing.T) *Process {
+	t.Helper()
+	p, err := Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// hanging is a directory with a file event whose read waits: a cardfs without readers.
+func hanging(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hang")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := core.NewManager(core.Options{})
+	srv, err := fs.Mount(dir, m, fs.Options{GID: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		m.Close(context.Background())
+		_ = srv.Close(5 * time.Second)
+		_ = os.Remove(dir)
+	})
+	return dir
+}
+
+func TestReadAndWrite(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := start(t).Group(dir, 4)
+	if text, err := g.ReadFile(t.Context(), "f", 100); err != nil || string(text) != "text" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if text, err := g.ReadFile(t.Context(), "f", 2); err != nil || string(text) != "te" {
+		t.Errorf("%q, %v", text, err)
+	}
+	f, err := g.Open(t.Context(), "f", os.O_RDWR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Write(t.Context(), []byte("TE")); err != nil {
+		t.Error(err)
+	}
+	if text, err := f.Exchange(t.Context(), []byte("X"), 10); err != nil || string(text) != "t" {
+		t.Errorf("%q, %v", text, err)
+	}
+	f.Close()
+	if _, err := f.Read(t.Context(), 1); !errors.Is(err, syscall.EBADF) {
+		t.Errorf("a read of a closed file: %v", err)
+	}
+	if _, err := g.Open(t.Context(), "nosuch", os.O_RDONLY); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no such file: %v", err)
+	}
+}
+
+// "Whoever serves the file system decides what is there": nothing but regular files below the
+// directory is opened.
+func TestHostileFiles(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(dir, "dir")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := start(t).Group(dir, 4)
+	for _, name := range []string{"link", "dir/passwd", "pipe", "../../../../etc/passwd", "/etc/passwd", "."} {
+		if f, err := g.Open(t.Context(), name, os.O_RDONLY); err == nil {
+			f.Close()
+			t.Errorf("%s was opened", name)
+		}
+	}
+}
+
+// "Calls end with their context", and with the process; their number is bounded.
+func TestHanging(t *testing.T) {
+	p := start(t)
+	g := p.Group(hanging(t), 2)
+	f, err := g.Open(t.Context(), "event", os.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := f.Read(ctx, 100); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: %v", err)
+	}
+	done := make(chan error, 2)
+	for range 2 {
+		go func() {
+			_, err := f.Read(t.Context(), 100)
+			done <- err
+		}()
+	}
+	for len(g.calls) < 2 {
+		time.Sleep(time.Millisecond) // nothing tells
+	}
+	if _, err := g.Open(t.Context(), "ctl", os.O_RDONLY); !errors.Is(err, ErrStuck) {
+		t.Errorf("one call too many: %v", err)
+	}
+	p.Close()
+	for range 2 {
+		if err := <-done; !errors.Is(err, ErrEnded) {
+			t.Errorf("a call under way: %v", err)
+		}
+	}
+	if _, err := f.Read(t.Context(), 100); !errors.Is(err, ErrEnded) && !errors.Is(err, ErrStuck) {
+		t.Errorf("a call after the end: %v", err)
+	}
+}
