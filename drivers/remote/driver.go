@@ -81,7 +81,7 @@ var hostName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.\-_@:+]{0,99}$`)
 
 // Attach checks the words of attach. It looks at no file.
 func (d *Driver) Attach(dev reader.Device) (reader.Device, error) {
-	m := &machine{driver: d, gone: make(chan struct{}), readers: make(map[string]*far)}
+	m := &machine{driver: d, gone: make(chan struct{}), readers: make(map[string]*far), shunned: make(map[string]bool)}
 	keys := []string{"host", "lost"}
 	switch {
 	case sshfs.IsURL(dev.Address):
@@ -111,6 +111,7 @@ func (d *Driver) Attach(dev reader.Device) (reader.Device, error) {
 	}
 	if m.url {
 		if err := m.parseURL(dev); err != nil {
+			dev.Address = "ssh://…" // it may have a password
 			return dev, err
 		}
 	} else {

@@ -259,6 +259,7 @@ func (l *line) arrived(e event) error {
 		return malformed("more than %d slots", slotsMost)
 	}
 	s := newSlot(l, e.slot)
+	s.reader = p.reader
 	l.slots[e.slot] = s
 	m := l.machine
 	if own := reader.InstanceOf(l.host); own != "" && slices.Contains(p.via, own) {
@@ -282,10 +283,10 @@ func (l *line) arrived(e event) error {
 // left makes a slot's reader leave; its other slots' events follow.
 func (l *line) left(s *slot) {
 	s.leave()
-	if s.of == nil {
-		return
-	}
 	l.machine.mu.Lock()
 	defer l.machine.mu.Unlock()
-	s.of.leave()
+	delete(l.machine.shunned, s.reader)
+	if s.of != nil {
+		s.of.leave()
+	}
 }

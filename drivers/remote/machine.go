@@ -35,6 +35,7 @@ type machine struct {
 	over    bool
 	host    string          // what by-id calls it; "" until that is known
 	readers map[string]*far // by far.key: those that are announced
+	shunned map[string]bool // by the same: those that were detached, until they leave there
 	line    *line           // nil: away
 }
 
@@ -109,7 +110,7 @@ func (h *hub) Close() error {
 func (m *machine) announce(l *line, p place, number int) *far {
 	via := strings.Join(append([]string{l.instance}, p.via...), ",")
 	m.mu.Lock()
-	if m.over || m.line != l {
+	if m.over || m.line != l || m.shunned[p.reader] {
 		m.mu.Unlock()
 		return nil
 	}
@@ -203,6 +204,9 @@ func (f *far) Gone() <-chan struct{} { return f.gone }
 func (f *far) Detached() {
 	f.machine.mu.Lock()
 	defer f.machine.mu.Unlock()
+	if !f.left {
+		f.machine.shunned[f.key] = true
+	}
 	f.leave()
 }
 

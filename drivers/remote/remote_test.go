@@ -43,6 +43,11 @@ func machineThere(t testing.TB, readers ...string) *there {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return machineAt(t, dir, readers...)
+}
+
+func machineAt(t testing.TB, dir string, readers ...string) *there {
+	t.Helper()
 	m := core.NewManager(core.Options{Drivers: []reader.Driver{&sim.Driver{}, &Driver{}}})
 	srv, err := fs.Mount(dir, m, fs.Options{GID: -1})
 	if err != nil {
@@ -247,6 +252,9 @@ func TestNoCardfs(t *testing.T) {
 			t.Errorf("attach remote %s was accepted", words)
 		}
 	}
+	if err := fs.Ctl(h.Manager, "attach remote ssh://ann:secret@lab"); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("a password: %v", err)
+	}
 }
 
 // "A far slot that leads back to one's own daemon, directly or via other machines, is refused
@@ -309,6 +317,17 @@ func TestResets(t *testing.T) {
 	if _, err := s.Transmit(t.Context(), numbered(3), nil); err != nil {
 		t.Error(err)
 	}
+	other := 1 - h.Slot(0).Info().Params.T
+	if err := h.Slot(0).SelectProtocol(t.Context(), other, me); err != nil {
+		t.Error(err)
+	}
+	if got, want := h.Slot(0).Info().Protocol(), far.Slot(0).Info().Protocol(); got != want || got != fmt.Sprintf("T=%d", other) {
+		t.Errorf("protocol %s, there %s, want T=%d", got, want, other)
+	}
+	s = h.open(0)
+	if _, err := s.Transmit(t.Context(), numbered(4), nil); err != nil {
+		t.Error(err)
+	}
 	if err := h.Slot(0).Power(t.Context(), core.PowerDown, me); err != nil {
 		t.Fatal(err)
 	}
@@ -337,5 +356,53 @@ func TestPINPad(t *testing.T) {
 		t.Error(err)
 	} else {
 		c.Close()
+	}
+}
+
+// One reader of a machine can be detached. It stays away until it leaves there and comes back.
+func TestDetachOne(t *testing.T) {
+	far := machineThere(t, "t1", "t0")
+	w := newWay(t, far.dir)
+	h := machineHere(t, "remote "+w.at)
+	h.awaitState(0, core.StatePresent)
+	h.awaitState(1, core.StatePresent)
+	if err := h.Detach(0); err != nil {
+		t.Fatal(err)
+	}
+	for h.next() != "0 left" {
+	}
+	w.cut()
+	h.awaitState(1, core.StateStarting)
+	w.restore()
+	h.awaitState(1, core.StatePresent)
+	if h.Slot(0) != nil {
+		t.Error("a reader that was detached is back")
+	}
+	far.ctl("sim 0 unplug")
+	far.ctl("sim 0 plug")
+	h.awaitState(0, core.StatePresent)
+}
+
+// The cardfs there is ended and started again: the same numbers and names.
+func TestRestartThere(t *testing.T) {
+	far := machineThere(t, "t1", "pinpad")
+	h := machineHere(t, "remote "+far.dir+" host=lab")
+	h.awaitState(0, core.StatePresent)
+	h.awaitState(1, core.StatePresent)
+	names := []string{h.Slot(0).ByID(), h.Slot(1).ByID()}
+	before := far.Instance()
+	far.stop()
+	h.hubState(core.StateStarting, "")
+	again := machineAt(t, far.dir, "t1", "pinpad")
+	h.awaitState(0, core.StatePresent)
+	h.awaitState(1, core.StatePresent)
+	if via := h.Slot(0).Info().Device.Via; via == before || via != again.Instance() {
+		t.Errorf("via %s, want %s", via, again.Instance())
+	}
+	if now := []string{h.Slot(0).ByID(), h.Slot(1).ByID()}; names[0] != now[0] || names[1] != now[1] {
+		t.Errorf("names %q, before %q", now, names)
+	}
+	if _, err := h.open(1).Transmit(t.Context(), numbered(1), nil); err != nil {
+		t.Error(err)
 	}
 }

@@ -24,6 +24,7 @@ type session struct {
 	since    uint64 // the slot's last event when it began
 	protocol int
 	over     bool // under slot.mu
+	reset    bool // it began with a reset that was asked for here
 
 	// With the turn.
 	locked bool  // others are locked out, or will be when owed comes

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -36,7 +37,8 @@ const notesMost = 64
 // slot is a far slot from its arrival in one line until it leaves or the line ends.
 type slot struct {
 	line    *line
-	number  int // there
+	number  int    // there
+	reader  string // place.reader
 	changes chan struct{}
 	of      *far // the reader whose slot it is; nil: refused. The reading goroutine's
 
@@ -239,7 +241,8 @@ func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 	}
 	ctx, cancel := s.line.bound(ctx)
 	defer cancel()
-	if s.live() != nil {
+	reset := s.live() != nil
+	if reset {
 		s.hangUp()
 		word := "cold"
 		if how == reader.Warm {
@@ -254,6 +257,9 @@ func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
 	if err != nil {
 		s.hangUp()
 		return nil, err
+	}
+	if c := s.live(); c != nil {
+		c.reset = reset
 	}
 	return atr, nil
 }
@@ -285,10 +291,24 @@ func (s *slot) Eject(ctx context.Context) error {
 // here and not only opened, it is selected there.
 func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816.Params, error) {
 	c := s.live()
-	if c == nil {
-		return want, fmt.Errorf("%s: %w", s.name(), reader.ErrStale)
+	var refused error
+	if c != nil && c.reset && c.protocol != want.T {
+		ctx, cancel := s.line.bound(ctx)
+		defer cancel()
+		s.hangUp()
+		refused = s.command(ctx, "protocol", fmt.Sprintf("T=%d", want.T))
+		if refused != nil && !errors.Is(refused, reader.ErrUnsupported) {
+			return want, refused
+		}
+		if _, err := s.dial(ctx); err != nil {
+			return want, err
+		}
+		c = s.live()
 	}
-	if c.protocol == want.T || c.protocol == iso7816.NoProtocol {
+	switch {
+	case c == nil:
+		return want, fmt.Errorf("%s: %w", s.name(), reader.ErrStale)
+	case c.protocol == want.T, c.protocol == iso7816.NoProtocol:
 		return want, nil
 	}
 	return iso7816.DefaultParams(c.protocol), nil
