@@ -68,6 +68,33 @@ static LONG ask(struct pc_card *c, DWORD share, struct cardfs_connection *now)
 	return SCARD_S_SUCCESS;
 }
 
+/* next_change is for a question that is asked again after each change of the slot. It opens
+ * *status the first time, and waits from then on. It returns false if status cannot be read. */
+static bool next_change(struct pc_card *c, int *status)
+{
+	char text[CF_TEXT_MAX];
+
+	if (*status < 0)
+		*status = cf_open(c->dir, "status", O_RDONLY | O_NONBLOCK);
+	else
+		poll(&(struct pollfd){.fd = *status, .events = POLLPRI}, 1, -1);
+	/* What comes after this read makes it ready again. */
+	return *status >= 0 && pread(*status, text, sizeof text, 0) >= 0;
+}
+
+bool pc_wait_unlocked(struct pc_card *c)
+{
+	struct cardfs_connection now;
+	int status = -1;
+	LONG result;
+
+	do
+		result = ask(c, c->share, &now);
+	while (result == SCARD_S_SUCCESS && now.locked && next_change(c, &status));
+	cf_close(&status);
+	return result == SCARD_S_SUCCESS && !now.locked;
+}
+
 LONG pc_look(struct pc_card *c, struct cardfs_connection *now)
 {
 	LONG result;
@@ -342,27 +369,12 @@ static int renew(struct pc_card *c)
  * ended; pcsc-lite waits for that, too. */
 static LONG become(struct pc_card *c, DWORD share, struct cardfs_connection *now)
 {
-	char text[CF_TEXT_MAX];
 	int status = -1;
 	LONG result;
 
-	for (;;) {
-		struct pollfd changed = {.events = POLLPRI};
-
-		if (status >= 0 && pread(status, text, sizeof text, 0) < 0)
-			break;
+	do
 		result = ask(c, share, now);
-		if (result != SCARD_E_SHARING_VIOLATION)
-			break;
-		if (status < 0) {
-			status = cf_open(c->dir, "status", O_RDONLY | O_NONBLOCK);
-			if (status < 0)
-				break;
-			continue;
-		}
-		changed.fd = status;
-		poll(&changed, 1, -1);
-	}
+	while (result == SCARD_E_SHARING_VIOLATION && next_change(c, &status));
 	cf_close(&status);
 	return result;
 }

@@ -27,8 +27,6 @@ static int flock_again(int fd, int how)
 
 bool pc_wait_lock(struct pc_card *c)
 {
-	/* The mount refuses the lock of an open for reading to a process that it does not see:
-	 * one in another pid namespace. */
 	int error = c->apdu >= 0 ? flock_again(c->apdu, LOCK_EX) : -EBADF, fd;
 
 	if (error == 0) {
@@ -42,7 +40,9 @@ bool pc_wait_lock(struct pc_card *c)
 	/* Closed while it has the lock, the open would look like a program that died. */
 	flock(fd, LOCK_UN);
 	cf_close(&fd);
-	return error == 0;
+	/* The mount refuses the lock of an open for reading to a process that it does not see:
+	 * one in another pid namespace. */
+	return error == 0 || pc_wait_unlocked(c);
 }
 
 /* lock takes the lock. A program that has to reconnect is told so at once, and does not

@@ -157,6 +157,9 @@ void pc_end(struct pc_card *c);
  * (c->event). pc_check returns that as an error. */
 LONG pc_look(struct pc_card *c, struct cardfs_connection *now);
 LONG pc_check(struct pc_card *c, struct cardfs_connection *now);
+/* pc_wait_unlocked waits until the mount says that no program has the transaction. It returns
+ * false if the mount does not answer. Another program may have it again by then. */
+bool pc_wait_unlocked(struct pc_card *c);
 /* pc_happened sets c->event. */
 void pc_happened(struct pc_card *c, LONG event);
 /* pc_open_apdu opens a session with the card, which powers it if need be. EAGAIN and EBUSY

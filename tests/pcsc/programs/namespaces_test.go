@@ -94,14 +94,15 @@ func TestOtherPidNamespace(t *testing.T) {
 	defer d.Kill()
 	s := &side{t: t, daemon: d, env: []string{"PATH=/usr/bin:/bin", "TESTDATA=" + filepath.Join(built, "testdata"),
 		"CARDFS_MOUNT=" + d.Dir, "LD_LIBRARY_PATH=" + filepath.Dir(library)}}
-	const connect = `connect("Simulated T=1 reader 00 00")`
+	const name = `"Simulated T=1 reader 00 00"`
+	const connect, direct = "connect(" + name + ")", "connect(" + name + ", SCARD_SHARE_DIRECT)"
 	trace := filepath.Join(t.TempDir(), "trace")
 	holder, waiter := s.client(), s.clientBy("exec strace -f -qq -e trace=flock -o "+trace+" /usr/bin/python3 $TESTDATA/say.py")
 	for _, c := range []*client{holder, waiter} {
 		c.say("establish()", "SUCCESS")
 		c.say(connect, "SUCCESS")
 	}
-	for _, call := range []string{"status()", "send()", "begin()", "reset()"} {
+	for _, call := range []string{"status()", "send()", "begin()", connect, direct, "reset()"} {
 		holder.say("begin()", "SUCCESS")
 		waiter.start(call)
 		for range 20 {
