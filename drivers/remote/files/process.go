@@ -86,27 +86,39 @@ func (p *process) do(f frame) {
 
 // openBelow opens a regular file below dir. Whoever serves the file system decides what is
 // there: a symbolic link that leads elsewhere, a device, or a pipe that blocks its opener.
+//
+// openat2(2) would do it in one call, but a service with RestrictSUIDSGID= has none
+// (systemd.exec(5)).
 func openBelow(dir, path string, flags int) (int, error) {
-	const look = unix.O_PATH | unix.O_CLOEXEC
-	top, err := retried(func() (int, error) { return unix.Open(dir, look|unix.O_DIRECTORY, 0) })
+	at, err := retried(func() (int, error) { return unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return -1, err
 	}
-	defer unix.Close(top)
-	how := unix.OpenHow{Flags: look, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
-	seen, err := retried(func() (int, error) { return unix.Openat2(top, path, &how) })
-	if err != nil {
-		return -1, err
+	defer func() { unix.Close(at) }()
+	for name := range strings.SplitSeq(path, "/") {
+		if name == "" || name == ".." {
+			return -1, unix.EXDEV
+		}
+		// Of a symbolic link this opens the link, below which there is nothing.
+		next, err := retried(func() (int, error) { return unix.Openat(at, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
+		if err != nil {
+			return -1, err
+		}
+		unix.Close(at)
+		at = next
 	}
-	defer unix.Close(seen)
 	var st unix.Stat_t
-	if err := unix.Fstat(seen, &st); err != nil {
+	if err := unix.Fstat(at, &st); err != nil {
 		return -1, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFLNK:
+		return -1, unix.ELOOP
+	default:
 		return -1, unix.ENOTSUP
 	}
-	link := fmt.Sprintf("/proc/self/fd/%d", seen)
+	link := fmt.Sprintf("/proc/self/fd/%d", at)
 	return retried(func() (int, error) { return unix.Open(link, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0) })
 }
 
