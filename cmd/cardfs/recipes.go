@@ -38,8 +38,17 @@ Go's and Python's own poll loops (deadlines, asyncio) work on every file.
 
 OTHER MACHINES
 
-sshfs carries the text of the files, waiting opens included, with these options; without
-direct_io exchanges read nothing, without sshfs_sync a refused write looks like success:
+Readers of another machine become readers here, by the driver remote, which starts sshfs:
+
+  mkdir -p here
+  cardfs mount -b --usb=off here
+  cardfs attach --mount here remote ssh://localhost$PWD/cards
+  cardfs send --mount here 0 00A4000C023F00
+  fusermount3 -u here
+
+Without a cardfs here, sshfs carries the text of the files, waiting opens included, with
+these options; without direct_io exchanges read nothing, without sshfs_sync a refused write
+looks like success:
 
   mkdir -p far
   sshfs -o direct_io,sshfs_sync,max_conns=8 localhost:$PWD/cards far
@@ -51,7 +60,8 @@ mounted so; with ssh://HOST/DIR it mounts by itself. While sshfs is gone they ar
 and they come back with it.
 
 A call that waits occupies one of the connections, and when all wait the mount stands
-still: give the far cardfs an --open-timeout. A read that fails looks like end of file;
+still: give the far cardfs an --open-timeout. Two opens of one file share a connection: let
+each lock and unlock from a mount of its own. A read that fails looks like end of file;
 after the line errors it is a line. There is no ioctl, and flock locks this machine only;
 the lines lock and unlock lock the reader itself. Pull none of this over a network that
 you do not trust with PINs, except through ssh.
