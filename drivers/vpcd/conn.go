@@ -31,6 +31,7 @@ type conn struct {
 	peer    string
 	timeout time.Duration
 	log     *slog.Logger
+	free    func(*conn)   // gives its place to another, before anybody is told that it ended
 	done    chan struct{} // closed when the reading goroutine has ended
 
 	// Used by the asking side only.
@@ -54,9 +55,9 @@ type conn struct {
 	wake     chan struct{} // buffer of one: the answer or its error is there
 }
 
-func newConn(nc net.Conn, timeout time.Duration, log *slog.Logger) *conn {
+func newConn(nc net.Conn, timeout time.Duration, log *slog.Logger, free func(*conn)) *conn {
 	c := &conn{
-		net: nc, peer: peerName(nc), timeout: timeout, log: log, done: make(chan struct{}),
+		net: nc, peer: peerName(nc), timeout: timeout, log: log, free: free, done: make(chan struct{}),
 		wake: make(chan struct{}, 1), lost: reader.ErrNoCard,
 	}
 	if sc, ok := nc.(syscall.Conn); ok {
@@ -160,6 +161,7 @@ func (c *conn) end(why error) {
 		return
 	}
 	c.ended = why
+	c.free(c)
 	if c.waiting {
 		if errors.Is(why, reader.ErrTimeout) || errors.Is(why, reader.ErrProtocol) {
 			c.deliver(why)

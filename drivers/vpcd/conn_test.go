@@ -98,7 +98,7 @@ func TestNextIsNotified(t *testing.T) {
 	for i := range conns {
 		here, there := net.Pipe()
 		conns[i] = there
-		c := newConn(here, time.Minute, slog.Default())
+		c := newConn(here, time.Minute, slog.Default(), func(*conn) {})
 		if i == 1 {
 			s.card.end(errors.New("it left"))
 		}
@@ -129,7 +129,7 @@ func TestNextIsNotified(t *testing.T) {
 	// A third card has no place while the second is there, nor while one waits.
 	here, there := net.Pipe()
 	defer there.Close()
-	third := newConn(here, time.Minute, slog.Default())
+	third := newConn(here, time.Minute, slog.Default(), func(*conn) {})
 	defer third.end(errors.New("the test is over"))
 	if s.offer(third) {
 		t.Error("the slot is occupied")

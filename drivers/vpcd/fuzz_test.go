@@ -186,7 +186,7 @@ func FuzzManager(f *testing.F) {
 				}
 			}()
 			defer there.Close()
-			c := newConn(here, time.Minute, slog.New(slog.DiscardHandler))
+			c := newConn(here, time.Minute, slog.New(slog.DiscardHandler), func(*conn) {})
 			c.lost = reader.ErrGone
 			go c.read()
 			dev := reader.Device{Driver: "vpcd", Address: "a", Slots: 1, Link: c}

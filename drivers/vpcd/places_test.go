@@ -25,7 +25,7 @@ import (
 func piped(t *testing.T, timeout time.Duration) (*slot, net.Conn) {
 	here, there := net.Pipe()
 	s := newSlot(false)
-	c := newConn(here, timeout, slog.Default())
+	c := newConn(here, timeout, slog.Default(), func(*conn) {})
 	s.offer(c)
 	go c.read()
 	t.Cleanup(func() {
@@ -101,6 +101,31 @@ func logged(t *testing.T) *bytes.Buffer {
 	slog.SetDefault(slog.New(slog.NewTextHandler(&b, nil)))
 	t.Cleanup(func() { slog.SetDefault(old) })
 	return &b
+}
+
+// A card's place is free as soon as anybody can know that it has gone: the next is not turned
+// away.
+func TestPlaceIsFree(t *testing.T) {
+	p, _ := attach(t, "127.0.0.1:0", map[string]string{"cards": "1"})
+	s := p.Slots()[0]
+	for range 100 {
+		remove := card(t, p)
+		until(t, s, reader.Present)
+		remove()
+		until(t, s, reader.Absent)
+	}
+	p, h := attach(t, "127.0.0.1:0", map[string]string{"cards": "2"})
+	card(t, p)
+	until(t, p.Slots()[0], reader.Present)
+	for range 100 {
+		remove := card(t, p)
+		d, r := h.open()
+		if want := p.opts.String() + "+2"; d.Address != want {
+			t.Fatalf("announced at %s, want %s", d.Address, want)
+		}
+		remove()
+		await(t, r.Gone(), "departure of a guest")
+	}
 }
 
 // "cards=N  how many cards there may be at once": further ones are closed at once, and a

@@ -26,7 +26,7 @@ type port struct {
 	close   func() error
 	wg      sync.WaitGroup // the accepting goroutine and each connection's
 
-	mu     sync.Mutex
+	mu     sync.Mutex // inner to conn.mu
 	closed bool
 	full   bool          // all places are taken, and that was logged
 	conns  map[*conn]int // 1: in the slot; guests are numbered from 2
@@ -136,7 +136,7 @@ func (p *port) add(nc net.Conn) {
 		return
 	}
 	p.full = false
-	c := newConn(nc, p.opts.timeout, p.log)
+	c := newConn(nc, p.opts.timeout, p.log, p.free)
 	p.conns[c] = 1
 	p.wg.Add(1)
 	p.mu.Unlock()
@@ -148,9 +148,6 @@ func (p *port) add(nc net.Conn) {
 	reader.Go(p.dev.Host, func() {
 		defer p.wg.Done()
 		c.read()
-		p.mu.Lock()
-		delete(p.conns, c)
-		p.mu.Unlock()
 	})
 	if standing {
 		return
@@ -159,6 +156,13 @@ func (p *port) add(nc net.Conn) {
 		c.end(fmt.Errorf("vpcd: card at %s: no reader for it: %w", c.peer, err))
 		p.log.Warn("a further card was turned away", "peer", c.peer, "error", err)
 	}
+}
+
+// free gives the place of c to another.
+func (p *port) free(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
 }
 
 // announce makes c a reader of its own. It gets the lowest free number from 2 on, so that
@@ -176,7 +180,9 @@ func (p *port) announce(c *conn) error {
 	for used[n] {
 		n++
 	}
-	p.conns[c] = n
+	if p.conns[c] > 0 { // else it has ended
+		p.conns[c] = n
+	}
 	p.mu.Unlock()
 
 	return p.dev.Host.Announce(reader.Device{
