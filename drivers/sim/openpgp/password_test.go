@@ -1,7 +1,9 @@
 package openpgp
 
 import (
+	"crypto/elliptic"
 	"encoding/hex"
+	"strings"
 	"testing"
 
 	"github.com/cardfs/cardfs/drivers/sim/applet"
@@ -125,6 +127,7 @@ func TestResetRetryCounter(t *testing.T) {
 		002C0081 0E 3132333435363738 363534333231 → 6983   # there is no resetting code
 		`+verifyAdmin+` → 9000
 		002C0281 05 3132333435 → 6A80
+		002C0281 80 `+strings.Repeat("41", 128)+` → 6A80
 		`+verifySign+` → 6983
 		002C0281 06 363534333231 → 9000
 		00200081 06 363534333231 → 9000
@@ -138,6 +141,7 @@ func TestResetRetryCounter(t *testing.T) {
 		002C0081 0E 3837363534333232 313233343536 → 6982
 		00CA00C4 00 → 00 7F7F7F 00 02 03 9000
 		002C0081 0D 3837363534333231 3132333435 → 6A80
+		002C0081 88 3837363534333231 `+strings.Repeat("41", 128)+` → 6A80
 		00CA00C4 00 → 00 7F7F7F 00 03 03 9000
 		002C0081 0E 3837363534333231 313233343536 → 9000
 		`+verifySign+` → 9000
@@ -240,4 +244,36 @@ func TestKDF(t *testing.T) {
 		`+verifyUser+` → 9000
 		`+verifyAdmin+` → 9000
 	`)
+}
+
+// Each command needs its own password (7.2.8 to 7.2.14): another one that was verified, or PW1 in
+// the other mode, does not do.
+func TestOtherPasswords(t *testing.T) {
+	user := []string{"002A8086 02 0001 00", "002A8680 10 " + strings.Repeat("00", 16) + " 00", "00880000 04 01020304 00"}
+	sign := []string{"002A9E9A 04 01020304 00"}
+	admin := []string{"00478000 02 B600 00", "00DB3FFF 0E 4D0C B600 7F4803920101 5F480101", "00DA005B 01 41", "00DA00C1 09 132A8648CE3D030107",
+		"00DA00C4 01 01", "00DA00C7 14 " + strings.Repeat("41", 20), "00DA00CE 04 00000001", "00DA00D3 08 3837363534333231", "00DA00D5 10 " + strings.Repeat("00", 16),
+		"00DA00D6 02 0120", "00DA00F9 03 810100", "00DA7F21 01 00", "002C0281 06 363534333231", "00E60000"}
+	for verified, refused := range map[string][][]string{verifySign: {user, admin}, verifyUser: {sign, admin}, verifyAdmin: {user, sign}} {
+		c, a := fuzzCard(t)
+		for i := range a.Slots {
+			a.Slots[i].Key = p256Key(t, a)
+		}
+		a.Reset()
+		script(t, c, verified+" → 9000")
+		for _, commands := range refused {
+			for _, command := range commands {
+				script(t, c, command+" → 6982")
+			}
+		}
+	}
+}
+
+func p256Key(t *testing.T, a *App) applet.Key {
+	t.Helper()
+	k, err := a.source.EC("a key", elliptic.P256())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }
