@@ -127,7 +127,7 @@ func TestFaults(t *testing.T) {
 		faulttest.Session{
 			Driver: Driver{}, New: func() faulttest.Device { return k.empty() }, Card: func() icc.Card { return k.card },
 			Commands: [][2]string{{"80 E2 00 46 46", fmt.Sprintf("% X 90 00", pattern(70))}, {"00 84 00 00 08", "11 12 13 14 15 16 17 18 90 00"}},
-			Opening:  true, Completed: true, Transfers: 12, Limit: 11 * time.Minute,
+			Opening:  true, Transfers: 12, Limit: 11 * time.Minute,
 			// Nothing tells that a status or data are wrong.
 			Unseen: func(_ usbtest.Line, f usbtest.Fault) bool { return f.Kind == usbtest.Garbage },
 		}.Run(t)

@@ -17,6 +17,8 @@ type usbLine struct {
 	out    uint8 // endpoint
 	frames usb.Message
 	frame  [1 + 255]byte
+	// cut: the reader may be waiting for the rest of a command, for which it would take the next.
+	cut bool
 }
 
 // sendWait is libgempc430's.
@@ -74,22 +76,26 @@ func (l *usbLine) send(ctx context.Context, cmd []byte) error {
 		err = fmt.Errorf("the reader took only a part: %w", reader.ErrProtocol)
 	}
 	if err != nil {
+		l.cut = true
 		return fmt.Errorf("send: %w", err)
 	}
 	return nil
 }
 
 // resync asks for the version, whose answer looks like no other, and skips the answers before
-// it: those to commands whose sender no longer waited. If it does not come, the reader is
-// reset.
+// it: those to commands whose sender no longer waited. If it does not come, or if a command
+// was not sent as a whole, the reader is reset.
 func (l *usbLine) resync(ctx context.Context) ([]byte, error) {
-	version, err := l.settle(ctx)
-	if err == nil || ctx.Err() != nil || errors.Is(err, reader.ErrGone) {
-		return version, err
+	if !l.cut {
+		version, err := l.settle(ctx)
+		if err == nil || ctx.Err() != nil || errors.Is(err, reader.ErrGone) {
+			return version, err
+		}
 	}
 	if err := l.Reset(ctx); err != nil {
 		return nil, fmt.Errorf("reset: %w", err)
 	}
+	l.cut = false
 	if err := l.frames.Drain(ctx, l.Conn); err != nil {
 		return nil, fmt.Errorf("after a reset: %w", err)
 	}
