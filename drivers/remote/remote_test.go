@@ -209,12 +209,16 @@ func TestLostAndBack(t *testing.T) {
 		w.cut()
 		await(2, core.StateStarting)
 		await(1, core.StateStarting)
+		waiting := h.Slot(1).Serial()
 		if _, err := s.Transmit(t.Context(), []byte{0, 0xA4, 0, 0, 2, 0x3F, 0}, nil); err == nil {
 			t.Error("a session outlived the way")
 		}
 		w.restore()
 		await(1, core.StatePresent)
 		await(2, core.StatePresent)
+		if h.Slot(1).Serial() != waiting {
+			t.Error("the reader that was starting left, and another came")
+		}
 	}
 	if now := []string{h.Slot(1).ByID(), h.Slot(2).ByID()}; names[0] != now[0] || names[1] != now[1] {
 		t.Errorf("names %q, before %q", now, names)
