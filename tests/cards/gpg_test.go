@@ -40,6 +40,9 @@ const sshSign = agentSocket + `ssh-add -L | grep cardno: >key.pub
 	rm -f message.sig; ssh-keygen -Y sign -n file -f key.pub message; echo "me $(cut -d' ' -f1,2 key.pub)" >allowed
 	ssh-keygen -Y verify -n file -I me -f allowed -s message.sig <message`
 
+// deleted has gpg forget the keys that the card had.
+const deleted = "gpg --batch --delete-secret-and-public-key $(gpg --list-keys --with-colons | awk -F: '/^fpr/ {print $10; exit}')\n"
+
 // gpgLife is gpg with keys that the card makes, all through its life.
 func gpgLife(t *testing.T, part string, w way) {
 	d := newGPG(t, part, w, "--sim", "openpgp seed=26") // one by which keys of RSA are found soon
@@ -60,15 +63,13 @@ func gpgLife(t *testing.T, part string, w way) {
 		gpg("decrypt, P-384", gnupg.Seal, `A message\.`),
 		row{client: "ssh-keygen", action: "sign and verify through gpg-agent, P-521", script: sshSign, want: `Good "file" signature`},
 		gpg("key attributes: RSA", gnupg.Edit(`admin key-attr 1 4096 1 3072 1 2048`)+gnupg.Status, `rsa4096 rsa3072 rsa2048`),
-		gpg("generate, RSA 4096, 3072, 2048", "gpg --batch --delete-secret-and-public-key $(gpg --list-keys --with-colons | awk -F: '/^fpr/ {print $10; exit}')\n"+
-			gnupg.Edit("admin "+gnupg.Again), `KEY_CREATED B`),
+		gpg("generate, RSA 4096, 3072, 2048", deleted+gnupg.Edit("admin "+gnupg.Again), `KEY_CREATED B`),
 		gpg("sign, RSA 4096", gnupg.Sign, `using RSA.*Good signature from "Alice Sample`),
 		gpg("decrypt, RSA 3072", gnupg.Seal, `A message\.`),
 		row{client: "ssh-keygen", action: "sign and verify through gpg-agent, RSA 2048", script: sshSign, want: `Good "file" signature`},
 		gpg("factory reset", gnupg.Edit(`admin factory-reset y yes`)+gnupg.Forget+gnupg.Status, `cardholder: \[not set\].*rsa2048 rsa2048 rsa2048.*retry counter : 3 0 3.*Signature key \.*: \[none\]`),
 		gpg("key attributes: Ed25519, X25519", gnupg.Edit("admin "+gnupg.Curve25519)+gnupg.Status, `ed25519 cv25519 ed25519`),
-		gpg("generate, Ed25519, X25519", "gpg --batch --delete-secret-and-public-key $(gpg --list-keys --with-colons | awk -F: '/^fpr/ {print $10; exit}')\n"+
-			gnupg.Edit("admin "+gnupg.Alice), `KEY_CREATED B`),
+		gpg("generate, Ed25519, X25519", deleted+gnupg.Edit("admin "+gnupg.Alice), `KEY_CREATED B`),
 		gpg("fingerprints and times on the card", gnupg.Status, `created \.\.\.\.: 20.*created \.\.\.\.: 20.*created \.\.\.\.: 20.*ed25519/.*Alice Sample`),
 		gpg("sign, forced PIN", gnupg.Sign+gnupg.Status, `Good signature from "Alice Sample.*Signature counter : [1-9]`),
 		gpg("decrypt", gnupg.Seal, `A message\.`),
@@ -86,7 +87,11 @@ func gpgLife(t *testing.T, part string, w way) {
 		gpg("sign, the PIN of that", gnupg.Forget+gnupg.Password("user", "123456")+gnupg.Sign, `Good signature`),
 		row{client: "ssh-keygen", action: "sign and verify through gpg-agent, Ed25519", script: sshSign, want: `Good "file" signature`},
 		gpg("factory reset, keys and passwords", gnupg.Edit(`admin factory-reset y yes`)+gnupg.Forget+gnupg.Status, `retry counter : 3 0 3.*Signature key \.*: \[none\]`),
-		gpg("KDF", gnupg.Password("admin", "12345678")+gnupg.Edit(`admin kdf-setup`)+gnupg.Status, `KDF setting \.*: on`),
+		gpg("generate with a backup of key 2", deleted+gnupg.Password("admin", "12345678")+gnupg.Password("passphrase", "of the backup")+
+			gnupg.Edit("admin "+gnupg.Curve25519+" generate y 0 'Alice Sample' alice@example.org ''"), `KEY_CREATED B`),
+		gpg("encrypt and decrypt", gnupg.Seal, `A message\.`),
+		gpg("key 2 from its backup, decrypt", gnupg.Edit("admin factory-reset y yes")+gnupg.Forget+`printf '%s\n' "bkuptocard $(ls sk_*.gpg)" 2 save | say --edit-key alice`+"\n"+gnupg.Forget+"gpg -d sealed", `A message\.`),
+		gpg("KDF", gnupg.Edit(`admin kdf-setup`)+gnupg.Status, `KDF setting \.*: on`),
 		gpg("admin PIN as a hash", gnupg.Edit(`admin login bob`)+gnupg.Forget+gnupg.Status, `Login data \.*: bob.*retry counter : 3 0 3`),
 	)
 }

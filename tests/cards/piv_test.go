@@ -92,6 +92,7 @@ func yubicoTool(t *testing.T, part string, w way) {
 				`verified PIN\.\nNow processing for action 'selfsign-certificate'\.\nFailed signing certificate`), noSign),
 			notDone(refused("request-certificate "+alg, "-v2 -a verify-pin -P 123456 -a request-certificate -s 9a -S /CN=me/ -i pub.pem",
 				`verified PIN\.\nNow processing for action 'request-certificate'\.\nFailed signing request`), noSign),
+			row{client: "yubico-piv-tool", action: "--sign " + alg, script: piv + "-a verify-pin -P 123456 --sign -s 9a -H SHA256 -i msg -o sig -A " + alg + "\nopenssl dgst -sha256 -verify pub.pem -signature sig msg", want: "Verified OK"},
 			tool("test-signature "+alg, "-a verify-pin -P 123456 -a test-signature -s 9a -i cert.pem", "Successful (RSA|ECDSA) verification"),
 			tool("test-decipher "+alg, "-a verify-pin -P 123456 -a test-decipher -s 9a -i cert.pem", "Successfully performed"),
 			tool("read-certificate "+alg, "-a read-certificate -s 9a | cmp - cert.pem", ""),
