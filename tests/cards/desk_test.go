@@ -175,10 +175,3 @@ func (d *desk) do(rows ...row) {
 		clients.add(d.part, d.way, r.client, r.action, result)
 	}
 }
-
-// skip puts rows into the table that cannot be run here.
-func (d *desk) skip(reason string, rows ...row) {
-	for _, r := range rows {
-		clients.add(d.part, d.way, r.client, r.action, "not run: "+reason)
-	}
-}
