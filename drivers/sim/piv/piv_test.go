@@ -12,7 +12,6 @@ import (
 	"math/big"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cardfs/cardfs/drivers/sim/applet"
 )
@@ -458,6 +457,11 @@ func TestKnownAnswers(t *testing.T) {
 	if got := agree(algP256, "04 700c48f77f56584c5cc632ca65640db91b6bacce3a4df6b42ce7cc838833d287 db71e509e3fd9b060ddb20ba5c51dcc5948d46fbf640dfe0441782cab85fa4ac"); got != "46fc62106420ff012e54a434fbdd2d25ccc5852060561e68040dd7778997bd7b" {
 		t.Errorf("P-256: %s", got)
 	}
+	// The same, P-384, COUNT = 0.
+	put(algP384, 0x06, "3cc3122a68f0d95027ad38c067916ba0eb8c38894d22e1b15618b6818a661774ad463b205da88cf699ab4d43c9cf98a1")
+	if got := agree(algP384, "04 a7c76b970c3b5fe8b05d2838ae04ab47697b9eaf52e764592efda27fe7513272734466b400091adbf2d68c58e0c50066 ac68f19f2e1cb879aed43a9969b91a0839c4c38a49749b661efedf243451915ed0905a32b060992b468c64766fc8437a"); got != "5f9d29dc5e31a163060356213669c8ce132e22f57c9a04f40ba7fcead493b457e5621e766c40a2e3d4d6a04b25e533f1" {
+		t.Errorf("P-384: %s", got)
+	}
 	// RFC 7748 §6.1.
 	put(algX25519, 0x08, "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")
 	if got := agree(algX25519, "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"); got != "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742" {
@@ -478,21 +482,6 @@ func TestKnownAnswers(t *testing.T) {
 		put(algP256, 0x06, "7d7dc5f71eb29ddaf80d6214632eeae03d9058af1fb6d22ed80badb62bc1a534")
 		if _, sw := h.send(insAuthenticate, x.alg, slotKey, unhex(x.data)); sw != applet.SWData {
 			t.Errorf("%s: %04X", x.data, sw)
-		}
-	}
-}
-
-// How long a command takes depends on its algorithm.
-func TestTakes(t *testing.T) {
-	h := newHost(t, cheap)
-	for command, want := range map[string]time.Duration{
-		"0087079A 00": 250 * time.Millisecond, "0087059A 00": 843750 * time.Microsecond, "0087169A 00": 2 * time.Second,
-		"0087119A 00": applet.TimeCurve, "0087E09A 00": applet.TimeCurve, "0087039B 00": applet.TimeCommand, "00870C9B 00": applet.TimeCommand,
-		"0047009A 05 AC03800107": 9 * time.Second, "0047009A 05 AC03800116": 144 * time.Second, "0047009A 05 AC03800114": applet.TimeCurveKey, "0047009A": applet.TimeCommand,
-		"00200080 01 AA": applet.TimePIN, "00DB3FFF 01 AA": applet.TimeWrite, "00CB3FFF 01 AA": applet.TimeCommand,
-	} {
-		if k, ok := applet.Parse(unhex(command)); !ok || h.app.Takes(k) != want {
-			t.Errorf("%s takes %v, want %v", command, h.app.Takes(k), want)
 		}
 	}
 }
