@@ -99,7 +99,7 @@ func TestExitCodes(t *testing.T) {
 		{"send 0 00A40000 " + m, 1, "", `end of file in place of an answer`},
 
 		{"detach " + m, 2, "", `^cardfs: detach needs a slot; `},
-		{"detach 0 1 " + m, 2, "", `^cardfs: detach needs a slot; `},
+		{"detach 0 1 2 " + m, 2, "", `^cardfs: detach needs a slot; `},
 		{"detach --wait 0 0 " + m, 0, "", ""},
 		{"detach --wait 0 7 " + m, 3, "", `^cardfs: no reader 7; there are 0, 1, 2\n$`},
 		{"attach sim " + m, 2, "", `^cardfs: attach needs a driver and a device; `},

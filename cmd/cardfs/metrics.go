@@ -33,7 +33,8 @@ Of the mount: cardfs_up (0 while the mount is not there), cardfs_readers by driv
 cardfs_slots by state, cardfs_cards, cardfs_scrape_duration_seconds.
 
 Of each slot, with the labels slot, reader, by_id, driver and host (the machine that has
-the reader, empty for this one): cardfs_reader_ready, cardfs_card_present, cardfs_card_powered, cardfs_sessions,
+the reader, empty for this one): cardfs_reader_ready, cardfs_card_present,
+cardfs_card_powered, cardfs_sessions,
 cardfs_transaction_held, cardfs_waiting_seconds; cardfs_exchanges_total,
 cardfs_control_commands_total, cardfs_bytes_total (direction to_card, from_card),
 cardfs_errors_total (errno), cardfs_resets_total (kind warm, cold),
