@@ -160,6 +160,7 @@ func TestNobodyGetsTheCardOfTheDead(t *testing.T) {
 		}
 		synctest.Wait()
 		b.release()
+		synctest.Wait() // for the reset, too
 		for name, o := range map[string]*outcome[[]byte]{"waits": before, "does not wait": hurried} {
 			_, err := o.get()
 			wantErr(t, "the command of an open that "+name, err, reader.ErrStale)
