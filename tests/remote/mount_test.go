@@ -111,18 +111,12 @@ func TestMount(t *testing.T) {
 	left(t, at)
 }
 
-// A read that waits at the other side ends when the mount is closed, and so does what waits
-// at a line that is held.
+// What waits for a line that is held ends when the mount is closed.
 func TestCloseEndsWhatWaits(t *testing.T) {
 	at := runtimeDir(t)
 	server := sshd.New(t)
 	line := server.NewLine(t)
-	dir := directory(t)
-	fifo := filepath.Join(dir, "fifo")
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	m := start(t, server.URL(line.Port, dir), options(server))
+	m := start(t, server.URL(line.Port, directory(t)), options(server))
 	line.Hold()
 	reads := make(chan error, 1)
 	go func() {

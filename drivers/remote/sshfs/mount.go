@@ -201,8 +201,11 @@ func (m *Mount) probe(ctx context.Context) error {
 	return nil
 }
 
+// lookAgain is how long a mount may be in the table without poll(2) having told.
+const lookAgain = 100 * time.Millisecond
+
 // awaitMount waits until sshfs has mounted. Polling /proc/self/mountinfo tells of changes
-// (proc(5)).
+// (proc(5)), but sometimes before the new mount is in the table, and not again.
 func (m *Mount) awaitMount(ctx context.Context) error {
 	table, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -222,7 +225,7 @@ func (m *Mount) awaitMount(ctx context.Context) error {
 		if is, err := m.place.mounted(); err != nil || is {
 			return err
 		}
-		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+		if _, err := unix.Poll(fds, int(lookAgain.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("wait for the mount: %w", err)
 		}
 		if fds[1].Revents != 0 {
