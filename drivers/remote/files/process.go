@@ -3,8 +3,8 @@ package files
 import (
 	"bufio"
 	"fmt"
-	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -31,31 +31,65 @@ type opened struct {
 }
 
 // process serves the requests of one connection until that ends.
+//
+// Its workers take turns in reading it. The one that has read a request carries it out itself,
+// and lets another one read: a request that waits holds up no other, and one that does not is
+// handed to nobody.
 type process struct {
-	mu    sync.Mutex // of all below, and of the replies' order
-	conn  net.Conn
-	files map[uint32]*opened
-	last  uint32
+	reading sync.Mutex // of in: who has it waits for the next request
+	in      *bufio.Reader
+
+	mu      sync.Mutex // of all below, and of the replies' order
+	conn    *os.File
+	waiting int // workers that wait for a request
+	files   map[uint32]*opened
+	last    uint32
 }
 
 func serve(fd int) {
 	unix.CloseOnExec(fd)
-	conn, err := net.FileConn(os.NewFile(uintptr(fd), "connection"))
-	if err != nil {
-		return
+	// A thread that waits in read(2) keeps its P until the runtime's monitor takes it away. One
+	// waits for the next request, one for events: a third needs a P at once.
+	if runtime.GOMAXPROCS(0) < 4 {
+		runtime.GOMAXPROCS(4)
 	}
-	p := &process{conn: conn, files: make(map[uint32]*opened)}
-	in := bufio.NewReader(conn)
+	conn := os.NewFile(uintptr(fd), "connection") // it blocks: its readers are threads
+	p := &process{conn: conn, in: bufio.NewReader(conn), files: make(map[uint32]*opened)}
+	ended := make(chan struct{})
+	p.work(sync.OnceFunc(func() { close(ended) }))
+	<-ended
+}
+
+// work is a worker. It ends when enough others wait for requests. ended is called when the
+// connection has ended: the daemon has, or wants nothing more.
+func (p *process) work(ended func()) {
 	for {
-		f, err := readFrame(in)
-		if err != nil {
-			return // the daemon has ended, or wants nothing more
+		p.mu.Lock()
+		if p.waiting >= 2 {
+			p.mu.Unlock()
+			return
 		}
-		if f.op == opClose { // in order: no later request finds the file open
+		p.waiting++
+		p.mu.Unlock()
+		p.reading.Lock()
+		f, err := readFrame(p.in)
+		for err == nil && f.op == opClose { // in order: no later request finds the file open
 			p.close(f.handle)
-			continue
+			f, err = readFrame(p.in)
 		}
-		go p.do(f)
+		p.reading.Unlock()
+		if err != nil {
+			ended()
+			return
+		}
+		p.mu.Lock()
+		p.waiting--
+		alone := p.waiting == 0
+		p.mu.Unlock()
+		if alone {
+			go p.work(ended)
+		}
+		p.do(f)
 	}
 }
 
