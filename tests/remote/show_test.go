@@ -235,9 +235,8 @@ func TestLockerDies(t *testing.T) {
 			if said := trace.String(); strings.Contains(said, "80 EE 00 00 02 02") {
 				t.Errorf("a command got into another's transaction:\n%s", said)
 			}
-			begin := time.Now()
+			begin, from := time.Now(), log.Len()
 			dies(one, line)
-			from := log.Len()
 			if err := waiter.AwaitFrom(t.Context(), "90 00", from); err != nil {
 				t.Fatalf("%v\n%s", err, trace)
 			}
