@@ -54,7 +54,17 @@ func TestHang(t *testing.T) {
 		t.Fatal(err)
 	}
 	sound()
-	if out, err := exec.Command(program, "list", "--mount", f.Dir).CombinedOutput(); err != nil || strings.Count(string(out), "\n") != 1+6 {
+	// One that is detached meanwhile leaves a file there that cannot be closed.
+	killed, err := proc.Start(exec.Command(program, "send", "--mount", f.Dir, strconv.Itoa(sick.Slots[1]), "00A4000C023F00"), new(proc.Log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(program, "detach", "--mount", f.Dir, strconv.Itoa(sick.Slots[1])).CombinedOutput(); err != nil {
+		t.Errorf("detach: %v\n%s", err, out)
+	}
+	killed.Kill()
+	sound()
+	if out, err := exec.Command(program, "list", "--mount", f.Dir).CombinedOutput(); err != nil || strings.Count(string(out), "\n") != 1+5 {
 		t.Errorf("list: %v\n%s", err, out)
 	}
 	if out, err := exec.Command("cat", filepath.Join(f.Dir, strconv.Itoa(sick.Slots[0]), "status")).CombinedOutput(); err != nil || !strings.Contains(string(out), "\nhost "+sick.Name+"\n") {
