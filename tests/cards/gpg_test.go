@@ -158,7 +158,10 @@ func madeKeys(t *testing.T, kind [3]string) string {
 		make --quick-gen-key alice "$1" sign never
 		key=$(gpg --list-keys --with-colons alice | awk -F: '/^fpr/ {print $10; exit}')
 		make --quick-add-key $key "$2" encr never
-		make --quick-add-key $key "$3" auth never`, "sh", kind[0], kind[1], auth)
+		make --quick-add-key $key "$3" auth never
+		cd "$GNUPGHOME"
+		mkdir made
+		cp -r pubring.kbx trustdb.gpg private-keys-v1.d made # not the sockets of the agent, which ends`, "sh", kind[0], kind[1], auth)
 	cmd.Env = append(os.Environ(), "GNUPGHOME="+home)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("gpg makes %s: %v\n%s", kind, err, out)
@@ -166,6 +169,6 @@ func madeKeys(t *testing.T, kind [3]string) string {
 	if made.homes == nil {
 		made.homes = map[[3]string]string{}
 	}
-	made.homes[kind] = home
-	return home
+	made.homes[kind] = filepath.Join(home, "made")
+	return made.homes[kind]
 }
