@@ -51,7 +51,7 @@ func TestOpenSC(t *testing.T) {
 	}
 	// pcsc_scan never ends by itself with -n and a reader. It is stopped after it has shown
 	// the card.
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	scan := s.Command(ctx, "pcsc_scan", "-n")
 	var seen proc.Log

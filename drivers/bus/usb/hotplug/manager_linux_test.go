@@ -82,7 +82,7 @@ func newManaged(t *testing.T) *managed {
 // defined.
 func (f *managed) hear(due string) {
 	f.Helper()
-	ctx, cancel := context.WithTimeout(f.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(f.Context(), time.Minute)
 	defer cancel()
 	want := slices.Sorted(strings.FieldsSeq(due))
 	var got []string
