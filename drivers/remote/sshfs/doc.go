@@ -16,6 +16,9 @@
 // All opens of one path use the same SFTP connection, and the server answers its requests one
 // after the other: two opens of the same file hold up each other.
 //
+// A server that waits in a read does not learn that its client has gone. It ends when the read
+// does: for a file such as event, at the next event there.
+//
 // sshfs's option reconnect is not used. It repeats no request, but it puts a new connection
 // below the same mount: the next open would reach a server that knows nothing of the opens,
 // and of the locks, before it. Here a connection that ends is the end of its Mount.
