@@ -179,7 +179,7 @@ func (s *slot) over() error {
 	defer s.mu.Unlock()
 	switch {
 	case s.line.ctx.Err() != nil:
-		return fmt.Errorf("%s: %w: %w", s.name(), context.Cause(s.line.ctx), reader.ErrGone)
+		return fmt.Errorf("%s: %w: %w: %w", s.name(), context.Cause(s.line.ctx), reader.ErrAway, reader.ErrGone)
 	case s.gone:
 		return fmt.Errorf("%s: %w", s.name(), reader.ErrGone)
 	}

@@ -252,6 +252,10 @@ func (d *ifd) serve(o *opening) (served bool, err error) {
 	}
 	if err = context.Cause(o.ctx); err == reader.ErrGone {
 		err = o.reason(r)
+	} else if errors.Is(err, reader.ErrGone) { // a slot was the first to say so
+		if why := o.reason(r); errors.Is(why, reader.ErrAway) {
+			err = why
+		}
 	}
 	if !errors.Is(err, reader.ErrFailed) {
 		d.holdSlots()

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -214,6 +215,31 @@ func TestHub(t *testing.T) {
 		}
 		if err := m.DetachDevice("far", "a"); !errors.Is(err, reader.ErrInvalid) {
 			t.Errorf("detached twice: %v", err)
+		}
+	})
+}
+
+// Whoever notices first that the way is lost, the reader or a slot of it: it is no death.
+func TestAwayBySlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &hubDriver{fakeDriver{name: "far"}}
+		m := NewManager(Options{Drivers: []reader.Driver{d}})
+		defer m.Close(context.Background())
+		link := hubLink{make(chan struct{}), func(context.Context, reader.Device) (reader.Reader, error) {
+			s := newFakeSlot(t)
+			return awayReader{newFakeReader(s)}, nil
+		}}
+		if err := m.Announce(reader.Device{Driver: "far", Address: "a", Link: link}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 * deathsMost {
+			time.Sleep(time.Minute / 2)
+			synctest.Wait()
+			b := m.Slot(0)
+			if now := b.Info(); now.State != StatePresent {
+				t.Fatalf("the reader is not back, but %s, %v", now.State, now.Err)
+			}
+			b.opening.lost(fmt.Errorf("status: %w", reader.ErrGone))
 		}
 	})
 }
