@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -136,4 +137,27 @@ func TestHanging(t *testing.T) {
 	if _, err := f.Read(t.Context(), 100); !errors.Is(err, ErrEnded) && !errors.Is(err, ErrStuck) {
 		t.Errorf("a call after the end: %v", err)
 	}
+}
+
+// Requests and replies do not wait for each other, however many are under way.
+func TestMany(t *testing.T) {
+	dir := t.TempDir()
+	content := make([]byte, 32<<10)
+	if err := os.WriteFile(filepath.Join(dir, "f"), content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const calls = 256
+	g := start(t).Group(dir, calls)
+	var wg sync.WaitGroup
+	for range calls {
+		wg.Go(func() {
+			for range 20 {
+				if text, err := g.ReadFile(t.Context(), "f", len(content)); err != nil || len(text) != len(content) {
+					t.Errorf("%d bytes, %v", len(text), err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -39,9 +39,11 @@ type process struct {
 	reading sync.Mutex // of in: who has it waits for the next request
 	in      *bufio.Reader
 
-	mu      sync.Mutex // of all below, and of the replies' order
+	writing sync.Mutex // of conn: a reply may have to wait for the daemon, which sends meanwhile
 	conn    *os.File
-	waiting int // workers that wait for a request
+
+	mu      sync.Mutex // of all below; held by nobody who waits
+	waiting int        // workers that wait for a request
 	files   map[uint32]*opened
 	last    uint32
 }
@@ -111,9 +113,9 @@ func (p *process) do(f frame) {
 		reply.arg = uint32(unix.EIO)
 	}
 	out := reply.append(nil)
-	p.mu.Lock()
+	p.writing.Lock()
 	_, _ = p.conn.Write(out)
-	p.mu.Unlock()
+	p.writing.Unlock()
 	clear(out)
 	clear(reply.data)
 }
