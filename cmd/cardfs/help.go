@@ -244,7 +244,7 @@ memory=i2c:BYTES at attach says it.
 
 The card piv is a PIV card (NIST SP 800-73-4) with keys and certificates, PIN 123456, PUK
 12345678. The card openpgp is an OpenPGP card 3.4, PIN 123456, admin PIN 12345678. They take
-more keys: model=yubikey (of piv: an empty YubiKey with Yubico's commands; yubikey-5.4 for
+more keys: model=yubikey (of piv: an empty YubiKey with its name and commands; yubikey-5.4 for
 yubico-piv-tool before 2.3), state=FILE (what it holds outlives the daemon), keys=DIR (imports
 9a.pem, 9c.pem …; of openpgp sig.pem, dec.pem, aut.pem), seed=WORD (the same keys each time),
 atr=t1|t0|contactless, slow=real (as slow as real cards; go doc of drivers/sim/applet has the

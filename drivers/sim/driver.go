@@ -153,6 +153,9 @@ func (d *Driver) newDevice(name string, dev reader.Device) (*device, error) {
 		return nil, fmt.Errorf("no simulated reader %q; there are %s: %w", name, strings.Join(Devices(), ", "), reader.ErrInvalid)
 	}
 	m := models[i]
+	if m.name == "piv" && strings.HasPrefix(dev.Params["model"], "yubikey") {
+		m.id.Model = "Simulated YubiKey" // Yubico's tools look for the word in readers' names
+	}
 	dv := &device{driver: d, model: m, kept: make([]icc.Card, len(m.cards)), faults: make([]icc.Faults, len(m.cards))}
 	words := slices.Clone(m.cards)
 	var slow time.Duration

@@ -54,6 +54,17 @@ func TestPIVThroughTheCore(t *testing.T) {
 	}
 }
 
+// Yubico's tools look for a reader whose name has the word YubiKey.
+func TestYubiKeyName(t *testing.T) {
+	for words, want := range map[string]string{"": "Simulated PIV card", "yubikey": "Simulated YubiKey", "yubikey-5.4": "Simulated YubiKey"} {
+		m, _ := manager(t)
+		ctl(t, m, strings.TrimSuffix("attach sim piv model="+words, " model="))
+		if i := m.Slot(0).Info(); i.Model != want || !strings.Contains(i.ByID, strings.ReplaceAll(want, " ", "_")) {
+			t.Errorf("model=%s: %s, %s", words, i.Model, i.ByID)
+		}
+	}
+}
+
 func attach(d *Driver, device string, params map[string]string) (reader.Device, error) {
 	return d.Attach(reader.Device{Driver: "sim", Address: device, Params: params})
 }
