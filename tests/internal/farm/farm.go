@@ -27,8 +27,8 @@ const Patience = 5 * time.Minute
 // Options say how large a farm is.
 type Options struct {
 	Cardfs   string        // the program
-	Dir      string        // for the mount points; empty, and kept
-	Machines int           //
+	Dir      string        // an empty directory for the mount points, which the caller removes
+	Machines int           // besides the one that has all readers
 	Readers  int           // of each machine
 	Delay    time.Duration // of the line, each way
 }
