@@ -22,6 +22,7 @@ var elsewhere = []struct{ prefix, why string }{
 	{"make mutants", "takes hours"},
 	{"make bench", "has bounds of its own, on a quiet machine"},
 	{"go run ./tests/bench", "as make bench"},
+	{"make farm", "runs a hundred machines; tests/farm's TestTable"},
 	{"make run", "TestRun"},
 	{"make deb", "done before, by debian.Packages"},
 	{"make build", "done before, by make deb"},
