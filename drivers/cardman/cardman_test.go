@@ -33,7 +33,6 @@ const (
 )
 
 var (
-	selectMF  = readertest.SelectMF
 	challenge = readertest.Challenge
 	response  = readertest.Response
 )

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cardfs/cardfs/drivers/remote/files"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/words"
@@ -49,15 +51,18 @@ func worded(said string) error {
 	return fmt.Errorf("at the other side: %s", said)
 }
 
-// definite reports whether err is an errno by which a cardfs refuses what was written. Over
-// SFTP, which has no errno, none is.
+// refusals are the errnos by which a cardfs refuses what was written. They go by their names,
+// since not every system has each of them. EOPNOTSUPP is ENOTSUP to x/sys.
+var refusals = map[string]error{
+	"EINVAL": reader.ErrInvalid, "ENODEV": reader.ErrGone, "EBUSY": reader.ErrLocked, "ENOMEDIUM": reader.ErrNoCard,
+	"ESTALE": reader.ErrStale, "ENOTSUP": reader.ErrUnsupported, "EACCES": reader.ErrNoPermission, "ENOBUFS": reader.ErrTransfer,
+}
+
+// definite reports whether err is a refusal, and which. Over SFTP, which has no errno, none is.
 func definite(err error) (error, bool) {
-	for errno, kind := range map[syscall.Errno]error{
-		syscall.EINVAL: reader.ErrInvalid, syscall.ENODEV: reader.ErrGone, syscall.EBUSY: reader.ErrLocked,
-		syscall.ENOMEDIUM: reader.ErrNoCard, syscall.ESTALE: reader.ErrStale, syscall.EOPNOTSUPP: reader.ErrUnsupported,
-		syscall.EACCES: reader.ErrNoPermission, syscall.ENOBUFS: reader.ErrTransfer,
-	} {
-		if errors.Is(err, errno) {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		if kind := refusals[unix.ErrnoName(errno)]; kind != nil {
 			return kind, true
 		}
 	}

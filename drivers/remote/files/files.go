@@ -46,6 +46,9 @@ type File struct {
 // ErrEnded: the child process has ended.
 var ErrEnded = errors.New("the process that reads and writes files has ended")
 
+// errWritten is ErrWritten in a reply. No system has an errno of that number.
+const errWritten = syscall.Errno(0xFFF)
+
 // ErrWritten: of Exchange, the data were written, and the read failed.
 var ErrWritten = errors.New("written, but not answered")
 
@@ -229,7 +232,7 @@ func (g *Group) WriteFile(ctx context.Context, path string, data []byte) error {
 
 func (f *File) call(ctx context.Context, op byte, name string, data []byte, most int) ([]byte, error) {
 	reply, err := f.group.call(ctx, frame{op: op, handle: f.handle, arg: uint32(most), data: data}, nil)
-	if err == syscall.EREMOTEIO && op == opExchange {
+	if err == errWritten {
 		err = ErrWritten
 	}
 	if err != nil {

@@ -126,7 +126,7 @@ func (p *process) do(f frame) {
 // openat2(2) would do it in one call, but a service with RestrictSUIDSGID= has none
 // (systemd.exec(5)).
 func openBelow(dir, path string, flags int) (int, error) {
-	at, err := retried(func() (int, error) { return unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
+	at, err := retried(func() (int, error) { return unix.Open(dir, pathOnly|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return -1, err
 	}
@@ -136,7 +136,7 @@ func openBelow(dir, path string, flags int) (int, error) {
 			return -1, unix.EXDEV
 		}
 		// Of a symbolic link this opens the link, below which there is nothing.
-		next, err := retried(func() (int, error) { return unix.Openat(at, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
+		next, err := retried(func() (int, error) { return unix.Openat(at, name, pathOnly|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
 		if err != nil {
 			return -1, err
 		}
@@ -199,7 +199,7 @@ func (p *process) use(f frame) (data []byte, err error) {
 	data = make([]byte, min(f.arg, maxData))
 	n, err := retried(func() (int, error) { return unix.Read(o.fd, data) })
 	if err != nil && f.op == opExchange {
-		return nil, unix.EREMOTEIO // it was written
+		return nil, errWritten
 	}
 	return data[:max(n, 0)], err
 }

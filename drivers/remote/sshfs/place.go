@@ -40,10 +40,10 @@ func RuntimeDir() (string, error) {
 		if err := unix.Lstat(dir, &st); err != nil {
 			return "", fmt.Errorf("a directory for mounts: %s: %w", dir, err)
 		}
-		switch forbidden := uint32(0o022); {
-		case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		switch mode := uint32(st.Mode); {
+		case mode&unix.S_IFMT != unix.S_IFDIR:
 			return "", fmt.Errorf("a directory for mounts: %s is none: move it away", dir)
-		case int(st.Uid) != os.Geteuid() || st.Mode&forbidden != 0 || dir != above && st.Mode&0o077 != 0:
+		case int(st.Uid) != os.Geteuid() || mode&0o022 != 0 || dir != above && mode&0o077 != 0:
 			return "", fmt.Errorf("a directory for mounts: others than this user may change %s: remove it, or chown and chmod 700 it", dir)
 		}
 	}
@@ -136,7 +136,7 @@ func (p *place) remove() error {
 
 func (p *place) detach() error {
 	if os.Geteuid() == 0 {
-		if err := unix.Unmount(p.mount(), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		if err := unix.Unmount(p.mount(), lazily); err != nil {
 			return fmt.Errorf("unmount %s: %w", p.mount(), err)
 		}
 		return nil
