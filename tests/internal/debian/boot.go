@@ -2,8 +2,11 @@ package debian
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +15,24 @@ import (
 	"github.com/cardfs/cardfs/tests/cc"
 	"github.com/cardfs/cardfs/tests/internal/proc"
 )
+
+// join moves the shell into control groups of its own, called "$0", below those in which it is;
+// "$1" is an empty directory, "$@" behind it a command that goes on. Machines in one control group
+// would remove each other's: "Failed to set up control groups" (systemd.exec(5), exit status 219).
+// Where none can be made the machine has those of this process, and two at once may fail so.
+const join = `
+mount --make-rprivate /
+dir=$1
+shift
+own() {
+	mount -t "$@" "$dir" || return 0
+	! mkdir "$dir/$0" || echo $$ >"$dir/$0/cgroup.procs" || :
+	umount "$dir"
+}
+own cgroup2 cgroup2
+[ "$(stat --file-system --format=%T /sys/fs/cgroup)" = cgroup2fs ] || own cgroup -o none,name=systemd,xattr cgroup
+exec "$@"
+`
 
 // enter makes a machine of the root "$0": what is written to it is kept in "$1" and lost with
 // it. "$2" is the set-up of Options, run where the new root is the working directory. The rest
@@ -70,7 +91,10 @@ type System struct {
 func Boot(t testing.TB, root string, o Options) *System {
 	t.Helper()
 	var log proc.Log
-	args := []string{"--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup", "--fork", "--kill-child", "sh", "-euc", enter, root, t.TempDir(), o.Setup}
+	dir := t.TempDir()
+	group := "cardfs-machine-" + strings.ReplaceAll(strings.Trim(dir, "/"), "/", "-")
+	args := []string{"--mount", "sh", "-euc", join, group, dir,
+		"unshare", "--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup", "--fork", "--kill-child", "sh", "-euc", enter, root, dir, o.Setup}
 	if o.Target != "" {
 		args = append(args, "--unit="+o.Target)
 	}
@@ -80,7 +104,10 @@ func Boot(t testing.TB, root string, o Options) *System {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(machine.Kill)
+	t.Cleanup(func() {
+		machine.Kill()
+		removeGroups(group)
+	})
 	s := &System{machine: machine}
 	// Only in the end process 1 is systemd, and there is nothing to wait at.
 	for until := time.Now().Add(proc.Patience); ; time.Sleep(10 * time.Millisecond) {
@@ -98,6 +125,30 @@ func Boot(t testing.TB, root string, o Options) *System {
 		t.Fatalf("systemd is not up, but %q", state)
 	}
 	return s
+}
+
+// removeGroups removes the control groups of a machine that has ended, as far as they are mounted
+// here.
+func removeGroups(name string) {
+	places, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	for _, place := range append(places, "/sys/fs/cgroup/"+name) {
+		// Its processes are being killed, and until they have gone it is busy.
+		for end := time.Now().Add(proc.Patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			var all []string
+			_ = filepath.WalkDir(place, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					all = append(all, path)
+				}
+				return nil
+			})
+			for _, path := range slices.Backward(all) {
+				_ = os.Remove(path)
+			}
+			if _, err := os.Lstat(place); err != nil {
+				break
+			}
+		}
+	}
 }
 
 // Kill ends the System and all that runs in it.
