@@ -110,11 +110,10 @@ command on the wire finishes first. It returns when the directory is gone. A USB
 reader that is still plugged in comes back with rescan.
 
 With DRIVER and DEVICE, as attach had them, it makes a machine of the driver remote leave,
-which has no slot, with all its readers.
+which has no slot, with all its readers: cardfs detach remote /mnt/lab.
 
 The same without this command: write the line "detach N" to ctl.`,
-		Example: `  cardfs detach 0
-  cardfs detach remote /mnt/lab`,
+		Example:           `  cardfs detach 0`,
 		Args:              args(1, 2, "detach needs a slot"),
 		ValidArgsFunction: completeSlot,
 	}

@@ -226,7 +226,8 @@ func (l *lab) mends(f fault) {
 			continue
 		}
 		if out, code := l.session(f.user, mend); code != 0 {
-			l.Errorf("%s\nexit code %d: %s", mend, code, out)
+			journal, _ := l.session("root", "journalctl --no-pager --lines=30 --unit=cardfs")
+			l.Errorf("%s\nexit code %d: %s\n%s", mend, code, out, journal)
 		}
 		for end := time.Now().Add(time.Minute); has(l.doctor(f.user), bad[0]); { // kill(1) does not wait for the end
 			if !strings.HasPrefix(mend, "kill ") || time.Now().After(end) {
