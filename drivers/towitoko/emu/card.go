@@ -20,7 +20,10 @@ func (s *life) fits(ta1 byte) bool {
 	if f == 0 || d == 0 {
 		f, d = 372, 1
 	}
-	ratio := float64(s.baud) * f / (d * clockHz)
+	s.r.mu.Lock()
+	baud := s.baud
+	s.r.mu.Unlock()
+	ratio := float64(baud) * f / (d * clockHz)
 	return ratio > 0.97 && ratio < 1.03
 }
 
@@ -32,7 +35,10 @@ func (s *life) inverse() bool {
 // parityFits reports whether the reader's parity is the card's. All bits of an inverse card are
 // inverted, nine of them.
 func (s *life) parityFits() bool {
-	return s.parity == 'N' || s.inverse() == (s.parity == 'O')
+	s.r.mu.Lock()
+	parity := s.parity
+	s.r.mu.Unlock()
+	return parity == 'N' || s.inverse() == (parity == 'O')
 }
 
 // toCard is what the card hears of p.

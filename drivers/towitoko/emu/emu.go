@@ -146,7 +146,7 @@ type life struct {
 	l    *serialtest.Line
 	cuts int
 
-	baud   int
+	baud   int       // r.mu guards it and parity: what the card sends is passed on by another goroutine
 	parity byte      // E, O or N
 	deaf   time.Time // until then
 
@@ -172,7 +172,9 @@ func (s *life) start(baud int) {
 }
 
 func (s *life) setLine(baud int, parity byte) {
+	s.r.mu.Lock()
 	s.baud, s.parity = baud, parity
+	s.r.mu.Unlock()
 	m := serial.Mode{Baud: baud, Frame: serial.Frame("8" + string(parity) + "2")}
 	if parity == 'N' {
 		m.Frame = serial.Frame8N1
