@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
 // PIN is the card's, and the password of its database.
@@ -63,7 +64,7 @@ func (c *Card) Certificate(ctx context.Context, name string) ([]byte, error) {
 type Inserted struct {
 	cmd    *exec.Cmd
 	stderr *strings.Builder
-	ended  chan error
+	ended  <-chan error
 }
 
 // Insert connects the card to address, HOST:PORT or unix:/PATH, where a reader must already
@@ -71,23 +72,21 @@ type Inserted struct {
 // valgrind's.
 func (c *Card) Insert(ctx context.Context, address string, wrap ...string) (*Inserted, error) {
 	words := append(wrap, c.program, c.db, address)
-	in := &Inserted{cmd: exec.Command(words[0], words[1:]...), stderr: new(strings.Builder), ended: make(chan error, 1)}
+	in := &Inserted{cmd: exec.Command(words[0], words[1:]...), stderr: new(strings.Builder)}
 	in.cmd.Stderr = in.stderr
-	in.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	in.cmd.Stdout = w
-	err = in.cmd.Start()
+	in.ended, err = proc.Tied(in.cmd)
 	_ = w.Close()
 	if err != nil {
 		return nil, err
 	}
 	defer context.AfterFunc(ctx, func() { _ = in.cmd.Process.Kill() })()
 	line, _ := bufio.NewReader(r).ReadString('\n')
-	go func() { in.ended <- in.cmd.Wait() }()
 	if strings.TrimSpace(line) != "connected" {
 		return nil, errors.Join(fmt.Errorf("cacard-vpcd did not connect to %s: %w: %s", address, <-in.ended, in.stderr), ctx.Err())
 	}

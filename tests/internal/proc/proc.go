@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -39,17 +40,40 @@ func Start(cmd *exec.Cmd, log *Log) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
+	cmd.SysProcAttr.Setpgid = true
 	// A child that outlives cmd may hold its output open.
 	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Start(); err != nil {
+	ended, err := Tied(cmd)
+	if err != nil {
 		return nil, err
 	}
 	go func() {
-		p.err = cmd.Wait()
+		p.err = <-ended
 		close(p.ended)
 	}()
 	return p, nil
+}
+
+// Tied starts cmd, which is killed when this process ends, and returns how it ended.
+//
+// The signal comes when the thread ends that has started it (prctl(2), PR_SET_PDEATHSIG), and
+// a thread of Go ends with a goroutine that locked it. So it has a thread of its own.
+func Tied(cmd *exec.Cmd) (ended <-chan error, err error) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	started, done := make(chan error), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			done <- cmd.Wait()
+		}
+	}()
+	return done, <-started
 }
 
 func (p *Process) name() string { return filepath.Base(p.Cmd.Path) }
