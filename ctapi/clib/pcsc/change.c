@@ -7,9 +7,6 @@
  * mount where an arrival counts, and on an eventfd for SCardCancel. The context keeps
  * the files open between calls, so a call that finds nothing new costs a read of each
  * status and the poll. After the poll only what it names is read again.
- *
- * A program may learn of a card before anybody used it. It expects the ATR then, as pcscd
- * powers every card: so a card without power is powered here.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,20 +20,7 @@
 
 #include "file.h"
 #include "pcsc.h"
-
-/* A reader whose status was read. */
-struct seen {
-	struct seen *next;
-	char name[MAX_READERNAME];
-	int dir, status;        /* -1: the reader is not there */
-	struct pc_reader now;   /* if status is open */
-	bool fresh;             /* now was just read: what changes after that, poll tells */
-	bool mute;              /* the card of mute_changes did not get power */
-	uint16_t mute_changes;
-	unsigned natr;          /* the last ATR, of the card of atr_changes */
-	uint8_t atr[MAX_ATR_SIZE];
-	uint16_t atr_changes;
-};
+#include "seen.h"
 
 struct pc_watch {
 	struct seen *seen;
@@ -53,12 +37,6 @@ static bool is_pnp(const char *name)
 	return strcasecmp(name, pnp) == 0;
 }
 
-static void away(struct seen *s)
-{
-	cf_close(&s->status);
-	cf_close(&s->dir);
-}
-
 void pc_watch_free(struct pc_context *x)
 {
 	struct pc_watch *w = x->watch;
@@ -69,129 +47,12 @@ void pc_watch_free(struct pc_context *x)
 		struct seen *s = w->seen;
 
 		w->seen = s->next;
-		away(s);
+		pc_away(s);
 		free(s);
 	}
 	cf_close(&w->event);
 	free(w);
 	x->watch = NULL;
-}
-
-/* ---- one reader ------------------------------------------------------------------- */
-
-/* read_status reads status anew. A short read is its end. */
-static bool read_status(struct seen *s)
-{
-	char text[CF_TEXT_MAX + 1];
-	struct cf_wait w = cf_wait_for(CF_ANSWER_MS);
-	ssize_t n;
-
-	s->fresh = false;
-	if (s->status < 0)
-		return false;
-	do
-		n = pread(s->status, text, sizeof text - 1, 0);
-	while (n < 0 && errno == EINTR && cf_now() < w.until);
-	if (n > 0) {
-		text[n] = '\0';
-		s->fresh = pc_parse(text, &s->now) && strcmp(s->now.name, s->name) == 0;
-		if (s->fresh)
-			return true;
-	}
-	away(s);
-	return false;
-}
-
-/* find opens a reader's status, if it is not open. */
-static bool find(struct pc_context *x, struct seen *s)
-{
-	if (read_status(s))
-		return true;
-	for (int anew = 0; anew <= 1; anew++) {
-		int number = pc_find(x->root, s->name, anew);
-
-		if (number < 0)
-			continue;
-		s->dir = pc_dir(x->root, (unsigned)number);
-		if (s->dir >= 0)
-			s->status = cf_open(s->dir, "status", O_RDONLY | O_NONBLOCK);
-		if (read_status(s))
-			return true;
-		away(s);
-	}
-	return false;
-}
-
-/* open_atr powers a card, if there is one. It returns a negative errno, or 0. */
-static int open_atr(const struct seen *s)
-{
-	int fd = cf_open(s->dir, "atr", O_RDONLY | O_NONBLOCK);
-	int error = fd < 0 ? fd : 0;
-
-	cf_close(&fd);
-	return error;
-}
-
-/* is_mute reports whether an error of open_atr is the card's. */
-static bool is_mute(int error)
-{
-	switch (error) {
-	case 0:
-	case -EBUSY: /* another program has the card, and powers it */
-	case -EAGAIN:
-	case -ENOMEDIUM:
-	case -ENODEV:
-	case -ENOENT:
-		return false;
-	}
-	return true;
-}
-
-/* power powers a card, to know its ATR. It does not wait for another program's
- * transaction: the ATR comes with the next change then. */
-static void power(struct seen *s)
-{
-	if (s->now.state != PC_PRESENT)
-		return;
-	if (s->natr > 0 && s->atr_changes == s->now.changes) {
-		/* The card is off, but it is the same one. */
-		s->now.natr = s->natr;
-		memcpy(s->now.atr, s->atr, s->natr);
-		return;
-	}
-	if (s->mute && s->mute_changes == s->now.changes)
-		return;
-	s->mute = is_mute(open_atr(s));
-	s->mute_changes = s->now.changes;
-	read_status(s);
-}
-
-/* expect_card is called when an empty reader has changed: mostly a card came. It is powered
- * before status is read, so that one read says both. */
-static void expect_card(struct seen *s)
-{
-	if (s->now.state != PC_EMPTY)
-		return;
-	s->mute = is_mute(open_atr(s));
-	s->mute_changes = (uint16_t)(s->now.changes + 1);
-}
-
-/* refresh looks at a reader, unless it was just read. It returns false if it is not there. */
-static bool refresh(struct pc_context *x, struct seen *s)
-{
-	if (!s->fresh && !find(x, s))
-		return false;
-	power(s);
-	s->fresh = false;
-	if (s->status < 0)
-		return false;
-	if (s->now.state == PC_POWERED) {
-		s->mute = false;
-		s->natr = s->now.natr;
-		memcpy(s->atr, s->now.atr, s->natr);
-		s->atr_changes = s->now.changes;
-	}
-	return true;
 }
 
 static struct seen *seen_of(struct pc_watch *w, const char *name)
@@ -209,67 +70,6 @@ static struct seen *seen_of(struct pc_watch *w, const char *name)
 	s->next = w->seen;
 	w->seen = s;
 	return s;
-}
-
-/* ---- states ------------------------------------------------------------------------ */
-
-/* differs sets the state of a reader by what was seen of it, and reports whether the
- * program has to be told. Which differences count is pcsc-lite's choice: a card that came
- * into use is not one, but one that is no longer in use is. */
-static bool differs(const struct seen *s, SCARD_READERSTATE *r)
-{
-	const struct pc_reader *now = &s->now;
-	bool present = now->state == PC_PRESENT || now->state == PC_POWERED;
-	bool mute = s->mute && s->mute_changes == now->changes && now->state == PC_PRESENT;
-	DWORD had = r->dwCurrentState, state = 0;
-	bool changed = had == SCARD_STATE_UNAWARE;
-
-	if (had & SCARD_STATE_UNKNOWN) /* it came back */
-		changed = true;
-	if (had >> 16 != 0 && had >> 16 != now->changes)
-		changed = true;
-	if (now->state == PC_FAILED || now->state == PC_STARTING) {
-		state = SCARD_STATE_UNAVAILABLE;
-		changed |= !(had & SCARD_STATE_UNAVAILABLE);
-	} else {
-		changed |= (had & SCARD_STATE_UNAVAILABLE) != 0;
-	}
-	r->cbAtr = 0;
-	if (present) {
-		state |= SCARD_STATE_PRESENT;
-		changed |= (had & SCARD_STATE_EMPTY) != 0;
-		if (mute)
-			state |= SCARD_STATE_MUTE;
-		changed |= mute != ((had & SCARD_STATE_MUTE) != 0);
-		r->cbAtr = now->natr;
-		memcpy(r->rgbAtr, now->atr, now->natr);
-	} else if (now->state == PC_EMPTY) {
-		state |= SCARD_STATE_EMPTY;
-		changed |= (had & SCARD_STATE_PRESENT) != 0;
-	}
-	if (now->exclusive) {
-		state |= SCARD_STATE_EXCLUSIVE;
-		changed |= (had & SCARD_STATE_INUSE) != 0;
-	} else if (now->connections > 0) {
-		if (present) {
-			state |= SCARD_STATE_INUSE;
-			changed |= (had & SCARD_STATE_EXCLUSIVE) != 0;
-		}
-	} else {
-		changed |= (had & (SCARD_STATE_INUSE | SCARD_STATE_EXCLUSIVE)) != 0;
-	}
-	r->dwEventState = state | (DWORD)now->changes << 16 | (changed ? SCARD_STATE_CHANGED : 0);
-	return changed;
-}
-
-/* unknown is differs for a reader that is not there. */
-static bool unknown(SCARD_READERSTATE *r)
-{
-	bool changed = !(r->dwCurrentState & SCARD_STATE_UNKNOWN);
-
-	r->dwEventState = SCARD_STATE_UNKNOWN | SCARD_STATE_UNAVAILABLE |
-			  (changed ? SCARD_STATE_CHANGED : 0);
-	return changed;
 }
 
 /* ---- waiting ------------------------------------------------------------------------- */
@@ -357,14 +157,14 @@ static LONG compare(struct change *c, bool *changed, bool *starting)
 		}
 		if (s == NULL || r->dwCurrentState & SCARD_STATE_IGNORE)
 			continue;
-		if (refresh(c->x, s)) {
-			*changed |= differs(s, r);
+		if (pc_refresh(c->x, s)) {
+			*changed |= pc_differs(s, r);
 			*starting |= s->now.state == PC_STARTING;
 			continue;
 		}
 		if (pc_available(c->x->root) == SCARD_E_NO_SERVICE)
 			return SCARD_E_NO_SERVICE;
-		*changed |= unknown(r);
+		*changed |= pc_unknown(r);
 	}
 	return SCARD_S_SUCCESS;
 }
@@ -401,7 +201,7 @@ static LONG wait_change(struct change *c, int64_t until, bool forever)
 		if (watched(c, i)) {
 			c->of[i]->fresh = c->fds[n++].revents == 0;
 			if (!c->of[i]->fresh)
-				expect_card(c->of[i]);
+				pc_expect_card(c->of[i]);
 		}
 	if (read(c->x->cancel, &count, sizeof count) == sizeof count)
 		return SCARD_E_CANCELLED;
@@ -453,7 +253,7 @@ static LONG prepare(struct change *c)
 		c->of[i] = seen_of(c->x->watch, r->szReader);
 		if (c->of[i] == NULL)
 			return SCARD_E_NO_MEMORY;
-		if (!find(c->x, c->of[i])) {
+		if (!pc_see(c->x, c->of[i])) {
 			LONG available = pc_available(c->x->root);
 
 			return available == SCARD_S_SUCCESS ? SCARD_E_UNKNOWN_READER : available;
@@ -481,7 +281,7 @@ static void forget(struct change *c)
 			continue;
 		}
 		*p = s->next;
-		away(s);
+		pc_away(s);
 		free(s);
 	}
 }
