@@ -20,33 +20,17 @@ import (
 // Built once for all tests.
 var program, library, ctLibrary, client string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "cardfs-ifd-")
-	if err == nil {
-		err = build(dir)
-	}
-	code := 1
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	} else {
-		code = m.Run()
-	}
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { daemon.Main(m, &program, build) }
 
-func build(dir string) error {
-	program, library = filepath.Join(dir, "cardfs"), filepath.Join(dir, "libifdcardfs.so")
+func build(ctx context.Context, dir string) error {
+	library = filepath.Join(dir, "libifdcardfs.so")
 	ctLibrary, client = filepath.Join(dir, "libctapi-cardfs.so"), filepath.Join(dir, "pcscsh")
-	if err := daemon.Build(context.Background(), program); err != nil {
-		return err
-	}
 	for out, target := range map[string]cc.Target{
 		library:   cc.IFDHandler(),
 		ctLibrary: cc.CTAPI(),
 		client:    {Sources: []string{"tests/ifd/testdata/pcscsh.c"}, Packages: []string{"libpcsclite"}},
 	} {
-		if err := cc.Build(context.Background(), out, target); err != nil {
+		if err := cc.Build(ctx, out, target); err != nil {
 			return err
 		}
 	}

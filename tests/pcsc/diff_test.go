@@ -23,28 +23,11 @@ import (
 // Built once for all tests.
 var program, handler, library, cases string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "cardfs-pcsc-")
-	if err == nil {
-		err = build(dir)
-	}
-	code := 1
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	} else {
-		code = m.Run()
-	}
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { daemon.Main(m, &program, build) }
 
-func build(dir string) error {
-	program, cases = filepath.Join(dir, "cardfs"), filepath.Join(dir, "pcscdiff")
+func build(ctx context.Context, dir string) error {
+	cases = filepath.Join(dir, "pcscdiff")
 	handler, library = filepath.Join(dir, "libifdcardfs.so"), filepath.Join(dir, "pcsc", "libpcsclite.so.1")
-	ctx := context.Background()
-	if err := daemon.Build(ctx, program); err != nil {
-		return err
-	}
 	sources, err := filepath.Glob(filepath.Join(cc.Root(), "tests/pcsc/diff/*.c"))
 	if err != nil {
 		return err

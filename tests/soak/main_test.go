@@ -11,10 +11,7 @@
 package soak
 
 import (
-	"context"
-	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -29,19 +26,7 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv(roleEnv); role != "" {
 		os.Exit(client(role, os.Args[1:]))
 	}
-	dir, err := os.MkdirTemp("", "cardfs-soak")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	program = filepath.Join(dir, "cardfs")
-	if err := daemon.Build(context.Background(), program); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
+	daemon.Main(m, &program)
 }
 
 // soak is the number of cycles or exchanges of a test: few, or the value of CARDFS_SOAK.

@@ -23,14 +23,22 @@ import (
 )
 
 // Main is the TestMain of a package whose tests run the program. It builds the program once,
-// and stores its path in program.
-func Main(m *testing.M, program *string) {
+// and stores its path in program. What else the tests need, builds make in a directory that is
+// removed afterwards.
+func Main(m *testing.M, program *string, builds ...func(ctx context.Context, dir string) error) {
+	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "cardfs-test")
 	if err == nil {
 		*program = filepath.Join(dir, "cardfs")
-		err = Build(context.Background(), *program)
+		err = Build(ctx, *program)
+	}
+	for _, build := range builds {
+		if err == nil {
+			err = build(ctx, dir)
+		}
 	}
 	if err != nil {
+		_ = os.RemoveAll(dir)
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
