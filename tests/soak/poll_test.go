@@ -1,10 +1,13 @@
 package soak
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +21,7 @@ import (
 func TestPollCycles(t *testing.T) {
 	dir := daemon.MountPoint(t)
 	d := daemon.Start(t, program, dir, "--sim", "t1")
+	untilInserted(t, filepath.Join(dir, "0/event"))
 	woken := make(chan error)
 	waiters := 0
 	for name, wait := range map[string]func(fd int) (func() error, error){
@@ -74,6 +78,24 @@ func TestPollCycles(t *testing.T) {
 		}
 	}
 	t.Logf("%d cycles", n)
+}
+
+// untilInserted waits for the card of a reader that has just been attached: before that an event
+// file does not yet begin with it, and it comes as an event of its own.
+func untilInserted(t *testing.T, events string) {
+	t.Helper()
+	f, err := os.Open(events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if words := strings.Fields(lines.Text()); len(words) > 2 && words[2] == "inserted" {
+			return
+		}
+	}
+	t.Fatalf("%s ended: %v", events, lines.Err())
 }
 
 func byPoll(fd int) (func() error, error) {
