@@ -46,12 +46,11 @@ func TestMemoryHasNoPIN(t *testing.T) {
 	go playCard(card)
 
 	open := func(name string) *os.File {
-		// Blocking: os.File of O_RDWR would poll, which these do not mind either.
-		fd, err := unix.Open(filepath.Join(slot, name), unix.O_RDWR|unix.O_CLOEXEC, 0)
+		f, err := os.OpenFile(filepath.Join(slot, name), os.O_RDWR, 0)
 		if err != nil {
-			t.Fatalf("open %s: %v", name, err)
+			t.Fatal(err)
 		}
-		return os.NewFile(uintptr(fd), name)
+		return f
 	}
 	// A PIN is made here, so that the daemon's program text does not have it.
 	makePIN := func(number int) []byte {

@@ -254,10 +254,10 @@ func watch(name string) (c changes, err error) {
 	wakes := int16(unix.POLLIN)
 	switch {
 	case client.IsMount(dir):
-		c.fd, err = unix.Open(filepath.Join(dir, "event"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		c.fd, err = client.OpenNow(filepath.Join(dir, "event"), unix.O_RDONLY)
 	case client.IsMount(filepath.Dir(dir)):
 		wakes = unix.POLLPRI
-		c.fd, err = unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		c.fd, err = client.OpenNow(name, unix.O_RDONLY)
 	default:
 		if c.fd, err = unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC); err == nil {
 			_, err = unix.InotifyAddWatch(c.fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_MODIFY)

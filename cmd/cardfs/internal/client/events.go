@@ -115,7 +115,7 @@ func (s Slot) Follow() (*Follower, error) { return s.Events().Follow() }
 
 // Snapshot is how things stand.
 func (src Events) Snapshot() ([]Event, error) {
-	fd, err := unix.Open(src.path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := OpenNow(src.path, unix.O_RDONLY)
 	if err != nil {
 		return nil, src.explain(err)
 	}

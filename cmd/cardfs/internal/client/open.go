@@ -79,11 +79,23 @@ func needsCard(name string) bool { return name == "atr" || name == "apdu" || nam
 // Look opens the file without waiting, and returns the error that it gets. It keeps no
 // descriptor: with O_NONBLOCK reads would not wait for answers either.
 func (s Slot) Look(name string, flags int) error {
-	fd, err := unix.Open(s.Path(name), flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := OpenNow(s.Path(name), flags)
 	if err != nil {
 		return s.Explain(err)
 	}
 	return unix.Close(fd)
+}
+
+// OpenNow opens a file of a mount that neither the open nor a read is to wait for; an os.File
+// would have the read wait. It is the caller's to close. Signals do not end it: the Go runtime
+// sends itself some.
+func OpenNow(path string, flags int) (fd int, err error) {
+	for {
+		fd, err = unix.Open(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
 }
 
 // remote reports whether the slot is seen through another file system than cardfs, such

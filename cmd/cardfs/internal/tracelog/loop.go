@@ -54,7 +54,7 @@ func (p *Loop) Arrivals(m *client.Mount, arrived func(client.Slot) error) error 
 }
 
 func (p *Loop) add(path string, explain func(error) error, line func(string) error, ended func() error) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := client.OpenNow(path, unix.O_RDONLY)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
