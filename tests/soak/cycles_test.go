@@ -149,12 +149,12 @@ func cycle(t *testing.T, ctl func(string) error, dir string, n int) {
 func TestOldDirectoryStaysDead(t *testing.T) {
 	dir := daemon.MountPoint(t)
 	d := daemon.Start(t, program, dir, "--sim", "ikey3k")
-	cwd, err := syscall.Open(dir+"/0", syscall.O_RDONLY|syscall.O_DIRECTORY, 0)
+	cwd, err := daemon.Open(dir+"/0", syscall.O_RDONLY|syscall.O_DIRECTORY)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer syscall.Close(cwd)
-	apdu, err := syscall.Open(dir+"/0/apdu", syscall.O_RDWR, 0)
+	apdu, err := daemon.Open(dir+"/0/apdu", syscall.O_RDWR)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,9 +20,9 @@ func commandsHad(t *testing.T, dir string) int {
 	}
 	got := make(chan answer, 1)
 	go func() {
-		fd, err := syscall.Open(dir+"/0/apdu", syscall.O_RDWR, 0)
+		fd, err := daemon.Open(dir+"/0/apdu", syscall.O_RDWR)
 		if err != nil {
-			got <- answer{err: fmt.Errorf("open: %w", err)}
+			got <- answer{err: err}
 			return
 		}
 		defer syscall.Close(fd)

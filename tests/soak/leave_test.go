@@ -65,12 +65,12 @@ func TestKilledDaemon(t *testing.T) {
 		waiting := run(t, "blocked", dir+"/0/atr", 20)
 		daemon.Eventually(t, "all opens wait", func() bool { return proc.InCall(waiting.cmd.Process.Pid, unix.SYS_OPENAT) == 20 })
 		// This process has its working directory in the tree, and a file open, and stays.
-		cwd, err := syscall.Open(dir+"/1", syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+		cwd, err := daemon.Open(dir+"/1", syscall.O_RDONLY|syscall.O_DIRECTORY)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer syscall.Close(cwd)
-		apdu, err := syscall.Open(dir+"/1/apdu", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+		apdu, err := daemon.Open(dir+"/1/apdu", syscall.O_RDWR)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,7 +27,7 @@ func TestPollCycles(t *testing.T) {
 	for name, wait := range map[string]func(fd int) (func() error, error){
 		"poll": byPoll, "epoll": byEpoll(0), "epoll, edges": byEpoll(unix.EPOLLET),
 	} {
-		fd, err := unix.Open(filepath.Join(dir, "0/event"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		fd, err := daemon.Open(filepath.Join(dir, "0/event"), unix.O_RDONLY|unix.O_NONBLOCK)
 		if err != nil {
 			t.Fatal(err)
 		}

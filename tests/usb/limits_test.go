@@ -221,7 +221,7 @@ func (f *files) noticed(armed func()) {
 		f.t.Fatal(err)
 	}
 	defer c.close()
-	fd, err := syscall.Open(f.d.Path("0/event"), syscall.O_RDONLY, 0)
+	fd, err := daemon.Open(f.d.Path("0/event"), syscall.O_RDONLY)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -213,15 +213,11 @@ type channel struct {
 }
 
 func openChannel(name string) (*channel, error) {
-	for {
-		fd, err := syscall.Open(name, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
-		if err == nil {
-			return &channel{fd: fd, buf: make([]byte, 4096)}, nil
-		}
-		if err != syscall.EINTR { // of the Go runtime's own signals
-			return nil, &os.PathError{Op: "open", Path: name, Err: err}
-		}
+	fd, err := daemon.Open(name, syscall.O_RDWR)
+	if err != nil {
+		return nil, err
 	}
+	return &channel{fd: fd, buf: make([]byte, 4096)}, nil
 }
 
 func (c *channel) close() { _ = syscall.Close(c.fd) }
@@ -236,10 +232,7 @@ func (c *channel) send(command string) (string, error) {
 			c.got = bytes.Clone(rest)
 			return string(line), nil
 		}
-		n, err := syscall.Read(c.fd, c.buf)
-		if err == syscall.EINTR {
-			continue
-		}
+		n, err := daemon.Uninterrupted(func() (int, error) { return syscall.Read(c.fd, c.buf) })
 		if err != nil {
 			return "", err
 		}
@@ -250,7 +243,9 @@ func (c *channel) send(command string) (string, error) {
 	}
 }
 
-func (c *channel) Write(p []byte) (int, error) { return syscall.Write(c.fd, p) }
+func (c *channel) Write(p []byte) (int, error) {
+	return daemon.Uninterrupted(func() (int, error) { return syscall.Write(c.fd, p) })
+}
 
 // exchange is openChannel, send and close.
 func exchange(name, command string) (string, error) {

@@ -247,6 +247,23 @@ func Mounted(t testing.TB, dir string) bool {
 	return strings.Contains(string(table), " "+dir+" ")
 }
 
+// Open opens a file for read(2), write(2) and ioctl(2) themselves, which wait; an os.File would
+// poll.
+func Open(name string, flags int) (fd int, err error) {
+	fd, err = Uninterrupted(func() (int, error) { return unix.Open(name, flags|unix.O_CLOEXEC, 0) })
+	return fd, os.NewSyscallError("open "+name, err)
+}
+
+// Uninterrupted repeats a call that waits for a mount when a signal ended it: the Go runtime
+// sends itself signals, and FUSE has no way to restart a call after a handler as SA_RESTART says.
+func Uninterrupted(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
 // MountPoint returns an empty directory that is removed after the test.
 func MountPoint(t testing.TB) string {
 	t.Helper()
