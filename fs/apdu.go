@@ -21,6 +21,8 @@ type apduFile struct {
 	opening
 	file    *file
 	session *core.Session // nil: the open cannot exchange; it serves flock(2) only
+	// Of lines for other files:
+	controls controls
 }
 
 var (
@@ -69,6 +71,24 @@ func (a *apduFile) checkText(command []byte) error {
 // exchange ignores the moment: a session is bound to one card.
 func (a *apduFile) exchange(ctx context.Context, command []byte, _ core.Moment, dst []byte) ([]byte, error) {
 	return a.session.Transmit(ctx, command, dst)
+}
+
+func (a *apduFile) known(file, word string) error {
+	if file == wordProtocol {
+		return knownProtocol(word)
+	}
+	return knownPower(word)
+}
+
+func (a *apduFile) set(ctx context.Context, file, word string) error {
+	if file == wordProtocol {
+		return setProtocol(ctx, a.file, word, a.by)
+	}
+	return setPower(ctx, a.file, word, a.by)
+}
+
+func (a *apduFile) control(ctx context.Context, command []byte, at core.Moment, dst []byte) ([]byte, error) {
+	return a.controls.exchange(ctx, a.file, &a.opening, command, at, dst)
 }
 
 // Ioctl serves CARDFS_BEGIN and CARDFS_END besides the ioctls of every exchange file: flock(2) as

@@ -25,7 +25,7 @@ type controlFile struct {
 	opening
 	file       *file
 	connection *core.Connection
-	refused    sync.Once
+	controls   controls
 }
 
 var (
@@ -53,19 +53,32 @@ func openControl(ctx context.Context, f *file, flags uint32) (fs.FileHandle, err
 const controlCode = 4 // bytes
 
 func (c *controlFile) check(command []byte) (int, error) {
+	return shortAnswer, checkControl(command)
+}
+
+func checkControl(command []byte) error {
 	if len(command) < controlCode {
-		return 0, fmt.Errorf("control: a code of four bytes must come first, here are %d: %w", len(command), reader.ErrInvalid)
+		return fmt.Errorf("control: a code of four bytes must come first, here are %d: %w", len(command), reader.ErrInvalid)
 	}
-	return shortAnswer, nil
+	return nil
 }
 
 func (c *controlFile) exchange(ctx context.Context, command []byte, at core.Moment, dst []byte) ([]byte, error) {
-	by := c.by
+	return c.controls.exchange(ctx, c.file, &c.opening, command, at, dst)
+}
+
+// controls sends the control commands of one open.
+type controls struct {
+	refused sync.Once // logged
+}
+
+func (c *controls) exchange(ctx context.Context, f *file, o *opening, command []byte, at core.Moment, dst []byte) ([]byte, error) {
+	by := o.by
 	by.At = at
-	answer, err := c.file.slot.Control(ctx, binary.BigEndian.Uint32(command), command[controlCode:], by)
+	answer, err := f.slot.Control(ctx, binary.BigEndian.Uint32(command), command[controlCode:], by)
 	if errors.Is(err, reader.ErrNoPermission) {
 		c.refused.Do(func() {
-			c.file.slot.Log().Warn("command refused", "uid", c.uid, "error", err)
+			f.slot.Log().Warn("command refused", "uid", o.uid, "error", err)
 		})
 	}
 	dst = append(dst, answer...)

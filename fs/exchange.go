@@ -36,6 +36,16 @@ type exchanger interface {
 	exchange(ctx context.Context, command []byte, at core.Moment, dst []byte) ([]byte, error)
 }
 
+// besides is an exchanger whose lines may be meant for other files of its slot.
+type besides interface {
+	// known returns reader.ErrInvalid for a word that the file does not take.
+	known(file, word string) error
+	// set is a write of word to the file, which returns when the card has obeyed.
+	set(ctx context.Context, file, word string) error
+	// control is exchange for the file control.
+	control(ctx context.Context, command []byte, at core.Moment, dst []byte) ([]byte, error)
+}
+
 // textChecker is an exchanger that checks a line of text more strictly than bytes: lines are
 // often typed, and typing errors are likely.
 type textChecker interface {
@@ -57,7 +67,7 @@ type channel struct {
 	append    bool // O_APPEND: the offset of a write means nothing
 	readable  bool
 	writable  bool
-	lockLines bool   // lock and unlock are lines
+	lockLines bool   // all words are lines, not errors alone
 	share     *share // of the slot's room
 	pass      *core.Pass
 	onIdle    func() // called after Release, once nothing is under way
@@ -84,7 +94,7 @@ type channel struct {
 
 type command struct {
 	data []byte
-	word string // instead of data: one of these
+	word string // one of these, whose data follow it
 	room int    // for the answer
 	at   core.Moment
 }
@@ -264,6 +274,10 @@ func (c *channel) exchange(ctx context.Context, command command, dst []byte) (an
 		err = c.waitLock()
 	case wordUnlock:
 		c.to.(locker).unlock()
+	case wordPower, wordProtocol:
+		err = c.to.(besides).set(ctx, command.word, string(command.data))
+	case wordControl:
+		return c.to.(besides).control(ctx, command.data, command.at, dst)
 	default:
 		return c.to.exchange(ctx, command.data, command.at, dst)
 	}
@@ -299,7 +313,7 @@ func (c *channel) Send() {
 		next := c.queue[0]
 		c.queue[0] = command{}
 		c.queue = c.queue[1:]
-		if c.beyond && next.word == "" && !c.closed {
+		if c.beyond && (next.word == "" || next.word == wordControl) && !c.closed {
 			clear(next.data)
 			c.give(next.size())
 			c.answers = append(c.answers, answer{err: errNoRoom})
@@ -322,7 +336,7 @@ func (c *channel) Send() {
 		if err != nil {
 			data = nil
 		}
-		a := answer{data: data, text: next.word != "", err: err, size: len(data)}
+		a := answer{data: data, text: next.word != "" && next.word != wordControl, err: err, size: len(data)}
 		a.beyond = c.swap(next.size(), a.size)
 		c.answers = append(c.answers, a)
 		c.touch()

@@ -11,34 +11,50 @@ const (
 	wordErrors = "errors" // an error is a line "error ESTALE WORDS" from now on, as SFTP carries no errno
 	wordLock   = "lock"   // flock(2) for programs that cannot call it
 	wordUnlock = "unlock"
-	wordOK     = "ok\n" // answers them
+	wordOK     = "ok\n" // answers them, and power and protocol
+
+	// What is written to the file of that name, by this open: a lock by it admits these. Over
+	// SFTP an open of the file itself may be another process's.
+	wordPower    = "power"
+	wordProtocol = "protocol"
+	wordControl  = "control"
 )
 
-// words lists the words that this channel obeys.
-func (c *channel) words() []string {
+// words lists the words that this channel obeys; more is what follows one.
+func (c *channel) words() (words []string, more func(word string) bool) {
 	if c.lockLines {
-		return []string{wordErrors, wordLock, wordUnlock}
+		return []string{wordErrors, wordLock, wordUnlock, wordPower, wordProtocol, wordControl}, func(word string) bool {
+			return word == wordPower || word == wordProtocol || word == wordControl
+		}
 	}
-	return []string{wordErrors}
+	return []string{wordErrors}, func(string) bool { return false }
 }
 
-// word returns the word that line is. For a line that is not yet whole it returns the word
-// that line may become.
-func (c *channel) word(line []byte, whole bool) string {
+// word returns the word that line begins with, and what follows it. For a line that is not yet
+// whole it returns the word that line may become.
+func (c *channel) word(line []byte, whole bool) (word string, rest []byte) {
 	line = bytes.TrimLeft(line, blanks)
-	if len(line) == 0 || bytes.IndexByte([]byte("elu"), line[0]) < 0 {
-		return ""
+	if len(line) == 0 || bytes.IndexByte([]byte("elupc"), line[0]) < 0 {
+		return "", nil
 	}
 	if i := bytes.IndexByte(line, '#'); i >= 0 {
 		line, whole = line[:i], true
 	}
-	text := bytes.TrimRight(line[:min(len(line), 100)], blanks)
-	for _, w := range c.words() {
-		if string(text) == w || !whole && len(text) < len(w) && string(text) == w[:len(text)] {
-			return w
+	words, more := c.words()
+	for _, w := range words {
+		if !bytes.HasPrefix(line, []byte(w)) {
+			if !whole && len(line) < len(w) && string(line) == w[:len(line)] {
+				return w, nil
+			}
+			continue
+		}
+		rest := line[len(w):]
+		switch after := bytes.TrimLeft(rest, blanks); {
+		case len(after) == 0 && (!whole || !more(w)), len(after) < len(rest) && more(w):
+			return w, after
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // wipe clears commands that are no longer needed: one may hold a PIN.
@@ -81,8 +97,10 @@ func (c *channel) parse(data []byte) (commands []command, rest, joined []byte, e
 			}
 			// Data that cannot be hex is refused now, not when the line is complete.
 			if bytes.IndexByte(first, '#') < 0 {
-				if err := checkDigits(line); err != nil && c.word(rest, false) == "" {
-					return commands, nil, rest, err
+				if err := checkDigits(line); err != nil {
+					if w, _ := c.word(rest, false); w == "" {
+						return commands, nil, rest, err
+					}
 				}
 			}
 			return commands, rest, joined, nil
@@ -109,7 +127,22 @@ func (c *channel) parse(data []byte) (commands []command, rest, joined []byte, e
 }
 
 func (c *channel) parseLine(line []byte) (command, error) {
-	if w := c.word(line, true); w != "" {
+	switch w, text := c.word(line, true); w {
+	case "":
+	case wordControl:
+		data, err := parseHex(make([]byte, 0, (len(text)+1)/2), text)
+		if err == nil {
+			err = checkControl(data)
+		}
+		if err != nil {
+			clear(data)
+			return command{}, err
+		}
+		return command{word: w, data: fitted(data, 64), room: shortAnswer}, nil
+	case wordPower, wordProtocol:
+		text = bytes.TrimRight(text[:min(len(text), 100)], blanks)
+		return command{word: w, data: bytes.Clone(text), room: len(wordOK)}, c.to.(besides).known(w, string(text))
+	default:
 		return command{word: w, room: len(wordOK)}, nil
 	}
 	data, err := parseHex(make([]byte, 0, (len(line)+1)/2), line)

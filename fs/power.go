@@ -25,14 +25,22 @@ func openPower(ctx context.Context, f *file, flags uint32) (fs.FileHandle, error
 		return nil, err
 	}
 	t.capture(true)
-	t.do = func(ctx context.Context, word string) error {
-		action, ok := powerWords[word]
-		if !ok {
-			return fmt.Errorf("power: the words are on, off, reset, cold, eject and release: %w", reader.ErrInvalid)
-		}
-		return f.slot.Power(ctx, action, t.by)
-	}
+	t.do = func(ctx context.Context, word string) error { return setPower(ctx, f, word, t.by) }
 	return t, nil
+}
+
+func knownPower(word string) error {
+	if _, ok := powerWords[word]; !ok {
+		return fmt.Errorf("power: the words are on, off, reset, cold, eject and release: %w", reader.ErrInvalid)
+	}
+	return nil
+}
+
+func setPower(ctx context.Context, f *file, word string, by core.Caller) error {
+	if err := knownPower(word); err != nil {
+		return err
+	}
+	return f.slot.Power(ctx, powerWords[word], by)
 }
 
 func powerText(f *file) []byte {

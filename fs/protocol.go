@@ -18,16 +18,25 @@ func openProtocol(ctx context.Context, f *file, flags uint32) (fs.FileHandle, er
 		return nil, err
 	}
 	t.capture(true)
-	t.do = func(ctx context.Context, word string) error {
-		switch word {
-		case "T=0":
-			return f.slot.SelectProtocol(ctx, 0, t.by)
-		case "T=1":
-			return f.slot.SelectProtocol(ctx, 1, t.by)
-		}
+	t.do = func(ctx context.Context, word string) error { return setProtocol(ctx, f, word, t.by) }
+	return t, nil
+}
+
+// protocolWords are what may be written to `protocol`.
+var protocolWords = map[string]int{"T=0": 0, "T=1": 1}
+
+func knownProtocol(word string) error {
+	if _, ok := protocolWords[word]; !ok {
 		return fmt.Errorf("protocol: the words are T=0 and T=1: %w", reader.ErrInvalid)
 	}
-	return t, nil
+	return nil
+}
+
+func setProtocol(ctx context.Context, f *file, word string, by core.Caller) error {
+	if err := knownProtocol(word); err != nil {
+		return err
+	}
+	return f.slot.SelectProtocol(ctx, protocolWords[word], by)
 }
 
 // protocolText is as "T=1 T=0": the protocol in force, then what else the card offers;

@@ -63,8 +63,9 @@ A call that waits occupies one of the connections, and when all wait the mount s
 still: give the far cardfs an --open-timeout. Two opens of one file share a connection: let
 each lock and unlock from a mount of its own. A read that fails looks like end of file;
 after the line errors it is a line. There is no ioctl, and flock locks this machine only;
-the lines lock and unlock lock the reader itself. Pull none of this over a network that
-you do not trust with PINs, except through ssh.
+the lines lock and unlock lock the reader itself, and power, protocol and control as lines
+of the same open are admitted by them (cardfs help files). Pull none of this over a network
+that you do not trust with PINs, except through ssh.
 
 CONTAINERS
 
