@@ -237,7 +237,7 @@ type Traits struct {
 	// Shared: another program has the card, and others use it there (see Locker). What an
 	// APDU needs, that program does; the card is not powered off because nobody uses it
 	// here, nor at the end of this program. Status says ErrStale once if somebody there has
-	// reset the card, or powered it off.
+	// reset the card (Powered: PowerOn takes it up as it is) or powered it off (Present).
 	Shared bool
 }
 

@@ -157,3 +157,61 @@ func TestChipOfWhatIsNone(t *testing.T) {
 		}
 	})
 }
+
+// Traits.Shared: "Status says ErrStale once if somebody there has reset the card (Powered) or
+// powered it off (Present)", whether a command or the reader's notification comes first.
+func TestCardLostElsewhere(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		for _, tt := range []struct {
+			now    reader.Status
+			fails  error // the power-up
+			events string
+			want   State
+		}{
+			{reader.Powered, nil, "reset", StatePowered},
+			{reader.Powered, reader.ErrNoCard, "removed", StateEmpty},
+			{reader.Present, nil, "powered", StatePresent},
+		} {
+			bubble(t, Options{}, func(t *testing.T, r *rig) {
+				slot := newFakeSlot(t)
+				slot.traits.Shared = true
+				_, b := r.plug(reader.Device{}, slot)
+				s := mustOpen(t, b, someone())
+				f := r.Follow()
+				whats(f)
+				lost := true
+				slot.set(func(f *fakeSlot) {
+					f.exchange = func(_ context.Context, _ reader.Transfer, dst []byte) ([]byte, error) { return dst, reader.ErrStale }
+					f.power = func(context.Context, reader.Reset) ([]byte, error) { return f.atr, tt.fails }
+					f.state = func(context.Context) (reader.Status, error) {
+						if lost {
+							lost = false
+							return tt.now, reader.ErrStale
+						}
+						if tt.fails != nil {
+							return reader.Absent, nil
+						}
+						return tt.now, nil
+					}
+				})
+				if told {
+					slot.changes <- struct{}{}
+					synctest.Wait()
+				}
+				err := transmit(s, "00 01 00 00")
+				if tt.fails == nil || !told {
+					wantErr(t, "transmit", err, reader.ErrStale)
+				} else {
+					wantErr(t, "transmit", err, tt.fails)
+				}
+				synctest.Wait()
+				if got := whats(f); got != tt.events {
+					t.Errorf("told first %v, %v, %v: events %q, want %q", told, tt.now, tt.fails, got, tt.events)
+				}
+				if got := b.Info().State; got != tt.want {
+					t.Errorf("told first %v, %v, %v: %s, want %s", told, tt.now, tt.fails, got, tt.want)
+				}
+			})
+		}
+	}
+}

@@ -66,6 +66,11 @@ func (s *Slot) refresh() {
 	case s.ctx.Err() != nil:
 	case errors.Is(err, reader.ErrGone):
 		s.opening.lost(err)
+	case errors.Is(err, reader.ErrStale) && now == reader.Powered && s.card == reader.Powered:
+		s.unknown = false
+		s.mu.Unlock()
+		_ = s.powerUp(s.ctx, reader.Warm, -1, Caller{}) // it keeps its error
+		s.mu.Lock()
 	case errors.Is(err, reader.ErrStale):
 		s.unknown = false
 		s.setUnpowered()

@@ -340,15 +340,24 @@ func (s *Slot) settle(err error) {
 	case err != nil:
 		s.noteError(err)
 	}
-	if dead {
+	there := errors.Is(err, reader.ErrStale) && s.link.Slot.Traits().Shared
+	if dead && !there {
 		s.setUnpowered()
 	}
 	s.mu.Unlock()
+	if there {
+		s.refresh() // knows whether somebody there has reset the card or powered it off
+		if dead = s.link.Dead(); dead {
+			s.mu.Lock()
+			s.setUnpowered()
+			s.mu.Unlock()
+		}
+	}
 	if dead {
 		// The protocol could not be brought back, or was left in the middle: the card
 		// must be reset (ISO/IEC 7816-3:2006 rule 6.4), which only a new open may ask for.
 		s.link.PowerOff(s.ctx)
-	} else if !errors.Is(err, reader.ErrInvalid) && !errors.Is(err, reader.ErrUnsupported) {
+	} else if !there && !errors.Is(err, reader.ErrInvalid) && !errors.Is(err, reader.ErrUnsupported) {
 		s.refresh()
 	}
 }
