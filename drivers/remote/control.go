@@ -78,38 +78,32 @@ func (s *slot) serve(ctx context.Context) (reader.Slot, error) {
 	return s, nil
 }
 
-// control sends one command to the reader itself. The lock there is given up for that time: it
-// keeps off whoever does not come by the same open, or from the same process there.
-func (s *slot) control(ctx context.Context, code uint32, data []byte) (answer []byte, err error) {
+// control sends one command to the reader itself, in the transaction if there is one.
+func (s *slot) control(ctx context.Context, code uint32, data []byte) ([]byte, error) {
 	if err := s.over(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := s.line.bound(ctx)
 	defer cancel()
-	if c := s.live(); c != nil && c.locked {
-		s.setWant(false)
-		if err := s.collectOwed(ctx, c); err != nil {
-			return nil, err
-		}
-		defer func() {
-			s.setWant(true)
-			if lockErr := s.lock(ctx, c); err == nil && lockErr != nil {
-				answer, err = nil, lockErr
-			}
-		}()
+	command := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(data)), code)
+	command = append(command, data...)
+	defer clear(command)
+	c, err := s.locked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if c != nil {
+		return s.controlLocked(ctx, c, command)
 	}
 	file, err := s.line.files.Open(ctx, s.path("control"), os.O_RDWR)
 	if err != nil {
 		return nil, s.line.explain("open control", err)
 	}
 	defer file.Close()
-	c := &session{file: file}
+	c = &session{file: file}
 	if line, err := c.ask(ctx, []byte("errors\n"), nil); err != nil || string(line) != "ok" {
 		return nil, s.line.explain("open control", errors.Join(err, reader.ErrProtocol))
 	}
-	command := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(data)), code)
-	command = append(command, data...)
-	defer clear(command)
 	text := appendHex(make([]byte, 0, 2*len(command)+1), command)
 	defer clear(text)
 	line, err := c.ask(ctx, text, nil)
@@ -124,6 +118,26 @@ func (s *slot) control(ctx context.Context, code uint32, data []byte) (answer []
 		return nil, nil // an answer without bytes
 	}
 	return parseReply(line, nil)
+}
+
+// controlLocked sends a command to the reader as a line of the session. See obey.
+func (s *slot) controlLocked(ctx context.Context, c *session, command []byte) ([]byte, error) {
+	const word = "control "
+	text := appendHex(append(make([]byte, 0, len(word)+2*len(command)+1), word...), command)
+	defer clear(text)
+	line, err := c.ask(ctx, text, nil)
+	if err != nil {
+		return nil, s.unanswered(ctx, c, err)
+	}
+	defer clear(line)
+	if len(line) == 0 {
+		return nil, nil // an answer without bytes
+	}
+	answer, err := parseReply(line, nil)
+	if err != nil {
+		return nil, s.refused(ctx, err)
+	}
+	return answer, nil
 }
 
 // Escape sends p to the reader as it is.

@@ -2,9 +2,12 @@ package remote
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
+	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
 
@@ -35,6 +38,79 @@ func TestLockHere(t *testing.T) {
 	_ = mine
 	h.Slot(0).Unlock(me)
 	if _, err := theirs.Transmit(t.Context(), numbered(2), nil); err != nil {
+		t.Errorf("after the transaction: %v", err)
+	}
+}
+
+// "Sequences never interleave": in a transaction here the card is reset and a PIN entered at the
+// reader there, and nobody there gets in between. Over SFTP each open is another process's there.
+func TestLockOutlastsResetAndPIN(t *testing.T) {
+	far := machineThere(t, "pinpad card=dual")
+	w := newWay(t, far.dir)
+	h := machineHere(t, "remote "+w.at)
+	h.awaitState(0, core.StatePresent)
+	h.open(0)
+	me := core.Caller{Owner: new(int), Wait: true}
+	theirs, err := far.Slot(0).Open(t.Context(), core.Caller{Owner: new(int), Wait: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Slot(0).Lock(t.Context(), me, nil); err != nil {
+		t.Fatal(err)
+	}
+	mine, err := h.Slot(0).Open(t.Context(), me)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mine.Close()
+	if _, err := mine.Transmit(t.Context(), numbered(1), nil); err != nil {
+		t.Fatal(err)
+	}
+	card := logCard(t, far.Slot(0))
+	waits := make(chan error, 1)
+	go func() {
+		for {
+			_, err := theirs.Transmit(t.Context(), numbered(99), nil)
+			if theirs.Close(); errors.Is(err, reader.ErrStale) { // each reset ends an open of theirs
+				theirs, err = far.Slot(0).Open(t.Context(), core.Caller{Owner: new(int), Wait: true})
+				if err == nil {
+					continue
+				}
+			}
+			waits <- err
+			return
+		}
+	}()
+	far.ctl("sim 0 keys 1234")
+	pin := &reader.PINVerify{PINFormat: reader.PINFormat{Format: 0x82, MinDigits: 4, MaxDigits: 8, Condition: 2, APDU: []byte{0, 0x20, 0, 1, 0}}}
+	for n, step := range []func() error{
+		func() error { return h.Slot(0).Power(t.Context(), core.ResetCold, me) },
+		func() error { return h.Slot(0).Power(t.Context(), core.ResetWarm, me) },
+		func() error { return h.Slot(0).SelectProtocol(t.Context(), 1-h.Slot(0).Info().Params.T, me) },
+		func() error {
+			answer, err := h.Slot(0).VerifyPIN(t.Context(), pin, me)
+			if err == nil && len(answer) != 2 {
+				err = fmt.Errorf("an answer of %d bytes", len(answer))
+			}
+			return err
+		},
+	} {
+		if err := step(); err != nil {
+			t.Errorf("step %d: %v", n, err)
+		}
+		if !far.Slot(0).Info().Locked {
+			t.Errorf("after step %d there is no transaction there", n)
+		}
+		// "A reset that the holder asks for leaves the holder's own opens valid."
+		if _, err := mine.Transmit(t.Context(), numbered(2), nil); err != nil {
+			t.Errorf("after step %d: %v", n, err)
+		}
+		if card.drain(); card.seen[fmt.Sprintf("% X", numbered(99))] > 0 {
+			t.Fatalf("in step %d another's command came into the transaction", n)
+		}
+	}
+	h.Slot(0).Unlock(me.Owner)
+	if err := <-waits; err != nil {
 		t.Errorf("after the transaction: %v", err)
 	}
 }

@@ -74,9 +74,15 @@ func (s *slot) dial(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", s.name(), worded(st.problem))
 	}
 	c := &session{file: file}
-	atr, err := s.greet(ctx, c)
-	if err == nil {
-		err = s.begin(c)
+	var atr []byte
+	line, err := c.ask(ctx, []byte("errors\n"), nil)
+	switch {
+	case err != nil:
+		err = s.line.explain("open the card there", err)
+	case string(line) != "ok":
+		err = malformed("%s: the line errors is not answered by ok", s.name())
+	default:
+		atr, err = s.begin(ctx, c)
 	}
 	if err != nil {
 		file.Close()
@@ -93,15 +99,9 @@ func (s *slot) dial(ctx context.Context) ([]byte, error) {
 	return atr, nil
 }
 
-// greet sets a new session up and returns the card's ATR.
-func (s *slot) greet(ctx context.Context, c *session) ([]byte, error) {
-	line, err := c.ask(ctx, []byte("errors\n"), nil)
-	if err == nil && string(line) != "ok" {
-		err = malformed("the line errors is not answered by ok")
-	}
-	if err != nil {
-		return nil, s.line.explain("open the card there", err)
-	}
+// begin makes c the session from now on, with what the card has become, unless it has lost its
+// state since. It returns the ATR.
+func (s *slot) begin(ctx context.Context, c *session) (atr []byte, err error) {
 	st, err := s.readStatus(ctx)
 	switch {
 	case err != nil:
@@ -111,27 +111,23 @@ func (s *slot) greet(ctx context.Context, c *session) ([]byte, error) {
 	case st.state != "powered":
 		return nil, fmt.Errorf("%s: %s: %w", s.name(), st.state, reader.ErrStale)
 	}
-	c.since, c.protocol = st.event, st.protocol
 	if st.protocol == iso7816.NoProtocol {
 		// As pcscd shows a memory card: without a protocol, but it takes the commands of
 		// a file card.
-		return append([]byte{0x3B, byte(len(st.atr))}, st.atr...), nil
-	}
-	if _, err := iso7816.ParseATR(st.atr); err != nil {
+		atr = append([]byte{0x3B, byte(len(st.atr))}, st.atr...)
+	} else if _, err := iso7816.ParseATR(st.atr); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name(), err)
+	} else {
+		atr = st.atr
 	}
-	return st.atr, nil
-}
-
-// begin makes c the session, unless its card has lost its state since.
-func (s *slot) begin(c *session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stale > c.since || !s.card {
-		return fmt.Errorf("%s: %w", s.name(), reader.ErrStale)
+	if s.stale > st.event || !s.card {
+		return nil, fmt.Errorf("%s: %w", s.name(), reader.ErrStale)
 	}
+	c.since, c.protocol, c.over = st.event, st.protocol, false
 	s.session = c
-	return nil
+	return atr, nil
 }
 
 // ask writes what is answered by one line, and returns that without its newline. Its errors are
@@ -193,7 +189,7 @@ func (s *slot) Exchange(ctx context.Context, t reader.Transfer, dst []byte) ([]b
 	defer clear(line)
 	answer, err := parseReply(line, dst)
 	if err != nil {
-		return dst, s.refused(err)
+		return dst, s.refused(ctx, err)
 	}
 	if len(answer) < len(dst)+2 {
 		return dst, malformed("%s: an R-APDU of %d bytes", s.name(), len(answer)-len(dst))
@@ -208,7 +204,7 @@ func (s *slot) unanswered(ctx context.Context, c *session, err error) error {
 		return fmt.Errorf("%s: %w", s.name(), err)
 	}
 	if kind, known := definite(err); known && !errors.Is(err, files.ErrWritten) {
-		return s.refused(fmt.Errorf("%s: write a command: %w", s.name(), kind))
+		return s.refused(ctx, fmt.Errorf("%s: write a command: %w", s.name(), kind))
 	}
 	if !ended(err) && !errors.Is(err, files.ErrWritten) && !errors.Is(err, files.ErrStuck) {
 		// The write failed. Over SFTP that may be a refusal, of which nothing is outstanding.
@@ -224,7 +220,7 @@ func (s *slot) unanswered(ctx context.Context, c *session, err error) error {
 }
 
 // refused takes what the other side says instead of an answer.
-func (s *slot) refused(err error) error {
+func (s *slot) refused(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, reader.ErrNoCard):
 		s.mu.Lock()
@@ -234,10 +230,26 @@ func (s *slot) refused(err error) error {
 		}
 		s.mu.Unlock()
 		s.hangUp()
-	case errors.Is(err, reader.ErrStale), errors.Is(err, reader.ErrProtocol):
+	case errors.Is(err, reader.ErrStale):
+		s.hangUp()
+		s.lost(ctx)
+	case errors.Is(err, reader.ErrProtocol):
 		s.hangUp()
 	}
 	return err
+}
+
+// lost finds out how the card has lost its state. Its event follows.
+func (s *slot) lost(ctx context.Context) {
+	st, err := s.readStatus(ctx)
+	what := cardOff
+	if err == nil && st.state == "powered" {
+		what = cardReset
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stale = max(s.stale, st.event)
+	s.note(what, st.event)
 }
 
 // Lock locks the others out there.
@@ -276,11 +288,21 @@ func (s *slot) setWant(want bool) {
 
 func (s *slot) lock(ctx context.Context, c *session) error {
 	if !c.locked {
-		if err := s.word(ctx, c, "lock"); err != nil {
-			return err
-		}
+		s.word(c, "lock")
 	}
 	return s.await(ctx, c)
+}
+
+// locked returns the session if others are locked out, once they are; else nil.
+func (s *slot) locked(ctx context.Context) (*session, error) {
+	c := s.live()
+	if c == nil || !c.locked {
+		return nil, nil
+	}
+	if err := s.collectOwed(ctx, c); err != nil || !c.locked {
+		return nil, err
+	}
+	return c, nil
 }
 
 // collectOwed waits for the answer to a word, and unlocks what nobody wants locked any more.
@@ -294,27 +316,19 @@ func (s *slot) collectOwed(ctx context.Context, c *session) error {
 	if !c.locked || want {
 		return nil
 	}
-	if err := s.word(ctx, c, "unlock"); err != nil {
-		return err
-	}
+	s.word(c, "unlock")
 	return s.await(ctx, c)
 }
 
-// word writes lock or unlock. Its answer is owed.
-func (s *slot) word(ctx context.Context, c *session, word string) error {
-	if err := c.file.Write(ctx, []byte(word+"\n")); err != nil {
-		s.hangUp()
-		return s.line.explain(word, err)
-	}
+// word writes lock or unlock. Its answer is owed, whoever gives up waiting for it.
+func (s *slot) word(c *session, word string) {
 	c.locked = word == "lock"
 	o := &owed{done: make(chan struct{})}
 	c.owed = o
 	reader.Go(s.line.host, func() {
 		defer close(o.done)
-		chunk, err := c.file.Read(s.line.ctx, readMost)
-		o.line, o.err = c.collect(s.line.ctx, nil, chunk, err)
+		o.line, o.err = c.ask(s.line.ctx, []byte(word+"\n"), nil)
 	})
-	return nil
 }
 
 // await waits for the answer to a word, if one is owed.
@@ -329,17 +343,25 @@ func (s *slot) await(ctx context.Context, c *session) error {
 		return s.line.explain("lock the card there", ctx.Err())
 	}
 	c.owed = nil
-	switch {
-	case o.err != nil:
+	if o.err != nil {
 		s.hangUp()
 		return s.line.explain("lock the card there", o.err)
-	case string(o.line) != "ok":
-		c.locked = false
-		_, err := parseReply(o.line, nil)
-		if err == nil {
-			err = malformed("%s: the line lock is not answered by ok", s.name())
-		}
-		return s.refused(err)
 	}
-	return nil
+	err := s.isOK(ctx, "lock", o.line)
+	if err != nil {
+		c.locked = false
+	}
+	return err
+}
+
+// isOK looks at the answer to a word.
+func (s *slot) isOK(ctx context.Context, word string, line []byte) error {
+	if string(line) == "ok" {
+		return nil
+	}
+	_, err := parseReply(line, nil)
+	if err == nil {
+		err = malformed("%s: the line %s is not answered by ok", s.name(), word)
+	}
+	return s.refused(ctx, err)
 }

@@ -2,15 +2,12 @@ package remote
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 
 	"github.com/cardfs/cardfs/drivers/remote/files"
 	"github.com/cardfs/cardfs/reader"
-	"github.com/cardfs/cardfs/reader/iso7816"
 	"github.com/cardfs/cardfs/reader/words"
 )
 
@@ -23,12 +20,18 @@ const (
 )
 
 // note is a change that the core has not been told of.
-type note int
+type note struct {
+	what change
+	seq  uint64 // of the event
+}
+
+type change int
 
 const (
-	cardOut  note = iota
-	cardIn        // without power, as far as we know
-	cardLost      // its state: somebody there reset it, or powered it off
+	cardOut   change = iota
+	cardIn           // without power, as far as we know
+	cardReset        // by somebody there
+	cardOff          // so, too
 )
 
 // notesMost is how many changes wait to be told. Of more the last count.
@@ -96,25 +99,22 @@ func (s *slot) happened(e event) {
 	case "inserted":
 		if !s.card {
 			s.card = true
-			s.note(cardIn)
+			s.note(cardIn, e.seq)
 		}
 		s.early = false
 	case "removed":
 		if s.card {
 			s.takeOut()
-			s.note(cardOut)
+			s.note(cardOut, e.seq)
 		} else if !s.early {
-			s.note(cardOut)
+			s.note(cardOut, e.seq)
 		}
 		s.early = false
-	case "reset", "powered":
-		if e.what == "powered" && e.more["power"] != "off" {
-			break
-		}
-		s.stale = e.seq
-		if s.session != nil && e.seq > s.session.since {
-			s.session.over = true
-			s.note(cardLost)
+	case "reset":
+		s.lose(cardReset, e.seq)
+	case "powered":
+		if e.more["power"] == "off" {
+			s.lose(cardOff, e.seq)
 		}
 	}
 	began := was != s.phase
@@ -146,13 +146,37 @@ func (s *slot) takeOut() {
 	s.removed = make(chan struct{})
 }
 
+// lose notes that the card has lost its state. s.mu is held.
+func (s *slot) lose(what change, seq uint64) {
+	s.stale = max(s.stale, seq)
+	if s.session != nil && seq > s.session.since {
+		s.session.over = true
+		s.note(what, seq)
+	}
+}
+
 // note queues a change for the core. s.mu is held.
-func (s *slot) note(n note) {
+func (s *slot) note(what change, seq uint64) {
 	if len(s.notes) >= notesMost {
 		s.notes = append(s.notes[:0], s.notes[len(s.notes)/2:]...)
 	}
-	s.notes = append(s.notes, n)
+	s.notes = append(s.notes, note{what, seq})
 	s.changed()
+}
+
+// next takes the first change that the core does not know. s.mu is held.
+func (s *slot) next() (what change, ok bool) {
+	for len(s.notes) > 0 {
+		n := s.notes[0]
+		s.notes = s.notes[1:]
+		// A loss before the session began: an open or a reset from here was faster.
+		known := (n.what == cardReset || n.what == cardOff) && s.session != nil && !s.session.over && n.seq <= s.session.since
+		undone := n.what == cardReset && len(s.notes) > 0 && s.notes[0].what == cardOff
+		if !known && !undone {
+			return n.what, true
+		}
+	}
+	return 0, false
 }
 
 func (s *slot) changed() {
@@ -197,24 +221,19 @@ func (s *slot) Status(context.Context) (reader.Status, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.notes) == 0 {
-		switch {
-		case !s.card:
-			return reader.Absent, nil
-		case s.session != nil && !s.session.over:
-			return reader.Powered, nil
-		}
-		return reader.Present, nil
-	}
-	n := s.notes[0]
-	if s.notes = s.notes[1:]; len(s.notes) > 0 {
+	what, ok := s.next()
+	if len(s.notes) > 0 {
 		s.changed()
 	}
-	switch n {
-	case cardOut:
+	switch {
+	case !ok && !s.card, ok && what == cardOut:
 		return reader.Absent, nil
-	case cardLost:
-		return reader.Present, fmt.Errorf("%s: reset or powered off there: %w", s.name(), reader.ErrStale)
+	case !ok && s.session != nil && !s.session.over:
+		return reader.Powered, nil
+	case ok && what == cardReset:
+		return reader.Powered, fmt.Errorf("%s: reset there: %w", s.name(), reader.ErrStale)
+	case ok && what == cardOff:
+		return reader.Present, fmt.Errorf("%s: powered off there: %w", s.name(), reader.ErrStale)
 	}
 	return reader.Present, nil
 }
@@ -231,109 +250,6 @@ func (s *slot) readStatus(ctx context.Context) (status, error) {
 		return status{}, err
 	}
 	return parseStatus(text)
-}
-
-// PowerOn opens the card there, which powers it if nobody has. If it is open already, the card
-// is reset.
-func (s *slot) PowerOn(ctx context.Context, how reader.Reset) ([]byte, error) {
-	if err := s.over(); err != nil {
-		return nil, err
-	}
-	ctx, cancel := s.line.bound(ctx)
-	defer cancel()
-	reset := s.live() != nil
-	if reset {
-		s.hangUp()
-		word := "cold"
-		if how == reader.Warm {
-			word = "reset"
-		}
-		if err := s.command(ctx, "power", word); err != nil {
-			return nil, err
-		}
-	}
-	s.hangUp()
-	atr, err := s.dial(ctx)
-	if err != nil {
-		s.hangUp()
-		return nil, err
-	}
-	if c := s.live(); c != nil {
-		c.reset = reset
-	}
-	return atr, nil
-}
-
-// PowerOff powers the card off there, if it is open here.
-func (s *slot) PowerOff(ctx context.Context) error {
-	if err := s.over(); err != nil || s.live() == nil {
-		s.hangUp()
-		return err
-	}
-	ctx, cancel := s.line.bound(ctx)
-	defer cancel()
-	s.hangUp()
-	return s.command(ctx, "power", "off")
-}
-
-// Eject has the card ejected there.
-func (s *slot) Eject(ctx context.Context) error {
-	if err := s.over(); err != nil {
-		return err
-	}
-	ctx, cancel := s.line.bound(ctx)
-	defer cancel()
-	s.hangUp()
-	return s.command(ctx, "power", "eject")
-}
-
-// SelectProtocol returns the protocol in force there. If it is another, and the card was reset
-// here and not only opened, it is selected there.
-func (s *slot) SelectProtocol(ctx context.Context, want iso7816.Params) (iso7816.Params, error) {
-	c := s.live()
-	var refused error
-	if c != nil && c.reset && c.protocol != want.T {
-		ctx, cancel := s.line.bound(ctx)
-		defer cancel()
-		s.hangUp()
-		refused = s.command(ctx, "protocol", fmt.Sprintf("T=%d", want.T))
-		if refused != nil && !errors.Is(refused, reader.ErrUnsupported) {
-			return want, refused
-		}
-		if _, err := s.dial(ctx); err != nil {
-			return want, err
-		}
-		c = s.live()
-	}
-	switch {
-	case c == nil:
-		return want, fmt.Errorf("%s: %w", s.name(), reader.ErrStale)
-	case c.protocol == want.T, c.protocol == iso7816.NoProtocol:
-		return want, nil
-	}
-	return iso7816.DefaultParams(c.protocol), nil
-}
-
-// command writes a word to a text file, which answers when the card has obeyed.
-func (s *slot) command(ctx context.Context, file, word string) error {
-	f, err := s.line.files.Open(ctx, s.path(file), os.O_RDWR)
-	if err != nil {
-		return s.line.explain(file, err)
-	}
-	defer f.Close()
-	err = f.Write(ctx, []byte(word+"\n"))
-	if err == nil {
-		return nil
-	}
-	if ended(err) {
-		return s.line.explain(file+" "+word, err)
-	}
-	text, readErr := f.Read(ctx, readMost)
-	said, refused := strings.CutPrefix(strings.TrimSpace(string(text)), "error ")
-	if readErr != nil || !refused {
-		return s.line.explain(file+" "+word, err)
-	}
-	return fmt.Errorf("%s: %s %s: %w", s.name(), file, word, worded(said))
 }
 
 // opening is an open of apdu. It waits there for a card and its power, and cannot be ended: so

@@ -8,8 +8,8 @@ import (
 	"github.com/cardfs/cardfs/reader"
 )
 
-// told lists what Status tells until it repeats itself: A absent, P present, O powered, and S
-// for ErrStale.
+// told lists what Status tells until it repeats itself: A absent, P present, O powered, and for
+// ErrStale R reset and S powered off.
 func told(t *testing.T, s *slot) (list string) {
 	t.Helper()
 	for {
@@ -17,7 +17,7 @@ func told(t *testing.T, s *slot) (list string) {
 		st, err := s.Status(t.Context())
 		switch {
 		case errors.Is(err, reader.ErrStale):
-			list += "S"
+			list += string("?SR"[st])
 		case err != nil:
 			t.Fatal(err)
 		default:
@@ -49,7 +49,10 @@ func TestOrder(t *testing.T) {
 		{[]string{in, noCard, out, in}, "PPP"},
 		{[]string{in, noCard, out, in, out}, "PPAA"},
 		{[]string{in, on, open}, "PO"},
-		{[]string{in, on, open, reset}, "PSP"},
+		{[]string{in, on, open, reset}, "PRP"},
+		{[]string{in, on, open, reset, off}, "PSP"},  // an open would power it again
+		{[]string{in, on, open, reset, open}, "POO"}, // an open, or a reset from here, was faster
+		{[]string{in, on, open, reset, out}, "PRAA"},
 		{[]string{in, on, open, off, on}, "PSP"},
 		{[]string{in, on, reset, off, open}, "PO"}, // what was before is not the session's
 		{[]string{in, on, open, out}, "PAA"},
@@ -62,7 +65,7 @@ func TestOrder(t *testing.T) {
 			seq++
 			switch what {
 			case noCard:
-				if err := s.refused(reader.ErrNoCard); !errors.Is(err, reader.ErrNoCard) {
+				if err := s.refused(t.Context(), reader.ErrNoCard); !errors.Is(err, reader.ErrNoCard) {
 					t.Error(err)
 				}
 			case open:
