@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/tests/internal/farm"
-	"github.com/cardfs/cardfs/tests/internal/sftp"
 	"github.com/cardfs/cardfs/tests/internal/sshd"
+	"github.com/cardfs/cardfs/tests/sftp"
 )
 
 // The subjects of readers of other machines.

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/tests/internal/proc"
-	"github.com/cardfs/cardfs/tests/internal/sftp"
+	"github.com/cardfs/cardfs/tests/sftp"
 )
 
 // Patience bounds the wait for a farm to be ready.
