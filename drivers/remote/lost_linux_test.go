@@ -238,7 +238,7 @@ func TestStandstill(t *testing.T) {
 	h := machineHere(t, "remote "+w.at)
 	h.awaitState(0, core.StatePresent)
 	s := h.open(0)
-	if err := w.sshfs.Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := syscall.Kill(w.Pid(), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)

@@ -18,12 +18,7 @@ import (
 	"github.com/cardfs/cardfs/reader/core"
 )
 
-func TestMain(m *testing.M) {
-	if requests := os.Getenv("CARDFS_TEST_SFTP"); requests != "" {
-		os.Exit(serveSFTP(requests))
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait, so that a failure names it.
 const patience = 30 * time.Second
@@ -173,19 +168,20 @@ func TestRoundTrips(t *testing.T) {
 	h.expect("0 arrived", "0 ready", "0 inserted")
 	s := h.open(0)
 	const exchanges = 50
-	before, writes, reads := w.total(), w.count(sftpWrite), w.count(sftpRead)
+	total, before := w.server.Total(), w.server.Requests()
 	for range exchanges {
 		if _, err := s.Transmit(t.Context(), []byte{0, 0xA4, 0, 0, 2, 0x3F, 0}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := w.count(sftpWrite) - writes; n != exchanges {
+	after := w.server.Requests()
+	if n := after["WRITE"] - before["WRITE"]; n != exchanges {
 		t.Errorf("%d writes for %d exchanges", n, exchanges)
 	}
-	if n := w.count(sftpRead) - reads; n < exchanges || n > exchanges+1 { // and one for the event "powered"
+	if n := after["READ"] - before["READ"]; n < exchanges || n > exchanges+1 { // and one for the event "powered"
 		t.Errorf("%d reads for %d exchanges", n, exchanges)
 	}
-	if n := w.total() - before; n > 2*exchanges+1 {
+	if n := w.server.Total() - total; n > 2*exchanges+1 {
 		t.Errorf("%d requests for %d exchanges", n, exchanges)
 	}
 }
