@@ -110,9 +110,10 @@ func (a *apduFile) lock(ctx context.Context, shared, wait bool) error {
 	if !a.writable && a.unknown != nil {
 		return a.file.unsupported("lock", "flock on a read-only open of apdu, which is for the process that opened it", a.unknown)
 	}
-	by := a.by
-	by.Wait = wait
-	return a.file.slot.Lock(ctx, by, a.holder().admits)
+	if !wait {
+		return a.file.slot.TryLock(ctx, a.by, releaseLag, a.holder().admits)
+	}
+	return a.file.slot.Lock(ctx, a.by, a.holder().admits)
 }
 
 // holder is for a lock by this open.

@@ -272,6 +272,8 @@ func (c *channel) exchange(ctx context.Context, command command, dst []byte) (an
 		c.mu.Unlock()
 	case wordLock:
 		err = c.waitLock()
+	case wordTry:
+		err = c.to.(locker).lock(ctx, false, false)
 	case wordUnlock:
 		c.to.(locker).unlock()
 	case wordPower, wordProtocol:

@@ -8,8 +8,9 @@ import (
 
 // The lines that the channel itself obeys, rather than sending them as commands.
 const (
-	wordErrors = "errors" // an error is a line "error ESTALE WORDS" from now on, as SFTP carries no errno
-	wordLock   = "lock"   // flock(2) for programs that cannot call it
+	wordErrors = "errors"  // an error is a line "error ESTALE WORDS" from now on, as SFTP carries no errno
+	wordLock   = "lock"    // flock(2) for programs that cannot call it
+	wordTry    = "trylock" // with LOCK_NB: the error is EBUSY
 	wordUnlock = "unlock"
 	wordOK     = "ok\n" // answers them, and power and protocol
 
@@ -23,7 +24,7 @@ const (
 // words lists the words that this channel obeys; more is what follows one.
 func (c *channel) words() (words []string, more func(word string) bool) {
 	if c.lockLines {
-		return []string{wordErrors, wordLock, wordUnlock, wordPower, wordProtocol, wordControl}, func(word string) bool {
+		return []string{wordErrors, wordLock, wordTry, wordUnlock, wordPower, wordProtocol, wordControl}, func(word string) bool {
 			return word == wordPower || word == wordProtocol || word == wordControl
 		}
 	}
@@ -34,7 +35,7 @@ func (c *channel) words() (words []string, more func(word string) bool) {
 // whole it returns the word that line may become.
 func (c *channel) word(line []byte, whole bool) (word string, rest []byte) {
 	line = bytes.TrimLeft(line, blanks)
-	if len(line) == 0 || bytes.IndexByte([]byte("elupc"), line[0]) < 0 {
+	if len(line) == 0 || bytes.IndexByte([]byte("eltupc"), line[0]) < 0 {
 		return "", nil
 	}
 	if i := bytes.IndexByte(line, '#'); i >= 0 {

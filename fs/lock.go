@@ -15,7 +15,8 @@ import (
 // The kernel brings every flock(2) in the mount to us (EnableLocks). On `apdu`
 // it is the slot's transaction; on the other files it is advisory, as on any file system.
 
-// locker carries out flock(2). Each file decides what LOCK_SH means.
+// locker carries out flock(2). Each file decides what LOCK_SH means. Without wait, lock returns
+// reader.ErrLocked after releaseLag.
 type locker interface {
 	lock(ctx context.Context, shared, wait bool) error
 	unlock()
@@ -31,13 +32,8 @@ func setlk(ctx context.Context, l locker, lk *fuse.FileLock, flags uint32, wait 
 		return 0
 	}
 	shared := lk.Typ == syscall.F_RDLCK
-	if wait {
-		return toErrno(l.lock(ctx, shared, true))
-	}
-	soon, cancel := context.WithTimeout(ctx, releaseLag)
-	defer cancel()
-	err := l.lock(soon, shared, true)
-	if errors.Is(err, reader.ErrInterrupted) && ctx.Err() == nil {
+	err := l.lock(ctx, shared, wait)
+	if !wait && errors.Is(err, reader.ErrLocked) {
 		if r, ok := l.(interface{ lockRefused() }); ok {
 			r.lockRefused()
 		}
@@ -78,7 +74,16 @@ func (f *file) flock(owner any) flocked {
 }
 
 func (b byOwner) lock(ctx context.Context, shared, wait bool) error {
-	return b.advisory.lock(ctx, b.owner, shared, wait, b.gone)
+	if wait {
+		return b.advisory.lock(ctx, b.owner, shared, true, b.gone)
+	}
+	soon, cancel := context.WithTimeout(ctx, releaseLag)
+	defer cancel()
+	err := b.advisory.lock(soon, b.owner, shared, true, b.gone)
+	if errors.Is(err, reader.ErrInterrupted) && ctx.Err() == nil {
+		return reader.ErrLocked
+	}
+	return err
 }
 
 func (b byOwner) unlock() { b.advisory.unlock(b.owner) }

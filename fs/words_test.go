@@ -20,7 +20,7 @@ type lockingCard struct {
 }
 
 func (l *lockingCard) lock(ctx context.Context, shared, wait bool) error {
-	return l.lockedBy.lock(ctx, l.owner, false, wait, nil)
+	return byOwner{advisory: l.lockedBy, owner: l.owner}.lock(ctx, false, wait)
 }
 
 func (l *lockingCard) unlock() { l.lockedBy.unlock(l.owner) }
@@ -56,6 +56,17 @@ func TestLockLines(t *testing.T) {
 		if second.card.commands() != "" {
 			t.Errorf("behind a lock that is not granted: sent %s", second.card.commands())
 		}
+		// "trylock is lock with LOCK_NB: EBUSY."
+		quick := openLocking(t, &a, rdwr)
+		quick.mustWrite("trylock\n")
+		if _, errno := quick.read(100); errno != syscall.EBUSY {
+			t.Errorf("trylock: %v", errno)
+		}
+		quick.mustWrite("errors\ntrylock\n")
+		synctest.Wait()
+		quick.wantRead("ok\n")
+		quick.wantRead("error EBUSY " + reader.ErrLocked.Error() + "\n")
+		quick.Release(bg)
 		first.mustWrite("unlock\n")
 		synctest.Wait()
 		first.wantRead("ok\n")
@@ -188,7 +199,7 @@ func TestWords(t *testing.T) {
 		want string // "EINVAL", or the answer
 	}{
 		{"errors\n", "ok\n"}, {"  errors  \n", "ok\n"}, {"errors# so\n", "ok\n"}, {"errors", "ok\n"}, {"\terrors\r", "ok\n"},
-		{"lock\n", "ok\n"}, {"unlock\n", "ok\n"}, {"unlock # x\n", "ok\n"},
+		{"lock\n", "ok\n"}, {"trylock\n", "ok\n"}, {"trylock", "ok\n"}, {"try\n", "EINVAL"}, {"unlock\n", "ok\n"}, {"unlock # x\n", "ok\n"},
 		{"error\n", "EINVAL"}, {"errorss\n", "EINVAL"}, {"Errors\n", "EINVAL"}, {"lock 1\n", "EINVAL"}, {"locked\n", "EINVAL"},
 		{"00A40000 lock\n", "EINVAL"}, {"lock 00A40000\n", "EINVAL"}, {"ok\n", "EINVAL"}, {"l\n", "EINVAL"}, {"u", "EINVAL"},
 		{"e0A40000\n", "E0 A4 00 00 90 00\n"}, {"e0 A4 00 00", "E0 A4 00 00 90 00\n"}, {"# errors\n", ""}, {"#lock\n00A40000\n", "00 A4 00 00 90 00\n"},

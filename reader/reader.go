@@ -340,8 +340,9 @@ type Keypad interface {
 // programs on the machine that has the reader. Both are called with the slot's turn.
 type Locker interface {
 	// Lock waits until nobody else uses the card and keeps them from it until Unlock. If
-	// ctx ends before, it fails, and nothing is locked.
-	Lock(ctx context.Context) error
+	// ctx ends before, it fails, and nothing is locked. Without wait it returns ErrLocked
+	// where somebody else has the card for longer than an exchange.
+	Lock(ctx context.Context, wait bool) error
 	Unlock(ctx context.Context) error
 }
 

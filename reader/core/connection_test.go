@@ -131,7 +131,7 @@ func TestExclusiveKeepsOthersOut(t *testing.T) {
 		}
 		quick := other
 		quick.Wait = false
-		wantErr(t, "flock with LOCK_NB", b.Lock(bg, quick, nil), reader.ErrLocked)
+		wantErr(t, "flock with LOCK_NB", b.TryLock(bg, quick, lag, nil), reader.ErrLocked)
 		if len(slot.sent) > 0 {
 			t.Errorf("something was sent: % X", slot.sent)
 		}

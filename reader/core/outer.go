@@ -14,23 +14,32 @@ import (
 //	Lock ──▶ held here ──▶ others locked out ──▶ the holder's commands
 //	Unlock ──▶ free here ──▶ others let in
 //
-// Lock waits for the second step unless its caller cannot wait. Then the holder's first
-// command does.
+// Lock waits for the second step, and TryLock asks for it. Where neither was possible, such as
+// while an exchange is under way, the holder's first command waits.
 
-// followHeld locks the others out if there is a transaction, and lets them in if there is
+// followHeld locks the others out if there is a transaction now, and lets them in if there is
 // none. It has to be called after each change. s.mu is held.
 func (s *Slot) followHeld() {
 	if s.phase != ready || s.link.Features.Locker == nil {
 		return
 	}
+	begun := s.held()
 	s.manager.spawn(func() {
-		_ = s.inTurn(s.ctx, func() error { return s.lockOut(s.ctx) })
+		_ = s.inTurn(s.ctx, func() error {
+			s.mu.Lock()
+			held := s.held()
+			s.mu.Unlock()
+			if held && !begun { // by one who asks for himself
+				return nil
+			}
+			return s.lockOut(s.ctx, true)
+		})
 	})
 }
 
 // lockOut does what followHeld promises. If ctx ends before others are locked out, it returns
-// ErrInterrupted. The caller holds the turn.
-func (s *Slot) lockOut(ctx context.Context) error {
+// ErrInterrupted; without wait, ErrLocked where they cannot be at once. The caller holds the turn.
+func (s *Slot) lockOut(ctx context.Context, wait bool) error {
 	l := s.link.Features.Locker
 	if l == nil {
 		return nil
@@ -45,10 +54,10 @@ func (s *Slot) lockOut(ctx context.Context) error {
 		s.lockedOut = false
 		return l.Unlock(s.ctx)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := s.whileHeld(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.opening.ctx, cancel)()
-	err := l.Lock(ctx)
+	err := l.Lock(ctx, wait)
 	if err == nil {
 		s.lockedOut = true
 	} else if ctx.Err() != nil {
@@ -57,20 +66,58 @@ func (s *Slot) lockOut(ctx context.Context) error {
 	return err
 }
 
+// whileHeld returns a context that ends with the transactions, too: nobody waits for others in
+// favour of one that is over.
+func (s *Slot) whileHeld(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	s.manager.spawn(func() {
+		for {
+			s.mu.Lock()
+			held, changed := s.held(), s.changed
+			s.mu.Unlock()
+			if !held {
+				cancel()
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return ctx, cancel
+}
+
 // awaitOthers is the second step of Lock for owner, which has just got the transaction. If it
-// fails, owner has no transaction. A caller with a deadline cannot wait.
+// fails, owner has no transaction.
 func (s *Slot) awaitOthers(ctx context.Context, owner any) error {
 	if s.Features().Locker == nil {
 		return nil
 	}
-	if _, soon := ctx.Deadline(); soon {
+	return s.orUnlock(owner, s.inTurn(ctx, func() error { return s.lockOut(ctx, true) }))
+}
+
+// tryOthers is awaitOthers for TryLock. It waits for the turn until soon ends, and then for the
+// answer as long as that takes.
+func (s *Slot) tryOthers(ctx, soon context.Context, owner any) error {
+	if s.Features().Locker == nil {
+		return nil
+	}
+	asked := false
+	err := s.inTurn(soon, func() error { asked = true; return s.lockOut(ctx, false) })
+	if !asked && ctx.Err() == nil {
 		s.mu.Lock()
 		s.followHeld()
 		s.mu.Unlock()
 		return nil
 	}
-	err := s.inTurn(ctx, func() error { return s.lockOut(ctx) })
-	if errors.Is(err, reader.ErrInterrupted) || errors.Is(err, reader.ErrGone) {
+	return s.orUnlock(owner, err)
+}
+
+// orUnlock ends owner's transaction if err says that others have the card.
+func (s *Slot) orUnlock(owner any, err error) error {
+	if errors.Is(err, reader.ErrInterrupted) || errors.Is(err, reader.ErrGone) || errors.Is(err, reader.ErrLocked) {
 		s.Unlock(owner)
 		return err
 	}
@@ -83,7 +130,7 @@ func (s *Slot) alone(ctx context.Context, do func(*link.Link) ([]byte, error)) f
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(s.underWay, cancel)()
-		if err := s.lockOut(ctx); err != nil {
+		if err := s.lockOut(ctx, true); err != nil {
 			return nil, err
 		}
 		return do(l)

@@ -23,11 +23,14 @@ type sharedSlot struct {
 
 func (s *sharedSlot) Unwrap() reader.Slot { return s.fakeSlot }
 
-func (s *sharedSlot) Lock(ctx context.Context) error {
+func (s *sharedSlot) Lock(ctx context.Context, wait bool) error {
 	s.mu.Lock()
 	busy := s.busy
 	s.mu.Unlock()
 	if busy != nil {
+		if !wait {
+			return reader.ErrLocked
+		}
 		select {
 		case <-busy:
 		case <-ctx.Done():
@@ -116,8 +119,8 @@ func TestLockOut(t *testing.T) {
 	})
 }
 
-// While others have the card, Lock waits. Who gives up has no transaction; who cannot wait has
-// it, and the first command waits.
+// While others have the card, Lock waits, and TryLock does not. Who gives up has no transaction.
+// Where TryLock could not ask, because of an exchange under way, the first command waits.
 func TestLockOutWaits(t *testing.T) {
 	shared(t, func(t *testing.T, m *Manager, b *Slot, s *sharedSlot) {
 		s.busy = make(chan struct{})
@@ -130,20 +133,37 @@ func TestLockOutWaits(t *testing.T) {
 		if err := <-done; !errors.Is(err, reader.ErrInterrupted) || b.Info().Locked {
 			t.Errorf("%v; locked: %v", err, b.Info().Locked)
 		}
-		soon, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		defer cancel()
+		if err := b.TryLock(t.Context(), me, lag, nil); !errors.Is(err, reader.ErrLocked) || b.Info().Locked {
+			t.Errorf("%v; locked: %v", err, b.Info().Locked)
+		}
 		session, err := b.Open(t.Context(), me)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer session.Close()
-		if err := b.Lock(soon, me, nil); err != nil {
-			t.Fatal(err)
-		}
-		go func() {
+		working, ends := make(chan struct{}), make(chan struct{})
+		s.set(func(f *fakeSlot) {
+			f.exchange = func(_ context.Context, _ reader.Transfer, dst []byte) ([]byte, error) {
+				close(working)
+				<-ends
+				return append(dst, 0x90, 0), nil
+			}
+		})
+		transmit := func() {
 			_, err := session.Transmit(t.Context(), hexb("00A40000"), nil)
 			done <- err
-		}()
+		}
+		go transmit()
+		<-working
+		if err := b.TryLock(t.Context(), me, lag, nil); err != nil {
+			t.Fatal(err)
+		}
+		s.set(func(f *fakeSlot) { f.exchange = nil })
+		close(ends)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		go transmit()
 		synctest.Wait()
 		select {
 		case err := <-done:
@@ -155,6 +175,31 @@ func TestLockOutWaits(t *testing.T) {
 			t.Error(err)
 		}
 		b.Unlock(me.Owner)
+	})
+}
+
+// A transaction that ends before the others have given the card up holds up nobody any more.
+func TestLockOutEndsWithTransaction(t *testing.T) {
+	shared(t, func(t *testing.T, m *Manager, b *Slot, s *sharedSlot) {
+		s.busy = make(chan struct{})
+		c := b.NewConnection(someone())
+		if _, err := c.Share(t.Context(), ShareExclusive, 0, nil); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // it waits for the others
+		c.Close()
+		synctest.Wait()
+		session, err := b.Open(t.Context(), someone())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer session.Close()
+		if _, err := session.Transmit(t.Context(), hexb("00A40000"), nil); err != nil {
+			t.Error(err)
+		}
+		if s.isLocked() {
+			t.Error("the others are locked out")
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -175,10 +176,32 @@ func (s *Slot) barred(by Caller) error {
 // Lock makes by.Owner the holder of the slot's transaction: commands of others
 // wait until Unlock, resets by others fail. What the card is doing when Lock
 // returns ends before the holder's first command. Locking twice is locking once.
-// While another holds it, or has an exclusive connection, Lock waits, or returns ErrLocked if
-// by does not wait. admit reports who else may pass; it is called with no lock held, once for
-// each open.
+// While another holds it, or has an exclusive connection, Lock waits. admit reports who else may
+// pass; it is called with no lock held, once for each open.
 func (s *Slot) Lock(ctx context.Context, by Caller, admit func(Caller) bool) error {
+	if err := s.takeLock(ctx, by, admit); err != nil {
+		return err
+	}
+	return s.awaitOthers(ctx, by.Owner)
+}
+
+// TryLock is Lock for a caller that does not wait, but for lag if another holds the transaction
+// here: it returns ErrLocked.
+func (s *Slot) TryLock(ctx context.Context, by Caller, lag time.Duration, admit func(Caller) bool) error {
+	soon, cancel := context.WithTimeout(ctx, lag)
+	defer cancel()
+	err := s.takeLock(soon, by, admit)
+	if err == nil {
+		err = s.tryOthers(ctx, soon, by.Owner)
+	}
+	if errors.Is(err, reader.ErrInterrupted) && ctx.Err() == nil {
+		return reader.ErrLocked
+	}
+	return err
+}
+
+// takeLock is the first step of Lock.
+func (s *Slot) takeLock(ctx context.Context, by Caller, admit func(Caller) bool) error {
 	for {
 		s.mu.Lock()
 		if s.phase == gone {
@@ -190,7 +213,7 @@ func (s *Slot) Lock(ctx context.Context, by Caller, admit func(Caller) bool) err
 		if s.lock == nil && admitted {
 			s.lock = &transaction{slot: s, owner: by.Owner, process: by.Process, admit: admit}
 			s.mu.Unlock()
-			return s.awaitOthers(ctx, by.Owner)
+			return nil
 		}
 		if s.lock != nil && s.lock.owner == by.Owner {
 			s.mu.Unlock()
@@ -201,9 +224,6 @@ func (s *Slot) Lock(ctx context.Context, by Caller, admit func(Caller) bool) err
 		if !known {
 			exclusive.judge(by)
 			continue
-		}
-		if !by.Wait {
-			return reader.ErrLocked
 		}
 		if err := s.wait(ctx, changed); err != nil {
 			return err

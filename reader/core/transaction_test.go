@@ -33,7 +33,7 @@ func TestTransactionKeepsOthersOut(t *testing.T) {
 		synctest.Wait()
 		_, err := qs.Transmit(bg, hexb("00 03 00 00"), nil)
 		wantErr(t, "a command that may not wait", err, reader.ErrLocked)
-		wantErr(t, "lock with LOCK_NB", b.Lock(bg, quick, nil), reader.ErrLocked)
+		wantErr(t, "lock with LOCK_NB", b.TryLock(bg, quick, lag, nil), reader.ErrLocked)
 		for a, name := range map[Action]string{ResetWarm: "reset", ResetCold: "cold", PowerDown: "off", Eject: "eject"} {
 			wantErr(t, "power "+name, b.Power(bg, a, other), reader.ErrLocked)
 		}
@@ -121,7 +121,7 @@ func TestHolderResets(t *testing.T) {
 					}
 					_, err = os.Transmit(bg, hexb("00 01 00 00"), nil)
 					wantErr(t, "another's command", err, reader.ErrStale)
-					wantErr(t, "another's lock", b.Lock(bg, hasty(), nil), reader.ErrLocked)
+					wantErr(t, "another's lock", b.TryLock(bg, someone(), lag, nil), reader.ErrLocked)
 					if n, want := b.Info().Sessions, map[bool]int{true: 3}[tt.keeps]; n != want {
 						t.Errorf("%d sessions, want %d", n, want)
 					}
