@@ -142,6 +142,18 @@ func TestLockThere(t *testing.T) {
 	if _, err := s.Transmit(t.Context(), numbered(1), nil); err != nil {
 		t.Error(err)
 	}
+	// Who does not wait learns that another has it there, and gets it when that is over.
+	if err := far.Slot(0).Lock(t.Context(), core.Caller{Owner: holder, Wait: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Slot(0).TryLock(t.Context(), core.Caller{Owner: me}, patience, nil); !errors.Is(err, reader.ErrLocked) || h.Slot(0).Info().Locked {
+		t.Errorf("LOCK_NB while another has the lock there: %v", err)
+	}
+	far.Slot(0).Unlock(holder)
+	if err := h.Slot(0).TryLock(t.Context(), core.Caller{Owner: me}, patience, nil); err != nil || !far.Slot(0).Info().Locked {
+		t.Errorf("LOCK_NB while nobody has the lock there: %v", err)
+	}
+	h.Slot(0).Unlock(me)
 	theirs, err := far.Slot(0).Open(t.Context(), core.Caller{Owner: new(int), Wait: true})
 	if err != nil {
 		t.Fatal(err)

@@ -253,7 +253,7 @@ func (s *slot) lost(ctx context.Context) {
 }
 
 // Lock locks the others out there.
-func (s *slot) Lock(ctx context.Context) error {
+func (s *slot) Lock(ctx context.Context, wait bool) error {
 	s.setWant(true)
 	c := s.live()
 	if c == nil {
@@ -261,7 +261,11 @@ func (s *slot) Lock(ctx context.Context) error {
 	}
 	ctx, cancel := s.line.bound(ctx)
 	defer cancel()
-	if err := s.lock(ctx, c); err != nil {
+	lock := s.lock
+	if !wait {
+		lock = s.tryLock
+	}
+	if err := lock(ctx, c); err != nil {
 		s.setWant(false)
 		return err
 	}
@@ -289,6 +293,24 @@ func (s *slot) setWant(want bool) {
 func (s *slot) lock(ctx context.Context, c *session) error {
 	if !c.locked {
 		s.word(c, "lock")
+	}
+	return s.await(ctx, c)
+}
+
+// tryLock is lock for who does not wait.
+func (s *slot) tryLock(ctx context.Context, c *session) error {
+	if o := c.owed; o != nil {
+		select {
+		case <-o.done:
+		default: // somebody waited for it, and gave up
+			return fmt.Errorf("%s: %w", s.name(), reader.ErrLocked)
+		}
+		if err := s.await(ctx, c); err != nil {
+			return err
+		}
+	}
+	if !c.locked {
+		s.word(c, "trylock")
 	}
 	return s.await(ctx, c)
 }
@@ -322,7 +344,7 @@ func (s *slot) collectOwed(ctx context.Context, c *session) error {
 
 // word writes lock or unlock. Its answer is owed, whoever gives up waiting for it.
 func (s *slot) word(c *session, word string) {
-	c.locked = word == "lock"
+	c.locked = word != "unlock"
 	o := &owed{done: make(chan struct{})}
 	c.owed = o
 	reader.Go(s.line.host, func() {
