@@ -150,11 +150,12 @@ resets by others fail. LOCK_SH is taken as LOCK_EX. Two ways:
 The first way admits that open alone, and what its process and its children write
 to control, ctbcs, power and protocol. A reset by whom the lock admits leaves its
 opens of apdu valid. Who has no flock(2), as behind sshfs, writes the lines lock and
-unlock to apdu; ok answers them, and trylock, which does not wait but says EBUSY. There the open of another file may be another
-process's: power WORD, protocol WORD and control HEX, as lines to apdu, are what this
-open writes to the file of that name. After the line errors, to apdu, control or ctbcs,
-an error is a line "error ESTALE WORDS" and no errno. apdu opened only for reading is
-good for flock(2) alone: it waits for no card, and reads as empty.
+unlock to apdu; ok answers them, and trylock, which says EBUSY rather than wait. There
+the open of another file may be another process's: power WORD, protocol WORD and control
+HEX, as lines to apdu, are what this open writes to the file of that name. After the line
+errors, to apdu, control or ctbcs, an error is a line "error ESTALE WORDS" and no errno.
+apdu opened only for reading is good for flock(2) alone: it waits for no card, and reads
+as empty.
 
 A PC/SC client connects by the ioctl CARDFS_CONNECT on control (cardfs.h), until it
 ends that or closes control. status counts connections. An exclusive one is refused
