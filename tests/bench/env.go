@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cardfs/cardfs/tests/cc"
+	"github.com/cardfs/cardfs/tests/internal/ports"
 	"github.com/cardfs/cardfs/tests/internal/proc"
 	"github.com/cardfs/cardfs/tests/pcscd"
 )
@@ -145,7 +145,7 @@ func (e *env) mounts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	port, err := freePorts(1)
+	port, err := ports.Free(1)
 	if err != nil {
 		return err
 	}
@@ -280,7 +280,7 @@ func (e *env) pcscds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	port, err := freePorts(2)
+	port, err := ports.Free(2)
 	if err != nil {
 		return err
 	}
@@ -308,31 +308,6 @@ func (e *env) library(ctx context.Context) error {
 // leftOut notes that a library was not built.
 func (e *env) leftOut(library string) {
 	e.missing = append(e.missing, "no "+filepath.Base(library))
-}
-
-// freePorts finds n consecutive TCP ports that are unused at the moment.
-func freePorts(n int) (int, error) {
-	for range 100 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return 0, err
-		}
-		first, open := ln.Addr().(*net.TCPAddr).Port, []net.Listener{ln}
-		for i := 1; i < n; i++ {
-			next, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+i))
-			if err != nil {
-				break
-			}
-			open = append(open, next)
-		}
-		for _, l := range open {
-			_ = l.Close()
-		}
-		if len(open) == n {
-			return first, nil
-		}
-	}
-	return 0, errors.New("no free ports")
 }
 
 // waitCard follows a slot's events until a card is inserted.

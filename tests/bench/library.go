@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cardfs/cardfs/tests/internal/ports"
 )
 
 // idleReaders is the most that pcscd 1.9 accepts.
@@ -24,7 +26,7 @@ const insertionsATurn = 4
 
 // throughLibrary measures pcscd with libifdcardfs.
 func (e *env) throughLibrary(ctx context.Context) error {
-	port, err := freePorts(2)
+	port, err := ports.Free(2)
 	if err != nil {
 		return err
 	}
@@ -52,7 +54,7 @@ func (e *env) throughLibrary(ctx context.Context) error {
 	if err := e.insertions(ctx, seenCardfs, srv.Command, "Cardfs empty", empty); err != nil {
 		return err
 	}
-	vport, err := freePorts(2)
+	vport, err := ports.Free(2)
 	if err != nil {
 		return err
 	}

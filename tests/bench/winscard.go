@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cardfs/cardfs/tests/internal/ports"
 	"github.com/cardfs/cardfs/tests/libcacard"
 )
 
@@ -104,7 +105,7 @@ func (e *env) manyClients(ctx context.Context) error {
 }
 
 func (e *env) insertionsOwn(ctx context.Context) error {
-	port, err := freePorts(2)
+	port, err := ports.Free(2)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ func (e *env) certificates(ctx context.Context) error {
 	if err := insert(socket); err != nil {
 		return err
 	}
-	port, err := freePorts(2)
+	port, err := ports.Free(2)
 	if err != nil {
 		return err
 	}

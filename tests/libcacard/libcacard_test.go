@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/cardfs/cardfs/drivers/vpcd"
 	"github.com/cardfs/cardfs/reader"
+	"github.com/cardfs/cardfs/tests/internal/ports"
 	"github.com/cardfs/cardfs/tests/pcscd"
 )
 
@@ -31,7 +31,10 @@ func TestUnderVsmartcard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := freePort(t)
+	port, err := ports.Free(2) // it has two slots
+	if err != nil {
+		t.Fatal(err)
+	}
 	srv, err := pcscd.Start(ctx, t.TempDir(), fmt.Sprintf(
 		"CHANNELID 0x%X\nLIBPATH /usr/lib/pcsc/drivers/serial/libifdvpcd.so\nFRIENDLYNAME \"Virtual PCD\"\n", port))
 	if err != nil {
@@ -155,13 +158,4 @@ func TestUnderDriver(t *testing.T) {
 			<-s.(reader.Notifier).Changes()
 		}
 	}
-}
-
-func freePort(t *testing.T) int {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
 }

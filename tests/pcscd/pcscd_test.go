@@ -3,12 +3,13 @@ package pcscd
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cardfs/cardfs/tests/internal/ports"
 )
 
 // vpcd is Debian's reader for virtual cards, listening at port and port+1.
@@ -16,21 +17,16 @@ func vpcd(name string, port int) string {
 	return fmt.Sprintf("CHANNELID 0x%X\nLIBPATH /usr/lib/pcsc/drivers/serial/libifdvpcd.so\nFRIENDLYNAME %q\n", port, name)
 }
 
-func freePort(t *testing.T) int {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
-}
-
 func TestTwoAtOnceAndRestart(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var servers []*Server
 	for _, name := range []string{"First", "Second"} {
-		s, err := Start(ctx, t.TempDir(), vpcd(name, freePort(t)))
+		port, err := ports.Free(2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := Start(ctx, t.TempDir(), vpcd(name, port))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +44,7 @@ func TestTwoAtOnceAndRestart(t *testing.T) {
 		t.Helper()
 		out, err := servers[i].Command(ctx, "opensc-tool", "--list-readers").CombinedOutput()
 		if err != nil || !strings.Contains(string(out), want) || strings.Contains(string(out), not) {
-			t.Errorf("readers of pcscd %d: %v\n%s", i, err, out)
+			t.Errorf("readers of pcscd %d: %v\n%s\n%s", i, err, out, servers[i].Log())
 		}
 	}
 	check(0, "First", "Second")

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -17,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/cardfs/cardfs/tests/foreign"
+	"github.com/cardfs/cardfs/tests/internal/ports"
 	"github.com/cardfs/cardfs/tests/internal/proc"
 )
 
@@ -100,7 +100,7 @@ func Start(ctx context.Context, dir string, config ...string) (*Server, error) {
 		return nil, err
 	}
 	for {
-		if s.Port, err = freePort(); err != nil {
+		if s.Port, err = ports.Free(1); err != nil {
 			return nil, err
 		}
 		if err := s.configure(config); err != nil {
@@ -183,16 +183,6 @@ func (s *Server) URL(port int, dir string) string {
 func (s *Server) File(name string) string { return filepath.Join(s.dir, name) }
 
 func write(name, text string) error { return os.WriteFile(name, []byte(text), 0o600) }
-
-// freePort is a port that was free just now.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
 
 // Disconnected waits until as many connections were closed as were made.
 func (s *Server) Disconnected(ctx context.Context) error {
