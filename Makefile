@@ -59,10 +59,13 @@ farm: deps-test build/cardfs ## the readers of 1, 10 and 100 machines in one tre
 	$(GO) run ./tests/farm
 
 .PHONY: soak
-soak: deps-test build ## the long tests: 10,000 cycles of simulated readers, a week of 1,000 readers in ten minutes, 1,000 under pcscd, 100 of USB, 50 of a pulled adapter
+soak: deps-test build ## the long tests: 10,000 cycles of simulated readers, a week of 1,000 readers in ten minutes, 1,000 under pcscd and without it, 100 of USB, 50 of a pulled adapter, 200 cut lines, every key size of PIV and OpenPGP clients
 	CARDFS_SOAK=10000 $(GO) test -v -count=1 -timeout 60m ./tests/soak
 	CARDFS_SOAK=1000 $(GO) test -v -count=1 -p 1 -timeout 120m ./tests/ifd ./tests/clib
-	CARDFS_SOAK=100 $(GO) test -v -count=1 -timeout 60m -run '^TestInMachine$$' ./tests/usb
+	CARDFS_SOAK=100 $(GO) test -v -count=1 -timeout 60m -run '^Test(Suites)?InMachine$$' ./tests/usb
+	CARDFS_SOAK=1000 $(GO) test -v -count=1 -timeout 60m ./tests/pcsc/cycles
+	CARDFS_SOAK=200 $(GO) test -v -count=1 -timeout 60m -run '^Test(Cuts|PlugCycles)$$' ./drivers/remote
+	CARDFS_SOAK=1 $(GO) test -v -count=1 -timeout 120m -run '^TestClients$$' ./tests/cards
 
 .PHONY: fuzz
 fuzz: deps-build ## every fuzzer for FUZZTIME (5m)
