@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,8 @@ type File struct {
 	group  *Group
 	path   string
 	handle uint32
+	over   func()       // see OpenUntil
+	uses   atomic.Int32 // calls under way, and 1 until it is closed
 }
 
 // ErrEnded: the child process has ended.
@@ -149,9 +152,9 @@ func (p *Process) Group(dir string, n int) *Group {
 	return &Group{p: p, dir: dir, calls: make(chan struct{}, n)}
 }
 
-// call sends a request and waits for its reply until ctx ends. A reply that comes later goes to
-// late, if that is not nil.
-func (g *Group) call(ctx context.Context, f frame, late func(frame)) (frame, error) {
+// call sends a request of a file's and waits for its reply until ctx ends. A reply that comes
+// later goes to late, if that is not nil.
+func (g *Group) call(ctx context.Context, file *File, f frame, late func(frame)) (frame, error) {
 	if err := ctx.Err(); err != nil {
 		return frame{}, err
 	}
@@ -160,21 +163,26 @@ func (g *Group) call(ctx context.Context, f frame, late func(frame)) (frame, err
 	default:
 		return frame{}, ErrStuck
 	}
+	file.uses.Add(1)
+	end := func() {
+		<-g.calls
+		file.leave()
+	}
 	to := make(chan frame, 1)
 	if err := g.p.send(f, to); err != nil {
-		<-g.calls
+		end()
 		return frame{}, err
 	}
 	select {
 	case reply := <-to:
-		<-g.calls
+		end()
 		return reply, reply.errno()
 	case <-g.p.gone:
-		<-g.calls
+		end()
 		return frame{}, ErrEnded
 	case <-ctx.Done():
 		go func() {
-			defer func() { <-g.calls }()
+			defer end()
 			select {
 			case reply := <-to:
 				if late != nil {
@@ -198,15 +206,44 @@ func (f frame) errno() error {
 // Open opens a regular file below the group's directory, following no symbolic link. If ctx
 // ends before, the file is closed as soon as it is open.
 func (g *Group) Open(ctx context.Context, path string, flags int) (*File, error) {
-	reply, err := g.call(ctx, frame{op: opOpen, arg: uint32(flags), data: []byte(g.dir + "\x00" + path)}, func(reply frame) {
+	return g.OpenUntil(ctx, path, flags, func() {})
+}
+
+// OpenUntil is Open, and calls over once when nothing waits in the file system because of it
+// any more: it failed, or the file was closed, and calls that nobody here waits for are over too.
+func (g *Group) OpenUntil(ctx context.Context, path string, flags int, over func()) (*File, error) {
+	return g.open(ctx, opOpen, path, flags, over)
+}
+
+// OpenAlone is OpenUntil for a file that may wait. sshfs has a file's calls carried by the
+// connection that has the fewest calls and files when it opens it, and counts them a moment
+// later. The server answers what a connection carries in order. So that no two such files, and
+// nothing else, share one, no other open of the group finds its connection at the same time.
+func (g *Group) OpenAlone(ctx context.Context, path string, flags int, over func()) (*File, error) {
+	return g.open(ctx, opOpenAlone, path, flags, over)
+}
+
+func (g *Group) open(ctx context.Context, op byte, path string, flags int, over func()) (*File, error) {
+	f := &File{group: g, path: path, over: sync.OnceFunc(over)}
+	f.uses.Store(1)
+	reply, err := g.call(ctx, f, frame{op: op, arg: uint32(flags), data: []byte(g.dir + "\x00" + path)}, func(reply frame) {
 		if reply.arg == 0 {
 			_ = g.p.send(frame{op: opClose, handle: reply.handle}, nil)
 		}
 	})
 	if err != nil {
+		f.leave()
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	return &File{group: g, path: path, handle: reply.handle}, nil
+	f.handle = reply.handle
+	return f, nil
+}
+
+// leave ends one of the uses.
+func (f *File) leave() {
+	if f.uses.Add(-1) == 0 {
+		f.over()
+	}
 }
 
 // ReadFile reads a file of at most most bytes from its beginning to its end, by one read: text
@@ -231,7 +268,7 @@ func (g *Group) WriteFile(ctx context.Context, path string, data []byte) error {
 }
 
 func (f *File) call(ctx context.Context, op byte, name string, data []byte, most int) ([]byte, error) {
-	reply, err := f.group.call(ctx, frame{op: op, handle: f.handle, arg: uint32(most), data: data}, nil)
+	reply, err := f.group.call(ctx, f, frame{op: op, handle: f.handle, arg: uint32(most), data: data}, nil)
 	if err == errWritten {
 		err = ErrWritten
 	}
@@ -257,5 +294,8 @@ func (f *File) Exchange(ctx context.Context, data []byte, most int) ([]byte, err
 	return f.call(ctx, opExchange, "exchange", data, most)
 }
 
-// Close closes the file, after the calls under way. It does not wait.
-func (f *File) Close() { _ = f.group.p.send(frame{op: opClose, handle: f.handle}, nil) }
+// Close closes the file, after the calls under way. It does not wait. It is called once.
+func (f *File) Close() {
+	_ = f.group.p.send(frame{op: opClose, handle: f.handle}, nil)
+	f.leave()
+}

@@ -13,7 +13,9 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/cardfs/cardfs/drivers/sim"
 	"github.com/cardfs/cardfs/fs"
+	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
 )
 
@@ -29,14 +31,15 @@ func start(t *testing.T) *Process {
 	return p
 }
 
-// hanging is a directory with a file event whose read waits: a cardfs without readers.
-func hanging(t *testing.T) string {
+// hanging is a directory with a file event whose read waits: a cardfs. The open of
+// 0/apdu waits for a card, where there is a reader.
+func hanging(t *testing.T, readers ...string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hang")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := core.NewManager(core.Options{})
+	m := core.NewManager(core.Options{Drivers: []reader.Driver{&sim.Driver{}}})
 	srv, err := fs.Mount(dir, m, fs.Options{GID: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -46,6 +49,11 @@ func hanging(t *testing.T) string {
 		_ = srv.Close(5 * time.Second)
 		_ = os.Remove(dir)
 	})
+	for _, r := range readers {
+		if err := fs.Ctl(m, "attach sim "+r); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return dir
 }
 
@@ -160,4 +168,92 @@ func TestMany(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// "Over once nothing waits in the file system any more": not while a call waits that was given
+// up here.
+func TestOpenUntil(t *testing.T) {
+	p := start(t)
+	g := p.Group(hanging(t), 2)
+	over := make(chan struct{})
+	f, err := g.OpenUntil(t.Context(), "event", os.O_RDONLY, func() { close(over) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		_, err := f.Read(ctx, 100)
+		done <- err
+	}()
+	for len(g.calls) == 0 {
+		time.Sleep(time.Millisecond) // nothing tells
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("the call: %v", err)
+	}
+	f.Close()
+	select {
+	case <-over:
+		t.Error("it is over while a call waits")
+	case <-time.After(10 * time.Millisecond):
+	}
+	p.Close()
+	<-over
+
+	failed := false
+	if _, err := g.OpenUntil(t.Context(), "ctl", os.O_RDONLY, func() { failed = true }); err == nil || !failed {
+		t.Errorf("an open that fails: %v, over %v", err, failed)
+	}
+}
+
+// "No other open of the group finds its connection at the same time", but one that waits for a
+// card does not keep the others off.
+func TestOpenAlone(t *testing.T) {
+	p := &process{opens: make(map[string]*opens)}
+	leave := p.enter("a", true)
+	p.enter("b", true)()
+	second := make(chan func())
+	for _, alone := range []bool{true, false} {
+		go func() { second <- p.enter("a", alone) }()
+	}
+	select {
+	case <-second:
+		t.Error("two opens of a directory, one of which is alone")
+	case <-time.After(10 * time.Millisecond):
+	}
+	leave()
+	leave()
+	(<-second)()
+	(<-second)()
+	p.enter("a", false)()
+	first := p.enter("a", false)
+	p.enter("a", false)()
+	first()
+	if len(p.opens) > 0 {
+		t.Errorf("%d directories are left", len(p.opens))
+	}
+
+	g := start(t).Group(hanging(t, "t1 card=none"), 4)
+	ctx, cancel := context.WithCancel(t.Context())
+	waits := make(chan error)
+	go func() {
+		_, err := g.OpenAlone(ctx, "0/apdu", os.O_RDWR, func() {})
+		waits <- err
+	}()
+	for len(g.calls) == 0 {
+		time.Sleep(time.Millisecond) // nothing tells
+	}
+	for range 2 {
+		f, err := g.OpenAlone(t.Context(), "0/status", os.O_RDONLY, func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	cancel()
+	if err := <-waits; !errors.Is(err, context.Canceled) {
+		t.Errorf("an open without a card: %v", err)
+	}
 }

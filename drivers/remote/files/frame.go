@@ -23,10 +23,11 @@ const maxData = 256 << 10
 
 // Operations.
 const (
-	opOpen     = 1 + iota // data: the directory, a NUL, and the path below it
-	opRead                // one read(2)
-	opWrite               // one write(2) of all data
-	opExchange            // opWrite and, if that succeeds, opRead
+	opOpen      = 1 + iota // data: the directory, a NUL, and the path below it
+	opOpenAlone            // the same, see Group.OpenAlone
+	opRead                 // one read(2)
+	opWrite                // one write(2) of all data
+	opExchange             // opWrite and, if that succeeds, opRead
 	opClose
 )
 

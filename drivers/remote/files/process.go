@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +31,17 @@ type opened struct {
 	shut bool // close was asked for
 }
 
+// opens are those under way below a directory. They share the lock, and who has it alone keeps
+// all others off.
+type opens struct {
+	sync.RWMutex
+	n int
+}
+
+// settle is how long an open that is alone keeps others off, if it takes that long: it has its
+// connection by then, be it that this is only being made, or that the file waits.
+const settle = 100 * time.Millisecond
+
 // process serves the requests of one connection until that ends.
 //
 // Its workers take turns in reading it. The one that has read a request carries it out itself,
@@ -44,6 +56,7 @@ type process struct {
 
 	mu      sync.Mutex // of all below; held by nobody who waits
 	waiting int        // workers that wait for a request
+	opens   map[string]*opens
 	files   map[uint32]*opened
 	last    uint32
 }
@@ -56,7 +69,7 @@ func serve(fd int) {
 		runtime.GOMAXPROCS(4)
 	}
 	conn := os.NewFile(uintptr(fd), "connection") // it blocks: its readers are threads
-	p := &process{conn: conn, in: bufio.NewReader(conn), files: make(map[uint32]*opened)}
+	p := &process{conn: conn, in: bufio.NewReader(conn), files: make(map[uint32]*opened), opens: make(map[string]*opens)}
 	ended := make(chan struct{})
 	p.work(sync.OnceFunc(func() { close(ended) }))
 	<-ended
@@ -100,9 +113,9 @@ func (p *process) do(f frame) {
 	reply := frame{id: f.id}
 	var err error
 	switch f.op {
-	case opOpen:
+	case opOpen, opOpenAlone:
 		dir, path, _ := strings.Cut(string(f.data), "\x00")
-		reply.handle, err = p.open(dir, path, int(f.arg))
+		reply.handle, err = p.open(dir, path, int(f.arg), f.op == opOpenAlone)
 	default:
 		reply.data, err = p.use(f)
 	}
@@ -120,46 +133,88 @@ func (p *process) do(f frame) {
 	clear(reply.data)
 }
 
-// openBelow opens a regular file below dir. Whoever serves the file system decides what is
+// findBelow finds a regular file below dir. Whoever serves the file system decides what is
 // there: a symbolic link that leads elsewhere, a device, or a pipe that blocks its opener.
 //
 // openat2(2) would do it in one call, but a service with RestrictSUIDSGID= has none
 // (systemd.exec(5)).
-func openBelow(dir, path string, flags int) (int, error) {
-	at, err := retried(func() (int, error) { return unix.Open(dir, pathOnly|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
+func findBelow(dir, path string) (at int, err error) {
+	at, err = retried(func() (int, error) { return unix.Open(dir, pathOnly|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return -1, err
 	}
-	defer func() { unix.Close(at) }()
+	defer func() {
+		if err != nil {
+			unix.Close(at)
+		}
+	}()
 	for name := range strings.SplitSeq(path, "/") {
 		if name == "" || name == ".." {
-			return -1, unix.EXDEV
+			return at, unix.EXDEV
 		}
 		// Of a symbolic link this opens the link, below which there is nothing.
 		next, err := retried(func() (int, error) { return unix.Openat(at, name, pathOnly|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
 		if err != nil {
-			return -1, err
+			return at, err
 		}
 		unix.Close(at)
 		at = next
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(at, &st); err != nil {
-		return -1, err
+		return at, err
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 	case unix.S_IFLNK:
-		return -1, unix.ELOOP
+		return at, unix.ELOOP
 	default:
-		return -1, unix.ENOTSUP
+		return at, unix.ENOTSUP
 	}
-	link := fmt.Sprintf("/proc/self/fd/%d", at)
-	return retried(func() (int, error) { return unix.Open(link, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0) })
+	return at, nil
 }
 
-func (p *process) open(dir, path string, flags int) (uint32, error) {
-	fd, err := openBelow(dir, path, flags)
+// enter begins an open below dir, when those under way let it. leave is called after it, maybe
+// more than once.
+func (p *process) enter(dir string, alone bool) (leave func()) {
+	p.mu.Lock()
+	o := p.opens[dir]
+	if o == nil {
+		o = new(opens)
+		p.opens[dir] = o
+	}
+	o.n++
+	p.mu.Unlock()
+	unlock := o.RUnlock
+	if alone {
+		o.Lock()
+		unlock = o.Unlock
+	} else {
+		o.RLock()
+	}
+	return sync.OnceFunc(func() {
+		unlock()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if o.n--; o.n == 0 {
+			delete(p.opens, dir)
+		}
+	})
+}
+
+func (p *process) open(dir, path string, flags int, alone bool) (uint32, error) {
+	leave := p.enter(dir, alone)
+	defer leave()
+	at, err := findBelow(dir, path)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(at)
+	if alone {
+		defer time.AfterFunc(settle, leave).Stop()
+	}
+	link := fmt.Sprintf("/proc/self/fd/%d", at)
+	fd, err := retried(func() (int, error) { return unix.Open(link, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0) })
 	if err != nil {
 		return 0, err
 	}
