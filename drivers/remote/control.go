@@ -95,7 +95,7 @@ func (s *slot) control(ctx context.Context, code uint32, data []byte) ([]byte, e
 	if c != nil {
 		return s.controlLocked(ctx, c, command)
 	}
-	file, err := s.line.files.Open(ctx, s.path("control"), os.O_RDWR)
+	file, err := s.openControl(ctx, data == nil)
 	if err != nil {
 		return nil, s.line.explain("open control", err)
 	}
@@ -118,6 +118,15 @@ func (s *slot) control(ctx context.Context, code uint32, data []byte) ([]byte, e
 		return nil, nil // an answer without bytes
 	}
 	return parseReply(line, nil)
+}
+
+// openControl opens control. A question is answered at once.
+func (s *slot) openControl(ctx context.Context, question bool) (*files.File, error) {
+	if question {
+		return s.line.lanes.openText(ctx, s.path("control"), os.O_RDWR)
+	}
+	file, _, err := s.line.lanes.openCard(ctx, s.path("control"))
+	return file, err
 }
 
 // controlLocked sends a command to the reader as a line of the session. See obey.

@@ -15,6 +15,9 @@
 // order of the slot's. `apdu` there is opened when a program here needs the card, and only if
 // there is one, because an open without a card waits.
 //
+// An sshfs serves ten calls at once, and any card may have one that waits. For ssh:// further
+// ones are started as long as cards need them, see lanes.
+//
 // A network file system may hang, and a thread that waits for it cannot be ended. All its files
 // are used by a process of their own, see package files.
 //

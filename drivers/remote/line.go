@@ -28,17 +28,15 @@ const (
 // line is the way to a machine from its files' being there until it is lost. One goroutine
 // reads the machine's events throughout.
 type line struct {
-	machine  *machine
-	host     reader.Host
-	dir      string
-	mount    *sshfs.Mount // nil: somebody else's
-	files    *files.Group
-	instance string
-	single   bool // the directory is that of one slot
-	events   *files.File
-	ctx      context.Context // ends with the line; its cause says why
-	cancel   context.CancelCauseFunc
-	close    func()
+	machine *machine
+	host    reader.Host
+	process *files.Process
+	lanes   *lanes // nil: it has not begun
+	found
+	events *files.File
+	ctx    context.Context // ends with the line; its cause says why
+	cancel context.CancelCauseFunc
+	close  func()
 
 	slots map[int]*slot // by their numbers there; the reading goroutine's
 }
@@ -49,25 +47,29 @@ func (m *machine) connect(ctx context.Context, host reader.Host) (*line, error) 
 	if err != nil {
 		return nil, err
 	}
-	l := &line{machine: m, host: host, dir: m.address, slots: make(map[int]*slot)}
+	l := &line{machine: m, host: host, process: process, slots: make(map[int]*slot)}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.close = sync.OnceFunc(func() {
 		if l.events != nil {
 			l.events.Close()
 		}
-		if l.mount != nil {
-			_ = l.mount.Close()
+		if l.lanes != nil {
+			l.lanes.close()
 		}
 		m.driver.release()
 	})
+	first := &lane{dir: m.address, files: process.Group(m.address, callsMost), close: func() {}}
 	if m.url {
-		if l.mount, err = sshfs.Start(ctx, m.address, m.ssh); err != nil {
+		if first, err = l.mount(ctx); err != nil {
 			l.end(err)
 			return nil, err
 		}
-		l.dir = l.mount.Dir()
+		first.room, first.gone = firstCards, nil // the events tell
 	}
-	l.files = process.Group(l.dir, callsMost)
+	l.lanes = newLanes(first, m.log, host)
+	if m.url {
+		l.lanes.start, l.lanes.lost = l.another, l.lostLane
+	}
 	known := make(chan struct{}) // closed when the present state is known
 	if err := l.begin(ctx, known); err != nil {
 		l.end(err)
@@ -84,20 +86,61 @@ func (m *machine) connect(ctx context.Context, host reader.Host) (*line, error) 
 	}
 }
 
-// begin looks whether the directory is a cardfs, and which, and starts to read its events.
-func (l *line) begin(ctx context.Context, known chan<- struct{}) error {
-	m := l.machine
-	readers, err := l.look(ctx)
+// mount starts an sshfs.
+func (l *line) mount(ctx context.Context) (*lane, error) {
+	m, err := sshfs.Start(ctx, l.machine.address, l.machine.ssh)
 	if err != nil {
+		return nil, err
+	}
+	return &lane{dir: m.Dir(), files: l.process.Group(m.Dir(), callsMost), room: cardsMost, gone: m.Done(), err: m.Err, close: func() { _ = m.Close() }}, nil
+}
+
+// another starts one more lane. One name may stand for several machines, or somebody may have
+// ended the cardfs there meanwhile.
+func (l *line) another(ctx context.Context) (*lane, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, errors.New("it does not answer"))
+	defer cancel()
+	n, err := l.mount(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there, err := look(ctx, n.files)
+	if err == nil && there.instance != l.instance {
+		err = errors.New("it leads to another cardfs than the first")
+	}
+	if err != nil {
+		n.close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// lostLane ends the sessions in a lane that has ended.
+func (l *line) lostLane(n *lane) {
+	l.machine.mu.Lock()
+	defer l.machine.mu.Unlock()
+	for _, f := range l.machine.readers {
+		if f.line == l {
+			for _, s := range f.slots {
+				s.lostLane(n)
+			}
+		}
+	}
+}
+
+// begin looks whether the directory is a cardfs, and which, and starts to read its events.
+func (l *line) begin(ctx context.Context, known chan<- struct{}) (err error) {
+	m, first := l.machine, l.lanes.first
+	if l.found, err = look(ctx, first.files); err != nil {
 		return err
 	}
 	if own := reader.InstanceOf(l.host); own != "" && own == l.instance {
 		return fmt.Errorf("it is the mount of this cardfs itself: %w", reader.ErrInvalid)
 	}
-	if l.events, err = l.files.Open(ctx, "event", os.O_RDONLY); err != nil {
+	if l.events, err = first.files.Open(ctx, "event", os.O_RDONLY); err != nil {
 		return err
 	}
-	host := mountSource(l.dir)
+	host := mountSource(first.dir)
 	m.mu.Lock()
 	if m.over {
 		m.mu.Unlock()
@@ -108,37 +151,42 @@ func (l *line) begin(ctx context.Context, known chan<- struct{}) error {
 	}
 	m.line = l
 	m.mu.Unlock()
-	reader.Go(l.host, func() { l.receive(readers, known) })
+	reader.Go(l.host, func() { l.receive(l.readers, known) })
 	return nil
 }
 
-// look finds out what the directory is, and how many slots are there.
-func (l *line) look(ctx context.Context) (readers int, err error) {
-	text, err := l.files.ReadFile(ctx, "ctl", maxText+1)
+// found is what a directory is.
+type found struct {
+	instance string
+	readers  int  // slots that are there
+	single   bool // it is the directory of one slot
+}
+
+// look finds out what a directory is.
+func look(ctx context.Context, dir *files.Group) (found, error) {
+	text, err := dir.ReadFile(ctx, "ctl", maxText+1)
 	if err == nil {
 		o, err := parseCtl(text)
-		l.instance = o.instance
-		return o.readers, err
+		return found{instance: o.instance, readers: o.readers}, err
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return 0, err
+		return found{}, err
 	}
-	text, err = l.files.ReadFile(ctx, "status", maxText+1)
+	text, err = dir.ReadFile(ctx, "status", maxText+1)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return 0, errors.New("nothing is mounted there, or no cardfs: it has neither ctl nor status")
+		return found{}, errors.New("nothing is mounted there, or no cardfs: it has neither ctl nor status")
 	case err != nil:
-		return 0, err
+		return found{}, err
 	}
 	st, err := parseStatus(text)
 	if err != nil {
-		return 0, err
+		return found{}, err
 	}
 	if st.instance == "" {
-		return 0, fmt.Errorf("status there has no line `instance`: it is of an older cardfs: %w", reader.ErrUnsupported)
+		return found{}, fmt.Errorf("status there has no line `instance`: it is of an older cardfs: %w", reader.ErrUnsupported)
 	}
-	l.instance, l.single = st.instance, true
-	return 1, nil
+	return found{instance: st.instance, readers: 1, single: true}, nil
 }
 
 // path is that of a file of a slot.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/cardfs/cardfs/reader"
@@ -142,7 +141,7 @@ func (s *slot) obey(ctx context.Context, c *session, file, word string) error {
 
 // command writes a word to a text file, which answers when the card has obeyed.
 func (s *slot) command(ctx context.Context, file, word string) error {
-	f, err := s.line.files.Open(ctx, s.path(file), os.O_RDWR)
+	f, _, err := s.line.lanes.openCard(ctx, s.path(file))
 	if err != nil {
 		return s.line.explain(file, err)
 	}

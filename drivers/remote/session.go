@@ -21,6 +21,7 @@ import (
 // for any more comes before the next answer.
 type session struct {
 	file     *files.File
+	lane     *lane
 	since    uint64 // the slot's last event when it began
 	protocol int
 	over     bool // under slot.mu
@@ -61,7 +62,7 @@ func (s *slot) hangUp() {
 
 // dial makes a session and returns the card's ATR.
 func (s *slot) dial(ctx context.Context) ([]byte, error) {
-	file, err := s.openCard(ctx)
+	o, err := s.openCard(ctx)
 	if err != nil {
 		if _, known := definite(err); known || ended(err) || errors.Is(err, reader.ErrNoCard) {
 			return nil, s.line.explain("open the card there", err)
@@ -73,7 +74,7 @@ func (s *slot) dial(ctx context.Context) ([]byte, error) {
 		}
 		return nil, fmt.Errorf("%s: %w", s.name(), worded(st.problem))
 	}
-	c := &session{file: file}
+	c := &session{file: o.file, lane: o.lane}
 	var atr []byte
 	line, err := c.ask(ctx, []byte("errors\n"), nil)
 	switch {
@@ -85,7 +86,7 @@ func (s *slot) dial(ctx context.Context) ([]byte, error) {
 		atr, err = s.begin(ctx, c)
 	}
 	if err != nil {
-		file.Close()
+		c.file.Close()
 		return nil, err
 	}
 	s.mu.Lock()

@@ -3,7 +3,6 @@ package remote
 import (
 	"context"
 	"fmt"
-	"os"
 	"sync"
 
 	"github.com/cardfs/cardfs/drivers/remote/files"
@@ -155,6 +154,16 @@ func (s *slot) lose(what change, seq uint64) {
 	}
 }
 
+// lostLane ends the session if it was in a lane that has ended.
+func (s *slot) lostLane(n *lane) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.session; c != nil && !c.over && c.lane == n {
+		c.over = true
+		s.note(cardOff, c.since) // as far as we know
+	}
+}
+
 // note queues a change for the core. s.mu is held.
 func (s *slot) note(what change, seq uint64) {
 	if len(s.notes) >= notesMost {
@@ -245,7 +254,7 @@ func (s *slot) Traits() reader.Traits {
 
 // readStatus reads what the slot says there.
 func (s *slot) readStatus(ctx context.Context) (status, error) {
-	text, err := s.line.files.ReadFile(ctx, s.path("status"), maxText+1)
+	text, err := s.line.lanes.readText(ctx, s.path("status"))
 	if err != nil {
 		return status{}, err
 	}
@@ -257,11 +266,13 @@ func (s *slot) readStatus(ctx context.Context) (status, error) {
 type opening struct {
 	done chan struct{}
 	file *files.File
+	lane *lane // in which it is
 	err  error
 }
 
-// openCard opens apdu, or takes over the open under way.
-func (s *slot) openCard(ctx context.Context) (*files.File, error) {
+// openCard opens apdu, or takes over the open under way. It returns the one that has ended, and
+// its error.
+func (s *slot) openCard(ctx context.Context) (*opening, error) {
 	s.mu.Lock()
 	if !s.card {
 		s.mu.Unlock()
@@ -273,7 +284,7 @@ func (s *slot) openCard(ctx context.Context) (*files.File, error) {
 		s.pending = o
 		reader.Go(s.line.host, func() {
 			defer close(o.done)
-			o.file, o.err = s.line.files.Open(s.line.ctx, s.path("apdu"), os.O_RDWR)
+			o.file, o.lane, o.err = s.line.lanes.openCard(s.line.ctx, s.path("apdu"))
 		})
 	}
 	removed := s.removed
@@ -288,5 +299,5 @@ func (s *slot) openCard(ctx context.Context) (*files.File, error) {
 	s.mu.Lock()
 	s.pending = nil
 	s.mu.Unlock()
-	return o.file, o.err
+	return o, o.err
 }

@@ -124,11 +124,11 @@ openssl dgst -sha256 -verify key.pem -signature signature data`)
 	here.Await("0/status", "state empty")
 }
 
-// follow returns what crosses slot 0 of the machine from now on.
-func (m *there) follow(t *testing.T) *proc.Log {
+// follow returns what crosses a slot of the machine from now on.
+func (m *there) follow(t *testing.T, slot int) *proc.Log {
 	t.Helper()
 	var log proc.Log
-	cat, err := proc.Start(exec.Command("cat", m.Path("0/trace")), &log)
+	cat, err := proc.Start(exec.Command("cat", m.Path(fmt.Sprintf("%d/trace", slot))), &log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestSequencesDoNotInterleave(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	far := machineThere(t, "--sim", "t1")
-	trace := far.follow(t)
+	trace := far.follow(t, 0)
 	one, other := machineHere(t, far, far.sshd.Port), machineHere(t, far, far.sshd.Port)
 	const rounds = 5
 	clients := []struct {
@@ -212,7 +212,7 @@ func TestLockerDies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			runtimeDir(t)
 			far := machineThere(t, "--sim", "t1")
-			trace := far.follow(t)
+			trace := far.follow(t, 0)
 			line := far.sshd.NewLine(t)
 			one, other := machineHere(t, far, line.Port), machineHere(t, far, far.sshd.Port)
 			var log proc.Log

@@ -14,7 +14,10 @@
 // one that waits counts. Whoever has more to wait for starts another Mount.
 //
 // All opens of one path use the same SFTP connection, and the server answers its requests one
-// after the other: two opens of the same file hold up each other.
+// after the other: two opens of the same file hold up each other. Other files share connections
+// when their opens come at the same time. sshfs takes the one with the fewest requests and
+// files, but counts a request only when it is sent, and while a connection is being made, which
+// takes a login, none is sent (get_conn, sftp_request_send).
 //
 // A server that waits in a read does not learn that its client has gone. It ends when the read
 // does: for a file such as event, at the next event there.
