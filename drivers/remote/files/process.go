@@ -268,7 +268,7 @@ func (p *process) close(handle uint32) {
 	}
 	p.mu.Unlock()
 	if known {
-		go p.release(handle, o)
+		p.release(handle, o)
 	}
 }
 
@@ -281,7 +281,7 @@ func (p *process) release(handle uint32, o *opened) {
 	}
 	p.mu.Unlock()
 	if last {
-		_ = unix.Close(o.fd)
+		go unix.Close(o.fd) // it may wait, too, and nobody for it
 	}
 }
 
