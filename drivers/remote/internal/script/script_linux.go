@@ -8,6 +8,7 @@ import (
 	"context"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,6 +45,9 @@ func Mount(t testing.TB, files map[string]*File) (dir string) {
 	if err != nil {
 		t.Fatalf("%v: apt-get install fuse3", err)
 	}
+	if err := closeOnExec("/dev/fuse"); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			_ = srv.Unmount()
@@ -52,6 +56,26 @@ func Mount(t testing.TB, files map[string]*File) (dir string) {
 		_ = os.Remove(dir)
 	})
 	return dir
+}
+
+// closeOnExec keeps the descriptors of a file from children. go-fuse's are inherited: a child
+// that waits in the mount would keep it alive, and wait for itself, after the test was killed.
+func closeOnExec(name string) error {
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		if link, err := os.Readlink("/proc/self/fd/" + e.Name()); err != nil || link != name {
+			continue
+		}
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return err
+		}
+		unix.CloseOnExec(fd)
+	}
+	return nil
 }
 
 // root is the directory.
