@@ -142,12 +142,17 @@ func (a *adapter) pulled(t *testing.T, attach string, n int) int {
 	return goroutines(d)
 }
 
-// goroutines ends a daemon, and returns how many goroutines it had, but for the runtime's and
-// those that read requests of the kernel, of which there are as many as there was work.
+// goroutines ends a daemon, and returns how many goroutines waited in it, but for the runtime's and
+// those that read requests of the kernel, of which there are as many as there was work. One that
+// runs is not left over: an event of the kernel's may have come late.
 func goroutines(d *mounted) (n int) {
+	waits := false
 	for line := range strings.Lines(d.Quit()) {
 		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "created by ") && !strings.Contains(line, "by runtime.") && !strings.Contains(line, "fused.(*Server).loop") {
+		switch {
+		case strings.HasPrefix(line, "goroutine ") && strings.HasSuffix(line, "]:"):
+			waits = !strings.HasSuffix(line, "[runnable]:") && !strings.HasSuffix(line, "[running]:")
+		case strings.HasPrefix(line, "created by ") && waits && !strings.Contains(line, "by runtime.") && !strings.Contains(line, "fused.(*Server).loop"):
 			n++
 		}
 	}
