@@ -18,6 +18,7 @@ import (
 // The subjects of readers of other machines.
 const (
 	remoteText     = "write+read, remote over sshfs and ssh"
+	remoteIoctl    = "ioctl, remote over sshfs and ssh"
 	remoteSSHFS    = "write+read, sshfs over ssh"
 	remoteSend     = "ssh HOST cardfs send"
 	remoteRequests = "requests an exchange, remote"
@@ -66,6 +67,7 @@ func (e *env) remoteSSH(ctx context.Context) error {
 		return err
 	}
 	e.add(remoteText, nanoseconds, e.filebench("text", 100, filepath.Join(here, "apdu")))
+	e.add(remoteIoctl, nanoseconds, e.filebench("ioctl", 100, filepath.Join(here, "apdu")))
 	e.add(remoteSSHFS, nanoseconds, e.filebench("text", 100, e.path("ssh-near/1/apdu")))
 
 	ssh := []string{"-F", "none", "-p", strconv.Itoa(s.Port), "-o", "ControlPath=" + e.path("ssh-control")}

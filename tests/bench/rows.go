@@ -74,6 +74,7 @@ var rows = []row{
 	// Of other machines.
 	{what: "an exchange with a remote reader over sshfs, against ssh HOST cardfs send by a kept connection", a: remoteText, b: remoteSend, bound: 0.2},
 	{what: "an exchange with a remote reader, against write+read on the far apdu by the same sshfs", a: remoteText, b: remoteSSHFS, bound: 1.5},
+	{what: "an exchange with a remote reader by ioctl, as the libraries make it, against the same", a: remoteIoctl, b: remoteSSHFS, bound: 1.5},
 	{what: "an exchange with a remote reader: requests that cross the line, one after the other", a: remoteRequests, bound: 2},
 	{what: "card in at the other side to the remote reader's event here (ms)", a: remoteEvents},
 	{what: "many remote readers of ten machines: resident memory a reader (KiB)", a: remoteMemory, bound: 100},
