@@ -71,7 +71,7 @@ func serve(fd int) {
 	conn := os.NewFile(uintptr(fd), "connection") // it blocks: its readers are threads
 	p := &process{conn: conn, in: bufio.NewReader(conn), files: make(map[uint32]*opened), opens: make(map[string]*opens)}
 	ended := make(chan struct{})
-	p.work(sync.OnceFunc(func() { close(ended) }))
+	go p.work(sync.OnceFunc(func() { close(ended) })) // this one must not wait for a file
 	<-ended
 }
 

@@ -237,6 +237,43 @@ func TestDescriptors(t *testing.T) {
 	}
 }
 
+// The child ends with its Process, and with it the calls that it waits in, if their file system
+// lets go of them: another machine's card is not kept open.
+func TestChildEnds(t *testing.T) {
+	const calls = 8
+	began := make(chan struct{}, calls)
+	dir := script.Mount(t, map[string]*script.File{"f": {Read: func(ctx context.Context, _ int) ([]byte, syscall.Errno) {
+		began <- struct{}{}
+		<-ctx.Done()
+		return nil, syscall.EINTR
+	}}})
+	p := start(t)
+	g := p.Group(dir, calls+1)
+	done := make(chan error, calls)
+	var opened [calls]*File
+	for i := range opened {
+		opened[i] = open(t, g, "f")
+	}
+	for _, f := range opened {
+		go func() {
+			_, err := f.Read(t.Context(), 1)
+			done <- err
+		}()
+		within(t, "a read", began)
+	}
+	p.Close()
+	for range calls {
+		if err := within(t, "a read of a child that has ended", done); !errors.Is(err, ErrEnded) {
+			t.Error(err)
+		}
+	}
+	for end := time.Now().Add(patience); unix.Kill(p.cmd.Process.Pid, 0) == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the child has not ended")
+		}
+	}
+}
+
 // "A session of its own: what a terminal sends to the daemon is not for the child", which has
 // nothing of the daemon's but the connection.
 func TestChild(t *testing.T) {

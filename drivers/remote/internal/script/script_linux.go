@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -41,7 +42,7 @@ func Mount(t testing.TB, files map[string]*File) (dir string) {
 		t.Fatal(err)
 	}
 	top := &root{files: files}
-	srv, err := fs.Mount(dir, top, &fs.Options{MountOptions: fuse.MountOptions{DirectMount: true, FsName: "script", Name: "script", DisableXAttrs: true}})
+	srv, err := fs.Mount(dir, top, &fs.Options{MountOptions: fuse.MountOptions{FsName: "script", Name: "script", DisableXAttrs: true}})
 	if err != nil {
 		t.Fatalf("%v: apt-get install fuse3", err)
 	}
@@ -52,7 +53,13 @@ func Mount(t testing.TB, files map[string]*File) (dir string) {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			_ = srv.Unmount()
 		}
-		srv.Wait() // until nobody has a file open
+		over := make(chan struct{})
+		go func() { srv.Wait(); close(over) }()
+		select {
+		case <-over: // nobody has a file open
+		case <-time.After(time.Minute):
+			t.Errorf("%s: its files are still used", dir)
+		}
 		_ = os.Remove(dir)
 	})
 	return dir
