@@ -46,8 +46,8 @@ const (
 	Processor = 0x9001
 )
 
-// maxObject is the most that a data object holds.
-const maxObject = 0x7F
+// MaxObject is the most that a data object holds.
+const MaxObject = 0x7F
 
 // Status asks for the status of a functional unit.
 func Status(unit byte) []byte { return []byte{0x20, InsStatus, unit, TagStatus, 0x00} }
@@ -75,7 +75,7 @@ func Split(answer []byte) (data []byte, sw uint16, err error) {
 
 // Find returns the value of the first data object with that tag. Lengths have one byte.
 func Find(b []byte, tag byte) (value []byte, ok bool) {
-	for len(b) >= 2 && b[1] <= maxObject && len(b) >= 2+int(b[1]) {
+	for len(b) >= 2 && b[1] <= MaxObject && len(b) >= 2+int(b[1]) {
 		if value = b[2 : 2+int(b[1])]; b[0] == tag {
 			return value, true
 		}

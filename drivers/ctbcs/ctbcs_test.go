@@ -69,10 +69,10 @@ func FuzzFind(f *testing.F) {
 	f.Add(unhex("80 7F"), byte(0x80))
 	f.Add(unhex("80 FF 00"), byte(0x80))
 	f.Fuzz(func(t *testing.T, b []byte, tag byte) {
-		if value, ok := Find(b, tag); ok && (len(value) > maxObject || !bytes.Contains(b, append([]byte{tag, byte(len(value))}, value...))) {
+		if value, ok := Find(b, tag); ok && (len(value) > MaxObject || !bytes.Contains(b, append([]byte{tag, byte(len(value))}, value...))) {
 			t.Errorf("% X, %02X: % X", b, tag, value)
 		}
-		if len(b) <= maxObject {
+		if len(b) <= MaxObject {
 			made := Object(Object(nil, tag^1, 0x00), tag, b...)
 			if value, ok := Find(made, tag); !ok || !bytes.Equal(value, b) {
 				t.Errorf("% X of % X", value, made)

@@ -64,7 +64,7 @@ func insertion(v *reader.PINVerify) (control, position byte, err error) {
 		return refuse("a PIN that does not begin with a byte")
 	case len(v.APDU) < 4:
 		return 0, 0, fmt.Errorf("no command: %w", reader.ErrInvalid)
-	case 2+len(v.APDU) > maxObject:
+	case 2+len(v.APDU) > MaxObject:
 		return refuse("a command that long")
 	}
 	if v.MinDigits == v.MaxDigits && v.MinDigits <= 0x0F {

@@ -72,10 +72,14 @@ func (s *slot) serve(ctx context.Context) (reader.Slot, error) {
 			s.features.pad.Columns, s.features.pad.Lines = int(p[0]), int(p[1])
 		}
 	}
+	served := reader.Slot(s)
 	if _, ok := s.features.codes[ccidEscape]; ok {
-		return escaper{s}, nil
+		served = escaper{s}
 	}
-	return s, nil
+	if verify || modify { // no other reader has a display or keys
+		served = s.withTerminal(ctx, served)
+	}
+	return served, nil
 }
 
 // control sends one command to the reader itself, in the transaction if there is one.
@@ -95,14 +99,19 @@ func (s *slot) control(ctx context.Context, code uint32, data []byte) ([]byte, e
 	if c != nil {
 		return s.controlLocked(ctx, c, command)
 	}
-	file, err := s.openControl(ctx, data == nil)
+	return s.once(ctx, "control", command, data == nil)
+}
+
+// once sends one command by an open of its own. A question is answered at once.
+func (s *slot) once(ctx context.Context, name string, command []byte, question bool) ([]byte, error) {
+	file, err := s.openOnce(ctx, name, question)
 	if err != nil {
-		return nil, s.line.explain("open control", err)
+		return nil, s.line.explain("open "+name, err)
 	}
 	defer file.Close()
-	c = &session{file: file}
+	c := &session{file: file}
 	if line, err := c.ask(ctx, []byte("errors\n"), nil); err != nil || string(line) != "ok" {
-		return nil, s.line.explain("open control", errors.Join(err, reader.ErrProtocol))
+		return nil, s.line.explain("open "+name, errors.Join(err, reader.ErrProtocol))
 	}
 	text := appendHex(make([]byte, 0, 2*len(command)+1), command)
 	defer clear(text)
@@ -111,7 +120,7 @@ func (s *slot) control(ctx context.Context, code uint32, data []byte) ([]byte, e
 	case err != nil && (ended(err) || errors.Is(err, files.ErrWritten)):
 		return nil, fmt.Errorf("%s: %w (%w)", s.name(), reader.ErrInDoubt, err)
 	case err != nil:
-		return nil, s.line.explain("control", err)
+		return nil, s.line.explain(name, err)
 	}
 	defer clear(line)
 	if len(line) == 0 {
@@ -120,12 +129,11 @@ func (s *slot) control(ctx context.Context, code uint32, data []byte) ([]byte, e
 	return parseReply(line, nil)
 }
 
-// openControl opens control. A question is answered at once.
-func (s *slot) openControl(ctx context.Context, question bool) (*files.File, error) {
+func (s *slot) openOnce(ctx context.Context, name string, question bool) (*files.File, error) {
 	if question {
-		return s.line.lanes.openText(ctx, s.path("control"), os.O_RDWR)
+		return s.line.lanes.openText(ctx, s.path(name), os.O_RDWR)
 	}
-	file, _, err := s.line.lanes.openCard(ctx, s.path("control"))
+	file, _, err := s.line.lanes.openCard(ctx, s.path(name))
 	return file, err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -88,7 +89,12 @@ type here struct {
 
 func machineHere(t testing.TB, attach ...string) *here {
 	t.Helper()
-	m := core.NewManager(core.Options{Drivers: []reader.Driver{&sim.Driver{}, &Driver{}}})
+	return machineHereLogging(t, nil, attach...)
+}
+
+func machineHereLogging(t testing.TB, log *slog.Logger, attach ...string) *here {
+	t.Helper()
+	m := core.NewManager(core.Options{Drivers: []reader.Driver{&sim.Driver{}, &Driver{Log: log}}, Log: log})
 	h := &here{Manager: m, t: t, events: m.Follow()}
 	t.Cleanup(func() {
 		done, cancel := context.WithTimeout(context.Background(), 5*time.Second)

@@ -64,10 +64,11 @@ func (s *slot) hangUp() {
 func (s *slot) dial(ctx context.Context) ([]byte, error) {
 	o, err := s.openCard(ctx)
 	if err != nil {
-		if _, known := definite(err); known || ended(err) || errors.Is(err, reader.ErrNoCard) {
+		kind, known := definite(err)
+		if known && !errors.Is(kind, reader.ErrUnsupported) || ended(err) || errors.Is(err, reader.ErrNoCard) {
 			return nil, s.line.explain("open the card there", err)
 		}
-		// Over SFTP an open fails without a reason.
+		// Over SFTP an open fails without a reason, and what is not supported needs words.
 		st, statusErr := s.readStatus(ctx)
 		if statusErr != nil || st.problem == "" {
 			return nil, s.line.explain("open the card there", err)
