@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
@@ -204,6 +206,38 @@ func TestLeaves(t *testing.T) {
 	}
 }
 
+// What did not come back with the way leaves, once the rest is there.
+func TestNotBack(t *testing.T) {
+	far := machineThere(t, "t1", "t0")
+	w := newWay(t, far.dir)
+	h := machineHere(t, "remote "+w.at)
+	h.awaitState(0, core.StatePresent)
+	h.awaitState(1, core.StatePresent)
+	w.cut()
+	h.awaitState(1, core.StateStarting)
+	far.ctl("sim 1 unplug")
+	w.restore()
+	for h.next() != "1 left" {
+	}
+	h.awaitState(0, core.StatePresent)
+}
+
+// "attach remote /mnt/lab/3: one slot of it", which is a reader of its own here.
+func TestOneSlot(t *testing.T) {
+	far := machineThere(t, "t1", "t0")
+	h := machineHere(t, "remote "+far.dir+"/1 host=lab")
+	h.awaitState(0, core.StatePresent)
+	if got, want := h.Slot(0).ByID(), "remote-lab:"+far.Slot(1).ByID()+"-slot0"; got != want || len(h.Slots()) != 1 {
+		t.Errorf("by-id %s of %d slots, want %s alone", got, len(h.Slots()), want)
+	}
+	if _, err := h.open(0).Transmit(t.Context(), numbered(1), nil); err != nil {
+		t.Error(err)
+	}
+	far.ctl("sim 1 unplug")
+	for h.next() != "0 left" {
+	}
+}
+
 // 1,000 plug cycles there (CARDFS_SOAK), with a client here: each is seen, in order.
 func TestPlugCycles(t *testing.T) {
 	cycles := 20
@@ -239,6 +273,10 @@ func TestStandstill(t *testing.T) {
 	h.awaitState(0, core.StatePresent)
 	s := h.open(0)
 	if err := syscall.Kill(w.Pid(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	// Its threads run on until one of them has taken the signal.
+	if err := unix.Waitid(unix.P_PID, w.Pid(), nil, unix.WSTOPPED|unix.WNOWAIT, nil); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
