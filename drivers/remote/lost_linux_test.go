@@ -215,10 +215,23 @@ func TestNotBack(t *testing.T) {
 	h.awaitState(1, core.StatePresent)
 	w.cut()
 	h.awaitState(1, core.StateStarting)
+	events := &here{Manager: far.Manager, t: t, events: far.Follow()}
 	far.ctl("sim 1 unplug")
-	w.restore()
-	for h.next() != "1 left" {
+	for events.next() != "1 left" {
 	}
+	w.restore()
+	for h.Slot(1) != nil {
+		h.next()
+	}
+	h.awaitState(0, core.StatePresent)
+}
+
+// A machine without readers is attached at once: there is no event to wait for.
+func TestNoReaders(t *testing.T) {
+	far := machineThere(t)
+	h := machineHere(t, "remote "+far.dir)
+	h.hubState(core.StateReady, "")
+	far.ctl("attach sim t1")
 	h.awaitState(0, core.StatePresent)
 }
 

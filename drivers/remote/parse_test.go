@@ -91,6 +91,7 @@ func TestReplies(t *testing.T) {
 		{"90-00", reader.ErrProtocol},
 		{"ok", reader.ErrProtocol},
 		{"9z 00", reader.ErrProtocol},
+		{"9f 00", reader.ErrProtocol}, // no cardfs writes that
 	} {
 		if _, err := parseReply([]byte(x.line), nil); !errors.Is(err, x.want) {
 			t.Errorf("%s: %v, want %v", x.line, err, x.want)

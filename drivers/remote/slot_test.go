@@ -35,6 +35,7 @@ func TestOrder(t *testing.T) {
 		in, out, reset, off, on = "inserted", "removed", "reset", "powered off", "powered"
 		noCard                  = "ENOMEDIUM" // an answer says so before the event
 		open                    = "open"      // a session begins
+		late                    = "late"      // a reset before the session, whose event comes in it
 	)
 	for _, x := range []struct {
 		happened []string
@@ -55,6 +56,7 @@ func TestOrder(t *testing.T) {
 		{[]string{in, on, open, reset, out}, "PRAA"},
 		{[]string{in, on, open, off, on}, "PSP"},
 		{[]string{in, on, reset, off, open}, "PO"}, // what was before is not the session's
+		{[]string{in, on, open, late}, "PO"},
 		{[]string{in, on, open, out}, "PAA"},
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -70,6 +72,8 @@ func TestOrder(t *testing.T) {
 				}
 			case open:
 				s.session = &session{since: seq}
+			case late:
+				s.happened(event{seq: s.session.since, what: reset})
 			case off:
 				s.happened(event{seq: seq, what: "powered", more: map[string]string{"power": "off"}})
 			default:
@@ -95,5 +99,16 @@ func TestManyChanges(t *testing.T) {
 	}
 	if got := told(t, s); len(got) > notesMost+1 || got[len(got)-2:] != "AA" {
 		t.Errorf("%d changes: %s", len(got), got)
+	}
+}
+
+// "leave makes every later call fail with ErrGone", not as if only the card had changed.
+func TestLeft(t *testing.T) {
+	s := newSlot(&line{machine: &machine{}, ctx: t.Context()}, 0)
+	s.happened(event{seq: 1, what: "inserted"})
+	s.leave()
+	_, err := s.Exchange(t.Context(), reader.Transfer{Out: []byte{0, 0, 0, 0}}, nil)
+	if _, statusErr := s.Status(t.Context()); !errors.Is(err, reader.ErrGone) || !errors.Is(statusErr, reader.ErrGone) {
+		t.Errorf("a command: %v; status: %v", err, statusErr)
 	}
 }
