@@ -20,8 +20,8 @@ func newDoctor() *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for what keeps the readers from working, and say what mends it",
 		Long: `doctor looks at what cardfs needs on this machine, and at what gets in its way: FUSE,
-groups, udev rules, the service, mounts that a killed cardfs left, programs that have
-a reader open, pcscd with its reader.conf, bundle and sandbox, the PC/SC and CT-API
+groups, udev rules, the service, mounts that a killed cardfs left, machines whose
+readers cannot be reached, programs that have a reader open, pcscd with its reader.conf, bundle and sandbox, the PC/SC and CT-API
 libraries. It changes nothing, and any user may run it; run by sudo it sees more, and
 judges for the user who called sudo.
 

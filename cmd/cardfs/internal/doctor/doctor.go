@@ -98,6 +98,7 @@ var checks = []struct {
 	{"service", (*exam).service},
 	{"mounts", (*exam).mountPoints},
 	{"slots", (*exam).slots},
+	{"machines", (*exam).machines},
 	{"udev-rules", (*exam).udevRules},
 	{"usb-access", (*exam).usbAccess},
 	{"holders", (*exam).holders},

@@ -29,9 +29,10 @@ type mount struct {
 
 // answer is what the files of a mount say.
 type answer struct {
-	err   error // why it cannot be used; errHangs if nobody answers
-	gid   int   // of its files, -1 if not known
-	slots []slot
+	err      error // why it cannot be used; errHangs if nobody answers
+	gid      int   // of its files, -1 if not known
+	slots    []slot
+	machines []machine
 }
 
 // slot is what a slot's status file says.
@@ -98,6 +99,8 @@ func lookInto(dir string) answer {
 		}
 		s.slots = append(s.slots, slot{n, status})
 	}
+	ctl, _ := os.ReadFile(filepath.Join(dir, "ctl"))
+	s.machines = parseMachines(string(ctl))
 	return s
 }
 
