@@ -21,9 +21,9 @@ func newDoctor() *cobra.Command {
 		Short: "Look for what keeps the readers from working, and say what mends it",
 		Long: `doctor looks at what cardfs needs on this machine, and at what gets in its way: FUSE,
 groups, udev rules, the service, mounts that a killed cardfs left, machines whose
-readers cannot be reached, programs that have a reader open, pcscd with its reader.conf, bundle and sandbox, the PC/SC and CT-API
-libraries. It changes nothing, and any user may run it; run by sudo it sees more, and
-judges for the user who called sudo.
+readers cannot be reached, programs that have a reader open, pcscd with its reader.conf,
+bundle and sandbox, the PC/SC and CT-API libraries. It changes nothing, and any user may
+run it; run by sudo it sees more, and judges for the user who called sudo.
 
 It prints a line for each finding, beginning with ok; warn, where it works, but perhaps
 not as you mean it; WRONG; or ?, where it cannot be seen. Behind "mend:" there is a
