@@ -40,10 +40,10 @@ func RunSelf(t *testing.T, pattern string, c Config) {
 		t.Fatal(err)
 	}
 	code, err := m.Wait()
+	t.Logf("in the machine, %v with booting:\n%s", time.Since(begin).Round(100*time.Millisecond), out.String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("in the machine, %v with booting:\n%s", time.Since(begin).Round(100*time.Millisecond), out.String())
 	if code != 0 {
 		t.Errorf("exit code %d in the machine; its console's last lines:\n%s", code, m.console.tail(10))
 	}
