@@ -142,9 +142,7 @@ func (e *Reader) spoil(f *Fault, answer []byte) {
 		return
 	case Flood:
 		answer[6] += 100
-		for range 200 {
-			e.Send(bulkIn, answer)
-		}
+		e.SendTimes(bulkIn, answer, 200)
 		return
 	case Empty:
 		e.Send(bulkIn, nil)

@@ -210,6 +210,11 @@ func (d *Device) Go(f func()) {
 // Send queues a transfer to the host on an IN endpoint. It keeps p.
 func (d *Device) Send(ep uint8, p []byte) { d.send(ep, transfer{data: p}) }
 
+// SendTimes is Send n times, with nothing in between.
+func (d *Device) SendTimes(ep uint8, p []byte, n int) {
+	d.send(ep, slices.Repeat([]transfer{{data: p}}, n)...)
+}
+
 // SendPackets queues a transfer to the host as the packets of a bus. If p fills its last
 // packet, a host that asked for more waits for the packet that follows, and one that asked
 // for as much is done. The packet is an empty one with zlp, and the next transfer's without.
@@ -228,11 +233,13 @@ func (d *Device) Queued(ep uint8) bool {
 	return len(d.at(ep).queue) > 0
 }
 
-func (d *Device) send(ep uint8, t transfer) {
+func (d *Device) send(ep uint8, transfers ...transfer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.port != nil {
-		d.at(ep).push(t)
+		for _, t := range transfers {
+			d.at(ep).push(t)
+		}
 		d.wakeAll()
 	}
 }
