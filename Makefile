@@ -44,7 +44,7 @@ run: deps-run build/cardfs ## mount a simulated iKey 3000 at ./cards until ctrl-
 
 .PHONY: test
 test: deps-test build ## everything that needs no reader of your own
-	$(GO) test -race -count=1 -timeout 20m ./tests/usb ./... # the longest first: at the end it would run alone
+	$(GO) test -race -count=1 -timeout 20m ./...
 
 .PHONY: bench
 bench: deps-test build build/pcsc/libpcsclite.so.1 ## the limits, measured; fails if one is missed
