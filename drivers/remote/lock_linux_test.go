@@ -9,6 +9,7 @@ import (
 
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // "A transaction here holds off clients there": from Lock's return on, until Unlock.
@@ -128,9 +129,7 @@ func TestLockThere(t *testing.T) {
 	ctx, giveUp := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- h.Slot(0).Lock(ctx, core.Caller{Owner: me, Wait: true}, nil) }()
-	for !h.Slot(0).Info().Locked {
-		time.Sleep(time.Millisecond) // no event says so
-	}
+	readertest.Eventually(t, "the transaction has begun", func() bool { return h.Slot(0).Info().Locked })
 	giveUp()
 	if err := <-done; err == nil {
 		t.Error("the lock was granted while another has it there")

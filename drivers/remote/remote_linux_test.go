@@ -17,6 +17,7 @@ import (
 	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -230,15 +231,10 @@ func TestLostAndBack(t *testing.T) {
 // hubState waits until the one hub has a state with an error that has some words.
 func (h *here) hubState(state core.State, words string) {
 	h.t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) { // no event says so
+	readertest.Eventually(h.t, fmt.Sprintf("one hub is %s with %q", state, words), func() bool {
 		hubs := h.Hubs()
-		if len(hubs) == 1 && hubs[0].State == state && (words == "" || hubs[0].Err != nil && strings.Contains(hubs[0].Err.Error(), words)) {
-			return
-		}
-		if time.Now().After(end) {
-			h.t.Fatalf("hubs %+v, want %s with %q", hubs, state, words)
-		}
-	}
+		return len(hubs) == 1 && hubs[0].State == state && (words == "" || hubs[0].Err != nil && strings.Contains(hubs[0].Err.Error(), words))
+	})
 }
 
 // "A directory that is no cardfs, a far cardfs of another version: clear errors."

@@ -8,11 +8,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/cardfs/cardfs/drivers/remote/internal/script"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 // player is a far side that is no cardfs: one slot, whose apdu answers as a test says.
@@ -342,18 +342,14 @@ func TestLockGivenUp(t *testing.T) {
 	ctx, giveUp := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- h.Slot(0).Lock(ctx, core.Caller{Owner: new(int), Wait: true}, nil) }()
-	for p.count("lock\n") == 0 {
-		time.Sleep(time.Millisecond) // nothing tells
-	}
+	readertest.Eventually(t, "the lock is asked for", func() bool { return p.count("lock\n") > 0 })
 	giveUp()
 	if err := <-done; err == nil {
 		t.Error("the lock was granted before the other side did")
 	}
 	me := core.Caller{Owner: new(int), Wait: true}
 	go func() { done <- h.Slot(0).Lock(t.Context(), me, nil) }()
-	for !h.Slot(0).Info().Locked {
-		time.Sleep(time.Millisecond) // no event says so
-	}
+	readertest.Eventually(t, "the transaction has begun", func() bool { return h.Slot(0).Info().Locked })
 	close(granted)
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -386,9 +382,7 @@ func TestOpenWaits(t *testing.T) {
 	}
 	opens := func() (n int) { p.set(func() { n = p.opens }); return n }
 	open(false)
-	for opens() == 0 {
-		time.Sleep(time.Millisecond) // nothing tells
-	}
+	readertest.Eventually(t, "the card is opened", func() bool { return opens() > 0 })
 	p.events <- "4 0 removed\n"
 	if err := <-done; !errors.Is(err, reader.ErrNoCard) {
 		t.Errorf("the card was taken out: %v", err)

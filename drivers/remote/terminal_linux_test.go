@@ -14,6 +14,7 @@ import (
 	"github.com/cardfs/cardfs/ctapi"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 func bytesOf(t testing.TB, text string) []byte {
@@ -81,9 +82,7 @@ func TestTerminalInTransaction(t *testing.T) {
 		t.Errorf("keypad: %v", err)
 	}
 	h.Slot(0).Unlock(me.Owner)
-	for far.Slot(0).Info().Locked {
-		time.Sleep(time.Millisecond) // no event says so
-	}
+	readertest.Eventually(t, "the transaction there has ended", func() bool { return !far.Slot(0).Info().Locked })
 	if err := h.Slot(0).Show(t.Context(), strings.Repeat("x", 128), 0, me); !errors.Is(err, reader.ErrInvalid) {
 		t.Errorf("a text that is too long: %v", err)
 	}

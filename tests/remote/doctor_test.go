@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cardfs/cardfs/tests/internal/daemon"
 )
@@ -33,14 +32,10 @@ func TestDoctor(t *testing.T) {
 	} {
 		d.Ctl("attach remote %s identity=%s known-hosts=%s", url, x.identity, x.known)
 		var text, mend, state string
-		for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // no event says so
-			if state, text, mend = examine(t, d.Dir); state != "unknown" {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatal("nothing is known of the machine")
-			}
-		}
+		daemon.Eventually(t, "something is known of the machine", func() bool {
+			state, text, mend = examine(t, d.Dir)
+			return state != "unknown"
+		})
 		if state != x.state || !strings.Contains(text, x.text) || mend != x.mend {
 			t.Errorf("%s: %s\n> %s\nwant %s: …%s…\n> %s", state, text, mend, x.state, x.text, x.mend)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/cardfs/cardfs/fs"
 	"github.com/cardfs/cardfs/reader"
 	"github.com/cardfs/cardfs/reader/core"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -130,9 +131,7 @@ func TestHanging(t *testing.T) {
 			done <- err
 		}()
 	}
-	for len(g.calls) < 2 {
-		time.Sleep(time.Millisecond) // nothing tells
-	}
+	readertest.Eventually(t, "both calls wait", func() bool { return len(g.calls) >= 2 })
 	if _, err := g.Open(t.Context(), "ctl", os.O_RDONLY); !errors.Is(err, ErrStuck) {
 		t.Errorf("one call too many: %v", err)
 	}
@@ -186,9 +185,7 @@ func TestOpenUntil(t *testing.T) {
 		_, err := f.Read(ctx, 100)
 		done <- err
 	}()
-	for len(g.calls) == 0 {
-		time.Sleep(time.Millisecond) // nothing tells
-	}
+	readertest.Eventually(t, "the call waits", func() bool { return len(g.calls) > 0 })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("the call: %v", err)
@@ -242,9 +239,7 @@ func TestOpenAlone(t *testing.T) {
 		_, err := g.OpenAlone(ctx, "0/apdu", os.O_RDWR, func() {})
 		waits <- err
 	}()
-	for len(g.calls) == 0 {
-		time.Sleep(time.Millisecond) // nothing tells
-	}
+	readertest.Eventually(t, "the call waits", func() bool { return len(g.calls) > 0 })
 	for range 2 {
 		f, err := g.OpenAlone(t.Context(), "0/status", os.O_RDONLY, func() {})
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cardfs/cardfs/drivers/remote/internal/script"
+	"github.com/cardfs/cardfs/reader/readertest"
 )
 
 const patience = 30 * time.Second
@@ -191,11 +192,7 @@ func TestOpenGivenUp(t *testing.T) {
 	}
 	close(goOn)
 	within(t, "its close", closed)
-	for end := time.Now().Add(patience); len(g.calls) > 0; time.Sleep(time.Millisecond) { // nothing tells
-		if time.Now().After(end) {
-			t.Fatal("the call that was given up counts for ever")
-		}
-	}
+	readertest.Eventually(t, "the call that was given up counts no more", func() bool { return len(g.calls) == 0 })
 	open(t, g, "f")
 }
 
@@ -230,11 +227,7 @@ func TestDescriptors(t *testing.T) {
 	for range 50 {
 		use()
 	}
-	for end := time.Now().Add(patience); count() > before+5; time.Sleep(time.Millisecond) { // Close does not wait
-		if time.Now().After(end) {
-			t.Fatalf("%d descriptors, before %d", count(), before)
-		}
-	}
+	readertest.Eventually(t, "there are no more descriptors than before", func() bool { return count() <= before+5 }) // Close does not wait
 }
 
 // The child ends with its Process, and with it the calls that it waits in, if their file system
@@ -267,11 +260,7 @@ func TestChildEnds(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for end := time.Now().Add(patience); unix.Kill(p.cmd.Process.Pid, 0) == nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the child has not ended")
-		}
-	}
+	readertest.Eventually(t, "the child has ended", func() bool { return unix.Kill(p.cmd.Process.Pid, 0) != nil })
 }
 
 // "A session of its own: what a terminal sends to the daemon is not for the child", which has
