@@ -26,6 +26,7 @@ func TestLinesForOtherFiles(t *testing.T) {
 		// The server of sshfs opens each file in another process.
 		power := d.mustOpen(as(1000, 1), "power", syscall.O_RDWR).(*textFile)
 		a.mustWrite("errors\nlock\n")
+		synctest.Wait()
 		a.wantRead("ok\nok\n")
 		if _, errno := power.Write(bg, []byte("reset"), 0); errno != syscall.EBUSY {
 			t.Fatalf("another process: %v", errno)
