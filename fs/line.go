@@ -21,14 +21,17 @@ const (
 	wordControl  = "control"
 )
 
-// words lists the words that this channel obeys; more is what follows one.
-func (c *channel) words() (words []string, more func(word string) bool) {
+// words lists the words that this channel obeys.
+func (c *channel) words() []string {
 	if c.lockLines {
-		return []string{wordErrors, wordLock, wordTry, wordUnlock, wordPower, wordProtocol, wordControl}, func(word string) bool {
-			return word == wordPower || word == wordProtocol || word == wordControl
-		}
+		return []string{wordErrors, wordLock, wordTry, wordUnlock, wordPower, wordProtocol, wordControl}
 	}
-	return []string{wordErrors}, func(string) bool { return false }
+	return []string{wordErrors}
+}
+
+// takesMore reports whether something follows the word.
+func takesMore(word string) bool {
+	return word == wordPower || word == wordProtocol || word == wordControl
 }
 
 // word returns the word that line begins with, and what follows it. For a line that is not yet
@@ -41,8 +44,7 @@ func (c *channel) word(line []byte, whole bool) (word string, rest []byte) {
 	if i := bytes.IndexByte(line, '#'); i >= 0 {
 		line, whole = line[:i], true
 	}
-	words, more := c.words()
-	for _, w := range words {
+	for _, w := range c.words() {
 		if !bytes.HasPrefix(line, []byte(w)) {
 			if !whole && len(line) < len(w) && string(line) == w[:len(line)] {
 				return w, nil
@@ -51,7 +53,7 @@ func (c *channel) word(line []byte, whole bool) (word string, rest []byte) {
 		}
 		rest := line[len(w):]
 		switch after := bytes.TrimLeft(rest, blanks); {
-		case len(after) == 0 && (!whole || !more(w)), len(after) < len(rest) && more(w):
+		case len(after) == 0 && (!whole || !takesMore(w)), len(after) < len(rest) && takesMore(w):
 			return w, after
 		}
 	}
